@@ -1,0 +1,168 @@
+//! What a device must be able to do: about twenty fused ops, and moving values to and from the host.
+//!
+//! No maths and no checks here: callers go through [`crate::ops`], which checks shapes and dtypes first. Shapes are
+//! those of the op contracts.
+
+use crate::{Compute, DType, HostTensor, Result, Tensor, Weight};
+
+/// A device that holds tensors and runs the ops on them.
+///
+/// A backend is a cheap handle: clones share the device, its memory pool and its threads.
+pub trait Backend: Clone + Send + Sync + Sized + 'static {
+    /// Where the elements of a [`Tensor`] live.
+    type Buffer: Send + Sync;
+    /// Where a [`Weight`] lives, in whatever form suits the device.
+    type Matrix: Send + Sync;
+
+    /// What products are computed in.
+    fn compute(&self) -> Compute;
+
+    /// A tensor of f32 values from the host.
+    fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>>;
+    /// All values as f32, row-major.
+    fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>>;
+    /// Take over a matrix `[out, in]`.
+    fn load_matrix(&self, matrix: HostTensor) -> Result<Self::Matrix>;
+    /// Give memory that no tensor uses back to the system.
+    fn trim(&self);
+
+    /// See [`crate::ops::cast`].
+    fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::concat_rows`].
+    fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::embedding`].
+    fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::linear`] and its variants. The parts of `x` stand side by side.
+    fn linear(
+        &self,
+        x: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+        bias: Option<&Tensor<Self>>,
+        out: DType,
+    ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::rms_norm`].
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::modulated_layer_norm`].
+    fn modulated_layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        shift: &Tensor<Self>,
+        scale: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::norm_rope`].
+    fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::attention`].
+    fn attention(
+        &self,
+        q: &Tensor<Self>,
+        k: &Tensor<Self>,
+        v: &Tensor<Self>,
+        head_dim: usize,
+        mask: AttentionMask,
+    ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::silu`].
+    fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::swiglu`].
+    fn swiglu(&self, gate_up: &Tensor<Self>) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::add`].
+    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
+    /// See [`crate::ops::gated_add`].
+    fn gated_add(&self, x: &mut Tensor<Self>, gate: &Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
+    /// See [`crate::ops::euler_step`].
+    fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()>;
+    /// See [`crate::ops::guide`].
+    fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::conv2d`].
+    fn conv2d(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Weight<Self>,
+        bias: &Tensor<Self>,
+        conv: ConvShape,
+        out: DType,
+    ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::group_norm`] and [`crate::ops::group_norm_silu`].
+    fn group_norm(
+        &self,
+        x: &Tensor<Self>,
+        groups: usize,
+        weight: &Tensor<Self>,
+        bias: &Tensor<Self>,
+        eps: f32,
+        silu: bool,
+    ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::patchify`].
+    fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::unpatchify`].
+    fn unpatchify(
+        &self,
+        tokens: &Tensor<Self>,
+        size: [usize; 2],
+        mean: &Tensor<Self>,
+        std: &Tensor<Self>,
+    ) -> Result<Tensor<Self>>;
+}
+
+/// Which keys a query may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionMask {
+    /// Every query sees every key.
+    None,
+    /// Query `i` sees key `j` if `j <= i` and `j < valid`; queries and keys are the same tokens.
+    Causal {
+        /// Keys before the padding; at least 1.
+        valid: usize,
+    },
+}
+
+/// Which channels of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Channels `2i` and `2i + 1`, as in the flow transformer.
+    Interleaved,
+    /// Channels `i` and `i + head_dim / 2`, as in Qwen3.
+    Halves,
+}
+
+/// Rotary position embedding, one angle for each token and pair of channels.
+pub struct Rope<B: Backend> {
+    /// f32 `[n, head_dim / 2]`.
+    pub cos: Tensor<B>,
+    /// f32 `[n, head_dim / 2]`.
+    pub sin: Tensor<B>,
+    /// How pairs are laid out in a head.
+    pub layout: RopeLayout,
+}
+
+/// The three kinds of convolution in the autoencoder. Weights are `[out, kernel * kernel * in]` (row, column, channel).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvShape {
+    /// 1x1: a product at each pixel.
+    Pointwise,
+    /// 3x3, one zero pixel around: `[h, w]` to `[h, w]`.
+    Same,
+    /// 3x3 with stride 2, one zero row below and one zero column to the right: `[h, w]` to `[h / 2, w / 2]`.
+    Downsample,
+    /// 3x3 on the nearest-neighbour doubled map: `[h, w]` to `[2 * h, 2 * w]`.
+    Upsample,
+}
+
+impl ConvShape {
+    /// Width and height of the kernel.
+    pub const fn kernel(self) -> usize {
+        match self {
+            ConvShape::Pointwise => 1,
+            _ => 3,
+        }
+    }
+
+    /// Output height or width for an input of `n`.
+    pub const fn output(self, n: usize) -> usize {
+        match self {
+            ConvShape::Pointwise | ConvShape::Same => n,
+            ConvShape::Downsample => n / 2,
+            ConvShape::Upsample => 2 * n,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Tensors as bytes on the host: what a checkpoint hands to a backend.
+//!
+//! The bytes are shared and may be a window of a memory-mapped file, so they need not be aligned; values are decoded
+//! where they are used (packed for a product, or uploaded), never as a whole in advance.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::quant::fp8;
+use crate::{DType, Error, Result};
+
+/// Shared, immutable bytes: an owned buffer or a window of a mapped file.
+#[derive(Clone)]
+pub struct HostBytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl HostBytes {
+    /// All bytes of `owner`.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        let range = 0..(*owner).as_ref().len();
+        HostBytes { owner, range }
+    }
+
+    /// A window of these bytes; `range` counts from their start.
+    ///
+    /// # Panics
+    /// If `range` does not lie within these bytes.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.range.len(), "slice {range:?} of {}", self.range.len());
+        HostBytes {
+            owner: Arc::clone(&self.owner),
+            range: self.range.start + range.start..self.range.start + range.end,
+        }
+    }
+}
+
+impl std::ops::Deref for HostBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for HostBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostBytes({} bytes)", self.range.len())
+    }
+}
+
+/// Multipliers of an 8-bit matrix `[rows, cols]`: one for each block of `block[0]` x `block[1]` elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockScales {
+    /// `[ceil(rows / block[0]), ceil(cols / block[1])]`, row-major.
+    pub values: Arc<[f32]>,
+    /// Rows and columns that share a multiplier.
+    pub block: [usize; 2],
+}
+
+/// A tensor on the host: row-major, little-endian, the first axis outermost.
+#[derive(Clone, Debug)]
+pub struct HostTensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: HostBytes,
+    scales: Option<BlockScales>,
+}
+
+impl HostTensor {
+    /// A tensor over `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::ByteCount`] if `bytes` is not exactly as long as `shape` and `dtype` say.
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>, bytes: HostBytes) -> Result<Self> {
+        let shape = shape.into();
+        let expected = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d));
+        if expected != Some(bytes.len()) {
+            return Err(Error::ByteCount { bytes: bytes.len(), dtype, shape });
+        }
+        Ok(HostTensor { dtype, shape, bytes, scales: None })
+    }
+
+    /// An f32 tensor that owns its values.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of `shape`.
+    pub fn from_f32(shape: impl Into<Vec<usize>>, values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::new(DType::F32, shape, HostBytes::new(Arc::new(bytes))).expect("as many values as the shape says")
+    }
+
+    /// Attach the multipliers of an [`DType::F8E4M3`] matrix.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if this is not a matrix or the number of multipliers does not cover it.
+    pub fn with_scales(mut self, scales: BlockScales) -> Result<Self> {
+        let wrong =
+            |expected: String| Error::Shape { what: "block scales", found: vec![scales.values.len()], expected };
+        let [rows, cols] = self.shape[..] else { return Err(wrong("a matrix".into())) };
+        let expected = [rows.div_ceil(scales.block[0]), cols.div_ceil(scales.block[1])];
+        if scales.values.len() != expected[0] * expected[1] {
+            return Err(wrong(format!("{expected:?} multipliers")));
+        }
+        self.scales = Some(scales);
+        Ok(self)
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Shape, outermost axis first; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.dtype.size()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The stored bytes.
+    pub fn bytes(&self) -> &HostBytes {
+        &self.bytes
+    }
+
+    /// Multipliers of an 8-bit matrix.
+    pub fn scales(&self) -> Option<&BlockScales> {
+        self.scales.as_ref()
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Panics
+    /// If the number of elements changes, or the tensor has block scales.
+    pub fn reshape(mut self, shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        assert!(self.scales.is_none(), "a block-scaled matrix keeps its shape");
+        assert_eq!(shape.iter().product::<usize>(), self.len(), "reshape {:?} to {shape:?}", self.shape);
+        self.shape = shape;
+        self
+    }
+
+    /// Every value as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        let cols = self.shape.last().copied().unwrap_or(1).max(1);
+        for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+            self.decode_row(row, 0, out);
+        }
+        out
+    }
+
+    /// `out.len()` values of row `row` (all axes but the last flattened), from column `from` on, as f32.
+    pub fn decode_row(&self, row: usize, from: usize, out: &mut [f32]) {
+        let cols = self.shape.last().copied().unwrap_or(1);
+        let size = self.dtype.size();
+        let start = (row * cols + from) * size;
+        let bytes = &self.bytes[start..start + out.len() * size];
+        match self.dtype {
+            DType::F32 => decode(bytes, out, |b: [u8; 4]| f32::from_le_bytes(b)),
+            DType::F16 => decode(bytes, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
+            DType::Bf16 => decode(bytes, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
+            DType::F8E4M3 => decode(bytes, out, |[b]: [u8; 1]| fp8::e4m3_to_f32(b)),
+        }
+        if let Some(BlockScales { values, block }) = &self.scales {
+            let scale_cols = cols.div_ceil(block[1]);
+            for (i, v) in out.iter_mut().enumerate() {
+                *v *= values[row / block[0] * scale_cols + (from + i) / block[1]];
+            }
+        }
+    }
+}
+
+fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (b, v) in bytes.chunks_exact(N).zip(out) {
+        *v = value(b.try_into().expect("chunks are N long"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_scales_multiply() {
+        // 0x38 is 1.0 in e4m3; blocks of 2x2 over a 3x3 matrix, the last ones cut.
+        let bytes = HostBytes::new(Arc::new(vec![0x38u8; 9]));
+        let scales = BlockScales { values: vec![1.0, 2.0, 3.0, 4.0].into(), block: [2, 2] };
+        let t = HostTensor::new(DType::F8E4M3, [3, 3], bytes).unwrap().with_scales(scales).unwrap();
+        assert_eq!(t.to_f32(), [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn too_few_bytes_are_refused() {
+        let bytes = HostBytes::new(Arc::new(vec![0u8; 7]));
+        assert!(matches!(HostTensor::new(DType::F32, [2], bytes), Err(Error::ByteCount { bytes: 7, .. })));
+    }
+
+    #[test]
+    fn a_shape_whose_product_overflows_is_refused() {
+        let bytes = HostBytes::new(Arc::new(Vec::<u8>::new()));
+        assert!(HostTensor::new(DType::F32, [usize::MAX, 8], bytes).is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! Tensors and the fused ops FLUX.2 [klein] is made of, behind one [`Backend`] trait.
+//!
+//! A model calls the functions in [`ops`]. Each checks its shapes once and hands over to the backend that owns the
+//! tensors, so kernels check nothing and models name no device. Beside each contract stands its f64 `reference`, and
+//! the op matrix in `tests/it/ops.rs` holds every backend to it.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`ops`] | one file per op: contract, reference |
+//! | [`cpu`] | the CPU backend: kernels, thread pool, buffer pool |
+//! | [`host`] | tensors as bytes on the host: mapped files, decoded values |
+//! | [`quant`] | number formats smaller than 16 bits |
+//!
+//! Two numbers formats are computed in, chosen when a backend is made: `f32`, or `bf16` products with f32 sums. The
+//! residual streams, gates, shifts and scales are f32 in both; what enters a matrix product is in the compute dtype.
+
+pub mod backend;
+pub mod cpu;
+pub mod dtype;
+pub mod error;
+pub mod host;
+pub mod ops;
+pub mod quant;
+pub mod tensor;
+
+pub use backend::{AttentionMask, Backend, ConvShape, Rope, RopeLayout};
+
+pub use dtype::{Compute, DType};
+pub use error::{Error, Result};
+pub use host::{HostBytes, HostTensor};
+pub use tensor::{Tensor, Weight};

@@ -1,0 +1,3 @@
+//! Number formats smaller than 16 bits: layout, unpacking, error bound. Which layer uses one is not decided here.
+
+pub mod fp8;

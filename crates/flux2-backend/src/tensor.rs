@@ -1,0 +1,190 @@
+//! Activations ([`Tensor`]) and parameters ([`Weight`]) on a backend.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::{Backend, DType, Error, HostTensor, Result};
+
+/// Activations: `f32` or `bf16`, row-major, shared.
+///
+/// Cloning and taking windows copies nothing. A window keeps its rows (all axes but the last) at the distance they
+/// have in the buffer, so q, k and v can be read straight out of a fused projection.
+pub struct Tensor<B: Backend> {
+    buffer: Arc<B::Buffer>,
+    dtype: DType,
+    shape: Vec<usize>,
+    offset: usize,
+    row_stride: usize,
+}
+
+impl<B: Backend> Clone for Tensor<B> {
+    fn clone(&self) -> Self {
+        Tensor { buffer: Arc::clone(&self.buffer), shape: self.shape.clone(), ..*self }
+    }
+}
+
+impl<B: Backend> Tensor<B> {
+    /// A contiguous tensor over a whole buffer. For backends.
+    pub fn from_buffer(buffer: B::Buffer, dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        let row_stride = *shape.last().expect("a tensor has at least one axis");
+        Tensor { buffer: Arc::new(buffer), dtype, shape, offset: 0, row_stride }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Shape, outermost axis first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Rows: the product of all axes but the last.
+    pub fn rows(&self) -> usize {
+        self.shape[..self.shape.len() - 1].iter().product()
+    }
+
+    /// Length of the last axis.
+    pub fn cols(&self) -> usize {
+        *self.shape.last().expect("a tensor has at least one axis")
+    }
+
+    /// Elements from one row to the next in the buffer. For backends.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    /// First element in the buffer. For backends.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The buffer. For backends.
+    pub fn buffer(&self) -> &B::Buffer {
+        &self.buffer
+    }
+
+    /// The buffer, if no other tensor shares it. For backends.
+    pub fn buffer_mut(&mut self) -> Option<&mut B::Buffer> {
+        Arc::get_mut(&mut self.buffer)
+    }
+
+    /// Whether the elements follow each other without gaps.
+    pub fn is_contiguous(&self) -> bool {
+        self.row_stride == self.cols() || self.rows() <= 1
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the number of elements changes or this is a window with gaps.
+    pub fn reshape(&self, what: &'static str, shape: impl Into<Vec<usize>>) -> Result<Self> {
+        let shape = shape.into();
+        if shape.iter().product::<usize>() != self.rows() * self.cols() || !self.is_contiguous() {
+            return Err(Error::Shape {
+                what,
+                found: self.shape.clone(),
+                expected: format!("something that reshapes to {shape:?}"),
+            });
+        }
+        let row_stride = *shape.last().expect("a tensor has at least one axis");
+        Ok(Tensor { buffer: Arc::clone(&self.buffer), dtype: self.dtype, shape, offset: self.offset, row_stride })
+    }
+
+    /// Rows `range` of a matrix.
+    ///
+    /// # Panics
+    /// If this is not a matrix with that many rows.
+    pub fn slice_rows(&self, range: Range<usize>) -> Self {
+        assert!(
+            self.shape.len() == 2 && range.start <= range.end && range.end <= self.shape[0],
+            "rows {range:?} of {:?}",
+            self.shape
+        );
+        let offset = self.offset + range.start * self.row_stride;
+        Tensor { shape: vec![range.len(), self.shape[1]], offset, ..self.clone() }
+    }
+
+    /// Columns `range` of every row.
+    ///
+    /// # Panics
+    /// If the rows are not that long.
+    pub fn slice_cols(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.cols(), "columns {range:?} of {:?}", self.shape);
+        let mut shape = self.shape.clone();
+        *shape.last_mut().expect("a tensor has at least one axis") = range.len();
+        Tensor { shape, offset: self.offset + range.start, ..self.clone() }
+    }
+
+    /// The last axis cut into `N` equal parts.
+    ///
+    /// # Panics
+    /// If its length is not a multiple of `N`.
+    pub fn chunk_cols<const N: usize>(&self) -> [Self; N] {
+        assert_eq!(self.cols() % N, 0, "{} columns in {N} parts", self.cols());
+        let n = self.cols() / N;
+        std::array::from_fn(|i| self.slice_cols(i * n..(i + 1) * n))
+    }
+
+    /// The axes, if there are `N` of them.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] otherwise.
+    pub fn dims<const N: usize>(&self, what: &'static str) -> Result<[usize; N]> {
+        self.shape.as_slice().try_into().map_err(|_| self.wrong_shape(what, format!("{N} axes")))
+    }
+
+    /// Refuse any shape but `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn expect_shape(&self, what: &'static str, shape: &[usize]) -> Result<()> {
+        if self.shape == shape { Ok(()) } else { Err(self.wrong_shape(what, format!("{shape:?}"))) }
+    }
+
+    /// Refuse any dtype but `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::DType`].
+    pub fn expect_dtype(&self, what: &'static str, expected: DType) -> Result<()> {
+        if self.dtype == expected { Ok(()) } else { Err(Error::DType { what, found: self.dtype, expected }) }
+    }
+
+    /// The error for a shape that should have been `expected`.
+    pub fn wrong_shape(&self, what: &'static str, expected: impl Into<String>) -> Error {
+        Error::Shape { what, found: self.shape.clone(), expected: expected.into() }
+    }
+}
+
+/// A matrix of parameters `[out, in]`: dense or 8-bit with scales, in whatever form suits the device.
+pub struct Weight<B: Backend> {
+    shape: [usize; 2],
+    matrix: B::Matrix,
+}
+
+impl<B: Backend> Weight<B> {
+    /// Hand a matrix to the backend.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is not a matrix; [`Error::OutOfMemory`] if the device has no room.
+    pub fn load(be: &B, matrix: HostTensor) -> Result<Self> {
+        let shape = matrix.shape().try_into().map_err(|_| Error::Shape {
+            what: "weight",
+            found: matrix.shape().to_vec(),
+            expected: "[out, in]".into(),
+        })?;
+        Ok(Weight { shape, matrix: be.load_matrix(matrix)? })
+    }
+
+    /// `[out, in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// The device's form. For backends.
+    pub fn matrix(&self) -> &B::Matrix {
+        &self.matrix
+    }
+}

@@ -1,0 +1,165 @@
+//! What a run says while it works ([`Event`]), who listens ([`Observer`]), and how it is stopped ([`CancelToken`]).
+//!
+//! Plain data: how an event looks on a terminal or on a wire is decided elsewhere.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// A stage of a run, in the order they happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Opening and checking the checkpoint.
+    Load,
+    /// Prompt to text embedding.
+    Text,
+    /// Reference images to tokens.
+    References,
+    /// Noise to latents, step by step.
+    Denoise,
+    /// Latents to pixels.
+    Decode,
+}
+
+impl Phase {
+    /// One lower-case word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Load => "load",
+            Phase::Text => "text",
+            Phase::References => "references",
+            Phase::Denoise => "denoise",
+            Phase::Decode => "decode",
+        }
+    }
+}
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A stage begins; `units` blocks or images will be counted by [`Event::Progress`].
+    PhaseStarted {
+        /// Which.
+        phase: Phase,
+        /// Units of work in it.
+        units: usize,
+    },
+    /// `done` units of the stage are finished.
+    Progress {
+        /// Which.
+        phase: Phase,
+        /// Units finished so far.
+        done: usize,
+    },
+    /// A denoising step is finished.
+    Step {
+        /// 1 for the first.
+        step: u32,
+        /// Steps in all.
+        steps: u32,
+        /// Time this step took.
+        elapsed: Duration,
+    },
+    /// A stage is over.
+    PhaseFinished {
+        /// Which.
+        phase: Phase,
+        /// Time it took.
+        elapsed: Duration,
+    },
+    /// Something the caller should know; the run goes on.
+    Warning(Warning),
+}
+
+/// Something asked for that was not, or not wholly, done.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The prompt's token sequence is longer than the text encoder reads.
+    PromptCut {
+        /// Tokens of the whole prompt with its template.
+        tokens: usize,
+        /// Tokens that are kept.
+        kept: usize,
+        /// The part of the prompt that is not read.
+        lost: String,
+    },
+    /// A distilled model has no use for guidance.
+    GuidanceIgnored {
+        /// The guidance asked for.
+        guidance: f32,
+        /// The model.
+        variant: &'static str,
+    },
+    /// A step-distilled model was asked for many steps; perhaps the seed was meant.
+    ManySteps {
+        /// Steps asked for.
+        steps: u32,
+        /// Steps it was made for.
+        default: u32,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::PromptCut { tokens, kept, lost } => write!(
+                f,
+                "the prompt is {tokens} tokens long with its template and the text encoder reads {kept}: {} are cut, \
+                 from \"{}\" on",
+                tokens - kept,
+                lost.chars().take(40).collect::<String>().trim()
+            ),
+            Warning::GuidanceIgnored { guidance, variant } => {
+                write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
+            }
+            Warning::ManySteps { steps, default } => {
+                write!(f, "{steps} steps on a model made for {default}; if you meant the seed, use -S {steps}")
+            }
+        }
+    }
+}
+
+/// Listens to a run. Called on the thread that runs it, so it should return quickly.
+pub trait Observer {
+    /// Something happened.
+    fn on_event(&mut self, event: &Event);
+}
+
+impl<F: FnMut(&Event)> Observer for F {
+    fn on_event(&mut self, event: &Event) {
+        self(event);
+    }
+}
+
+/// Stops a run from another thread, within one block of a model. Clones share the state.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that is not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ask the run to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`Error::Cancelled`] once [`cancel`](Self::cancel) was called.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
