@@ -64,7 +64,7 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// See [`crate::ops::silu`].
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::swiglu`].
-    fn swiglu(&self, gate_up: &Tensor<Self>) -> Result<Tensor<Self>>;
+    fn swiglu(&self, gate: &Tensor<Self>, up: &Tensor<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::add`].
     fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
     /// See [`crate::ops::gated_add`].
