@@ -26,13 +26,13 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// Give memory that no tensor uses back to the system.
     fn trim(&self);
 
-    /// See [`crate::ops::cast`].
+    /// See [`crate::ops::cast()`].
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::concat_rows`].
+    /// See [`crate::ops::concat_rows()`].
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::embedding`].
+    /// See [`crate::ops::embedding()`].
     fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::linear`] and its variants. The parts of `x` stand side by side.
+    /// See [`crate::ops::linear()`] and its variants. The parts of `x` stand side by side.
     fn linear(
         &self,
         x: &[&Tensor<Self>],
@@ -40,9 +40,9 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         bias: Option<&Tensor<Self>>,
         out: DType,
     ) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::rms_norm`].
+    /// See [`crate::ops::rms_norm()`].
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::modulated_layer_norm`].
+    /// See [`crate::ops::modulated_layer_norm()`].
     fn modulated_layer_norm(
         &self,
         x: &Tensor<Self>,
@@ -50,9 +50,9 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         scale: &Tensor<Self>,
         eps: f32,
     ) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::norm_rope`].
+    /// See [`crate::ops::norm_rope()`].
     fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::attention`].
+    /// See [`crate::ops::attention()`].
     fn attention(
         &self,
         q: &Tensor<Self>,
@@ -61,19 +61,19 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         head_dim: usize,
         mask: AttentionMask,
     ) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::silu`].
+    /// See [`crate::ops::silu()`].
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::swiglu`].
+    /// See [`crate::ops::swiglu()`].
     fn swiglu(&self, gate: &Tensor<Self>, up: &Tensor<Self>) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::add`].
+    /// See [`crate::ops::add()`].
     fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
-    /// See [`crate::ops::gated_add`].
+    /// See [`crate::ops::gated_add()`].
     fn gated_add(&self, x: &mut Tensor<Self>, gate: &Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
-    /// See [`crate::ops::euler_step`].
+    /// See [`crate::ops::euler_step()`].
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()>;
-    /// See [`crate::ops::guide`].
+    /// See [`crate::ops::guide()`].
     fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::conv2d`].
+    /// See [`crate::ops::conv2d()`].
     fn conv2d(
         &self,
         x: &Tensor<Self>,
@@ -82,7 +82,7 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         conv: ConvShape,
         out: DType,
     ) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::group_norm`] and [`crate::ops::group_norm_silu`].
+    /// See [`crate::ops::group_norm()`] and [`crate::ops::group_norm_silu`].
     fn group_norm(
         &self,
         x: &Tensor<Self>,
@@ -92,7 +92,7 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         eps: f32,
         silu: bool,
     ) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::patchify`].
+    /// See [`crate::ops::patchify()`].
     fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::unpatchify`].
     fn unpatchify(

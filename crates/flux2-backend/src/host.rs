@@ -152,6 +152,56 @@ impl HostTensor {
         self
     }
 
+    /// Rows `range` of a matrix, sharing its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is not a matrix with those rows.
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Self> {
+        let wrong = |expected: String| Error::Shape { what: "slice_rows", found: self.shape.clone(), expected };
+        let [rows, cols] = self.shape[..] else { return Err(wrong("a matrix".into())) };
+        if range.start > range.end || range.end > rows {
+            return Err(wrong(format!("rows {range:?}")));
+        }
+        let size = self.dtype.size() * cols;
+        let bytes = self.bytes.slice(range.start * size..range.end * size);
+        let shape = vec![range.len(), cols];
+        let scales = match &self.scales {
+            None => None,
+            Some(s) => {
+                // Blocks count from the first row, so a cut within one needs its multiplier on both sides of the cut:
+                // every row gets its own.
+                let per_row = cols.div_ceil(s.block[1]);
+                let values = range.flat_map(|r| s.values[r / s.block[0] * per_row..][..per_row].iter().copied());
+                Some(BlockScales { values: values.collect(), block: [1, s.block[1]] })
+            }
+        };
+        Ok(HostTensor { dtype: self.dtype, shape, bytes, scales })
+    }
+
+    /// Matrices of one width below each other, in a buffer of their own: as they are stored if all are stored alike,
+    /// otherwise as f32, which loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they are not matrices of one width.
+    pub fn concat_rows(parts: &[HostTensor]) -> Result<Self> {
+        let cols = parts.first().and_then(|p| p.shape.last().copied()).unwrap_or(0);
+        if let Some(wrong) = parts.iter().find(|p| p.shape.len() != 2 || p.shape[1] != cols) {
+            let expected = format!("[rows, {cols}]");
+            return Err(Error::Shape { what: "concat_rows", found: wrong.shape.clone(), expected });
+        }
+        let shape = vec![parts.iter().map(|p| p.shape[0]).sum(), cols];
+        let Some(scales) = concat_scales(parts) else {
+            let values: Vec<f32> = parts.iter().flat_map(HostTensor::to_f32).collect();
+            return Ok(HostTensor::from_f32(shape, &values));
+        };
+        let bytes: Vec<u8> = parts.iter().flat_map(|p| p.bytes.iter().copied()).collect();
+        let joined = HostTensor::new(parts[0].dtype, shape, HostBytes::new(Arc::new(bytes)))?;
+        match scales {
+            Some(scales) => joined.with_scales(scales),
+            None => Ok(joined),
+        }
+    }
+
     /// Every value as f32.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
@@ -183,6 +233,20 @@ impl HostTensor {
     }
 }
 
+/// The multipliers of matrices below each other; `None` if they cannot be joined without decoding.
+fn concat_scales(parts: &[HostTensor]) -> Option<Option<BlockScales>> {
+    let (first, rest) = parts.split_first()?;
+    if rest.iter().any(|p| p.dtype != first.dtype || p.scales.is_some() != first.scales.is_some()) {
+        return None;
+    }
+    let Some(BlockScales { block, .. }) = first.scales else { return Some(None) };
+    // Only the last matrix may end within a block.
+    let whole = parts[..parts.len() - 1].iter().all(|p| p.shape[0] % block[0] == 0);
+    let alike = parts.iter().filter_map(HostTensor::scales).all(|s| s.block == block);
+    let values = parts.iter().filter_map(HostTensor::scales).flat_map(|s| s.values.iter().copied());
+    (whole && alike).then(|| Some(BlockScales { values: values.collect(), block }))
+}
+
 fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
     for (b, v) in bytes.chunks_exact(N).zip(out) {
         *v = value(b.try_into().expect("chunks are N long"));
@@ -200,6 +264,22 @@ mod tests {
         let scales = BlockScales { values: vec![1.0, 2.0, 3.0, 4.0].into(), block: [2, 2] };
         let t = HostTensor::new(DType::F8E4M3, [3, 3], bytes).unwrap().with_scales(scales).unwrap();
         assert_eq!(t.to_f32(), [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn scaled_matrices_join_and_part_by_rows() {
+        let matrix = |rows: usize, values: &[f32], block| {
+            let bytes = HostBytes::new(Arc::new(vec![0x38u8; rows * 2]));
+            let scales = BlockScales { values: values.into(), block };
+            HostTensor::new(DType::F8E4M3, [rows, 2], bytes).unwrap().with_scales(scales).unwrap()
+        };
+        let joined = HostTensor::concat_rows(&[matrix(2, &[2.0], [2, 2]), matrix(1, &[3.0], [2, 2])]).unwrap();
+        assert_eq!((joined.dtype(), joined.to_f32()), (DType::F8E4M3, vec![2.0, 2.0, 2.0, 2.0, 3.0, 3.0]));
+        // The first ends within a block: decoded, and no value changes.
+        let joined = HostTensor::concat_rows(&[matrix(1, &[2.0], [2, 2]), matrix(2, &[3.0], [2, 2])]).unwrap();
+        assert_eq!((joined.dtype(), joined.to_f32()), (DType::F32, vec![2.0, 2.0, 3.0, 3.0, 3.0, 3.0]));
+        let cut = matrix(4, &[2.0, 3.0], [2, 2]).slice_rows(1..3).unwrap();
+        assert_eq!(cut.to_f32(), [2.0, 2.0, 3.0, 3.0]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tensors and the fused ops FLUX.2 [klein] is made of, behind one [`Backend`] trait.
+//! Tensors and the fused ops FLUX.2 \[klein\] is made of, behind one [`Backend`] trait.
 //!
 //! A model calls the functions in [`ops`]. Each checks its shapes once and hands over to the backend that owns the
 //! tensors, so kernels check nothing and models name no device. Beside each contract stands its f64 `reference`, and
@@ -10,8 +10,9 @@
 //! | [`cpu`] | the CPU backend: kernels, thread pool, buffer pool |
 //! | [`host`] | tensors as bytes on the host: mapped files, decoded values |
 //! | [`quant`] | number formats smaller than 16 bits |
+//! | `testing` | seeded values, tolerances, `on_every_backend!` (feature `testing`) |
 //!
-//! Two numbers formats are computed in, chosen when a backend is made: `f32`, or `bf16` products with f32 sums. The
+//! Two number formats are computed in, chosen when a backend is made: `f32`, or `bf16` products with f32 sums. The
 //! residual streams, gates, shifts and scales are f32 in both; what enters a matrix product is in the compute dtype.
 
 pub mod backend;
@@ -22,9 +23,12 @@ pub mod host;
 pub mod ops;
 pub mod quant;
 pub mod tensor;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backend::{AttentionMask, Backend, ConvShape, Rope, RopeLayout};
 
+pub use cpu::{CpuBackend, CpuOptions};
 pub use dtype::{Compute, DType};
 pub use error::{Error, Result};
 pub use host::{HostBytes, HostTensor};

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::weights::{ConfigProblem, FileProblem, Mismatch, Part};
+
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -58,7 +60,308 @@ pub enum Error {
         max: usize,
     },
 
+    // ---- weights ----
+    /// There is nothing at the model's path.
+    #[error("no model at {}", path.display())]
+    ModelMissing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A file or folder the model is made of is not there.
+    #[error("no {what} at {}", path.display())]
+    PartMissing {
+        /// What it would have been.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A single file holds one network and the others were not named.
+    #[error("{} holds only the transformer, the {part} is not named", path.display())]
+    PartNotGiven {
+        /// The file.
+        path: PathBuf,
+        /// What is not named.
+        part: Part,
+        /// The flag that names it.
+        flag: &'static str,
+    },
+    /// A folder that is not laid out as a model.
+    #[error("{} is a folder without model_index.json", path.display())]
+    NoModelIndex {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder that should hold weights and does not.
+    #[error("{} holds no .safetensors file", path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint of something else than was asked for.
+    #[error("{} is {found}, not the {wanted}", path.display())]
+    WrongPart {
+        /// File or folder.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What was asked for.
+        wanted: Part,
+    },
+    /// Not a whole safetensors file.
+    #[error("{}: {problem}", path.display())]
+    Checkpoint {
+        /// File.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: FileProblem,
+    },
+    /// A configuration that is damaged, or asks for what this engine does not do.
+    #[error("{}: {problem}", path.display())]
+    Config {
+        /// File.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: ConfigProblem,
+    },
+    /// Tensors missing, left over, or of the wrong shape.
+    #[error("{}: {mismatch}", path.display())]
+    Tensors {
+        /// File or folder.
+        path: PathBuf,
+        /// Which.
+        mismatch: Box<Mismatch>,
+    },
+    /// Two shards with the same tensor.
+    #[error("`{name}` is in {} and in {}", first.display(), path.display())]
+    TensorTwice {
+        /// Tensor.
+        name: String,
+        /// Shard.
+        first: PathBuf,
+        /// The other shard.
+        path: PathBuf,
+    },
+    /// The index promises a tensor its shard does not have.
+    #[error("{} does not hold `{name}`, which its index says it does", path.display())]
+    ShardLacks {
+        /// Shard.
+        path: PathBuf,
+        /// Tensor.
+        name: String,
+    },
+    /// Parts of different models.
+    #[error("the transformer reads {reads} features from the {part}, which makes {makes}")]
+    PartsDisagree {
+        /// The part that does not fit.
+        part: Part,
+        /// Features the transformer reads.
+        reads: usize,
+        /// Features the part makes.
+        makes: usize,
+    },
+    /// A file is not the one that was checked.
+    #[error("{} has changed since it was opened", path.display())]
+    FileChanged {
+        /// File.
+        path: PathBuf,
+    },
+    /// A model asks for a tensor its configuration does not list.
+    #[error("there is no weight named `{name}`")]
+    UnknownWeight {
+        /// Canonical name.
+        name: String,
+    },
+    /// A name that is no member of the family.
+    #[error("unknown variant `{name}`")]
+    UnknownVariant {
+        /// What was asked for.
+        name: String,
+        /// The most similar name there is.
+        nearest: Option<&'static str>,
+    },
+    /// The transformer is not the size of the variant that was named.
+    #[error("the transformer has {found}; {variant} has {expected}")]
+    VariantSize {
+        /// Variant that was named.
+        variant: &'static str,
+        /// Sizes of the file.
+        found: String,
+        /// Sizes of the variant.
+        expected: String,
+    },
+
+    // ---- images ----
+    /// The bytes are not of a picture format that is read.
+    #[error("{what} is {found}, not a PNG, JPEG or WebP picture")]
+    ImageFormat {
+        /// Which input: a file name or its place in a request.
+        what: String,
+        /// What the first bytes look like, with its article.
+        found: &'static str,
+    },
+    /// A picture that is cut short, broken or of an unsupported kind.
+    #[error("{what}: cannot decode the {format}: {reason}")]
+    ImageDecode {
+        /// Which input.
+        what: String,
+        /// `PNG`, `JPEG` or `WebP`.
+        format: &'static str,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// A picture that moves.
+    #[error("{what} is an animated {format}")]
+    ImageAnimated {
+        /// Which input.
+        what: String,
+        /// `PNG` or `WebP`.
+        format: &'static str,
+    },
+    /// A picture with more pixels than are decoded.
+    #[error("{what} is {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are read")]
+    ImageTooLarge {
+        /// Which input.
+        what: String,
+        /// Its width.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// Longest side allowed.
+        max_side: u32,
+        /// Most pixels allowed.
+        max_pixels: u64,
+    },
+    /// An image file with more bytes than are read.
+    #[error("{}: {bytes} bytes; image files of at most {max} bytes are read", path.display())]
+    ImageFileTooLarge {
+        /// Which.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// Largest allowed.
+        max: u64,
+    },
+    /// A reference image with too short a side.
+    #[error("a reference image is {width}x{height} pixels; both sides must be at least {min}")]
+    ImageTooSmall {
+        /// Its width.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// Shortest side allowed.
+        min: u32,
+    },
+    /// A reference image that is too long for its width, or the reverse.
+    #[error("a reference image is {width}x{height} pixels; one side may be at most {max} times the other")]
+    ImageAspect {
+        /// Its width.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// Largest ratio allowed.
+        max: u32,
+    },
+    /// Pixels that do not fill the size they are said to have.
+    #[error("{len} values for {width}x{height} RGB pixels")]
+    ImageBuffer {
+        /// The width.
+        width: u32,
+        /// The height.
+        height: u32,
+        /// How many values there were.
+        len: usize,
+    },
+    /// The parameters stored in a picture of ours do not read.
+    #[error("the parameters stored in the picture cannot be read: {reason}")]
+    ImageParameters {
+        /// Why.
+        reason: String,
+    },
+    /// A picture that could not be written in the format asked for.
+    #[error("cannot encode the {format}: {reason}")]
+    ImageEncode {
+        /// `PNG`, `JPEG` or `WebP`.
+        format: &'static str,
+        /// What the encoder says.
+        reason: String,
+    },
+    /// More parameters than the format has room for.
+    #[error("the prompt and parameters take {bytes} bytes; a JPEG holds {max}")]
+    ImageParametersTooLong {
+        /// What they take.
+        bytes: usize,
+        /// What there is room for.
+        max: usize,
+    },
+    /// An output name that does not say which format is meant.
+    #[error("{}: {}", path.display(), match path.extension() {
+        Some(extension) => format!("no picture format is called `{}`", extension.display()),
+        None => "the name has no extension".into(),
+    })]
+    UnknownExtension {
+        /// The name.
+        path: PathBuf,
+    },
+    /// A file that must not be replaced.
+    #[error("{} exists", path.display())]
+    OutputExists {
+        /// Which.
+        path: PathBuf,
+    },
+
+    // ---- text ----
+    /// A prompt that no text encoder could read a fraction of.
+    #[error("the prompt is {bytes} bytes long, at most {max} are read")]
+    PromptSize {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        max: usize,
+    },
+    /// A tokenizer.json too large to be one.
+    #[error("{}: larger than {max_bytes} bytes", path.display())]
+    TokenizerTooLarge {
+        /// Which.
+        path: PathBuf,
+        /// Largest allowed.
+        max_bytes: u64,
+    },
+    /// A file that is not a tokenizer.json with a BPE model.
+    #[error("{}: not a tokenizer.json: {source}", path.display())]
+    TokenizerJson {
+        /// Which.
+        path: PathBuf,
+        /// Where it stops being one.
+        source: serde_json::Error,
+    },
+    /// A tokenizer.json that splits text unlike the tokenizer of Qwen3.
+    #[error("{}: not the tokenizer of Qwen3: {part}: expected {expected}", path.display())]
+    TokenizerRule {
+        /// Which.
+        path: PathBuf,
+        /// The part of the file that differs.
+        part: &'static str,
+        /// What that part is in Qwen3.
+        expected: &'static str,
+    },
+    /// A tokenizer.json without a token that it needs, or with another number for it.
+    #[error("{}: token {token:?} is missing or misnumbered", path.display())]
+    TokenizerToken {
+        /// Which.
+        path: PathBuf,
+        /// The token.
+        token: String,
+    },
+
     // ---- the run ----
+    /// The device asked for is not there.
+    #[error("no device `{device}`: {reason}")]
+    Device {
+        /// What was asked for.
+        device: crate::engine::Device,
+        /// Why it cannot be had.
+        reason: String,
+    },
     /// The run was stopped by its [`CancelToken`](crate::CancelToken).
     #[error("cancelled")]
     Cancelled,
@@ -102,6 +405,21 @@ impl Error {
             | Error::Steps { .. }
             | Error::Guidance { .. }
             | Error::ReferenceCount { .. } => ErrorKind::Usage,
+            Error::UnknownVariant { .. } | Error::VariantSize { .. } => ErrorKind::Usage,
+            Error::ModelMissing { .. } | Error::PartMissing { .. } | Error::PartNotGiven { .. } => {
+                ErrorKind::ModelMissing
+            }
+            Error::NoModelIndex { .. } | Error::NoWeights { .. } => ErrorKind::ModelMissing,
+            Error::UnknownExtension { .. } | Error::OutputExists { .. } => ErrorKind::Usage,
+            Error::ImageFormat { .. }
+            | Error::ImageDecode { .. }
+            | Error::ImageAnimated { .. }
+            | Error::ImageTooLarge { .. }
+            | Error::ImageFileTooLarge { .. }
+            | Error::ImageTooSmall { .. }
+            | Error::ImageAspect { .. }
+            | Error::ImageParameters { .. } => ErrorKind::BadImage,
+            Error::PromptSize { .. } => ErrorKind::Usage,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => ErrorKind::OutOfMemory,
             _ => ErrorKind::Failure,
@@ -118,8 +436,56 @@ impl Error {
             Error::SizeRange { axis, px, min, max } => {
                 Some(format!("use --{axis} {}", if px < min { min } else { max }))
             }
+            Error::Device { .. } => Some("use --device auto or --device cpu".into()),
             Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
             Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),
+            Error::ModelMissing { .. } => Some(
+                "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file"
+                    .into(),
+            ),
+            Error::PartMissing { .. } | Error::NoWeights { .. } | Error::ShardLacks { .. } => {
+                Some("download the model again, or correct the path".into())
+            }
+            Error::PartNotGiven { part, flag, .. } => Some(format!("add {flag} with the path of the {part}")),
+            Error::NoModelIndex { .. } => {
+                Some("pass the folder that holds model_index.json, or one .safetensors file".into())
+            }
+            Error::WrongPart { wanted, .. } => Some(match wanted {
+                Part::Transformer => "pass the transformer of a FLUX.2 [klein] model with --model".into(),
+                Part::TextEncoder => "pass the Qwen3 text encoder with --text-encoder".into(),
+                Part::Vae => "pass the FLUX.2 autoencoder with --vae".into(),
+            }),
+            Error::Checkpoint { problem, .. } => Some(problem.hint()),
+            Error::Config { problem, .. } => Some(problem.hint()),
+            Error::Tensors { .. } => {
+                Some("pass a file that belongs to the model, in a dtype of f32, f16, bf16 or f8_e4m3".into())
+            }
+            Error::TensorTwice { .. } => Some("keep one of the two files in the folder".into()),
+            Error::PartsDisagree { part, .. } => Some(format!("pass the {part} this transformer was trained with")),
+            Error::FileChanged { .. } => Some("run it again once the file is complete".into()),
+            Error::UnknownVariant { nearest, .. } => Some(match nearest {
+                Some(nearest) => format!("use {nearest}"),
+                None => "use klein-4b, klein-base-4b, klein-9b, klein-base-9b or klein-9b-kv".into(),
+            }),
+            Error::VariantSize { .. } => Some("leave --variant out, or name the one the file is".into()),
+            Error::ImageFormat { .. } => Some("convert it to PNG, JPEG or WebP".into()),
+            Error::ImageDecode { .. } => Some("open it in an image editor and save it again, as PNG".into()),
+            Error::ImageAnimated { .. } => Some("save one frame of it as a still picture".into()),
+            Error::ImageTooLarge { .. } => {
+                Some("shrink it: the model sees about a million pixels of a reference image".into())
+            }
+            Error::ImageFileTooLarge { .. } => Some("save it smaller, or as JPEG".into()),
+            Error::ImageTooSmall { min, .. } => Some(format!("enlarge it to at least {min} pixels a side")),
+            Error::ImageAspect { .. } => Some("crop it".into()),
+            Error::ImageParameters { .. } => Some("pass a picture as it was written, not edited since".into()),
+            Error::ImageParametersTooLong { .. } => Some("write a .png or .webp, which hold more".into()),
+            Error::UnknownExtension { .. } => Some("end the name in .png, .jpg, .jpeg or .webp".into()),
+            Error::OutputExists { .. } => Some("choose another name, or allow overwriting".into()),
+            Error::PromptSize { .. } => Some("shorten the prompt; a text encoder reads 512 tokens".into()),
+            Error::TokenizerTooLarge { .. }
+            | Error::TokenizerJson { .. }
+            | Error::TokenizerRule { .. }
+            | Error::TokenizerToken { .. } => Some("use the tokenizer.json that Qwen3 was published with".into()),
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => {
                 Some("ask for a smaller picture or fewer reference images, or use --dtype bf16".into())
             }

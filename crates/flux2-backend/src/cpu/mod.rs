@@ -1,1 +1,296 @@
-//! CPU.
+//! The CPU backend: plain threads over shared memory, with kernels chosen for the processor at run time.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `buffer.rs` | the memory tensors live in, and the pool it returns to |
+//! | `pool.rs` | the threads |
+//! | `simd/` | instruction sets: which are there, the micro-kernels written for each |
+//! | `gemm.rs` | the blocked product `linear`, `conv2d` and `attention` are made of |
+//! | `lanes.rs` | sums over a row |
+//! | the others | one op each |
+//!
+//! Results do not depend on the number of threads: every output element is summed in one order, by one thread.
+
+#![allow(unsafe_code)] // kernels: every block says why it holds
+
+mod add;
+mod attention;
+mod buffer;
+mod cast;
+mod concat_rows;
+mod conv2d;
+mod embedding;
+mod euler_step;
+mod gated_add;
+mod gemm;
+mod group_norm;
+mod guide;
+mod lanes;
+mod linear;
+mod modulated_layer_norm;
+mod norm_rope;
+mod patchify;
+mod pool;
+mod rms_norm;
+mod silu;
+mod simd;
+mod swiglu;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+
+use crate::backend::{AttentionMask, Backend, ConvShape, Rope};
+use crate::{Compute, DType, HostTensor, Result, Tensor, Weight};
+
+pub use buffer::Buffer;
+use buffer::BufferPool;
+use pool::Threads;
+pub use simd::Tier;
+use simd::{Element, with_element};
+
+/// How to set up a [`CpuBackend`].
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// What products are computed in.
+    pub compute: Compute,
+    /// Threads; `None` is as many as this process may use.
+    pub threads: Option<NonZeroUsize>,
+    /// Instruction set; `None` is the best this processor has.
+    pub tier: Option<Tier>,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        CpuOptions { compute: Compute::Bf16, threads: None, tier: None }
+    }
+}
+
+/// The processor as a [`Backend`].
+#[derive(Clone)]
+pub struct CpuBackend {
+    compute: Compute,
+    tier: Tier,
+    threads: Arc<Threads>,
+    buffers: Arc<BufferPool>,
+}
+
+impl CpuBackend {
+    /// Start the threads.
+    ///
+    /// A `tier` the processor does not have is lowered to the best one it has.
+    pub fn new(options: CpuOptions) -> Self {
+        let best = Tier::detect();
+        CpuBackend {
+            compute: options.compute,
+            tier: options.tier.map_or(best, |tier| tier.min(best)),
+            threads: Arc::new(Threads::new(options.threads)),
+            buffers: Arc::default(),
+        }
+    }
+
+    /// The instruction set in use.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// The number of threads in use.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
+    fn buffer(&self, dtype: DType, shape: &[usize]) -> Result<Buffer> {
+        self.buffers.take(dtype.size() * shape.iter().product::<usize>())
+    }
+
+    /// A new tensor filled by `fill`, which must write every element.
+    fn build<T: Element>(&self, shape: &[usize], fill: impl FnOnce(&mut [T]) -> Result<()>) -> Result<Tensor<Self>> {
+        let mut buffer = self.buffer(T::DTYPE, shape)?;
+        fill(buffer.as_mut_slice(shape.iter().product()))?;
+        Ok(Tensor::from_buffer(buffer, T::DTYPE, shape))
+    }
+
+    /// Call `row(index, output row)` for every row of a new tensor, on all threads.
+    fn build_rows<T: Element>(
+        &self,
+        shape: &[usize],
+        row: impl Fn(usize, &mut [T]) + Send + Sync,
+    ) -> Result<Tensor<Self>> {
+        let cols = *shape.last().expect("a tensor has at least one axis");
+        self.build(shape, |out| {
+            self.threads.for_rows(out, cols, row);
+            Ok(())
+        })
+    }
+
+    /// A mutable view of the whole of `x`, contiguous; copied first if it is shared or has gaps.
+    fn make_mut<'a, T: Element>(&self, x: &'a mut Tensor<Self>) -> Result<&'a mut [T]> {
+        let whole = x.offset() == 0 && x.is_contiguous();
+        if !whole || x.buffer_mut().is_none() {
+            let copy = self.build_rows(x.shape(), |i, out: &mut [T]| out.copy_from_slice(x.row(i)))?;
+            *x = copy;
+        }
+        let len = x.rows() * x.cols();
+        Ok(x.buffer_mut().expect("made unique above").as_mut_slice(len))
+    }
+}
+
+impl Tensor<CpuBackend> {
+    /// Row `i` (all axes but the last flattened).
+    fn row<T: Pod>(&self, i: usize) -> &[T] {
+        let start = self.offset() + i * self.row_stride();
+        &self.buffer().as_slice()[start..start + self.cols()]
+    }
+
+    /// All elements of a contiguous tensor.
+    fn elements<T: Pod>(&self) -> &[T] {
+        debug_assert!(self.is_contiguous());
+        &self.buffer().as_slice()[self.offset()..self.offset() + self.rows() * self.cols()]
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Buffer;
+    type Matrix = HostTensor;
+
+    fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
+        self.build(shape, |out| {
+            out.copy_from_slice(values);
+            Ok(())
+        })
+    }
+
+    fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; x.rows() * x.cols()];
+        with_element!(x.dtype(), T => self.threads.for_rows(&mut out, x.cols(), |i, out| {
+            gemm::convert(self.tier, x.row::<T>(i), out);
+        }));
+        Ok(out)
+    }
+
+    fn load_matrix(&self, matrix: HostTensor) -> Result<HostTensor> {
+        Ok(matrix)
+    }
+
+    fn trim(&self) {
+        self.buffers.clear();
+    }
+
+    fn linear(
+        &self,
+        x: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+        bias: Option<&Tensor<Self>>,
+        out: DType,
+    ) -> Result<Tensor<Self>> {
+        linear::linear(self, x, weight.matrix(), bias, out)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor<Self>,
+        k: &Tensor<Self>,
+        v: &Tensor<Self>,
+        head_dim: usize,
+        mask: AttentionMask,
+    ) -> Result<Tensor<Self>> {
+        attention::attention(self, q, k, v, head_dim, mask)
+    }
+
+    fn conv2d(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Weight<Self>,
+        bias: &Tensor<Self>,
+        conv: ConvShape,
+        out: DType,
+    ) -> Result<Tensor<Self>> {
+        conv2d::conv2d(self, x, weight.matrix(), bias, conv, out)
+    }
+
+    fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
+        cast::cast(self, x, dtype)
+    }
+
+    fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
+        concat_rows::concat_rows(self, parts)
+    }
+
+    fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
+        embedding::embedding(self, table.matrix(), ids)
+    }
+
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {
+        rms_norm::rms_norm(self, x, weight, eps)
+    }
+
+    fn modulated_layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        shift: &Tensor<Self>,
+        scale: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<Tensor<Self>> {
+        modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
+    }
+
+    fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>> {
+        norm_rope::norm_rope(self, x, weight, rope, eps)
+    }
+
+    fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
+        silu::silu(self, x)
+    }
+
+    fn swiglu(&self, gate: &Tensor<Self>, up: &Tensor<Self>) -> Result<Tensor<Self>> {
+        swiglu::swiglu(self, gate, up)
+    }
+
+    fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>> {
+        guide::guide(self, uncond, cond, guidance)
+    }
+
+    fn group_norm(
+        &self,
+        x: &Tensor<Self>,
+        groups: usize,
+        weight: &Tensor<Self>,
+        bias: &Tensor<Self>,
+        eps: f32,
+        silu: bool,
+    ) -> Result<Tensor<Self>> {
+        group_norm::group_norm(self, x, groups, weight, bias, eps, silu)
+    }
+
+    fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>> {
+        patchify::patchify(self, x, mean, std)
+    }
+
+    fn unpatchify(
+        &self,
+        tokens: &Tensor<Self>,
+        size: [usize; 2],
+        mean: &Tensor<Self>,
+        std: &Tensor<Self>,
+    ) -> Result<Tensor<Self>> {
+        patchify::unpatchify(self, tokens, size, mean, std)
+    }
+
+    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
+        add::add(self, x, y)
+    }
+
+    fn gated_add(&self, x: &mut Tensor<Self>, gate: &Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
+        gated_add::gated_add(self, x, gate, y)
+    }
+
+    fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {
+        euler_step::euler_step(self, x, velocity, dt)
+    }
+}

@@ -1,1 +1,104 @@
-//! Images in and out.
+//! Images in and out: bytes of a file to sRGB pixels and back, pixels to what the autoencoder reads and back.
+//!
+//! ```text
+//! codec     PNG, JPEG, WebP bytes <-> RgbImage            hostile until here; files are replaced whole or not at all
+//! color     embedded ICC profile -> sRGB
+//! resize    reference image -> size the model takes       bit for bit what Pillow and diffusers make of it
+//! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
+//! ```
+//!
+//! Source for the values: `VaeImageProcessor` and `Flux2ImageProcessor`, diffusers 0.42.1.
+
+pub mod codec;
+mod color;
+pub mod metadata;
+pub mod resize;
+
+pub use codec::{ImageFormat, decode, encode, open, save};
+pub use metadata::Parameters;
+pub use resize::prepare_reference;
+
+use crate::{Error, Result};
+
+/// A picture: sRGB, 8 bits a channel, rows from the top, three bytes a pixel.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+}
+
+impl RgbImage {
+    /// A picture from `pixels` `[height, width, 3]`.
+    ///
+    /// # Errors
+    /// [`Error::ImageBuffer`] if a side is zero or `pixels` has another length.
+    pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self> {
+        check_len(width, height, pixels.len())?;
+        Ok(Self { width, height, pixels })
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// All bytes, `[height, width, 3]`.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// All bytes, `[height, width, 3]`, without a copy.
+    pub fn into_pixels(self) -> Vec<u8> {
+        self.pixels
+    }
+
+    /// Red, green and blue at column `x` of row `y`.
+    ///
+    /// # Panics
+    /// If the pixel lies outside.
+    pub fn pixel(&self, x: u32, y: u32) -> [u8; 3] {
+        assert!(x < self.width && y < self.height, "pixel {x},{y} of a {}x{} picture", self.width, self.height);
+        let i = (y as usize * self.width as usize + x as usize) * 3;
+        [self.pixels[i], self.pixels[i + 1], self.pixels[i + 2]]
+    }
+}
+
+impl std::fmt::Debug for RgbImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RgbImage({}x{})", self.width, self.height)
+    }
+}
+
+fn check_len(width: u32, height: u32, len: usize) -> Result<()> {
+    let expected = u64::from(width) * u64::from(height);
+    if expected == 0 || expected.checked_mul(3) != u64::try_from(len).ok() {
+        return Err(Error::ImageBuffer { width, height, len });
+    }
+    Ok(())
+}
+
+/// What the autoencoder's encoder reads: `byte / 255 * 2 - 1` as `[height, width, 3]`, each in -1..=1.
+pub fn to_model_input(image: &RgbImage) -> Vec<f32> {
+    image.pixels.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect()
+}
+
+/// The picture in what the autoencoder's decoder wrote: `values` `[height, width, 3]`, where -1..=1 is black to white.
+///
+/// `byte = round(255 * clamp(x * 0.5 + 0.5, 0, 1))` in f32, halves to the even neighbour as numpy rounds; the seed of
+/// this project cut the fraction off instead, which is up to one level darker. NaN, which diffusers leaves undefined,
+/// becomes 0.
+///
+/// # Errors
+/// [`Error::ImageBuffer`] if a side is zero or `values` has another length.
+pub fn from_model_output(values: &[f32], width: u32, height: u32) -> Result<RgbImage> {
+    check_len(width, height, values.len())?;
+    // A float to integer cast turns NaN into 0.
+    let byte = |&x: &f32| ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+    RgbImage::new(width, height, values.iter().map(byte).collect())
+}

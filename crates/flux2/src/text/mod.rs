@@ -1,1 +1,6 @@
-//! Prompt to token ids.
+//! Prompt to token ids: the [`chat_template`] around the prompt, then the [`tokenizer`]. Strings in, integers out.
+
+pub mod chat_template;
+pub mod tokenizer;
+
+pub use tokenizer::{Cut, TokenizedPrompt, Tokenizer};

@@ -1,1 +1,49 @@
-//! Checkpoints.
+//! Checkpoints: from paths somebody typed to tensors under names models know.
+//!
+//! ```text
+//! ModelPaths ─▶ ModelFiles::open ─▶ Component { config, plan } ─▶ map() ─▶ WeightSource::tensor("double.0.img.qkv")
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `safetensors` | one file: header checked, bytes mapped |
+//! | `layout` | the two naming schemes as tables of rules, and how to tell them apart |
+//! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
+//! | `component` | one network: its shards, checked against its configuration |
+//! | `model_files` | the whole model, its parts checked against each other |
+//!
+//! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
+
+mod component;
+mod config;
+mod layout;
+mod model_files;
+mod safetensors;
+
+use flux2_backend::HostTensor;
+
+pub use component::{Component, MappedWeights, Mismatch, WrongShape};
+pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
+pub use layout::{Layout, Part};
+pub use model_files::{ModelFiles, ModelPaths};
+pub use safetensors::FileProblem;
+
+pub(crate) use component::nearest_name;
+
+/// Longest JSON file that is read: an index of shards is about 100 kB.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
+
+/// Where a model gets its weights, by canonical name.
+///
+/// Transformer: `img_in`, `txt_in`, `time_in.{0|1}`, `modulation.{img|txt|single}`,
+/// `double.{i}.{img|txt}.{qkv|q_norm|k_norm|proj|mlp_in|mlp_out}`, `single.{i}.{qkv_mlp|q_norm|k_norm|out}`,
+/// `final.{modulation|proj}`. Text encoder: `embed`,
+/// `layer.{i}.{attn_norm|q|k|v|q_norm|k_norm|o|mlp_norm|gate|up|down}`. VAE: the names in
+/// [`VaeConfig::expected_tensors`], with `.weight` and `.bias`.
+pub trait WeightSource {
+    /// The tensor `name`, in canonical form and as it is stored: its values are decoded where they are used.
+    ///
+    /// # Errors
+    /// [`Error::UnknownWeight`](crate::Error::UnknownWeight) if there is none of that name.
+    fn tensor(&self, name: &str) -> Result<HostTensor, crate::Error>;
+}

@@ -1,1 +1,10 @@
 //! Integration tests.
+
+mod golden;
+mod hostile_files;
+mod images;
+mod layouts;
+mod noise;
+mod parity;
+mod schedule;
+mod tokenizer;

@@ -1,0 +1,66 @@
+//! The threads of a CPU backend. All loops over rows and tiles go through here.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+/// Rows are handed out in pieces of about this many elements: long enough to hide the hand-over.
+const PIECE: usize = 16 * 1024;
+
+/// A fixed set of threads.
+pub(super) struct Threads(rayon::ThreadPool);
+
+impl Threads {
+    /// `count` threads, or as many as affinity and cgroup limits let this process use.
+    pub(super) fn new(count: Option<NonZeroUsize>) -> Self {
+        let count = count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(count)
+            .thread_name(|i| format!("flux2-cpu-{i}"))
+            .build()
+            .expect("threads can be started");
+        Threads(pool)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// Run `task(0..tasks)`, each once, in rising order of start. A thread asks `state` for scratch once.
+    pub(super) fn run<S>(&self, tasks: usize, state: impl Fn() -> S + Sync, task: impl Fn(&mut S, usize) + Sync) {
+        if tasks <= 1 || self.count() == 1 {
+            let mut state = state();
+            return (0..tasks).for_each(|i| task(&mut state, i));
+        }
+        let next = AtomicUsize::new(0);
+        self.0.broadcast(|_| {
+            let mut state = state();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= tasks {
+                    break;
+                }
+                task(&mut state, i);
+            }
+        });
+    }
+
+    /// Call `row(index, row)` for every row of `cols` elements in `out`.
+    pub(super) fn for_rows<T: Send>(&self, out: &mut [T], cols: usize, row: impl Fn(usize, &mut [T]) + Send + Sync) {
+        if cols == 0 {
+            return;
+        }
+        let rows = (PIECE / cols).max(1);
+        let piece = |(i, piece): (usize, &mut [T])| {
+            for (j, r) in piece.chunks_exact_mut(cols).enumerate() {
+                row(i * rows + j, r);
+            }
+        };
+        if out.len() <= rows * cols {
+            return piece((0, out));
+        }
+        self.0.install(|| out.par_chunks_mut(rows * cols).enumerate().for_each(piece));
+    }
+}

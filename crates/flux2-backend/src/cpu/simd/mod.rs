@@ -1,0 +1,319 @@
+//! Instruction sets: which this processor has, and code compiled for each.
+//!
+//! Micro-kernels are written by hand per set (`x86.rs`, `portable.rs`). Everything that is a plain loop is written once
+//! and compiled for every set by [`vectorised!`]; there no fused multiply-add is used, so all sets give the same bytes.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use bytemuck::Pod;
+use half::bf16;
+
+use crate::{Compute, DType};
+
+/// An instruction set, from the least to the most able.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// What every processor of the architecture has.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// The same with bf16 dot products.
+    Avx512Bf16,
+}
+
+impl Tier {
+    /// All of them, rising.
+    pub const ALL: [Tier; 4] = [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Avx512Bf16];
+
+    /// The best this processor has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+                (true, true, true) => Tier::Avx512Bf16,
+                (true, true, false) => Tier::Avx512,
+                (true, false, _) => Tier::Avx2,
+                (false, ..) => Tier::Portable,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Tier::Portable
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Tier::Portable => "portable",
+            Tier::Avx2 => "avx2",
+            Tier::Avx512 => "avx512",
+            Tier::Avx512Bf16 => "avx512-bf16",
+        })
+    }
+}
+
+/// An element type of activations.
+pub(super) trait Element: Pod + Send + Sync {
+    /// Its name.
+    const DTYPE: DType;
+    /// Exact.
+    fn to_f32(self) -> f32;
+    /// Rounded to nearest even.
+    fn from_f32(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::Bf16;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    // Without branches, unlike the `half` crate's, so that loops vectorise.
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+        bf16::from_bits(if value.is_nan() { 0x7fc0 } else { rounded })
+    }
+}
+
+/// Run `$body` with `$t` standing for the element type of `$dtype`.
+macro_rules! with_element {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::DType::Bf16 => {
+                type $t = half::bf16;
+                $body
+            }
+            other => unreachable!("activations are f32 or bf16, not {other}"),
+        }
+    };
+}
+pub(super) use with_element;
+
+/// Define a function that is compiled for every instruction set; the caller passes the [`Tier`] first.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)] // kernels take their tensors one by one
+        $vis fn $name $(<$($g: $bound),+>)? (tier: $crate::cpu::simd::Tier, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)] // as above
+            fn body $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[allow(clippy::too_many_arguments)] // as above
+                fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body $(::<$($g),+>)? ($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                #[allow(clippy::too_many_arguments)] // as above
+                fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body $(::<$($g),+>)? ($($arg),*)
+                }
+                match tier {
+                    // SAFETY: a backend's tier is never above what `Tier::detect` found.
+                    $crate::cpu::simd::Tier::Avx512 | $crate::cpu::simd::Tier::Avx512Bf16 => unsafe {
+                        avx512 $(::<$($g),+>)? ($($arg),*)
+                    },
+                    // SAFETY: as above.
+                    $crate::cpu::simd::Tier::Avx2 => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
+                    $crate::cpu::simd::Tier::Portable => body $(::<$($g),+>)? ($($arg),*),
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            {
+                let _ = tier;
+                body $(::<$($g),+>)? ($($arg),*)
+            }
+        }
+    };
+}
+pub(super) use vectorised;
+
+/// `e^x` to about one unit in the last place, as plain arithmetic that vectorises; 0 below -87, infinite above 88.7.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    let clamped = x.clamp(-87.0, 88.7);
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // x - n ln 2 in two parts, so that the product is exact.
+    let r = clamped - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    // e^r on |r| <= ln 2 / 2: the Cephes coefficients.
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    let y = p * (r * r) + r + 1.0;
+    // Times 2^n, in two factors since n may be 128. Overflow checks would keep the loop from vectorising.
+    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+    let y = y * power(half) * power(n.wrapping_sub(half));
+    if x < -87.0 {
+        0.0
+    } else if x > 88.7 {
+        f32::INFINITY
+    } else {
+        y
+    }
+}
+
+/// `x * sigmoid(x)`.
+#[inline(always)]
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// Most rows of a micro-kernel's tile.
+pub(super) const MAX_TILE_ROWS: usize = 8;
+
+/// One row of a product's left operand for each row of a tile.
+pub(super) type RowPointers = [*const u32; MAX_TILE_ROWS];
+
+/// The innermost loop of every product: a tile of the result, `rows` x `cols`.
+///
+/// Operands are read in groups of 4 bytes: one f32, or a pair of bf16 values that are neighbours along the summed axis.
+/// The left operand stays where it is, one pointer for each row; the right one is packed: for each group, `cols` columns.
+#[derive(Clone, Copy)]
+pub(super) struct MicroKernel {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Columns of the tile.
+    pub cols: usize,
+    /// Whether a group is a pair of bf16 values.
+    pub pairs: bool,
+    run: unsafe fn(&[RowPointers], usize, *const u32, *mut f32, usize, bool),
+}
+
+impl MicroKernel {
+    /// The fastest kernel for `compute`. Sets without bf16 products use the f32 kernel on widened values.
+    pub(super) fn select(tier: Tier, compute: Compute) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match (tier, compute) {
+            (Tier::Avx512Bf16, Compute::Bf16) => {
+                return MicroKernel { rows: 8, cols: 48, pairs: true, run: x86::avx512_bf16_8x48 };
+            }
+            (Tier::Avx512Bf16 | Tier::Avx512, _) => {
+                return MicroKernel { rows: 8, cols: 48, pairs: false, run: x86::avx512_f32_8x48 };
+            }
+            (Tier::Avx2, _) => return MicroKernel { rows: 6, cols: 16, pairs: false, run: x86::avx2_f32_6x16 },
+            (Tier::Portable, _) => {}
+        }
+        let _ = (tier, compute);
+        MicroKernel { rows: 4, cols: 16, pairs: false, run: portable::f32_4x16 }
+    }
+
+    /// Values along the summed axis in a group.
+    pub(super) fn group(&self) -> usize {
+        if self.pairs { 2 } else { 1 }
+    }
+
+    /// The dtype of the left operand.
+    pub(super) fn dtype(&self) -> DType {
+        if self.pairs { DType::Bf16 } else { DType::F32 }
+    }
+
+    /// `c (+)= a * b` for one tile. The summed axis is `segments` after each other, `groups` of each.
+    ///
+    /// # Safety
+    /// The first `self.rows` pointers of each segment are readable for `groups` groups, `b` for
+    /// `segments.len() * groups * self.cols` groups, and `c` is writable for `self.rows` rows of `self.cols` values that
+    /// are `stride` apart. The processor has the instruction set this kernel was selected for.
+    #[inline]
+    pub(super) unsafe fn run(
+        &self,
+        segments: &[RowPointers],
+        groups: usize,
+        b: *const u32,
+        c: *mut f32,
+        stride: usize,
+        accumulate: bool,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.run)(segments, groups, b, c, stride, accumulate) }
+    }
+}
+
+/// Write rows side by side: `out[group * stride + row] = rows[row][group]`, for 8 rows.
+///
+/// # Safety
+/// Each row is readable for `groups` groups, `out` is writable for `groups` rows of 8 groups, `stride` apart, and the
+/// processor has the instruction set of `tier`.
+pub(super) unsafe fn interleave_8(tier: Tier, rows: [*const u32; 8], groups: usize, out: *mut u32, stride: usize) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if tier >= Tier::Avx2 {
+        while done + 8 <= groups {
+            // SAFETY: within what the caller promised, since `done + 8 <= groups`.
+            unsafe { x86::transpose_8x8(rows.map(|row| row.add(done)), out.add(done * stride), stride) };
+            done += 8;
+        }
+    }
+    let _ = tier;
+    for group in done..groups {
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: `group < groups`; rows of a file may be unaligned.
+            unsafe { out.add(group * stride + r).write(row.add(group).read_unaligned()) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for i in -870_000..=887_000 {
+            let x = i as f32 * 1e-4;
+            let expected = f64::from(x).exp();
+            let error = (f64::from(exp(x)) / expected - 1.0).abs();
+            assert!(error < 2.0 * f64::from(f32::EPSILON), "exp({x}) = {}, expected {expected}", exp(x));
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!((exp(-100.0), exp(100.0)), (0.0, f32::INFINITY));
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        for bits in (0..=u32::MAX).step_by(65_521) {
+            let value = f32::from_bits(bits);
+            let (ours, theirs) = (<bf16 as Element>::from_f32(value), bf16::from_f32(value));
+            assert!(ours == theirs || (ours.is_nan() && theirs.is_nan()), "{value}: {ours} {theirs}");
+        }
+    }
+}

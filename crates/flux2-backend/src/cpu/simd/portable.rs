@@ -1,0 +1,40 @@
+//! The micro-kernel for processors without one of their own: plain loops the compiler turns into what there is.
+
+use super::RowPointers;
+
+const ROWS: usize = 4;
+const COLS: usize = 16;
+
+/// See [`super::MicroKernel::run`].
+pub(super) unsafe fn f32_4x16(
+    segments: &[RowPointers],
+    groups: usize,
+    mut b: *const u32,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    let mut sums = [[0f32; COLS]; ROWS];
+    for rows in segments {
+        for group in 0..groups {
+            // SAFETY: `b` is readable for `COLS` values in every group of every segment.
+            let right = unsafe { b.cast::<[f32; COLS]>().read_unaligned() };
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                // SAFETY: the first `ROWS` rows are readable for `groups` groups.
+                let left = unsafe { row.cast::<f32>().add(group).read_unaligned() };
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum += left * right;
+                }
+            }
+            // SAFETY: at most one past the end of what is readable.
+            b = unsafe { b.add(COLS) };
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: `c` is writable for `ROWS` rows of `COLS` values, `stride` apart.
+        let out = unsafe { std::slice::from_raw_parts_mut(c.add(i * stride), COLS) };
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = if accumulate { *out + sum } else { *sum };
+        }
+    }
+}

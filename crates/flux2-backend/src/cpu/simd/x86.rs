@@ -1,0 +1,114 @@
+//! Micro-kernels for x86-64: accumulators of a whole tile stay in registers, the left operand is broadcast.
+//!
+//! AVX-512 has 32 registers: 8 x 3 accumulators, 3 of the right operand, 1 broadcast. AVX2 has 16: 6 x 2, 2 and 1.
+
+use std::arch::x86_64::*;
+
+use super::RowPointers;
+
+/// Instantiate a micro-kernel from its vector type and the few intrinsics that differ.
+macro_rules! micro_kernel {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $rows:literal x $vectors:literal of $lanes:literal,
+     zero: $zero:expr, load_right: $load_right:expr, broadcast: $broadcast:expr, multiply_add: $fma:expr,
+     load: $load:expr, store: $store:expr, add: $add:expr) => {
+        $(#[$doc])*
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name(
+            segments: &[RowPointers],
+            groups: usize,
+            mut b: *const u32,
+            c: *mut f32,
+            stride: usize,
+            accumulate: bool,
+        ) {
+            // SAFETY: every load and store stays within what the caller promised: `rows` pointers readable for
+            // `groups` groups, `b` for `cols` columns of every group, `c` writable for the tile.
+            unsafe {
+                let mut sums = [[$zero; $vectors]; $rows];
+                for rows in segments {
+                    for group in 0..groups {
+                        let mut right = [$load_right(b); $vectors];
+                        for v in 1..$vectors {
+                            right[v] = $load_right(b.add(v * $lanes));
+                        }
+                        for r in 0..$rows {
+                            let left = $broadcast(rows[r].add(group));
+                            for v in 0..$vectors {
+                                sums[r][v] = $fma(sums[r][v], left, right[v]);
+                            }
+                        }
+                        b = b.add($vectors * $lanes);
+                    }
+                }
+                for r in 0..$rows {
+                    for v in 0..$vectors {
+                        let out = c.add(r * stride + v * $lanes);
+                        let sum = if accumulate { $add($load(out), sums[r][v]) } else { sums[r][v] };
+                        $store(out, sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+micro_kernel!(
+    /// bf16 pairs; each product pair is added to an f32 sum.
+    avx512_bf16_8x48, "avx512f,avx512bf16", 8 x 3 of 16,
+    zero: _mm512_setzero_ps(),
+    load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
+    broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
+    multiply_add: |sum, left: __m512i, right: __m512i| {
+        _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(left), std::mem::transmute::<__m512i, __m512bh>(right))
+    },
+    load: |p: *const f32| _mm512_loadu_ps(p),
+    store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
+    add: |a, b| _mm512_add_ps(a, b)
+);
+
+micro_kernel!(
+    /// f32 with fused multiply-add.
+    avx512_f32_8x48, "avx512f", 8 x 3 of 16,
+    zero: _mm512_setzero_ps(),
+    load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
+    broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),
+    multiply_add: |sum, left, right| _mm512_fmadd_ps(left, right, sum),
+    load: |p: *const f32| _mm512_loadu_ps(p),
+    store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
+    add: |a, b| _mm512_add_ps(a, b)
+);
+
+micro_kernel!(
+    /// f32 with fused multiply-add.
+    avx2_f32_6x16, "avx2,fma", 6 x 2 of 8,
+    zero: _mm256_setzero_ps(),
+    load_right: |p: *const u32| _mm256_loadu_ps(p.cast()),
+    broadcast: |p: *const u32| _mm256_set1_ps(p.cast::<f32>().read_unaligned()),
+    multiply_add: |sum, left, right| _mm256_fmadd_ps(left, right, sum),
+    load: |p: *const f32| _mm256_loadu_ps(p),
+    store: |p: *mut f32, v| _mm256_storeu_ps(p, v),
+    add: |a, b| _mm256_add_ps(a, b)
+);
+
+/// Transpose 8 rows of 8 groups: `out[g * stride + r] = rows[r][g]`.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn transpose_8x8(rows: [*const u32; 8], out: *mut u32, stride: usize) {
+    // SAFETY: the caller promises 8 readable groups a row and 8 writable rows of 8 groups, `stride` apart.
+    unsafe {
+        let r = rows.map(|p| _mm256_loadu_ps(p.cast()));
+        let pair = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (t0, t1) = pair(r[0], r[1]);
+        let (t2, t3) = pair(r[2], r[3]);
+        let (t4, t5) = pair(r[4], r[5]);
+        let (t6, t7) = pair(r[6], r[7]);
+        let low = |a, b| _mm256_shuffle_ps::<0x44>(a, b);
+        let high = |a, b| _mm256_shuffle_ps::<0xee>(a, b);
+        let (u0, u1, u2, u3) = (low(t0, t2), high(t0, t2), low(t1, t3), high(t1, t3));
+        let (u4, u5, u6, u7) = (low(t4, t6), high(t4, t6), low(t5, t7), high(t5, t7));
+        let store = |g: usize, v| _mm256_storeu_ps(out.add(g * stride).cast(), v);
+        for (g, (a, b)) in [(u0, u4), (u1, u5), (u2, u6), (u3, u7)].into_iter().enumerate() {
+            store(g, _mm256_permute2f128_ps::<0x20>(a, b));
+            store(g + 4, _mm256_permute2f128_ps::<0x31>(a, b));
+        }
+    }
+}

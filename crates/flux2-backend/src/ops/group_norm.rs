@@ -1,0 +1,71 @@
+//! Group norm over a map of pixels: channels in `groups` runs, `y = (x - mean) / sqrt(var + eps) * weight + bias` with
+//! mean and variance over all pixels and the channels of the run.
+//!
+//! Used by the autoencoder before each convolution (with SiLU) and before its attention (without).
+
+use crate::{Backend, Result, Tensor};
+
+/// `x` compute `[h, w, c]`, `weight` and `bias` f32 `[c]` -> compute `[h, w, c]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above or `c` is not a multiple of
+/// `groups`.
+pub fn group_norm<B: Backend>(
+    be: &B,
+    x: &Tensor<B>,
+    groups: usize,
+    weight: &Tensor<B>,
+    bias: &Tensor<B>,
+    eps: f32,
+) -> Result<Tensor<B>> {
+    check(be, x, groups, weight, bias)?;
+    be.group_norm(x, groups, weight, bias, eps, false)
+}
+
+/// `silu(group_norm(x))`. Arguments and errors as [`group_norm`].
+///
+/// # Errors
+/// As [`group_norm`].
+pub fn group_norm_silu<B: Backend>(
+    be: &B,
+    x: &Tensor<B>,
+    groups: usize,
+    weight: &Tensor<B>,
+    bias: &Tensor<B>,
+    eps: f32,
+) -> Result<Tensor<B>> {
+    check(be, x, groups, weight, bias)?;
+    be.group_norm(x, groups, weight, bias, eps, true)
+}
+
+fn check<B: Backend>(be: &B, x: &Tensor<B>, groups: usize, weight: &Tensor<B>, bias: &Tensor<B>) -> Result<()> {
+    let [_h, _w, c] = x.dims("group_norm: x")?;
+    if groups == 0 || c == 0 || !c.is_multiple_of(groups) {
+        return Err(x.wrong_shape("group_norm: x", format!("[h, w, c] with c a multiple of {groups} groups")));
+    }
+    x.expect_dtype("group_norm: x", be.compute().dtype())?;
+    super::expect_f32("group_norm: weight", weight, &[c])?;
+    super::expect_f32("group_norm: bias", bias, &[c])
+}
+
+/// `x` `[pixels, c]`, `weight` and `bias` `[c]` -> `[pixels, c]`, before SiLU.
+pub fn reference(x: &[f32], groups: usize, weight: &[f32], bias: &[f32], eps: f32) -> Vec<f64> {
+    let c = weight.len();
+    let in_group = |group: usize| {
+        let of_group = move |(i, _): &(usize, &f32)| i % c / (c / groups) == group;
+        x.iter().enumerate().filter(of_group).map(|(_, v)| f64::from(*v))
+    };
+    let n = (x.len() / groups) as f64;
+    let statistics: Vec<(f64, f64)> = (0..groups)
+        .map(|group| {
+            let mean = in_group(group).sum::<f64>() / n;
+            let variance = in_group(group).map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+            (mean, (variance + f64::from(eps)).sqrt())
+        })
+        .collect();
+    let normalised = |(i, v): (usize, &f32)| {
+        let (channel, (mean, deviation)) = (i % c, statistics[i % c / (c / groups)]);
+        (f64::from(*v) - mean) / deviation * f64::from(weight[channel]) + f64::from(bias[channel])
+    };
+    x.iter().enumerate().map(normalised).collect()
+}

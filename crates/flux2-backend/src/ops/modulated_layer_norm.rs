@@ -1,0 +1,39 @@
+//! Layer norm without parameters, then modulation: `y = (1 + scale) * (x - mean(x)) / sqrt(var(x) + eps) + shift`.
+//!
+//! Used by the flow transformer before attention, before the MLP, and before the output projection. `shift` and
+//! `scale` are columns of one row that the timestep was projected to, hence `[1, d]`.
+
+use crate::{Backend, DType, Result, Tensor};
+
+/// `x` f32 `[n, d]`, `shift` and `scale` f32 `[1, d]` -> compute `[n, d]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above.
+pub fn modulated_layer_norm<B: Backend>(
+    be: &B,
+    x: &Tensor<B>,
+    shift: &Tensor<B>,
+    scale: &Tensor<B>,
+    eps: f32,
+) -> Result<Tensor<B>> {
+    let [_n, d] = x.dims("modulated_layer_norm: x")?;
+    x.expect_dtype("modulated_layer_norm: x", DType::F32)?;
+    super::expect_f32("modulated_layer_norm: shift", shift, &[1, d])?;
+    super::expect_f32("modulated_layer_norm: scale", scale, &[1, d])?;
+    be.modulated_layer_norm(x, shift, scale, eps)
+}
+
+/// `x` `[n, d]`, `shift` and `scale` `[d]` -> `[n, d]`.
+pub fn reference(x: &[f32], shift: &[f32], scale: &[f32], eps: f32) -> Vec<f64> {
+    let mut y = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(shift.len()) {
+        let n = row.len() as f64;
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n;
+        let deviation = (variance + f64::from(eps)).sqrt();
+        y.extend(row.iter().zip(shift).zip(scale).map(|((v, shift), scale)| {
+            (1.0 + f64::from(*scale)) * (f64::from(*v) - mean) / deviation + f64::from(*shift)
+        }));
+    }
+    y
+}

@@ -1,0 +1,214 @@
+//! What tests and benches of this crate and of those above it share: seeded values, tolerances with their reasons, and
+//! [`on_every_backend!`](crate::on_every_backend).
+//!
+//! ```ignore
+//! fn silu_of_zero<B: Backend>(be: &B) -> Result<()> {
+//!     let y = be.download(&ops::silu(be, &be.upload(&[1], &[0.0])?)?)?;
+//!     assert_close(&y, &[0.0], Tolerance::of(be.compute().dtype(), 1));
+//!     Ok(())
+//! }
+//! on_every_backend!(silu_of_zero);
+//! ```
+
+use std::fmt;
+use std::num::NonZeroUsize;
+
+use crate::cpu::Tier;
+use crate::{Backend, Compute, CpuBackend, CpuOptions, DType, Result, Tensor};
+
+pub use crate::on_every_backend;
+
+/// A pseudo-random number in 0..1 for element `index` of the tensor called `name`, the same on every machine.
+///
+/// CRC-32 of the name plus a multiple of the index, then a 32-bit mixer, so that a few lines in any language make the
+/// same values.
+pub fn unit(name: &str, index: usize) -> f64 {
+    let mut hash = crc32(name.as_bytes()).wrapping_add((index as u32).wrapping_mul(2_654_435_761));
+    hash ^= hash >> 16;
+    hash = hash.wrapping_mul(0x7feb_352d);
+    hash ^= hash >> 15;
+    hash = hash.wrapping_mul(0x846c_a68b);
+    hash ^= hash >> 16;
+    (f64::from(hash) + 0.5) / 4_294_967_296.0
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+/// Values for a tensor called `name`: even over -sqrt(3)..sqrt(3), so mean 0 and variance 1.
+pub fn random(name: &str, shape: &[usize]) -> Vec<f32> {
+    let value = |i| ((2.0 * unit(name, i) - 1.0) * 3f64.sqrt()) as f32;
+    (0..shape.iter().product()).map(value).collect()
+}
+
+/// A tensor of [`random`] values in `dtype`, and the values it holds after rounding.
+///
+/// # Errors
+/// Whatever the backend refuses.
+pub fn tensor<B: Backend>(be: &B, name: &str, shape: &[usize], dtype: DType) -> Result<(Tensor<B>, Vec<f32>)> {
+    let x = crate::ops::cast(be, &be.upload(shape, &random(name, shape))?, dtype)?;
+    let values = be.download(&x)?;
+    Ok((x, values))
+}
+
+/// How far a result may be from the reference: `relative * |expected| + of_rms * rms(all expected)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// For rounding the result.
+    pub relative: f64,
+    /// For errors made before a sum, which do not shrink where the sum happens to cancel.
+    pub of_rms: f64,
+}
+
+impl Tolerance {
+    /// For results in `dtype` that are sums of `terms` products, from inputs that hold exactly what the reference got.
+    ///
+    /// Rounding the result costs half a unit in the last place: 2^-24 in f32, 2^-8 in bf16, relative. A handful of f32
+    /// operations around it (a division, an exponential) cost 2^-22 of it, or of what cancelled in it. A sum of `terms`
+    /// values of either sign grows like their square root, and so does, relative to it, the error of adding them in f32
+    /// one after the other: about 0.4 * 2^-24 * sqrt(terms) on average, and ten times that for the worst of many
+    /// thousand sums.
+    pub fn of(dtype: DType, terms: usize) -> Self {
+        let rounding = match dtype {
+            DType::F32 => 2f64.powi(-24),
+            DType::F16 => 2f64.powi(-11),
+            DType::Bf16 => 2f64.powi(-8),
+            DType::F8E4M3 => 2f64.powi(-4),
+        };
+        let operations = 2f64.powi(-22);
+        Tolerance { relative: rounding + operations, of_rms: operations * (1.0 + (terms as f64).sqrt()) }
+    }
+
+    /// The same with more room for errors made before a sum.
+    pub fn and_of_rms(self, more: f64) -> Self {
+        Tolerance { of_rms: self.of_rms + more, ..self }
+    }
+}
+
+/// Refuse results that are further from `expected` than `tolerance`.
+///
+/// # Panics
+/// If there are, naming the worst one; or if the lengths differ.
+#[track_caller]
+pub fn assert_close<E: Copy + Into<f64>>(got: &[f32], expected: &[E], tolerance: Tolerance) {
+    assert_eq!(got.len(), expected.len(), "number of values");
+    let expected: Vec<f64> = expected.iter().map(|e| (*e).into()).collect();
+    let rms = (expected.iter().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
+    // Error in units of the bound; what is not a number is infinitely wrong.
+    let excess = |i: usize| {
+        let bound = tolerance.relative * expected[i].abs() + tolerance.of_rms * rms;
+        let error = (f64::from(got[i]) - expected[i]).abs();
+        let excess = if error == 0.0 { 0.0 } else { error / bound };
+        (if excess.is_nan() { f64::INFINITY } else { excess }, bound)
+    };
+    let worst = (0..got.len()).max_by(|a, b| excess(*a).0.total_cmp(&excess(*b).0));
+    if let Some(i) = worst
+        && excess(i).0 > 1.0
+    {
+        let wrong = (0..got.len()).filter(|i| excess(*i).0 > 1.0).count();
+        panic!(
+            "{wrong} of {} values are off; the worst is [{i}]: got {}, expected {}, which is {:.3e} apart and may be {:.3e}; \
+             relative L2 error {:.3e}",
+            got.len(),
+            got[i],
+            expected[i],
+            (f64::from(got[i]) - expected[i]).abs(),
+            excess(i).1,
+            relative_l2(got, &expected),
+        );
+    }
+}
+
+/// `|got - expected| / |expected|`, lengths as vectors.
+pub fn relative_l2<E: Copy + Into<f64>>(got: &[f32], expected: &[E]) -> f64 {
+    let square = |v: f64| v * v;
+    let (error, length) = got.iter().zip(expected).fold((0.0, 0.0), |(error, length), (g, e)| {
+        let e: f64 = (*e).into();
+        (error + square(f64::from(*g) - e), length + square(e))
+    });
+    (error / length).sqrt()
+}
+
+/// Run `case` on a CPU backend set up like this, or say that this processor has no such instructions.
+///
+/// # Panics
+/// If `case` returns an error.
+pub fn on_cpu<E: fmt::Debug>(
+    compute: Compute,
+    tier: Tier,
+    threads: usize,
+    case: impl FnOnce(&CpuBackend) -> Result<(), E>,
+) {
+    match cpu(compute, tier, threads) {
+        Some(be) => case(&be).unwrap_or_else(|error| panic!("{error:?}")),
+        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+        None => eprintln!("skipped: this processor has no {tier:?} instructions"),
+    }
+}
+
+/// A CPU backend set up like this, if the processor has these instructions.
+///
+/// # Panics
+/// If `threads` is zero.
+pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
+    let threads = Some(NonZeroUsize::new(threads).expect("a thread or more"));
+    (tier <= Tier::detect()).then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier) }))
+}
+
+/// For each function given, `fn case<B: Backend>(be: &B) -> Result<(), E>`, one `#[test]` for each way a backend of this
+/// build can be set up: both compute dtypes on every instruction set, one thread and two.
+#[macro_export]
+macro_rules! on_every_backend {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_backend! { @cpu $case
+                cpu_f32_portable: F32, Portable, 1;
+                cpu_f32_avx2: F32, Avx2, 2;
+                cpu_f32_avx512: F32, Avx512, 1;
+                cpu_bf16_portable: Bf16, Portable, 2;
+                cpu_bf16_avx2: Bf16, Avx2, 1;
+                cpu_bf16_avx512: Bf16, Avx512, 2;
+                cpu_bf16_avx512bf16: Bf16, Avx512Bf16, 1;
+            }
+        }
+    )+};
+    (@cpu $case:ident $($setup:ident: $compute:ident, $tier:ident, $threads:literal;)+) => {$(
+        #[test]
+        fn $setup() {
+            $crate::testing::on_cpu($crate::Compute::$compute, $crate::cpu::Tier::$tier, $threads, super::$case);
+        }
+    )+};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_those_other_languages_make() {
+        let values = [0, 1, 2].map(|i| unit("x_embedder.weight", i));
+        for (got, expected) in values.iter().zip([0.804_883_22, 0.037_396_97, 0.552_712_93]) {
+            assert!((got - expected).abs() < 1e-8, "{values:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "1 of 3 values are off; the worst is [1]")]
+    fn one_wrong_value_is_found() {
+        assert_close(&[1.0, 2.001, 3.0], &[1.0, 2.0, 3.0], Tolerance::of(DType::F32, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "the worst is [0]: got NaN")]
+    fn nan_is_never_close() {
+        assert_close(&[f32::NAN, 2.0], &[1.0, 2.0], Tolerance { relative: 1e9, of_rms: 1e9 });
+    }
+}

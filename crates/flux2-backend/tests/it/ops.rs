@@ -1,0 +1,690 @@
+//! The op matrix: every op at awkward shapes, on every way to set up a backend, against its f64 reference.
+//!
+//! Inputs are rounded to the dtype an op takes before the reference sees them, so tolerances cover the op alone.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use flux2_backend::cpu::Tier;
+use flux2_backend::host::BlockScales;
+use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, random, tensor};
+use flux2_backend::{
+    AttentionMask, Backend, Compute, ConvShape, CpuBackend, DType, Error, HostBytes, HostTensor, Result, Rope,
+    RopeLayout, Tensor, Weight, ops,
+};
+use half::{bf16, f16};
+
+const F32: DType = DType::F32;
+const EPS: f32 = 1e-6;
+
+macro_rules! matrix {
+    ($($op:ident),+ $(,)?) => {
+        on_every_backend!($($op),+);
+        /// Ops with a row.
+        const ROWS: &[&str] = &[$(stringify!($op)),+];
+    };
+}
+
+matrix!(
+    add,
+    attention,
+    cast,
+    concat_rows,
+    conv2d,
+    embedding,
+    euler_step,
+    gated_add,
+    group_norm,
+    guide,
+    linear,
+    modulated_layer_norm,
+    norm_rope,
+    patchify,
+    rms_norm,
+    silu,
+    swiglu,
+);
+
+on_every_backend!(
+    large_scores_do_not_overflow,
+    wrong_shapes_are_named,
+    wrong_dtypes_are_named,
+    in_place_ops_leave_shared_memory_alone,
+    in_place_ops_find_where_a_window_starts
+);
+
+#[test]
+fn every_op_has_a_row() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files: BTreeSet<String> = std::fs::read_dir(src.join("ops"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .filter(|name| name != "mod")
+        .collect();
+    assert_eq!(files, ROWS.iter().map(ToString::to_string).collect(), "files in src/ops and rows of the matrix");
+    for name in files {
+        assert!(src.join("cpu").join(&name).with_extension("rs").is_file(), "no CPU kernel for {name}");
+    }
+}
+
+fn add<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for (x_type, y_type) in [(F32, F32), (F32, compute), (compute, F32), (compute, compute)] {
+        for shape in [&[1, 1][..], &[3, 17], &[300, 67], &[5, 3, 33]] {
+            let (mut x, xs) = tensor(be, "x", shape, x_type)?;
+            let (y, ys) = tensor(be, "y", shape, y_type)?;
+            ops::add(be, &mut x, &y)?;
+            check(be, &x, shape, x_type, &ops::add::reference(&xs, &ys), 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn attention<B: Backend>(be: &B) -> Result<()> {
+    let causal = |valid| AttentionMask::Causal { valid };
+    for (n, m, heads, head_dim, mask) in [
+        (1, 1, [1, 1], 2, AttentionMask::None),
+        (3, 7, [2, 2], 6, AttentionMask::None),
+        (97, 50, [3, 1], 10, AttentionMask::None), // one more than a block of queries
+        (5, 1100, [4, 2], 32, AttentionMask::None), // three blocks of keys
+        (2, 481, [1, 1], 512, AttentionMask::None), // one more than a block of keys; the autoencoder's head
+        (100, 960, [1, 1], 16, AttentionMask::None), // whole blocks of keys
+        (1, 1, [2, 1], 4, causal(1)),
+        (13, 13, [4, 2], 8, causal(9)),
+        (130, 130, [2, 1], 128, causal(130)),
+        (600, 600, [2, 1], 16, causal(1)), // all but the first key are padding
+        (600, 600, [2, 1], 16, causal(517)),
+    ] {
+        let (q, qs) = window(be, "q", &[n, heads[0] * head_dim], be.compute().dtype())?;
+        let (k, ks) = window(be, "k", &[m, heads[1] * head_dim], be.compute().dtype())?;
+        let (v, vs) = window(be, "v", &[m, heads[1] * head_dim], be.compute().dtype())?;
+        let got = ops::attention(be, &q, &k, &v, head_dim, mask)?;
+        let expected = ops::attention::reference(&qs, &ks, &vs, heads, head_dim, mask);
+        assert_eq!((got.shape(), got.dtype()), (&[n, heads[0] * head_dim][..], be.compute().dtype()));
+        assert_close(&be.download(&got)?, &expected, attention_tolerance(be, head_dim + m));
+    }
+    Ok(())
+}
+
+/// Scores in the thousands, where `e^score` is infinite: only differences from the largest may be taken.
+fn large_scores_do_not_overflow<B: Backend>(be: &B) -> Result<()> {
+    let (n, m, head_dim) = (9, 700, 64);
+    let large = |name, rows, factor: f32| {
+        let values: Vec<f32> = random(name, &[rows, head_dim]).iter().map(|v| v * factor).collect();
+        let x = ops::cast(be, &be.upload(&[rows, head_dim], &values)?, be.compute().dtype())?;
+        let values = be.download(&x)?;
+        Ok((x, values))
+    };
+    let ((q, qs), (k, ks)) = (large("q", n, 100.0)?, large("k", m, 10.0)?);
+    let (v, vs) = tensor(be, "v", &[m, head_dim], be.compute().dtype())?;
+    let got = ops::attention(be, &q, &k, &v, head_dim, AttentionMask::None)?;
+    let expected = ops::attention::reference(&qs, &ks, &vs, [1, 1], head_dim, AttentionMask::None);
+    // A score of 5000 is known to 5000 * 2^-24 in f32, and a weight relative to that.
+    let tolerance = attention_tolerance(be, head_dim + m).and_of_rms(5000.0 * 2f64.powi(-22));
+    assert_close(&be.download(&got)?, &expected, tolerance);
+    Ok(())
+}
+
+fn cast<B: Backend>(be: &B) -> Result<()> {
+    for shape in [&[1][..], &[7, 3], &[257, 65]] {
+        for (from, to) in [(F32, be.compute().dtype()), (be.compute().dtype(), F32)] {
+            let (x, xs) = window(be, "x", shape, from)?;
+            check(be, &ops::cast(be, &x, to)?, shape, to, &ops::cast::reference(&xs), 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn concat_rows<B: Backend>(be: &B) -> Result<()> {
+    for (rows, cols) in [(&[1][..], 1), (&[2, 5, 1], 13), (&[300, 129], 64)] {
+        for dtype in [F32, be.compute().dtype()] {
+            let part = |n: &usize| window(be, &format!("part of {n}"), &[*n, cols], dtype);
+            let parts = rows.iter().map(part).collect::<Result<Vec<_>>>()?;
+            let tensors: Vec<_> = parts.iter().map(|(x, _)| x).collect();
+            let values: Vec<_> = parts.iter().map(|(_, values)| values.as_slice()).collect();
+            let got = ops::concat_rows(be, &tensors)?;
+            check(be, &got, &[rows.iter().sum(), cols], dtype, &ops::concat_rows::reference(&values), 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn conv2d<B: Backend>(be: &B) -> Result<()> {
+    use ConvShape::{Downsample, Pointwise, Same, Upsample};
+    for (conv, [h, w, c], o) in [
+        (Pointwise, [1, 1, 3], 5),
+        (Pointwise, [5, 7, 32], 64),
+        (Same, [1, 1, 3], 4),
+        (Same, [1, 9, 2], 3),
+        (Same, [9, 1, 5], 49),
+        (Same, [5, 7, 3], 8),
+        (Same, [4, 3, 130], 50),
+        (Same, [40, 41, 3], 5), // more pixels than one task takes
+        (Downsample, [2, 2, 3], 4),
+        (Downsample, [6, 10, 5], 49),
+        (Upsample, [1, 1, 3], 4),
+        (Upsample, [3, 5, 6], 50),
+        (Upsample, [7, 1, 8], 3),
+    ] {
+        let k = conv.kernel() * conv.kernel() * c;
+        let (x, xs) = window(be, "x", &[h, w, c], be.compute().dtype())?;
+        let (weight, ws) = weight(be, "weight", [o, k])?;
+        let (bias, bs) = tensor(be, "bias", &[o], F32)?;
+        let expected = ops::conv2d::reference(&xs, [h, w, c], &ws, &bs, conv);
+        let shape = [conv.output(h), conv.output(w), o];
+        check(be, &ops::conv2d(be, &x, &weight, &bias, conv)?, &shape, be.compute().dtype(), &expected, k)?;
+        check(be, &ops::conv2d_f32(be, &x, &weight, &bias, conv)?, &shape, F32, &expected, k)?;
+    }
+    Ok(())
+}
+
+fn embedding<B: Backend>(be: &B) -> Result<()> {
+    for (table, d) in [(dense(F32, [5, 3], 0), 3), (dense(DType::Bf16, [101, 64], 1), 64), (scaled_fp8([70, 90]), 90)] {
+        let values = table.to_f32();
+        let last = table.shape()[0] as u32 - 1;
+        let ids = [0, last, 3, 3, 1, last];
+        let table = Weight::load(be, table)?;
+        let expected = ops::embedding::reference(&values, &ids, d);
+        check(be, &ops::embedding(be, &table, &ids)?, &[6, d], F32, &expected, 1)?;
+        let refused = ops::embedding(be, &table, &[0, last + 1]).err();
+        assert_eq!(refused, Some(Error::TokenId { id: last + 1, rows: last as usize + 1 }));
+    }
+    Ok(())
+}
+
+fn euler_step<B: Backend>(be: &B) -> Result<()> {
+    for shape in [&[1, 1][..], &[3, 17], &[300, 67]] {
+        let (mut x, xs) = tensor(be, "x", shape, F32)?;
+        let (velocity, vs) = window(be, "velocity", shape, F32)?;
+        ops::euler_step(be, &mut x, &velocity, -0.041_9)?;
+        check(be, &x, shape, F32, &ops::euler_step::reference(&xs, &vs, -0.041_9), 1)?;
+    }
+    Ok(())
+}
+
+fn gated_add<B: Backend>(be: &B) -> Result<()> {
+    for [n, d] in [[1, 1], [3, 17], [300, 67]] {
+        let (mut x, xs) = tensor(be, "x", &[n, d], F32)?;
+        let (gate, gates) = window(be, "gate", &[1, d], F32)?;
+        let (y, ys) = window(be, "y", &[n, d], be.compute().dtype())?;
+        ops::gated_add(be, &mut x, &gate, &y)?;
+        check(be, &x, &[n, d], F32, &ops::gated_add::reference(&xs, &gates, &ys), 1)?;
+    }
+    Ok(())
+}
+
+fn group_norm<B: Backend>(be: &B) -> Result<()> {
+    for ([h, w, c], groups) in
+        [([1, 1, 4], 2), ([1, 1, 3], 3), ([3, 5, 12], 3), ([7, 1, 6], 1), ([43, 41, 32], 8), ([2, 3, 512], 32)]
+    {
+        for offset in [0.0, 100.0] {
+            let wide = [h, w, c + 5];
+            let values: Vec<f32> = random("x", &wide).iter().map(|v| v + offset).collect();
+            let x = ops::cast(be, &be.upload(&wide, &values)?, be.compute().dtype())?.slice_cols(3..c + 3);
+            let xs = be.download(&x)?;
+            let ((weight, ws), (bias, bs)) = (tensor(be, "weight", &[c], F32)?, tensor(be, "bias", &[c], F32)?);
+            let expected = ops::group_norm::reference(&xs, groups, &ws, &bs, EPS);
+            let tolerance = Tolerance::of(be.compute().dtype(), 1);
+            let got = ops::group_norm(be, &x, groups, &weight, &bias, EPS)?;
+            assert_eq!((got.shape(), got.dtype()), (&[h, w, c][..], be.compute().dtype()));
+            assert_close(&be.download(&got)?, &expected, tolerance);
+
+            let expected: Vec<f64> = expected.iter().map(|v| v / (1.0 + (-v).exp())).collect();
+            let got = ops::group_norm_silu(be, &x, groups, &weight, &bias, EPS)?;
+            assert_close(&be.download(&got)?, &expected, tolerance);
+        }
+    }
+    Ok(())
+}
+
+fn guide<B: Backend>(be: &B) -> Result<()> {
+    for shape in [&[1, 1][..], &[3, 17], &[300, 67]] {
+        let (uncond, us) = window(be, "uncond", shape, F32)?;
+        let (cond, cs) = tensor(be, "cond", shape, F32)?;
+        check(be, &ops::guide(be, &uncond, &cond, 4.0)?, shape, F32, &ops::guide::reference(&us, &cs, 4.0), 1)?;
+    }
+    Ok(())
+}
+
+fn linear<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for [n, k, m] in [
+        [0, 5, 7],
+        [1, 1, 1],
+        [1, 2, 48],
+        [3, 7, 5],
+        [13, 31, 97],
+        [8, 64, 401],   // more columns than one task takes
+        [2, 1025, 49],  // one more than a block in f32
+        [9, 2051, 17],  // and in bf16, with half a pair left
+        [1, 4100, 50],  // several blocks
+        [1600, 24, 50], // more rows than one task takes
+    ] {
+        let (x, xs) = window(be, "x", &[n, k], compute)?;
+        let (weight, ws) = weight(be, "weight", [m, k])?;
+        let (bias, bs) = tensor(be, "bias", &[m], F32)?;
+        let expected = ops::linear::reference(&xs, &ws, &bs, k);
+        check(be, &ops::linear(be, &x, &weight, Some(&bias))?, &[n, m], compute, &expected, k)?;
+        check(be, &ops::linear_f32(be, &x, &weight, Some(&bias))?, &[n, m], F32, &expected, k)?;
+        let expected = ops::linear::reference(&xs, &ws, &[], k);
+        check(be, &ops::linear(be, &x, &weight, None)?, &[n, m], compute, &expected, k)?;
+    }
+    for [n, k1, k2, m] in [[1, 1, 1, 1], [5, 3, 8, 50], [7, 32, 96, 33], [4, 2050, 1100, 10]] {
+        let ((a, values_a), (b, values_b)) = (window(be, "a", &[n, k1], compute)?, window(be, "b", &[n, k2], compute)?);
+        let rows = values_a.chunks(k1).zip(values_b.chunks(k2));
+        let both: Vec<f32> = rows.flat_map(|(a, b)| [a, b].concat()).collect();
+        let (weight, ws) = weight(be, "weight", [m, k1 + k2])?;
+        let expected = ops::linear::reference(&both, &ws, &[], k1 + k2);
+        check(be, &ops::linear_pair(be, &a, &b, &weight)?, &[n, m], compute, &expected, k1 + k2)?;
+    }
+    // Stored dtypes, with values that are exact in every one, from bytes at even and odd addresses.
+    let (n, k, m) = (11, 333, 70);
+    let (x, xs) = tensor(be, "x", &[2, n / 2, k], compute)?;
+    let stored = [F32, DType::F16, DType::Bf16].map(|dtype| [0, 1].map(|skip| dense(dtype, [m, k], skip)));
+    for host in stored.into_iter().flatten().chain([scaled_fp8([m, k])]) {
+        let expected = ops::linear::reference(&xs, &host.to_f32(), &[], k);
+        let weight = Weight::load(be, host)?;
+        check(be, &ops::linear(be, &x, &weight, None)?, &[2, n / 2, m], compute, &expected, k)?;
+    }
+    // f32 weights may be rounded to bf16 on their way into the product.
+    let values = random("weight", &[m, k]);
+    let weight = Weight::load(be, HostTensor::from_f32([m, k], &values))?;
+    let got = be.download(&ops::linear_f32(be, &x, &weight, None)?)?;
+    let rounding = if be.compute() == Compute::Bf16 { 2f64.powi(-7) } else { 0.0 };
+    let tolerance = Tolerance::of(F32, k).and_of_rms(rounding);
+    assert_close(&got, &ops::linear::reference(&xs, &values, &[], k), tolerance);
+    Ok(())
+}
+
+fn modulated_layer_norm<B: Backend>(be: &B) -> Result<()> {
+    for [n, d] in [[1, 2], [1, 7], [3, 17], [5, 128], [2, 3072], [600, 33]] {
+        let (x, xs) = window(be, "x", &[n, d], F32)?;
+        // As the model has them: columns of one row.
+        let (row, values) = tensor(be, "modulation", &[1, 3 * d], F32)?;
+        let [shift, scale, _gate] = row.chunk_cols();
+        let expected = ops::modulated_layer_norm::reference(&xs, &values[..d], &values[d..2 * d], EPS);
+        let got = ops::modulated_layer_norm(be, &x, &shift, &scale, EPS)?;
+        check(be, &got, &[n, d], be.compute().dtype(), &expected, 1)?;
+    }
+    Ok(())
+}
+
+fn norm_rope<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for [n, heads, d] in [[1, 1, 2], [3, 2, 6], [7, 3, 34], [300, 2, 128]] {
+        for layout in [RopeLayout::Interleaved, RopeLayout::Halves] {
+            let (x, xs) = window(be, "x", &[n, heads * d], compute)?;
+            let (weight, ws) = tensor(be, "weight", &[d], F32)?;
+            let angles = random("angle", &[n, d / 2]);
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+            let shape = [n, d / 2];
+            let rope = Rope { cos: be.upload(&shape, &cos)?, sin: be.upload(&shape, &sin)?, layout };
+            let expected = ops::norm_rope::reference(&xs, &ws, &cos, &sin, layout, heads, EPS);
+            check(be, &ops::norm_rope(be, &x, &weight, &rope, EPS)?, &[n, heads * d], compute, &expected, 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn patchify<B: Backend>(be: &B) -> Result<()> {
+    for [h, w, c] in [[2, 2, 1], [4, 6, 3], [10, 2, 32], [2, 300, 8]] {
+        let (mean, means) = tensor(be, "mean", &[4 * c], F32)?;
+        let stds: Vec<f32> = random("std", &[4 * c]).iter().map(|v| 2.0 + v).collect();
+        let std = be.upload(&[4 * c], &stds)?;
+        for dtype in [F32, be.compute().dtype()] {
+            let (x, xs) = window(be, "x", &[h, w, c], dtype)?;
+            let tokens = ops::patchify(be, &x, &mean, &std)?;
+            let shape = [h / 2 * (w / 2), 4 * c];
+            check(be, &tokens, &shape, F32, &ops::patchify::reference(&xs, [h, w, c], &means, &stds), 1)?;
+
+            let back = ops::unpatchify(be, &tokens, [h / 2, w / 2], &mean, &std)?;
+            let values = be.download(&tokens)?;
+            let expected = ops::patchify::unpatchify_reference(&values, [h / 2, w / 2], &means, &stds);
+            check(be, &back, &[h, w, c], be.compute().dtype(), &expected, 1)?;
+            // And what came out is what went in.
+            check(be, &back, &[h, w, c], be.compute().dtype(), &ops::cast::reference(&xs), 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn rms_norm<B: Backend>(be: &B) -> Result<()> {
+    for [n, d] in [[1, 1], [1, 7], [3, 17], [5, 128], [2, 3072], [600, 33]] {
+        let (x, xs) = window(be, "x", &[n, d], F32)?;
+        let (weight, ws) = tensor(be, "weight", &[d], F32)?;
+        let expected = ops::rms_norm::reference(&xs, &ws, EPS);
+        check(be, &ops::rms_norm(be, &x, &weight, EPS)?, &[n, d], be.compute().dtype(), &expected, 1)?;
+    }
+    Ok(())
+}
+
+fn silu<B: Backend>(be: &B) -> Result<()> {
+    for shape in [&[1][..], &[3, 17], &[300, 67]] {
+        let (x, xs) = window(be, "x", shape, F32)?;
+        check(be, &ops::silu(be, &x)?, shape, be.compute().dtype(), &ops::silu::reference(&xs), 1)?;
+    }
+    // Far out, where e^-x overflows or vanishes.
+    let far = [-1e30, -1000.0, -100.0, -88.0, -20.0, -0.0, 0.0, 20.0, 88.0, 100.0, 1000.0];
+    let got = be.download(&ops::silu(be, &be.upload(&[far.len()], &far)?)?)?;
+    assert_close(&got, &ops::silu::reference(&far), Tolerance::of(be.compute().dtype(), 1));
+    Ok(())
+}
+
+fn swiglu<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for [n, m] in [[1, 1], [3, 17], [300, 67]] {
+        let (both, values) = tensor(be, "gate and up", &[n, 2 * m], compute)?;
+        let [gate, up] = both.chunk_cols();
+        let half =
+            |from: usize| -> Vec<f32> { values.chunks(2 * m).flat_map(|row| row[from..from + m].to_vec()).collect() };
+        check(be, &ops::swiglu(be, &gate, &up)?, &[n, m], compute, &ops::swiglu::reference(&half(0), &half(m)), 1)?;
+    }
+    Ok(())
+}
+
+fn in_place_ops_leave_shared_memory_alone<B: Backend>(be: &B) -> Result<()> {
+    let (x, before) = tensor(be, "x", &[6, 10], F32)?;
+    let mut whole = x.clone();
+    ops::add(be, &mut whole, &x)?;
+    let mut columns = x.slice_cols(2..7);
+    ops::euler_step(be, &mut columns, &x.slice_cols(0..5), 1.0)?;
+    let mut rows = x.slice_rows(3..6);
+    ops::gated_add(be, &mut rows, &x.slice_rows(0..1), &ops::cast(be, &x.slice_rows(0..3), be.compute().dtype())?)?;
+    assert_eq!(be.download(&x)?, before);
+    assert_eq!(be.download(&whole)?, before.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
+    assert_eq!(be.download(&columns)?[5], before[12] + before[10]);
+    Ok(())
+}
+
+/// The last rows of a matrix nobody holds any more: the memory is theirs alone, but does not begin with them.
+fn in_place_ops_find_where_a_window_starts<B: Backend>(be: &B) -> Result<()> {
+    let (x, before) = tensor(be, "x", &[6, 10], F32)?;
+    let mut last = x.slice_rows(3..6);
+    drop(x);
+    let one = be.upload(&[3, 10], &[1.0; 30])?;
+    ops::add(be, &mut last, &one)?;
+    assert_eq!(be.download(&last)?, before[30..].iter().map(|v| v + 1.0).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    let f = |shape: &[usize]| tensor(be, "f", shape, F32).map(|(x, _)| x);
+    let c = |shape: &[usize]| tensor(be, "c", shape, compute).map(|(x, _)| x);
+    let weight = |shape| Weight::load(be, dense(F32, shape, 0));
+    let refused = |expected: &str, result: Result<()>| match result {
+        Err(Error::Shape { what, .. }) => assert_eq!(what, expected),
+        other => panic!("{expected}: {other:?}"),
+    };
+    let causal = |valid| AttentionMask::Causal { valid };
+    let attend = |q: &[usize], k: &[usize], v: &[usize], head_dim, mask| {
+        ops::attention(be, &c(q)?, &c(k)?, &c(v)?, head_dim, mask).map(drop)
+    };
+    let none = AttentionMask::None;
+    let rope =
+        |shape: &[usize], sin: &[usize]| Ok(Rope { cos: f(shape)?, sin: f(sin)?, layout: RopeLayout::Interleaved });
+
+    refused("add: y", ops::add(be, &mut f(&[2, 3])?, &f(&[3, 2])?));
+    refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 3, none));
+    refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 4, none));
+    refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 0, none));
+    refused("attention: k", attend(&[2, 6], &[2, 4], &[2, 4], 2, none));
+    refused("attention: k", attend(&[2, 4], &[0, 4], &[0, 4], 2, none));
+    refused("attention: k", attend(&[2, 4], &[3, 4], &[3, 4], 2, causal(2)));
+    refused("attention: k", attend(&[2, 4], &[2, 4], &[2, 4], 2, causal(0)));
+    refused("attention: k", attend(&[2, 4], &[2, 4], &[2, 4], 2, causal(3)));
+    refused("attention: v", attend(&[2, 4], &[3, 4], &[2, 4], 2, none));
+    refused("concat_rows: parts", ops::concat_rows::<B>(be, &[]).map(drop));
+    refused("concat_rows: parts", ops::concat_rows(be, &[&f(&[2, 3])?, &f(&[2, 4])?]).map(drop));
+    let convolve = |x: &[usize], w, b: &[usize], conv| ops::conv2d(be, &c(x)?, &weight(w)?, &f(b)?, conv).map(drop);
+    refused("conv2d: x", convolve(&[2, 2, 3], [4, 26], &[4], ConvShape::Same));
+    refused("conv2d: x", convolve(&[2, 6], [4, 27], &[4], ConvShape::Same));
+    refused("conv2d: x", convolve(&[3, 2, 3], [4, 27], &[4], ConvShape::Downsample));
+    refused("conv2d: bias", convolve(&[2, 2, 3], [4, 27], &[3], ConvShape::Same));
+    refused("euler_step: velocity", ops::euler_step(be, &mut f(&[2, 3])?, &f(&[2, 4])?, 1.0));
+    refused("gated_add: gate", ops::gated_add(be, &mut f(&[2, 3])?, &f(&[3])?, &c(&[2, 3])?));
+    refused("gated_add: y", ops::gated_add(be, &mut f(&[2, 3])?, &f(&[1, 3])?, &c(&[1, 3])?));
+    let group = |x: &[usize], groups, w: &[usize], b: &[usize]| {
+        ops::group_norm(be, &c(x)?, groups, &f(w)?, &f(b)?, EPS).map(drop)
+    };
+    refused("group_norm: x", group(&[2, 2, 6], 4, &[6], &[6]));
+    refused("group_norm: x", group(&[2, 2, 6], 0, &[6], &[6]));
+    refused("group_norm: weight", group(&[2, 2, 6], 3, &[3], &[6]));
+    refused("group_norm: bias", group(&[2, 2, 6], 3, &[6], &[1, 6]));
+    refused("guide: cond", ops::guide(be, &f(&[2, 3])?, &f(&[3, 2])?, 4.0).map(drop));
+    refused("linear: x", ops::linear(be, &c(&[2, 3])?, &weight([5, 4])?, None).map(drop));
+    refused("linear: bias", ops::linear_f32(be, &c(&[2, 3])?, &weight([5, 3])?, Some(&f(&[3])?)).map(drop));
+    let pair = |a: &[usize], b: &[usize], w| ops::linear_pair(be, &c(a)?, &c(b)?, &weight(w)?).map(drop);
+    refused("linear_pair: a", pair(&[2, 9], &[2, 1], [5, 8]));
+    refused("linear_pair: b", pair(&[2, 3], &[2, 4], [5, 8]));
+    refused("linear_pair: b", pair(&[2, 3], &[1, 5], [5, 8]));
+    let modulate = |shift: &[usize], scale: &[usize]| {
+        ops::modulated_layer_norm(be, &f(&[2, 3])?, &f(shift)?, &f(scale)?, EPS).map(drop)
+    };
+    refused("modulated_layer_norm: shift", modulate(&[3], &[1, 3]));
+    refused("modulated_layer_norm: scale", modulate(&[1, 3], &[2, 3]));
+    let rotate = |x: &[usize], w: &[usize], cos: &[usize], sin: &[usize]| {
+        ops::norm_rope(be, &c(x)?, &f(w)?, &rope(cos, sin)?, EPS).map(drop)
+    };
+    refused("norm_rope: x", rotate(&[2, 6], &[4], &[2, 2], &[2, 2]));
+    refused("norm_rope: weight", rotate(&[2, 6], &[3], &[2, 1], &[2, 1]));
+    refused("norm_rope: cos", rotate(&[2, 8], &[4], &[3, 2], &[2, 2]));
+    refused("norm_rope: sin", rotate(&[2, 8], &[4], &[2, 2], &[2, 4]));
+    let patch = |x: &[usize], mean: &[usize], std: &[usize]| ops::patchify(be, &c(x)?, &f(mean)?, &f(std)?).map(drop);
+    refused("patchify: x", patch(&[3, 2, 1], &[4], &[4]));
+    refused("patchify: mean", patch(&[2, 2, 1], &[1], &[4]));
+    refused("patchify: std", patch(&[2, 2, 1], &[4], &[1]));
+    let unpatch =
+        |x: &[usize], mean: &[usize], std: &[usize]| ops::unpatchify(be, &f(x)?, [2, 3], &f(mean)?, &f(std)?).map(drop);
+    refused("unpatchify: tokens", unpatch(&[5, 4], &[4], &[4]));
+    refused("unpatchify: tokens", unpatch(&[6, 6], &[6], &[6]));
+    refused("unpatchify: mean", unpatch(&[6, 4], &[1], &[4]));
+    refused("unpatchify: std", unpatch(&[6, 4], &[4], &[1]));
+    refused("rms_norm: x", ops::rms_norm(be, &f(&[3])?, &f(&[3])?, EPS).map(drop));
+    refused("rms_norm: weight", ops::rms_norm(be, &f(&[2, 3])?, &f(&[2])?, EPS).map(drop));
+    refused("swiglu: up", ops::swiglu(be, &c(&[2, 3])?, &c(&[2, 4])?).map(drop));
+    Ok(())
+}
+
+/// In f32 there is one dtype only, so nothing to confuse.
+fn wrong_dtypes_are_named<B: Backend>(be: &B) -> Result<()> {
+    if be.compute() == Compute::F32 {
+        let refused = ops::cast(be, &be.upload(&[1], &[1.0])?, DType::Bf16).err();
+        assert_eq!(refused, Some(Error::DType { what: "cast: dtype", found: DType::Bf16, expected: F32 }));
+        return Ok(());
+    }
+    let f = |shape: &[usize]| tensor(be, "f", shape, F32).map(|(x, _)| x);
+    let c = |shape: &[usize]| tensor(be, "c", shape, DType::Bf16).map(|(x, _)| x);
+    let weight = |shape| Weight::load(be, dense(F32, shape, 0));
+    let refused = |expected: &str, result: Result<()>| match result {
+        Err(Error::DType { what, .. }) => assert_eq!(what, expected),
+        other => panic!("{expected}: {other:?}"),
+    };
+    let [m, v] = [&[2, 4][..], &[4]];
+    let none = AttentionMask::None;
+    let rope = || Ok(Rope { cos: f(&[2, 2])?, sin: f(&[2, 2])?, layout: RopeLayout::Halves });
+    refused("attention: q", ops::attention(be, &f(m)?, &c(m)?, &c(m)?, 2, none).map(drop));
+    refused("attention: k", ops::attention(be, &c(m)?, &f(m)?, &c(m)?, 2, none).map(drop));
+    refused("attention: v", ops::attention(be, &c(m)?, &c(m)?, &f(m)?, 2, none).map(drop));
+    refused("cast: dtype", ops::cast(be, &f(m)?, DType::F16).map(drop));
+    refused("concat_rows: parts", ops::concat_rows(be, &[&f(m)?, &c(m)?]).map(drop));
+    refused("conv2d: x", ops::conv2d(be, &f(&[2, 2, 1])?, &weight([4, 9])?, &f(v)?, ConvShape::Same).map(drop));
+    refused("conv2d: bias", ops::conv2d(be, &c(&[2, 2, 1])?, &weight([4, 9])?, &c(v)?, ConvShape::Same).map(drop));
+    refused("euler_step: x", ops::euler_step(be, &mut c(m)?, &f(m)?, 1.0));
+    refused("euler_step: velocity", ops::euler_step(be, &mut f(m)?, &c(m)?, 1.0));
+    refused("gated_add: x", ops::gated_add(be, &mut c(m)?, &f(&[1, 4])?, &c(m)?));
+    refused("gated_add: gate", ops::gated_add(be, &mut f(m)?, &c(&[1, 4])?, &c(m)?));
+    refused("gated_add: y", ops::gated_add(be, &mut f(m)?, &f(&[1, 4])?, &f(m)?));
+    refused("group_norm: x", ops::group_norm(be, &f(&[2, 2, 4])?, 2, &f(v)?, &f(v)?, EPS).map(drop));
+    refused("group_norm: weight", ops::group_norm_silu(be, &c(&[2, 2, 4])?, 2, &c(v)?, &f(v)?, EPS).map(drop));
+    refused("guide: uncond", ops::guide(be, &c(m)?, &f(m)?, 4.0).map(drop));
+    refused("guide: cond", ops::guide(be, &f(m)?, &c(m)?, 4.0).map(drop));
+    refused("linear: x", ops::linear(be, &f(m)?, &weight([3, 4])?, None).map(drop));
+    refused("linear: bias", ops::linear(be, &c(m)?, &weight([4, 4])?, Some(&c(v)?)).map(drop));
+    refused("linear_pair: a", ops::linear_pair(be, &f(m)?, &c(m)?, &weight([3, 8])?).map(drop));
+    refused("linear_pair: b", ops::linear_pair(be, &c(m)?, &f(m)?, &weight([3, 8])?).map(drop));
+    let row = f(&[1, 4])?;
+    refused("modulated_layer_norm: x", ops::modulated_layer_norm(be, &c(m)?, &row, &row, EPS).map(drop));
+    refused("modulated_layer_norm: shift", ops::modulated_layer_norm(be, &f(m)?, &c(&[1, 4])?, &row, EPS).map(drop));
+    refused("norm_rope: x", ops::norm_rope(be, &f(m)?, &f(v)?, &rope()?, EPS).map(drop));
+    refused("norm_rope: weight", ops::norm_rope(be, &c(m)?, &c(v)?, &rope()?, EPS).map(drop));
+    refused("patchify: mean", ops::patchify(be, &c(&[2, 2, 1])?, &c(v)?, &f(v)?).map(drop));
+    refused("unpatchify: tokens", ops::unpatchify(be, &c(m)?, [1, 2], &f(v)?, &f(v)?).map(drop));
+    refused("rms_norm: x", ops::rms_norm(be, &c(m)?, &f(v)?, EPS).map(drop));
+    refused("rms_norm: weight", ops::rms_norm(be, &f(m)?, &c(v)?, EPS).map(drop));
+    refused("silu: x", ops::silu(be, &c(m)?).map(drop));
+    refused("swiglu: gate", ops::swiglu(be, &f(m)?, &c(m)?).map(drop));
+    refused("swiglu: up", ops::swiglu(be, &c(m)?, &f(m)?).map(drop));
+    Ok(())
+}
+
+#[test]
+fn same_bytes_for_one_and_two_threads() {
+    for compute in [Compute::F32, Compute::Bf16] {
+        let [one, two] = [1, 2].map(|threads| cpu(compute, Tier::detect(), threads).unwrap());
+        assert_eq!(elementwise(&one).unwrap(), elementwise(&two).unwrap(), "elementwise ops in {compute}");
+        assert_eq!(products(&one).unwrap(), products(&two).unwrap(), "products in {compute}");
+    }
+}
+
+#[test]
+fn all_tiers_give_the_same_bytes() {
+    for compute in [Compute::F32, Compute::Bf16] {
+        let portable = elementwise(&cpu(compute, Tier::Portable, 1).unwrap()).unwrap();
+        for be in Tier::ALL.into_iter().filter_map(|tier| cpu(compute, tier, 1)) {
+            for ((op, got), (_, expected)) in elementwise(&be).unwrap().iter().zip(&portable) {
+                assert!(got == expected, "{op} in {compute} on {:?} differs from portable", be.tier());
+            }
+        }
+    }
+}
+
+/// Results of the ops that are plain loops, as bits.
+fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
+    let compute = be.compute().dtype();
+    let [n, d] = [310, 136];
+    let [x, y] = ["x", "y"].map(|name| tensor(be, name, &[n, d], F32).map(|(x, _)| x));
+    let (x, y) = (x?, y?);
+    let [xc, yc] = [ops::cast(be, &x, compute)?, ops::cast(be, &y, compute)?];
+    let (row, w, v) = (x.slice_rows(0..1), be.upload(&[d], &random("w", &[d]))?, be.upload(&[d], &random("v", &[d]))?);
+    let rope = |layout| -> Result<Rope<CpuBackend>> {
+        let [cos, sin] = ["cos", "sin"].map(|name| tensor(be, name, &[n, d / 2], F32).map(|(x, _)| x));
+        Ok(Rope { cos: cos?, sin: sin?, layout })
+    };
+    let map = xc.reshape("map", [10, 31, d])?;
+    let tokens = x.reshape("tokens", [n, d])?;
+    let results = [
+        ("cast", xc.clone()),
+        ("add", in_place(&xc, |x| ops::add(be, x, &y))?),
+        ("concat_rows", ops::concat_rows(be, &[&x, &y])?),
+        ("euler_step", in_place(&x, |x| ops::euler_step(be, x, &y, -0.1))?),
+        ("gated_add", in_place(&x, |x| ops::gated_add(be, x, &row, &yc))?),
+        ("group_norm", ops::group_norm(be, &map, 8, &w, &v, EPS)?),
+        ("group_norm_silu", ops::group_norm_silu(be, &map, 8, &w, &v, EPS)?),
+        ("guide", ops::guide(be, &x, &y, 4.0)?),
+        ("modulated_layer_norm", ops::modulated_layer_norm(be, &x, &row, &row, EPS)?),
+        ("norm_rope, interleaved", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Interleaved)?, EPS)?),
+        ("norm_rope, halves", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Halves)?, EPS)?),
+        ("rms_norm", ops::rms_norm(be, &x, &w, EPS)?),
+        ("silu", ops::silu(be, &x)?),
+        ("swiglu", ops::swiglu(be, &xc, &yc)?),
+        ("unpatchify", ops::unpatchify(be, &tokens, [10, 31], &w, &v)?),
+    ];
+    results.into_iter().map(|(op, result)| Ok((op, bits(be, &result)?))).collect()
+}
+
+/// Results of the ops that multiply matrices, as bits: more than one task in each direction.
+fn products(be: &CpuBackend) -> Result<Vec<Vec<u32>>> {
+    let (x, _) = tensor(be, "x", &[1700, 64], be.compute().dtype())?;
+    let (square, bias) = (weight(be, "w", [250, 64])?.0, be.upload(&[250], &random("b", &[250]))?);
+    let kernel = weight(be, "kernel", [250, 9 * 64])?.0;
+    let map = x.reshape("map", [34, 50, 64])?;
+    let few = x.slice_rows(0..400);
+    let results = [
+        ops::linear(be, &x, &square, Some(&bias))?,
+        ops::conv2d(be, &map, &kernel, &bias, ConvShape::Same)?,
+        ops::attention(be, &few, &x, &x, 16, AttentionMask::None)?,
+    ];
+    results.iter().map(|result| bits(be, result)).collect()
+}
+
+fn in_place(
+    x: &Tensor<CpuBackend>,
+    op: impl FnOnce(&mut Tensor<CpuBackend>) -> Result<()>,
+) -> Result<Tensor<CpuBackend>> {
+    let mut x = x.clone();
+    op(&mut x)?;
+    Ok(x)
+}
+
+fn bits(be: &CpuBackend, x: &Tensor<CpuBackend>) -> Result<Vec<u32>> {
+    Ok(be.download(x)?.iter().map(|v| v.to_bits()).collect())
+}
+
+/// Refuse anything but `shape`, `dtype`, and values within the tolerance for sums of `terms`.
+#[track_caller]
+fn check<B: Backend>(
+    be: &B,
+    got: &Tensor<B>,
+    shape: &[usize],
+    dtype: DType,
+    expected: &[f64],
+    terms: usize,
+) -> Result<()> {
+    assert_eq!((got.shape(), got.dtype()), (shape, dtype));
+    assert_close(&be.download(got)?, expected, Tolerance::of(dtype, terms));
+    Ok(())
+}
+
+/// In bf16 the weights are rounded before they meet the values: 2^-8 of each term, and at worst about as much as four
+/// deviations of their sum.
+fn attention_tolerance<B: Backend>(be: &B, terms: usize) -> Tolerance {
+    let rounding = if be.compute() == Compute::Bf16 { 2f64.powi(-7) } else { 0.0 };
+    Tolerance::of(be.compute().dtype(), terms).and_of_rms(rounding)
+}
+
+/// Columns in the middle of a wider tensor, from an odd one on, and their values.
+fn window<B: Backend>(be: &B, name: &str, shape: &[usize], dtype: DType) -> Result<(Tensor<B>, Vec<f32>)> {
+    let mut wide = shape.to_vec();
+    let cols = *shape.last().unwrap();
+    *wide.last_mut().unwrap() = cols + 7;
+    let x = tensor(be, name, &wide, dtype)?.0.slice_cols(3..3 + cols);
+    let values = be.download(&x)?;
+    Ok((x, values))
+}
+
+/// Random bf16 weights, and their values.
+fn weight<B: Backend>(be: &B, name: &str, shape: [usize; 2]) -> Result<(Weight<B>, Vec<f32>)> {
+    let values: Vec<bf16> = random(name, &shape).into_iter().map(bf16::from_f32).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let host = HostTensor::new(DType::Bf16, shape, HostBytes::new(Arc::new(bytes)))?;
+    let values = host.to_f32();
+    Ok((Weight::load(be, host)?, values))
+}
+
+/// Values that bf16 holds exactly, stored as `dtype`, `skip` bytes into a buffer.
+fn dense(dtype: DType, shape: [usize; 2], skip: usize) -> HostTensor {
+    let mut bytes = vec![0; skip];
+    for value in random("dense", &shape).into_iter().map(|v| bf16::from_f32(v).to_f32()) {
+        match dtype {
+            DType::F32 => bytes.extend(value.to_le_bytes()),
+            DType::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
+            DType::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+            DType::F8E4M3 => panic!("not a dense format"),
+        }
+    }
+    let end = bytes.len();
+    HostTensor::new(dtype, shape, HostBytes::new(Arc::new(bytes)).slice(skip..end)).unwrap()
+}
+
+/// Random e4m3 values with multipliers for blocks of 32x48, whose products bf16 holds exactly.
+fn scaled_fp8(shape: [usize; 2]) -> HostTensor {
+    let bytes: Vec<u8> =
+        random("fp8", &shape).iter().map(|v| (v.abs() * 36.0) as u8 | ((*v < 0.0) as u8) << 7).collect();
+    let blocks = [shape[0].div_ceil(32), shape[1].div_ceil(48)];
+    let scale = |i| [0.25, 1.0, 1.5, 3.0, 0.625][i % 5];
+    let scales = BlockScales { values: (0..blocks[0] * blocks[1]).map(scale).collect(), block: [32, 48] };
+    let host = HostTensor::new(DType::F8E4M3, shape, HostBytes::new(Arc::new(bytes))).unwrap();
+    host.with_scales(scales).unwrap()
+}

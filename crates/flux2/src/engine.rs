@@ -1,0 +1,149 @@
+//! A model behind an object: the only place where the type of the backend is chosen and forgotten.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+
+use crate::event::{CancelToken, Observer};
+use crate::pipeline::{GeneratedImage, Pipeline, Residency};
+use crate::request::GenerateRequest;
+use crate::variant::Variant;
+use crate::weights::ModelPaths;
+use crate::{Error, Result};
+
+/// A loaded model on some device.
+pub trait Engine: Send {
+    /// Which member of the family it is.
+    fn variant(&self) -> &'static Variant;
+
+    /// What the model is called in the parameters of its pictures.
+    fn name(&self) -> &str;
+
+    /// What it runs on, for people: device, instruction set, threads, number format.
+    fn device(&self) -> &str;
+
+    /// Make one picture; see [`Pipeline::generate`].
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], anything wrong with the request, or no memory.
+    fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<GeneratedImage>;
+
+    /// Encode prompts before the pictures they are for, so that the text encoder is loaded once for all of them.
+    /// Only the first [`MAX_PREPARED_PROMPTS`](crate::pipeline::MAX_PREPARED_PROMPTS) are; the others are encoded when
+    /// their picture comes.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], or no memory.
+    fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()>;
+}
+
+/// Where to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The fastest there is.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda),
+            _ => Err(format!("`{name}` is not a device: auto, cpu or cuda")),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Device::Auto => "auto",
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+        })
+    }
+}
+
+/// How to run a model.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Where.
+    pub device: Device,
+    /// In which number format.
+    pub compute: Compute,
+    /// CPU threads; `None` is as many as this process may use.
+    pub threads: Option<NonZeroUsize>,
+    /// What stays in memory between stages.
+    pub residency: Residency,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { device: Device::Auto, compute: Compute::Bf16, threads: None, residency: Residency::default() }
+    }
+}
+
+/// Open a model on the device of `options`.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::load`].
+pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    match options.device {
+        Device::Auto | Device::Cpu => {
+            let EngineOptions { compute, threads, .. } = *options;
+            let be = CpuBackend::new(CpuOptions { compute, threads, tier: None });
+            let device = format!("cpu, {}, {} threads, {compute}", be.tier(), be.threads());
+            Ok(Box::new(Loaded { pipeline: Pipeline::load(be, paths, options.residency)?, device }))
+        }
+        Device::Cuda => {
+            Err(Error::Device { device: Device::Cuda, reason: "this version runs on the processor only".into() })
+        }
+    }
+}
+
+struct Loaded<B: Backend> {
+    pipeline: Pipeline<B>,
+    device: String,
+}
+
+impl<B: Backend> Engine for Loaded<B> {
+    fn variant(&self) -> &'static Variant {
+        self.pipeline.variant()
+    }
+
+    fn name(&self) -> &str {
+        self.pipeline.name()
+    }
+
+    fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<GeneratedImage> {
+        self.pipeline.generate(request, observer, cancel)
+    }
+
+    fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
+        self.pipeline.prepare_prompts(prompts, observer, cancel)
+    }
+}

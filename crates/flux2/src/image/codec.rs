@@ -1,0 +1,402 @@
+//! Picture files: PNG, JPEG and WebP bytes to sRGB pixels and back, and a safe way to put them on disk.
+//!
+//! In:  bytes from anywhere. The format is told by content, never by name; size is checked before a pixel is decoded.
+//! Out: upright sRGB, 8 bits a channel. Orientation first, then the ICC profile; as `ImageOps.exif_transpose` and
+//!      `convert("RGB")` in Pillow do, alpha is dropped without compositing and 16 bits keep their high byte.
+//!
+//! Two differences from Pillow. 16-bit grey keeps its high byte too, where Pillow clips at 255 and so turns a photograph
+//! white. An animation is refused, where Pillow takes its first frame.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Cursor, Read, Write};
+use std::path::Path;
+
+use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
+use image::codecs::webp::{WebPDecoder, WebPEncoder};
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder};
+
+use super::metadata::{self, PngTextKind};
+use super::{Parameters, RgbImage, color};
+use crate::{Error, Result};
+
+/// Longest side that is decoded.
+pub const MAX_SIDE: u32 = 16_384;
+/// Most pixels that are decoded: 128 million, 384 MB of RGB.
+pub const MAX_PIXELS: u64 = 128_000_000;
+/// Largest image file that is read.
+pub const MAX_FILE_BYTES: u64 = 512 << 20;
+
+/// A picture format that is read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// Lossless; parameters as text chunks.
+    Png,
+    /// Lossy, quality 95; parameters as EXIF.
+    Jpeg,
+    /// Lossless here, though the format is often lossy; parameters as EXIF.
+    WebP,
+}
+
+impl ImageFormat {
+    /// The format that a name's extension asks for, in either case.
+    ///
+    /// # Errors
+    /// [`Error::UnknownExtension`] unless it is `png`, `jpg`, `jpeg` or `webp`.
+    pub fn from_path(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            "png" => Ok(Self::Png),
+            "jpg" | "jpeg" => Ok(Self::Jpeg),
+            "webp" => Ok(Self::WebP),
+            _ => Err(Error::UnknownExtension { path: path.into() }),
+        }
+    }
+
+    /// The format of a file by its first bytes.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Self::Png),
+            [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
+            _ => None,
+        }
+    }
+
+    /// As its makers write it: `PNG`, `JPEG`, `WebP`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
+        }
+    }
+}
+
+// ---- reading ----
+
+/// The picture in a file.
+///
+/// # Errors
+/// Those of [`read_file`] and [`decode`].
+pub fn open(path: &Path) -> Result<RgbImage> {
+    decode(&read_file(path)?, &path.display().to_string())
+}
+
+/// The bytes of an image file, for [`decode`] and [`metadata::digest`].
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::ImageFileTooLarge`] over [`MAX_FILE_BYTES`].
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let io = |source| Error::Io { path: path.into(), source };
+    let file = File::open(path).map_err(io)?;
+    let too_large = |bytes| Error::ImageFileTooLarge { path: path.into(), bytes, max: MAX_FILE_BYTES };
+    let bytes = file.metadata().map_err(io)?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(too_large(bytes));
+    }
+    // The length of a pipe or device is not known before it is read, so the reading is bounded too.
+    let mut contents = Vec::with_capacity(bytes as usize + 1);
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents).map_err(io)? as u64;
+    if read > MAX_FILE_BYTES { Err(too_large(read)) } else { Ok(contents) }
+}
+
+/// The picture in `bytes`, upright and in sRGB. `what` names it in errors.
+///
+/// # Errors
+/// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
+pub fn decode(bytes: &[u8], what: &str) -> Result<RgbImage> {
+    let Some(format) = ImageFormat::of(bytes) else {
+        return Err(Error::ImageFormat { what: what.into(), found: look(bytes) });
+    };
+    let input = Input { bytes, what, format };
+    let decoded = match format {
+        ImageFormat::Png => input.png()?,
+        ImageFormat::Jpeg => input.jpeg()?,
+        ImageFormat::WebP => input.webp()?,
+    };
+    decoded.upright_srgb()
+}
+
+/// What bytes that are no picture of ours look like.
+fn look(bytes: &[u8]) -> &'static str {
+    let text = bytes.trim_ascii_start();
+    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix.as_bytes()));
+    match bytes {
+        [] => "empty",
+        [b'G', b'I', b'F', b'8', ..] => "a GIF",
+        [b'B', b'M', ..] => "a BMP",
+        [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => "a TIFF or raw photograph",
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => "an AVIF, HEIC or video file",
+        [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', b' ', ..] => "a JPEG XL",
+        [b'P', b'K', 3, 4, ..] => "a ZIP archive",
+        [b'%', b'P', b'D', b'F', ..] => "a PDF",
+        _ if starts("<!doctype html") || starts("<html") => "a web page",
+        _ if starts("<svg") || starts("<?xml") => "an SVG or other XML",
+        _ => "of an unknown format",
+    }
+}
+
+/// What is being decoded, and how to speak of it.
+struct Input<'a> {
+    bytes: &'a [u8],
+    what: &'a str,
+    format: ImageFormat,
+}
+
+/// A decoded picture before its orientation and colour profile are applied.
+struct Decoded {
+    width: u32,
+    height: u32,
+    /// `[height, width, 3]`, or `[height, width]` if `grey`.
+    pixels: Vec<u8>,
+    grey: bool,
+    profile: Option<Vec<u8>>,
+    orientation: Orientation,
+}
+
+impl Input<'_> {
+    fn broken(&self, reason: impl ToString) -> Error {
+        Error::ImageDecode { what: self.what.into(), format: self.format.name(), reason: reason.to_string() }
+    }
+
+    fn animated(&self) -> Error {
+        Error::ImageAnimated { what: self.what.into(), format: self.format.name() }
+    }
+
+    /// Called with what the header says, before anything of that size is allocated.
+    fn check_size(&self, width: u32, height: u32) -> Result<()> {
+        if width == 0 || height == 0 {
+            return Err(self.broken(format_args!("it is {width}x{height} pixels")));
+        }
+        if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
+            let (max_side, max_pixels) = (MAX_SIDE, MAX_PIXELS);
+            return Err(Error::ImageTooLarge { what: self.what.into(), width, height, max_side, max_pixels });
+        }
+        Ok(())
+    }
+
+    fn png(&self) -> Result<Decoded> {
+        // The limit holds for what a chunk unpacks to, such as a colour profile; the pixels are bounded by their size.
+        let limits = png::Limits { bytes: 64 << 20 };
+        let mut decoder = png::Decoder::new_with_limits(Cursor::new(self.bytes), limits);
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
+        let (width, height) = decoder.read_header_info().map_err(|e| self.broken(e))?.size();
+        self.check_size(width, height)?;
+        let mut reader = decoder.read_info().map_err(|e| self.broken(e))?;
+        if reader.info().animation_control().is_some_and(|animation| animation.num_frames > 1) {
+            return Err(self.animated());
+        }
+        let channels = reader.output_color_type().0.samples();
+        let mut pixels = vec![0; width as usize * height as usize * channels];
+        reader.next_frame(&mut pixels).map_err(|e| self.broken(e))?;
+        // Orientation may stand behind the pixels. They are all there, so whatever else is wrong behind them is let be.
+        let _ = reader.finish();
+        let info = reader.info();
+        let profile = info.icc_profile.as_deref().map(Into::into);
+        let orientation = orientation(info.exif_metadata.as_deref());
+        Ok(Decoded { width, height, grey: channels < 3, pixels: without_alpha(pixels, channels), profile, orientation })
+    }
+
+    fn jpeg(&self) -> Result<Decoded> {
+        // The decoder paints what is missing grey.
+        if !jpeg_has_its_end(self.bytes) {
+            return Err(self.broken("it is cut short"));
+        }
+        self.rest(JpegDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?)
+    }
+
+    fn webp(&self) -> Result<Decoded> {
+        // The decoder allocates what a chunk says it holds, before it reads it.
+        if !webp_chunks_fit(self.bytes) {
+            return Err(self.broken("it is cut short"));
+        }
+        let decoder = WebPDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?;
+        if decoder.has_animation() {
+            return Err(self.animated());
+        }
+        self.rest(decoder)
+    }
+
+    fn rest(&self, mut decoder: impl ImageDecoder) -> Result<Decoded> {
+        let (width, height) = decoder.dimensions();
+        self.check_size(width, height)?;
+        let color_type = decoder.color_type();
+        if !matches!(color_type, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8) {
+            return Err(self.broken(format_args!("its pixels are {color_type:?}")));
+        }
+        // Broken metadata does not spoil the pixels.
+        let profile = decoder.icc_profile().ok().flatten();
+        let orientation = orientation(decoder.exif_metadata().ok().flatten().as_deref());
+        let channels = usize::from(color_type.channel_count());
+        let mut pixels = vec![0; width as usize * height as usize * channels];
+        decoder.read_image(&mut pixels).map_err(|e| self.broken(e))?;
+        Ok(Decoded { width, height, grey: channels < 3, pixels: without_alpha(pixels, channels), profile, orientation })
+    }
+}
+
+impl Decoded {
+    fn upright_srgb(mut self) -> Result<RgbImage> {
+        if self.grey {
+            self.pixels = color::grey_to_srgb(&self.pixels, self.profile.as_deref());
+        } else if let Some(profile) = &self.profile {
+            color::rgb_to_srgb(&mut self.pixels, profile);
+        }
+        let buffer = image::RgbImage::from_raw(self.width, self.height, self.pixels);
+        let mut image = DynamicImage::from(buffer.expect("three bytes for each pixel of the decoded size"));
+        image.apply_orientation(self.orientation);
+        RgbImage::new(image.width(), image.height(), image.into_bytes())
+    }
+}
+
+/// Which way up, by EXIF; upright if that is missing or broken.
+fn orientation(exif: Option<&[u8]>) -> Orientation {
+    exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+}
+
+/// Drops the last of an even number of `channels`, moving the others together in place.
+fn without_alpha(mut pixels: Vec<u8>, channels: usize) -> Vec<u8> {
+    if channels.is_multiple_of(2) {
+        let kept = channels - 1;
+        for i in 0..pixels.len() / channels {
+            pixels.copy_within(i * channels..i * channels + kept, i * kept);
+        }
+        pixels.truncate(pixels.len() / channels * kept);
+    }
+    pixels
+}
+
+/// Whether a JPEG reaches its end-of-image marker, stepping over segments that may hold a thumbnail with its own.
+fn jpeg_has_its_end(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[ff, marker]) = bytes.get(at..at + 2) {
+        at += match (ff, marker) {
+            (0xff, 0xd9) => return true,
+            // In compressed data: a stuffed 0xff, a restart marker; elsewhere: a fill byte before a marker.
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
+            (0xff, 0xff) => 1,
+            (0xff, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            _ => 1,
+        };
+    }
+    false
+}
+
+/// Whether every chunk of a WebP lies inside the file.
+fn webp_chunks_fit(bytes: &[u8]) -> bool {
+    let size = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+    let end = 8 + size(4).unwrap_or(0);
+    let mut at = 12;
+    while at < end {
+        let Some(size) = size(at + 4).filter(|size| size + at + 8 <= bytes.len()) else { return false };
+        at += 8 + size.next_multiple_of(2);
+    }
+    true
+}
+
+// ---- writing ----
+
+/// The picture as the bytes of a file, with what made it.
+///
+/// PNG is compressed at the middle setting, WebP without loss, JPEG at quality 95 without chroma subsampling.
+///
+/// # Errors
+/// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for a JPEG with over 64 kB of prompt.
+pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
+    let failed = |reason: String| Error::ImageEncode { format: format.name(), reason };
+    let mut out = Vec::new();
+    match format {
+        ImageFormat::Png => encode_png(image, parameters, &mut out).map_err(|e| failed(e.to_string()))?,
+        ImageFormat::Jpeg => {
+            let exif = parameters.map(metadata::jpeg_exif).transpose()?;
+            write_image(JpegEncoder::new_with_quality(&mut out, 95), image, exif).map_err(failed)?;
+        }
+        ImageFormat::WebP => {
+            let exif = parameters.map(metadata::exif);
+            write_image(WebPEncoder::new_lossless(&mut out), image, exif).map_err(failed)?;
+        }
+    }
+    Ok(out)
+}
+
+fn encode_png(image: &RgbImage, parameters: Option<&Parameters>, out: &mut Vec<u8>) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(out, image.width, image.height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Balanced);
+    encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+    for text in parameters.map(metadata::png_texts).into_iter().flatten() {
+        match text.kind {
+            PngTextKind::Latin1 => encoder.add_text_chunk(text.keyword.into(), text.text)?,
+            PngTextKind::Utf8 => encoder.add_itxt_chunk(text.keyword.into(), text.text)?,
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&image.pixels)?;
+    writer.finish()
+}
+
+fn write_image(mut encoder: impl ImageEncoder, image: &RgbImage, exif: Option<Vec<u8>>) -> Result<(), String> {
+    if let Some(exif) = exif {
+        encoder.set_exif_metadata(exif).map_err(|e| e.to_string())?;
+    }
+    encoder.write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8).map_err(|e| e.to_string())
+}
+
+/// What to do if the file to write is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfExists {
+    /// Leave it and fail.
+    Fail,
+    /// Put the new one in its place.
+    Replace,
+}
+
+/// Write a file whole or not at all: into a temporary one beside it, to the disk, then under its name.
+///
+/// A symbolic link is followed, as an ordinary write would; the mode is an ordinary new file's.
+///
+/// # Errors
+/// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Nothing is left behind then.
+pub fn save(path: &Path, bytes: &[u8], if_exists: IfExists) -> Result<()> {
+    match (path.metadata(), if_exists) {
+        (Ok(_), IfExists::Fail) => return Err(Error::OutputExists { path: path.into() }),
+        // A rename would put a file in the place of a device such as /dev/null.
+        (Ok(found), IfExists::Replace) if !found.is_file() => {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file");
+            return Err(Error::Io { path: path.into(), source });
+        }
+        _ => {}
+    }
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    write_and_rename(&target, bytes, if_exists).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => Error::OutputExists { path: path.into() },
+        _ => Error::Io { path: path.into(), source },
+    })
+}
+
+fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Result<()> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".dj-flux2-").suffix(".tmp");
+    // Temporary files are private by default; this one becomes an ordinary file, so the umask decides.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    match if_exists {
+        IfExists::Replace => file.persist(target)?,
+        IfExists::Fail => file.persist_noclobber(target)?,
+    };
+    // The picture is written; not every file system lets its folder be synced, so that may fail.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}

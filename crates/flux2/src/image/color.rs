@@ -1,0 +1,60 @@
+//! Embedded ICC profiles: pixels in the file's colour space to sRGB.
+//!
+//! In:  decoded RGB or grey bytes and the bytes of the profile, both untrusted.
+//! Out: sRGB bytes, by relative colorimetric intent without black point compensation, as LittleCMS does it.
+//!
+//! A profile changes how a picture looks, never whether it is read: one that is broken, or speaks of other channels than
+//! the pixels have (CMYK, whose pixels the decoder has already turned into RGB), is passed over.
+
+use moxcms::{ColorProfile, DataColorSpace, Layout, RenderingIntent, Transform8BitExecutor, TransformOptions};
+
+/// RGB pixels to sRGB, in place.
+pub(super) fn rgb_to_srgb(pixels: &mut [u8], profile: &[u8]) {
+    let Some(transform) = transform(profile, DataColorSpace::Rgb, Layout::Rgb) else { return };
+    if is_srgb(&*transform) {
+        return;
+    }
+    let mut converted = vec![0; CHUNK * 3];
+    for chunk in pixels.chunks_mut(CHUNK * 3) {
+        let converted = &mut converted[..chunk.len()];
+        if transform.transform(chunk, converted).is_ok() {
+            chunk.copy_from_slice(converted);
+        }
+    }
+}
+
+/// Grey pixels to sRGB, three bytes for each one.
+pub(super) fn grey_to_srgb(grey: &[u8], profile: Option<&[u8]>) -> Vec<u8> {
+    let transform = profile.and_then(|profile| transform(profile, DataColorSpace::Gray, Layout::Gray));
+    // Grey has 256 values, so the transform is asked once for each.
+    let ramp: Vec<u8> = (0..=255).collect();
+    let mut table = vec![0; 256 * 3];
+    if transform.is_none_or(|transform| transform.transform(&ramp, &mut table).is_err()) {
+        table = ramp.iter().flat_map(|&v| [v; 3]).collect();
+    }
+    grey.iter()
+        .flat_map(|&v| [table[3 * usize::from(v)], table[3 * usize::from(v) + 1], table[3 * usize::from(v) + 2]])
+        .collect()
+}
+
+/// Pixels converted at a time, so that a large picture is not held twice.
+const CHUNK: usize = 1 << 16;
+
+fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<std::sync::Arc<Transform8BitExecutor>> {
+    let source = ColorProfile::new_from_slice(profile).ok()?;
+    if source.color_space != space {
+        return None;
+    }
+    let options = TransformOptions { rendering_intent: RenderingIntent::RelativeColorimetric, ..Default::default() };
+    source.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgb, options).ok()
+}
+
+/// Whether the profile is sRGB up to rounding: most profiles in the wild are, and then not a byte should change.
+fn is_srgb(transform: &Transform8BitExecutor) -> bool {
+    let levels = || (0..=255u8).step_by(15);
+    let probe: Vec<u8> =
+        levels().flat_map(|r| levels().flat_map(move |g| levels().flat_map(move |b| [r, g, b]))).collect();
+    let mut converted = vec![0; probe.len()];
+    transform.transform(&probe, &mut converted).is_ok()
+        && probe.iter().zip(&converted).all(|(a, b)| a.abs_diff(*b) <= 1)
+}

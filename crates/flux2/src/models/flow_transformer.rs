@@ -1,0 +1,422 @@
+//! The flow transformer: predicts the velocity that carries noisy latents towards the picture.
+//!
+//! In:  latents `[n_img, c]`, text embedding `[n_txt, d_text]`, reference tokens `[n_ref, c]`, position ids, the noise
+//!      level sigma in 0..=1 (through its [`Modulations`]).
+//! Out: velocity `[n_img, c]`, noise minus data.
+//!
+//! Double blocks keep two streams, text and image, that attend jointly; single blocks run on `[text | image]`. Text comes
+//! first in every concatenation. Reference tokens follow the image tokens in the image stream and are dropped before
+//! the head. What a noise level does to a block, its shift, scale and gate, is shared by all blocks of a kind.
+//!
+//! The KV variant treats references otherwise: they see only each other, at noise level 0, so their keys and values are
+//! the same at every step. [`FlowTransformer::reference_cache`] computes them once and each step inserts them between
+//! those of the text and of the image.
+//!
+//! Follows `Flux2Transformer2DModel` in diffusers.
+
+use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
+
+use super::Pulse;
+use super::layers::Loader;
+use crate::Result;
+use crate::latents::{PositionId, rope_tables, timestep_embedding};
+
+use crate::weights::{TransformerConfig, WeightSource};
+
+/// The flow transformer with its weights.
+pub struct FlowTransformer<B: Backend> {
+    be: B,
+    config: TransformerConfig,
+    img_in: Weight<B>,
+    txt_in: Weight<B>,
+    time_in: [Weight<B>; 2],
+    modulation_img: Weight<B>,
+    modulation_txt: Weight<B>,
+    modulation_single: Weight<B>,
+    double_blocks: Vec<DoubleBlock<B>>,
+    single_blocks: Vec<SingleBlock<B>>,
+    final_modulation: Weight<B>,
+    final_proj: Weight<B>,
+}
+
+/// What stays the same over all steps of one picture.
+pub struct Conditioning<B: Backend> {
+    /// The text after its embedder, f32 `[n_txt, hidden]`.
+    text: Tensor<B>,
+    /// Reference tokens after their embedder, f32 `[n_ref, hidden]`, unless they are in `cache` or there are none.
+    references: Option<Tensor<B>>,
+    /// Keys and values of the references, for the KV variant.
+    cache: Option<ReferenceCache<B>>,
+    /// Angles of text, image and (without `cache`) reference tokens.
+    rope: Rope<B>,
+}
+
+/// Shift, scale and gate for one half of a block, each f32 `[1, hidden]`.
+struct Modulation<B: Backend> {
+    shift: Tensor<B>,
+    scale: Tensor<B>,
+    gate: Tensor<B>,
+}
+
+/// What one noise level does to every block.
+pub struct Modulations<B: Backend> {
+    img: [Modulation<B>; 2],
+    txt: [Modulation<B>; 2],
+    single: Modulation<B>,
+    final_shift: Tensor<B>,
+    final_scale: Tensor<B>,
+}
+
+/// Keys and values of the reference tokens in every block, after normalisation and rotation.
+struct ReferenceCache<B: Backend> {
+    double: Vec<KeysValues<B>>,
+    single: Vec<KeysValues<B>>,
+}
+
+/// Each `[n_ref, hidden]`.
+struct KeysValues<B: Backend> {
+    keys: Tensor<B>,
+    values: Tensor<B>,
+}
+
+impl<B: Backend> FlowTransformer<B> {
+    /// Take the weights from `source`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read or the backend has no room.
+    pub fn load(be: &B, config: &TransformerConfig, source: &dyn WeightSource) -> Result<Self> {
+        let w = Loader::new(be, source);
+        let double = |i| DoubleBlock::load(&w.at("double").at(i));
+        let single = |i| SingleBlock::load(&w.at("single").at(i));
+        Ok(FlowTransformer {
+            be: be.clone(),
+            config: config.clone(),
+            img_in: w.matrix("img_in")?,
+            txt_in: w.matrix("txt_in")?,
+            time_in: [w.matrix("time_in.0")?, w.matrix("time_in.1")?],
+            modulation_img: w.matrix("modulation.img")?,
+            modulation_txt: w.matrix("modulation.txt")?,
+            modulation_single: w.matrix("modulation.single")?,
+            double_blocks: (0..config.double_blocks).map(double).collect::<Result<_>>()?,
+            single_blocks: (0..config.single_blocks).map(single).collect::<Result<_>>()?,
+            final_modulation: w.matrix("final.modulation")?,
+            final_proj: w.matrix("final.proj")?,
+        })
+    }
+
+    /// Blocks in a pass: how often the pulse is called.
+    pub fn blocks(&self) -> usize {
+        self.double_blocks.len() + self.single_blocks.len()
+    }
+
+    /// Prepare text `[n_txt, d_text]` and references `[n_ref, c]`, which follow the image tokens at every step.
+    ///
+    /// `ids` are those of the text, the image and the reference tokens, in this order.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn condition(
+        &self,
+        text_embedding: &[f32],
+        reference_tokens: &[f32],
+        ids: &[PositionId],
+    ) -> Result<Conditioning<B>> {
+        let references = match reference_tokens {
+            [] => None,
+            tokens => Some(self.embed(tokens, self.config.in_channels, &self.img_in)?),
+        };
+        let text = self.embed(text_embedding, self.config.context_dim, &self.txt_in)?;
+        Ok(Conditioning { text, references, cache: None, rope: self.rope(ids)? })
+    }
+
+    /// The same for the KV variant: references are computed here, once, and seen through their keys and values.
+    ///
+    /// `ids` are those of the text and the image tokens, `reference_ids` those of the references.
+    ///
+    /// # Errors
+    /// What `pulse` returns, or if shapes do not fit.
+    pub fn condition_cached(
+        &self,
+        text_embedding: &[f32],
+        reference_tokens: &[f32],
+        ids: &[PositionId],
+        reference_ids: &[PositionId],
+        pulse: &mut Pulse,
+    ) -> Result<Conditioning<B>> {
+        let conditioning = self.condition(text_embedding, &[], ids)?;
+        let cache = self.reference_cache(reference_tokens, reference_ids, pulse)?;
+        Ok(Conditioning { cache: Some(cache), ..conditioning })
+    }
+
+    /// What each of the noise levels `sigmas` does to the blocks.
+    ///
+    /// # Errors
+    /// If the backend has no room.
+    pub fn modulations(&self, sigmas: &[f32]) -> Result<Vec<Modulations<B>>> {
+        let be = &self.be;
+        let channels = self.config.time_channels;
+        let waves: Vec<f32> = sigmas.iter().flat_map(|sigma| timestep_embedding(*sigma, channels)).collect();
+        let waves = ops::cast(be, &be.upload(&[sigmas.len(), channels], &waves)?, be.compute().dtype())?;
+        let h = ops::silu(be, &ops::linear_f32(be, &waves, &self.time_in[0], None)?)?; // [steps, hidden]
+        let time = ops::silu(be, &ops::linear_f32(be, &h, &self.time_in[1], None)?)?; // [steps, hidden]
+        let img = ops::linear_f32(be, &time, &self.modulation_img, None)?; // [steps, 6 * hidden]
+        let txt = ops::linear_f32(be, &time, &self.modulation_txt, None)?; // [steps, 6 * hidden]
+        let single = ops::linear_f32(be, &time, &self.modulation_single, None)?; // [steps, 3 * hidden]
+        let last = ops::linear_f32(be, &time, &self.final_modulation, None)?; // [steps, 2 * hidden]
+        let step = |i: usize| {
+            let row = |x: &Tensor<B>| x.slice_rows(i..i + 1);
+            let [final_shift, final_scale] = row(&last).chunk_cols();
+            Modulations {
+                img: row(&img).chunk_cols().map(|half| Modulation::new(&half)),
+                txt: row(&txt).chunk_cols().map(|half| Modulation::new(&half)),
+                single: Modulation::new(&row(&single)),
+                final_shift,
+                final_scale,
+            }
+        };
+        Ok((0..sigmas.len()).map(step).collect())
+    }
+
+    /// The velocity of `latents`, f32 `[n_img, c]`, at the noise level of `modulations` -> f32 `[n_img, c]`.
+    ///
+    /// # Errors
+    /// What `pulse` returns, or if shapes do not fit.
+    pub fn forward(
+        &self,
+        latents: &Tensor<B>,
+        conditioning: &Conditioning<B>,
+        modulations: &Modulations<B>,
+        pulse: &mut Pulse,
+    ) -> Result<Tensor<B>> {
+        let be = &self.be;
+        let head_dim = self.config.head_dim;
+        let eps = self.config.eps;
+        let cache = conditioning.cache.as_ref();
+        let n_img = latents.rows();
+        let n_txt = conditioning.text.rows();
+        let rope = &conditioning.rope;
+        let [text_rope, image_rope] = [slice(rope, 0..n_txt), slice(rope, n_txt..rope.cos.rows())];
+
+        let latents = ops::cast(be, latents, be.compute().dtype())?;
+        let mut text = conditioning.text.clone(); // [n_txt, hidden]
+        let mut image = ops::linear_f32(be, &latents, &self.img_in, None)?; // [n_img, hidden]
+        if let Some(references) = &conditioning.references {
+            image = ops::concat_rows(be, &[&image, references])?; // [n_img + n_ref, hidden]
+        }
+
+        for (i, block) in self.double_blocks.iter().enumerate() {
+            let t = block.txt.qkv(be, &text, &modulations.txt[0], &text_rope, eps)?;
+            let x = block.img.qkv(be, &image, &modulations.img[0], &image_rope, eps)?;
+            let q = ops::concat_rows(be, &[&t.q, &x.q])?;
+            let cached = cache.map(|c| &c.double[i]);
+            let k = joint(be, &t.k, cached.map(|c| &c.keys), &x.k)?;
+            let v = joint(be, &t.v, cached.map(|c| &c.values), &x.v)?;
+            let attention = ops::attention(be, &q, &k, &v, head_dim, AttentionMask::None)?;
+            let n = attention.rows();
+            block.txt.finish(be, &mut text, &attention.slice_rows(0..n_txt), &modulations.txt, eps)?;
+            block.img.finish(be, &mut image, &attention.slice_rows(n_txt..n), &modulations.img, eps)?;
+            pulse()?;
+        }
+
+        let mut z = ops::concat_rows(be, &[&text, &image])?; // [n_txt + n_img (+ n_ref), hidden]
+        for (i, block) in self.single_blocks.iter().enumerate() {
+            let (x, mlp) = block.qkv_mlp(be, &z, &modulations.single, rope, eps)?;
+            let attention = match cache.map(|c| &c.single[i]) {
+                None => ops::attention(be, &x.q, &x.k, &x.v, head_dim, AttentionMask::None)?,
+                Some(cached) => {
+                    let around =
+                        |t: &Tensor<B>, c| joint(be, &t.slice_rows(0..n_txt), Some(c), &t.slice_rows(n_txt..t.rows()));
+                    let (k, v) = (around(&x.k, &cached.keys)?, around(&x.v, &cached.values)?);
+                    ops::attention(be, &x.q, &k, &v, head_dim, AttentionMask::None)?
+                }
+            };
+            block.finish(be, &mut z, &attention, &mlp, &modulations.single)?;
+            pulse()?;
+        }
+
+        let image = z.slice_rows(n_txt..n_txt + n_img);
+        let image = ops::modulated_layer_norm(be, &image, &modulations.final_shift, &modulations.final_scale, eps)?;
+        Ok(ops::linear_f32(be, &image, &self.final_proj, None)?) // [n_img, c]
+    }
+
+    /// Run the reference tokens through all blocks by themselves, at noise level 0, and keep their keys and values.
+    fn reference_cache(&self, tokens: &[f32], ids: &[PositionId], pulse: &mut Pulse) -> Result<ReferenceCache<B>> {
+        let be = &self.be;
+        let (head_dim, eps) = (self.config.head_dim, self.config.eps);
+        let rope = self.rope(ids)?;
+        let modulations = self.modulations(&[0.0])?.remove(0);
+        let mut image = self.embed(tokens, self.config.in_channels, &self.img_in)?; // [n_ref, hidden]
+        let mut cache = ReferenceCache { double: Vec::new(), single: Vec::new() };
+        for block in &self.double_blocks {
+            let x = block.img.qkv(be, &image, &modulations.img[0], &rope, eps)?;
+            let attention = ops::attention(be, &x.q, &x.k, &x.v, head_dim, AttentionMask::None)?;
+            block.img.finish(be, &mut image, &attention, &modulations.img, eps)?;
+            cache.double.push(KeysValues::of(be, &x)?);
+            pulse()?;
+        }
+        for block in &self.single_blocks {
+            let (x, mlp) = block.qkv_mlp(be, &image, &modulations.single, &rope, eps)?;
+            let attention = ops::attention(be, &x.q, &x.k, &x.v, head_dim, AttentionMask::None)?;
+            block.finish(be, &mut image, &attention, &mlp, &modulations.single)?;
+            cache.single.push(KeysValues::of(be, &x)?);
+            pulse()?;
+        }
+        Ok(cache)
+    }
+
+    /// Host rows of `dim` values through an embedder -> f32 `[n, hidden]`.
+    fn embed(&self, rows: &[f32], dim: usize, embedder: &Weight<B>) -> Result<Tensor<B>> {
+        let be = &self.be;
+        let rows = ops::cast(be, &be.upload(&[rows.len() / dim, dim], rows)?, be.compute().dtype())?;
+        Ok(ops::linear_f32(be, &rows, embedder, None)?)
+    }
+
+    fn rope(&self, ids: &[PositionId]) -> Result<Rope<B>> {
+        let (cos, sin) = rope_tables(ids, &self.config.rope_axes, self.config.rope_theta);
+        let shape = [ids.len(), self.config.head_dim / 2];
+        Ok(Rope {
+            cos: self.be.upload(&shape, &cos)?,
+            sin: self.be.upload(&shape, &sin)?,
+            layout: RopeLayout::Interleaved,
+        })
+    }
+}
+
+/// The angles of some of the tokens.
+fn slice<B: Backend>(rope: &Rope<B>, tokens: std::ops::Range<usize>) -> Rope<B> {
+    Rope { cos: rope.cos.slice_rows(tokens.clone()), sin: rope.sin.slice_rows(tokens), layout: rope.layout }
+}
+
+/// Text rows, then those of cached references if there are any, then image rows.
+fn joint<B: Backend>(be: &B, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
+    Ok(match cached {
+        Some(cached) => ops::concat_rows(be, &[text, cached, image])?,
+        None => ops::concat_rows(be, &[text, image])?,
+    })
+}
+
+impl<B: Backend> Modulation<B> {
+    /// From `[1, 3 * hidden]`.
+    fn new(row: &Tensor<B>) -> Self {
+        let [shift, scale, gate] = row.chunk_cols();
+        Modulation { shift, scale, gate }
+    }
+}
+
+impl<B: Backend> KeysValues<B> {
+    /// Keys and values of a block, with the values copied out of the projection they are a window of.
+    fn of(be: &B, x: &Projected<B>) -> Result<Self> {
+        Ok(KeysValues { keys: x.k.clone(), values: ops::concat_rows(be, &[&x.v])? })
+    }
+}
+
+/// Queries, keys and values of a block, each `[n, hidden]`, normalised and rotated.
+struct Projected<B: Backend> {
+    q: Tensor<B>,
+    k: Tensor<B>,
+    v: Tensor<B>,
+}
+
+/// Text and image streams with weights of their own.
+struct DoubleBlock<B: Backend> {
+    img: Stream<B>,
+    txt: Stream<B>,
+}
+
+impl<B: Backend> DoubleBlock<B> {
+    fn load(w: &Loader<B>) -> Result<Self> {
+        Ok(DoubleBlock { img: Stream::load(&w.at("img"))?, txt: Stream::load(&w.at("txt"))? })
+    }
+}
+
+/// One stream of a double block.
+struct Stream<B: Backend> {
+    qkv: Weight<B>,
+    q_norm: Tensor<B>,
+    k_norm: Tensor<B>,
+    proj: Weight<B>,
+    mlp_in: Weight<B>,
+    mlp_out: Weight<B>,
+}
+
+impl<B: Backend> Stream<B> {
+    fn load(w: &Loader<B>) -> Result<Self> {
+        Ok(Stream {
+            qkv: w.matrix("qkv")?,
+            q_norm: w.vector("q_norm")?,
+            k_norm: w.vector("k_norm")?,
+            proj: w.matrix("proj")?,
+            mlp_in: w.matrix("mlp_in")?,
+            mlp_out: w.matrix("mlp_out")?,
+        })
+    }
+
+    /// What goes into the joint attention. `x` is `[n, hidden]`.
+    fn qkv(&self, be: &B, x: &Tensor<B>, m: &Modulation<B>, rope: &Rope<B>, eps: f32) -> Result<Projected<B>> {
+        let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, eps)?; // [n, hidden]
+        let [q, k, v] = ops::linear(be, &h, &self.qkv, None)?.chunk_cols(); // 3 x [n, hidden]
+        let q = ops::norm_rope(be, &q, &self.q_norm, rope, eps)?;
+        let k = ops::norm_rope(be, &k, &self.k_norm, rope, eps)?;
+        Ok(Projected { q, k, v })
+    }
+
+    /// Add what came out of it, then the MLP. `attention` is `[n, hidden]`.
+    fn finish(&self, be: &B, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2], eps: f32) -> Result<()> {
+        ops::gated_add(be, x, &m[0].gate, &ops::linear(be, attention, &self.proj, None)?)?;
+        let h = ops::modulated_layer_norm(be, x, &m[1].shift, &m[1].scale, eps)?; // [n, hidden]
+        let [gate, up] = ops::linear(be, &h, &self.mlp_in, None)?.chunk_cols(); // 2 x [n, mlp]
+        let h = ops::swiglu(be, &gate, &up)?; // [n, mlp]
+        Ok(ops::gated_add(be, x, &m[1].gate, &ops::linear(be, &h, &self.mlp_out, None)?)?)
+    }
+}
+
+/// Attention and MLP side by side, from one projection and into one.
+struct SingleBlock<B: Backend> {
+    qkv_mlp: Weight<B>,
+    q_norm: Tensor<B>,
+    k_norm: Tensor<B>,
+    out: Weight<B>,
+}
+
+impl<B: Backend> SingleBlock<B> {
+    fn load(w: &Loader<B>) -> Result<Self> {
+        Ok(SingleBlock {
+            qkv_mlp: w.matrix("qkv_mlp")?,
+            q_norm: w.vector("q_norm")?,
+            k_norm: w.vector("k_norm")?,
+            out: w.matrix("out")?,
+        })
+    }
+
+    /// What goes into the attention, and what comes out of the MLP, `[n, mlp]`. `x` is `[n, hidden]`.
+    fn qkv_mlp(
+        &self,
+        be: &B,
+        x: &Tensor<B>,
+        m: &Modulation<B>,
+        rope: &Rope<B>,
+        eps: f32,
+    ) -> Result<(Projected<B>, Tensor<B>)> {
+        let hidden = x.cols();
+        let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, eps)?; // [n, hidden]
+        let p = ops::linear(be, &h, &self.qkv_mlp, None)?; // [n, 3 * hidden + 2 * mlp]
+        let [q, k, v] = p.slice_cols(0..3 * hidden).chunk_cols(); // 3 x [n, hidden]
+        let [gate, up] = p.slice_cols(3 * hidden..p.cols()).chunk_cols(); // 2 x [n, mlp]
+        let q = ops::norm_rope(be, &q, &self.q_norm, rope, eps)?;
+        let k = ops::norm_rope(be, &k, &self.k_norm, rope, eps)?;
+        Ok((Projected { q, k, v }, ops::swiglu(be, &gate, &up)?))
+    }
+
+    /// Add both, through one product of `[attention | mlp]`.
+    fn finish(
+        &self,
+        be: &B,
+        x: &mut Tensor<B>,
+        attention: &Tensor<B>,
+        mlp: &Tensor<B>,
+        m: &Modulation<B>,
+    ) -> Result<()> {
+        let out = ops::linear_pair(be, attention, mlp, &self.out)?; // [n, hidden]
+        Ok(ops::gated_add(be, x, &m.gate, &out)?)
+    }
+}

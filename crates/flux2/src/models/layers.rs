@@ -1,0 +1,191 @@
+//! Weights with the one op they belong to, and how they come out of a [`WeightSource`].
+
+use std::sync::Arc;
+
+use flux2_backend::{Backend, ConvShape, HostBytes, HostTensor, Tensor, Weight, ops};
+
+use crate::Result;
+use crate::weights::WeightSource;
+
+/// Hands the tensors of one model to a backend, by canonical name.
+pub struct Loader<'a, B: Backend> {
+    be: &'a B,
+    source: &'a dyn WeightSource,
+    prefix: String,
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    /// All names of `source`.
+    pub fn new(be: &'a B, source: &'a dyn WeightSource) -> Self {
+        Loader { be, source, prefix: String::new() }
+    }
+
+    /// The names below `part`.
+    pub fn at(&self, part: impl std::fmt::Display) -> Self {
+        Loader { be: self.be, source: self.source, prefix: format!("{}{part}.", self.prefix) }
+    }
+
+    /// The backend the tensors go to.
+    pub fn backend(&self) -> &'a B {
+        self.be
+    }
+
+    /// A matrix `[out, in]`.
+    ///
+    /// # Errors
+    /// If the source cannot give the tensor or the backend cannot take it.
+    pub fn matrix(&self, name: &str) -> Result<Weight<B>> {
+        Ok(Weight::load(self.be, self.host(name)?)?)
+    }
+
+    /// A vector `[n]`, as f32.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    pub fn vector(&self, name: &str) -> Result<Tensor<B>> {
+        let host = self.host(name)?;
+        Ok(self.be.upload(host.shape(), &host.to_f32())?)
+    }
+
+    /// A vector on the host, as f32.
+    ///
+    /// # Errors
+    /// If the source cannot give the tensor.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.host(name)?.to_f32())
+    }
+
+    fn host(&self, name: &str) -> Result<HostTensor> {
+        self.source.tensor(&format!("{}{name}", self.prefix))
+    }
+}
+
+/// A product with a bias: the 1x1 convolutions of the autoencoder's attention.
+pub struct Linear<B: Backend> {
+    weight: Weight<B>,
+    bias: Tensor<B>,
+}
+
+impl<B: Backend> Linear<B> {
+    /// `weight` `[out, in]` and `bias` `[out]`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn load(w: &Loader<B>) -> Result<Self> {
+        Ok(Linear { weight: w.matrix("weight")?, bias: w.vector("bias")? })
+    }
+
+    /// `x` `[n, in]` -> `[n, out]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(ops::linear(be, x, &self.weight, Some(&self.bias))?)
+    }
+}
+
+/// A convolution with a bias.
+pub struct Conv<B: Backend> {
+    weight: Weight<B>,
+    bias: Tensor<B>,
+    shape: ConvShape,
+}
+
+impl<B: Backend> Conv<B> {
+    /// `weight` `[out, in, k, k]` and `bias` `[out]`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn load(w: &Loader<B>, shape: ConvShape) -> Result<Self> {
+        let weight = channels_last(&w.host("weight")?)?;
+        Ok(Conv { weight: Weight::load(w.be, weight)?, bias: w.vector("bias")?, shape })
+    }
+
+    /// `x` `[h, w, in]` -> `[h', w', out]` in the compute dtype.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(ops::conv2d(be, x, &self.weight, &self.bias, self.shape)?)
+    }
+
+    /// The same, kept in f32: for what leaves the model.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_f32(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(ops::conv2d_f32(be, x, &self.weight, &self.bias, self.shape)?)
+    }
+}
+
+/// A kernel `[out, in, k, k]` as the matrix `[out, k * k * in]` that maps with channels last ask for.
+fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
+    let &[out, channels, rows, cols] = kernel.shape() else {
+        return Err(flux2_backend::Error::Shape {
+            what: "convolution weight",
+            found: kernel.shape().to_vec(),
+            expected: "[out, in, k, k]".into(),
+        }
+        .into());
+    };
+    let (size, taps) = (kernel.dtype().size(), rows * cols);
+    let mut bytes = Vec::with_capacity(kernel.bytes().len());
+    for filter in kernel.bytes().chunks_exact((channels * taps * size).max(1)) {
+        for tap in 0..taps {
+            for channel in 0..channels {
+                bytes.extend_from_slice(&filter[(channel * taps + tap) * size..][..size]);
+            }
+        }
+    }
+    Ok(HostTensor::new(kernel.dtype(), [out, taps * channels], HostBytes::new(Arc::new(bytes)))?)
+}
+
+/// Group normalisation with scale and shift.
+pub struct GroupNorm<B: Backend> {
+    groups: usize,
+    weight: Tensor<B>,
+    bias: Tensor<B>,
+}
+
+/// Of every group normalisation in the autoencoder; the batch statistics of the latents have another one.
+const GROUP_NORM_EPS: f32 = 1e-6;
+
+impl<B: Backend> GroupNorm<B> {
+    /// `weight` and `bias` `[c]`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn load(w: &Loader<B>, groups: usize) -> Result<Self> {
+        Ok(GroupNorm { groups, weight: w.vector("weight")?, bias: w.vector("bias")? })
+    }
+
+    /// `x` `[h, w, c]` -> the same shape.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(ops::group_norm(be, x, self.groups, &self.weight, &self.bias, GROUP_NORM_EPS)?)
+    }
+
+    /// The same with SiLU behind it.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_silu(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(ops::group_norm_silu(be, x, self.groups, &self.weight, &self.bias, GROUP_NORM_EPS)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_last_moves_the_channel_axis_behind_the_taps() {
+        let values: Vec<f32> = (0..2 * 3 * 4).map(|v| v as f32).collect(); // [2, 3, 2, 2]
+        let moved = channels_last(&HostTensor::from_f32([2, 3, 2, 2], &values)).unwrap();
+        assert_eq!(moved.shape(), [2, 12]);
+        assert_eq!(moved.to_f32()[..6], [0.0, 4.0, 8.0, 1.0, 5.0, 9.0]);
+        assert_eq!(moved.to_f32()[12], 12.0);
+    }
+}

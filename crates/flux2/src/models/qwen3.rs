@@ -1,0 +1,128 @@
+//! The text encoder: the first layers of Qwen3, read at three depths.
+//!
+//! In:  token ids `[n_txt]`, padded on the right, and how many of them are real.
+//! Out: text embedding `[n_txt, taps * hidden]`: for each token the residual stream after 9, 18 and 27 layers, in this
+//!      order. Rows of padding are kept: they are ordinary rows that see the real tokens but not each other.
+//!
+//! Layers behind the last tap, the final norm and the language head are never loaded.
+//! Follows `Qwen3Model` in transformers and `Flux2KleinPipeline._get_qwen3_prompt_embeds` in diffusers.
+
+use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
+
+use super::Pulse;
+use super::layers::Loader;
+use crate::Result;
+use crate::latents::rope_tables_1d;
+use crate::weights::{TextConfig, WeightSource};
+
+/// The text encoder with its weights.
+pub struct Qwen3<B: Backend> {
+    be: B,
+    config: TextConfig,
+    embed: Weight<B>,
+    layers: Vec<Layer<B>>,
+}
+
+struct Layer<B: Backend> {
+    attn_norm: Tensor<B>,
+    q: Weight<B>,
+    k: Weight<B>,
+    v: Weight<B>,
+    q_norm: Tensor<B>,
+    k_norm: Tensor<B>,
+    o: Weight<B>,
+    mlp_norm: Tensor<B>,
+    gate: Weight<B>,
+    up: Weight<B>,
+    down: Weight<B>,
+}
+
+impl<B: Backend> Qwen3<B> {
+    /// Take the weights up to the last tap from `source`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read or the backend has no room.
+    pub fn load(be: &B, config: &TextConfig, source: &dyn WeightSource) -> Result<Self> {
+        let w = Loader::new(be, source);
+        let layers = (0..config.used_layers()).map(|i| Layer::load(&w.at("layer").at(i))).collect::<Result<_>>()?;
+        Ok(Qwen3 { be: be.clone(), config: config.clone(), embed: w.matrix("embed")?, layers })
+    }
+
+    /// Blocks in a pass: how often the pulse is called.
+    pub fn blocks(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// `ids` `[n_txt]`, of which the first `valid` are real -> `[n_txt, taps * hidden]`, row-major, on the host.
+    ///
+    /// # Errors
+    /// What `pulse` returns, or an id outside the vocabulary.
+    pub fn forward(&self, ids: &[u32], valid: usize, pulse: &mut Pulse) -> Result<Vec<f32>> {
+        let (be, c) = (&self.be, &self.config);
+        let n = ids.len();
+        let (cos, sin) = rope_tables_1d(n, c.head_dim, c.rope_theta);
+        let rope = Rope {
+            cos: be.upload(&[n, c.head_dim / 2], &cos)?,
+            sin: be.upload(&[n, c.head_dim / 2], &sin)?,
+            layout: RopeLayout::Halves,
+        };
+
+        let width = c.taps.len() * c.hidden;
+        let mut embedding = vec![0.0; n * width];
+        let mut hidden_states = ops::embedding(be, &self.embed, ids)?; // [n, hidden]
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.forward(be, c, &mut hidden_states, &rope, AttentionMask::Causal { valid })?;
+            // Tap k is the stream after k layers; the embedding itself would be tap 0.
+            if let Some(tap) = c.taps.iter().position(|tap| *tap == i + 1) {
+                let rows = be.download(&hidden_states)?;
+                for (row, out) in rows.chunks_exact(c.hidden).zip(embedding.chunks_exact_mut(width)) {
+                    out[tap * c.hidden..][..c.hidden].copy_from_slice(row);
+                }
+            }
+            pulse()?;
+        }
+        Ok(embedding)
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(w: &Loader<B>) -> Result<Self> {
+        Ok(Layer {
+            attn_norm: w.vector("attn_norm")?,
+            q: w.matrix("q")?,
+            k: w.matrix("k")?,
+            v: w.matrix("v")?,
+            q_norm: w.vector("q_norm")?,
+            k_norm: w.vector("k_norm")?,
+            o: w.matrix("o")?,
+            mlp_norm: w.vector("mlp_norm")?,
+            gate: w.matrix("gate")?,
+            up: w.matrix("up")?,
+            down: w.matrix("down")?,
+        })
+    }
+
+    fn forward(
+        &self,
+        be: &B,
+        c: &TextConfig,
+        hidden_states: &mut Tensor<B>,
+        rope: &Rope<B>,
+        mask: AttentionMask,
+    ) -> Result<()> {
+        let a = ops::rms_norm(be, hidden_states, &self.attn_norm, c.rms_eps)?; // [n, hidden]
+        let q = ops::linear(be, &a, &self.q, None)?; // [n, heads * head_dim]
+        let k = ops::linear(be, &a, &self.k, None)?; // [n, kv_heads * head_dim]
+        let v = ops::linear(be, &a, &self.v, None)?; // [n, kv_heads * head_dim]
+        let q = ops::norm_rope(be, &q, &self.q_norm, rope, c.rms_eps)?;
+        let k = ops::norm_rope(be, &k, &self.k_norm, rope, c.rms_eps)?;
+        let attention = ops::attention(be, &q, &k, &v, c.head_dim, mask)?; // [n, heads * head_dim]
+        ops::add(be, hidden_states, &ops::linear(be, &attention, &self.o, None)?)?;
+
+        let m = ops::rms_norm(be, hidden_states, &self.mlp_norm, c.rms_eps)?; // [n, hidden]
+        let gate = ops::linear(be, &m, &self.gate, None)?; // [n, intermediate]
+        let up = ops::linear(be, &m, &self.up, None)?; // [n, intermediate]
+        let m = ops::swiglu(be, &gate, &up)?; // [n, intermediate]
+        Ok(ops::add(be, hidden_states, &ops::linear(be, &m, &self.down, None)?)?)
+    }
+}

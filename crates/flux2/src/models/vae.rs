@@ -1,0 +1,272 @@
+//! The autoencoder: pictures to latents and back.
+//!
+//! Encode: picture `[h, w, 3]` in -1..=1 -> tokens `[h/16 * w/16, c]`, the space the flow transformer works in.
+//! Decode: tokens -> picture, nominally in -1..=1.
+//!
+//! Maps are `[h, w, channels]`. Between the latent map and the tokens lie the 2x2 patchify and a normalisation with
+//! fixed statistics for each of the patchified channels; the latter has its own epsilon. Sizes are read from the
+//! configuration, so the slimmer published decoder is the same code.
+//! Follows `AutoencoderKLFlux2` in diffusers; encoding takes the mean, nothing is sampled.
+
+use flux2_backend::{AttentionMask, Backend, ConvShape, Tensor, ops};
+
+use super::Pulse;
+use super::layers::{Conv, GroupNorm, Linear, Loader};
+use crate::Result;
+use crate::weights::{VaeConfig, WeightSource};
+
+/// Pictures to tokens.
+pub struct Encoder<B: Backend> {
+    be: B,
+    latent_channels: usize,
+    conv_in: Conv<B>,
+    levels: Vec<Level<B>>,
+    mid: Middle<B>,
+    norm_out: GroupNorm<B>,
+    conv_out: Conv<B>,
+    quant: Conv<B>,
+    statistics: Statistics<B>,
+}
+
+/// Tokens to pictures.
+pub struct Decoder<B: Backend> {
+    be: B,
+    statistics: Statistics<B>,
+    post_quant: Conv<B>,
+    conv_in: Conv<B>,
+    mid: Middle<B>,
+    levels: Vec<Level<B>>,
+    norm_out: GroupNorm<B>,
+    conv_out: Conv<B>,
+}
+
+/// Mean and standard deviation of each patchified channel, f32 `[4 * latent_channels]`.
+struct Statistics<B: Backend> {
+    mean: Tensor<B>,
+    std: Tensor<B>,
+}
+
+/// Residual blocks of one resolution, then a change of resolution.
+struct Level<B: Backend> {
+    blocks: Vec<ResidualBlock<B>>,
+    resample: Option<Conv<B>>,
+}
+
+/// The lowest resolution: residual block, attention over all positions, residual block.
+struct Middle<B: Backend> {
+    first: ResidualBlock<B>,
+    attention: Attention<B>,
+    second: ResidualBlock<B>,
+}
+
+struct ResidualBlock<B: Backend> {
+    norm1: GroupNorm<B>,
+    conv1: Conv<B>,
+    norm2: GroupNorm<B>,
+    conv2: Conv<B>,
+    /// 1x1, where the number of channels changes.
+    shortcut: Option<Conv<B>>,
+}
+
+/// Self-attention with one head as wide as the map.
+struct Attention<B: Backend> {
+    norm: GroupNorm<B>,
+    q: Linear<B>,
+    k: Linear<B>,
+    v: Linear<B>,
+    out: Linear<B>,
+}
+
+impl<B: Backend> Encoder<B> {
+    /// Take the encoder's weights from `source`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read or the backend has no room.
+    pub fn load(be: &B, config: &VaeConfig, source: &dyn WeightSource) -> Result<Self> {
+        let all = Loader::new(be, source);
+        let w = all.at("encoder");
+        let widths = &config.encoder_channels;
+        let levels = (0..widths.len()).map(|i| {
+            let before = widths[i.saturating_sub(1)];
+            let resample = (i + 1 < widths.len()).then_some(("downsample", ConvShape::Downsample));
+            Level::load(&w.at("down").at(i), [before, widths[i]], config.layers_per_block, resample, config.groups)
+        });
+        Ok(Encoder {
+            be: be.clone(),
+            latent_channels: config.latent_channels,
+            conv_in: Conv::load(&w.at("conv_in"), ConvShape::Same)?,
+            levels: levels.collect::<Result<_>>()?,
+            mid: Middle::load(&w.at("mid"), config.groups)?,
+            norm_out: GroupNorm::load(&w.at("norm_out"), config.groups)?,
+            conv_out: Conv::load(&w.at("conv_out"), ConvShape::Same)?,
+            quant: Conv::load(&w.at("quant"), ConvShape::Pointwise)?,
+            statistics: Statistics::load(&all, config)?,
+        })
+    }
+
+    /// `pixels` `[h, w, 3]` in -1..=1, with sides that are multiples of 16 -> tokens `[h/16 * w/16, c]`, row-major.
+    ///
+    /// # Errors
+    /// What `pulse`, called after every block, returns.
+    pub fn forward(&self, pixels: &[f32], [h, w]: [usize; 2], pulse: &mut Pulse) -> Result<Vec<f32>> {
+        let be = &self.be;
+        let x = ops::cast(be, &be.upload(&[h, w, 3], pixels)?, be.compute().dtype())?;
+        let mut x = self.conv_in.forward(be, &x)?;
+        for level in &self.levels {
+            x = level.forward(be, x, pulse)?;
+        }
+        x = self.mid.forward(be, x, pulse)?;
+        x = self.conv_out.forward(be, &self.norm_out.forward_silu(be, &x)?)?;
+        let moments = self.quant.forward_f32(be, &x)?; // [h/8, w/8, mean | log-variance]
+        let mean = moments.slice_cols(0..self.latent_channels);
+        let tokens = ops::patchify(be, &mean, &self.statistics.mean, &self.statistics.std)?;
+        Ok(be.download(&tokens)?)
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Take the decoder's weights from `source`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read or the backend has no room.
+    pub fn load(be: &B, config: &VaeConfig, source: &dyn WeightSource) -> Result<Self> {
+        let all = Loader::new(be, source);
+        let w = all.at("decoder");
+        let widths: Vec<usize> = config.decoder_channels.iter().rev().copied().collect();
+        let levels = (0..widths.len()).map(|i| {
+            let before = widths[i.saturating_sub(1)];
+            let resample = (i + 1 < widths.len()).then_some(("upsample", ConvShape::Upsample));
+            Level::load(&w.at("up").at(i), [before, widths[i]], config.layers_per_block + 1, resample, config.groups)
+        });
+        Ok(Decoder {
+            be: be.clone(),
+            statistics: Statistics::load(&all, config)?,
+            post_quant: Conv::load(&w.at("post_quant"), ConvShape::Pointwise)?,
+            conv_in: Conv::load(&w.at("conv_in"), ConvShape::Same)?,
+            mid: Middle::load(&w.at("mid"), config.groups)?,
+            levels: levels.collect::<Result<_>>()?,
+            norm_out: GroupNorm::load(&w.at("norm_out"), config.groups)?,
+            conv_out: Conv::load(&w.at("conv_out"), ConvShape::Same)?,
+        })
+    }
+
+    /// Blocks in a pass: how often the pulse is called.
+    pub fn blocks(&self) -> usize {
+        2 + self.levels.iter().map(|level| level.blocks.len()).sum::<usize>()
+    }
+
+    /// `tokens`, f32 `[h * w, c]`, of a token grid `[h, w]` -> pixels `[16 * h, 16 * w, 3]`, row-major.
+    ///
+    /// # Errors
+    /// What `pulse`, called after every block, returns.
+    pub fn forward(&self, tokens: &Tensor<B>, grid: [usize; 2], pulse: &mut Pulse) -> Result<Vec<f32>> {
+        let be = &self.be;
+        let x = ops::unpatchify(be, tokens, grid, &self.statistics.mean, &self.statistics.std)?;
+        let mut x = self.conv_in.forward(be, &self.post_quant.forward(be, &x)?)?;
+        x = self.mid.forward(be, x, pulse)?;
+        for level in &self.levels {
+            x = level.forward(be, x, pulse)?;
+        }
+        let x = self.norm_out.forward_silu(be, &x)?;
+        Ok(be.download(&self.conv_out.forward_f32(be, &x)?)?)
+    }
+}
+
+impl<B: Backend> Statistics<B> {
+    fn load(w: &Loader<B>, config: &VaeConfig) -> Result<Self> {
+        let (be, bn) = (w.backend(), w.at("bn"));
+        let std: Vec<f32> = bn.values("var")?.iter().map(|var| (var + config.bn_eps).sqrt()).collect();
+        Ok(Statistics { mean: bn.vector("mean")?, std: be.upload(&[std.len()], &std)? })
+    }
+}
+
+impl<B: Backend> Level<B> {
+    fn load(
+        w: &Loader<B>,
+        [before, width]: [usize; 2],
+        blocks: usize,
+        resample: Option<(&str, ConvShape)>,
+        groups: usize,
+    ) -> Result<Self> {
+        let block = |j| ResidualBlock::load(&w.at("res").at(j), j == 0 && before != width, groups);
+        Ok(Level {
+            blocks: (0..blocks).map(block).collect::<Result<_>>()?,
+            resample: resample.map(|(name, shape)| Conv::load(&w.at(name), shape)).transpose()?,
+        })
+    }
+
+    fn forward(&self, be: &B, mut x: Tensor<B>, pulse: &mut Pulse) -> Result<Tensor<B>> {
+        for block in &self.blocks {
+            x = block.forward(be, x)?;
+            pulse()?;
+        }
+        match &self.resample {
+            Some(conv) => conv.forward(be, &x),
+            None => Ok(x),
+        }
+    }
+}
+
+impl<B: Backend> Middle<B> {
+    fn load(w: &Loader<B>, groups: usize) -> Result<Self> {
+        Ok(Middle {
+            first: ResidualBlock::load(&w.at("res.0"), false, groups)?,
+            attention: Attention::load(&w.at("attn"), groups)?,
+            second: ResidualBlock::load(&w.at("res.1"), false, groups)?,
+        })
+    }
+
+    fn forward(&self, be: &B, x: Tensor<B>, pulse: &mut Pulse) -> Result<Tensor<B>> {
+        let x = self.first.forward(be, x)?;
+        pulse()?;
+        let x = self.second.forward(be, self.attention.forward(be, x)?)?;
+        pulse()?;
+        Ok(x)
+    }
+}
+
+impl<B: Backend> ResidualBlock<B> {
+    fn load(w: &Loader<B>, widens: bool, groups: usize) -> Result<Self> {
+        Ok(ResidualBlock {
+            norm1: GroupNorm::load(&w.at("norm1"), groups)?,
+            conv1: Conv::load(&w.at("conv1"), ConvShape::Same)?,
+            norm2: GroupNorm::load(&w.at("norm2"), groups)?,
+            conv2: Conv::load(&w.at("conv2"), ConvShape::Same)?,
+            shortcut: widens.then(|| Conv::load(&w.at("shortcut"), ConvShape::Pointwise)).transpose()?,
+        })
+    }
+
+    /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with `x` through the shortcut if the width changes.
+    fn forward(&self, be: &B, x: Tensor<B>) -> Result<Tensor<B>> {
+        let h = self.conv1.forward(be, &self.norm1.forward_silu(be, &x)?)?;
+        let h = self.conv2.forward(be, &self.norm2.forward_silu(be, &h)?)?;
+        let mut x = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(be, &x)?,
+            None => x,
+        };
+        ops::add(be, &mut x, &h)?;
+        Ok(x)
+    }
+}
+
+impl<B: Backend> Attention<B> {
+    fn load(w: &Loader<B>, groups: usize) -> Result<Self> {
+        Ok(Attention {
+            norm: GroupNorm::load(&w.at("norm"), groups)?,
+            q: Linear::load(&w.at("q"))?,
+            k: Linear::load(&w.at("k"))?,
+            v: Linear::load(&w.at("v"))?,
+            out: Linear::load(&w.at("out"))?,
+        })
+    }
+
+    fn forward(&self, be: &B, mut x: Tensor<B>) -> Result<Tensor<B>> {
+        let [h, w, c] = x.dims("attention: x")?;
+        let n = self.norm.forward(be, &x)?.reshape("attention: x", [h * w, c])?;
+        let (q, k, v) = (self.q.forward(be, &n)?, self.k.forward(be, &n)?, self.v.forward(be, &n)?);
+        let attention = ops::attention(be, &q, &k, &v, c, AttentionMask::None)?; // [h * w, c]
+        let out = self.out.forward(be, &attention)?.reshape("attention: out", [h, w, c])?;
+        ops::add(be, &mut x, &out)?;
+        Ok(x)
+    }
+}

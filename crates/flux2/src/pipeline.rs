@@ -1,0 +1,468 @@
+//! The recipe: from a prompt, a seed and perhaps reference images to a picture.
+//!
+//! [`Pipeline::generate`] reads as the numbered steps do; each step is a method of its own, so that it can be called,
+//! watched and tested alone. Here lives also the memory policy: which network is resident when.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flux2_backend::{Backend, Tensor, ops};
+
+use crate::Result;
+use crate::event::{CancelToken, Event, Observer, Phase, Warning};
+use crate::image::{self, Parameters, RgbImage, metadata};
+use crate::latents::{self, PositionId};
+use crate::models::Pulse;
+use crate::models::flow_transformer::FlowTransformer;
+use crate::models::qwen3::Qwen3;
+use crate::models::vae;
+use crate::request::{GRID_PX, GenerateRequest, Reference, ResolvedRequest};
+use crate::sampler;
+use crate::text::{TokenizedPrompt, Tokenizer};
+use crate::variant::{Procedure, Variant};
+use crate::weights::{ModelFiles, ModelPaths};
+
+/// Which networks stay in memory between the stages of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// Text encoder and flow transformer, the two large ones, are never resident at the same time.
+    #[default]
+    OneAtATime,
+    /// Everything that was loaded stays.
+    KeepAll,
+}
+
+/// A picture and how it came about.
+#[derive(Clone, Debug)]
+pub struct GeneratedImage {
+    /// The picture.
+    pub image: RgbImage,
+    /// What made it; goes into the file.
+    pub parameters: Parameters,
+    /// How long the stages took.
+    pub timings: Timings,
+}
+
+/// How long the stages of a run took; a stage whose result was still known took no time.
+#[derive(Clone, Debug, Default)]
+pub struct Timings {
+    /// Prompt to text embedding, with the loading of the encoder.
+    pub text: Duration,
+    /// References to tokens.
+    pub references: Duration,
+    /// Each denoising step.
+    pub steps: Vec<Duration>,
+    /// Latents to pixels.
+    pub decode: Duration,
+}
+
+/// Reference images in the space of the flow transformer.
+#[derive(Clone, Debug, Default)]
+pub struct ReferenceTokens {
+    /// `[n_ref, c]`, all images one after the other.
+    pub tokens: Vec<f32>,
+    /// Of each token.
+    pub ids: Vec<PositionId>,
+}
+
+/// The output of the text encoder for one prompt.
+#[derive(Clone, Debug)]
+pub struct TextEmbedding {
+    /// `[n_txt, d_text]`.
+    pub rows: Arc<Vec<f32>>,
+    /// If the prompt was too long.
+    pub warning: Option<Warning>,
+}
+
+/// What the sampler saw at one step, for those who want to look inside.
+pub struct StepState<'a, B: Backend> {
+    /// 0 for the first.
+    pub step: usize,
+    /// Of the prompt, f32 `[n_img, c]`.
+    pub velocity: &'a Tensor<B>,
+    /// Of the empty prompt, with guidance.
+    pub velocity_uncond: Option<&'a Tensor<B>>,
+    /// After the step, f32 `[n_img, c]`.
+    pub latents: &'a Tensor<B>,
+    /// How long the step took.
+    pub elapsed: Duration,
+}
+
+/// A model ready to make pictures: checked once, its networks loaded when their stage comes.
+pub struct Pipeline<B: Backend> {
+    be: B,
+    files: ModelFiles,
+    tokenizer: Tokenizer,
+    residency: Residency,
+    text_encoder: Option<Qwen3<B>>,
+    transformer: Option<FlowTransformer<B>>,
+    decoder: Option<vae::Decoder<B>>,
+    /// Prompts and their embeddings, latest last.
+    embeddings: Vec<(String, TextEmbedding)>,
+    /// The references of the last run, by digest, and their tokens.
+    references: Option<(Vec<String>, Arc<ReferenceTokens>)>,
+}
+
+/// Prompts that can be encoded ahead. Their embeddings stay in memory, 16 MB each for the 4B model, and beside them that
+/// of the empty prompt.
+pub const MAX_PREPARED_PROMPTS: usize = 16;
+
+impl<B: Backend> Pipeline<B> {
+    /// Open and check a model; its networks are loaded when a picture needs them.
+    ///
+    /// # Errors
+    /// If files are missing, damaged or do not belong together.
+    pub fn load(be: B, paths: &ModelPaths, residency: Residency) -> Result<Self> {
+        let files = ModelFiles::open(paths)?;
+        let tokenizer = match &files.tokenizer {
+            Some(path) => Tokenizer::from_file(path)?,
+            None => Tokenizer::builtin(),
+        };
+        Ok(Pipeline {
+            be,
+            files,
+            tokenizer,
+            residency,
+            text_encoder: None,
+            transformer: None,
+            decoder: None,
+            embeddings: Vec::new(),
+            references: None,
+        })
+    }
+
+    /// The backend it runs on.
+    pub fn backend(&self) -> &B {
+        &self.be
+    }
+
+    /// Which member of the family it is.
+    pub fn variant(&self) -> &'static Variant {
+        self.files.variant
+    }
+
+    /// What the model is called in the parameters of its pictures.
+    pub fn name(&self) -> &str {
+        &self.files.name
+    }
+
+    /// Make one picture.
+    ///
+    /// A prompt or references that were used before are not encoded again.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), anything wrong with the request, or no memory.
+    pub fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<GeneratedImage> {
+        let request = ResolvedRequest::new(request, self.files.variant)?;
+        request.warnings.iter().for_each(|w| observer.on_event(&Event::Warning(w.clone())));
+        let mut timings = Timings::default();
+
+        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt.
+        let guidance = request.guidance.filter(|g| *g > 1.0);
+        let (text, uncond) = timed(&mut timings.text, || {
+            let text = self.encode_prompt(&request.prompt, observer, cancel)?;
+            let uncond = guidance.map(|_| self.encode_prompt("", observer, cancel)).transpose()?;
+            Ok((text, uncond))
+        })?;
+        if let Some(warning) = &text.warning {
+            observer.on_event(&Event::Warning(warning.clone()));
+        }
+
+        // 3. References -> tokens.
+        let references =
+            timed(&mut timings.references, || self.encode_references(&request.references, observer, cancel))?;
+
+        // 4, 5, 6. Noise, schedule, steps.
+        let inputs = DenoiseInputs { request: &request, text: &text, uncond: uncond.as_ref(), references: &references };
+        let latents = self.denoise(&inputs, &mut |state| timings.steps.push(state.elapsed), observer, cancel)?;
+
+        // 7. Latents -> pixels.
+        let image = timed(&mut timings.decode, || self.decode(&latents, &request, observer, cancel))?;
+        self.be.trim();
+        Ok(GeneratedImage { image, parameters: self.parameters(&request), timings })
+    }
+
+    /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the encoder is loaded once for all.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the text encoder cannot be read.
+    pub fn prepare_prompts(
+        &mut self,
+        prompts: &[&str],
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        if self.files.variant.default_guidance.is_some() {
+            self.encode_prompt("", observer, cancel)?;
+        }
+        for prompt in prompts.iter().take(MAX_PREPARED_PROMPTS) {
+            self.encode_prompt(prompt, observer, cancel)?;
+        }
+        Ok(())
+    }
+
+    /// The embedding of a prompt, computed or remembered.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the text encoder cannot be read.
+    pub fn encode_prompt(
+        &mut self,
+        prompt: &str,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<TextEmbedding> {
+        if let Some(i) = self.embeddings.iter().position(|(known, _)| known == prompt) {
+            let known = self.embeddings.remove(i);
+            self.embeddings.push(known.clone());
+            return Ok(known.1);
+        }
+        let TokenizedPrompt { ids, valid, cut } =
+            self.tokenizer.encode_prompt(prompt, self.files.text_encoder.config.max_length)?;
+        if self.residency == Residency::OneAtATime {
+            self.transformer = None;
+        }
+        let encoder = match self.text_encoder.take() {
+            Some(encoder) => encoder,
+            None => {
+                let part = &self.files.text_encoder;
+                load(observer, || Qwen3::load(&self.be, &part.config, &part.map()?))?
+            }
+        };
+        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(&ids, valid, pulse))?;
+        self.text_encoder = Some(encoder);
+
+        let warning = cut.map(|cut| Warning::PromptCut { tokens: cut.tokens, kept: ids.len(), lost: cut.lost });
+        let embedding = TextEmbedding { rows: Arc::new(rows), warning };
+        if self.embeddings.len() > MAX_PREPARED_PROMPTS {
+            self.embeddings.remove(0);
+        }
+        self.embeddings.push((prompt.to_owned(), embedding.clone()));
+        Ok(embedding)
+    }
+
+    /// Tokens of prepared reference images, computed or remembered from the last run.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the VAE cannot be read.
+    pub fn encode_references(
+        &mut self,
+        references: &[Reference],
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<Arc<ReferenceTokens>> {
+        if references.is_empty() {
+            return Ok(Arc::default());
+        }
+        let digests: Vec<String> = references.iter().map(|r| r.sha256.clone()).collect();
+        if let Some((_, tokens)) = self.references.as_ref().filter(|(known, _)| *known == digests) {
+            return Ok(Arc::clone(tokens));
+        }
+        self.release_text_encoder();
+        let part = &self.files.vae;
+        let encoder = load(observer, || vae::Encoder::load(&self.be, &part.config, &part.map()?))?;
+        let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
+            let mut all = ReferenceTokens::default();
+            for (k, Reference { image, .. }) in references.iter().enumerate() {
+                let size = [image.height() as usize, image.width() as usize];
+                let [h, w] = size.map(|px| px / GRID_PX as usize);
+                // One unit of progress for each image; within one, only cancellation is looked for.
+                all.tokens.extend(encoder.forward(&image::to_model_input(image), size, &mut || cancel.check())?);
+                all.ids.extend(latents::reference_ids(k, h, w));
+                pulse()?;
+            }
+            Ok(all)
+        })?;
+        let tokens = Arc::new(tokens);
+        self.references = Some((digests, Arc::clone(&tokens)));
+        Ok(tokens)
+    }
+
+    /// From noise to latents, f32 `[n_img, c]`; `inspect` is shown every step.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the transformer cannot be read.
+    pub fn denoise(
+        &mut self,
+        inputs: &DenoiseInputs,
+        inspect: &mut dyn FnMut(&StepState<B>),
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<Tensor<B>> {
+        self.load_transformer(observer)?;
+        let (be, transformer) = (&self.be, self.transformer.as_ref().expect("loaded above"));
+        let request = inputs.request;
+        let [h, w] = request.grid();
+        let c = self.files.transformer.config.in_channels;
+
+        let noise = sampler::noise(request.noise, request.seed, c * h * w);
+        let mut latents = be.upload(&[h * w, c], &latents::pack(&noise, c, h, w))?; // [n_img, c]
+        let sigmas = sampler::sigmas(request.steps, h * w)?;
+        let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
+
+        let references = inputs.references;
+        let cached = self.files.variant.procedure == Procedure::KvCache && !references.ids.is_empty();
+        let passes = request.steps as usize * if inputs.uncond.is_some() { 2 } else { 1 } + usize::from(cached);
+        let mut meter = Meter::start(observer, cancel, Phase::Denoise, passes * transformer.blocks())?;
+        let condition = |text: &TextEmbedding, meter: &mut Meter| {
+            let mut ids = latents::text_ids(text.rows.len() / self.files.transformer.config.context_dim);
+            ids.extend(latents::image_ids(h, w));
+            if cached {
+                let pulse = &mut || meter.tick();
+                return transformer.condition_cached(&text.rows, &references.tokens, &ids, &references.ids, pulse);
+            }
+            ids.extend(&references.ids);
+            transformer.condition(&text.rows, &references.tokens, &ids)
+        };
+        let prompt = condition(inputs.text, &mut meter)?;
+        let uncond = inputs.uncond.map(|text| condition(text, &mut meter)).transpose()?;
+
+        for (step, modulation) in modulations.iter().enumerate() {
+            let start = Instant::now();
+            let velocity = transformer.forward(&latents, &prompt, modulation, &mut || meter.tick())?;
+            let velocity_uncond = match &uncond {
+                Some(uncond) => Some(transformer.forward(&latents, uncond, modulation, &mut || meter.tick())?),
+                None => None,
+            };
+            let dt = sigmas[step + 1] - sigmas[step];
+            match (&velocity_uncond, request.guidance) {
+                (Some(uncond), Some(guidance)) => {
+                    ops::euler_step(be, &mut latents, &ops::guide(be, uncond, &velocity, guidance)?, dt)?;
+                }
+                _ => ops::euler_step(be, &mut latents, &velocity, dt)?,
+            }
+            let elapsed = start.elapsed();
+            let velocity_uncond = velocity_uncond.as_ref();
+            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents: &latents, elapsed });
+            meter.observer.on_event(&Event::Step { step: step as u32 + 1, steps: request.steps, elapsed });
+        }
+        meter.finish();
+        Ok(latents)
+    }
+
+    /// From latents, f32 `[n_img, c]`, to the picture.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the VAE cannot be read.
+    pub fn decode(
+        &mut self,
+        latents: &Tensor<B>,
+        request: &ResolvedRequest,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<RgbImage> {
+        if self.decoder.is_none() {
+            let part = &self.files.vae;
+            self.decoder = Some(load(observer, || vae::Decoder::load(&self.be, &part.config, &part.map()?))?);
+        }
+        let decoder = self.decoder.as_ref().expect("loaded above");
+        let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
+            decoder.forward(latents, request.grid(), pulse)
+        })?;
+        image::from_model_output(&pixels, request.width, request.height)
+    }
+}
+
+/// What the denoising loop starts from.
+pub struct DenoiseInputs<'a> {
+    /// Size, steps, seed, noise, guidance.
+    pub request: &'a ResolvedRequest,
+    /// Embedding of the prompt.
+    pub text: &'a TextEmbedding,
+    /// Embedding of the empty prompt: with it, every step is guided.
+    pub uncond: Option<&'a TextEmbedding>,
+    /// Tokens of the references, or none.
+    pub references: &'a ReferenceTokens,
+}
+
+impl<B: Backend> Pipeline<B> {
+    fn load_transformer(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.release_text_encoder();
+        if self.transformer.is_none() {
+            let part = &self.files.transformer;
+            self.transformer = Some(load(observer, || FlowTransformer::load(&self.be, &part.config, &part.map()?))?);
+        }
+        Ok(())
+    }
+
+    fn release_text_encoder(&mut self) {
+        if self.residency == Residency::OneAtATime {
+            self.text_encoder = None;
+        }
+    }
+
+    fn parameters(&self, request: &ResolvedRequest) -> Parameters {
+        Parameters {
+            prompt: request.prompt.clone(),
+            seed: request.seed,
+            noise: request.noise.to_string(),
+            model: self.files.name.clone(),
+            dtype: self.be.compute().to_string(),
+            steps: request.steps,
+            guidance: request.guidance,
+            width: request.width,
+            height: request.height,
+            references: request.references.iter().map(|r| r.sha256.clone()).collect(),
+            software: metadata::SOFTWARE.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// Run `work` and add what it took to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = work();
+    *total += start.elapsed();
+    result
+}
+
+/// Load a network, with the events of [`Phase::Load`] around it.
+fn load<T>(observer: &mut dyn Observer, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    phase(observer, &CancelToken::new(), Phase::Load, 0, |_| work())
+}
+
+/// Run `work` with the events of a phase around it; its pulse counts units and looks for cancellation.
+fn phase<T>(
+    observer: &mut dyn Observer,
+    cancel: &CancelToken,
+    phase: Phase,
+    units: usize,
+    work: impl FnOnce(&mut Pulse) -> Result<T>,
+) -> Result<T> {
+    let mut meter = Meter::start(observer, cancel, phase, units)?;
+    let result = work(&mut || meter.tick())?;
+    meter.finish();
+    Ok(result)
+}
+
+/// Counts the units of a phase for the observer and looks for cancellation between them.
+struct Meter<'a> {
+    observer: &'a mut dyn Observer,
+    cancel: &'a CancelToken,
+    phase: Phase,
+    done: usize,
+    start: Instant,
+}
+
+impl<'a> Meter<'a> {
+    fn start(observer: &'a mut dyn Observer, cancel: &'a CancelToken, phase: Phase, units: usize) -> Result<Self> {
+        cancel.check()?;
+        observer.on_event(&Event::PhaseStarted { phase, units });
+        Ok(Meter { observer, cancel, phase, done: 0, start: Instant::now() })
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        self.done += 1;
+        self.observer.on_event(&Event::Progress { phase: self.phase, done: self.done });
+        self.cancel.check()
+    }
+
+    fn finish(self) {
+        self.observer.on_event(&Event::PhaseFinished { phase: self.phase, elapsed: self.start.elapsed() });
+    }
+}

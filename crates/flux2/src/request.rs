@@ -1,0 +1,232 @@
+//! What is asked for ([`GenerateRequest`]), and the same with every default filled in and every limit checked
+//! ([`ResolvedRequest`]). Behind this door nobody checks again.
+
+use crate::event::Warning;
+use crate::image::{self, RgbImage, metadata, resize};
+use crate::sampler::NoiseKind;
+use crate::sampler::schedule::MAX_STEPS;
+use crate::variant::Variant;
+use crate::{Error, Result};
+
+/// Sides of a picture are multiples of this many pixels: one token of the flow transformer.
+pub const GRID_PX: u32 = 16;
+/// Shortest side of a picture.
+pub const MIN_PX: u32 = 64;
+/// Longest side of a picture.
+pub const MAX_PX: u32 = 4096;
+/// Side of a picture nobody gave a size for.
+pub const DEFAULT_PX: u32 = 512;
+/// Most reference images in a request.
+pub const MAX_REFERENCES: usize = 16;
+/// Largest guidance scale.
+const MAX_GUIDANCE: f32 = 100.0;
+
+/// One picture to make. `None` leaves a choice to the model.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateRequest {
+    /// What the picture shows; may be empty.
+    pub prompt: String,
+    /// Images to edit or combine, in the order the prompt counts them; at most [`MAX_REFERENCES`].
+    pub references: Vec<Reference>,
+    /// Width in pixels; by default that of the first prepared reference, or [`DEFAULT_PX`].
+    pub width: Option<u32>,
+    /// Height in pixels; likewise.
+    pub height: Option<u32>,
+    /// Denoising steps; by default what the model was made for.
+    pub steps: Option<u32>,
+    /// Classifier-free guidance scale, for base models.
+    pub guidance: Option<f32>,
+    /// Which noise to start from.
+    pub seed: u64,
+    /// How the seed becomes noise.
+    pub noise: NoiseKind,
+}
+
+/// An image to edit or combine, as it was read.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// Its pixels.
+    pub image: RgbImage,
+    /// SHA-256 of the file it came from, in hex: names it in the picture's parameters.
+    pub sha256: String,
+}
+
+impl Reference {
+    /// Decode a PNG, JPEG or WebP file. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        Ok(Reference { image: image::decode(bytes, name)?, sha256: metadata::digest(bytes) })
+    }
+}
+
+/// A request nothing is missing from and nothing is wrong with.
+#[derive(Clone, Debug)]
+pub struct ResolvedRequest {
+    /// What the picture shows.
+    pub prompt: String,
+    /// Prepared references: scaled down to a megapixel and cropped to the grid.
+    pub references: Vec<Reference>,
+    /// Width in pixels, a multiple of [`GRID_PX`].
+    pub width: u32,
+    /// Height in pixels, a multiple of [`GRID_PX`].
+    pub height: u32,
+    /// Denoising steps, at least 1.
+    pub steps: u32,
+    /// Guidance scale, if the model knows guidance. Up to 1 it is one pass a step, as without.
+    pub guidance: Option<f32>,
+    /// Which noise to start from.
+    pub seed: u64,
+    /// How the seed becomes noise.
+    pub noise: NoiseKind,
+    /// What the caller should know about the request.
+    pub warnings: Vec<Warning>,
+}
+
+impl ResolvedRequest {
+    /// Fill in what `variant` has defaults for, prepare the references, check the limits.
+    ///
+    /// # Errors
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or an
+    /// image error for a reference that is too small or too narrow.
+    pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
+        let count = request.references.len();
+        if count > MAX_REFERENCES {
+            return Err(Error::ReferenceCount { count, max: MAX_REFERENCES });
+        }
+        let mut warnings = Vec::new();
+        let steps = request.steps.unwrap_or(variant.default_steps);
+        if !(1..=MAX_STEPS).contains(&steps) {
+            return Err(Error::Steps { steps, max: MAX_STEPS });
+        }
+        if variant.is_distilled() && steps > 4 * variant.default_steps {
+            warnings.push(Warning::ManySteps { steps, default: variant.default_steps });
+        }
+        if let Some(guidance) = request.guidance {
+            if !(0.0..=MAX_GUIDANCE).contains(&guidance) {
+                return Err(Error::Guidance { guidance });
+            }
+            if variant.is_distilled() {
+                warnings.push(Warning::GuidanceIgnored { guidance, variant: variant.name });
+            }
+        }
+        let guidance = variant.default_guidance.map(|default| request.guidance.unwrap_or(default));
+
+        // Sizes that were typed are checked before any pixel is touched.
+        let check = |axis, px: Option<u32>| px.map_or(Ok(()), |px| check_size(axis, px));
+        check("width", request.width)?;
+        check("height", request.height)?;
+        let references = request
+            .references
+            .iter()
+            .map(|r| Ok(Reference { image: resize::prepare_reference(&r.image)?, sha256: r.sha256.clone() }))
+            .collect::<Result<Vec<_>>>()?;
+        let default = references.first().map_or((DEFAULT_PX, DEFAULT_PX), |r| (r.image.width(), r.image.height()));
+        Ok(ResolvedRequest {
+            prompt: request.prompt.clone(),
+            references,
+            width: request.width.unwrap_or(default.0),
+            height: request.height.unwrap_or(default.1),
+            steps,
+            guidance,
+            seed: request.seed,
+            noise: request.noise,
+            warnings,
+        })
+    }
+
+    /// Rows and columns of image tokens.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.height, self.width].map(|px| (px / GRID_PX) as usize)
+    }
+}
+
+fn check_size(axis: &'static str, px: u32) -> Result<()> {
+    if !(MIN_PX..=MAX_PX).contains(&px) {
+        return Err(Error::SizeRange { axis, px, min: MIN_PX, max: MAX_PX });
+    }
+    if !px.is_multiple_of(GRID_PX) {
+        return Err(Error::SizeGrid { axis, px, multiple: GRID_PX });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn distilled() -> &'static Variant {
+        Variant::by_name("klein-4b").unwrap()
+    }
+
+    fn base() -> &'static Variant {
+        Variant::by_name("klein-base-4b").unwrap()
+    }
+
+    fn reference(width: u32, height: u32) -> Reference {
+        let image = RgbImage::new(width, height, vec![128; (width * height * 3) as usize]).unwrap();
+        Reference { image, sha256: String::new() }
+    }
+
+    #[test]
+    fn defaults_come_from_the_variant() {
+        let request = GenerateRequest::default();
+        let (d, b) =
+            (ResolvedRequest::new(&request, distilled()).unwrap(), ResolvedRequest::new(&request, base()).unwrap());
+        assert_eq!((d.width, d.height, d.steps, d.guidance), (512, 512, 4, None));
+        assert_eq!((b.steps, b.guidance), (50, Some(4.0)));
+        assert!(d.warnings.is_empty() && b.warnings.is_empty());
+    }
+
+    #[test]
+    fn guidance_on_a_distilled_model_is_a_warning_and_no_guidance() {
+        let request = GenerateRequest { guidance: Some(4.0), ..Default::default() };
+        let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
+        assert_eq!(resolved.guidance, None);
+        assert_eq!(resolved.warnings, [Warning::GuidanceIgnored { guidance: 4.0, variant: "klein-4b" }]);
+    }
+
+    #[test]
+    fn a_seed_given_as_steps_is_pointed_out() {
+        let request = GenerateRequest { steps: Some(42), ..Default::default() };
+        let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
+        assert_eq!(resolved.warnings, [Warning::ManySteps { steps: 42, default: 4 }]);
+        assert!(ResolvedRequest::new(&request, base()).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn the_first_reference_gives_the_size() {
+        let references = vec![reference(100, 75), reference(200, 200)];
+        let request = GenerateRequest { references, ..Default::default() };
+        let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
+        assert_eq!((resolved.width, resolved.height), (96, 64));
+        let request = GenerateRequest { width: Some(256), ..request };
+        let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
+        assert_eq!((resolved.width, resolved.height), (256, 64));
+    }
+
+    #[test]
+    fn sizes_off_the_grid_or_out_of_range_are_refused() {
+        let with = |px| GenerateRequest { width: Some(px), ..Default::default() };
+        let error = |px| ResolvedRequest::new(&with(px), distilled()).unwrap_err();
+        assert!(matches!(error(500), Error::SizeGrid { axis: "width", px: 500, multiple: 16 }));
+        assert_eq!(error(500).hint().unwrap(), "use --width 496 or --width 512");
+        assert!(matches!(error(48), Error::SizeRange { px: 48, .. }));
+        assert!(matches!(error(8192), Error::SizeRange { px: 8192, .. }));
+        assert!(matches!(error(u32::MAX), Error::SizeRange { .. }));
+    }
+
+    #[test]
+    fn steps_guidance_and_references_have_limits() {
+        let error = |request: GenerateRequest| ResolvedRequest::new(&request, base()).unwrap_err();
+        assert!(matches!(error(GenerateRequest { steps: Some(0), ..Default::default() }), Error::Steps { .. }));
+        for guidance in [f32::NAN, -1.0, f32::INFINITY] {
+            let request = GenerateRequest { guidance: Some(guidance), ..Default::default() };
+            assert!(matches!(error(request), Error::Guidance { .. }));
+        }
+        let references = vec![reference(64, 64); 17];
+        let request = GenerateRequest { references, ..Default::default() };
+        assert!(matches!(error(request), Error::ReferenceCount { count: 17, max: 16 }));
+    }
+}

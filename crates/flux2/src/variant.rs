@@ -1,0 +1,267 @@
+//! The family: what sets its members apart besides their weights.
+//!
+//! Source: README and `src/flux2/util.py` in black-forest-labs/flux2; the model cards. Base and distilled weights have
+//! the same names and shapes, so only `model_index.json` or the user can tell them apart.
+
+use std::fmt;
+
+use crate::weights::{TransformerConfig, nearest_name};
+use crate::{Error, Result};
+
+/// How a model was trained, as far as running it is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In few steps, without guidance.
+    Distilled,
+    /// In many steps, with classifier-free guidance.
+    Base,
+    /// Distilled, with reference images read once and their keys and values kept.
+    Kv,
+}
+
+/// How reference images enter the denoising loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Procedure {
+    /// Beside the image, in every step.
+    Standard,
+    /// In the first step only; their keys and values are kept for the others.
+    KvCache,
+}
+
+/// A member of the family.
+#[derive(Debug, PartialEq)]
+pub struct Variant {
+    /// What it is called here, and what `--variant` takes.
+    pub name: &'static str,
+    /// How it was trained.
+    pub kind: Kind,
+    /// Licence of the weights.
+    pub licence: &'static str,
+    /// Steps it is run with unless asked otherwise.
+    pub default_steps: u32,
+    /// Guidance it is run with unless asked otherwise; `None` if it knows none.
+    pub default_guidance: Option<f32>,
+    /// The text encoder it was trained with.
+    pub text_encoder: &'static str,
+    /// Where its weights are published, on the Hugging Face hub; `None` for sizes nobody publishes.
+    pub repo: Option<&'static str>,
+    /// How reference images enter.
+    pub procedure: Procedure,
+    sizes: Option<Sizes>,
+}
+
+/// What tells the sizes of the family apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    hidden: usize,
+    double_blocks: usize,
+    single_blocks: usize,
+    context_dim: usize,
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sizes { hidden, double_blocks, single_blocks, context_dim } = self;
+        write!(f, "width {hidden}, {double_blocks} + {single_blocks} blocks, text width {context_dim}")
+    }
+}
+
+const SIZE_4B: Sizes = Sizes { hidden: 3072, double_blocks: 5, single_blocks: 20, context_dim: 7680 };
+const SIZE_9B: Sizes = Sizes { hidden: 4096, double_blocks: 8, single_blocks: 24, context_dim: 12288 };
+const APACHE: &str = "Apache-2.0";
+const NON_COMMERCIAL: &str = "FLUX Non-Commercial License";
+
+/// What the three kinds share.
+const DISTILLED: Variant = Variant {
+    name: "klein (custom size)",
+    kind: Kind::Distilled,
+    licence: "unknown",
+    default_steps: 4,
+    default_guidance: None,
+    text_encoder: "Qwen3",
+    repo: None,
+    procedure: Procedure::Standard,
+    sizes: None,
+};
+const BASE: Variant = Variant {
+    name: "klein-base (custom size)",
+    kind: Kind::Base,
+    default_steps: 50,
+    default_guidance: Some(4.0),
+    ..DISTILLED
+};
+const KV: Variant =
+    Variant { name: "klein-kv (custom size)", kind: Kind::Kv, procedure: Procedure::KvCache, ..DISTILLED };
+
+static FAMILY: [Variant; 8] = [
+    Variant {
+        name: "klein-4b",
+        licence: APACHE,
+        text_encoder: "Qwen3-4B",
+        repo: Some("black-forest-labs/FLUX.2-klein-4B"),
+        sizes: Some(SIZE_4B),
+        ..DISTILLED
+    },
+    Variant {
+        name: "klein-base-4b",
+        licence: APACHE,
+        text_encoder: "Qwen3-4B",
+        repo: Some("black-forest-labs/FLUX.2-klein-base-4B"),
+        sizes: Some(SIZE_4B),
+        ..BASE
+    },
+    Variant {
+        name: "klein-9b",
+        licence: NON_COMMERCIAL,
+        text_encoder: "Qwen3-8B",
+        repo: Some("black-forest-labs/FLUX.2-klein-9B"),
+        sizes: Some(SIZE_9B),
+        ..DISTILLED
+    },
+    Variant {
+        name: "klein-base-9b",
+        licence: NON_COMMERCIAL,
+        text_encoder: "Qwen3-8B",
+        repo: Some("black-forest-labs/FLUX.2-klein-base-9B"),
+        sizes: Some(SIZE_9B),
+        ..BASE
+    },
+    Variant {
+        name: "klein-9b-kv",
+        licence: NON_COMMERCIAL,
+        text_encoder: "Qwen3-8B",
+        repo: Some("black-forest-labs/FLUX.2-klein-9b-kv"),
+        sizes: Some(SIZE_9B),
+        ..KV
+    },
+    DISTILLED,
+    BASE,
+    KV,
+];
+
+impl Variant {
+    /// The published members.
+    pub fn published() -> &'static [Variant] {
+        &FAMILY[..5]
+    }
+
+    /// A member by name. `klein`, `klein-base` and `klein-kv` leave the size to the files.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVariant`] with the nearest name.
+    pub fn by_name(name: &str) -> Result<&'static Variant> {
+        let wanted = name.to_ascii_lowercase();
+        FAMILY.iter().find(|v| v.short_name() == wanted || v.name == wanted).ok_or_else(|| Error::UnknownVariant {
+            name: name.to_owned(),
+            nearest: nearest_name(&wanted, FAMILY.iter().map(Variant::short_name)),
+        })
+    }
+
+    /// The member with these sizes, trained in this way.
+    pub fn detect(config: &TransformerConfig, kind: Kind) -> &'static Variant {
+        let sizes = Some(sizes_of(config));
+        let custom = FAMILY.iter().find(|v| v.kind == kind && v.is_custom());
+        let known = FAMILY.iter().find(|v| v.kind == kind && v.sizes == sizes);
+        known.or(custom).expect("every kind has a row without sizes")
+    }
+
+    /// This variant if the transformer has its sizes; one that leaves the size open becomes the one with that size.
+    ///
+    /// # Errors
+    /// [`Error::VariantSize`] if the transformer is another size's.
+    pub fn confirm(&'static self, config: &TransformerConfig) -> Result<&'static Variant> {
+        match self.sizes {
+            None => Ok(Self::detect(config, self.kind)),
+            Some(expected) if expected == sizes_of(config) => Ok(self),
+            Some(expected) => Err(Error::VariantSize {
+                variant: self.name,
+                found: sizes_of(config).to_string(),
+                expected: expected.to_string(),
+            }),
+        }
+    }
+
+    /// Whether it runs in few steps and without guidance.
+    pub fn is_distilled(&self) -> bool {
+        self.kind != Kind::Base
+    }
+
+    /// Whether its sizes are not among those published.
+    pub fn is_custom(&self) -> bool {
+        self.sizes.is_none()
+    }
+
+    fn short_name(&self) -> &'static str {
+        self.name.split(' ').next().unwrap_or(self.name)
+    }
+}
+
+fn sizes_of(config: &TransformerConfig) -> Sizes {
+    Sizes {
+        hidden: config.hidden(),
+        double_blocks: config.double_blocks,
+        single_blocks: config.single_blocks,
+        context_dim: config.context_dim,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn klein_4b() -> TransformerConfig {
+        TransformerConfig {
+            in_channels: 128,
+            double_blocks: 5,
+            single_blocks: 20,
+            heads: 24,
+            head_dim: 128,
+            context_dim: 7680,
+            mlp_hidden: 9216,
+            time_channels: 256,
+            rope_axes: vec![32; 4],
+            rope_theta: 2000.0,
+            eps: 1e-6,
+        }
+    }
+
+    #[test]
+    fn sizes_and_kind_name_the_variant() {
+        assert_eq!(Variant::detect(&klein_4b(), Kind::Distilled).name, "klein-4b");
+        assert_eq!(Variant::detect(&klein_4b(), Kind::Base).name, "klein-base-4b");
+        // Nobody publishes a 4B with a cache.
+        assert_eq!(Variant::detect(&klein_4b(), Kind::Kv).name, "klein-kv (custom size)");
+        let tiny = TransformerConfig { heads: 2, head_dim: 32, ..klein_4b() };
+        let variant = Variant::detect(&tiny, Kind::Base);
+        assert_eq!(
+            (variant.name, variant.default_steps, variant.default_guidance),
+            ("klein-base (custom size)", 50, Some(4.0))
+        );
+    }
+
+    #[test]
+    fn klein_4b_has_the_published_number_of_parameters() {
+        let parameters: usize = klein_4b().expected_tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+        assert_eq!(parameters, 3_875_544_576);
+    }
+
+    #[test]
+    fn a_misspelt_variant_is_told_the_nearest() {
+        match Variant::by_name("klien-4b") {
+            Err(Error::UnknownVariant { nearest: Some("klein-4b"), .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(Variant::by_name("KLEIN-9B-KV").unwrap().procedure, Procedure::KvCache);
+        assert_eq!(Variant::by_name("klein-base").unwrap().kind, Kind::Base);
+    }
+
+    #[test]
+    fn a_named_variant_of_another_size_is_refused() {
+        let by_name = |name| Variant::by_name(name).unwrap();
+        assert_eq!(by_name("klein-base").confirm(&klein_4b()).unwrap().name, "klein-base-4b");
+        assert!(matches!(
+            by_name("klein-9b").confirm(&klein_4b()),
+            Err(Error::VariantSize { variant: "klein-9b", .. })
+        ));
+    }
+}

@@ -1,0 +1,511 @@
+//! One network's files, checked against what its configuration asks for, ready to be mapped.
+//!
+//! In:  a file or a folder of shards. Out: [`Component`], a plan that says for every canonical name which bytes of
+//! which file it is made of. After that nobody checks again: a mapped component hands out any tensor it lists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flux2_backend::host::BlockScales;
+use flux2_backend::{DType, HostBytes, HostTensor};
+use serde_json::Value;
+
+use super::config::{ConfigProblem, ExpectedTensor, Json};
+use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
+use super::safetensors::{Printable, SafetensorsFile, StoredDType, StoredTensor};
+use super::{MAX_INDEX_BYTES, WeightSource};
+use crate::{Error, Result};
+
+/// A network of a checkpoint: its sizes, and where its weights are. Holds no weights until it is mapped.
+#[derive(Clone, Debug)]
+pub struct Component<C> {
+    /// Its sizes.
+    pub config: C,
+    layout: Layout,
+    files: Arc<Vec<SafetensorsFile>>,
+    plan: Arc<BTreeMap<String, Planned>>,
+}
+
+impl<C> Component<C> {
+    /// Scheme of names its files follow.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Bytes of the files it is in, tensors that are not needed included.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(SafetensorsFile::len).sum()
+    }
+
+    /// Bytes of the tensors that are needed, as they are stored.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.plan.values().flat_map(|t| &t.pieces).map(|p| p.range.len() as u64).sum()
+    }
+
+    /// Canonical names of all its tensors, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.plan.keys().map(String::as_str)
+    }
+
+    /// The element type most of its bytes have.
+    pub fn dtype(&self) -> DType {
+        let mut bytes: Vec<(DType, usize)> = Vec::new();
+        for piece in self.plan.values().flat_map(|t| &t.pieces) {
+            match bytes.iter_mut().find(|(d, _)| *d == piece.dtype) {
+                Some((_, n)) => *n += piece.range.len(),
+                None => bytes.push((piece.dtype, piece.range.len())),
+            }
+        }
+        bytes.into_iter().max_by_key(|(_, n)| *n).map_or(DType::F32, |(d, _)| d)
+    }
+
+    /// Map its files. They are unmapped when the result and every tensor taken from it are dropped.
+    ///
+    /// # Errors
+    /// [`Error::FileChanged`] if a file is not the one that was checked; [`Error::Io`] if it cannot be opened.
+    pub fn map(&self) -> Result<MappedWeights> {
+        let maps = self.files.iter().map(SafetensorsFile::map).collect::<Result<_>>()?;
+        Ok(MappedWeights { maps, plan: Arc::clone(&self.plan) })
+    }
+}
+
+/// The weights of a component, mapped into memory.
+#[derive(Debug)]
+pub struct MappedWeights {
+    maps: Vec<HostBytes>,
+    plan: Arc<BTreeMap<String, Planned>>,
+}
+
+impl WeightSource for MappedWeights {
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        let planned = self.plan.get(name).ok_or_else(|| Error::UnknownWeight { name: name.into() })?;
+        let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
+        Ok(match planned.form {
+            Rule::Same(..) => pieces.swap_remove(0),
+            Rule::Flatten(..) => pieces.swap_remove(0).reshape(planned.shape.clone()),
+            Rule::ConcatRows(..) => HostTensor::concat_rows(&pieces)?,
+            Rule::SwapHalves(..) => {
+                let [whole] = &pieces[..] else { unreachable!("one stored tensor is swapped") };
+                let rows = planned.shape[0];
+                HostTensor::concat_rows(&[whole.slice_rows(rows / 2..rows)?, whole.slice_rows(0..rows / 2)?])?
+            }
+        })
+    }
+}
+
+/// A canonical tensor and what it is made of.
+#[derive(Debug)]
+struct Planned {
+    shape: Vec<usize>,
+    form: Rule,
+    pieces: Vec<Piece>,
+}
+
+/// One stored tensor, with the multipliers that belong to it.
+#[derive(Debug)]
+struct Piece {
+    file: usize,
+    dtype: DType,
+    shape: Vec<usize>,
+    range: Range<usize>,
+    scales: Option<Scales>,
+}
+
+#[derive(Debug)]
+struct Scales {
+    values: Box<Piece>,
+    block: [usize; 2],
+}
+
+impl Piece {
+    fn tensor(&self, maps: &[HostBytes]) -> Result<HostTensor> {
+        let bytes = maps[self.file].slice(self.range.clone());
+        let tensor = HostTensor::new(self.dtype, self.shape.clone(), bytes)?;
+        Ok(match &self.scales {
+            None => tensor,
+            Some(Scales { values, block }) => {
+                let values = values.tensor(maps)?.to_f32().into();
+                tensor.with_scales(BlockScales { values, block: *block })?
+            }
+        })
+    }
+}
+
+// ---- opening ----
+
+/// All tensors of a component's files under their stored names.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    /// What was passed in: for errors.
+    path: PathBuf,
+    files: Vec<SafetensorsFile>,
+    /// Name to index of its file.
+    index: BTreeMap<String, usize>,
+    /// The configuration beside the files.
+    config: Option<PathBuf>,
+}
+
+impl Checkpoint {
+    /// Open a file, or the shards of a folder.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            return Self::join(path, folder, &[path.to_owned()], None);
+        }
+        let index = index_file(path)?.map(|file| Json::read(&file, MAX_INDEX_BYTES)).transpose()?;
+        let paths = match &index {
+            Some(index) => shard_names(index)?.into_iter().map(|name| path.join(name)).collect(),
+            None => files_ending(path, ".safetensors")?,
+        };
+        if paths.is_empty() {
+            return Err(Error::NoWeights { path: path.to_owned() });
+        }
+        if let Some(missing) = paths.iter().find(|p| !p.exists()) {
+            return Err(Error::PartMissing { what: "shard", path: missing.clone() });
+        }
+        Self::join(path, path, &paths, index.as_ref())
+    }
+
+    fn join(path: &Path, folder: &Path, paths: &[PathBuf], shards: Option<&Json>) -> Result<Self> {
+        let files = paths.iter().map(|p| SafetensorsFile::open(p)).collect::<Result<Vec<_>>>()?;
+        let mut index = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for name in file.tensors.keys() {
+                if let Some(first) = index.insert(name.clone(), i) {
+                    let path = file.path.clone();
+                    return Err(Error::TensorTwice { name: printable(name), first: files[first].path.clone(), path });
+                }
+            }
+        }
+        if let Some(map) = shards.and_then(|json| json.object.get("weight_map")).and_then(Value::as_object) {
+            for (name, shard) in map {
+                let found = index.get(name).map(|i| &files[*i].path);
+                if found.and_then(|p| p.file_name()) != shard.as_str().map(std::ffi::OsStr::new) {
+                    let path = folder.join(shard.as_str().unwrap_or_default());
+                    return Err(Error::ShardLacks { path, name: printable(name) });
+                }
+            }
+        }
+        let config = Some(folder.join("config.json")).filter(|p| p.is_file());
+        Ok(Checkpoint { path: path.to_owned(), files, index, config })
+    }
+
+    /// Which network this is and how its tensors are named.
+    ///
+    /// # Errors
+    /// [`Error::WrongPart`] unless it is `wanted`.
+    pub fn dialect(&self, wanted: Part) -> Result<Dialect> {
+        let wrong = |found: String| Error::WrongPart { path: self.path.clone(), found, wanted };
+        match detect(|name| self.index.contains_key(name), self.index.keys()) {
+            Some(Detected::Part(part, mut dialect)) if part == wanted => {
+                let level = |i: usize| dialect.find(&format!("encoder.down.{i}.res.0.conv1.weight")).1;
+                if part == Part::Vae {
+                    let levels = (0..).take_while(|i| self.index.contains_key(&level(*i)[0])).count();
+                    dialect.last_level = levels.saturating_sub(1);
+                }
+                Ok(dialect)
+            }
+            Some(Detected::Part(part, _)) => Err(wrong(format!("the {part}"))),
+            Some(Detected::Other(what)) => Err(wrong(what.into())),
+            None => Err(wrong("no model this program knows".into())),
+        }
+    }
+
+    /// The configuration beside the files, if it is this network's: a single file may lie in any folder.
+    pub fn config(&self, part: Part) -> Result<Option<Json>> {
+        let Some(path) = &self.config else { return Ok(None) };
+        let json = Json::read(path, MAX_INDEX_BYTES)?;
+        let (key, class) = match part {
+            Part::Transformer => ("_class_name", "Flux2Transformer2DModel"),
+            Part::TextEncoder => ("model_type", "qwen3"),
+            Part::Vae => ("_class_name", "AutoencoderKLFlux2"),
+        };
+        match json.text(key) {
+            Some(found) if found == class => Ok(Some(json)),
+            _ if self.path.is_dir() => Err(json.error(key, class)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Find every tensor the configuration asks for, and account for every tensor there is.
+    pub fn plan<C>(self, config: C, wants: Wants) -> Result<Component<C>> {
+        let mut planner =
+            Planner { checkpoint: &self, wants: &wants, mismatch: Mismatch::default(), used: BTreeSet::new() };
+        let mut plan = BTreeMap::new();
+        for (canonical, shape) in &wants.tensors {
+            let (form, names) = wants.dialect.find(canonical);
+            let stored_shape = stored_shape(&form, shape);
+            let pieces = names.iter().filter_map(|name| planner.piece(name, &stored_shape, &form)).collect();
+            plan.insert(canonical.clone(), Planned { shape: shape.clone(), form, pieces });
+        }
+        if let Some(mismatch) = planner.finish() {
+            return Err(Error::Tensors { path: self.path, mismatch: Box::new(mismatch) });
+        }
+        let layout = wants.dialect.layout;
+        Ok(Component { config, layout, files: Arc::new(self.files), plan: Arc::new(plan) })
+    }
+
+    fn get(&self, name: &str) -> Option<(usize, &StoredTensor)> {
+        let file = *self.index.get(name)?;
+        Some((file, &self.files[file].tensors[name]))
+    }
+}
+
+/// Matches what is wanted with what is there, and keeps account of both.
+struct Planner<'a> {
+    checkpoint: &'a Checkpoint,
+    wants: &'a Wants,
+    mismatch: Mismatch,
+    used: BTreeSet<String>,
+}
+
+impl Planner<'_> {
+    /// The stored tensor `name`, if it has the shape and dtype it should; what is wrong goes into the mismatch.
+    fn piece(&mut self, name: &str, shape: &[usize], form: &Rule) -> Option<Piece> {
+        let Some((file, stored)) = self.checkpoint.get(name) else {
+            self.mismatch.missing.push(name.to_owned());
+            return None;
+        };
+        self.used.insert(name.to_owned());
+        // Before the shape: a 4-bit matrix is packed, and its shape is only wrong because its dtype is.
+        let StoredDType::Float(dtype) = stored.dtype else {
+            self.mismatch.dtypes.push((name.to_owned(), stored.dtype.to_string()));
+            return None;
+        };
+        let is_flat_conv =
+            matches!(form, Rule::Flatten(..)) && stored.shape.strip_prefix(shape).is_some_and(|rest| rest == [1, 1]);
+        if stored.shape != shape && !is_flat_conv {
+            let (found, expected) = (stored.shape.clone(), shape.to_vec());
+            self.mismatch.shapes.push(WrongShape { name: name.to_owned(), found, expected });
+            return None;
+        }
+        let scales = match (dtype, shape) {
+            (DType::F8E4M3, &[rows, cols]) => self.scales(name, [rows, cols]),
+            _ => None,
+        };
+        Some(Piece { file, dtype, shape: shape.to_vec(), range: stored.range.clone(), scales })
+    }
+
+    /// The multipliers of an 8-bit matrix, if the file has any for it.
+    ///
+    /// `weight_scale_inv` has one for each block, `weight_scale` one for the matrix or one for each row; all multiply.
+    /// Sources: transformers `integrations/finegrained_fp8.py`; black-forest-labs/FLUX.2-klein-4b-fp8.
+    fn scales(&mut self, name: &str, [rows, cols]: [usize; 2]) -> Option<Scales> {
+        let stem = name.strip_suffix(".weight")?;
+        // The scale for activations quantised on the fly, which are not: they stay in the compute dtype.
+        self.used.insert(format!("{stem}.input_scale"));
+        let (blocks, whole) = (format!("{stem}.weight_scale_inv"), format!("{stem}.weight_scale"));
+        let (name, block) = match (self.checkpoint.get(&blocks), self.checkpoint.get(&whole)) {
+            (Some(_), _) => (blocks, self.wants.fp8_block),
+            (None, Some((_, scale))) if scale.shape.iter().all(|n| *n == 1) => (whole, [rows, cols]),
+            (None, Some(_)) => (whole, [1, cols]),
+            (None, None) => return None,
+        };
+        let [grid_rows, grid_cols] = [rows.div_ceil(block[0]), cols.div_ceil(block[1])];
+        let (_, stored) = self.checkpoint.get(&name)?;
+        // A column or a single value is also written with fewer axes.
+        let shape = match stored.shape[..] {
+            [] if grid_rows == 1 && grid_cols == 1 => vec![],
+            [_] if grid_cols == 1 => vec![grid_rows],
+            _ => vec![grid_rows, grid_cols],
+        };
+        let values = self.piece(&name, &shape, &Rule::Same("", ""))?;
+        Some(Scales { values: Box::new(values), block })
+    }
+
+    /// What is missing, left over or wrong, if anything is.
+    fn finish(mut self) -> Option<Mismatch> {
+        let left = self.checkpoint.index.keys().filter(|n| !self.used.contains(*n) && !self.wants.is_unused(n));
+        self.mismatch.unused = left.cloned().collect();
+        if self.mismatch == Mismatch::default() {
+            return None;
+        }
+        self.mismatch.name_neighbours(self.used.iter());
+        Some(self.mismatch)
+    }
+}
+
+/// What a component must contain.
+pub(super) struct Wants {
+    pub dialect: Dialect,
+    pub tensors: Vec<ExpectedTensor>,
+    /// Layers of the text encoder from here on are not needed.
+    pub layers_unused_from: usize,
+    pub fp8_block: [usize; 2],
+}
+
+impl Wants {
+    fn is_unused(&self, name: &str) -> bool {
+        let layer = || name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        self.dialect.is_unused(name) || layer().is_some_and(|l| l >= self.layers_unused_from)
+    }
+}
+
+/// The shape each stored part of a canonical tensor has.
+fn stored_shape(form: &Rule, canonical: &[usize]) -> Vec<usize> {
+    let mut shape = canonical.to_vec();
+    if let Rule::ConcatRows(_, parts) = form {
+        shape[0] /= parts.len();
+    }
+    shape
+}
+
+/// Shapes under canonical names, for reading sizes off a file that has no configuration.
+pub(super) struct Shapes<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub dialect: &'a Dialect,
+}
+
+impl Shapes<'_> {
+    pub fn path(&self) -> &Path {
+        &self.checkpoint.path
+    }
+
+    /// Axis `axis` of a stored tensor that has `axes` of them; never zero, never absurd.
+    pub fn axis(&self, canonical: &str, axes: usize, axis: usize) -> Result<usize> {
+        let name = &self.dialect.find(canonical).1[0];
+        let Some((_, stored)) = self.checkpoint.get(name) else {
+            let nearest = nearest_name(name, self.checkpoint.index.keys().map(String::as_str));
+            let nearest = nearest.map(|n| (name.clone(), n.to_owned())).into_iter().collect();
+            let mismatch = Mismatch { missing: vec![name.clone()], nearest, ..Mismatch::default() };
+            return Err(Error::Tensors { path: self.path().to_owned(), mismatch: Box::new(mismatch) });
+        };
+        match stored.shape.get(axis) {
+            Some(&n) if stored.shape.len() == axes && (1..=1 << 24).contains(&n) => Ok(n),
+            _ => {
+                let problem = ConfigProblem::Shape { tensor: name.clone(), shape: stored.shape.clone(), axes };
+                Err(Error::Config { path: self.path().to_owned(), problem })
+            }
+        }
+    }
+
+    /// How many of `name(0)`, `name(1)`, ... there are.
+    pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..).take_while(|i| self.checkpoint.get(&self.dialect.find(&name(*i)).1[0]).is_some()).count()
+    }
+}
+
+/// Tensors a file should have and has not, or has and should not; all of them, under their stored names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Asked for and not there.
+    pub missing: Vec<String>,
+    /// There and not asked for.
+    pub unused: Vec<String>,
+    /// There with another shape.
+    pub shapes: Vec<WrongShape>,
+    /// There with an element type that is not computed with, and which.
+    pub dtypes: Vec<(String, String)>,
+    /// For the first of the missing and the unused: the most similar name on the other side.
+    pub nearest: BTreeMap<String, String>,
+}
+
+/// A tensor with the wrong shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongShape {
+    /// Its stored name.
+    pub name: String,
+    /// The shape it has.
+    pub found: Vec<usize>,
+    /// The shape it should have.
+    pub expected: Vec<usize>,
+}
+
+impl Mismatch {
+    /// How many of each kind are printed.
+    const SHOWN: usize = 8;
+
+    /// For what will be printed, find the most similar name: of what is missing among what is unused, and the other way
+    /// round; if nothing is missing, among the names that are `used`.
+    fn name_neighbours<'n>(&mut self, used: impl Iterator<Item = &'n String>) {
+        let used: Vec<&String> = if self.missing.is_empty() { used.collect() } else { vec![] };
+        let mut nearest = BTreeMap::new();
+        for (names, others) in [(&self.missing, &self.unused), (&self.unused, &self.missing)] {
+            for name in names.iter().take(Self::SHOWN) {
+                let candidates = others.iter().chain(used.iter().copied()).map(String::as_str);
+                nearest.extend(nearest_name(name, candidates).map(|n| (name.clone(), n.to_owned())));
+            }
+        }
+        self.nearest = nearest;
+    }
+}
+
+/// The most similar of `names`, if one is similar at all. Bounded work, whatever a hostile file holds.
+pub(crate) fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    const LONGEST: usize = 200;
+    let similar = |n: &&str| n.len() <= LONGEST && *n != name;
+    let scored = names.filter(similar).take(4096).map(|n| (strsim::normalized_damerau_levenshtein(name, n), n));
+    let best = scored.filter(|_| name.len() <= LONGEST).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(score, _)| *score >= 0.5).map(|(_, n)| n)
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nearest =
+            |name: &String| self.nearest.get(name).map_or(String::new(), |n| format!(" (nearest: {})", Printable(n)));
+        let mut groups: Vec<String> = Vec::new();
+        let mut group = |what: &str, lines: &mut dyn Iterator<Item = String>, count: usize| {
+            if count > 0 {
+                let mut text = format!("{count} {what}: ");
+                text += &lines.take(Self::SHOWN).collect::<Vec<_>>().join(", ");
+                if count > Self::SHOWN {
+                    text += &format!(" and {} more", count - Self::SHOWN);
+                }
+                groups.push(text);
+            }
+        };
+        let named = |n: &String| format!("`{}`{}", Printable(n), nearest(n));
+        group("missing", &mut self.missing.iter().map(named), self.missing.len());
+        group("not used", &mut self.unused.iter().map(named), self.unused.len());
+        let shape = |s: &WrongShape| format!("`{}` is {:?}, expected {:?}", Printable(&s.name), s.found, s.expected);
+        group("of the wrong shape", &mut self.shapes.iter().map(shape), self.shapes.len());
+        let dtype = |(n, d): &(String, String)| format!("`{}` is {d}", Printable(n));
+        group("of a dtype that is not supported", &mut self.dtypes.iter().map(dtype), self.dtypes.len());
+        f.write_str(&groups.join("; "))
+    }
+}
+
+// ---- folders ----
+
+/// Files of a folder whose name ends so, in alphabetical order.
+fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let io = |source| Error::Io { path: folder.to_owned(), source };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if name.ends_with(ending) && !name.starts_with('.') {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The list of shards; of several the one without a variant in its name, which is the shortest.
+fn index_file(folder: &Path) -> Result<Option<PathBuf>> {
+    let found = files_ending(folder, ".safetensors.index.json")?;
+    Ok(found.into_iter().min_by_key(|p| p.as_os_str().len()))
+}
+
+/// File names out of `weight_map`: plain names of this folder only.
+fn shard_names(index: &Json) -> Result<BTreeSet<String>> {
+    let wrong = || index.error("weight_map", "an object of tensor names and file names in this folder");
+    let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(wrong)?;
+    let plain =
+        |name: &str| name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
+    let mut names = BTreeSet::new();
+    for shard in map.values() {
+        match shard.as_str() {
+            Some(name) if plain(name) => names.insert(name.to_owned()),
+            _ => return Err(index.error_with("weight_map", shard, "a file name in this folder, *.safetensors")),
+        };
+    }
+    Ok(names)
+}
+
+fn printable(name: &str) -> String {
+    Printable(name).to_string()
+}

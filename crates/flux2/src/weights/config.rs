@@ -1,0 +1,708 @@
+//! Sizes of the three networks, from `config.json` or from the shapes of the tensors, and the tensors they ask for.
+//!
+//! A configuration says what a checkpoint must contain ([`TransformerConfig::expected_tensors`] and its siblings), so
+//! one that disagrees with its file is found before anything is computed. What a file may say and this engine does not
+//! do is refused here, by key and value. Keys are those of diffusers (`Flux2Transformer2DModel`, `AutoencoderKLFlux2`)
+//! and transformers (`Qwen3Config`).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::component::Shapes;
+use super::safetensors::Printable;
+use crate::{Error, Result};
+
+/// A canonical name and the shape it must have.
+pub type ExpectedTensor = (String, Vec<usize>);
+
+/// Largest width of anything; the family's largest is 12288, its MLP input 24576.
+const MAX_WIDTH: usize = 1 << 16;
+/// Most blocks or layers of one kind; the family has at most 36.
+const MAX_BLOCKS: usize = 256;
+/// Hidden states the family's transformer reads, counting the embedding as 0.
+const DEFAULT_TAPS: [usize; 3] = [9, 18, 27];
+/// Tokens the family's transformer reads.
+const DEFAULT_MAX_LENGTH: usize = 512;
+
+// ---- the transformer ----
+
+/// Sizes of the flow transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransformerConfig {
+    /// Features of an image token, 128: four times the latent channels.
+    pub in_channels: usize,
+    /// Blocks with separate weights for image and text.
+    pub double_blocks: usize,
+    /// Blocks over the joint sequence.
+    pub single_blocks: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of the text embedding.
+    pub context_dim: usize,
+    /// Width of the MLP after its gate.
+    pub mlp_hidden: usize,
+    /// Features of the timestep's sinusoidal embedding.
+    pub time_channels: usize,
+    /// How a head is divided among the position axes (t, h, w, l); even parts that add up to `head_dim`.
+    pub rope_axes: Vec<usize>,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Added to variances and mean squares in every norm.
+    pub eps: f32,
+}
+
+impl TransformerConfig {
+    /// Width of the residual stream.
+    pub fn hidden(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Every tensor the model asks for.
+    pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
+        let (d, mlp, head) = (self.hidden(), self.mlp_hidden, self.head_dim);
+        let mut tensors: Vec<ExpectedTensor> = vec![
+            ("img_in".into(), vec![d, self.in_channels]),
+            ("txt_in".into(), vec![d, self.context_dim]),
+            ("time_in.0".into(), vec![d, self.time_channels]),
+            ("time_in.1".into(), vec![d, d]),
+            ("modulation.img".into(), vec![6 * d, d]),
+            ("modulation.txt".into(), vec![6 * d, d]),
+            ("modulation.single".into(), vec![3 * d, d]),
+        ];
+        for i in 0..self.double_blocks {
+            for stream in ["img", "txt"] {
+                let mut add = |name: &str, shape: &[usize]| {
+                    tensors.push((format!("double.{i}.{stream}.{name}"), shape.to_vec()));
+                };
+                add("qkv", &[3 * d, d]);
+                add("q_norm", &[head]);
+                add("k_norm", &[head]);
+                add("proj", &[d, d]);
+                add("mlp_in", &[2 * mlp, d]);
+                add("mlp_out", &[d, mlp]);
+            }
+        }
+        for i in 0..self.single_blocks {
+            let mut add = |name: &str, shape: &[usize]| tensors.push((format!("single.{i}.{name}"), shape.to_vec()));
+            add("qkv_mlp", &[3 * d + 2 * mlp, d]);
+            add("q_norm", &[head]);
+            add("k_norm", &[head]);
+            add("out", &[d, d + mlp]);
+        }
+        tensors.push(("final.modulation".into(), vec![2 * d, d]));
+        tensors.push(("final.proj".into(), vec![self.in_channels, d]));
+        tensors
+    }
+
+    pub(super) fn from_json(json: &Json) -> Result<Self> {
+        json.only("guidance_embeds", &[json!(false)])?;
+        json.only("patch_size", &[json!(1)])?;
+        let in_channels = json.size("in_channels", MAX_WIDTH)?;
+        json.only("out_channels", &[json!(in_channels)])?;
+        let heads = json.size("num_attention_heads", 1024)?;
+        let head_dim = json.size("attention_head_dim", 1024)?;
+        let ratio = json.number("mlp_ratio", 1.0 / 64.0..=64.0, Some(3.0))?;
+        TransformerConfig {
+            in_channels,
+            double_blocks: json.size("num_layers", MAX_BLOCKS)?,
+            single_blocks: json.size("num_single_layers", MAX_BLOCKS)?,
+            heads,
+            head_dim,
+            context_dim: json.size("joint_attention_dim", MAX_WIDTH)?,
+            mlp_hidden: ((heads * head_dim) as f64 * ratio) as usize,
+            time_channels: json.size_or("timestep_guidance_channels", MAX_WIDTH, 256)?,
+            rope_axes: match json.sizes("axes_dims_rope", 1024, 4)? {
+                Some(axes) => axes,
+                None => vec![head_dim / 4; 4],
+            },
+            rope_theta: json.number("rope_theta", 1.0..=1e9, Some(2000.0))?,
+            eps: json.number("eps", 1e-12..=1e-2, Some(1e-6))? as f32,
+        }
+        .checked(&json.path)
+    }
+
+    pub(super) fn infer(shapes: &Shapes) -> Result<Self> {
+        let head_dim = shapes.axis("double.0.img.q_norm", 1, 0)?;
+        TransformerConfig {
+            in_channels: shapes.axis("img_in", 2, 1)?,
+            double_blocks: shapes.count(|i| format!("double.{i}.img.q_norm")),
+            single_blocks: shapes.count(|i| format!("single.{i}.q_norm")),
+            heads: shapes.axis("img_in", 2, 0)? / head_dim,
+            head_dim,
+            context_dim: shapes.axis("txt_in", 2, 1)?,
+            mlp_hidden: shapes.axis("double.0.img.mlp_out", 2, 1)?,
+            time_channels: shapes.axis("time_in.0", 2, 1)?,
+            rope_axes: vec![head_dim / 4; 4],
+            rope_theta: 2000.0,
+            eps: 1e-6,
+        }
+        .checked(shapes.path())
+    }
+
+    /// What both sources must satisfy.
+    fn checked(self, path: &Path) -> Result<Self> {
+        let hidden = self.hidden();
+        range(path, "num_layers", self.double_blocks, MAX_BLOCKS)?;
+        range(path, "num_single_layers", self.single_blocks, MAX_BLOCKS)?;
+        range(path, "num_attention_heads x attention_head_dim", hidden, MAX_WIDTH)?;
+        range(path, "mlp_ratio x hidden size", self.mlp_hidden, MAX_WIDTH)?;
+        let sum: usize = self.rope_axes.iter().sum();
+        if self.rope_axes.len() != 4 || sum != self.head_dim || self.rope_axes.iter().any(|a| !a.is_multiple_of(2)) {
+            let expected = format!("4 even numbers that add up to the head's width {}", self.head_dim);
+            return Err(value(path, "axes_dims_rope", format!("{:?}", self.rope_axes), expected));
+        }
+        if !self.time_channels.is_multiple_of(2) {
+            return Err(value(path, "timestep_guidance_channels", self.time_channels, "an even number"));
+        }
+        Ok(self)
+    }
+}
+
+// ---- the text encoder ----
+
+/// Sizes of the Qwen3 text encoder, and which of its hidden states are read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Rows of the embedding table.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the MLP after its gate.
+    pub intermediate: usize,
+    /// Layers of the network; only those up to the last tap are loaded and run.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head; heads x head_dim need not be the hidden size.
+    pub head_dim: usize,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Added to mean squares in every norm.
+    pub rms_eps: f32,
+    /// After how many layers the residual stream is read, ascending; the readings are joined by features.
+    pub taps: Vec<usize>,
+    /// Tokens in a prompt with its template: shorter ones are padded, longer ones cut.
+    pub max_length: usize,
+    /// Rows and columns of an 8-bit matrix that share a multiplier.
+    pub fp8_block: [usize; 2],
+}
+
+impl TextConfig {
+    /// Width of the text embedding: the hidden size once for each tap.
+    pub fn embedding_dim(&self) -> usize {
+        self.taps.len() * self.hidden
+    }
+
+    /// Layers that are loaded and run: up to the last tap.
+    pub fn used_layers(&self) -> usize {
+        self.taps.last().copied().unwrap_or(0)
+    }
+
+    /// Every tensor the model asks for.
+    pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
+        let (d, q, kv, mlp) =
+            (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate);
+        let mut tensors = vec![("embed".to_owned(), vec![self.vocab, d])];
+        for i in 0..self.used_layers() {
+            let mut add = |name: &str, shape: &[usize]| tensors.push((format!("layer.{i}.{name}"), shape.to_vec()));
+            add("attn_norm", &[d]);
+            add("q", &[q, d]);
+            add("k", &[kv, d]);
+            add("v", &[kv, d]);
+            add("q_norm", &[self.head_dim]);
+            add("k_norm", &[self.head_dim]);
+            add("o", &[d, q]);
+            add("mlp_norm", &[d]);
+            add("gate", &[mlp, d]);
+            add("up", &[mlp, d]);
+            add("down", &[d, mlp]);
+        }
+        tensors
+    }
+
+    pub(super) fn from_json(json: &Json, taps: &Taps) -> Result<Self> {
+        json.only("model_type", &[json!("qwen3")])?;
+        json.only("attention_bias", &[json!(false)])?;
+        json.only("hidden_act", &[json!("silu")])?;
+        json.only("use_sliding_window", &[json!(false)])?;
+        json.only("rope_scaling", &[])?;
+        if let Some(types) = json.object.get("layer_types").and_then(Value::as_array)
+            && let Some(other) = types.iter().find(|t| **t != json!("full_attention"))
+        {
+            return Err(unsupported(&json.path, "layer_types", other, "full_attention"));
+        }
+        let rope = json.child("rope_parameters")?;
+        if let Some(rope) = &rope {
+            rope.only("rope_type", &[json!("default")])?;
+        }
+        let rope_theta = match &rope {
+            Some(rope) if rope.object.contains_key("rope_theta") => rope.number("rope_theta", 1.0..=1e9, None)?,
+            _ => json.number("rope_theta", 1.0..=1e9, None)?,
+        };
+        let fp8_block = match json.child("quantization_config")? {
+            None => [128; 2],
+            Some(fp8) => {
+                fp8.only("quant_method", &[json!("fp8")])?;
+                fp8.only("fmt", &[json!("e4m3")])?;
+                let block = fp8.sizes("weight_block_size", MAX_WIDTH, 2)?;
+                block.map_or([128; 2], |b| [b[0], b[1]])
+            }
+        };
+        let config = TextConfig {
+            vocab: json.size("vocab_size", 1 << 24)?,
+            hidden: json.size("hidden_size", MAX_WIDTH)?,
+            intermediate: json.size("intermediate_size", MAX_WIDTH)?,
+            layers: json.size("num_hidden_layers", MAX_BLOCKS)?,
+            heads: json.size("num_attention_heads", 1024)?,
+            kv_heads: json.size("num_key_value_heads", 1024)?,
+            head_dim: json.size_or("head_dim", 1024, 128)?,
+            rope_theta,
+            rms_eps: json.number("rms_norm_eps", 1e-12..=1e-2, Some(1e-6))? as f32,
+            taps: taps.layers.clone(),
+            max_length: taps.max_length,
+            fp8_block,
+        }
+        .checked(&json.path)?;
+        // The reference takes the state after the last layer from behind the final norm, which is not loaded here.
+        if config.used_layers() == config.layers {
+            let found = format!("{:?} of {} layers", config.taps, config.layers);
+            return Err(value(&json.path, Taps::LAYERS_KEY, found, "taps before the last layer"));
+        }
+        Ok(config)
+    }
+
+    pub(super) fn infer(shapes: &Shapes, taps: &Taps) -> Result<Self> {
+        let head_dim = shapes.axis("layer.0.q_norm", 1, 0)?;
+        TextConfig {
+            vocab: shapes.axis("embed", 2, 0)?,
+            hidden: shapes.axis("embed", 2, 1)?,
+            intermediate: shapes.axis("layer.0.gate", 2, 0)?,
+            layers: shapes.count(|i| format!("layer.{i}.q_norm")),
+            heads: shapes.axis("layer.0.q", 2, 0)? / head_dim,
+            kv_heads: shapes.axis("layer.0.k", 2, 0)? / head_dim,
+            head_dim,
+            rope_theta: 1e6,
+            rms_eps: 1e-6,
+            taps: taps.layers.clone(),
+            max_length: taps.max_length,
+            fp8_block: [128; 2],
+        }
+        .checked(shapes.path())
+    }
+
+    fn checked(self, path: &Path) -> Result<Self> {
+        range(path, "num_hidden_layers", self.layers, MAX_BLOCKS)?;
+        range(path, "hidden_size", self.hidden, MAX_WIDTH)?;
+        range(path, "intermediate_size", self.intermediate, MAX_WIDTH)?;
+        if self.kv_heads == 0 || self.heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            let found = format!("{} for {} query heads", self.kv_heads, self.heads);
+            return Err(value(path, "num_key_value_heads", found, "a divisor of the query heads"));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(value(path, "head_dim", self.head_dim, "an even number"));
+        }
+        if self.used_layers() > self.layers {
+            let found = format!("{:?} of {} layers", self.taps, self.layers);
+            return Err(value(path, Taps::LAYERS_KEY, found, "taps within the network"));
+        }
+        Ok(self)
+    }
+}
+
+/// Which hidden states the transformer was trained on, and for how many tokens. `model_index.json` may say so.
+#[derive(Clone, Debug)]
+pub(super) struct Taps {
+    layers: Vec<usize>,
+    max_length: usize,
+}
+
+impl Default for Taps {
+    fn default() -> Self {
+        Taps { layers: DEFAULT_TAPS.to_vec(), max_length: DEFAULT_MAX_LENGTH }
+    }
+}
+
+impl Taps {
+    const LAYERS_KEY: &'static str = "text_encoder_out_layers";
+
+    pub fn from_json(model_index: &Json) -> Result<Self> {
+        let default = Taps::default();
+        // As many as it says, so that only a list of numbers is right.
+        let count = model_index.get(Self::LAYERS_KEY).and_then(Value::as_array).map_or(1, |a| a.len().clamp(1, 16));
+        let layers = model_index.sizes(Self::LAYERS_KEY, MAX_BLOCKS, count)?.unwrap_or(default.layers);
+        if !layers.is_sorted_by(|a, b| a < b) {
+            return Err(value(&model_index.path, Self::LAYERS_KEY, format!("{layers:?}"), "ascending numbers"));
+        }
+        let max_length = model_index.size_or("max_sequence_length", 1 << 15, default.max_length)?;
+        Ok(Taps { layers, max_length })
+    }
+}
+
+// ---- the VAE ----
+
+/// Sizes of the autoencoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VaeConfig {
+    /// Channels of the latents before patchifying, 32.
+    pub latent_channels: usize,
+    /// Channels of each encoder level, finest first.
+    pub encoder_channels: Vec<usize>,
+    /// Channels of each decoder level, finest first, so the decoder runs them from the back.
+    pub decoder_channels: Vec<usize>,
+    /// Residual blocks of an encoder level; a decoder level has one more.
+    pub layers_per_block: usize,
+    /// Groups of every group norm.
+    pub groups: usize,
+    /// Added to the variance in group norms.
+    pub group_norm_eps: f32,
+    /// Added to the running variance when latents are normalised.
+    pub bn_eps: f32,
+}
+
+impl VaeConfig {
+    /// Pixels along one edge of a latent, before patchifying: 8 with four levels.
+    pub fn spatial_factor(&self) -> usize {
+        1 << (self.encoder_channels.len() - 1)
+    }
+
+    /// Every tensor the model asks for.
+    pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
+        let mut t = Vec::new();
+        let (z, encoder) = (self.latent_channels, &self.encoder_channels);
+        let decoder: Vec<usize> = self.decoder_channels.iter().rev().copied().collect();
+        let (fine, coarse) = (encoder[0], encoder[encoder.len() - 1]);
+
+        conv(&mut t, "encoder.conv_in", 3, fine, 3);
+        let mut c = fine;
+        for (i, &out) in encoder.iter().enumerate() {
+            for j in 0..self.layers_per_block {
+                res(&mut t, &format!("encoder.down.{i}.res.{j}"), c, out);
+                c = out;
+            }
+            if i + 1 < encoder.len() {
+                conv(&mut t, &format!("encoder.down.{i}.downsample"), c, c, 3);
+            }
+        }
+        mid(&mut t, "encoder", coarse);
+        norm(&mut t, "encoder.norm_out", coarse);
+        conv(&mut t, "encoder.conv_out", coarse, 2 * z, 3);
+        conv(&mut t, "encoder.quant", 2 * z, 2 * z, 1);
+
+        conv(&mut t, "decoder.post_quant", z, z, 1);
+        let mut c = decoder[0];
+        conv(&mut t, "decoder.conv_in", z, c, 3);
+        mid(&mut t, "decoder", c);
+        for (i, &out) in decoder.iter().enumerate() {
+            for j in 0..=self.layers_per_block {
+                res(&mut t, &format!("decoder.up.{i}.res.{j}"), c, out);
+                c = out;
+            }
+            if i + 1 < decoder.len() {
+                conv(&mut t, &format!("decoder.up.{i}.upsample"), c, c, 3);
+            }
+        }
+        norm(&mut t, "decoder.norm_out", c);
+        conv(&mut t, "decoder.conv_out", c, 3, 3);
+        t.push(("bn.mean".into(), vec![4 * z]));
+        t.push(("bn.var".into(), vec![4 * z]));
+        t
+    }
+
+    pub(super) fn from_json(json: &Json) -> Result<Self> {
+        json.only("in_channels", &[json!(3)])?;
+        json.only("out_channels", &[json!(3)])?;
+        json.only("act_fn", &[json!("silu")])?;
+        json.only("use_quant_conv", &[json!(true)])?;
+        json.only("use_post_quant_conv", &[json!(true)])?;
+        json.only("mid_block_add_attention", &[json!(true)])?;
+        json.only("patch_size", &[json!([2, 2])])?;
+        for (key, kind) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+            if let Some(types) = json.object.get(key).and_then(Value::as_array)
+                && let Some(other) = types.iter().find(|t| **t != json!(kind))
+            {
+                return Err(unsupported(&json.path, key, other, kind));
+            }
+        }
+        let levels = json.object.get("block_out_channels").and_then(Value::as_array).map_or(4, Vec::len);
+        let encoder_channels = json.sizes("block_out_channels", MAX_WIDTH, levels)?.ok_or_else(|| Error::Config {
+            path: json.path.clone(),
+            problem: ConfigProblem::Missing { key: "block_out_channels".into() },
+        })?;
+        let decoder_channels = json.sizes("decoder_block_out_channels", MAX_WIDTH, levels)?;
+        VaeConfig {
+            latent_channels: json.size("latent_channels", MAX_WIDTH / 4)?,
+            decoder_channels: decoder_channels.unwrap_or_else(|| encoder_channels.clone()),
+            encoder_channels,
+            layers_per_block: json.size("layers_per_block", 16)?,
+            groups: json.size_or("norm_num_groups", MAX_WIDTH, 32)?,
+            group_norm_eps: 1e-6,
+            bn_eps: json.number("batch_norm_eps", 1e-12..=1e-1, Some(1e-4))? as f32,
+        }
+        .checked(&json.path)
+    }
+
+    pub(super) fn infer(shapes: &Shapes) -> Result<Self> {
+        let levels = shapes.count(|i| format!("encoder.down.{i}.res.0.conv1.weight"));
+        let channels = |side: &str| -> Result<Vec<usize>> {
+            (0..levels).map(|i| shapes.axis(&format!("{side}.{i}.res.0.conv1.weight"), 4, 0)).collect()
+        };
+        let mut decoder_channels = channels("decoder.up")?;
+        decoder_channels.reverse();
+        let encoder_channels = channels("encoder.down")?;
+        // Every published VAE has 32 groups; one too narrow for that has as many as fit all its widths.
+        let fits = |groups: &usize| encoder_channels.iter().chain(&decoder_channels).all(|c| c.is_multiple_of(*groups));
+        let groups = [32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1);
+        VaeConfig {
+            latent_channels: shapes.axis("decoder.conv_in.weight", 4, 1)?,
+            encoder_channels,
+            decoder_channels,
+            layers_per_block: shapes.count(|j| format!("encoder.down.0.res.{j}.conv1.weight")),
+            groups,
+            group_norm_eps: 1e-6,
+            bn_eps: 1e-4,
+        }
+        .checked(shapes.path())
+    }
+
+    fn checked(self, path: &Path) -> Result<Self> {
+        let levels = self.encoder_channels.len();
+        if !(1..=8).contains(&levels) {
+            return Err(value(path, "block_out_channels", format!("{levels} levels"), "1 to 8 levels"));
+        }
+        range(path, "layers_per_block", self.layers_per_block, 16)?;
+        range(path, "latent_channels", self.latent_channels, MAX_WIDTH / 4)?;
+        let widths = self.encoder_channels.iter().chain(&self.decoder_channels);
+        if let Some(c) = widths.copied().find(|c| *c == 0 || !c.is_multiple_of(self.groups)) {
+            return Err(value(path, "norm_num_groups", self.groups, format!("a divisor of {c} channels")));
+        }
+        Ok(self)
+    }
+}
+
+fn conv(t: &mut Vec<ExpectedTensor>, name: &str, c_in: usize, c_out: usize, kernel: usize) {
+    t.push((format!("{name}.weight"), vec![c_out, c_in, kernel, kernel]));
+    t.push((format!("{name}.bias"), vec![c_out]));
+}
+
+fn norm(t: &mut Vec<ExpectedTensor>, name: &str, c: usize) {
+    t.push((format!("{name}.weight"), vec![c]));
+    t.push((format!("{name}.bias"), vec![c]));
+}
+
+fn res(t: &mut Vec<ExpectedTensor>, name: &str, c_in: usize, c_out: usize) {
+    norm(t, &format!("{name}.norm1"), c_in);
+    conv(t, &format!("{name}.conv1"), c_in, c_out, 3);
+    norm(t, &format!("{name}.norm2"), c_out);
+    conv(t, &format!("{name}.conv2"), c_out, c_out, 3);
+    if c_in != c_out {
+        conv(t, &format!("{name}.shortcut"), c_in, c_out, 1);
+    }
+}
+
+fn mid(t: &mut Vec<ExpectedTensor>, side: &str, c: usize) {
+    res(t, &format!("{side}.mid.res.0"), c, c);
+    norm(t, &format!("{side}.mid.attn.norm"), c);
+    for name in ["q", "k", "v", "out"] {
+        t.push((format!("{side}.mid.attn.{name}.weight"), vec![c, c]));
+        t.push((format!("{side}.mid.attn.{name}.bias"), vec![c]));
+    }
+    res(t, &format!("{side}.mid.res.1"), c, c);
+}
+
+// ---- hostile JSON ----
+
+/// An object from a JSON file, with the file's path for errors.
+#[derive(Debug)]
+pub(super) struct Json {
+    pub path: PathBuf,
+    pub object: Map<String, Value>,
+}
+
+impl Json {
+    /// Read a file of at most `max_bytes`.
+    pub fn read(path: &Path, max_bytes: u64) -> Result<Self> {
+        let refuse = |problem| Error::Config { path: path.to_owned(), problem };
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let meta = std::fs::metadata(path).map_err(io)?;
+        if !meta.is_file() || meta.len() > max_bytes {
+            return Err(refuse(ConfigProblem::NotReadable { bytes: meta.len(), max: max_bytes }));
+        }
+        let text = std::fs::read(path).map_err(io)?;
+        match serde_json::from_slice(&text) {
+            Ok(Value::Object(object)) => Ok(Json { path: path.to_owned(), object }),
+            Ok(_) => Err(refuse(ConfigProblem::Json { message: "not an object".into() })),
+            Err(e) => Err(refuse(ConfigProblem::Json { message: e.to_string() })),
+        }
+    }
+
+    /// The value of a key; `null` counts as absent.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|v| !v.is_null())
+    }
+
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(Value::as_str)
+    }
+
+    pub fn error(&self, key: &str, expected: impl ToString) -> Error {
+        self.error_with(key, self.get(key).unwrap_or(&Value::Null), expected)
+    }
+
+    pub fn error_with(&self, key: &str, found: &Value, expected: impl ToString) -> Error {
+        value(&self.path, key, short(found), expected)
+    }
+
+    fn child(&self, key: &'static str) -> Result<Option<Json>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Json { path: self.path.clone(), object: object.clone() })),
+            Some(_) => Err(self.error(key, "an object")),
+        }
+    }
+
+    /// Absent, `null` or one of `supported`.
+    pub fn only(&self, key: &str, supported: &[Value]) -> Result<()> {
+        match self.get(key) {
+            Some(found) if !supported.contains(found) => {
+                let supported = supported.first().map_or("null".into(), Value::to_string);
+                Err(unsupported(&self.path, key, found, &supported))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn size(&self, key: &str, max: usize) -> Result<usize> {
+        if self.get(key).is_none() {
+            return Err(Error::Config { path: self.path.clone(), problem: ConfigProblem::Missing { key: key.into() } });
+        }
+        self.size_or(key, max, 0)
+    }
+
+    fn size_or(&self, key: &str, max: usize, default: usize) -> Result<usize> {
+        let Some(found) = self.get(key) else { return Ok(default) };
+        found
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| (1..=max).contains(n))
+            .ok_or_else(|| self.error(key, format!("a whole number from 1 to {max}")))
+    }
+
+    fn sizes(&self, key: &str, max: usize, count: usize) -> Result<Option<Vec<usize>>> {
+        let Some(found) = self.get(key) else { return Ok(None) };
+        let size = |v: &Value| v.as_u64().map(|n| n as usize).filter(|n| (1..=max).contains(n));
+        let sizes: Option<Vec<usize>> =
+            found.as_array().filter(|a| a.len() == count).and_then(|a| a.iter().map(size).collect());
+        match sizes {
+            Some(sizes) => Ok(Some(sizes)),
+            None => Err(self.error(key, format!("{count} whole numbers from 1 to {max}"))),
+        }
+    }
+
+    fn number(&self, key: &str, range: std::ops::RangeInclusive<f64>, default: Option<f64>) -> Result<f64> {
+        match (self.get(key), default) {
+            (None, Some(default)) => Ok(default),
+            (None, None) => {
+                Err(Error::Config { path: self.path.clone(), problem: ConfigProblem::Missing { key: key.into() } })
+            }
+            (Some(found), _) => found
+                .as_f64()
+                .filter(|n| range.contains(n))
+                .ok_or_else(|| self.error(key, format!("a number from {} to {}", range.start(), range.end()))),
+        }
+    }
+}
+
+fn value(path: &Path, key: &str, found: impl ToString, expected: impl ToString) -> Error {
+    let problem = ConfigProblem::Value { key: key.into(), found: found.to_string(), expected: expected.to_string() };
+    Error::Config { path: path.to_owned(), problem }
+}
+
+fn unsupported(path: &Path, key: &str, found: &Value, supported: &str) -> Error {
+    let problem = ConfigProblem::Unsupported { key: key.into(), found: short(found), supported: supported.to_owned() };
+    Error::Config { path: path.to_owned(), problem }
+}
+
+fn range(path: &Path, key: &str, found: usize, max: usize) -> Result<()> {
+    if (1..=max).contains(&found) { Ok(()) } else { Err(value(path, key, found, format!("1 to {max}"))) }
+}
+
+/// A value as JSON, not longer than a line.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((cut, _)) => format!("{}...", &text[..cut]),
+        None => text,
+    }
+}
+
+/// What is wrong with a configuration, or with what the tensors' shapes say in its stead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigProblem {
+    /// A folder, or far too long for a configuration.
+    #[error("not a file of at most {max} bytes ({bytes})")]
+    NotReadable {
+        /// Its length.
+        bytes: u64,
+        /// Largest allowed.
+        max: u64,
+    },
+    /// Not a JSON object.
+    #[error("not valid: {}", Printable(message))]
+    Json {
+        /// What the parser says.
+        message: String,
+    },
+    /// A key that must be there is not.
+    #[error("`{key}` is missing")]
+    Missing {
+        /// Key.
+        key: String,
+    },
+    /// A value of the wrong kind, or out of range.
+    #[error("`{key}` is {}, expected {expected}", Printable(found))]
+    Value {
+        /// Key.
+        key: String,
+        /// What it says.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// A value that means something, which this engine does not do.
+    #[error("`{key}` is {}, only {supported} is supported", Printable(found))]
+    Unsupported {
+        /// Key.
+        key: String,
+        /// What it says.
+        found: String,
+        /// What is supported.
+        supported: String,
+    },
+    /// A tensor from which a size was to be read has another number of axes, or an axis of zero.
+    #[error("`{}` has shape {shape:?}, expected {axes} axes", Printable(tensor))]
+    Shape {
+        /// Tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Axes it should have.
+        axes: usize,
+    },
+}
+
+impl ConfigProblem {
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            ConfigProblem::Unsupported { .. } => "use a FLUX.2 [klein] model",
+            ConfigProblem::Shape { .. } => "pass the file that belongs to the model",
+            _ => "download the file again, or correct it",
+        }
+        .into()
+    }
+}

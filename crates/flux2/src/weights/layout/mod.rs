@@ -1,0 +1,220 @@
+//! Two dialects, one vocabulary: how each layout's names and forms become the canonical ones models ask for.
+//!
+//! A dialect is a table of [`Rule`]s, one for each canonical tensor, with `{i}` where a number (or any one part of a
+//! name) stands on both sides. [`detect`] tells the dialect of a file from the names in it, never from its file name.
+//!
+//! Canonical form: q, k and v of a double block fused by rows; modulation halves in the order shift, scale; decoder
+//! levels of the VAE numbered in the order they run; attention matrices of the VAE `[c, c]`; convolutions `[o, i, kh, kw]`.
+
+mod bfl;
+mod diffusers;
+mod qwen;
+
+use std::fmt;
+
+/// Which scheme of names a checkpoint follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A folder as the diffusers library writes it.
+    Diffusers,
+    /// Single files as Black Forest Labs publishes them.
+    Bfl,
+    /// The text encoder's names, the same everywhere.
+    HuggingFace,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Layout::Diffusers => "diffusers",
+            Layout::Bfl => "bfl",
+            Layout::HuggingFace => "huggingface",
+        })
+    }
+}
+
+/// One of the three networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The flow transformer.
+    Transformer,
+    /// The Qwen3 text encoder.
+    TextEncoder,
+    /// The autoencoder.
+    Vae,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Transformer => "transformer",
+            Part::TextEncoder => "text encoder",
+            Part::Vae => "VAE",
+        })
+    }
+}
+
+/// How a canonical tensor (first) is stored (second).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rule {
+    /// Under another name.
+    Same(&'static str, &'static str),
+    /// With two more axes of length 1: a 1x1 convolution that is a matrix.
+    Flatten(&'static str, &'static str),
+    /// In three parts of equal size, to be joined by rows.
+    ConcatRows(&'static str, [&'static str; 3]),
+    /// With its two halves of rows exchanged.
+    SwapHalves(&'static str, &'static str),
+}
+
+impl Rule {
+    fn canonical(&self) -> &'static str {
+        let (Rule::Same(c, _) | Rule::Flatten(c, _) | Rule::ConcatRows(c, _) | Rule::SwapHalves(c, _)) = self;
+        c
+    }
+
+    fn stored(&self) -> &[&'static str] {
+        match self {
+            Rule::Same(_, s) | Rule::Flatten(_, s) | Rule::SwapHalves(_, s) => std::slice::from_ref(s),
+            Rule::ConcatRows(_, s) => s,
+        }
+    }
+}
+
+/// The tables of one part in one layout.
+#[derive(Clone, Debug)]
+pub(super) struct Dialect {
+    pub layout: Layout,
+    rules: &'static [Rule],
+    /// Names that are there and are not needed.
+    unused: &'static [&'static str],
+    /// What stands before every name.
+    pub prefix: &'static str,
+    /// Index of the last level, for names that count levels the other way round.
+    pub last_level: usize,
+}
+
+/// What a set of tensor names turned out to be.
+#[derive(Debug)]
+pub(super) enum Detected {
+    Part(Part, Dialect),
+    /// Not a checkpoint of this family, but recognisably this.
+    Other(&'static str),
+}
+
+/// Tell part, layout and prefix from names; `None` if no table fits.
+pub(super) fn detect(has: impl Fn(&str) -> bool, mut names: impl Iterator<Item = impl AsRef<str>>) -> Option<Detected> {
+    let dialect = |layout, rules, unused, prefix| Dialect { layout, rules, unused, prefix, last_level: 0 };
+    for prefix in bfl::PREFIXES.into_iter().chain([""]) {
+        let has = |name: &str| has(&format!("{prefix}{name}"));
+        // The embedding of a guidance scale is what FLUX.2 [dev] has and [klein] has not.
+        if has(bfl::GUIDANCE) || has(diffusers::GUIDANCE) {
+            return Some(Detected::Other("FLUX.2 [dev] or another model with a guidance embedding"));
+        }
+        if has(bfl::TRANSFORMER_SIGN) {
+            let dialect = dialect(Layout::Bfl, bfl::TRANSFORMER, &[][..], prefix);
+            return Some(Detected::Part(Part::Transformer, dialect));
+        }
+        if has(diffusers::TRANSFORMER_SIGN) {
+            let dialect = dialect(Layout::Diffusers, diffusers::TRANSFORMER, &[], prefix);
+            return Some(Detected::Part(Part::Transformer, dialect));
+        }
+    }
+    if has(bfl::VAE_SIGN) {
+        return Some(Detected::Part(Part::Vae, dialect(Layout::Bfl, bfl::VAE, bfl::VAE_UNUSED, "")));
+    }
+    if has(diffusers::VAE_SIGN) {
+        let dialect = dialect(Layout::Diffusers, diffusers::VAE, diffusers::VAE_UNUSED, "");
+        return Some(Detected::Part(Part::Vae, dialect));
+    }
+    if has(qwen::SIGN) {
+        return Some(Detected::Part(Part::TextEncoder, dialect(Layout::HuggingFace, qwen::RULES, qwen::UNUSED, "")));
+    }
+    if names.any(|n| [".lora_A.", ".lora_down.", ".lora_B."].iter().any(|part| n.as_ref().contains(part))) {
+        return Some(Detected::Other("a LoRA"));
+    }
+    if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
+        return Some(Detected::Other("FLUX.1"));
+    }
+    None
+}
+
+impl Dialect {
+    /// The rule for a canonical name and the stored names it asks for, in order.
+    ///
+    /// # Panics
+    /// If no rule covers `canonical`: the table and the configuration's list of tensors disagree.
+    pub fn find(&self, canonical: &str) -> (Rule, Vec<String>) {
+        let found = self.rules.iter().find_map(|rule| Some((rule, captures(rule.canonical(), canonical)?)));
+        let (rule, captured) = found.unwrap_or_else(|| panic!("no {} rule for `{canonical}`", self.layout));
+        let stored = rule.stored().iter().map(|pattern| self.prefix.to_owned() + &self.fill(pattern, &captured));
+        (*rule, stored.collect())
+    }
+
+    /// Whether a stored name is known not to be needed.
+    pub fn is_unused(&self, stored: &str) -> bool {
+        let Some(name) = stored.strip_prefix(self.prefix) else { return false };
+        self.unused.iter().any(|pattern| captures(pattern, name).is_some())
+    }
+
+    fn fill(&self, pattern: &str, captured: &[(&str, &str)]) -> String {
+        let value = |key: &str| captured.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let part = |part: &str| match placeholder(part) {
+            None => part.to_owned(),
+            Some(key) => match key.strip_prefix("last-") {
+                None => value(key).expect("both sides of a rule have the same placeholders").to_owned(),
+                Some(key) => {
+                    let level: usize = value(key).and_then(|v| v.parse().ok()).expect("a level is a number");
+                    self.last_level.saturating_sub(level).to_string()
+                }
+            },
+        };
+        pattern.split('.').map(part).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// What stands in `name` where `pattern` has `{key}`, or `None` if it does not fit. A placeholder is one dotted part.
+fn captures<'p, 'n>(pattern: &'p str, name: &'n str) -> Option<Vec<(&'p str, &'n str)>> {
+    let (mut pattern, mut name) = (pattern.split('.'), name.split('.'));
+    let mut found = Vec::new();
+    loop {
+        match (pattern.next(), name.next()) {
+            (None, None) => return Some(found),
+            (Some(p), Some(n)) => match placeholder(p) {
+                Some(key) => found.push((key, n)),
+                None if p == n => {}
+                None => return None,
+            },
+            _ => return None,
+        }
+    }
+}
+
+fn placeholder(part: &str) -> Option<&str> {
+    part.strip_prefix('{')?.strip_suffix('}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoder_levels_are_reversed_in_bfl() {
+        let dialect = Dialect { layout: Layout::Bfl, rules: bfl::VAE, unused: &[], prefix: "", last_level: 3 };
+        for (canonical, stored) in [
+            ("decoder.up.0.res.2.conv1.bias", "decoder.up.3.block.2.conv1.bias"),
+            ("decoder.up.3.res.0.shortcut.weight", "decoder.up.0.block.0.nin_shortcut.weight"),
+            ("decoder.up.1.upsample.weight", "decoder.up.2.upsample.conv.weight"),
+            ("encoder.down.1.downsample.weight", "encoder.down.1.downsample.conv.weight"),
+        ] {
+            assert_eq!(dialect.find(canonical).1, [stored]);
+        }
+    }
+
+    #[test]
+    fn a_placeholder_is_one_part_of_a_name() {
+        assert_eq!(captures("a.{i}.b", "a.12.b"), Some(vec![("i", "12")]));
+        assert_eq!(captures("a.{i}.b", "a.1.2.b"), None);
+        assert_eq!(captures("a.{i}", "a"), None);
+    }
+}

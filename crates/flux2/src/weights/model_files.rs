@@ -1,0 +1,208 @@
+//! A whole model on disk: variant, transformer, text encoder, VAE and tokenizer, opened and checked together.
+//!
+//! In:  [`ModelPaths`], a diffusers folder or single files. Out: [`ModelFiles`], in which everything fits everything.
+
+use std::path::{Path, PathBuf};
+
+use super::MAX_INDEX_BYTES;
+use super::component::{Checkpoint, Component, Shapes, Wants};
+use super::config::{ConfigProblem, Json, Taps, TextConfig, TransformerConfig, VaeConfig};
+use super::layout::{Dialect, Part};
+use crate::variant::{Kind, Variant};
+use crate::{Error, Result};
+
+/// Where a model's files are.
+#[derive(Clone, Debug, Default)]
+pub struct ModelPaths {
+    /// A diffusers folder (with `model_index.json`), or the transformer as one file.
+    pub model: PathBuf,
+    /// Text encoder, file or folder; instead of the folder's own, and needed if `model` is a file.
+    pub text_encoder: Option<PathBuf>,
+    /// VAE, file or folder; instead of the folder's own, and needed if `model` is a file.
+    pub vae: Option<PathBuf>,
+    /// Which member of the family it is, where files do not say; without it a single file counts as distilled.
+    pub variant: Option<&'static Variant>,
+}
+
+/// A model whose files are all there, whole, and fit each other. No weights are in memory yet.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    /// Member of the family.
+    pub variant: &'static Variant,
+    /// What to call it: the variant's name, or the folder's if its sizes are nobody's. Never a path.
+    pub name: String,
+    /// The flow transformer.
+    pub transformer: Component<TransformerConfig>,
+    /// The text encoder.
+    pub text_encoder: Component<TextConfig>,
+    /// The autoencoder.
+    pub vae: Component<VaeConfig>,
+    /// A `tokenizer.json` that came with the model; `None` means the built-in one.
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl ModelFiles {
+    /// Open and check a model.
+    ///
+    /// # Errors
+    /// [`Error::ModelMissing`] and its siblings if files are not there; [`Error::Checkpoint`], [`Error::Config`] and
+    /// [`Error::Tensors`] if one is not what it should be; [`Error::PartsDisagree`] if they do not belong together.
+    pub fn open(paths: &ModelPaths) -> Result<Self> {
+        if !exists(&paths.model)? {
+            return Err(Error::ModelMissing { path: paths.model.clone() });
+        }
+        let is_folder = paths.model.is_dir();
+        let (kind, taps) = if is_folder { read_model_index(&paths.model)? } else { (Kind::Distilled, Taps::default()) };
+        let transformer =
+            if is_folder { present(paths.model.join("transformer"), "transformer")? } else { paths.model.clone() };
+        // A file that is something else says so before the other two are asked for.
+        let transformer = Component::<TransformerConfig>::open(&transformer)?;
+        let beside = |given: &Option<PathBuf>, folder: &str, part: Part, flag: &'static str| match given {
+            Some(path) => Ok(path.clone()),
+            None if is_folder => Ok(paths.model.join(folder)),
+            None => Err(Error::PartNotGiven { path: paths.model.clone(), part, flag }),
+        };
+        let text_path = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder, "--text-encoder")?;
+        let vae_path = beside(&paths.vae, "vae", Part::Vae, "--vae")?;
+        let text_path = present(text_path, "text encoder")?;
+        let text_encoder = Component::<TextConfig>::open_with(&text_path, &taps)?;
+        let vae = Component::<VaeConfig>::open(&present(vae_path, "VAE")?)?;
+        check_fit(&transformer.config, &text_encoder.config, &vae.config)?;
+
+        let variant = match paths.variant {
+            None => Variant::detect(&transformer.config, kind),
+            Some(variant) => variant.confirm(&transformer.config)?,
+        };
+        let name = if variant.is_custom() { file_stem(&paths.model) } else { variant.name.to_owned() };
+        let tokenizer = find_tokenizer(&text_path, &paths.model);
+        Ok(ModelFiles { variant, name, transformer, text_encoder, vae, tokenizer })
+    }
+}
+
+impl Component<TransformerConfig> {
+    /// Open and check a transformer alone, file or folder.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let (checkpoint, dialect) = open_part(path, Part::Transformer)?;
+        let config = match checkpoint.config(Part::Transformer)? {
+            Some(json) => TransformerConfig::from_json(&json)?,
+            None => TransformerConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect })?,
+        };
+        let wants = wants(dialect, config.expected_tensors());
+        checkpoint.plan(config, wants)
+    }
+}
+
+impl Component<TextConfig> {
+    /// Open and check a text encoder alone, file or folder, with the taps and the prompt length of the family.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &Taps::default())
+    }
+
+    fn open_with(path: &Path, taps: &Taps) -> Result<Self> {
+        let (checkpoint, dialect) = open_part(path, Part::TextEncoder)?;
+        let config = match checkpoint.config(Part::TextEncoder)? {
+            Some(json) => TextConfig::from_json(&json, taps)?,
+            None => TextConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect }, taps)?,
+        };
+        let (fp8_block, layers_unused_from) = (config.fp8_block, config.used_layers());
+        let wants = Wants { fp8_block, layers_unused_from, ..wants(dialect, config.expected_tensors()) };
+        checkpoint.plan(config, wants)
+    }
+}
+
+impl Component<VaeConfig> {
+    /// Open and check a VAE alone, file or folder.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let (checkpoint, dialect) = open_part(path, Part::Vae)?;
+        let config = match checkpoint.config(Part::Vae)? {
+            Some(json) => VaeConfig::from_json(&json)?,
+            None => VaeConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect })?,
+        };
+        let wants = wants(dialect, config.expected_tensors());
+        checkpoint.plan(config, wants)
+    }
+}
+
+fn present(path: PathBuf, what: &'static str) -> Result<PathBuf> {
+    if exists(&path)? { Ok(path) } else { Err(Error::PartMissing { what, path }) }
+}
+
+/// Whether something is there; that it may not be looked at is another error than its absence.
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+fn open_part(path: &Path, part: Part) -> Result<(Checkpoint, Dialect)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let dialect = checkpoint.dialect(part)?;
+    Ok((checkpoint, dialect))
+}
+
+fn wants(dialect: Dialect, tensors: Vec<(String, Vec<usize>)>) -> Wants {
+    Wants { dialect, tensors, layers_unused_from: usize::MAX, fp8_block: [128; 2] }
+}
+
+/// What `model_index.json` says that nothing else does: the kind of model, and which text states it reads.
+fn read_model_index(folder: &Path) -> Result<(Kind, Taps)> {
+    let path = folder.join("model_index.json");
+    if !path.is_file() {
+        return Err(Error::NoModelIndex { path: folder.to_owned() });
+    }
+    let json = Json::read(&path, MAX_INDEX_BYTES)?;
+    let class = json.text("_class_name").ok_or_else(|| json.error("_class_name", "Flux2KleinPipeline"))?;
+    if !class.starts_with("Flux2Klein") {
+        let (key, supported) = ("_class_name".into(), "Flux2KleinPipeline".into());
+        return Err(Error::Config {
+            path,
+            problem: ConfigProblem::Unsupported { key, found: class.into(), supported },
+        });
+    }
+    let distilled = match json.get("is_distilled") {
+        None => false,
+        Some(value) => value.as_bool().ok_or_else(|| json.error("is_distilled", "true or false"))?,
+    };
+    let kind = match (class, distilled) {
+        ("Flux2KleinKVPipeline", _) => Kind::Kv,
+        (_, true) => Kind::Distilled,
+        (_, false) => Kind::Base,
+    };
+    Ok((kind, Taps::from_json(&json)?))
+}
+
+fn check_fit(transformer: &TransformerConfig, text: &TextConfig, vae: &VaeConfig) -> Result<()> {
+    let pairs = [
+        (Part::TextEncoder, transformer.context_dim, text.embedding_dim()),
+        (Part::Vae, transformer.in_channels, 4 * vae.latent_channels),
+    ];
+    match pairs.into_iter().find(|(_, reads, makes)| reads != makes) {
+        Some((part, reads, makes)) => Err(Error::PartsDisagree { part, reads, makes }),
+        None => Ok(()),
+    }
+}
+
+/// The tokenizer that belongs to the text encoder, else the one that came with the model.
+fn find_tokenizer(text_encoder: &Path, model: &Path) -> Option<PathBuf> {
+    let folder = |path: &Path| if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
+    let (text, model) = (folder(text_encoder), folder(model));
+    let beside = text.parent().unwrap_or(&text).to_owned();
+    [text.join("tokenizer.json"), text.join("tokenizer/tokenizer.json"), beside.join("tokenizer/tokenizer.json")]
+        .into_iter()
+        .chain([model.join("tokenizer/tokenizer.json")])
+        .find(|p| p.is_file())
+}
+
+/// Last part of a path, without its extension if it is a file.
+fn file_stem(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let stem = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    stem.map_or("model".into(), |s| s.to_string_lossy().into_owned())
+}

@@ -1,0 +1,114 @@
+//! What the reference implementation computed on the tiny checkpoints, and how near to it we must be.
+
+use std::path::{Path, PathBuf};
+
+use flux2::{GenerateRequest, NoiseKind, Reference};
+use safetensors::{Dtype, SafeTensors};
+
+/// A file below `fixtures/`.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
+}
+
+/// One file of golden tensors.
+pub struct Golden {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    /// `fixtures/golden/NAME.safetensors`.
+    pub fn open(name: &str) -> Self {
+        let path = fixture(&format!("golden/{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Golden { name: name.into(), bytes }
+    }
+
+    /// The values of a tensor as f32; integers are exact.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = tensors.tensor(name).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.name));
+        let data = tensor.data();
+        match tensor.dtype() {
+            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
+            Dtype::U8 => data.iter().map(|b| f32::from(*b)).collect(),
+            other => panic!("{}: {name} is {other:?}", self.name),
+        }
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap().shape().to_vec()
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
+    }
+
+    /// A tensor `[c, h, w]` as `[h, w, c]`.
+    pub fn channels_last(&self, name: &str) -> Vec<f32> {
+        let (values, shape) = (self.values(name), self.shape(name));
+        let &[c, h, w] = &shape[..] else { panic!("{name} is {shape:?}") };
+        (0..h * w * c).map(|i| values[i % c * h * w + i / c]).collect()
+    }
+
+    /// The request the reference was given.
+    pub fn request(&self) -> GenerateRequest {
+        let (_, header) = SafeTensors::read_metadata(&self.bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&metadata["request"]).unwrap();
+        let number = |key: &str| json[key].as_u64().map(|n| n as u32);
+        let references = json["references"].as_array().unwrap().iter().map(|file| {
+            let bytes = std::fs::read(fixture("golden/references").join(file.as_str().unwrap())).unwrap();
+            Reference::from_bytes(&bytes, "reference").unwrap()
+        });
+        GenerateRequest {
+            prompt: json["prompt"].as_str().unwrap().into(),
+            references: references.collect(),
+            width: number("width"),
+            height: number("height"),
+            steps: number("steps"),
+            guidance: (json["guidance"] != 1.0).then(|| json["guidance"].as_f64().unwrap() as f32),
+            seed: json["seed"].as_u64().unwrap(),
+            noise: NoiseKind::TorchCpu,
+        }
+    }
+}
+
+/// Hold `got` to `expected` by the length of the difference relative to that of `expected`.
+///
+/// # Panics
+/// If it is longer, with the worst element.
+pub fn assert_relative(what: &str, got: &[f32], expected: &[f32], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = |(g, e): (&f32, &f32)| f64::from(*g) - f64::from(*e);
+    let pairs = || got.iter().zip(expected);
+    let relative = norm(&mut pairs().map(difference)) / norm(&mut expected.iter().map(|e| f64::from(*e)));
+    let worst = pairs().map(difference).map(f64::abs).enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+    assert!(
+        relative <= tolerance, // false for NaN
+        "{what}: relative L2 {relative:.2e} is over {tolerance:.0e}; worst at {worst}: {} for {}",
+        got[worst],
+        expected[worst]
+    );
+}
+
+/// Hold every element of `got` to `expected` within `tolerance`.
+///
+/// # Panics
+/// If one is further away, with the worst element.
+pub fn assert_absolute(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let distance = |i: usize| (got[i] - expected[i]).abs();
+    let worst = (0..got.len()).max_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap();
+    assert!(
+        distance(worst) <= tolerance, // false for NaN
+        "{what}: worst at {worst}: {} for {}, {:.2e} apart, over {tolerance:.0e}",
+        got[worst],
+        expected[worst],
+        distance(worst)
+    );
+}

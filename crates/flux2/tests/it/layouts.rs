@@ -1,0 +1,438 @@
+//! Two layouts of one model lead to the same tensors; and the tiny files the other tests here are made of.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use flux2::weights::{
+    Component, Layout, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
+};
+use flux2_backend::DType;
+use serde_json::{Value, json};
+
+/// A checkpoint out of the repository's fixtures.
+pub fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name)
+}
+
+/// Paths of the tiny model as single files.
+pub fn single_files() -> ModelPaths {
+    let file = |name: &str| tiny("klein-bfl").join(name);
+    ModelPaths {
+        model: file("transformer.safetensors"),
+        text_encoder: Some(file("text_encoder.safetensors")),
+        vae: Some(file("ae.safetensors")),
+        variant: None,
+    }
+}
+
+/// A tensor to be written: dtype, shape, bytes.
+pub type Stored = (String, Vec<usize>, Vec<u8>);
+
+/// A safetensors file as a map, so that a test can change one thing and write it again.
+#[derive(Clone, Default)]
+pub struct File(pub BTreeMap<String, Stored>);
+
+impl File {
+    /// Every tensor of a file.
+    pub fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let stored =
+            |t: safetensors::tensor::TensorView| (t.dtype().to_string(), t.shape().to_vec(), t.data().to_vec());
+        File(tensors.tensors().into_iter().map(|(name, t)| (name, stored(t))).collect())
+    }
+
+    /// Every tensor of a folder's shards.
+    pub fn read_folder(path: &Path) -> Self {
+        let mut all = File::default();
+        for entry in std::fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "safetensors") {
+                all.0.extend(File::read(&path).0);
+            }
+        }
+        all
+    }
+
+    /// The header as JSON, and the data.
+    pub fn parts(&self) -> (serde_json::Map<String, Value>, Vec<u8>) {
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        for (name, (dtype, shape, bytes)) in &self.0 {
+            let offsets = [data.len(), data.len() + bytes.len()];
+            header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+            data.extend(bytes);
+        }
+        (header, data)
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> Vec<u8> {
+        let (header, data) = self.parts();
+        join(&Value::Object(header).to_string(), &data)
+    }
+
+    /// Write it into `folder`.
+    pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, self.bytes()).unwrap();
+        path
+    }
+
+    /// With every name changed.
+    pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Self {
+        File(self.0.iter().map(|(name, t)| (rename(name), t.clone())).collect())
+    }
+}
+
+/// A header and data as one file.
+pub fn join(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// Little-endian f32 values.
+pub fn f32_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+fn open(paths: &ModelPaths) -> ModelFiles {
+    ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nhint: {:?}", e.hint()))
+}
+
+fn folder() -> ModelPaths {
+    ModelPaths { model: tiny("klein"), ..ModelPaths::default() }
+}
+
+/// Same names, shapes and values; and the same stored bytes where both are stored alike.
+fn assert_same<C>(a: &Component<C>, b: &Component<C>, same_dtype: bool) {
+    let (mapped_a, mapped_b) = (a.map().unwrap(), b.map().unwrap());
+    assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>());
+    for name in a.names() {
+        let (a, b) = (mapped_a.tensor(name).unwrap(), mapped_b.tensor(name).unwrap());
+        assert_eq!(a.shape(), b.shape(), "{name}");
+        if same_dtype {
+            assert_eq!(a.dtype(), b.dtype(), "{name}");
+            assert!(a.bytes()[..] == b.bytes()[..], "{name}: bytes differ");
+        } else {
+            assert!(a.to_f32() == b.to_f32(), "{name}: values differ");
+        }
+    }
+}
+
+#[test]
+fn both_layouts_load_to_identical_bytes() {
+    let (diffusers, bfl) = (open(&folder()), open(&single_files()));
+    assert_eq!(diffusers.transformer.layout(), Layout::Diffusers);
+    assert_eq!(bfl.transformer.layout(), Layout::Bfl);
+    assert_same(&diffusers.transformer, &bfl.transformer, true);
+    assert_same(&diffusers.text_encoder, &bfl.text_encoder, true);
+    // BFL publishes its VAE as f32, the folder has it as bf16.
+    assert_same(&diffusers.vae, &bfl.vae, false);
+}
+
+#[test]
+fn sizes_read_off_the_shapes_are_those_of_the_configuration() {
+    let (with, without) = (open(&folder()), open(&single_files()));
+    assert_eq!(with.transformer.config, without.transformer.config);
+    assert_eq!(with.text_encoder.config, without.text_encoder.config);
+    assert_eq!(with.vae.config, without.vae.config);
+}
+
+#[test]
+fn every_expected_tensor_is_handed_out_in_its_shape() {
+    fn check<C>(component: &Component<C>, expected: Vec<(String, Vec<usize>)>) {
+        let mapped = component.map().unwrap();
+        assert_eq!(component.names().count(), expected.len());
+        for (name, shape) in expected {
+            assert_eq!(mapped.tensor(&name).unwrap().shape(), shape, "{name}");
+        }
+    }
+    for paths in [folder(), single_files()] {
+        let files = open(&paths);
+        check(&files.transformer, files.transformer.config.expected_tensors());
+        check(&files.text_encoder, files.text_encoder.config.expected_tensors());
+        check(&files.vae, files.vae.config.expected_tensors());
+    }
+}
+
+#[test]
+fn published_sizes_have_the_published_number_of_parameters() {
+    let count = |tensors: Vec<(String, Vec<usize>)>| -> usize {
+        let parameters = tensors.iter().filter(|(name, _)| !name.starts_with("bn."));
+        parameters.map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    };
+    let vae = VaeConfig {
+        latent_channels: 32,
+        encoder_channels: vec![128, 256, 512, 512],
+        decoder_channels: vec![128, 256, 512, 512],
+        layers_per_block: 2,
+        groups: 32,
+        group_norm_eps: 1e-6,
+        bn_eps: 1e-4,
+    };
+    assert_eq!(count(vae.expected_tensors()), 84_046_115);
+    let small = VaeConfig { decoder_channels: vec![96, 192, 384, 384], ..vae };
+    assert_eq!(count(small.expected_tensors()), 84_046_115 - 49_619_203 + 27_946_179);
+    let qwen3_4b = TextConfig {
+        vocab: 151_936,
+        hidden: 2560,
+        intermediate: 9728,
+        layers: 36,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        ..open(&folder()).text_encoder.config
+    };
+    assert_eq!(count(qwen3_4b.expected_tensors()), 2_725_132_032 + 388_956_160);
+}
+
+#[test]
+fn qkv_is_q_then_k_then_v() {
+    let stored = File::read_folder(&tiny("klein/transformer"));
+    let mapped = open(&folder()).transformer.map().unwrap();
+    let part = |name: &str| stored.0[&format!("transformer_blocks.1.attn.{name}.weight")].2.clone();
+    let qkv = [part("to_q"), part("to_k"), part("to_v")].concat();
+    assert!(mapped.tensor("double.1.img.qkv").unwrap().bytes()[..] == qkv);
+    let qkv = [part("add_q_proj"), part("add_k_proj"), part("add_v_proj")].concat();
+    assert!(mapped.tensor("double.1.txt.qkv").unwrap().bytes()[..] == qkv);
+}
+
+#[test]
+fn final_modulation_is_shift_then_scale_in_both_layouts() {
+    // diffusers stores scale first, BFL shift first.
+    let stored = File::read_folder(&tiny("klein/transformer")).0["norm_out.linear.weight"].2.clone();
+    let (scale, shift) = stored.split_at(stored.len() / 2);
+    assert_ne!(scale, shift);
+    for paths in [folder(), single_files()] {
+        let mapped = open(&paths).transformer.map().unwrap();
+        let modulation = mapped.tensor("final.modulation").unwrap();
+        let (first, second) = modulation.bytes().split_at(stored.len() / 2);
+        assert!(first == shift && second == scale);
+    }
+}
+
+#[test]
+fn decoder_levels_are_reversed_in_bfl() {
+    let stored = File::read(&tiny("klein-bfl/ae.safetensors"));
+    let mapped = open(&single_files()).vae.map().unwrap();
+    // Executed first: the coarsest level, which BFL counts last.
+    let first = mapped.tensor("decoder.up.0.upsample.weight").unwrap();
+    assert!(first.bytes()[..] == stored.0["decoder.up.3.upsample.conv.weight"].2);
+    let last = mapped.tensor("decoder.up.3.res.2.conv2.weight").unwrap();
+    assert!(last.bytes()[..] == stored.0["decoder.up.0.block.2.conv2.weight"].2);
+}
+
+#[test]
+fn attention_of_the_bfl_vae_is_a_matrix() {
+    let stored = File::read(&tiny("klein-bfl/ae.safetensors"));
+    let mapped = open(&single_files()).vae.map().unwrap();
+    let (_, shape, bytes) = &stored.0["decoder.mid.attn_1.proj_out.weight"];
+    let matrix = mapped.tensor("decoder.mid.attn.out.weight").unwrap();
+    assert_eq!((&shape[..2], &shape[2..]), (matrix.shape(), &[1, 1][..]));
+    assert!(matrix.bytes()[..] == bytes[..]);
+}
+
+#[test]
+fn names_may_have_the_prefix_of_other_programs() {
+    let temp = tempfile::tempdir().unwrap();
+    let published = "model.diffusion_model.";
+    let file = File::read(&tiny("klein-bfl/transformer.safetensors"));
+    let bare = file.renamed(|n| n.strip_prefix(published).unwrap_or(n).to_owned());
+    assert!(bare.0.contains_key("img_in.weight"));
+    let reference = open(&single_files()).transformer;
+    for prefix in ["", "diffusion_model.", published] {
+        let path = bare.renamed(|n| format!("{prefix}{n}")).write(temp.path(), "transformer.safetensors");
+        let component = Component::<TransformerConfig>::open(&path).unwrap();
+        assert_same(&component, &reference, true);
+    }
+}
+
+#[test]
+fn fp8_scale_multiplies() {
+    let folder = tiny("text_encoder_fp8");
+    let stored = File::read_folder(&folder);
+    let component = Component::<TextConfig>::open(&folder).unwrap();
+    assert_eq!(component.dtype(), DType::F8E4M3);
+    let mapped = component.map().unwrap();
+    let tensor = mapped.tensor("layer.3.gate").unwrap(); // [144, 16]: blocks of 128 rows, the last one of 16
+    let (_, _, codes) = &stored.0["model.layers.3.mlp.gate_proj.weight"];
+    let (_, shape, scales) = &stored.0["model.layers.3.mlp.gate_proj.weight_scale_inv"];
+    assert_eq!(shape, &[2, 1]);
+    let scale = |i: usize| half::bf16::from_le_bytes([scales[2 * i], scales[2 * i + 1]]).to_f32();
+    assert_ne!(scale(0), scale(1));
+    let values = tensor.to_f32();
+    for row in [0, 127, 128, 143] {
+        let code = flux2_backend::quant::fp8::e4m3_to_f32(codes[row * 16 + 5]);
+        assert_eq!(values[row * 16 + 5], code * scale(row / 128));
+    }
+}
+
+/// The tiny transformer with one matrix as 8-bit ones and the given tensors beside it.
+fn with_fp8(layout: &str, names: &[&str], beside: &[(&str, Vec<usize>, Vec<f32>)]) -> File {
+    let mut file = match layout {
+        "bfl" => File::read(&tiny("klein-bfl/transformer.safetensors")),
+        _ => File::read_folder(&tiny("klein/transformer")),
+    };
+    for name in names {
+        let (_, shape, bytes) = file.0[*name].clone();
+        file.0.insert((*name).into(), ("F8_E4M3".into(), shape, vec![0x38; bytes.len() / 2])); // 1.0
+    }
+    for (name, shape, values) in beside {
+        file.0.insert((*name).into(), ("F32".into(), shape.clone(), f32_bytes(values.iter().copied())));
+    }
+    file
+}
+
+#[test]
+fn fp8_scale_of_a_whole_matrix_or_of_each_row() {
+    let temp = tempfile::tempdir().unwrap();
+    let name = "model.diffusion_model.single_blocks.0.linear2.weight"; // [64, 256]
+    let (scale, input) = (format!("{name}_scale"), name.replace("weight", "input_scale"));
+    let rows: Vec<f32> = (1..=64).map(|r| r as f32).collect();
+    for (shape, values, at_row_2) in
+        [(vec![], vec![3.0], 3.0), (vec![1], vec![3.0], 3.0), (vec![64], rows.clone(), 3.0), (vec![64, 1], rows, 3.0)]
+    {
+        let file = with_fp8("bfl", &[name], &[(&scale, shape, values), (&input, vec![], vec![0.5])]);
+        let component = Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap();
+        let tensor = component.map().unwrap().tensor("single.0.out").unwrap();
+        assert_eq!(tensor.dtype(), DType::F8E4M3);
+        assert_eq!(tensor.to_f32()[2 * 256 + 7], at_row_2);
+    }
+}
+
+#[test]
+fn fp8_without_a_scale_is_taken_as_it_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = with_fp8("bfl", &["model.diffusion_model.single_blocks.0.linear2.weight"], &[]);
+    let component = Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap();
+    assert_eq!(component.map().unwrap().tensor("single.0.out").unwrap().to_f32()[0], 1.0);
+}
+
+#[test]
+fn fp8_q_k_and_v_keep_their_scales_when_joined() {
+    let temp = tempfile::tempdir().unwrap();
+    let names: Vec<String> = ["q", "k", "v"].map(|n| format!("transformer_blocks.0.attn.to_{n}.weight")).into();
+    let scales: Vec<String> = names.iter().map(|n| format!("{n}_scale")).collect();
+    let check = |quantised: &[&str], expected: [f32; 3], dtype| {
+        let beside: Vec<_> = quantised
+            .iter()
+            .map(|n| names.iter().position(|m| m == n).unwrap())
+            .map(|i| (scales[i].as_str(), vec![], vec![2.0 + i as f32]))
+            .collect();
+        let file = with_fp8("diffusers", quantised, &beside);
+        let component = Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap();
+        let joined = component.map().unwrap().tensor("double.0.img.qkv").unwrap();
+        assert_eq!(joined.dtype(), dtype);
+        let values = joined.to_f32();
+        for (i, expected) in expected.into_iter().enumerate() {
+            assert!(expected.is_nan() || values[(i * 64 + 63) * 64] == expected, "part {i}");
+        }
+    };
+    check(&[&names[0], &names[1], &names[2]], [2.0, 3.0, 4.0], DType::F8E4M3);
+    // One of them in another dtype: decoded, so that no value changes.
+    check(&[&names[0], &names[2]], [2.0, f32::NAN, 4.0], DType::F32);
+}
+
+#[test]
+fn a_decoder_may_be_narrower_than_its_encoder() {
+    let paths = ModelPaths { vae: Some(tiny("vae_small_decoder")), ..folder() };
+    let vae = open(&paths).vae;
+    assert_eq!(vae.config.encoder_channels, [8, 16, 24, 24]);
+    assert_eq!(vae.config.decoder_channels, [8, 8, 16, 16]);
+    let temp = tempfile::tempdir().unwrap();
+    let alone = File::read_folder(&tiny("vae_small_decoder")).write(temp.path(), "vae.safetensors");
+    assert_eq!(Component::<VaeConfig>::open(&alone).unwrap().config, vae.config);
+}
+
+#[test]
+fn layers_after_the_last_tap_need_not_be_there_nor_be_right() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = File::read(&tiny("klein-bfl/text_encoder.safetensors"));
+    let used = Component::<TextConfig>::open(&tiny("klein-bfl/text_encoder.safetensors")).unwrap();
+    assert!(used.names().any(|n| n == "layer.26.q") && !used.names().any(|n| n == "layer.27.q"));
+    let mut cut = text.clone();
+    cut.0.retain(|name, _| !name.starts_with("model.layers.27.") && name != "model.norm.weight");
+    assert_same(&Component::<TextConfig>::open(&cut.write(temp.path(), "cut.safetensors")).unwrap(), &used, true);
+    let mut more = text;
+    more.0.insert("lm_head.weight".into(), ("U8".into(), vec![3], vec![0; 3]));
+    more.0.insert("model.layers.27.mlp.gate_proj.weight_scale_inv".into(), ("F32".into(), vec![], vec![0; 4]));
+    assert_same(&Component::<TextConfig>::open(&more.write(temp.path(), "more.safetensors")).unwrap(), &used, true);
+}
+
+#[test]
+fn what_the_model_index_says_decides_the_variant() {
+    let temp = tempfile::tempdir().unwrap();
+    let variant = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let model = copy_of_tiny(temp.path());
+        edit_json(&model.join("model_index.json"), change);
+        let files = open(&ModelPaths { model, ..ModelPaths::default() });
+        assert_eq!(files.name, "copy");
+        (files.variant.name, files.text_encoder.config)
+    };
+    assert_eq!(variant(&|_| {}).0, "klein (custom size)");
+    assert_eq!(variant(&|index| _ = index.remove("is_distilled")).0, "klein-base (custom size)");
+    let kv = |index: &mut serde_json::Map<String, Value>| {
+        index.insert("_class_name".into(), "Flux2KleinKVPipeline".into());
+    };
+    assert_eq!(variant(&kv).0, "klein-kv (custom size)");
+    let (_, text) = variant(&|index| {
+        index.insert("text_encoder_out_layers".into(), json!([2, 4, 6]));
+        index.insert("max_sequence_length".into(), json!(64));
+    });
+    assert_eq!((text.taps.as_slice(), text.max_length, text.used_layers()), (&[2, 4, 6][..], 64, 6));
+}
+
+#[test]
+fn the_tokenizer_comes_with_the_folder_or_with_the_text_encoder() {
+    let own = open(&folder()).tokenizer.unwrap().canonicalize().unwrap();
+    assert_eq!(own, tiny("klein/tokenizer/tokenizer.json").canonicalize().unwrap());
+    assert!(open(&single_files()).tokenizer.unwrap().ends_with("klein-bfl/tokenizer/tokenizer.json"));
+    // The same file in a folder without a tokenizer beside it.
+    let alone = tempfile::tempdir().unwrap();
+    let transformer = alone.path().join("transformer.safetensors");
+    std::fs::copy(tiny("klein-bfl/transformer.safetensors"), &transformer).unwrap();
+    let bare = alone.path().join("text_encoder.safetensors");
+    std::fs::copy(tiny("klein-bfl/text_encoder.safetensors"), &bare).unwrap();
+    let alone = ModelPaths { model: transformer, text_encoder: Some(bare), ..single_files() };
+    assert_eq!(open(&alone).tokenizer, None);
+    let borrowed = ModelPaths { text_encoder: Some(tiny("klein/text_encoder")), ..alone };
+    assert!(open(&borrowed).tokenizer.unwrap().ends_with("klein/tokenizer/tokenizer.json"));
+}
+
+#[test]
+fn dropping_a_mapped_component_leaves_taken_tensors_whole() {
+    let component = open(&folder()).transformer;
+    let mapped = component.map().unwrap();
+    let tensor = mapped.tensor("img_in").unwrap();
+    let before = tensor.to_f32();
+    drop((mapped, component));
+    assert_eq!(tensor.to_f32(), before);
+}
+
+/// The tiny folder, copied to `copy` in `folder` to be damaged.
+pub fn copy_of_tiny(folder: &Path) -> PathBuf {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::write(to, std::fs::read(entry.path()).unwrap()).unwrap();
+            }
+        }
+    }
+    let to = folder.join("copy");
+    if to.exists() {
+        std::fs::remove_dir_all(&to).unwrap();
+    }
+    copy(&tiny("klein"), &to);
+    to
+}
+
+/// Change a JSON file's object.
+pub fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
+    let mut object = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    change(&mut object);
+    std::fs::write(path, serde_json::to_string(&object).unwrap()).unwrap();
+}

@@ -1,0 +1,224 @@
+//! The whole path against diffusers, stage by stage, on tiny checkpoints with every parameter randomised.
+//!
+//! Tolerances for f32 (see docs/parity.md): the reference itself is about 1e-6 away from f64, and sums are ordered
+//! differently here; a wrong token row moves the result by 3e-3, a wrong pad row by 1e-4.
+
+use std::num::NonZeroUsize;
+
+use flux2::models::{qwen3::Qwen3, vae};
+use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, StepState};
+use flux2::weights::{ModelFiles, WeightSource};
+use flux2::{CancelToken, Event, ModelPaths, ResolvedRequest, Variant};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+
+use crate::golden::{Golden, assert_absolute, assert_relative, fixture};
+
+/// One block or network, f32.
+const NETWORK: f64 = 3e-6;
+/// Latents after several steps, f32: errors of all steps add up.
+const LATENTS: f64 = 2e-5;
+/// Tokens of reference pictures, f32. The golden values are themselves up to 4.6e-6 away from an f64 run (the same
+/// PyTorch with two threads instead of one: 0.9e-6), ours are nearer.
+const REFERENCE_TOKENS: f64 = 1e-5;
+/// Decoded pixels, f32, absolute; nominally in -1..=1.
+const PIXELS: f32 = 5e-5;
+
+fn backend(compute: Compute) -> CpuBackend {
+    CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), tier: None })
+}
+
+fn folder() -> ModelPaths {
+    ModelPaths { model: fixture("tiny/klein"), ..Default::default() }
+}
+
+fn single_files() -> ModelPaths {
+    let file = |name| fixture("tiny/klein-bfl").join(name);
+    ModelPaths {
+        model: file("transformer.safetensors"),
+        text_encoder: Some(file("text_encoder.safetensors")),
+        vae: Some(file("ae.safetensors")),
+        variant: None,
+    }
+}
+
+fn as_variant(name: &str) -> ModelPaths {
+    ModelPaths { variant: Some(Variant::by_name(name).unwrap()), ..folder() }
+}
+
+fn ignore(_: &Event) {}
+
+/// Run a golden request stage by stage and hold every stage to the reference.
+fn check(case: &str, paths: &ModelPaths) {
+    let golden = Golden::open(case);
+    let mut pipeline = Pipeline::load(backend(Compute::F32), paths, Residency::KeepAll).unwrap();
+    let be = pipeline.backend().clone();
+    let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
+    let cancel = CancelToken::new();
+
+    let text = pipeline.encode_prompt(&request.prompt, &mut ignore, &cancel).unwrap();
+    if golden.has("text_embedding") {
+        assert_relative("text embedding", &text.rows, &golden.values("text_embedding"), NETWORK);
+    }
+    let uncond = request.guidance.map(|_| pipeline.encode_prompt("", &mut ignore, &cancel).unwrap());
+    let references = pipeline.encode_references(&request.references, &mut ignore, &cancel).unwrap();
+    if golden.has("reference_tokens") {
+        assert_relative("reference tokens", &references.tokens, &golden.values("reference_tokens"), REFERENCE_TOKENS);
+        let ids: Vec<f32> = references.ids.iter().flatten().map(|id| *id as f32).collect();
+        assert_eq!(ids, golden.values("reference_ids"));
+    }
+
+    let sigmas = flux2::sampler::sigmas(request.steps, request.grid().iter().product()).unwrap();
+    assert_absolute("sigmas", &sigmas, &golden.values("sigmas"), 2e-7);
+    let mut inspect = |state: &StepState<CpuBackend>| {
+        let i = state.step;
+        let hold = |name: &str, got, tolerance| {
+            let name = format!("{name}_{i}");
+            assert_relative(&name, &be.download(got).unwrap(), &golden.values(&name), tolerance);
+        };
+        // The first velocity has seen only the network's own error, later ones that of the latents too.
+        hold("velocity", state.velocity, if i == 0 { NETWORK } else { LATENTS });
+        if let Some(uncond) = state.velocity_uncond {
+            hold("velocity_uncond", uncond, if i == 0 { NETWORK } else { LATENTS });
+        }
+        hold("latents", state.latents, LATENTS);
+    };
+    let inputs = DenoiseInputs { request: &request, text: &text, uncond: uncond.as_ref(), references: &references };
+    let latents = pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
+
+    let image = pipeline.decode(&latents, &request, &mut ignore, &cancel).unwrap();
+    let expected = golden.values("image");
+    assert_eq!(golden.shape("image"), [request.height as usize, request.width as usize, 3]);
+    let different = image.pixels().iter().zip(&expected).filter(|(got, e)| f32::from(**got) != **e).count();
+    let bytes: Vec<f32> = image.pixels().iter().map(|b| f32::from(*b)).collect();
+    assert_absolute("picture bytes", &bytes, &expected, 1.0);
+    assert!(different * 1000 <= expected.len(), "{different} of {} bytes differ", expected.len());
+
+    // The same through the front door.
+    let whole = pipeline.generate(&golden.request(), &mut ignore, &cancel).unwrap();
+    assert_eq!(whole.image, image);
+}
+
+#[test]
+fn text_to_image() {
+    check("t2i", &folder());
+}
+
+#[test]
+fn text_to_image_from_single_files() {
+    check("t2i", &single_files());
+}
+
+#[test]
+fn empty_prompt() {
+    check("t2i_empty_prompt", &folder());
+}
+
+#[test]
+fn over_long_prompt() {
+    check("t2i_long_prompt", &folder());
+}
+
+#[test]
+fn eight_steps() {
+    check("t2i_8_steps", &folder());
+}
+
+#[test]
+fn one_reference() {
+    check("edit_one_reference", &folder());
+}
+
+#[test]
+fn one_reference_with_single_files() {
+    check("edit_one_reference", &single_files());
+}
+
+#[test]
+fn two_references() {
+    check("edit_two_references", &folder());
+}
+
+#[test]
+fn size_from_the_reference() {
+    check("edit_size_from_reference", &folder());
+}
+
+#[test]
+fn base_with_guidance() {
+    check("base_guidance", &as_variant("klein-base"));
+}
+
+#[test]
+fn base_with_guidance_and_a_reference() {
+    check("base_guidance_edit", &as_variant("klein-base"));
+}
+
+#[test]
+fn kv_with_one_reference() {
+    check("kv_one_reference", &as_variant("klein-kv"));
+}
+
+#[test]
+fn kv_with_two_references() {
+    check("kv_two_references", &as_variant("klein-kv"));
+}
+
+#[test]
+fn kv_without_references_is_the_ordinary_model() {
+    check("t2i", &as_variant("klein-kv"));
+}
+
+#[test]
+fn bf16_stays_near_f32() {
+    let golden = Golden::open("t2i");
+    let mut pipeline = Pipeline::load(backend(Compute::Bf16), &folder(), Residency::KeepAll).unwrap();
+    let be = pipeline.backend().clone();
+    let cancel = CancelToken::new();
+    let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
+    let text = pipeline.encode_prompt(&request.prompt, &mut ignore, &cancel).unwrap();
+    assert_relative("text embedding", &text.rows, &golden.values("text_embedding"), 2e-2);
+    let mut inspect = |state: &StepState<CpuBackend>| {
+        let name = format!("velocity_{}", state.step);
+        // What a random network of this family shows in bf16 against f64 is 3e-2.
+        assert_relative(&name, &be.download(state.velocity).unwrap(), &golden.values(&name), 4e-2);
+    };
+    let none = ReferenceTokens::default();
+    let inputs = DenoiseInputs { request: &request, text: &text, uncond: None, references: &none };
+    pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
+}
+
+#[test]
+fn vae_encode_and_decode() {
+    let golden = Golden::open("seams");
+    let be = backend(Compute::F32);
+    let files = ModelFiles::open(&folder()).unwrap();
+    let weights = files.vae.map().unwrap();
+    let encoder = vae::Encoder::load(&be, &files.vae.config, &weights).unwrap();
+    let tokens = encoder.forward(&golden.channels_last("vae.encode.in"), [64, 96], &mut || Ok(())).unwrap();
+    assert_absolute("tokens", &tokens, &golden.values("vae.encode.out"), 1e-5);
+
+    let decoder = vae::Decoder::load(&be, &files.vae.config, &weights).unwrap();
+    let tokens = be.upload(&golden.shape("vae.decode.in"), &golden.values("vae.decode.in")).unwrap();
+    let pixels = decoder.forward(&tokens, [4, 6], &mut || Ok(())).unwrap();
+    assert_absolute("pixels", &pixels, &golden.channels_last("vae.decode.out"), PIXELS);
+}
+
+#[test]
+fn slimmer_decoder() {
+    let golden = Golden::open("vae_small_decoder");
+    let be = backend(Compute::F32);
+    let paths = ModelPaths { vae: Some(fixture("tiny/vae_small_decoder")), ..folder() };
+    let part = ModelFiles::open(&paths).unwrap().vae;
+    let decoder = vae::Decoder::load(&be, &part.config, &part.map().unwrap()).unwrap();
+    let tokens = be.upload(&golden.shape("tokens"), &golden.values("tokens")).unwrap();
+    let pixels = decoder.forward(&tokens, [2, 3], &mut || Ok(())).unwrap();
+    assert_absolute("pixels", &pixels, &golden.channels_last("decoded"), PIXELS);
+}
+
+#[allow(dead_code)]
+fn text_embedding(weights: &dyn WeightSource, config: &flux2::weights::TextConfig, golden: &Golden) -> Vec<f32> {
+    let be = backend(Compute::F32);
+    let ids: Vec<u32> = golden.values("token_ids").iter().map(|id| *id as u32).collect();
+    let valid = golden.values("attention_mask").iter().filter(|m| **m == 1.0).count();
+    Qwen3::load(&be, config, weights).unwrap().forward(&ids, valid, &mut || Ok(())).unwrap()
+}

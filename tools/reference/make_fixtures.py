@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Makes everything under fixtures/tiny and fixtures/golden from pinned diffusers, or checks what is there.
+
+    make_fixtures.py            write the fixtures of this repository anew
+    make_fixtures.py --check    make them in a temporary folder and compare
+
+Needs the packages of requirements.txt and about 15 seconds on one core. Building and testing the project need neither.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import compare
+import golden_cases
+import parts
+import seams
+import single_files
+import tables
+import tiny_models
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the fixtures on disk, change nothing")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        make(FIXTURES)
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        make(Path(scratch))
+        problems = compare.folders(FIXTURES, Path(scratch))
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "fixtures are what pinned diffusers makes of them")
+    return 1 if problems else 0
+
+
+def make(out: Path) -> None:
+    # One thread: sums are then added in one order, whatever the machine's number of cores.
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    tiny, golden = out / "tiny", out / "golden"
+
+    ids = tiny_models.write_klein(tiny / "klein")
+    single_files.write_single_files(tiny / "klein", tiny / "klein-bfl")
+    tiny_models.write_text_encoder_fp8(tiny / "text_encoder_fp8", ids)
+    tiny_models.write_vae(tiny / "vae_small_decoder", tiny_models.SMALL_DECODER)
+
+    golden_cases.write_references(golden / "references")
+    pipelines = golden_cases.load_pipelines(tiny / "klein")
+    for case in golden_cases.CASES:
+        golden_cases.write_case(case, pipelines, golden / "references", golden / f"{case.name}.safetensors")
+    seams.write_seams(pipelines["distilled"], golden / "seams.safetensors")
+    parts.write_text_encoder_fp8(tiny / "text_encoder_fp8", pipelines["distilled"], golden / "text_encoder_fp8.safetensors")
+    parts.write_vae_small_decoder(tiny / "vae_small_decoder", golden / "vae_small_decoder.safetensors")
+    tables.write_noise(golden / "noise.json")
+    tables.write_schedule(pipelines["distilled"], golden / "schedule.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
