@@ -22,3 +22,10 @@ pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;
 pub use variant::Variant;
 pub use weights::ModelPaths;
+
+// Unit tests of the models read the same golden files as the integration tests.
+#[cfg(test)]
+extern crate self as flux2;
+#[cfg(test)]
+#[path = "../tests/it/golden.rs"]
+mod golden;

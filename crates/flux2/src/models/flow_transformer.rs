@@ -189,13 +189,9 @@ impl<B: Backend> FlowTransformer<B> {
         pulse: &mut Pulse,
     ) -> Result<Tensor<B>> {
         let be = &self.be;
-        let head_dim = self.config.head_dim;
-        let eps = self.config.eps;
+        let (n_img, n_txt) = (latents.rows(), conditioning.text.rows());
+        let pass = self.pass(modulations, &conditioning.rope, n_txt);
         let cache = conditioning.cache.as_ref();
-        let n_img = latents.rows();
-        let n_txt = conditioning.text.rows();
-        let rope = &conditioning.rope;
-        let [text_rope, image_rope] = [slice(rope, 0..n_txt), slice(rope, n_txt..rope.cos.rows())];
 
         let latents = ops::cast(be, latents, be.compute().dtype())?;
         let mut text = conditioning.text.clone(); // [n_txt, hidden]
@@ -203,65 +199,46 @@ impl<B: Backend> FlowTransformer<B> {
         if let Some(references) = &conditioning.references {
             image = ops::concat_rows(be, &[&image, references])?; // [n_img + n_ref, hidden]
         }
-
         for (i, block) in self.double_blocks.iter().enumerate() {
-            let t = block.txt.qkv(be, &text, &modulations.txt[0], &text_rope, eps)?;
-            let x = block.img.qkv(be, &image, &modulations.img[0], &image_rope, eps)?;
-            let q = ops::concat_rows(be, &[&t.q, &x.q])?;
-            let cached = cache.map(|c| &c.double[i]);
-            let k = joint(be, &t.k, cached.map(|c| &c.keys), &x.k)?;
-            let v = joint(be, &t.v, cached.map(|c| &c.values), &x.v)?;
-            let attention = ops::attention(be, &q, &k, &v, head_dim, AttentionMask::None)?;
-            let n = attention.rows();
-            block.txt.finish(be, &mut text, &attention.slice_rows(0..n_txt), &modulations.txt, eps)?;
-            block.img.finish(be, &mut image, &attention.slice_rows(n_txt..n), &modulations.img, eps)?;
+            block.forward(&pass, &mut text, &mut image, cache.map(|c| &c.double[i]))?;
             pulse()?;
         }
-
-        let mut z = ops::concat_rows(be, &[&text, &image])?; // [n_txt + n_img (+ n_ref), hidden]
+        let mut joint = ops::concat_rows(be, &[&text, &image])?; // [n_txt + n_img (+ n_ref), hidden]
         for (i, block) in self.single_blocks.iter().enumerate() {
-            let (x, mlp) = block.qkv_mlp(be, &z, &modulations.single, rope, eps)?;
-            let attention = match cache.map(|c| &c.single[i]) {
-                None => ops::attention(be, &x.q, &x.k, &x.v, head_dim, AttentionMask::None)?,
-                Some(cached) => {
-                    let around =
-                        |t: &Tensor<B>, c| joint(be, &t.slice_rows(0..n_txt), Some(c), &t.slice_rows(n_txt..t.rows()));
-                    let (k, v) = (around(&x.k, &cached.keys)?, around(&x.v, &cached.values)?);
-                    ops::attention(be, &x.q, &k, &v, head_dim, AttentionMask::None)?
-                }
-            };
-            block.finish(be, &mut z, &attention, &mlp, &modulations.single)?;
+            block.forward(&pass, &mut joint, cache.map(|c| &c.single[i]))?;
             pulse()?;
         }
+        self.head(&joint.slice_rows(n_txt..n_txt + n_img), modulations)
+    }
 
-        let image = z.slice_rows(n_txt..n_txt + n_img);
-        let image = ops::modulated_layer_norm(be, &image, &modulations.final_shift, &modulations.final_scale, eps)?;
-        Ok(ops::linear_f32(be, &image, &self.final_proj, None)?) // [n_img, c]
+    /// From the image tokens behind the last block to their velocity, f32 `[n_img, c]`.
+    fn head(&self, image: &Tensor<B>, m: &Modulations<B>) -> Result<Tensor<B>> {
+        let be = &self.be;
+        let image = ops::modulated_layer_norm(be, image, &m.final_shift, &m.final_scale, self.config.eps)?;
+        Ok(ops::linear_f32(be, &image, &self.final_proj, None)?)
     }
 
     /// Run the reference tokens through all blocks by themselves, at noise level 0, and keep their keys and values.
     fn reference_cache(&self, tokens: &[f32], ids: &[PositionId], pulse: &mut Pulse) -> Result<ReferenceCache<B>> {
-        let be = &self.be;
-        let (head_dim, eps) = (self.config.head_dim, self.config.eps);
         let rope = self.rope(ids)?;
         let modulations = self.modulations(&[0.0])?.remove(0);
+        let pass = self.pass(&modulations, &rope, 0);
         let mut image = self.embed(tokens, self.config.in_channels, &self.img_in)?; // [n_ref, hidden]
         let mut cache = ReferenceCache { double: Vec::new(), single: Vec::new() };
         for block in &self.double_blocks {
-            let x = block.img.qkv(be, &image, &modulations.img[0], &rope, eps)?;
-            let attention = ops::attention(be, &x.q, &x.k, &x.v, head_dim, AttentionMask::None)?;
-            block.img.finish(be, &mut image, &attention, &modulations.img, eps)?;
-            cache.double.push(KeysValues::of(be, &x)?);
+            cache.double.push(block.forward_references(&pass, &mut image)?);
             pulse()?;
         }
         for block in &self.single_blocks {
-            let (x, mlp) = block.qkv_mlp(be, &image, &modulations.single, &rope, eps)?;
-            let attention = ops::attention(be, &x.q, &x.k, &x.v, head_dim, AttentionMask::None)?;
-            block.finish(be, &mut image, &attention, &mlp, &modulations.single)?;
-            cache.single.push(KeysValues::of(be, &x)?);
+            cache.single.push(block.forward(&pass, &mut image, None)?.keep(&self.be)?);
             pulse()?;
         }
         Ok(cache)
+    }
+
+    fn pass<'a>(&'a self, modulations: &'a Modulations<B>, rope: &'a Rope<B>, n_txt: usize) -> Pass<'a, B> {
+        let TransformerConfig { head_dim, eps, .. } = self.config;
+        Pass { be: &self.be, modulations, rope, n_txt, head_dim, eps }
     }
 
     /// Host rows of `dim` values through an embedder -> f32 `[n, hidden]`.
@@ -282,17 +259,40 @@ impl<B: Backend> FlowTransformer<B> {
     }
 }
 
-/// The angles of some of the tokens.
-fn slice<B: Backend>(rope: &Rope<B>, tokens: std::ops::Range<usize>) -> Rope<B> {
-    Rope { cos: rope.cos.slice_rows(tokens.clone()), sin: rope.sin.slice_rows(tokens), layout: rope.layout }
+/// What all blocks of a pass share.
+struct Pass<'a, B: Backend> {
+    be: &'a B,
+    modulations: &'a Modulations<B>,
+    /// Of all tokens, text first.
+    rope: &'a Rope<B>,
+    n_txt: usize,
+    head_dim: usize,
+    eps: f32,
 }
 
-/// Text rows, then those of cached references if there are any, then image rows.
-fn joint<B: Backend>(be: &B, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
-    Ok(match cached {
-        Some(cached) => ops::concat_rows(be, &[text, cached, image])?,
-        None => ops::concat_rows(be, &[text, image])?,
-    })
+impl<B: Backend> Pass<'_, B> {
+    /// Normalise and rotate the queries and keys of tokens `first..`, of which `qkv` has q, k and v, `[n, 3 * hidden]`.
+    fn project(&self, qkv: &Tensor<B>, q_norm: &Tensor<B>, k_norm: &Tensor<B>, first: usize) -> Result<Projected<B>> {
+        let [q, k, v] = qkv.chunk_cols(); // 3 x [n, hidden]
+        let tokens = first..first + qkv.rows();
+        let Rope { cos, sin, layout } = self.rope;
+        let rope = Rope { cos: cos.slice_rows(tokens.clone()), sin: sin.slice_rows(tokens), layout: *layout };
+        let q = ops::norm_rope(self.be, &q, q_norm, &rope, self.eps)?;
+        let k = ops::norm_rope(self.be, &k, k_norm, &rope, self.eps)?;
+        Ok(Projected { q, k, v })
+    }
+
+    /// Text rows, then those of cached references if there are any, then image rows.
+    fn joint(&self, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(match cached {
+            Some(cached) => ops::concat_rows(self.be, &[text, cached, image])?,
+            None => ops::concat_rows(self.be, &[text, image])?,
+        })
+    }
+
+    fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {
+        Ok(ops::attention(self.be, q, k, v, self.head_dim, AttentionMask::None)?)
+    }
 }
 
 impl<B: Backend> Modulation<B> {
@@ -303,18 +303,18 @@ impl<B: Backend> Modulation<B> {
     }
 }
 
-impl<B: Backend> KeysValues<B> {
-    /// Keys and values of a block, with the values copied out of the projection they are a window of.
-    fn of(be: &B, x: &Projected<B>) -> Result<Self> {
-        Ok(KeysValues { keys: x.k.clone(), values: ops::concat_rows(be, &[&x.v])? })
-    }
-}
-
 /// Queries, keys and values of a block, each `[n, hidden]`, normalised and rotated.
 struct Projected<B: Backend> {
     q: Tensor<B>,
     k: Tensor<B>,
     v: Tensor<B>,
+}
+
+impl<B: Backend> Projected<B> {
+    /// Keys and values alone, with the values copied out of the projection they are a window of.
+    fn keep(&self, be: &B) -> Result<KeysValues<B>> {
+        Ok(KeysValues { keys: self.k.clone(), values: ops::concat_rows(be, &[&self.v])? })
+    }
 }
 
 /// Text and image streams with weights of their own.
@@ -326,6 +326,32 @@ struct DoubleBlock<B: Backend> {
 impl<B: Backend> DoubleBlock<B> {
     fn load(w: &Loader<B>) -> Result<Self> {
         Ok(DoubleBlock { img: Stream::load(&w.at("img"))?, txt: Stream::load(&w.at("txt"))? })
+    }
+
+    /// Joint attention, then each stream's MLP. `text` is `[n_txt, hidden]`, `image` `[n_img (+ n_ref), hidden]`.
+    fn forward(
+        &self,
+        pass: &Pass<B>,
+        text: &mut Tensor<B>,
+        image: &mut Tensor<B>,
+        cached: Option<&KeysValues<B>>,
+    ) -> Result<()> {
+        let t = self.txt.qkv(pass, text, &pass.modulations.txt[0], 0)?;
+        let x = self.img.qkv(pass, image, &pass.modulations.img[0], pass.n_txt)?;
+        let q = pass.joint(&t.q, None, &x.q)?;
+        let k = pass.joint(&t.k, cached.map(|c| &c.keys), &x.k)?;
+        let v = pass.joint(&t.v, cached.map(|c| &c.values), &x.v)?;
+        let attention = pass.attention(&q, &k, &v)?; // [n_txt + n_img (+ n_ref), hidden]
+        self.txt.finish(pass, text, &attention.slice_rows(0..pass.n_txt), &pass.modulations.txt)?;
+        self.img.finish(pass, image, &attention.slice_rows(pass.n_txt..attention.rows()), &pass.modulations.img)
+    }
+
+    /// The image stream alone, on reference tokens `[n_ref, hidden]` that see only each other.
+    fn forward_references(&self, pass: &Pass<B>, image: &mut Tensor<B>) -> Result<KeysValues<B>> {
+        let x = self.img.qkv(pass, image, &pass.modulations.img[0], 0)?;
+        let attention = pass.attention(&x.q, &x.k, &x.v)?;
+        self.img.finish(pass, image, &attention, &pass.modulations.img)?;
+        x.keep(pass.be)
     }
 }
 
@@ -351,19 +377,18 @@ impl<B: Backend> Stream<B> {
         })
     }
 
-    /// What goes into the joint attention. `x` is `[n, hidden]`.
-    fn qkv(&self, be: &B, x: &Tensor<B>, m: &Modulation<B>, rope: &Rope<B>, eps: f32) -> Result<Projected<B>> {
-        let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, eps)?; // [n, hidden]
-        let [q, k, v] = ops::linear(be, &h, &self.qkv, None)?.chunk_cols(); // 3 x [n, hidden]
-        let q = ops::norm_rope(be, &q, &self.q_norm, rope, eps)?;
-        let k = ops::norm_rope(be, &k, &self.k_norm, rope, eps)?;
-        Ok(Projected { q, k, v })
+    /// What goes into the attention. `x` is `[n, hidden]`, the tokens from `first` on.
+    fn qkv(&self, pass: &Pass<B>, x: &Tensor<B>, m: &Modulation<B>, first: usize) -> Result<Projected<B>> {
+        let h = ops::modulated_layer_norm(pass.be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
+        let qkv = ops::linear(pass.be, &h, &self.qkv, None)?; // [n, 3 * hidden]
+        pass.project(&qkv, &self.q_norm, &self.k_norm, first)
     }
 
     /// Add what came out of it, then the MLP. `attention` is `[n, hidden]`.
-    fn finish(&self, be: &B, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2], eps: f32) -> Result<()> {
+    fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2]) -> Result<()> {
+        let be = pass.be;
         ops::gated_add(be, x, &m[0].gate, &ops::linear(be, attention, &self.proj, None)?)?;
-        let h = ops::modulated_layer_norm(be, x, &m[1].shift, &m[1].scale, eps)?; // [n, hidden]
+        let h = ops::modulated_layer_norm(be, x, &m[1].shift, &m[1].scale, pass.eps)?; // [n, hidden]
         let [gate, up] = ops::linear(be, &h, &self.mlp_in, None)?.chunk_cols(); // 2 x [n, mlp]
         let h = ops::swiglu(be, &gate, &up)?; // [n, mlp]
         Ok(ops::gated_add(be, x, &m[1].gate, &ops::linear(be, &h, &self.mlp_out, None)?)?)
@@ -388,35 +413,124 @@ impl<B: Backend> SingleBlock<B> {
         })
     }
 
-    /// What goes into the attention, and what comes out of the MLP, `[n, mlp]`. `x` is `[n, hidden]`.
-    fn qkv_mlp(
-        &self,
-        be: &B,
-        x: &Tensor<B>,
-        m: &Modulation<B>,
-        rope: &Rope<B>,
-        eps: f32,
-    ) -> Result<(Projected<B>, Tensor<B>)> {
-        let hidden = x.cols();
-        let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, eps)?; // [n, hidden]
+    /// `x` is `[n, hidden]`, text tokens first. Cached keys and values stand between those of text and image.
+    fn forward(&self, pass: &Pass<B>, x: &mut Tensor<B>, cached: Option<&KeysValues<B>>) -> Result<Projected<B>> {
+        let (be, m, hidden) = (pass.be, &pass.modulations.single, x.cols());
+        let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
         let p = ops::linear(be, &h, &self.qkv_mlp, None)?; // [n, 3 * hidden + 2 * mlp]
-        let [q, k, v] = p.slice_cols(0..3 * hidden).chunk_cols(); // 3 x [n, hidden]
         let [gate, up] = p.slice_cols(3 * hidden..p.cols()).chunk_cols(); // 2 x [n, mlp]
-        let q = ops::norm_rope(be, &q, &self.q_norm, rope, eps)?;
-        let k = ops::norm_rope(be, &k, &self.k_norm, rope, eps)?;
-        Ok((Projected { q, k, v }, ops::swiglu(be, &gate, &up)?))
+        let own = pass.project(&p.slice_cols(0..3 * hidden), &self.q_norm, &self.k_norm, 0)?; // 3 x [n, hidden]
+        let attention = match cached {
+            None => pass.attention(&own.q, &own.k, &own.v)?,
+            Some(cached) => {
+                let around = |own: &Tensor<B>, cached| {
+                    let (text, image) = (own.slice_rows(0..pass.n_txt), own.slice_rows(pass.n_txt..own.rows()));
+                    pass.joint(&text, Some(cached), &image)
+                };
+                pass.attention(&own.q, &around(&own.k, &cached.keys)?, &around(&own.v, &cached.values)?)?
+            }
+        }; // [n, hidden]
+        let mlp = ops::swiglu(be, &gate, &up)?; // [n, mlp]
+        ops::gated_add(be, x, &m.gate, &ops::linear_pair(be, &attention, &mlp, &self.out)?)?;
+        Ok(own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use flux2_backend::CpuBackend;
+
+    use super::*;
+    use crate::golden::{Golden, assert_relative, f32_backend, fixture};
+    use crate::weights::Component;
+
+    /// The tiny transformer and the noise level, text and ids of the golden pass.
+    fn golden() -> (Golden, FlowTransformer<CpuBackend>, Modulations<CpuBackend>, Rope<CpuBackend>) {
+        let golden = Golden::open("seams");
+        let part = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap();
+        let model = FlowTransformer::load(&f32_backend(), &part.config, &part.map().unwrap()).unwrap();
+        let modulations = model.modulations(&golden.values("timestep")).unwrap().remove(0);
+        let ids: Vec<PositionId> =
+            golden.values("rope.ids").chunks_exact(4).map(|id| [0, 1, 2, 3].map(|i| id[i] as u32)).collect();
+        let rope = model.rope(&ids).unwrap();
+        (golden, model, modulations, rope)
     }
 
-    /// Add both, through one product of `[attention | mlp]`.
-    fn finish(
-        &self,
-        be: &B,
-        x: &mut Tensor<B>,
-        attention: &Tensor<B>,
-        mlp: &Tensor<B>,
-        m: &Modulation<B>,
-    ) -> Result<()> {
-        let out = ops::linear_pair(be, attention, mlp, &self.out)?; // [n, hidden]
-        Ok(ops::gated_add(be, x, &m.gate, &out)?)
+    fn upload(be: &CpuBackend, golden: &Golden, name: &str) -> Tensor<CpuBackend> {
+        be.upload(&golden.shape(name), &golden.values(name)).unwrap()
+    }
+
+    #[test]
+    fn rope_matches_the_reference() {
+        let (golden, model, _, rope) = golden();
+        for (name, table) in [("rope.cos", &rope.cos), ("rope.sin", &rope.sin)] {
+            // The reference holds every value twice, once for each channel of a pair.
+            let expected: Vec<f32> = golden.values(name).into_iter().step_by(2).collect();
+            assert_relative(name, &model.be.download(table).unwrap(), &expected, 1e-6);
+        }
+    }
+
+    #[test]
+    fn modulations_are_shift_scale_gate() {
+        let (golden, model, m, _) = golden();
+        let be = &model.be;
+        let row = |parts: &[&Modulation<CpuBackend>]| -> Vec<f32> {
+            parts.iter().flat_map(|m| [&m.shift, &m.scale, &m.gate]).flat_map(|t| be.download(t).unwrap()).collect()
+        };
+        for (name, got) in [
+            ("double_block_0.mod_img", row(&[&m.img[0], &m.img[1]])),
+            ("double_block_0.mod_txt", row(&[&m.txt[0], &m.txt[1]])),
+            ("single_block_0.mod", row(&[&m.single])),
+        ] {
+            assert_relative(name, &got, &golden.values(name), 2e-6);
+        }
+    }
+
+    #[test]
+    fn final_layer_reads_shift_before_scale() {
+        let (golden, model, m, _) = golden();
+        // The golden row is in the order of diffusers: scale, then shift.
+        let expected = golden.values("output_head.mod");
+        let (scale, shift) = expected.split_at(expected.len() / 2);
+        assert_relative("shift", &model.be.download(&m.final_shift).unwrap(), shift, 2e-6);
+        assert_relative("scale", &model.be.download(&m.final_scale).unwrap(), scale, 2e-6);
+        let out = model.head(&upload(&model.be, &golden, "output_head.in"), &m).unwrap();
+        assert_relative("head", &model.be.download(&out).unwrap(), &golden.values("output_head.out"), 2e-6);
+    }
+
+    #[test]
+    fn double_block_matches_the_reference() {
+        let (golden, model, m, rope) = golden();
+        let be = &model.be;
+        let mut text = upload(be, &golden, "double_block_0.in_txt");
+        let mut image = upload(be, &golden, "double_block_0.in_img");
+        let pass = model.pass(&m, &rope, text.rows());
+        model.double_blocks[0].forward(&pass, &mut text, &mut image, None).unwrap();
+        assert_relative("text", &be.download(&text).unwrap(), &golden.values("double_block_0.out_txt"), 1e-6);
+        assert_relative("image", &be.download(&image).unwrap(), &golden.values("double_block_0.out_img"), 1e-6);
+    }
+
+    #[test]
+    fn single_block_matches_the_reference() {
+        let (golden, model, m, rope) = golden();
+        let be = &model.be;
+        let mut x = upload(be, &golden, "single_block_0.in");
+        let n_txt = golden.shape("double_block_0.in_txt")[0];
+        model.single_blocks[0].forward(&model.pass(&m, &rope, n_txt), &mut x, None).unwrap();
+        assert_relative("stream", &be.download(&x).unwrap(), &golden.values("single_block_0.out"), 1e-6);
+    }
+
+    #[test]
+    fn one_pass_matches_the_reference() {
+        let (golden, model, m, _) = golden();
+        let be = &model.be;
+        let mut ids = crate::latents::text_ids(48);
+        ids.extend(crate::latents::image_ids(4, 6));
+        let conditioning = model.condition(&golden.values("text_embedding"), &[], &ids).unwrap();
+        let latents = upload(be, &golden, "transformer.in");
+        let velocity = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
+        assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
     }
 }

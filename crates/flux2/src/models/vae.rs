@@ -270,3 +270,56 @@ impl<B: Backend> Attention<B> {
         Ok(x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use flux2_backend::CpuBackend;
+
+    use super::*;
+    use crate::golden::{Golden, assert_relative, f32_backend, fixture};
+    use crate::weights::Component;
+
+    /// Hold one part of the networks to the golden tensors `NAME.in` and `NAME.out`.
+    fn check(
+        name: &str,
+        run: impl Fn(&Encoder<CpuBackend>, &Decoder<CpuBackend>, Tensor<CpuBackend>) -> Tensor<CpuBackend>,
+    ) {
+        let golden = Golden::open("seams");
+        let be = f32_backend();
+        let part = Component::<VaeConfig>::open(Path::new(&fixture("tiny/klein/vae"))).unwrap();
+        let weights = part.map().unwrap();
+        let encoder = Encoder::load(&be, &part.config, &weights).unwrap();
+        let decoder = Decoder::load(&be, &part.config, &weights).unwrap();
+        let (input, expected) = (format!("{name}.in"), format!("{name}.out"));
+        let &[c, h, w] = &golden.shape(&input)[..] else { panic!("{input} is no map") };
+        let x = be.upload(&[h, w, c], &golden.channels_last(&input)).unwrap();
+        let y = be.download(&run(&encoder, &decoder, x)).unwrap();
+        assert_relative(name, &y, &golden.channels_last(&expected), 1e-6);
+    }
+
+    #[test]
+    fn residual_block_with_shortcut_matches_the_reference() {
+        check("vae.resnet", |encoder, _, x| encoder.levels[2].blocks[0].forward(&encoder.be, x).unwrap());
+    }
+
+    #[test]
+    fn downsample_pads_bottom_and_right_only() {
+        check("vae.downsample", |encoder, _, x| {
+            encoder.levels[2].resample.as_ref().unwrap().forward(&encoder.be, &x).unwrap()
+        });
+    }
+
+    #[test]
+    fn attention_matches_the_reference() {
+        check("vae.mid_attention", |encoder, _, x| encoder.mid.attention.forward(&encoder.be, x).unwrap());
+    }
+
+    #[test]
+    fn upsample_doubles_and_convolves() {
+        check("vae.upsample", |_, decoder, x| {
+            decoder.levels[0].resample.as_ref().unwrap().forward(&decoder.be, &x).unwrap()
+        });
+    }
+}

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use flux2::{GenerateRequest, NoiseKind, Reference};
+use flux2::Compute;
+use flux2_backend::{CpuBackend, CpuOptions};
 use safetensors::{Dtype, SafeTensors};
 
 /// A file below `fixtures/`.
@@ -10,10 +11,16 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
 }
 
+/// The backend that is compared with the reference.
+pub fn f32_backend() -> CpuBackend {
+    CpuBackend::new(CpuOptions { compute: Compute::F32, ..Default::default() })
+}
+
 /// One file of golden tensors.
 pub struct Golden {
     name: String,
-    bytes: Vec<u8>,
+    /// The file.
+    pub bytes: Vec<u8>,
 }
 
 impl Golden {
@@ -42,38 +49,11 @@ impl Golden {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap().shape().to_vec()
     }
 
-    /// Whether there is a tensor of that name.
-    pub fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
-    }
-
     /// A tensor `[c, h, w]` as `[h, w, c]`.
     pub fn channels_last(&self, name: &str) -> Vec<f32> {
         let (values, shape) = (self.values(name), self.shape(name));
         let &[c, h, w] = &shape[..] else { panic!("{name} is {shape:?}") };
         (0..h * w * c).map(|i| values[i % c * h * w + i / c]).collect()
-    }
-
-    /// The request the reference was given.
-    pub fn request(&self) -> GenerateRequest {
-        let (_, header) = SafeTensors::read_metadata(&self.bytes).unwrap();
-        let metadata = header.metadata().clone().unwrap();
-        let json: serde_json::Value = serde_json::from_str(&metadata["request"]).unwrap();
-        let number = |key: &str| json[key].as_u64().map(|n| n as u32);
-        let references = json["references"].as_array().unwrap().iter().map(|file| {
-            let bytes = std::fs::read(fixture("golden/references").join(file.as_str().unwrap())).unwrap();
-            Reference::from_bytes(&bytes, "reference").unwrap()
-        });
-        GenerateRequest {
-            prompt: json["prompt"].as_str().unwrap().into(),
-            references: references.collect(),
-            width: number("width"),
-            height: number("height"),
-            steps: number("steps"),
-            guidance: (json["guidance"] != 1.0).then(|| json["guidance"].as_f64().unwrap() as f32),
-            seed: json["seed"].as_u64().unwrap(),
-            noise: NoiseKind::TorchCpu,
-        }
     }
 }
 
@@ -93,22 +73,5 @@ pub fn assert_relative(what: &str, got: &[f32], expected: &[f32], tolerance: f64
         "{what}: relative L2 {relative:.2e} is over {tolerance:.0e}; worst at {worst}: {} for {}",
         got[worst],
         expected[worst]
-    );
-}
-
-/// Hold every element of `got` to `expected` within `tolerance`.
-///
-/// # Panics
-/// If one is further away, with the worst element.
-pub fn assert_absolute(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(got.len(), expected.len(), "{what}: number of values");
-    let distance = |i: usize| (got[i] - expected[i]).abs();
-    let worst = (0..got.len()).max_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap();
-    assert!(
-        distance(worst) <= tolerance, // false for NaN
-        "{what}: worst at {worst}: {} for {}, {:.2e} apart, over {tolerance:.0e}",
-        got[worst],
-        expected[worst],
-        distance(worst)
     );
 }

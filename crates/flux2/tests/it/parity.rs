@@ -5,13 +5,15 @@
 
 use std::num::NonZeroUsize;
 
-use flux2::models::{qwen3::Qwen3, vae};
+use flux2::models::vae;
 use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, StepState};
-use flux2::weights::{ModelFiles, WeightSource};
-use flux2::{CancelToken, Event, ModelPaths, ResolvedRequest, Variant};
+use flux2::weights::ModelFiles;
+use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, NoiseKind, Reference, ResolvedRequest, Variant};
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
-use crate::golden::{Golden, assert_absolute, assert_relative, fixture};
+use safetensors::SafeTensors;
+
+use crate::golden::{Golden, assert_relative, f32_backend, fixture};
 
 /// One block or network, f32.
 const NETWORK: f64 = 3e-6;
@@ -23,8 +25,55 @@ const REFERENCE_TOKENS: f64 = 1e-5;
 /// Decoded pixels, f32, absolute; nominally in -1..=1.
 const PIXELS: f32 = 5e-5;
 
+/// Two threads, so that work is really shared out.
 fn backend(compute: Compute) -> CpuBackend {
     CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), tier: None })
+}
+
+impl Golden {
+    /// Whether there is a tensor of that name.
+    fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
+    }
+
+    /// The request the reference was given.
+    fn request(&self) -> GenerateRequest {
+        let (_, header) = SafeTensors::read_metadata(&self.bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&metadata["request"]).unwrap();
+        let number = |key: &str| json[key].as_u64().map(|n| n as u32);
+        let references = json["references"].as_array().unwrap().iter().map(|file| {
+            let bytes = std::fs::read(fixture("golden/references").join(file.as_str().unwrap())).unwrap();
+            Reference::from_bytes(&bytes, "reference").unwrap()
+        });
+        GenerateRequest {
+            prompt: json["prompt"].as_str().unwrap().into(),
+            references: references.collect(),
+            width: number("width"),
+            height: number("height"),
+            steps: number("steps"),
+            guidance: (json["guidance"] != 1.0).then(|| json["guidance"].as_f64().unwrap() as f32),
+            seed: json["seed"].as_u64().unwrap(),
+            noise: NoiseKind::TorchCpu,
+        }
+    }
+}
+
+/// Hold every element of `got` to `expected` within `tolerance`.
+///
+/// # Panics
+/// If one is further away, with the worst element.
+fn assert_absolute(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let distance = |i: usize| (got[i] - expected[i]).abs();
+    let worst = (0..got.len()).max_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap();
+    assert!(
+        distance(worst) <= tolerance, // false for NaN
+        "{what}: worst at {worst}: {} for {}, {:.2e} apart, over {tolerance:.0e}",
+        got[worst],
+        expected[worst],
+        distance(worst)
+    );
 }
 
 fn folder() -> ModelPaths {
@@ -190,7 +239,7 @@ fn bf16_stays_near_f32() {
 #[test]
 fn vae_encode_and_decode() {
     let golden = Golden::open("seams");
-    let be = backend(Compute::F32);
+    let be = f32_backend();
     let files = ModelFiles::open(&folder()).unwrap();
     let weights = files.vae.map().unwrap();
     let encoder = vae::Encoder::load(&be, &files.vae.config, &weights).unwrap();
@@ -206,19 +255,11 @@ fn vae_encode_and_decode() {
 #[test]
 fn slimmer_decoder() {
     let golden = Golden::open("vae_small_decoder");
-    let be = backend(Compute::F32);
+    let be = f32_backend();
     let paths = ModelPaths { vae: Some(fixture("tiny/vae_small_decoder")), ..folder() };
     let part = ModelFiles::open(&paths).unwrap().vae;
     let decoder = vae::Decoder::load(&be, &part.config, &part.map().unwrap()).unwrap();
     let tokens = be.upload(&golden.shape("tokens"), &golden.values("tokens")).unwrap();
     let pixels = decoder.forward(&tokens, [2, 3], &mut || Ok(())).unwrap();
     assert_absolute("pixels", &pixels, &golden.channels_last("decoded"), PIXELS);
-}
-
-#[allow(dead_code)]
-fn text_embedding(weights: &dyn WeightSource, config: &flux2::weights::TextConfig, golden: &Golden) -> Vec<f32> {
-    let be = backend(Compute::F32);
-    let ids: Vec<u32> = golden.values("token_ids").iter().map(|id| *id as u32).collect();
-    let valid = golden.values("attention_mask").iter().filter(|m| **m == 1.0).count();
-    Qwen3::load(&be, config, weights).unwrap().forward(&ids, valid, &mut || Ok(())).unwrap()
 }
