@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 
 use flux2::models::vae;
 use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, StepState};
+use flux2::text::Tokenizer;
 use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, NoiseKind, Reference, ResolvedRequest, Variant};
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
@@ -104,7 +105,13 @@ fn check(case: &str, paths: &ModelPaths) {
     let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
     let cancel = CancelToken::new();
 
+    let tokenizer = Tokenizer::from_file(&fixture("tiny/klein/tokenizer/tokenizer.json")).unwrap();
+    let tokens = tokenizer.encode_prompt(&request.prompt, 512).unwrap();
+    assert_eq!(tokens.ids.iter().map(|id| *id as f32).collect::<Vec<_>>(), golden.values("token_ids"));
+    let mask: Vec<f32> = (0..512).map(|i| if i < tokens.valid { 1.0 } else { 0.0 }).collect();
+    assert_eq!(mask, golden.values("attention_mask"));
     let text = pipeline.encode_prompt(&request.prompt, &mut ignore, &cancel).unwrap();
+    assert_eq!(text.warning.is_some(), tokens.valid == 512 && case == "t2i_long_prompt");
     if golden.has("text_embedding") {
         assert_relative("text embedding", &text.rows, &golden.values("text_embedding"), NETWORK);
     }
@@ -116,6 +123,9 @@ fn check(case: &str, paths: &ModelPaths) {
         assert_eq!(ids, golden.values("reference_ids"));
     }
 
+    let [h, w] = request.grid();
+    let noise = flux2::sampler::noise(request.noise, request.seed, 32 * h * w);
+    assert_eq!(flux2::latents::pack(&noise, 32, h, w), golden.values("noise"));
     let sigmas = flux2::sampler::sigmas(request.steps, request.grid().iter().product()).unwrap();
     assert_absolute("sigmas", &sigmas, &golden.values("sigmas"), 2e-7);
     let mut inspect = |state: &StepState<CpuBackend>| {
