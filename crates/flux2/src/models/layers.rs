@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flux2_backend::{Backend, ConvShape, HostBytes, HostTensor, Tensor, Weight, ops};
 
 use crate::Result;
-use crate::weights::WeightSource;
+use crate::weights::{VaeConfig, WeightSource};
 
 /// Hands the tensors of one model to a backend, by canonical name.
 pub struct Loader<'a, B: Backend> {
@@ -143,20 +143,23 @@ fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
 /// Group normalisation with scale and shift.
 pub struct GroupNorm<B: Backend> {
     groups: usize,
+    eps: f32,
     weight: Tensor<B>,
     bias: Tensor<B>,
 }
-
-/// Of every group normalisation in the autoencoder; the batch statistics of the latents have another one.
-const GROUP_NORM_EPS: f32 = 1e-6;
 
 impl<B: Backend> GroupNorm<B> {
     /// `weight` and `bias` `[c]`.
     ///
     /// # Errors
     /// As [`Loader::matrix`].
-    pub fn load(w: &Loader<B>, groups: usize) -> Result<Self> {
-        Ok(GroupNorm { groups, weight: w.vector("weight")?, bias: w.vector("bias")? })
+    pub fn load(w: &Loader<B>, config: &VaeConfig) -> Result<Self> {
+        Ok(GroupNorm {
+            groups: config.groups,
+            eps: config.group_norm_eps,
+            weight: w.vector("weight")?,
+            bias: w.vector("bias")?,
+        })
     }
 
     /// `x` `[h, w, c]` -> the same shape.
@@ -164,7 +167,7 @@ impl<B: Backend> GroupNorm<B> {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::group_norm(be, x, self.groups, &self.weight, &self.bias, GROUP_NORM_EPS)?)
+        Ok(ops::group_norm(be, x, self.groups, &self.weight, &self.bias, self.eps)?)
     }
 
     /// The same with SiLU behind it.
@@ -172,7 +175,7 @@ impl<B: Backend> GroupNorm<B> {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward_silu(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::group_norm_silu(be, x, self.groups, &self.weight, &self.bias, GROUP_NORM_EPS)?)
+        Ok(ops::group_norm_silu(be, x, self.groups, &self.weight, &self.bias, self.eps)?)
     }
 }
 

@@ -188,4 +188,52 @@ mod tests {
         let got = forward(&golden, &part.config, &part.map().unwrap());
         assert_relative("exact", &got, &golden.values("text_embedding"), 2e-2);
     }
+
+    #[test]
+    fn taps_are_the_streams_after_9_18_and_27_layers_without_the_final_norm() {
+        let (golden, part) = (Golden::open("seams"), open("tiny/klein/text_encoder"));
+        let all = golden.values("text_embedding");
+        let width = all.len() / golden.shape("token_ids")[0];
+        for (i, tap) in [9, 18, 27].into_iter().enumerate() {
+            let config = TextConfig { taps: vec![tap], ..part.config.clone() };
+            let got = forward(&golden, &config, &part.map().unwrap());
+            let third: Vec<f32> =
+                all.chunks_exact(width).flat_map(|row| row.chunks_exact(width / 3).nth(i).unwrap()).copied().collect();
+            assert_relative("one tap", &got, &third, 3e-6);
+        }
+    }
+
+    #[test]
+    fn query_width_and_head_dim_do_not_follow_from_the_hidden_size() {
+        let config = open("tiny/klein/text_encoder").config;
+        assert_ne!(config.heads * config.head_dim, config.hidden);
+        assert_ne!(config.head_dim, config.hidden / config.heads);
+    }
+
+    /// The embedding of `ids`, of which `valid` are real.
+    fn embed(ids: &[u32], valid: usize) -> (Vec<f32>, usize) {
+        let part = open("tiny/klein/text_encoder");
+        let model = Qwen3::load(&f32_backend(), &part.config, &part.map().unwrap()).unwrap();
+        (model.forward(ids, valid, &mut || Ok(())).unwrap(), part.config.embedding_dim())
+    }
+
+    #[test]
+    fn pad_rows_are_kept_and_differ() {
+        let (embedding, width) = embed(&[5, 6, 7, 3, 3, 3], 3);
+        let row = |i: usize| &embedding[i * width..][..width];
+        assert_eq!(embedding.len(), 6 * width);
+        assert!(row(3).iter().any(|v| *v != 0.0));
+        // Each has its own position.
+        assert_ne!(row(3), row(4));
+    }
+
+    #[test]
+    fn no_row_sees_a_pad_token() {
+        let ((a, width), (b, _)) = (embed(&[5, 6, 7, 3, 3, 3], 3), embed(&[5, 6, 7, 9, 3, 3], 3));
+        let row = |embedding: &[f32], i: usize| embedding[i * width..][..width].to_vec();
+        for i in [0, 1, 2, 4, 5] {
+            assert_eq!(row(&a, i), row(&b, i), "row {i} saw the first pad token");
+        }
+        assert_ne!(row(&a, 3), row(&b, 3), "it has a residual stream of its own");
+    }
 }

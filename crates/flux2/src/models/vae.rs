@@ -89,15 +89,15 @@ impl<B: Backend> Encoder<B> {
         let levels = (0..widths.len()).map(|i| {
             let before = widths[i.saturating_sub(1)];
             let resample = (i + 1 < widths.len()).then_some(("downsample", ConvShape::Downsample));
-            Level::load(&w.at("down").at(i), [before, widths[i]], config.layers_per_block, resample, config.groups)
+            Level::load(&w.at("down").at(i), [before, widths[i]], config.layers_per_block, resample, config)
         });
         Ok(Encoder {
             be: be.clone(),
             latent_channels: config.latent_channels,
             conv_in: Conv::load(&w.at("conv_in"), ConvShape::Same)?,
             levels: levels.collect::<Result<_>>()?,
-            mid: Middle::load(&w.at("mid"), config.groups)?,
-            norm_out: GroupNorm::load(&w.at("norm_out"), config.groups)?,
+            mid: Middle::load(&w.at("mid"), config)?,
+            norm_out: GroupNorm::load(&w.at("norm_out"), config)?,
             conv_out: Conv::load(&w.at("conv_out"), ConvShape::Same)?,
             quant: Conv::load(&w.at("quant"), ConvShape::Pointwise)?,
             statistics: Statistics::load(&all, config)?,
@@ -136,16 +136,16 @@ impl<B: Backend> Decoder<B> {
         let levels = (0..widths.len()).map(|i| {
             let before = widths[i.saturating_sub(1)];
             let resample = (i + 1 < widths.len()).then_some(("upsample", ConvShape::Upsample));
-            Level::load(&w.at("up").at(i), [before, widths[i]], config.layers_per_block + 1, resample, config.groups)
+            Level::load(&w.at("up").at(i), [before, widths[i]], config.layers_per_block + 1, resample, config)
         });
         Ok(Decoder {
             be: be.clone(),
             statistics: Statistics::load(&all, config)?,
             post_quant: Conv::load(&w.at("post_quant"), ConvShape::Pointwise)?,
             conv_in: Conv::load(&w.at("conv_in"), ConvShape::Same)?,
-            mid: Middle::load(&w.at("mid"), config.groups)?,
+            mid: Middle::load(&w.at("mid"), config)?,
             levels: levels.collect::<Result<_>>()?,
-            norm_out: GroupNorm::load(&w.at("norm_out"), config.groups)?,
+            norm_out: GroupNorm::load(&w.at("norm_out"), config)?,
             conv_out: Conv::load(&w.at("conv_out"), ConvShape::Same)?,
         })
     }
@@ -186,9 +186,9 @@ impl<B: Backend> Level<B> {
         [before, width]: [usize; 2],
         blocks: usize,
         resample: Option<(&str, ConvShape)>,
-        groups: usize,
+        config: &VaeConfig,
     ) -> Result<Self> {
-        let block = |j| ResidualBlock::load(&w.at("res").at(j), j == 0 && before != width, groups);
+        let block = |j| ResidualBlock::load(&w.at("res").at(j), j == 0 && before != width, config);
         Ok(Level {
             blocks: (0..blocks).map(block).collect::<Result<_>>()?,
             resample: resample.map(|(name, shape)| Conv::load(&w.at(name), shape)).transpose()?,
@@ -208,11 +208,11 @@ impl<B: Backend> Level<B> {
 }
 
 impl<B: Backend> Middle<B> {
-    fn load(w: &Loader<B>, groups: usize) -> Result<Self> {
+    fn load(w: &Loader<B>, config: &VaeConfig) -> Result<Self> {
         Ok(Middle {
-            first: ResidualBlock::load(&w.at("res.0"), false, groups)?,
-            attention: Attention::load(&w.at("attn"), groups)?,
-            second: ResidualBlock::load(&w.at("res.1"), false, groups)?,
+            first: ResidualBlock::load(&w.at("res.0"), false, config)?,
+            attention: Attention::load(&w.at("attn"), config)?,
+            second: ResidualBlock::load(&w.at("res.1"), false, config)?,
         })
     }
 
@@ -226,11 +226,11 @@ impl<B: Backend> Middle<B> {
 }
 
 impl<B: Backend> ResidualBlock<B> {
-    fn load(w: &Loader<B>, widens: bool, groups: usize) -> Result<Self> {
+    fn load(w: &Loader<B>, widens: bool, config: &VaeConfig) -> Result<Self> {
         Ok(ResidualBlock {
-            norm1: GroupNorm::load(&w.at("norm1"), groups)?,
+            norm1: GroupNorm::load(&w.at("norm1"), config)?,
             conv1: Conv::load(&w.at("conv1"), ConvShape::Same)?,
-            norm2: GroupNorm::load(&w.at("norm2"), groups)?,
+            norm2: GroupNorm::load(&w.at("norm2"), config)?,
             conv2: Conv::load(&w.at("conv2"), ConvShape::Same)?,
             shortcut: widens.then(|| Conv::load(&w.at("shortcut"), ConvShape::Pointwise)).transpose()?,
         })
@@ -250,9 +250,9 @@ impl<B: Backend> ResidualBlock<B> {
 }
 
 impl<B: Backend> Attention<B> {
-    fn load(w: &Loader<B>, groups: usize) -> Result<Self> {
+    fn load(w: &Loader<B>, config: &VaeConfig) -> Result<Self> {
         Ok(Attention {
-            norm: GroupNorm::load(&w.at("norm"), groups)?,
+            norm: GroupNorm::load(&w.at("norm"), config)?,
             q: Linear::load(&w.at("q"))?,
             k: Linear::load(&w.at("k"))?,
             v: Linear::load(&w.at("v"))?,
@@ -321,5 +321,11 @@ mod tests {
         check("vae.upsample", |_, decoder, x| {
             decoder.levels[0].resample.as_ref().unwrap().forward(&decoder.be, &x).unwrap()
         });
+    }
+
+    #[test]
+    fn group_norms_and_statistics_have_epsilons_of_their_own() {
+        let config = Component::<VaeConfig>::open(Path::new(&fixture("tiny/klein/vae"))).unwrap().config;
+        assert_eq!((config.group_norm_eps, config.bn_eps), (1e-6, 1e-4));
     }
 }

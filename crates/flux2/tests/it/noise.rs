@@ -67,6 +67,30 @@ fn torch_cpu_matches_every_row_of_the_table() {
     }
 }
 
+/// Values drawn by PyTorch 2.11 on an H200, from lengths that fit its threads to lengths that wrap around several times.
+#[test]
+fn torch_cuda_has_the_element_order_of_a_real_gpu() {
+    let table = std::fs::read(crate::golden::fixture("golden/noise_cuda.json")).unwrap();
+    let table: serde_json::Value = serde_json::from_slice(&table).unwrap();
+    let number = |v: &serde_json::Value| v.as_u64().unwrap();
+    let (sms, threads_per_sm) = (number(&table["sms"]) as u32, number(&table["threads_per_sm"]) as u32);
+    let mut compared = 0;
+    for row in table["rows"].as_array().unwrap() {
+        let (seed, n) = (number(&row["seed"]), number(&row["n"]) as usize);
+        let got = noise(NoiseKind::TorchCuda { sms, threads_per_sm }, seed, n);
+        let lists = ["index", "f32", "bf16"].map(|key| row[key].as_array().unwrap());
+        for ((index, f32), bf16) in lists[0].iter().zip(lists[1]).zip(lists[2]) {
+            let (got, f32, bf16) =
+                (got[number(index) as usize], f32.as_f64().unwrap() as f32, bf16.as_f64().unwrap() as f32);
+            // The fast sine of the GPU is good to 2^-21 of its full scale, and the radius is at most 6.7.
+            assert!((got - f32).abs() <= 4e-6, "seed {seed}, n {n}, element {index}: {got} for {f32}");
+            assert!((half::bf16::from_f32(got).to_f32() - bf16).abs() <= bf16.abs() * 2f32.powi(-7) + 4e-6);
+            compared += 1;
+        }
+    }
+    assert!(compared > 1500);
+}
+
 #[test]
 fn torch_cpu_rounded_is_its_bf16_noise() {
     for (seed, n, _, expected) in TORCH_CPU {

@@ -1,0 +1,197 @@
+//! Blocks and the whole pass against golden tensors, and mistakes in reading the weights that must show.
+
+use std::path::Path;
+
+use flux2_backend::{CpuBackend, HostTensor};
+
+use super::*;
+use crate::golden::{Golden, assert_relative, f32_backend, fixture};
+use crate::weights::{Component, MappedWeights};
+
+/// The tiny transformer and the noise level, text and ids of the golden pass.
+fn golden() -> (Golden, FlowTransformer<CpuBackend>, Modulations<CpuBackend>, Rope<CpuBackend>) {
+    let golden = Golden::open("seams");
+    let part = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap();
+    let model = FlowTransformer::load(&f32_backend(), &part.config, &part.map().unwrap()).unwrap();
+    let modulations = model.modulations(&golden.values("timestep")).unwrap().remove(0);
+    let ids: Vec<PositionId> =
+        golden.values("rope.ids").chunks_exact(4).map(|id| [0, 1, 2, 3].map(|i| id[i] as u32)).collect();
+    let rope = model.rope(&ids).unwrap();
+    (golden, model, modulations, rope)
+}
+
+fn upload(be: &CpuBackend, golden: &Golden, name: &str) -> Tensor<CpuBackend> {
+    be.upload(&golden.shape(name), &golden.values(name)).unwrap()
+}
+
+#[test]
+fn rope_matches_the_reference() {
+    let (golden, model, _, rope) = golden();
+    for (name, table) in [("rope.cos", &rope.cos), ("rope.sin", &rope.sin)] {
+        // The reference holds every value twice, once for each channel of a pair.
+        let expected: Vec<f32> = golden.values(name).into_iter().step_by(2).collect();
+        assert_relative(name, &model.be.download(table).unwrap(), &expected, 1e-6);
+    }
+}
+
+#[test]
+fn modulations_are_shift_scale_gate() {
+    let (golden, model, m, _) = golden();
+    let be = &model.be;
+    let row = |parts: &[&Modulation<CpuBackend>]| -> Vec<f32> {
+        parts.iter().flat_map(|m| [&m.shift, &m.scale, &m.gate]).flat_map(|t| be.download(t).unwrap()).collect()
+    };
+    for (name, got) in [
+        ("double_block_0.mod_img", row(&[&m.img[0], &m.img[1]])),
+        ("double_block_0.mod_txt", row(&[&m.txt[0], &m.txt[1]])),
+        ("single_block_0.mod", row(&[&m.single])),
+    ] {
+        assert_relative(name, &got, &golden.values(name), 2e-6);
+    }
+}
+
+#[test]
+fn final_layer_reads_shift_before_scale() {
+    let (golden, model, m, _) = golden();
+    // The golden row is in the order of diffusers: scale, then shift.
+    let expected = golden.values("output_head.mod");
+    let (scale, shift) = expected.split_at(expected.len() / 2);
+    assert_relative("shift", &model.be.download(&m.final_shift).unwrap(), shift, 2e-6);
+    assert_relative("scale", &model.be.download(&m.final_scale).unwrap(), scale, 2e-6);
+    let out = model.head(&upload(&model.be, &golden, "output_head.in"), &m).unwrap();
+    assert_relative("head", &model.be.download(&out).unwrap(), &golden.values("output_head.out"), 2e-6);
+}
+
+#[test]
+fn double_block_matches_the_reference() {
+    let (golden, model, m, rope) = golden();
+    let be = &model.be;
+    let mut text = upload(be, &golden, "double_block_0.in_txt");
+    let mut image = upload(be, &golden, "double_block_0.in_img");
+    let pass = model.pass(&m, &rope, text.rows());
+    model.double_blocks[0].forward(&pass, &mut text, &mut image, None).unwrap();
+    assert_relative("text", &be.download(&text).unwrap(), &golden.values("double_block_0.out_txt"), 1e-6);
+    assert_relative("image", &be.download(&image).unwrap(), &golden.values("double_block_0.out_img"), 1e-6);
+}
+
+#[test]
+fn single_block_matches_the_reference() {
+    let (golden, model, m, rope) = golden();
+    let be = &model.be;
+    let mut x = upload(be, &golden, "single_block_0.in");
+    let n_txt = golden.shape("double_block_0.in_txt")[0];
+    model.single_blocks[0].forward(&model.pass(&m, &rope, n_txt), &mut x, None).unwrap();
+    assert_relative("stream", &be.download(&x).unwrap(), &golden.values("single_block_0.out"), 1e-6);
+}
+
+#[test]
+fn one_pass_matches_the_reference() {
+    let (golden, model, m, _) = golden();
+    let be = &model.be;
+    let mut ids = crate::latents::text_ids(48);
+    ids.extend(crate::latents::image_ids(4, 6));
+    let conditioning = model.condition(&golden.values("text_embedding"), &[], &ids).unwrap();
+    let latents = upload(be, &golden, "transformer.in");
+    let velocity = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
+    assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
+}
+
+/// Weights with a mistake in them.
+struct Tampered<F>(MappedWeights, F);
+
+impl<F: Fn(&str, HostTensor) -> HostTensor> WeightSource for Tampered<F> {
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        Ok((self.1)(name, self.0.tensor(name)?))
+    }
+}
+
+/// How far the golden pass moves, relative to its length, if the weights are read with a mistake.
+fn moved_by(mistake: impl Fn(&str, HostTensor) -> HostTensor) -> f64 {
+    let golden = Golden::open("seams");
+    let part = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap();
+    let weights = Tampered(part.map().unwrap(), mistake);
+    let model = FlowTransformer::load(&f32_backend(), &part.config, &weights).unwrap();
+    let mut ids = crate::latents::text_ids(48);
+    ids.extend(crate::latents::image_ids(4, 6));
+    let conditioning = model.condition(&golden.values("text_embedding"), &[], &ids).unwrap();
+    let m = model.modulations(&golden.values("timestep")).unwrap().remove(0);
+    let latents = upload(&model.be, &golden, "transformer.in");
+    let got = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
+    let (got, expected) = (model.be.download(&got).unwrap(), golden.values("transformer.out"));
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(&expected).map(|(g, e)| g - e)) / norm(&mut expected.iter().copied())
+}
+
+/// Rows `first` and `second` of a matrix changed places.
+fn swap_rows(matrix: &HostTensor, first: std::ops::Range<usize>, second: std::ops::Range<usize>) -> HostTensor {
+    let (mut values, cols) = (matrix.to_f32(), matrix.shape()[1]);
+    for (a, b) in first.zip(second) {
+        (0..cols).for_each(|c| values.swap(a * cols + c, b * cols + c));
+    }
+    HostTensor::from_f32(matrix.shape(), &values)
+}
+
+#[test]
+fn weights_as_they_are_move_nothing() {
+    assert!(moved_by(|_, tensor| tensor) < 3e-6);
+}
+
+#[test]
+fn swiglu_gate_is_the_first_half() {
+    let double = |name: &str, t: HostTensor| match name.ends_with(".mlp_in") {
+        true => swap_rows(&t, 0..t.shape()[0] / 2, t.shape()[0] / 2..t.shape()[0]),
+        false => t,
+    };
+    assert!(moved_by(double) > 1e-2);
+    let single = |name: &str, t: HostTensor| match name.ends_with(".qkv_mlp") {
+        true => {
+            let (rows, hidden) = (t.shape()[0], t.shape()[1]);
+            let mlp = (rows - 3 * hidden) / 2;
+            swap_rows(&t, 3 * hidden..rows - mlp, rows - mlp..rows)
+        }
+        false => t,
+    };
+    assert!(moved_by(single) > 1e-2);
+}
+
+#[test]
+fn single_block_output_reads_attention_before_mlp() {
+    let mlp_first = |name: &str, t: HostTensor| match name.starts_with("single.") && name.ends_with(".out") {
+        true => {
+            let hidden = t.shape()[0];
+            let mut values = t.to_f32();
+            values.chunks_exact_mut(t.shape()[1]).for_each(|row| row.rotate_left(hidden));
+            HostTensor::from_f32(t.shape(), &values)
+        }
+        false => t,
+    };
+    assert!(moved_by(mlp_first) > 1e-2);
+}
+
+#[test]
+fn q_and_k_norms_have_learned_scales() {
+    let ones = |name: &str, t: HostTensor| match name.ends_with("_norm") {
+        true => HostTensor::from_f32(t.shape(), &vec![1.0; t.len()]),
+        false => t,
+    };
+    assert!(moved_by(ones) > 1e-3);
+}
+
+#[test]
+fn blocks_have_no_modulation_and_no_layer_norm_of_their_own() {
+    let config = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap().config;
+    let own = |name: &str| name.starts_with("double.") || name.starts_with("single.");
+    let parts = ["qkv", "proj", "mlp_in", "mlp_out", "qkv_mlp", "out", "q_norm", "k_norm"];
+    for (name, _) in config.expected_tensors().iter().filter(|(name, _)| own(name)) {
+        assert!(parts.contains(&name.rsplit('.').next().unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn text_tokens_come_before_image_tokens() {
+    let golden = Golden::open("seams");
+    let mut ids = crate::latents::text_ids(48);
+    ids.extend(crate::latents::image_ids(4, 6));
+    let ids: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
+    assert_eq!(ids, golden.values("rope.ids"));
+}

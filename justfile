@@ -1,0 +1,31 @@
+# The commands people run here. `just` lists them.
+
+default:
+    @just --list
+
+# Everything CI holds a change to
+ci:
+    bash .ci/run
+
+# Types and lints
+check:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests; no network, no real weights
+test *args:
+    cargo test --workspace {{args}}
+
+# The products, beside the peak of the processor
+bench:
+    cargo bench -p flux2-backend --bench ops
+
+# How far bf16 is from f32 on a checkpoint
+precision model:
+    cargo run --release -p flux2 --example precision -- {{model}}
+
+# Make the golden fixtures again (Python, see tools/reference/README.md)
+golden:
+    python3 tools/reference/make_fixtures.py
+
+fmt:
+    cargo fmt --all
