@@ -52,8 +52,8 @@ pub(super) struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Compute the product. `pointers(block, row, segments)` fills in column `row % tile` ... of each segment's table:
-    /// it is asked for one row at a time and sets `segments[s][lane]`. `emit(row, columns, values)` takes the result.
+    /// Compute the product. `pointers(block, row, lane, table)` sets `table[s][lane]` to where `row` of the left operand
+    /// has segment `s` of `block`; `emit(row, columns, values)` takes a finished piece of the result.
     ///
     /// # Safety
     /// Every pointer set by `pointers` is readable for `block.groups` groups of `kernel`'s dtype.
