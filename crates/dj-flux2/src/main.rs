@@ -1,2 +1,38 @@
-//! Skeleton.
-fn main() {}
+//! `dj-flux2`: FLUX.2 [klein] on the command line.
+//!
+//! In:  arguments, `DJ_FLUX2_MODEL`, files. Out: pictures in files, results on standard output, everything else on
+//!      standard error, an exit code.
+//!
+//! ```text
+//! args      what was typed               output    where pictures go: names, checks, writing
+//! settings  what that means              report    events, warnings and errors on the terminal
+//! commands  one file a subcommand        failure   why a command stopped, and its exit code
+//! ```
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod report;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse_from(args::with_subcommand(std::env::args_os())) {
+        Ok(args) => args,
+        Err(error) => return report::not_parsed(&error),
+    };
+    let result = match &args.command {
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Info(args) => commands::info::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report::failed(&failure),
+    }
+}

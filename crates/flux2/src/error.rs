@@ -1,5 +1,6 @@
 //! Everything that can go wrong, as values: what happened and with what; [`Error::hint`] says what to do about it.
 
+use std::io;
 use std::path::PathBuf;
 
 use crate::weights::{ConfigProblem, FileProblem, Mismatch, Part};
@@ -438,6 +439,7 @@ impl Error {
             }
             Error::Device { .. } => Some("use --device auto or --device cpu".into()),
             Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
+            Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),
             Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),
             Error::ModelMissing { .. } => Some(
                 "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file"
@@ -480,7 +482,7 @@ impl Error {
             Error::ImageParameters { .. } => Some("pass a picture as it was written, not edited since".into()),
             Error::ImageParametersTooLong { .. } => Some("write a .png or .webp, which hold more".into()),
             Error::UnknownExtension { .. } => Some("end the name in .png, .jpg, .jpeg or .webp".into()),
-            Error::OutputExists { .. } => Some("choose another name, or allow overwriting".into()),
+            Error::OutputExists { .. } => Some("choose another name, or leave --no-clobber out".into()),
             Error::PromptSize { .. } => Some("shorten the prompt; a text encoder reads 512 tokens".into()),
             Error::TokenizerTooLarge { .. }
             | Error::TokenizerJson { .. }
@@ -489,6 +491,14 @@ impl Error {
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => {
                 Some("ask for a smaller picture or fewer reference images, or use --dtype bf16".into())
             }
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+                    Some("correct the path".into())
+                }
+                io::ErrorKind::PermissionDenied => Some("change its permissions, or choose another path".into()),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("free some room on the disk".into()),
+                _ => None,
+            },
             _ => None,
         }
     }

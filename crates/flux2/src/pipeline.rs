@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux2_backend::{Backend, Tensor, ops};
+use flux2_backend::{Backend, HostTensor, Tensor, ops};
 
 use crate::Result;
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
@@ -20,7 +20,7 @@ use crate::request::{GRID_PX, GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler;
 use crate::text::{TokenizedPrompt, Tokenizer};
 use crate::variant::{Procedure, Variant};
-use crate::weights::{ModelFiles, ModelPaths};
+use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, WeightSource};
 
 /// Which networks stay in memory between the stages of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,10 +228,7 @@ impl<B: Backend> Pipeline<B> {
         }
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
-            None => {
-                let part = &self.files.text_encoder;
-                load(observer, || Qwen3::load(&self.be, &part.config, &part.map()?))?
-            }
+            None => load(observer, cancel, &self.files.text_encoder, |c, weights| Qwen3::load(&self.be, c, weights))?,
         };
         let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(&ids, valid, pulse))?;
         self.text_encoder = Some(encoder);
@@ -263,8 +260,7 @@ impl<B: Backend> Pipeline<B> {
             return Ok(Arc::clone(tokens));
         }
         self.release_text_encoder();
-        let part = &self.files.vae;
-        let encoder = load(observer, || vae::Encoder::load(&self.be, &part.config, &part.map()?))?;
+        let encoder = load(observer, cancel, &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
             for (k, Reference { image, .. }) in references.iter().enumerate() {
@@ -293,7 +289,7 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Tensor<B>> {
-        self.load_transformer(observer)?;
+        self.load_transformer(observer, cancel)?;
         let (be, transformer) = (&self.be, self.transformer.as_ref().expect("loaded above"));
         let request = inputs.request;
         let [h, w] = request.grid();
@@ -356,8 +352,9 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
         if self.decoder.is_none() {
-            let part = &self.files.vae;
-            self.decoder = Some(load(observer, || vae::Decoder::load(&self.be, &part.config, &part.map()?))?);
+            let decoder =
+                load(observer, cancel, &self.files.vae, |c, weights| vae::Decoder::load(&self.be, c, weights))?;
+            self.decoder = Some(decoder);
         }
         let decoder = self.decoder.as_ref().expect("loaded above");
         let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
@@ -380,11 +377,12 @@ pub struct DenoiseInputs<'a> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    fn load_transformer(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    fn load_transformer(&mut self, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
         self.release_text_encoder();
         if self.transformer.is_none() {
             let part = &self.files.transformer;
-            self.transformer = Some(load(observer, || FlowTransformer::load(&self.be, &part.config, &part.map()?))?);
+            let transformer = load(observer, cancel, part, |c, weights| FlowTransformer::load(&self.be, c, weights))?;
+            self.transformer = Some(transformer);
         }
         Ok(())
     }
@@ -422,8 +420,26 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T>
 }
 
 /// Load a network, with the events of [`Phase::Load`] around it.
-fn load<T>(observer: &mut dyn Observer, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    phase(observer, &CancelToken::new(), Phase::Load, 0, |_| work())
+fn load<C, T>(
+    observer: &mut dyn Observer,
+    cancel: &CancelToken,
+    part: &Component<C>,
+    build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
+) -> Result<T> {
+    phase(observer, cancel, Phase::Load, 0, |_| build(&part.config, &Stoppable { weights: part.map()?, cancel }))
+}
+
+/// Weights that look for cancellation before each tensor: a large network takes long to read from a slow disk.
+struct Stoppable<'a> {
+    weights: MappedWeights,
+    cancel: &'a CancelToken,
+}
+
+impl WeightSource for Stoppable<'_> {
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        self.cancel.check()?;
+        self.weights.tensor(name)
+    }
 }
 
 /// Run `work` with the events of a phase around it; its pulse counts units and looks for cancellation.

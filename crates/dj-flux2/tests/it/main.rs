@@ -1,1 +1,11 @@
-//! Integration tests.
+//! The command line as its users see it: the real binary, the tiny checkpoint, no network.
+
+mod again;
+mod cli;
+mod files;
+#[cfg(unix)]
+mod interrupt;
+mod models;
+mod pictures;
+mod prompts;
+mod usage;

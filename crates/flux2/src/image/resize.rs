@@ -25,6 +25,21 @@ pub const GRID: u32 = 16;
 /// # Errors
 /// [`Error::ImageTooSmall`] if a side is under 64 pixels, [`Error::ImageAspect`] if one side is over 8 times the other.
 pub fn prepare_reference(image: &RgbImage) -> Result<RgbImage> {
+    check_reference(image)?;
+    let (width, height) = (image.width, image.height);
+    let (small_width, small_height) = size_within_area(width, height);
+    if (small_width, small_height) == (width, height) {
+        Ok(crop_to_grid(image))
+    } else {
+        Ok(crop_to_grid(&resize_lanczos(image, small_width, small_height)?))
+    }
+}
+
+/// Whether an image can be a reference.
+///
+/// # Errors
+/// Those of [`prepare_reference`].
+pub fn check_reference(image: &RgbImage) -> Result<()> {
     let (width, height) = (image.width, image.height);
     if width.min(height) < MIN_SIDE {
         return Err(Error::ImageTooSmall { width, height, min: MIN_SIDE });
@@ -32,12 +47,7 @@ pub fn prepare_reference(image: &RgbImage) -> Result<RgbImage> {
     if u64::from(width.max(height)) > u64::from(MAX_ASPECT) * u64::from(width.min(height)) {
         return Err(Error::ImageAspect { width, height, max: MAX_ASPECT });
     }
-    let (small_width, small_height) = size_within_area(width, height);
-    if (small_width, small_height) == (width, height) {
-        Ok(crop_to_grid(image))
-    } else {
-        Ok(crop_to_grid(&resize_lanczos(image, small_width, small_height)?))
-    }
+    Ok(())
 }
 
 /// The size a reference image is shrunk to; both sides are cut off, not rounded, as Python's `int` does.

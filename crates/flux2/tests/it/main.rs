@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod cancel;
 mod golden;
 mod hostile_files;
 mod images;

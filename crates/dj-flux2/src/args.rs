@@ -1,0 +1,221 @@
+//! What was typed, and nothing more: the command line as clap types. What it means is decided in `settings`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Words in the first place that are not a prompt.
+const SUBCOMMANDS: [&str; 3] = ["generate", "info", "help"];
+
+/// The whole command line.
+#[derive(Parser)]
+#[command(
+    name = "dj-flux2",
+    version,
+    about = "Text-to-image and image editing with FLUX.2 [klein]",
+    after_help = "`dj-flux2 \"a red fox\"` is short for `dj-flux2 generate \"a red fox\"`; flags may stand before the prompt.\n\
+                  `dj-flux2 generate --help` lists them.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make pictures from a prompt, and from reference images
+    #[command(allow_negative_numbers = true, args_override_self = true)]
+    Generate(Box<GenerateArgs>),
+    /// Print what made a picture
+    Info(InfoArgs),
+}
+
+/// Flags of `generate`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct GenerateArgs {
+    /// What the picture shows, in quotes; `-` reads it from standard input
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Vec<String>,
+
+    /// Read prompts from a file, one a line; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+
+    /// Start from the parameters stored in a picture; other flags override them
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+
+    /// Folder of the model, or its transformer as a file [default: $DJ_FLUX2_MODEL]
+    #[arg(short, long, value_name = "PATH", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+
+    /// Text encoder, file or folder; needed if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub text_encoder: Option<PathBuf>,
+
+    /// Autoencoder, file or folder; needed if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub vae: Option<PathBuf>,
+
+    /// Member of the family, where the files do not say: klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub variant: Option<String>,
+
+    /// Reference image to edit or combine; repeat it for several
+    #[arg(short, long, value_name = "FILE", aliases = ["image", "ref-image"], help_heading = "Picture")]
+    pub input: Vec<PathBuf>,
+
+    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512]
+    #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]
+    pub width: Option<u32>,
+
+    /// Height in pixels; likewise
+    #[arg(short = 'H', long, value_name = "PX", help_heading = "Picture")]
+    pub height: Option<u32>,
+
+    /// Width and height at once, as in 1024x768
+    #[arg(long, value_name = "WxH", value_parser = parse_size, conflicts_with_all = ["width", "height"], help_heading = "Picture")]
+    pub size: Option<(u32, u32)>,
+
+    /// Denoising steps [default: what the model was made for]
+    #[arg(short, long, value_name = "N", help_heading = "Picture")]
+    pub steps: Option<u32>,
+
+    /// Guidance scale, for base models [default: what the model was made for]
+    #[arg(short, long, value_name = "SCALE", help_heading = "Picture")]
+    pub guidance: Option<f32>,
+
+    /// Seed, 64 bits [default: random, and printed]
+    #[arg(short = 'S', long, value_name = "N", help_heading = "Picture")]
+    pub seed: Option<u64>,
+
+    /// How the seed becomes noise: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS [default: philox]
+    #[arg(long, value_name = "KIND", help_heading = "Picture")]
+    pub noise: Option<String>,
+
+    /// Pictures for each prompt; every further picture has the next seed
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Picture")]
+    pub count: u32,
+
+    /// Where to write: .png, .jpg or .webp; `-` is standard output; {seed} and {index} are filled in
+    #[arg(short, long, value_name = "FILE", default_value = "output.png", help_heading = "Output")]
+    pub output: PathBuf,
+
+    /// Fail instead of replacing a file
+    #[arg(long, help_heading = "Output")]
+    pub no_clobber: bool,
+
+    /// Write nothing but pixels: no prompt, no seed
+    #[arg(long, help_heading = "Output")]
+    pub no_metadata: bool,
+
+    /// Print one JSON object a picture on standard output
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Print errors and random seeds only
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Print model, device and the time of every stage
+    #[arg(short, long, help_heading = "Output")]
+    pub verbose: bool,
+
+    /// Number format to compute in [default: bf16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
+
+    /// Where to run [default: auto]
+    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
+    pub device: Option<Device>,
+
+    /// CPU threads [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
+    pub threads: Option<u16>,
+}
+
+/// Flags of `info`.
+#[derive(clap::Args)]
+pub struct InfoArgs {
+    /// A PNG, JPEG or WebP picture that dj-flux2 made
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Print the parameters as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Number formats by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    F32,
+    Bf16,
+}
+
+/// Devices by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), &'static str> {
+    let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides.ok_or("a size is two numbers with an x between them, as in 1024x768")
+}
+
+/// The command line with `generate` put in front if no subcommand and no call for help is there.
+pub fn with_subcommand(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    let Some(first) = argv.get(1).map(|first| first.to_string_lossy()) else { return argv };
+    if !SUBCOMMANDS.contains(&&*first) && !["-h", "--help", "-V", "--version"].contains(&&*first) {
+        argv.insert(1, "generate".into());
+    }
+    argv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(argv: &[&str]) -> Vec<String> {
+        let argv = std::iter::once(&"dj-flux2").chain(argv).map(OsString::from);
+        with_subcommand(argv).iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_prompt_alone_means_generate() {
+        assert_eq!(command(&["a red fox"]), ["generate", "a red fox"]);
+        assert_eq!(command(&["-m", "x", "a red fox"]), ["generate", "-m", "x", "a red fox"]);
+        assert_eq!(command(&["--", "--odd"]), ["generate", "--", "--odd"]);
+        assert_eq!(command(&[""]), ["generate", ""]);
+    }
+
+    #[test]
+    fn a_subcommand_wins_over_a_prompt() {
+        assert_eq!(command(&["info", "x.png"]), ["info", "x.png"]);
+        assert_eq!(command(&["generate", "info"]), ["generate", "info"]);
+        assert_eq!(command(&["help"]), ["help"]);
+        assert_eq!(command(&["--version"]), ["--version"]);
+        assert_eq!(command(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn sizes_are_two_numbers() {
+        assert_eq!(parse_size("1024x768"), Ok((1024, 768)));
+        for wrong in ["1024", "1024x", "x768", "-64x64", "1024*768", "64x64x64"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

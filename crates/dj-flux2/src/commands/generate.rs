@@ -1,0 +1,266 @@
+//! `dj-flux2 generate`: from what was typed to pictures on disk.
+
+use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use flux2::image::{self, Parameters, codec, resize};
+use flux2::pipeline::MAX_PREPARED_PROMPTS;
+use flux2::weights::ModelPaths;
+use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, engine};
+
+use super::read_parameters;
+use crate::args::GenerateArgs;
+use crate::failure::{Failure, Result, code};
+use crate::output;
+use crate::report::{Record, Report, Seconds};
+use crate::settings::{self, Job, Outside, Settings};
+
+/// Most bytes of prompts that are read from a file or standard input.
+const MAX_PROMPT_BYTES: u64 = 64 << 20;
+
+/// Make the pictures that `args` ask for.
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    let from = args.from.as_deref().map(read_parameters).transpose()?;
+    let settings = settings::resolve(
+        args,
+        Outside {
+            model: std::env::var_os("DJ_FLUX2_MODEL"),
+            from: from.as_ref(),
+            prompts: read_prompts(args)?,
+            fresh_seed: fresh_seed(),
+        },
+    )?;
+    settings.output.check(settings.jobs().filter_map(|job| job.path), &settings.references)?;
+
+    let cancel = cancelled_by_signals();
+    let report = Report::new(settings.detail, settings.json);
+    let engine = open_model(&settings)?;
+    let references = settings.references.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
+    if let (Some(parameters), Some(file)) = (&from, &args.from) {
+        let origin = Origin { file, parameters };
+        origin.check_references(&settings.references, &references)?;
+        origin.warn_of_differences(engine.name(), &report);
+    }
+    report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
+    report.verbose(format_args!("device {}", engine.device()));
+    if settings.seed_is_fresh {
+        report.fresh_seed(settings.request.seed);
+    }
+    Run { settings: &settings, references, engine, report, cancel }.all()
+}
+
+/// A run under way.
+struct Run<'a> {
+    settings: &'a Settings,
+    references: Vec<Reference>,
+    engine: Box<dyn Engine>,
+    report: Report,
+    cancel: CancelToken,
+}
+
+impl Run<'_> {
+    fn all(&mut self) -> Result<()> {
+        let settings = self.settings;
+        let mut jobs = settings.jobs();
+        for prompts in settings.prompts.chunks(MAX_PREPARED_PROMPTS) {
+            // A single prompt is encoded with its picture, so that its time counts there.
+            if prompts.len() > 1 {
+                let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+                self.engine.prepare_prompts(&prompts, &mut self.report, &self.cancel)?;
+            }
+            for job in jobs.by_ref().take(prompts.len() * settings.count as usize) {
+                self.one(&job)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, job: &Job) -> Result<()> {
+        let Settings { request, output, .. } = self.settings;
+        let start = Instant::now();
+        let request = GenerateRequest {
+            prompt: job.prompt.to_owned(),
+            references: self.references.clone(),
+            seed: job.seed,
+            ..request.clone()
+        };
+        let steps = request.steps.unwrap_or(self.engine.variant().default_steps);
+        self.report.begin(job, self.settings.pictures(), steps);
+        let made = self.engine.generate(&request, &mut self.report, &self.cancel)?;
+        let stored = self.settings.metadata.then_some(&made.parameters);
+        let bytes = image::encode(&made.image, output.format(), stored)?;
+        output.write(job.path.as_deref(), &bytes)?;
+
+        let total = start.elapsed();
+        let record = Record {
+            path: &job.path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
+            index: job.index,
+            parameters: &made.parameters,
+            device: self.engine.device(),
+            timings: Seconds::new(&made.timings, total),
+        };
+        self.report.saved(job.path.as_deref(), &record, total)
+    }
+}
+
+// ---- what is read before anything is made ----
+
+/// The prompts on the command line, in a file or on standard input; none if there are none.
+fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
+    if let Some(path) = &args.prompt_file {
+        let text = match path.to_str() {
+            Some("-") => read_text(io::stdin(), "standard input")?,
+            _ => {
+                let file = File::open(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+                read_text(file, &path.display().to_string())?
+            }
+        };
+        let lines = text.trim_start_matches('\u{feff}').lines();
+        let prompts: Vec<String> = lines.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        return match prompts.is_empty() {
+            true => Err(Failure::usage(format!("{} holds no prompt", path.display()), "write one prompt a line")),
+            false => Ok(prompts),
+        };
+    }
+    match args.prompt.as_slice() {
+        [] => Ok(vec![]),
+        [dash] if dash == "-" => {
+            let text = read_text(io::stdin(), "standard input")?;
+            let prompt = text.strip_suffix('\n').unwrap_or(&text);
+            Ok(vec![prompt.strip_suffix('\r').unwrap_or(prompt).to_owned()])
+        }
+        [prompt] => Ok(vec![prompt.clone()]),
+        words => {
+            let message = format!("the prompt is in {} pieces", words.len());
+            Err(Failure::usage(message, format!("put it in quotes: \"{}\"", words.join(" "))))
+        }
+    }
+}
+
+fn read_text(reader: impl Read, name: &str) -> Result<String> {
+    let mut text = String::new();
+    let read = reader.take(MAX_PROMPT_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => Failure::usage(format!("{name} is not UTF-8"), "save it as UTF-8"),
+        _ => Failure::new(code::FAILURE, format!("{name}: {e}"), "pass the prompt in quotes instead"),
+    })?;
+    if text.len() as u64 > MAX_PROMPT_BYTES {
+        let message = format!("{name} holds more than {MAX_PROMPT_BYTES} bytes of prompts");
+        return Err(Failure::usage(message, "split it"));
+    }
+    Ok(text)
+}
+
+fn read_reference(path: &Path) -> Result<Reference> {
+    let bytes = codec::read_file(path).map_err(Failure::image)?;
+    let reference = Reference::from_bytes(&bytes, &path.display().to_string()).map_err(Failure::image)?;
+    // The engine checks this too, but later, and it does not know the file.
+    resize::check_reference(&reference.image).map_err(|e| Failure::image(e).of_file(path))?;
+    Ok(reference)
+}
+
+/// A seed from the randomness that the standard library keys its hash maps with. Of 53 bits, since programs that read
+/// JSON numbers as floating point, such as jq, would change a longer one.
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(()) >> 11
+}
+
+// ---- the model ----
+
+fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
+    let ModelPaths { model, .. } = &settings.paths;
+    if !model.exists() {
+        return Err(no_model(model));
+    }
+    Ok(engine::load(&settings.paths, &settings.options)?)
+}
+
+/// What to say about a model that is not there, which may be the name of one.
+fn no_model(model: &Path) -> Failure {
+    let missing = Failure::from(Error::ModelMissing { path: model.to_owned() });
+    match Variant::by_name(&model.to_string_lossy()) {
+        Ok(Variant { name, repo: Some(repo), .. }) => Failure::new(
+            code::MODEL_MISSING,
+            format!("no file or folder is called {name}, and this version does not download models"),
+            format!("download {repo} from huggingface.co and pass its folder with -m PATH"),
+        ),
+        Err(Error::UnknownVariant { nearest: Some(nearest), .. }) => {
+            let hint = missing.hint.map(|hint| format!("{hint}; the nearest name of a model is {nearest}"));
+            Failure { hint, ..missing }
+        }
+        _ => missing,
+    }
+}
+
+// ---- --from ----
+
+/// The picture that is to be made again.
+struct Origin<'a> {
+    file: &'a Path,
+    parameters: &'a Parameters,
+}
+
+impl Origin<'_> {
+    /// The references that were used must be here again, in the same order.
+    fn check_references(&self, paths: &[PathBuf], references: &[Reference]) -> Result<()> {
+        let (file, wanted) = (self.file.display(), &self.parameters.references);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let hint = "pass the files it was made with, in their order, each with -i";
+        if wanted.len() != references.len() {
+            let (wanted, given) = (wanted.len(), references.len());
+            let images = if wanted == 1 { "image" } else { "images" };
+            return Err(Failure::usage(
+                format!("{file} was made with {wanted} reference {images}, {given} given"),
+                hint,
+            ));
+        }
+        match references.iter().zip(wanted).position(|(reference, wanted)| reference.sha256 != *wanted) {
+            None => Ok(()),
+            Some(i) => {
+                let (n, given) = (i + 1, paths[i].display());
+                Err(Failure::usage(format!("{given} is not reference image {n} of {file}"), hint))
+            }
+        }
+    }
+
+    fn warn_of_differences(&self, model: &str, report: &Report) {
+        let (file, made, here) = (self.file.display(), self.parameters, env!("CARGO_PKG_VERSION"));
+        if made.model != model {
+            report.warning(format_args!("{file} was made with the model {:?}, this is {model:?}", made.model));
+        }
+        if made.version != here {
+            report.warning(format_args!(
+                "{file} was made by version {:?}, this is {here:?}; the picture may differ",
+                made.version
+            ));
+        }
+    }
+}
+
+// ---- Ctrl-C ----
+
+/// A token that Ctrl-C or a termination signal cancels; a second one ends the process where it stands.
+fn cancelled_by_signals() -> CancelToken {
+    let cancel = CancelToken::new();
+    let token = cancel.clone();
+    // Without a handler the signal ends the process at once, which leaves no partial file either.
+    let _ = ctrlc::set_handler(move || {
+        if token.is_cancelled() {
+            exit_now();
+        }
+        token.cancel();
+    });
+    cancel
+}
+
+#[expect(clippy::exit, reason = "the second Ctrl-C is for a run that does not come to its next block")]
+fn exit_now() {
+    let _writing = output::WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    std::process::exit(code::CANCELLED.into());
+}

@@ -1,0 +1,62 @@
+//! Why a command stopped: what happened, what to do about it, and the exit code that scripts read.
+
+use std::path::Path;
+
+use flux2::{Error, ErrorKind};
+
+/// Exit codes; 0 is success.
+pub mod code {
+    pub const FAILURE: u8 = 1;
+    pub const USAGE: u8 = 2;
+    pub const MODEL_MISSING: u8 = 3;
+    pub const OUT_OF_MEMORY: u8 = 5;
+    pub const BAD_IMAGE: u8 = 6;
+    pub const CANCELLED: u8 = 130;
+}
+
+/// An error as it will be shown.
+#[derive(Debug, PartialEq)]
+pub struct Failure {
+    pub code: u8,
+    /// What happened, and the value.
+    pub message: String,
+    /// What to do, as one sentence.
+    pub hint: Option<String>,
+}
+
+/// Result of a command or a part of one.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Failure { code, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(code::USAGE, message, hint)
+    }
+
+    /// An error about a picture that was passed in; one that is not there counts as a bad one.
+    pub fn image(error: Error) -> Self {
+        Failure { code: code::BAD_IMAGE, ..Failure::from(error) }
+    }
+
+    /// An error that does not name its file.
+    pub fn of_file(self, file: &Path) -> Self {
+        Failure { message: format!("{}: {}", file.display(), self.message), ..self }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Usage => code::USAGE,
+            ErrorKind::ModelMissing => code::MODEL_MISSING,
+            ErrorKind::OutOfMemory => code::OUT_OF_MEMORY,
+            ErrorKind::BadImage => code::BAD_IMAGE,
+            ErrorKind::Cancelled => code::CANCELLED,
+            _ => code::FAILURE,
+        };
+        Failure { code, message: error.to_string(), hint: error.hint() }
+    }
+}

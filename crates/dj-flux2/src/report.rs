@@ -1,0 +1,333 @@
+//! What a run says: progress on standard error, as bars on a terminal and as lines elsewhere; warnings, errors and
+//! hints; results on standard output.
+
+use std::fmt::{self, Display};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind as ClapErrorKind;
+use flux2::image::Parameters;
+use flux2::{Event, Observer, Phase, Timings, Warning};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::failure::{Failure, Result, code};
+use crate::settings::{Detail, Job};
+
+/// Speaks for a run.
+pub struct Report {
+    detail: Detail,
+    bars: bool,
+    json: bool,
+    bar: Option<ProgressBar>,
+    steps: Steps,
+    /// Warnings that were given; a run of several pictures gives each once.
+    warned: Vec<Warning>,
+}
+
+/// How far the denoising of the current picture is.
+#[derive(Default)]
+struct Steps {
+    finished: u32,
+    total: u32,
+    spent: Duration,
+}
+
+/// A finished picture, as `--json` prints it.
+#[derive(Serialize)]
+pub struct Record<'a> {
+    /// Where it was written.
+    pub path: &'a str,
+    /// 1 for the first of the run.
+    pub index: u64,
+    /// What made it, as in its file.
+    #[serde(flatten)]
+    pub parameters: &'a Parameters,
+    /// What it ran on.
+    pub device: &'a str,
+    /// Seconds.
+    pub timings: Seconds,
+}
+
+/// Seconds a picture took; a stage whose result was still known took none.
+#[derive(Serialize)]
+pub struct Seconds {
+    text: f64,
+    references: f64,
+    steps: Vec<f64>,
+    decode: f64,
+    total: f64,
+}
+
+impl Seconds {
+    /// Of the stages, and of the whole from prompt to file.
+    pub fn new(timings: &Timings, total: Duration) -> Self {
+        let s = |d: Duration| d.as_micros() as f64 / 1e6;
+        Seconds {
+            text: s(timings.text),
+            references: s(timings.references),
+            steps: timings.steps.iter().copied().map(s).collect(),
+            decode: s(timings.decode),
+            total: s(total),
+        }
+    }
+}
+
+impl Report {
+    pub fn new(detail: Detail, json: bool) -> Self {
+        let bars = detail > Detail::Quiet && io::stderr().is_terminal();
+        Report { detail, bars, json, bar: None, steps: Steps::default(), warned: Vec::new() }
+    }
+
+    /// Something only `-v` asks for.
+    pub fn verbose(&self, text: impl Display) {
+        if self.detail == Detail::Verbose {
+            self.line(text);
+        }
+    }
+
+    /// The seed of the first picture, if nobody chose it: said always, since it cannot be known otherwise.
+    pub fn fresh_seed(&self, seed: u64) {
+        self.line(format_args!("seed {seed}"));
+    }
+
+    /// Something was not, or not wholly, done as asked.
+    pub fn warning(&self, text: impl Display) {
+        if self.detail > Detail::Quiet {
+            self.line(format_args!("{} {text}", Label::Warning));
+        }
+    }
+
+    /// A picture is begun.
+    pub fn begin(&mut self, job: &Job, pictures: u64, steps: u32) {
+        self.steps = Steps { total: steps, ..Default::default() };
+        if pictures > 1 && self.detail > Detail::Quiet {
+            self.line(format_args!("picture {} of {pictures}, seed {}", job.index, job.seed));
+        }
+    }
+
+    /// A picture is where it should be.
+    pub fn saved(&self, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
+        let shown = match path {
+            Some(path) => path.display().to_string(),
+            None => "to standard output".into(),
+        };
+        if self.detail > Detail::Quiet {
+            self.line(format_args!("saved {shown} (seed {}, {})", record.parameters.seed, Time(total)));
+        }
+        match path {
+            None => Ok(()),
+            _ if self.json => print(&serde_json::to_string(record).expect("strings and numbers serialise")),
+            // Who reads the line above on the same screen need not read the name again.
+            _ if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
+            Some(_) => print(&shown),
+        }
+    }
+
+    fn line(&self, text: impl Display) {
+        let write = || to_stderr(&text);
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn start_bar(&mut self, phase: Phase, units: usize) {
+        let (bar, template) = match units {
+            0 => (ProgressBar::new_spinner(), "{prefix:<11} {spinner} {elapsed}"),
+            _ => (ProgressBar::new(units as u64), "{prefix:<11} {bar:32} {msg}"),
+        };
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
+        bar.set_prefix(phase.name());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        if let Some(old) = self.bar.replace(bar) {
+            old.finish_and_clear();
+        }
+        self.show_step();
+    }
+
+    fn clear_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Where the denoising is, beside its bar.
+    fn show_step(&self) {
+        let (Some(bar), Steps { finished, total, spent }) = (&self.bar, &self.steps) else { return };
+        if bar.prefix() != Phase::Denoise.name() {
+            return;
+        }
+        let mut text = format!("step {}/{total}", (finished + 1).min(*total));
+        if *finished > 0 {
+            let each = *spent / *finished;
+            let share = 1.0 - bar.position() as f64 / bar.length().unwrap_or(1).max(1) as f64;
+            let left = each.mul_f64(f64::from(*total) * share.max(0.0));
+            text = format!("{text}, {} a step, {} left", Time(each), Time(left));
+        }
+        bar.set_message(text);
+    }
+}
+
+impl Observer for Report {
+    fn on_event(&mut self, event: &Event) {
+        if self.detail == Detail::Quiet {
+            return;
+        }
+        match event {
+            Event::PhaseStarted { phase, units } if self.bars => self.start_bar(*phase, *units),
+            Event::Progress { done, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*done as u64);
+                }
+                self.show_step();
+            }
+            Event::Step { step, steps, elapsed } => {
+                self.steps.finished = *step;
+                self.steps.spent += *elapsed;
+                self.show_step();
+                if !self.bars {
+                    self.line(format_args!("step {step}/{steps} {}", Time(*elapsed)));
+                }
+            }
+            Event::PhaseFinished { phase, elapsed } => {
+                self.clear_bar();
+                let by_steps = *phase == Phase::Denoise;
+                if self.detail == Detail::Verbose || !(self.bars || by_steps) {
+                    self.line(format_args!("{} {}", phase.name(), Time(*elapsed)));
+                }
+            }
+            Event::Warning(warning) if !self.warned.contains(warning) => {
+                self.warning(warning);
+                self.warned.push(warning.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.clear_bar();
+    }
+}
+
+/// An error and its hint, and the exit code for it.
+pub fn failed(failure: &Failure) -> ExitCode {
+    to_stderr(format_args!("{} {}", Label::Error, failure.message));
+    if let Some(hint) = &failure.hint {
+        to_stderr(format_args!("{} {hint}", Label::Hint));
+    }
+    ExitCode::from(failure.code)
+}
+
+/// A command line that clap did not take: a call for help, or a mistake.
+pub fn not_parsed(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
+            // Nobody is left to tell if standard output is closed.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(code::USAGE)
+        }
+        _ => failed(&usage(&error.render().to_string())),
+    }
+}
+
+/// Clap's paragraphs as an error and a hint like all others: the first says what is wrong, tips say what to do.
+fn usage(rendered: &str) -> Failure {
+    let text = rendered.split("\n\nUsage:").next().unwrap_or(rendered);
+    let text = text.split("\n\nFor more information").next().unwrap_or(text);
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let tips: Vec<&str> = lines().filter_map(|line| line.strip_prefix("tip: ")).collect();
+    let message: Vec<&str> = lines().filter(|line| !line.starts_with("tip: ")).collect();
+    let message = message.join(" ");
+    let hint = if tips.is_empty() { "run it with --help to see what it takes".to_owned() } else { tips.join("; ") };
+    Failure::usage(message.strip_prefix("error: ").unwrap_or(&message), hint)
+}
+
+/// A line of results. Whoever stopped reading does not want the rest, and the pictures are made all the same.
+pub fn print(line: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+            code::FAILURE,
+            format!("standard output: {e}"),
+            "make room for the results, or discard them",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn to_stderr(line: impl Display) {
+    // There is nowhere to complain about a closed standard error.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// The word before a message, in colour where that is welcome.
+#[derive(Clone, Copy)]
+enum Label {
+    Error,
+    Warning,
+    Hint,
+}
+
+impl Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, color) = match self {
+            Label::Error => ("error:", "1;31"),
+            Label::Warning => ("warning:", "1;33"),
+            Label::Hint => ("hint:", "1;36"),
+        };
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if refused || !io::stderr().is_terminal() {
+            return f.write_str(word);
+        }
+        write!(f, "\x1b[{color}m{word}\x1b[0m")
+    }
+}
+
+/// A time as people say it: `0.42 s`, `12.0 s`, `3 min 05 s`.
+struct Time(Duration);
+
+impl Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match seconds {
+            0..10 => write!(f, "{:.2} s", self.0.as_secs_f64()),
+            10..60 => write!(f, "{:.1} s", self.0.as_secs_f64()),
+            _ => write!(f, "{} min {:02} s", seconds / 60, seconds % 60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_people_say_them() {
+        let time = |seconds| Time(Duration::from_secs_f64(seconds)).to_string();
+        assert_eq!([time(0.04), time(12.34), time(185.0)], ["0.04 s", "12.3 s", "3 min 05 s"]);
+    }
+
+    #[test]
+    fn clap_errors_become_an_error_and_a_hint() {
+        let failure = usage(
+            "error: unexpected argument '--widht' found\n\n  tip: a similar argument exists: '--width'\n\n\
+             Usage: dj-flux2 generate --width <PX>\n\nFor more information, try '--help'.\n",
+        );
+        assert_eq!(failure.message, "unexpected argument '--widht' found");
+        assert_eq!(failure.hint.as_deref(), Some("a similar argument exists: '--width'"));
+        let failure = usage(
+            "error: invalid value 'f16' for '--dtype <DTYPE>'\n  [possible values: f32, bf16]\n\nFor more information, try '--help'.",
+        );
+        assert_eq!(failure.message, "invalid value 'f16' for '--dtype <DTYPE>' [possible values: f32, bf16]");
+        assert_eq!(failure.hint.as_deref(), Some("run it with --help to see what it takes"));
+    }
+}

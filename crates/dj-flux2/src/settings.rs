@@ -1,0 +1,344 @@
+//! What a command line means: flag beats environment beats `--from` beats what the model was made for.
+//!
+//! In:  [`GenerateArgs`] and everything from [`Outside`] that it depends on; nothing is read here.
+//! Out: [`Settings`], in which nothing that any model would refuse is left. Steps and guidance that were not given
+//!      stay open, since the model's defaults fill them in once its files are read.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use flux2::image::Parameters;
+use flux2::image::codec::IfExists;
+use flux2::request::MAX_REFERENCES;
+use flux2::{
+    Compute, Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Residency, ResolvedRequest, Variant,
+};
+
+use crate::args::{self, Dtype, GenerateArgs};
+use crate::failure::{Failure, Result, code};
+use crate::output::Output;
+
+/// What a run depends on besides its flags.
+pub struct Outside<'a> {
+    /// `DJ_FLUX2_MODEL`.
+    pub model: Option<OsString>,
+    /// Parameters in the picture that `--from` names.
+    pub from: Option<&'a Parameters>,
+    /// Prompts that were typed or read, if any.
+    pub prompts: Vec<String>,
+    /// The seed if none is given.
+    pub fresh_seed: u64,
+}
+
+/// A run, decided.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where the model is.
+    pub paths: ModelPaths,
+    /// How to run it.
+    pub options: EngineOptions,
+    /// At least one.
+    pub prompts: Vec<String>,
+    /// Files of the reference images, in order.
+    pub references: Vec<PathBuf>,
+    /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
+    pub request: GenerateRequest,
+    /// Pictures for each prompt.
+    pub count: u32,
+    /// Whether nobody chose the seed.
+    pub seed_is_fresh: bool,
+    /// Where pictures go.
+    pub output: Output,
+    /// Whether their parameters go with them.
+    pub metadata: bool,
+    /// Whether results are JSON lines.
+    pub json: bool,
+    /// How much is said.
+    pub detail: Detail,
+}
+
+/// How much is said on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// Errors and random seeds.
+    Quiet,
+    /// Progress, warnings, what was saved.
+    Normal,
+    /// Model, device, and the time of every stage too.
+    Verbose,
+}
+
+/// One picture of a run.
+#[derive(Debug, PartialEq)]
+pub struct Job<'a> {
+    /// 1 for the first.
+    pub index: u64,
+    pub prompt: &'a str,
+    pub seed: u64,
+    /// `None` is standard output.
+    pub path: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Pictures in the run.
+    pub fn pictures(&self) -> u64 {
+        self.prompts.len() as u64 * u64::from(self.count)
+    }
+
+    /// All pictures: those of the first prompt first, each with the next seed.
+    pub fn jobs(&self) -> impl Iterator<Item = Job<'_>> {
+        (0..self.pictures()).map(|i| {
+            let (index, seed) = (i + 1, self.request.seed + i);
+            let prompt = &self.prompts[(i / u64::from(self.count)) as usize];
+            Job { index, prompt, seed, path: self.output.path(index, seed) }
+        })
+    }
+}
+
+/// Decide a run.
+pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
+    let from = outside.from;
+    let prompts = match (outside.prompts, from) {
+        (prompts, _) if !prompts.is_empty() => prompts,
+        (_, Some(from)) => vec![from.prompt.clone()],
+        _ => return Err(Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`")),
+    };
+    let pictures = prompts.len() as u64 * u64::from(args.count);
+    let (width, height) = match args.size {
+        Some((width, height)) => (Some(width), Some(height)),
+        None => (args.width.or(from.map(|f| f.width)), args.height.or(from.map(|f| f.height))),
+    };
+    let request = GenerateRequest {
+        width,
+        height,
+        steps: args.steps.or(from.map(|f| f.steps)),
+        guidance: args.guidance.or(from.and_then(|f| f.guidance)),
+        seed: args.seed.or(from.map(|f| f.seed)).unwrap_or(outside.fresh_seed),
+        noise: noise(args, from)?,
+        ..Default::default()
+    };
+    let settings = Settings {
+        paths: ModelPaths {
+            model: model_path(args, outside.model)?,
+            text_encoder: args.text_encoder.clone(),
+            vae: args.vae.clone(),
+            variant: args.variant.as_deref().map(Variant::by_name).transpose()?,
+        },
+        options: EngineOptions {
+            device: match args.device {
+                None | Some(args::Device::Auto) => Device::Auto,
+                Some(args::Device::Cpu) => Device::Cpu,
+                Some(args::Device::Cuda) => Device::Cuda,
+            },
+            compute: compute(args, from)?,
+            threads: args.threads.and_then(|n| NonZeroUsize::new(n.into())),
+            residency: Residency::default(),
+        },
+        prompts,
+        references: args.input.clone(),
+        request,
+        count: args.count,
+        seed_is_fresh: args.seed.is_none() && from.is_none(),
+        output: Output::new(&args.output, pictures, if args.no_clobber { IfExists::Fail } else { IfExists::Replace })?,
+        metadata: !args.no_metadata,
+        json: args.json,
+        detail: match (args.quiet, args.verbose) {
+            (true, _) => Detail::Quiet,
+            (_, true) => Detail::Verbose,
+            _ => Detail::Normal,
+        },
+    };
+    check(&settings)?;
+    Ok(settings)
+}
+
+/// What no model would do is refused before one is looked for.
+fn check(settings: &Settings) -> Result<()> {
+    if settings.json && settings.output == Output::Stdout {
+        return Err(Failure::usage(
+            "--json and the picture both want standard output",
+            "write the picture to a file, with -o NAME.png",
+        ));
+    }
+    let last = settings.pictures() - 1;
+    if settings.request.seed.checked_add(last).is_none() {
+        let message = format!("seed {} has no {} seeds after it", settings.request.seed, last);
+        return Err(Failure::usage(message, format!("use -S {} or less", u64::MAX - last)));
+    }
+    let count = settings.references.len();
+    if count > MAX_REFERENCES {
+        return Err(Error::ReferenceCount { count, max: MAX_REFERENCES }.into());
+    }
+    // Every variant has the same limits; the defaults that this one fills in are thrown away.
+    ResolvedRequest::new(&settings.request, Variant::by_name("klein-base")?)?;
+    Ok(())
+}
+
+fn model_path(args: &GenerateArgs, environment: Option<OsString>) -> Result<PathBuf> {
+    let environment = environment.filter(|path| !path.is_empty()).map(PathBuf::from);
+    args.model.clone().or(environment).ok_or_else(|| {
+        Failure::new(
+            code::MODEL_MISSING,
+            "no model is named",
+            "pass -m PATH with the folder of a FLUX.2 [klein] model, or set DJ_FLUX2_MODEL to it",
+        )
+    })
+}
+
+fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
+    match (&args.noise, from) {
+        (Some(name), _) => name.parse().map_err(|e| Failure::usage(format!("{e}"), "leave --noise out for philox")),
+        (None, Some(from)) => from.noise.parse().map_err(|_| recorded("noise", &from.noise, "--noise philox")),
+        (None, None) => Ok(NoiseKind::default()),
+    }
+}
+
+fn compute(args: &GenerateArgs, from: Option<&Parameters>) -> Result<Compute> {
+    match (args.dtype, from) {
+        (Some(Dtype::F32), _) => Ok(Compute::F32),
+        (Some(Dtype::Bf16), _) => Ok(Compute::Bf16),
+        (None, Some(from)) => [Compute::F32, Compute::Bf16]
+            .into_iter()
+            .find(|compute| compute.to_string() == from.dtype)
+            .ok_or_else(|| recorded("dtype", &from.dtype, "--dtype bf16")),
+        (None, None) => Ok(EngineOptions::default().compute),
+    }
+}
+
+/// A picture that records what this version does not know.
+fn recorded(what: &str, value: &str, flag: &str) -> Failure {
+    let message = format!("the picture was made with {what} {value:?}, which this version does not know");
+    Failure::usage(message, format!("use another {what}, as in {flag}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> GenerateArgs {
+        GenerateArgs { model: Some("model".into()), count: 1, output: "output.png".into(), ..Default::default() }
+    }
+
+    fn outside() -> Outside<'static> {
+        Outside { model: None, from: None, prompts: vec!["a red fox".into()], fresh_seed: 7 }
+    }
+
+    fn recorded_parameters() -> Parameters {
+        Parameters {
+            prompt: "a blue hare".into(),
+            seed: 11,
+            noise: "torch-cpu".into(),
+            model: "klein-4b".into(),
+            dtype: "f32".into(),
+            steps: 3,
+            guidance: Some(2.5),
+            width: 128,
+            height: 96,
+            references: vec![],
+            software: "dj-flux2".into(),
+            version: "0.1.0".into(),
+        }
+    }
+
+    fn refused(args: &GenerateArgs) -> Failure {
+        resolve(args, outside()).unwrap_err()
+    }
+
+    #[test]
+    fn nothing_given_leaves_the_choice_to_the_model() {
+        let settings = resolve(&args(), outside()).unwrap();
+        let request = &settings.request;
+        assert_eq!((request.width, request.height, request.steps, request.guidance), (None, None, None, None));
+        assert_eq!((request.seed, settings.seed_is_fresh), (7, true));
+        assert_eq!((settings.options.compute, request.noise), (Compute::Bf16, NoiseKind::Philox));
+        assert_eq!(settings.detail, Detail::Normal);
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment() {
+        let model = |flag: Option<&str>, environment: Option<&str>| {
+            let args = GenerateArgs { model: flag.map(PathBuf::from), ..args() };
+            resolve(&args, Outside { model: environment.map(OsString::from), ..outside() }).map(|s| s.paths.model)
+        };
+        assert_eq!(model(Some("flag"), Some("environment")).unwrap(), PathBuf::from("flag"));
+        assert_eq!(model(None, Some("environment")).unwrap(), PathBuf::from("environment"));
+        assert_eq!(model(None, Some("")).unwrap_err().code, code::MODEL_MISSING);
+        assert_eq!(model(None, None).unwrap_err().code, code::MODEL_MISSING);
+    }
+
+    #[test]
+    fn a_picture_gives_what_flags_leave_out() {
+        let from = recorded_parameters();
+        let outside = || Outside { from: Some(&from), prompts: vec![], ..outside() };
+        let settings = resolve(&args(), outside()).unwrap();
+        assert_eq!(settings.prompts, ["a blue hare"]);
+        let r = &settings.request;
+        assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(128), Some(96), Some(3), Some(2.5)));
+        assert_eq!((r.seed, settings.seed_is_fresh, r.noise), (11, false, NoiseKind::TorchCpu));
+        assert_eq!(settings.options.compute, Compute::F32);
+
+        let args = GenerateArgs {
+            seed: Some(8),
+            steps: Some(5),
+            width: Some(64),
+            dtype: Some(Dtype::Bf16),
+            noise: Some("philox".into()),
+            ..args()
+        };
+        let settings = resolve(&args, Outside { prompts: vec!["a red fox".into()], ..outside() }).unwrap();
+        assert_eq!(settings.prompts, ["a red fox"]);
+        let r = &settings.request;
+        assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(64), Some(96), Some(5), Some(2.5)));
+        assert_eq!((r.seed, r.noise, settings.options.compute), (8, NoiseKind::Philox, Compute::Bf16));
+    }
+
+    #[test]
+    fn a_picture_of_another_time_is_not_guessed_at() {
+        for from in [
+            Parameters { noise: "brownian".into(), ..recorded_parameters() },
+            Parameters { dtype: "f8".into(), ..recorded_parameters() },
+            Parameters { steps: 0, ..recorded_parameters() },
+            Parameters { width: 100, ..recorded_parameters() },
+        ] {
+            let failure = resolve(&args(), Outside { from: Some(&from), prompts: vec![], ..outside() }).unwrap_err();
+            assert_eq!(failure.code, code::USAGE, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_seed_runs_over_all_pictures() {
+        let args = GenerateArgs { count: 2, seed: Some(40), output: "{index}-{seed}.png".into(), ..args() };
+        let settings = resolve(&args, Outside { prompts: vec!["a".into(), "b".into()], ..outside() }).unwrap();
+        let jobs: Vec<_> = settings.jobs().map(|j| (j.prompt, j.path.unwrap().display().to_string())).collect();
+        assert_eq!(
+            jobs,
+            [("a", "1-40.png"), ("a", "2-41.png"), ("b", "3-42.png"), ("b", "4-43.png")]
+                .map(|(prompt, path)| (prompt, path.to_owned()))
+        );
+    }
+
+    #[test]
+    fn the_last_seed_is_the_largest_number() {
+        let with = |count| GenerateArgs { seed: Some(u64::MAX - 1), count, ..args() };
+        assert!(resolve(&with(2), outside()).is_ok());
+        assert_eq!(refused(&with(3)).hint.unwrap(), format!("use -S {} or less", u64::MAX - 2));
+    }
+
+    #[test]
+    fn what_no_model_does_is_refused_before_one_is_opened() {
+        for args in [
+            GenerateArgs { width: Some(500), ..args() },
+            GenerateArgs { size: Some((64, 32)), ..args() },
+            GenerateArgs { steps: Some(0), ..args() },
+            GenerateArgs { guidance: Some(f32::NAN), ..args() },
+            GenerateArgs { variant: Some("klien-4b".into()), ..args() },
+            GenerateArgs { noise: Some("pink".into()), ..args() },
+            GenerateArgs { input: vec!["a.png".into(); 17], ..args() },
+            GenerateArgs { output: "fox.gif".into(), ..args() },
+            GenerateArgs { output: "-".into(), json: true, ..args() },
+        ] {
+            assert_eq!(refused(&args).code, code::USAGE, "{args:?}");
+        }
+    }
+}

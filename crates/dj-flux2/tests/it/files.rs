@@ -1,0 +1,167 @@
+//! Picture files that go in and come out: bad ones, and what is stored in good ones.
+
+use crate::cli::{Cli, QUICK, fixture};
+use crate::snapshot;
+
+/// Header of a PNG of 32768 x 32768 pixels: a gigapixel, 3 GB once decoded.
+const GIGAPIXEL: [u8; 33] = *b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x80\0\0\0\x80\0\x08\x02\0\0\0\x4b\x1e\x34\x28";
+
+fn refused(bytes: &[u8]) -> String {
+    let cli = Cli::with_tiny_model();
+    cli.write("photo.png", bytes);
+    let shown = cli.run(["make it blue", "-i", "photo.png"].iter().chain(&QUICK));
+    assert_eq!(cli.files(), ["photo.png"], "{shown}");
+    shown
+}
+
+#[test]
+fn a_reference_that_is_not_there() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(cli.run(["make it blue", "-i", "nowhere.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: nowhere.png: No such file or directory (os error 2)
+    hint: correct the path
+    ");
+}
+
+#[test]
+fn a_reference_that_is_no_picture() {
+    snapshot!(refused(b""), @"
+    exit code: 6
+    ----- stderr -----
+    error: photo.png is empty, not a PNG, JPEG or WebP picture
+    hint: convert it to PNG, JPEG or WebP
+    ");
+    snapshot!(refused(b"GIF89a"), @"
+    exit code: 6
+    ----- stderr -----
+    error: photo.png is a GIF, not a PNG, JPEG or WebP picture
+    hint: convert it to PNG, JPEG or WebP
+    ");
+    snapshot!(refused(b"<!DOCTYPE html>"), @"
+    exit code: 6
+    ----- stderr -----
+    error: photo.png is a web page, not a PNG, JPEG or WebP picture
+    hint: convert it to PNG, JPEG or WebP
+    ");
+}
+
+#[test]
+fn a_reference_that_claims_a_gigapixel() {
+    snapshot!(refused(&GIGAPIXEL), @"
+    exit code: 6
+    ----- stderr -----
+    error: photo.png is 32768x32768 pixels; at most 16384 a side and 128000000 in all are read
+    hint: shrink it: the model sees about a million pixels of a reference image
+    ");
+}
+
+#[test]
+fn a_reference_that_is_cut_short() {
+    let whole = std::fs::read(fixture("images/colour_420.jpg")).unwrap();
+    snapshot!(refused(&whole[..whole.len() / 2]), @"
+    exit code: 6
+    ----- stderr -----
+    error: photo.png: cannot decode the JPEG: it is cut short
+    hint: open it in an image editor and save it again, as PNG
+    ");
+}
+
+#[test]
+fn a_reference_that_is_too_small() {
+    let small = std::fs::read(fixture("images/palette.png")).unwrap();
+    snapshot!(refused(&small), @"
+    exit code: 6
+    ----- stderr -----
+    error: photo.png: a reference image is 16x12 pixels; both sides must be at least 64
+    hint: enlarge it to at least 64 pixels a side
+    ");
+}
+
+/// The kinds of chunks in a PNG, in order.
+fn chunks(png: &[u8]) -> String {
+    let (mut kinds, mut rest) = (vec![], &png[8..]);
+    while let [a, b, c, d, kind @ ..] = rest {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        kinds.push(String::from_utf8(kind[..4].to_vec()).unwrap());
+        rest = &rest[length + 12..];
+    }
+    kinds.join(" ")
+}
+
+#[test]
+fn without_metadata_a_png_is_nothing_but_pixels() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(chunks(&cli.fox("with.png", &[])), @"IHDR sRGB tEXt iTXt IDAT IEND");
+    snapshot!(chunks(&cli.fox("without.png", &["--no-metadata"])), @"IHDR sRGB IDAT IEND");
+    snapshot!(cli.run(["info", "without.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: without.png holds no parameters of dj-flux2
+    hint: pass a picture that dj-flux2 made, without --no-metadata
+    ");
+}
+
+#[test]
+fn info_reads_all_three_formats() {
+    let cli = Cli::with_tiny_model();
+    cli.fox("fox.png", &[]);
+    let info = ["fox.png", "fox.jpg", "fox.webp"].map(|name| {
+        cli.stdout(["Füchse 🦊", "-i", "fox.png", "-o", &format!("of-{name}")].iter().chain(&QUICK));
+        cli.stdout(["info", &format!("of-{name}")])
+    });
+    assert_eq!(info[0], info[1]);
+    assert_eq!(info[0], info[2]);
+    snapshot!(info[0], @"
+    prompt      Füchse 🦊
+    seed        7
+    noise       philox
+    model       klein
+    dtype       bf16
+    steps       1
+    size        64x64
+    reference   [SHA-256]
+    software    dj-flux2 [VERSION]
+    ");
+    let json: serde_json::Value = serde_json::from_str(&cli.stdout(["info", "--json", "of-fox.jpg"])).unwrap();
+    assert_eq!((&json["prompt"], &json["seed"]), (&"Füchse 🦊".into(), &7.into()));
+}
+
+#[test]
+fn info_on_what_others_made() {
+    let cli = Cli::with_tiny_model();
+    cli.write("foreign.png", std::fs::read(fixture("images/rgba.png")).unwrap());
+    cli.write("foreign.txt", "not a picture");
+    snapshot!(cli.run(["info", "foreign.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: foreign.png holds no parameters of dj-flux2
+    hint: pass a picture that dj-flux2 made, without --no-metadata
+    ");
+    snapshot!(cli.run(["info", "foreign.txt"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: foreign.txt holds no parameters of dj-flux2
+    hint: pass a picture that dj-flux2 made, without --no-metadata
+    ");
+    snapshot!(cli.run(["info", "nowhere.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: nowhere.png: No such file or directory (os error 2)
+    hint: correct the path
+    ");
+}
+
+#[test]
+fn nothing_local_is_stored() {
+    let cli = Cli::with_tiny_model();
+    cli.fox("secret-name.png", &[]);
+    for name in ["fox.png", "fox.jpg", "fox.webp"] {
+        let file = cli.fox(name, &["-i", "secret-name.png"]);
+        let file = String::from_utf8_lossy(&file).into_owned();
+        for local in ["secret-name", "tiny", "fixtures", cli.path("").to_str().unwrap()] {
+            assert!(!file.contains(local), "{name} holds {local}");
+        }
+    }
+}

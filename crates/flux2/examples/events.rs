@@ -1,0 +1,37 @@
+//! Watch a run and stop it from another thread: `cargo run --release --example events -- MODEL SECONDS`.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, ModelPaths, engine};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [model, seconds] = args.as_slice() else { return Err("usage: events MODEL SECONDS".into()) };
+    let paths = ModelPaths { model: model.into(), ..Default::default() };
+    let mut engine = engine::load(&paths, &EngineOptions::default())?;
+
+    let cancel = CancelToken::new();
+    let (token, patience) = (cancel.clone(), Duration::from_secs_f64(seconds.parse()?));
+    std::thread::spawn(move || {
+        std::thread::sleep(patience);
+        token.cancel();
+    });
+
+    let mut out = std::io::stdout().lock();
+    let mut observer = |event: &Event| {
+        let _ = match event {
+            Event::Step { step, steps, elapsed } => writeln!(out, "step {step} of {steps} took {elapsed:.1?}"),
+            Event::PhaseFinished { phase, elapsed } => writeln!(out, "{} took {elapsed:.1?}", phase.name()),
+            Event::Warning(warning) => writeln!(out, "warning: {warning}"),
+            _ => Ok(()),
+        };
+    };
+    let request = GenerateRequest { prompt: "a red fox".into(), ..Default::default() };
+    match engine.generate(&request, &mut observer, &cancel) {
+        Ok(made) => writeln!(out, "{:?}", made.image)?,
+        Err(Error::Cancelled) => writeln!(out, "stopped after {seconds} s")?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
