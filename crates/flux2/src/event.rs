@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::weights::Part;
 use crate::{Error, Result};
 
 /// A stage of a run, in the order they happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Opening and checking the checkpoint.
-    Load,
+    /// Taking over the weights of a network.
+    Load(Part),
     /// Prompt to text embedding.
     Text,
     /// Reference images to tokens.
@@ -26,10 +26,12 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// One lower-case word.
+    /// In lower case, as a person would say it.
     pub const fn name(self) -> &'static str {
         match self {
-            Phase::Load => "load",
+            Phase::Load(Part::TextEncoder) => "load text encoder",
+            Phase::Load(Part::Transformer) => "load transformer",
+            Phase::Load(Part::Vae) => "load VAE",
             Phase::Text => "text",
             Phase::References => "references",
             Phase::Denoise => "denoise",

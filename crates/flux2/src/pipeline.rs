@@ -20,7 +20,7 @@ use crate::request::{GRID_PX, GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler;
 use crate::text::{TokenizedPrompt, Tokenizer};
 use crate::variant::{Procedure, Variant};
-use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, WeightSource};
+use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, WeightSource};
 
 /// Which networks stay in memory between the stages of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,7 +228,9 @@ impl<B: Backend> Pipeline<B> {
         }
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
-            None => load(observer, cancel, &self.files.text_encoder, |c, weights| Qwen3::load(&self.be, c, weights))?,
+            None => load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
+                Qwen3::load(&self.be, c, weights)
+            })?,
         };
         let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(&ids, valid, pulse))?;
         self.text_encoder = Some(encoder);
@@ -260,7 +262,8 @@ impl<B: Backend> Pipeline<B> {
             return Ok(Arc::clone(tokens));
         }
         self.release_text_encoder();
-        let encoder = load(observer, cancel, &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
+        let encoder =
+            load(observer, cancel, Part::Vae, &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
             for (k, Reference { image, .. }) in references.iter().enumerate() {
@@ -352,8 +355,9 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
         if self.decoder.is_none() {
-            let decoder =
-                load(observer, cancel, &self.files.vae, |c, weights| vae::Decoder::load(&self.be, c, weights))?;
+            let decoder = load(observer, cancel, Part::Vae, &self.files.vae, |c, weights| {
+                vae::Decoder::load(&self.be, c, weights)
+            })?;
             self.decoder = Some(decoder);
         }
         let decoder = self.decoder.as_ref().expect("loaded above");
@@ -381,7 +385,9 @@ impl<B: Backend> Pipeline<B> {
         self.release_text_encoder();
         if self.transformer.is_none() {
             let part = &self.files.transformer;
-            let transformer = load(observer, cancel, part, |c, weights| FlowTransformer::load(&self.be, c, weights))?;
+            let transformer = load(observer, cancel, Part::Transformer, part, |c, weights| {
+                FlowTransformer::load(&self.be, c, weights)
+            })?;
             self.transformer = Some(transformer);
         }
         Ok(())
@@ -423,10 +429,13 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T>
 fn load<C, T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
-    part: &Component<C>,
+    part: Part,
+    component: &Component<C>,
     build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
 ) -> Result<T> {
-    phase(observer, cancel, Phase::Load, 0, |_| build(&part.config, &Stoppable { weights: part.map()?, cancel }))
+    phase(observer, cancel, Phase::Load(part), 0, |_| {
+        build(&component.config, &Stoppable { weights: component.map()?, cancel })
+    })
 }
 
 /// Weights that look for cancellation before each tensor: a large network takes long to read from a slow disk.

@@ -13,14 +13,14 @@ fn a_picture() {
     ----- stdout -----
     output.png
     ----- stderr -----
-    load [TIME]
+    load text encoder [TIME]
     text [TIME]
-    load [TIME]
+    load transformer [TIME]
     step 1/4 [TIME]
     step 2/4 [TIME]
     step 3/4 [TIME]
     step 4/4 [TIME]
-    load [TIME]
+    load VAE [TIME]
     decode [TIME]
     saved output.png (seed 42, [TIME])
     ");
@@ -39,12 +39,12 @@ fn verbose_names_model_device_and_stages() {
     ----- stderr -----
     model klein, variant klein (custom size)
     device cpu, [SIMD], bf16
-    load [TIME]
+    load text encoder [TIME]
     text [TIME]
-    load [TIME]
+    load transformer [TIME]
     step 1/1 [TIME]
     denoise [TIME]
-    load [TIME]
+    load VAE [TIME]
     decode [TIME]
     saved fox.webp (seed 7, [TIME])
     ");
@@ -138,11 +138,11 @@ fn several_pictures_have_the_next_seeds() {
     8-2.png
     ----- stderr -----
     picture 1 of 2, seed 7
-    load [TIME]
+    load text encoder [TIME]
     text [TIME]
-    load [TIME]
+    load transformer [TIME]
     step 1/1 [TIME]
-    load [TIME]
+    load VAE [TIME]
     decode [TIME]
     saved 7-1.png (seed 7, [TIME])
     picture 2 of 2, seed 8
@@ -170,11 +170,11 @@ fn a_picture_on_standard_output() {
     assert_eq!(cli.files(), [""; 0]);
     assert_eq!(cli.fox("fox.png", &[]), output.stdout);
     snapshot!(String::from_utf8(output.stderr).unwrap(), @"
-    load [TIME]
+    load text encoder [TIME]
     text [TIME]
-    load [TIME]
+    load transformer [TIME]
     step 1/1 [TIME]
-    load [TIME]
+    load VAE [TIME]
     decode [TIME]
     saved to standard output (seed 7, [TIME])
     ");
@@ -223,11 +223,11 @@ fn guidance_on_a_distilled_model_is_warned_of_once() {
     ----- stderr -----
     picture 1 of 2, seed 7
     warning: guidance 3 has no effect: klein (custom size) is distilled and runs without guidance
-    load [TIME]
+    load text encoder [TIME]
     text [TIME]
-    load [TIME]
+    load transformer [TIME]
     step 1/1 [TIME]
-    load [TIME]
+    load VAE [TIME]
     decode [TIME]
     saved output-1.png (seed 7, [TIME])
     picture 2 of 2, seed 8

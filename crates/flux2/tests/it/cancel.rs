@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use flux2::image::RgbImage;
+use flux2::weights::Part;
 use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, ModelPaths, Phase, Reference, engine};
 
 fn model() -> ModelPaths {
@@ -52,8 +53,8 @@ fn every_stage_stops_at_its_next_unit() {
 
 #[test]
 fn loading_stops_between_tensors() {
-    // Text encoder, encoder, transformer, decoder.
-    for n in 1..=4 {
-        assert_eq!(after_stopping_at(Phase::Load, n), []);
+    // The VAE twice: for the encoder and for the decoder.
+    for (part, n) in [(Part::TextEncoder, 1), (Part::Vae, 1), (Part::Transformer, 1), (Part::Vae, 2)] {
+        assert_eq!(after_stopping_at(Phase::Load(part), n), []);
     }
 }
