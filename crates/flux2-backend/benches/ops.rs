@@ -82,8 +82,8 @@ fn weight(be: &CpuBackend, shape: [usize; 2]) -> Weight<CpuBackend> {
 fn peak_gflops(compute: Compute, threads: usize) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") && (compute == Compute::F32 || is_x86_feature_detected!("avx512bf16")) {
-        const ROUNDS: usize = 4_000_000;
-        let flop = if compute == Compute::F32 { 32 } else { 64 } * 24 * ROUNDS * threads;
+        const ROUNDS: usize = 30_000_000; // long enough for the threads to spread over the cores
+        let flop = if compute == Compute::F32 { 32 } else { 64 } * peak::SUMS * ROUNDS * threads;
         let best = (0..5)
             .map(|_| {
                 let start = Instant::now();
@@ -111,28 +111,37 @@ fn peak_gflops(compute: Compute, threads: usize) -> f64 {
 mod peak {
     use std::arch::x86_64::*;
 
+    /// Independent sums: more than the latency of an operation times the units that do it.
+    pub(super) const SUMS: usize = 16;
+
+    /// `$sum = $next` for each of the sums, written out: as a loop over an array they would live in memory.
+    macro_rules! on_every_sum {
+        ($rounds:ident, $sum:ident => $next:expr) => {
+            on_every_sum!($rounds, $sum => $next; s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 s12 s13 s14 s15)
+        };
+        ($rounds:ident, $sum:ident => $next:expr; $($name:ident)*) => {{
+            $(let mut $name = _mm512_setzero_ps();)*
+            for _ in 0..$rounds {
+                $(
+                    let $sum = $name;
+                    $name = $next;
+                )*
+            }
+            let sums: [_; SUMS] = [$($name),*];
+            sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+        }};
+    }
+
     #[target_feature(enable = "avx512f")]
     pub(super) fn f32_loop(rounds: usize) -> f32 {
         let (a, b) = (_mm512_set1_ps(1.0001), _mm512_set1_ps(0.9999));
-        let mut sums = [_mm512_setzero_ps(); 24];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm512_fmadd_ps(a, b, *sum);
-            }
-        }
-        sums.iter().map(|s| _mm512_reduce_add_ps(*s)).sum()
+        on_every_sum!(rounds, sum => _mm512_fmadd_ps(a, b, sum))
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) fn bf16_loop(rounds: usize) -> f32 {
         // SAFETY: both types are 512 bits.
         let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(0x3f80_3f80)) };
-        let mut sums = [_mm512_setzero_ps(); 24];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm512_dpbf16_ps(*sum, a, a);
-            }
-        }
-        sums.iter().map(|s| _mm512_reduce_add_ps(*s)).sum()
+        on_every_sum!(rounds, sum => _mm512_dpbf16_ps(sum, a, a))
     }
 }

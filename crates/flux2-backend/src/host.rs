@@ -194,7 +194,7 @@ impl HostTensor {
             let values: Vec<f32> = parts.iter().flat_map(HostTensor::to_f32).collect();
             return Ok(HostTensor::from_f32(shape, &values));
         };
-        let bytes: Vec<u8> = parts.iter().flat_map(|p| p.bytes.iter().copied()).collect();
+        let bytes = parts.iter().map(|p| &p.bytes[..]).collect::<Vec<_>>().concat();
         let joined = HostTensor::new(parts[0].dtype, shape, HostBytes::new(Arc::new(bytes)))?;
         match scales {
             Some(scales) => joined.with_scales(scales),
