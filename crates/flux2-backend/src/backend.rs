@@ -18,6 +18,9 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn compute(&self) -> Compute;
 
     /// A tensor of f32 values from the host.
+    ///
+    /// # Errors
+    /// [`Error::ByteCount`](crate::Error::ByteCount) if there are not as many values as `shape` says.
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>>;
     /// All values as f32, row-major.
     fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>>;

@@ -97,11 +97,17 @@ impl HostTensor {
     /// Attach the multipliers of an [`DType::F8E4M3`] matrix.
     ///
     /// # Errors
-    /// [`Error::Shape`] if this is not a matrix or the number of multipliers does not cover it.
+    /// [`Error::DType`] if it is none, [`Error::Shape`] if it is not a matrix or the multipliers do not cover it.
     pub fn with_scales(mut self, scales: BlockScales) -> Result<Self> {
         let wrong =
             |expected: String| Error::Shape { what: "block scales", found: vec![scales.values.len()], expected };
+        if self.dtype != DType::F8E4M3 {
+            return Err(Error::DType { what: "block scales", found: self.dtype, expected: DType::F8E4M3 });
+        }
         let [rows, cols] = self.shape[..] else { return Err(wrong("a matrix".into())) };
+        if scales.block.contains(&0) {
+            return Err(wrong(format!("blocks of at least one element, not {:?}", scales.block)));
+        }
         let expected = [rows.div_ceil(scales.block[0]), cols.div_ceil(scales.block[1])];
         if scales.values.len() != expected[0] * expected[1] {
             return Err(wrong(format!("{expected:?} multipliers")));
@@ -225,9 +231,15 @@ impl HostTensor {
             DType::F8E4M3 => decode(bytes, out, |[b]: [u8; 1]| fp8::e4m3_to_f32(b)),
         }
         if let Some(BlockScales { values, block }) = &self.scales {
-            let scale_cols = cols.div_ceil(block[1]);
-            for (i, v) in out.iter_mut().enumerate() {
-                *v *= values[row / block[0] * scale_cols + (from + i) / block[1]];
+            let scales = &values[row / block[0] * cols.div_ceil(block[1])..];
+            let mut column = from;
+            let mut rest = out;
+            while !rest.is_empty() {
+                let (here, behind) = rest.split_at_mut((block[1] - column % block[1]).min(rest.len()));
+                let scale = scales[column / block[1]];
+                here.iter_mut().for_each(|v| *v *= scale);
+                column += here.len();
+                rest = behind;
             }
         }
     }

@@ -15,6 +15,9 @@
 //! Two number formats are computed in, chosen when a backend is made: `f32`, or `bf16` products with f32 sums. The
 //! residual streams, gates, shifts and scales are f32 in both; what enters a matrix product is in the compute dtype.
 
+#[cfg(target_endian = "big")]
+compile_error!("checkpoints are read in place, and they are little-endian");
+
 pub mod backend;
 pub mod cpu;
 pub mod dtype;

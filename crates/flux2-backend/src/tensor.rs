@@ -168,13 +168,13 @@ impl<B: Backend> Weight<B> {
     /// Hand a matrix to the backend.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it is not a matrix; [`Error::OutOfMemory`] if the device has no room.
+    /// [`Error::Shape`] if it is not a matrix or an empty one; [`Error::OutOfMemory`] if the device has no room.
     pub fn load(be: &B, matrix: HostTensor) -> Result<Self> {
-        let shape = matrix.shape().try_into().map_err(|_| Error::Shape {
-            what: "weight",
-            found: matrix.shape().to_vec(),
-            expected: "[out, in]".into(),
-        })?;
+        let &[rows, cols] = matrix.shape() else { return Err(wrong_matrix(&matrix)) };
+        if rows == 0 || cols == 0 {
+            return Err(wrong_matrix(&matrix));
+        }
+        let shape = [rows, cols];
         Ok(Weight { shape, matrix: be.load_matrix(matrix)? })
     }
 
@@ -187,4 +187,8 @@ impl<B: Backend> Weight<B> {
     pub fn matrix(&self) -> &B::Matrix {
         &self.matrix
     }
+}
+
+fn wrong_matrix(found: &HostTensor) -> Error {
+    Error::Shape { what: "weight", found: found.shape().to_vec(), expected: "[out, in], neither of them 0".into() }
 }

@@ -42,7 +42,7 @@ fn one_step(
         None => pipeline.encode_prompt(&request.prompt, &mut observer, &cancel)?,
     };
     let none = ReferenceTokens::default();
-    let inputs = DenoiseInputs { request: &request, text: &text, uncond: None, references: &none };
+    let inputs = DenoiseInputs { request: &request, text: &text, guided: None, references: &none };
     let mut velocity = Ok(Vec::new());
     pipeline.denoise(&inputs, &mut |state| velocity = be.download(state.velocity), &mut observer, &cancel)?;
     Ok((text, velocity?))

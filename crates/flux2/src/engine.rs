@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
@@ -54,19 +53,6 @@ pub enum Device {
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda),
-            _ => Err(format!("`{name}` is not a device: auto, cpu or cuda")),
-        }
-    }
 }
 
 impl fmt::Display for Device {

@@ -366,6 +366,9 @@ pub enum Error {
     /// The run was stopped by its [`CancelToken`](crate::CancelToken).
     #[error("cancelled")]
     Cancelled,
+    /// The picture came out as infinities or no numbers at all.
+    #[error("the picture has values that are not numbers: the weights or the number format overflow")]
+    NotFinite,
     /// An op refused: memory is short, or a model was put together wrongly.
     #[error(transparent)]
     Backend(#[from] flux2_backend::Error),
@@ -437,6 +440,7 @@ impl Error {
             Error::SizeRange { axis, px, min, max } => {
                 Some(format!("use --{axis} {}", if px < min { min } else { max }))
             }
+            Error::NotFinite => Some("check the files of the model, or try --dtype f32".into()),
             Error::Device { .. } => Some("use --device auto or --device cpu".into()),
             Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
             Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),

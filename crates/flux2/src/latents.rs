@@ -80,15 +80,6 @@ pub fn pack(latent: &[f32], c: usize, h: usize, w: usize) -> Vec<f32> {
     transpose(latent, c, h * w)
 }
 
-/// Tokens `[h * w, c]` as a patchified latent `[c, h, w]`: undoes [`pack`].
-///
-/// # Panics
-/// If `tokens` does not have `c * h * w` elements.
-pub fn unpack(tokens: &[f32], c: usize, h: usize, w: usize) -> Vec<f32> {
-    assert_eq!(tokens.len(), c * h * w, "unpack: tokens of {c} x {h} x {w}");
-    transpose(tokens, h * w, c)
-}
-
 fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| x[row * columns + column])).collect()
 }
@@ -223,9 +214,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn unpack_undoes_pack(c in 1usize..9, h in 1usize..7, w in 1usize..7) {
+        fn packing_the_tokens_as_a_map_gives_the_latent_back(c in 1usize..9, h in 1usize..7, w in 1usize..7) {
             let latent: Vec<f32> = (0..c * h * w).map(|i| i as f32).collect();
-            prop_assert_eq!(unpack(&pack(&latent, c, h, w), c, h, w), latent);
+            prop_assert_eq!(pack(&pack(&latent, c, h, w), h * w, 1, c), latent);
         }
     }
 }

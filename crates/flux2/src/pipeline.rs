@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use flux2_backend::{Backend, HostTensor, Tensor, ops};
 
-use crate::Result;
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::image::{self, Parameters, RgbImage, metadata};
 use crate::latents::{self, PositionId};
 use crate::models::Pulse;
-use crate::models::flow_transformer::FlowTransformer;
+use crate::models::flow_transformer::{FlowTransformer, References};
 use crate::models::qwen3::Qwen3;
 use crate::models::vae;
 use crate::request::{GRID_PX, GenerateRequest, Reference, ResolvedRequest};
@@ -21,6 +20,7 @@ use crate::sampler;
 use crate::text::{TokenizedPrompt, Tokenizer};
 use crate::variant::{Procedure, Variant};
 use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, WeightSource};
+use crate::{Error, Result};
 
 /// Which networks stay in memory between the stages of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,12 +178,12 @@ impl<B: Backend> Pipeline<B> {
             timed(&mut timings.references, || self.encode_references(&request.references, observer, cancel))?;
 
         // 4, 5, 6. Noise, schedule, steps.
-        let inputs = DenoiseInputs { request: &request, text: &text, uncond: uncond.as_ref(), references: &references };
+        let guided = uncond.as_ref().zip(guidance);
+        let inputs = DenoiseInputs { request: &request, text: &text, guided, references: &references };
         let latents = self.denoise(&inputs, &mut |state| timings.steps.push(state.elapsed), observer, cancel)?;
 
         // 7. Latents -> pixels.
         let image = timed(&mut timings.decode, || self.decode(&latents, &request, observer, cancel))?;
-        self.be.trim();
         Ok(GeneratedImage { image, parameters: self.parameters(&request), timings })
     }
 
@@ -226,14 +226,16 @@ impl<B: Backend> Pipeline<B> {
         if self.residency == Residency::OneAtATime {
             self.transformer = None;
         }
-        let encoder = match self.text_encoder.take() {
-            Some(encoder) => encoder,
-            None => load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
+        if self.text_encoder.is_none() {
+            let encoder = load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
                 Qwen3::load(&self.be, c, weights)
-            })?,
-        };
-        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(&ids, valid, pulse))?;
-        self.text_encoder = Some(encoder);
+            })?;
+            self.text_encoder = Some(encoder);
+        }
+        let encoder = self.text_encoder.as_ref().expect("loaded above");
+        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(&ids, valid, pulse));
+        self.be.trim();
+        let rows = rows?;
 
         let warning = cut.map(|cut| Warning::PromptCut { tokens: cut.tokens, kept: ids.len(), lost: cut.lost });
         let embedding = TextEmbedding { rows: Arc::new(rows), warning };
@@ -257,7 +259,7 @@ impl<B: Backend> Pipeline<B> {
         if references.is_empty() {
             return Ok(Arc::default());
         }
-        let digests: Vec<String> = references.iter().map(|r| r.sha256.clone()).collect();
+        let digests: Vec<String> = references.iter().map(|r| r.sha256().to_owned()).collect();
         if let Some((_, tokens)) = self.references.as_ref().filter(|(known, _)| *known == digests) {
             return Ok(Arc::clone(tokens));
         }
@@ -266,7 +268,7 @@ impl<B: Backend> Pipeline<B> {
             load(observer, cancel, Part::Vae, &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
-            for (k, Reference { image, .. }) in references.iter().enumerate() {
+            for (k, image) in references.iter().map(Reference::image).enumerate() {
                 let size = [image.height() as usize, image.width() as usize];
                 let [h, w] = size.map(|px| px / GRID_PX as usize);
                 // One unit of progress for each image; within one, only cancellation is looked for.
@@ -275,8 +277,9 @@ impl<B: Backend> Pipeline<B> {
                 pulse()?;
             }
             Ok(all)
-        })?;
-        let tokens = Arc::new(tokens);
+        });
+        self.be.trim();
+        let tokens = Arc::new(tokens?);
         self.references = Some((digests, Arc::clone(&tokens)));
         Ok(tokens)
     }
@@ -303,36 +306,31 @@ impl<B: Backend> Pipeline<B> {
         let sigmas = sampler::sigmas(request.steps, h * w)?;
         let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
 
-        let references = inputs.references;
-        let cached = self.files.variant.procedure == Procedure::KvCache && !references.ids.is_empty();
-        let passes = request.steps as usize * if inputs.uncond.is_some() { 2 } else { 1 } + usize::from(cached);
+        let cached = self.files.variant.procedure == Procedure::KvCache && !inputs.references.ids.is_empty();
+        let passes = request.steps as usize * if inputs.guided.is_some() { 2 } else { 1 } + usize::from(cached);
         let mut meter = Meter::start(observer, cancel, Phase::Denoise, passes * transformer.blocks())?;
-        let condition = |text: &TextEmbedding, meter: &mut Meter| {
-            let mut ids = latents::text_ids(text.rows.len() / self.files.transformer.config.context_dim);
-            ids.extend(latents::image_ids(h, w));
-            if cached {
-                let pulse = &mut || meter.tick();
-                return transformer.condition_cached(&text.rows, &references.tokens, &ids, &references.ids, pulse);
-            }
-            ids.extend(&references.ids);
-            transformer.condition(&text.rows, &references.tokens, &ids)
+        let ReferenceTokens { tokens, ids } = inputs.references;
+        let references = match cached {
+            true => References::Cached(Arc::new(transformer.reference_cache(tokens, ids, &mut || meter.tick())?)),
+            false => References::Tokens(tokens, ids),
         };
-        let prompt = condition(inputs.text, &mut meter)?;
-        let uncond = inputs.uncond.map(|text| condition(text, &mut meter)).transpose()?;
+        let prompt = transformer.condition(&inputs.text.rows, [h, w], &references)?;
+        let guided = match inputs.guided {
+            Some((text, guidance)) => Some((transformer.condition(&text.rows, [h, w], &references)?, guidance)),
+            None => None,
+        };
 
         for (step, modulation) in modulations.iter().enumerate() {
             let start = Instant::now();
             let velocity = transformer.forward(&latents, &prompt, modulation, &mut || meter.tick())?;
-            let velocity_uncond = match &uncond {
-                Some(uncond) => Some(transformer.forward(&latents, uncond, modulation, &mut || meter.tick())?),
-                None => None,
-            };
             let dt = sigmas[step + 1] - sigmas[step];
-            match (&velocity_uncond, request.guidance) {
-                (Some(uncond), Some(guidance)) => {
-                    ops::euler_step(be, &mut latents, &ops::guide(be, uncond, &velocity, guidance)?, dt)?;
-                }
-                _ => ops::euler_step(be, &mut latents, &velocity, dt)?,
+            let mut velocity_uncond = None;
+            if let Some((empty, guidance)) = &guided {
+                let uncond = transformer.forward(&latents, empty, modulation, &mut || meter.tick())?;
+                ops::euler_step(be, &mut latents, &ops::guide(be, &uncond, &velocity, *guidance)?, dt)?;
+                velocity_uncond = Some(uncond);
+            } else {
+                ops::euler_step(be, &mut latents, &velocity, dt)?;
             }
             let elapsed = start.elapsed();
             let velocity_uncond = velocity_uncond.as_ref();
@@ -340,6 +338,7 @@ impl<B: Backend> Pipeline<B> {
             meter.observer.on_event(&Event::Step { step: step as u32 + 1, steps: request.steps, elapsed });
         }
         meter.finish();
+        be.trim();
         Ok(latents)
     }
 
@@ -363,7 +362,12 @@ impl<B: Backend> Pipeline<B> {
         let decoder = self.decoder.as_ref().expect("loaded above");
         let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
             decoder.forward(latents, request.grid(), pulse)
-        })?;
+        });
+        self.be.trim();
+        let pixels = pixels?;
+        if !pixels.iter().all(|v| v.is_finite()) {
+            return Err(Error::NotFinite);
+        }
         image::from_model_output(&pixels, request.width, request.height)
     }
 }
@@ -374,8 +378,8 @@ pub struct DenoiseInputs<'a> {
     pub request: &'a ResolvedRequest,
     /// Embedding of the prompt.
     pub text: &'a TextEmbedding,
-    /// Embedding of the empty prompt: with it, every step is guided.
-    pub uncond: Option<&'a TextEmbedding>,
+    /// Embedding of the empty prompt and the guidance scale, for steps with guidance.
+    pub guided: Option<(&'a TextEmbedding, f32)>,
     /// Tokens of the references, or none.
     pub references: &'a ReferenceTokens,
 }
@@ -410,7 +414,7 @@ impl<B: Backend> Pipeline<B> {
             guidance: request.guidance,
             width: request.width,
             height: request.height,
-            references: request.references.iter().map(|r| r.sha256.clone()).collect(),
+            references: request.references.iter().map(|r| r.sha256().to_owned()).collect(),
             software: metadata::SOFTWARE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         }

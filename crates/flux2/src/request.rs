@@ -42,22 +42,36 @@ pub struct GenerateRequest {
     pub noise: NoiseKind,
 }
 
-/// An image to edit or combine, as it was read.
+/// An image to edit or combine, and the digest that names it.
 #[derive(Clone, Debug)]
 pub struct Reference {
-    /// Its pixels.
-    pub image: RgbImage,
-    /// SHA-256 of the file it came from, in hex: names it in the picture's parameters.
-    pub sha256: String,
+    image: RgbImage,
+    sha256: String,
 }
 
 impl Reference {
+    /// Pixels that come from no file; they are named by their own digest.
+    pub fn from_image(image: RgbImage) -> Self {
+        let sha256 = metadata::digest(image.pixels());
+        Reference { image, sha256 }
+    }
+
     /// Decode a PNG, JPEG or WebP file. `name` is what errors call it.
     ///
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
         Ok(Reference { image: image::decode(bytes, name)?, sha256: metadata::digest(bytes) })
+    }
+
+    /// Its pixels.
+    pub fn image(&self) -> &RgbImage {
+        &self.image
+    }
+
+    /// SHA-256 of the file it came from, in hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 }
 
@@ -166,7 +180,7 @@ mod tests {
 
     fn reference(width: u32, height: u32) -> Reference {
         let image = RgbImage::new(width, height, vec![128; (width * height * 3) as usize]).unwrap();
-        Reference { image, sha256: String::new() }
+        Reference::from_image(image)
     }
 
     #[test]

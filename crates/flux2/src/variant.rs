@@ -24,7 +24,7 @@ pub enum Kind {
 pub enum Procedure {
     /// Beside the image, in every step.
     Standard,
-    /// In the first step only; their keys and values are kept for the others.
+    /// Once, by themselves, before the first step; every step reads their keys and values.
     KvCache,
 }
 

@@ -159,7 +159,7 @@ fn read_reference(path: &Path) -> Result<Reference> {
     let bytes = codec::read_file(path).map_err(Failure::image)?;
     let reference = Reference::from_bytes(&bytes, &path.display().to_string()).map_err(Failure::image)?;
     // The engine checks this too, but later, and it does not know the file.
-    resize::check_reference(&reference.image).map_err(|e| Failure::image(e).of_file(path))?;
+    resize::check_reference(reference.image()).map_err(|e| Failure::image(e).of_file(path))?;
     Ok(reference)
 }
 
@@ -220,7 +220,7 @@ impl Origin<'_> {
                 hint,
             ));
         }
-        match references.iter().zip(wanted).position(|(reference, wanted)| reference.sha256 != *wanted) {
+        match references.iter().zip(wanted).position(|(reference, wanted)| reference.sha256() != wanted.as_str()) {
             None => Ok(()),
             Some(i) => {
                 let (n, given) = (i + 1, paths[i].display());

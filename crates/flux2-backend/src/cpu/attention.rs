@@ -2,7 +2,7 @@
 //!
 //! Keys and values are packed once for the micro-kernel. A task owns a block of queries of one head; for each block of
 //! keys it computes scores, turns them into weights with the running maximum, and adds the weighted values. Sums,
-//! maxima and the weighted values are f32; the weights are rounded to the compute dtype before they meet the values.
+//! maxima and the weighted values are f32; where there are bf16 products, weights are rounded to bf16 for them.
 
 use std::array;
 
@@ -127,9 +127,9 @@ impl Attention<'_> {
         for (p, panel) in out.chunks_exact_mut(groups * kernel.cols).enumerate() {
             let first = block * KEYS + p * kernel.cols;
             let rows = kernel.cols.min(self.k.rows().saturating_sub(first));
-            gemm::pack_rows(be.tier, kernel, panel, rows, |r| {
-                row_pointer(&self.k, first + r).wrapping_add(head * groups)
-            });
+            let row = |r| row_pointer(&self.k, first + r).wrapping_add(head * groups);
+            // SAFETY: a head of a key is `groups` groups, and so many the panel holds.
+            unsafe { gemm::pack_rows(be.tier, kernel, panel, rows, row) };
         }
     }
 

@@ -9,34 +9,44 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Error, Result};
 
-/// Unused memory kept for later, at most; what comes back beyond it goes to the system.
+/// Unused memory kept for later, at most; beyond it the oldest goes to the system.
 const POOL_LIMIT_BYTES: usize = 1 << 30;
+/// Where tensors start: a cache line, and the width of the widest vectors.
+const ALIGNMENT: usize = 64;
 
+/// The unit of allocation. Not 64 bytes: the system hands out zeroed memory of up to this alignment without touching it,
+/// so the threads that first write the pages fault them in side by side.
 #[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+#[repr(C, align(16))]
+struct Unit([u8; 16]);
 
 /// The memory of a CPU tensor.
 pub struct Buffer {
-    lines: Box<[Line]>,
+    units: Box<[Unit]>,
     pool: Arc<BufferPool>,
 }
 
 impl Buffer {
+    /// Units before the first aligned one.
+    fn padding(&self) -> usize {
+        (self.units.as_ptr() as usize).wrapping_neg() % ALIGNMENT / size_of::<Unit>()
+    }
+
     /// The whole buffer as elements.
     pub(super) fn as_slice<T: Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(&self.lines)
+        bytemuck::cast_slice(&self.units[self.padding()..])
     }
 
     /// The first `len` elements.
     pub(super) fn as_mut_slice<T: Pod>(&mut self, len: usize) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..len]
+        let padding = self.padding();
+        &mut bytemuck::cast_slice_mut(&mut self.units[padding..])[..len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.put(std::mem::take(&mut self.lines));
+        self.pool.put(std::mem::take(&mut self.units));
     }
 }
 
@@ -46,38 +56,41 @@ pub(super) struct BufferPool(Mutex<Free>);
 
 #[derive(Default)]
 struct Free {
-    buffers: Vec<Box<[Line]>>,
-    lines: usize,
+    /// Latest last.
+    buffers: Vec<Box<[Unit]>>,
+    units: usize,
 }
 
 impl BufferPool {
     /// A buffer of at least `bytes`, with arbitrary contents.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
-        let lines = bytes.div_ceil(64).max(1);
+        let units = bytes.div_ceil(size_of::<Unit>()).max(1) + ALIGNMENT / size_of::<Unit>();
         let reused = {
             let mut free = self.0.lock().expect("no panic while the pool is locked");
             // The smallest that fits, if it does not waste more than a quarter.
             let best = (0..free.buffers.len())
-                .filter(|&i| (lines..=lines + lines / 4).contains(&free.buffers[i].len()))
+                .filter(|&i| (units..=units + units / 4).contains(&free.buffers[i].len()))
                 .min_by_key(|&i| free.buffers[i].len());
             best.map(|i| {
-                let buffer = free.buffers.swap_remove(i);
-                free.lines -= buffer.len();
+                let buffer = free.buffers.remove(i);
+                free.units -= buffer.len();
                 buffer
             })
         };
-        let lines = match reused {
-            Some(lines) => lines,
-            None => bytemuck::allocation::try_zeroed_slice_box(lines).map_err(|()| Error::OutOfMemory { bytes })?,
+        let units = match reused {
+            Some(units) => units,
+            None => bytemuck::allocation::try_zeroed_slice_box(units).map_err(|()| Error::OutOfMemory { bytes })?,
         };
-        Ok(Buffer { lines, pool: Arc::clone(self) })
+        Ok(Buffer { units, pool: Arc::clone(self) })
     }
 
-    fn put(&self, buffer: Box<[Line]>) {
+    fn put(&self, buffer: Box<[Unit]>) {
         let mut free = self.0.lock().expect("no panic while the pool is locked");
-        if (free.lines + buffer.len()) * 64 <= POOL_LIMIT_BYTES {
-            free.lines += buffer.len();
-            free.buffers.push(buffer);
+        free.units += buffer.len();
+        free.buffers.push(buffer);
+        // Sizes of a stage that is over must not keep those of the present one out.
+        while free.units * size_of::<Unit>() > POOL_LIMIT_BYTES {
+            free.units -= free.buffers.remove(0).len();
         }
     }
 
@@ -101,6 +114,26 @@ mod tests {
         let second = pool.take(960).unwrap();
         assert_eq!(second.as_slice::<u8>().as_ptr(), address);
         assert_eq!(second.as_slice::<f32>()[249], 7.0);
+    }
+
+    #[test]
+    fn tensors_start_at_a_cache_line() {
+        let pool = Arc::new(BufferPool::default());
+        for bytes in [1, 100, 10_000, 5 << 20] {
+            let buffer = pool.take(bytes).unwrap();
+            assert_eq!(buffer.as_slice::<u8>().as_ptr() as usize % 64, 0);
+            assert!(buffer.as_slice::<u8>().len() >= bytes);
+        }
+    }
+
+    #[test]
+    fn a_full_pool_lets_the_oldest_go() {
+        let pool = Arc::new(BufferPool::default());
+        drop(pool.take(POOL_LIMIT_BYTES - 4096).unwrap());
+        let latest = pool.take(1 << 20).unwrap();
+        let address = latest.as_slice::<u8>().as_ptr();
+        drop(latest);
+        assert_eq!(pool.take(1 << 20).unwrap().as_slice::<u8>().as_ptr(), address);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) const BLOCK_GROUPS: usize = 1024;
 
 /// A piece of the summed axis: `segments` runs of `groups` groups, found in the left operand through pointers and in
 /// the weight as `columns` consecutive columns for each segment.
+///
+/// A plain product has one block for every [`BLOCK_GROUPS`] groups of each of its parts, of one segment. A convolution has
+/// one block of nine segments, the taps, each a pixel's channels.
 pub(super) struct Block {
     /// Which part of the left operand, and the first group in it: for the pointer function.
     pub part: usize,
@@ -164,9 +167,9 @@ fn pack_weight(
         if direct && block.columns.is_multiple_of(kernel.group()) {
             let offset = column * weight.dtype().size();
             let bytes = weight.bytes();
-            pack_rows(tier, kernel, panel, rows.len(), |r| {
-                bytes[(rows.start + r) * row_bytes + offset..][..4 * block.groups].as_ptr().cast()
-            });
+            let row = |r| bytes[(rows.start + r) * row_bytes + offset..][..4 * block.groups].as_ptr().cast();
+            // SAFETY: the slice is as long as the panel's groups.
+            unsafe { pack_rows(tier, kernel, panel, rows.len(), row) };
             continue;
         }
         for from in (0..block.groups).step_by(STAGED_GROUPS) {
@@ -179,7 +182,8 @@ fn pack_weight(
                 group_values(kernel, &staging.values, &mut staging.groups);
             }
             let panel = &mut panel[from * kernel.cols..][..groups * kernel.cols];
-            pack_rows(tier, kernel, panel, rows.len(), |r| staging.groups[r * groups..][..groups].as_ptr());
+            // SAFETY: as long as the panel's groups, sliced so.
+            unsafe { pack_rows(tier, kernel, panel, rows.len(), |r| staging.groups[r * groups..][..groups].as_ptr()) };
         }
     }
 }
@@ -198,8 +202,9 @@ fn group_values(kernel: MicroKernel, values: &[f32], out: &mut Vec<u32>) {
 
 /// Write `rows` rows of groups side by side, `kernel.cols` to a group; columns beyond them become zero.
 ///
-/// `row(r)` points to as many groups as `panel` holds.
-pub(super) fn pack_rows(
+/// # Safety
+/// `row(r)` points to as many readable groups as `panel` holds for each column.
+pub(super) unsafe fn pack_rows(
     tier: Tier,
     kernel: MicroKernel,
     panel: &mut [u32],

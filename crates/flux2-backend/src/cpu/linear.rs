@@ -1,8 +1,10 @@
 //! `linear`: the blocked product over one or more parts that stand side by side.
 
+use std::ops::Range;
+
 use super::CpuBackend;
 use super::gemm::{BLOCK_GROUPS, Block, Output, Product, left_operand, row_pointer};
-use super::simd::{MicroKernel, with_element};
+use super::simd::{MicroKernel, RowPointers, with_element};
 use crate::{DType, HostTensor, Result, Tensor};
 
 pub(super) fn linear(
@@ -35,12 +37,11 @@ pub(super) fn linear(
     *shape.last_mut().expect("a tensor has at least one axis") = cols;
     with_element!(out, T => be.build::<T>(&shape, |out| {
         let out = Output::new(out, cols);
-        let pointers = |block: &Block, row: usize, lane: usize, table: &mut [_]| {
-            let table: &mut [super::simd::RowPointers] = table;
+        let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
             table[0][lane] = row_pointer(&operands[block.part], row).wrapping_add(block.from);
         };
         // SAFETY: the result is written in disjoint pieces.
-        let emit = |row, columns: std::ops::Range<usize>, values: &[f32]| unsafe {
+        let emit = |row, columns: Range<usize>, values: &[f32]| unsafe {
             out.store(be.tier, row, columns.start, values, bias);
         };
         // SAFETY: `left_operand` made rows of whole groups, and no block reaches beyond its part's row.

@@ -5,7 +5,7 @@
 //! | `buffer.rs` | the memory tensors live in, and the pool it returns to |
 //! | `pool.rs` | the threads |
 //! | `simd/` | instruction sets: which are there, the micro-kernels written for each |
-//! | `gemm.rs` | the blocked product `linear`, `conv2d` and `attention` are made of |
+//! | `gemm.rs` | the blocked product `linear` and `conv2d` are made of |
 //! | `lanes.rs` | sums over a row |
 //! | the others | one op each |
 //!
@@ -42,7 +42,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 use crate::backend::{AttentionMask, Backend, ConvShape, Rope};
-use crate::{Compute, DType, HostTensor, Result, Tensor, Weight};
+use crate::{Compute, DType, Error, HostTensor, Result, Tensor, Weight};
 
 pub use buffer::Buffer;
 use buffer::BufferPool;
@@ -160,6 +160,9 @@ impl Backend for CpuBackend {
     }
 
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Error::ByteCount { bytes: 4 * values.len(), dtype: DType::F32, shape: shape.to_vec() });
+        }
         self.build(shape, |out| {
             out.copy_from_slice(values);
             Ok(())

@@ -8,13 +8,17 @@ use rayon::prelude::*;
 /// Rows are handed out in pieces of about this many elements: long enough to hide the hand-over.
 const PIECE: usize = 16 * 1024;
 
+/// Threads of one backend, at most.
+const MAX_THREADS: usize = 1024;
+
 /// A fixed set of threads.
 pub(super) struct Threads(rayon::ThreadPool);
 
 impl Threads {
-    /// `count` threads, or as many as affinity and cgroup limits let this process use.
+    /// `count` threads (at most [`MAX_THREADS`]), or as many as affinity and cgroup limits let this process use.
     pub(super) fn new(count: Option<NonZeroUsize>) -> Self {
-        let count = count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let count =
+            count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get).min(MAX_THREADS);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(count)
             .thread_name(|i| format!("flux2-cpu-{i}"))

@@ -14,12 +14,14 @@
 //!
 //! Follows `Flux2Transformer2DModel` in diffusers.
 
+use std::sync::Arc;
+
 use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
 
 use super::Pulse;
 use super::layers::Loader;
 use crate::Result;
-use crate::latents::{PositionId, rope_tables, timestep_embedding};
+use crate::latents::{self, PositionId, rope_tables, timestep_embedding};
 
 use crate::weights::{TransformerConfig, WeightSource};
 
@@ -39,6 +41,14 @@ pub struct FlowTransformer<B: Backend> {
     final_proj: Weight<B>,
 }
 
+/// Reference pictures as the transformer sees them, or none (`Tokens` of nothing).
+pub enum References<'a, B: Backend> {
+    /// Tokens `[n_ref, c]` that stand behind those of the image at every step, and their ids.
+    Tokens(&'a [f32], &'a [PositionId]),
+    /// Keys and values computed once: the KV variant.
+    Cached(Arc<ReferenceCache<B>>),
+}
+
 /// What stays the same over all steps of one picture.
 pub struct Conditioning<B: Backend> {
     /// The text after its embedder, f32 `[n_txt, hidden]`.
@@ -46,7 +56,7 @@ pub struct Conditioning<B: Backend> {
     /// Reference tokens after their embedder, f32 `[n_ref, hidden]`, unless they are in `cache` or there are none.
     references: Option<Tensor<B>>,
     /// Keys and values of the references, for the KV variant.
-    cache: Option<ReferenceCache<B>>,
+    cache: Option<Arc<ReferenceCache<B>>>,
     /// Angles of text, image and (without `cache`) reference tokens.
     rope: Rope<B>,
 }
@@ -67,8 +77,9 @@ pub struct Modulations<B: Backend> {
     final_scale: Tensor<B>,
 }
 
-/// Keys and values of the reference tokens in every block, after normalisation and rotation.
-struct ReferenceCache<B: Backend> {
+/// Keys and values of the reference tokens in every block, after normalisation and rotation: 2 x `[n_ref, hidden]` for each
+/// block, so 2 GiB for a megapixel in the 9B model.
+pub struct ReferenceCache<B: Backend> {
     double: Vec<KeysValues<B>>,
     single: Vec<KeysValues<B>>,
 }
@@ -109,43 +120,49 @@ impl<B: Backend> FlowTransformer<B> {
         self.double_blocks.len() + self.single_blocks.len()
     }
 
-    /// Prepare text `[n_txt, d_text]` and references `[n_ref, c]`, which follow the image tokens at every step.
-    ///
-    /// `ids` are those of the text, the image and the reference tokens, in this order.
+    /// Prepare text `[n_txt, d_text]` and references for an image of `grid` rows and columns of tokens.
     ///
     /// # Errors
     /// If shapes do not fit.
     pub fn condition(
         &self,
         text_embedding: &[f32],
-        reference_tokens: &[f32],
-        ids: &[PositionId],
+        [h, w]: [usize; 2],
+        references: &References<B>,
     ) -> Result<Conditioning<B>> {
-        let references = match reference_tokens {
-            [] => None,
-            tokens => Some(self.embed(tokens, self.config.in_channels, &self.img_in)?),
-        };
         let text = self.embed(text_embedding, self.config.context_dim, &self.txt_in)?;
-        Ok(Conditioning { text, references, cache: None, rope: self.rope(ids)? })
+        let mut ids = latents::text_ids(text.rows());
+        ids.extend(latents::image_ids(h, w));
+        let (references, cache) = match references {
+            References::Cached(cache) => (None, Some(Arc::clone(cache))),
+            References::Tokens([], _) => (None, None),
+            References::Tokens(tokens, reference_ids) => {
+                ids.extend(*reference_ids);
+                (Some(self.embed(tokens, self.config.in_channels, &self.img_in)?), None)
+            }
+        };
+        Ok(Conditioning { text, references, cache, rope: self.rope(&ids)? })
     }
 
-    /// The same for the KV variant: references are computed here, once, and seen through their keys and values.
-    ///
-    /// `ids` are those of the text and the image tokens, `reference_ids` those of the references.
+    /// Run reference tokens `[n_ref, c]` through all blocks by themselves, at noise level 0, and keep their keys and values.
     ///
     /// # Errors
     /// What `pulse` returns, or if shapes do not fit.
-    pub fn condition_cached(
-        &self,
-        text_embedding: &[f32],
-        reference_tokens: &[f32],
-        ids: &[PositionId],
-        reference_ids: &[PositionId],
-        pulse: &mut Pulse,
-    ) -> Result<Conditioning<B>> {
-        let conditioning = self.condition(text_embedding, &[], ids)?;
-        let cache = self.reference_cache(reference_tokens, reference_ids, pulse)?;
-        Ok(Conditioning { cache: Some(cache), ..conditioning })
+    pub fn reference_cache(&self, tokens: &[f32], ids: &[PositionId], pulse: &mut Pulse) -> Result<ReferenceCache<B>> {
+        let rope = self.rope(ids)?;
+        let modulations = self.modulations(&[0.0])?.remove(0);
+        let pass = self.pass(&modulations, &rope, 0);
+        let mut image = self.embed(tokens, self.config.in_channels, &self.img_in)?; // [n_ref, hidden]
+        let mut cache = ReferenceCache { double: Vec::new(), single: Vec::new() };
+        for block in &self.double_blocks {
+            cache.double.push(block.forward_references(&pass, &mut image)?);
+            pulse()?;
+        }
+        for block in &self.single_blocks {
+            cache.single.push(block.forward_references(&pass, &mut image)?);
+            pulse()?;
+        }
+        Ok(cache)
     }
 
     /// What each of the noise levels `sigmas` does to the blocks.
@@ -191,7 +208,7 @@ impl<B: Backend> FlowTransformer<B> {
         let be = &self.be;
         let (n_img, n_txt) = (latents.rows(), conditioning.text.rows());
         let pass = self.pass(modulations, &conditioning.rope, n_txt);
-        let cache = conditioning.cache.as_ref();
+        let cache = conditioning.cache.as_deref();
 
         let latents = ops::cast(be, latents, be.compute().dtype())?;
         let mut text = conditioning.text.clone(); // [n_txt, hidden]
@@ -216,24 +233,6 @@ impl<B: Backend> FlowTransformer<B> {
         let be = &self.be;
         let image = ops::modulated_layer_norm(be, image, &m.final_shift, &m.final_scale, self.config.eps)?;
         Ok(ops::linear_f32(be, &image, &self.final_proj, None)?)
-    }
-
-    /// Run the reference tokens through all blocks by themselves, at noise level 0, and keep their keys and values.
-    fn reference_cache(&self, tokens: &[f32], ids: &[PositionId], pulse: &mut Pulse) -> Result<ReferenceCache<B>> {
-        let rope = self.rope(ids)?;
-        let modulations = self.modulations(&[0.0])?.remove(0);
-        let pass = self.pass(&modulations, &rope, 0);
-        let mut image = self.embed(tokens, self.config.in_channels, &self.img_in)?; // [n_ref, hidden]
-        let mut cache = ReferenceCache { double: Vec::new(), single: Vec::new() };
-        for block in &self.double_blocks {
-            cache.double.push(block.forward_references(&pass, &mut image)?);
-            pulse()?;
-        }
-        for block in &self.single_blocks {
-            cache.single.push(block.forward(&pass, &mut image, None)?.keep(&self.be)?);
-            pulse()?;
-        }
-        Ok(cache)
     }
 
     fn pass<'a>(&'a self, modulations: &'a Modulations<B>, rope: &'a Rope<B>, n_txt: usize) -> Pass<'a, B> {
@@ -336,12 +335,15 @@ impl<B: Backend> DoubleBlock<B> {
         image: &mut Tensor<B>,
         cached: Option<&KeysValues<B>>,
     ) -> Result<()> {
-        let t = self.txt.qkv(pass, text, &pass.modulations.txt[0], 0)?;
-        let x = self.img.qkv(pass, image, &pass.modulations.img[0], pass.n_txt)?;
-        let q = pass.joint(&t.q, None, &x.q)?;
-        let k = pass.joint(&t.k, cached.map(|c| &c.keys), &x.k)?;
-        let v = pass.joint(&t.v, cached.map(|c| &c.values), &x.v)?;
-        let attention = pass.attention(&q, &k, &v)?; // [n_txt + n_img (+ n_ref), hidden]
+        // In a scope of its own: queries, keys and values are gone before the MLPs need room.
+        let attention = {
+            let t = self.txt.qkv(pass, text, &pass.modulations.txt[0], 0)?;
+            let x = self.img.qkv(pass, image, &pass.modulations.img[0], pass.n_txt)?;
+            let q = pass.joint(&t.q, None, &x.q)?;
+            let k = pass.joint(&t.k, cached.map(|c| &c.keys), &x.k)?;
+            let v = pass.joint(&t.v, cached.map(|c| &c.values), &x.v)?;
+            pass.attention(&q, &k, &v)? // [n_txt + n_img (+ n_ref), hidden]
+        };
         self.txt.finish(pass, text, &attention.slice_rows(0..pass.n_txt), &pass.modulations.txt)?;
         self.img.finish(pass, image, &attention.slice_rows(pass.n_txt..attention.rows()), &pass.modulations.img)
     }
@@ -414,25 +416,46 @@ impl<B: Backend> SingleBlock<B> {
     }
 
     /// `x` is `[n, hidden]`, text tokens first. Cached keys and values stand between those of text and image.
-    fn forward(&self, pass: &Pass<B>, x: &mut Tensor<B>, cached: Option<&KeysValues<B>>) -> Result<Projected<B>> {
+    fn forward(&self, pass: &Pass<B>, x: &mut Tensor<B>, cached: Option<&KeysValues<B>>) -> Result<()> {
+        let (attention, mlp) = {
+            let (own, mlp) = self.project(pass, x)?;
+            let attention = match cached {
+                None => pass.attention(&own.q, &own.k, &own.v)?,
+                Some(cached) => {
+                    let around = |own: &Tensor<B>, cached| {
+                        let (text, image) = (own.slice_rows(0..pass.n_txt), own.slice_rows(pass.n_txt..own.rows()));
+                        pass.joint(&text, Some(cached), &image)
+                    };
+                    pass.attention(&own.q, &around(&own.k, &cached.keys)?, &around(&own.v, &cached.values)?)?
+                }
+            };
+            (attention, mlp) // [n, hidden], [n, mlp]
+        };
+        self.finish(pass, x, &attention, &mlp)
+    }
+
+    /// On reference tokens `[n_ref, hidden]` that see only each other.
+    fn forward_references(&self, pass: &Pass<B>, x: &mut Tensor<B>) -> Result<KeysValues<B>> {
+        let (own, mlp) = self.project(pass, x)?;
+        let attention = pass.attention(&own.q, &own.k, &own.v)?;
+        self.finish(pass, x, &attention, &mlp)?;
+        own.keep(pass.be)
+    }
+
+    /// What goes into the attention, and what comes out of the MLP, `[n, mlp]`.
+    fn project(&self, pass: &Pass<B>, x: &Tensor<B>) -> Result<(Projected<B>, Tensor<B>)> {
         let (be, m, hidden) = (pass.be, &pass.modulations.single, x.cols());
         let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
         let p = ops::linear(be, &h, &self.qkv_mlp, None)?; // [n, 3 * hidden + 2 * mlp]
         let [gate, up] = p.slice_cols(3 * hidden..p.cols()).chunk_cols(); // 2 x [n, mlp]
-        let own = pass.project(&p.slice_cols(0..3 * hidden), &self.q_norm, &self.k_norm, 0)?; // 3 x [n, hidden]
-        let attention = match cached {
-            None => pass.attention(&own.q, &own.k, &own.v)?,
-            Some(cached) => {
-                let around = |own: &Tensor<B>, cached| {
-                    let (text, image) = (own.slice_rows(0..pass.n_txt), own.slice_rows(pass.n_txt..own.rows()));
-                    pass.joint(&text, Some(cached), &image)
-                };
-                pass.attention(&own.q, &around(&own.k, &cached.keys)?, &around(&own.v, &cached.values)?)?
-            }
-        }; // [n, hidden]
         let mlp = ops::swiglu(be, &gate, &up)?; // [n, mlp]
-        ops::gated_add(be, x, &m.gate, &ops::linear_pair(be, &attention, &mlp, &self.out)?)?;
-        Ok(own)
+        Ok((pass.project(&p.slice_cols(0..3 * hidden), &self.q_norm, &self.k_norm, 0)?, mlp))
+    }
+
+    /// Add both, through one product of `[attention | mlp]`.
+    fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, mlp: &Tensor<B>) -> Result<()> {
+        let out = ops::linear_pair(pass.be, attention, mlp, &self.out)?; // [n, hidden]
+        Ok(ops::gated_add(pass.be, x, &pass.modulations.single.gate, &out)?)
     }
 }
 

@@ -34,16 +34,6 @@ impl<C> Component<C> {
         self.layout
     }
 
-    /// Bytes of the files it is in, tensors that are not needed included.
-    pub fn file_bytes(&self) -> u64 {
-        self.files.iter().map(SafetensorsFile::len).sum()
-    }
-
-    /// Bytes of the tensors that are needed, as they are stored.
-    pub fn tensor_bytes(&self) -> u64 {
-        self.plan.values().flat_map(|t| &t.pieces).map(|p| p.range.len() as u64).sum()
-    }
-
     /// Canonical names of all its tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plan.keys().map(String::as_str)

@@ -365,11 +365,6 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
-    /// Pixels along one edge of a latent, before patchifying: 8 with four levels.
-    pub fn spatial_factor(&self) -> usize {
-        1 << (self.encoder_channels.len() - 1)
-    }
-
     /// Every tensor the model asks for.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let mut t = Vec::new();
@@ -471,8 +466,9 @@ impl VaeConfig {
 
     fn checked(self, path: &Path) -> Result<Self> {
         let levels = self.encoder_channels.len();
-        if !(1..=8).contains(&levels) {
-            return Err(value(path, "block_out_channels", format!("{levels} levels"), "1 to 8 levels"));
+        // A token is 16x16 pixels throughout: three halvings, then patches of 2x2.
+        if levels != 4 {
+            return Err(value(path, "block_out_channels", format!("{levels} levels"), "4 levels"));
         }
         range(path, "layers_per_block", self.layers_per_block, 16)?;
         range(path, "latent_channels", self.latent_channels, MAX_WIDTH / 4)?;

@@ -91,12 +91,10 @@ impl SafetensorsFile {
         Ok(SafetensorsFile { path: path.to_owned(), tensors, len: meta.len(), modified: meta.modified().ok() })
     }
 
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
     /// Map the whole file; it is unmapped when the last window of these bytes is dropped.
+    ///
+    /// While it is mapped the file must not be written to: a byte changed in place changes the picture, and a file cut
+    /// short ends the process (the system signals it, and a library cannot catch that). Replace files by renaming.
     ///
     /// # Errors
     /// [`Error::FileChanged`] if it is no longer the file that was checked.
@@ -109,10 +107,9 @@ impl SafetensorsFile {
         if meta.len() != self.len || meta.modified().ok() != self.modified {
             return Err(Error::FileChanged { path: self.path.clone() });
         }
-        // SAFETY: the mapping is read-only and private, and bytes are only ever decoded as numbers, for which every
-        // bit pattern is valid, so a writer that changes them in place makes wrong numbers, not undefined layouts.
-        // Nobody can rule out that another process truncates the file while it is mapped; the length was compared
-        // a moment ago, and checkpoints are replaced by renaming, which leaves a mapping of the old file intact.
+        // SAFETY: sound as long as nobody writes to the file while it is mapped, which no program can enforce and every
+        // program that maps its weights relies on. The length and time were compared a moment ago; bytes are only ever
+        // decoded as numbers, for which every bit pattern is valid.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
         Ok(HostBytes::new(Arc::new(map)))
     }

@@ -12,7 +12,7 @@ fn model() -> ModelPaths {
 
 fn request() -> GenerateRequest {
     let image = RgbImage::new(64, 64, vec![128; 64 * 64 * 3]).unwrap();
-    let references = vec![Reference { image, sha256: "grey".into() }];
+    let references = vec![Reference::from_image(image)];
     GenerateRequest { prompt: "a red fox".into(), references, steps: Some(2), ..Default::default() }
 }
 

@@ -141,7 +141,12 @@ fn check(case: &str, paths: &ModelPaths) {
         }
         hold("latents", state.latents, LATENTS);
     };
-    let inputs = DenoiseInputs { request: &request, text: &text, uncond: uncond.as_ref(), references: &references };
+    let inputs = DenoiseInputs {
+        request: &request,
+        text: &text,
+        guided: uncond.as_ref().zip(request.guidance),
+        references: &references,
+    };
     let latents = pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
 
     let image = pipeline.decode(&latents, &request, &mut ignore, &cancel).unwrap();
@@ -242,7 +247,7 @@ fn bf16_stays_near_f32() {
         assert_relative(&name, &be.download(state.velocity).unwrap(), &golden.values(&name), 4e-2);
     };
     let none = ReferenceTokens::default();
-    let inputs = DenoiseInputs { request: &request, text: &text, uncond: None, references: &none };
+    let inputs = DenoiseInputs { request: &request, text: &text, guided: None, references: &none };
     pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
 }
 

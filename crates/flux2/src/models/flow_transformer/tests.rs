@@ -88,9 +88,8 @@ fn single_block_matches_the_reference() {
 fn one_pass_matches_the_reference() {
     let (golden, model, m, _) = golden();
     let be = &model.be;
-    let mut ids = crate::latents::text_ids(48);
-    ids.extend(crate::latents::image_ids(4, 6));
-    let conditioning = model.condition(&golden.values("text_embedding"), &[], &ids).unwrap();
+    let none = References::Tokens(&[], &[]);
+    let conditioning = model.condition(&golden.values("text_embedding"), [4, 6], &none).unwrap();
     let latents = upload(be, &golden, "transformer.in");
     let velocity = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
     assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
@@ -111,9 +110,8 @@ fn moved_by(mistake: impl Fn(&str, HostTensor) -> HostTensor) -> f64 {
     let part = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap();
     let weights = Tampered(part.map().unwrap(), mistake);
     let model = FlowTransformer::load(&f32_backend(), &part.config, &weights).unwrap();
-    let mut ids = crate::latents::text_ids(48);
-    ids.extend(crate::latents::image_ids(4, 6));
-    let conditioning = model.condition(&golden.values("text_embedding"), &[], &ids).unwrap();
+    let none = References::Tokens(&[], &[]);
+    let conditioning = model.condition(&golden.values("text_embedding"), [4, 6], &none).unwrap();
     let m = model.modulations(&golden.values("timestep")).unwrap().remove(0);
     let latents = upload(&model.be, &golden, "transformer.in");
     let got = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
