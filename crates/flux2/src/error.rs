@@ -311,13 +311,13 @@ pub enum Error {
     },
 
     // ---- text ----
-    /// A prompt that no text encoder could read a fraction of.
-    #[error("the prompt is {bytes} bytes long, at most {max} are read")]
-    PromptSize {
-        /// How long it is.
-        bytes: usize,
-        /// How long it may be.
-        max: usize,
+    /// A tokenizer with more ids than the text encoder has embeddings.
+    #[error("the tokenizer gives ids up to {highest}, the text encoder has embeddings for {rows}")]
+    TokenizerVocabulary {
+        /// Largest id.
+        highest: usize,
+        /// Rows of the embedding table.
+        rows: usize,
     },
     /// A tokenizer.json too large to be one.
     #[error("{}: larger than {max_bytes} bytes", path.display())]
@@ -423,7 +423,6 @@ impl Error {
             | Error::ImageTooSmall { .. }
             | Error::ImageAspect { .. }
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
-            Error::PromptSize { .. } => ErrorKind::Usage,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => ErrorKind::OutOfMemory,
             _ => ErrorKind::Failure,
@@ -487,7 +486,9 @@ impl Error {
             Error::ImageParametersTooLong { .. } => Some("write a .png or .webp, which hold more".into()),
             Error::UnknownExtension { .. } => Some("end the name in .png, .jpg, .jpeg or .webp".into()),
             Error::OutputExists { .. } => Some("choose another name, or leave --no-clobber out".into()),
-            Error::PromptSize { .. } => Some("shorten the prompt; a text encoder reads 512 tokens".into()),
+            Error::TokenizerVocabulary { .. } => {
+                Some("put the tokenizer/ folder that belongs to the text encoder beside the model".into())
+            }
             Error::TokenizerTooLarge { .. }
             | Error::TokenizerJson { .. }
             | Error::TokenizerRule { .. }

@@ -84,8 +84,10 @@ pub enum Event {
 pub enum Warning {
     /// The prompt's token sequence is longer than the text encoder reads.
     PromptCut {
-        /// Tokens of the whole prompt with its template.
+        /// Tokens of the whole prompt with its template, or of its beginning.
         tokens: usize,
+        /// Whether the prompt is longer than what was looked at.
+        more: bool,
         /// Tokens that are kept.
         kept: usize,
         /// The part of the prompt that is not read.
@@ -110,10 +112,11 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::PromptCut { tokens, kept, lost } => write!(
+            Warning::PromptCut { tokens, more, kept, lost } => write!(
                 f,
-                "the prompt is {tokens} tokens long with its template and the text encoder reads {kept}: {} are cut, \
+                "the prompt is {}{tokens} tokens long with its template and the text encoder reads {kept}: {} are cut, \
                  from \"{}\" on",
+                if *more { "over " } else { "" },
                 tokens - kept,
                 lost.chars().take(40).collect::<String>().trim()
             ),

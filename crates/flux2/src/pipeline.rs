@@ -17,7 +17,7 @@ use crate::models::qwen3::Qwen3;
 use crate::models::vae;
 use crate::request::{GRID_PX, GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler;
-use crate::text::{TokenizedPrompt, Tokenizer};
+use crate::text::{Cut, TokenizedPrompt, Tokenizer};
 use crate::variant::{Procedure, Variant};
 use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, WeightSource};
 use crate::{Error, Result};
@@ -25,9 +25,11 @@ use crate::{Error, Result};
 /// Which networks stay in memory between the stages of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Residency {
-    /// Text encoder and flow transformer, the two large ones, are never resident at the same time.
+    /// Each network is released when its stage is over.
     #[default]
     OneAtATime,
+    /// The text encoder is released when its stage is over, the others stay for the next picture: for series.
+    KeepForNext,
     /// Everything that was loaded stays.
     KeepAll,
 }
@@ -118,6 +120,10 @@ impl<B: Backend> Pipeline<B> {
             Some(path) => Tokenizer::from_file(path)?,
             None => Tokenizer::builtin(),
         };
+        let (highest, rows) = (tokenizer.highest_id(), files.text_encoder.config.vocab);
+        if highest >= rows {
+            return Err(Error::TokenizerVocabulary { highest, rows });
+        }
         Ok(Pipeline {
             be,
             files,
@@ -222,9 +228,9 @@ impl<B: Backend> Pipeline<B> {
             return Ok(known.1);
         }
         let TokenizedPrompt { ids, valid, cut } =
-            self.tokenizer.encode_prompt(prompt, self.files.text_encoder.config.max_length)?;
-        if self.residency == Residency::OneAtATime {
-            self.transformer = None;
+            self.tokenizer.encode_prompt(prompt, self.files.text_encoder.config.max_length);
+        if self.residency != Residency::KeepAll {
+            self.transformer = None; // the two large ones are never resident together
         }
         if self.text_encoder.is_none() {
             let encoder = load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
@@ -237,7 +243,8 @@ impl<B: Backend> Pipeline<B> {
         self.be.trim();
         let rows = rows?;
 
-        let warning = cut.map(|cut| Warning::PromptCut { tokens: cut.tokens, kept: ids.len(), lost: cut.lost });
+        let kept = ids.len();
+        let warning = cut.map(|Cut { tokens, more, lost }| Warning::PromptCut { tokens, more, kept, lost });
         let embedding = TextEmbedding { rows: Arc::new(rows), warning };
         if self.embeddings.len() > MAX_PREPARED_PROMPTS {
             self.embeddings.remove(0);
@@ -353,6 +360,9 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
+        if self.residency == Residency::OneAtATime {
+            self.transformer = None;
+        }
         if self.decoder.is_none() {
             let decoder = load(observer, cancel, Part::Vae, &self.files.vae, |c, weights| {
                 vae::Decoder::load(&self.be, c, weights)
@@ -363,6 +373,9 @@ impl<B: Backend> Pipeline<B> {
         let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
             decoder.forward(latents, request.grid(), pulse)
         });
+        if self.residency == Residency::OneAtATime {
+            self.decoder = None;
+        }
         self.be.trim();
         let pixels = pixels?;
         if !pixels.iter().all(|v| v.is_finite()) {
@@ -398,7 +411,7 @@ impl<B: Backend> Pipeline<B> {
     }
 
     fn release_text_encoder(&mut self) {
-        if self.residency == Residency::OneAtATime {
+        if self.residency != Residency::KeepAll {
             self.text_encoder = None;
         }
     }

@@ -71,8 +71,10 @@ pub struct TokenizedPrompt {
 /// The end of a prompt that did not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Tokens of the whole prompt with its template.
+    /// Tokens of the whole prompt with its template, or of as much of it as was looked at.
     pub tokens: usize,
+    /// Whether the prompt goes on behind what was looked at.
+    pub more: bool,
     /// The part of the prompt that is not read; empty if only the template's end was cut.
     pub lost: String,
 }
@@ -140,25 +142,27 @@ impl Tokenizer {
     /// As in the reference, what is cut off a long prompt includes the template's end, and the text of a special token
     /// in the prompt is that token.
     ///
-    /// # Errors
-    /// [`Error::PromptSize`] if `prompt` is longer than [`MAX_PROMPT_BYTES`].
-    pub fn encode_prompt(&self, prompt: &str, max_length: usize) -> Result<TokenizedPrompt> {
-        if prompt.len() > MAX_PROMPT_BYTES {
-            return Err(Error::PromptSize { bytes: prompt.len(), max: MAX_PROMPT_BYTES });
-        }
-        let text = chat_template::render(prompt);
+    /// Of a prompt longer than [`MAX_PROMPT_BYTES`] only so much is looked at.
+    pub fn encode_prompt(&self, prompt: &str, max_length: usize) -> TokenizedPrompt {
+        let looked_at = &prompt[..prompt.floor_char_boundary(MAX_PROMPT_BYTES)];
+        let text = chat_template::render(looked_at);
         let encoding = self.bpe.encode(&*text, false).expect("byte-level BPE takes any text");
         let tokens = encoding.len();
         let cut = encoding.get_offsets().get(max_length).map(|&(first_cut_byte, _)| {
-            let prompt_end = chat_template::PREFIX.len() + prompt.len();
+            let prompt_end = chat_template::PREFIX.len() + looked_at.len();
             let lost = (first_cut_byte.clamp(chat_template::PREFIX.len(), prompt_end)..=prompt_end)
                 .find_map(|start| text.get(start..prompt_end)) // past the rest of a character that is two tokens
                 .unwrap_or_default();
-            Cut { tokens, lost: lost.to_owned() }
+            Cut { tokens, more: looked_at.len() < prompt.len(), lost: lost.to_owned() }
         });
         let mut ids = encoding.get_ids().to_vec();
         ids.resize(max_length, self.pad_id);
-        Ok(TokenizedPrompt { ids, valid: tokens.min(max_length), cut })
+        TokenizedPrompt { ids, valid: tokens.min(max_length), cut }
+    }
+
+    /// The largest id it gives.
+    pub fn highest_id(&self) -> usize {
+        self.bpe.get_vocab_size(true).saturating_sub(1)
     }
 }
 

@@ -188,7 +188,7 @@ impl Checkpoint {
     /// [`Error::WrongPart`] unless it is `wanted`.
     pub fn dialect(&self, wanted: Part) -> Result<Dialect> {
         let wrong = |found: String| Error::WrongPart { path: self.path.clone(), found, wanted };
-        match detect(|name| self.index.contains_key(name), self.index.keys()) {
+        match detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str)) {
             Some(Detected::Part(part, mut dialect)) if part == wanted => {
                 let level = |i: usize| dialect.find(&format!("encoder.down.{i}.res.0.conv1.weight")).1;
                 if part == Part::Vae {
@@ -404,8 +404,10 @@ pub struct WrongShape {
 }
 
 impl Mismatch {
-    /// How many of each kind are printed.
-    const SHOWN: usize = 8;
+    /// How many of each kind are printed: more than any model of the family has, less than a hostile file can hold.
+    const SHOWN: usize = 500;
+    /// Pairs of names that are compared to find neighbours, at most: a few tenths of a second.
+    const COMPARED: usize = 100_000;
 
     /// For what will be printed, find the most similar name: of what is missing among what is unused, and the other way
     /// round; if nothing is missing, among the names that are `used`.
@@ -413,7 +415,8 @@ impl Mismatch {
         let used: Vec<&String> = if self.missing.is_empty() { used.collect() } else { vec![] };
         let mut nearest = BTreeMap::new();
         for (names, others) in [(&self.missing, &self.unused), (&self.unused, &self.missing)] {
-            for name in names.iter().take(Self::SHOWN) {
+            let others_count = (others.len() + used.len()).max(1);
+            for name in names.iter().take(Self::SHOWN.min(Self::COMPARED / others_count)) {
                 let candidates = others.iter().chain(used.iter().copied()).map(String::as_str);
                 nearest.extend(nearest_name(name, candidates).map(|n| (name.clone(), n.to_owned())));
             }
@@ -438,10 +441,12 @@ impl std::fmt::Display for Mismatch {
         let mut groups: Vec<String> = Vec::new();
         let mut group = |what: &str, lines: &mut dyn Iterator<Item = String>, count: usize| {
             if count > 0 {
-                let mut text = format!("{count} {what}: ");
-                text += &lines.take(Self::SHOWN).collect::<Vec<_>>().join(", ");
+                let mut text = format!("{count} {what}:");
+                for line in lines.take(Self::SHOWN) {
+                    text += &format!("\n  {line}");
+                }
                 if count > Self::SHOWN {
-                    text += &format!(" and {} more", count - Self::SHOWN);
+                    text += &format!("\n  and {} more", count - Self::SHOWN);
                 }
                 groups.push(text);
             }
@@ -453,7 +458,7 @@ impl std::fmt::Display for Mismatch {
         group("of the wrong shape", &mut self.shapes.iter().map(shape), self.shapes.len());
         let dtype = |(n, d): &(String, String)| format!("`{}` is {d}", Printable(n));
         group("of a dtype that is not supported", &mut self.dtypes.iter().map(dtype), self.dtypes.len());
-        f.write_str(&groups.join("; "))
+        f.write_str(&groups.join("\n"))
     }
 }
 

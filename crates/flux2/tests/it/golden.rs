@@ -75,3 +75,20 @@ pub fn assert_relative(what: &str, got: &[f32], expected: &[f32], tolerance: f64
         expected[worst]
     );
 }
+
+/// Hold every element of `got` to `expected` within `tolerance`.
+///
+/// # Panics
+/// If one is further away, with the worst element.
+pub fn assert_absolute(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let distance = |i: usize| (got[i] - expected[i]).abs();
+    let worst = (0..got.len()).max_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap();
+    assert!(
+        distance(worst) <= tolerance, // false for NaN
+        "{what}: worst at {worst}: {} for {}, {:.2e} apart, over {tolerance:.0e}",
+        got[worst],
+        expected[worst],
+        distance(worst)
+    );
+}

@@ -290,17 +290,28 @@ fn every_missing_and_every_unused_tensor_is_listed() {
         let proj = file.0.remove("double_blocks.1.img_attn.proj.weight").unwrap();
         file.0.insert("double_blocks.1.img_attn.porj.weight".into(), proj.clone());
         file.0.remove("final_layer.linear.weight");
-        for i in 0..20 {
-            file.0.insert(format!("something.else.{i:02}"), proj.clone());
+        for i in 0..600 {
+            file.0.insert(format!("something.else.{i:03}"), proj.clone());
         }
     });
     let Error::Tensors { mismatch, .. } = &error else { panic!("{error}") };
     assert_eq!(mismatch.missing, ["double_blocks.1.img_attn.proj.weight", "final_layer.linear.weight"]);
-    assert_eq!(mismatch.unused.len(), 21);
+    assert_eq!(mismatch.unused.len(), 601);
     let message = error.to_string();
     assert!(message.contains("`double_blocks.1.img_attn.proj.weight` (nearest: double_blocks.1.img_attn.porj.weight)"));
-    assert!(message.contains("something.else.06") && !message.contains("something.else.07"), "{message}");
-    assert!(message.contains("21 not used") && message.contains("and 13 more"), "{message}");
+    assert!(message.contains("something.else.498") && !message.contains("something.else.499"), "{message}");
+    assert!(message.contains("601 not used") && message.contains("and 101 more"), "{message}");
+}
+
+#[test]
+fn the_tensor_that_tells_the_layout_may_be_the_missing_one() {
+    let error = changed(|file| {
+        let tensor = file.0.remove("double_stream_modulation_img.lin.weight").unwrap();
+        file.0.insert("double_stream_modulation_imgs.lin.weight".into(), tensor);
+    });
+    let Error::Tensors { mismatch, .. } = &error else { panic!("{error}") };
+    assert_eq!(mismatch.missing, ["double_stream_modulation_img.lin.weight"]);
+    assert!(error.to_string().contains("(nearest: double_stream_modulation_imgs.lin.weight)"), "{error}");
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use flux2::Error;
 use flux2::text::tokenizer::{MAX_FILE_BYTES, MAX_PROMPT_BYTES};
 use flux2::text::{TokenizedPrompt, Tokenizer};
-use flux2::{Error, ErrorKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,7 +16,7 @@ const PREFIX: [u32; 3] = [151_644, 872, 198];
 const SUFFIX: [u32; 9] = [151_645, 198, 151_644, 77_091, 198, 151_667, 271, 151_668, 271];
 
 fn encode(prompt: &str, max_length: usize) -> TokenizedPrompt {
-    Tokenizer::builtin().encode_prompt(prompt, max_length).unwrap()
+    Tokenizer::builtin().encode_prompt(prompt, max_length)
 }
 
 /// The real tokens of `prompt` between those of the template.
@@ -130,10 +130,13 @@ fn no_length_is_no_ids() {
 }
 
 #[test]
-fn prompt_of_a_megabyte_is_refused() {
-    let error = Tokenizer::builtin().encode_prompt(&"x".repeat(MAX_PROMPT_BYTES + 1), 512).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Usage);
-    assert_eq!(error.to_string(), "the prompt is 262145 bytes long, at most 262144 are read");
+fn prompt_of_a_megabyte_is_cut_like_any_other() {
+    let prompt = "a red fox and ".repeat(80_000);
+    let (whole, beginning) = (encode(&prompt, 512), encode(&prompt[..MAX_PROMPT_BYTES], 512));
+    assert_eq!((whole.ids, whole.valid), (beginning.ids, 512));
+    assert!(whole.cut.unwrap().more && !beginning.cut.unwrap().more);
+    // The limit falls within a character.
+    assert_eq!(encode(&"字".repeat(MAX_PROMPT_BYTES), 512).valid, 512);
 }
 
 /// One run, no place to split: what makes a naive merge quadratic and a backtracking pattern give up.
@@ -233,7 +236,7 @@ fn check_refused(pointer: &str, value: Value, message: &str) {
 #[test]
 fn tiny_file_tokenises() {
     let tokenizer = open(&serde_json::to_vec(&*TINY).unwrap()).unwrap();
-    let encoded = tokenizer.encode_prompt("cat", 64).unwrap();
+    let encoded = tokenizer.encode_prompt("cat", 64);
     // The truncation asked for in the file is not obeyed.
     assert_eq!((encoded.ids[0], encoded.ids[5], encoded.ids[6], encoded.ids[7]), (259, 266 - 256, 257, 260));
     assert_eq!(encoded.ids[63], 258);

@@ -7,7 +7,7 @@
 use super::Rule::{self, Flatten, Same};
 
 /// What other programs put before every name of the transformer, longest first.
-pub(super) const PREFIXES: [&str; 2] = ["model.diffusion_model.", "diffusion_model."];
+pub(super) const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", ""];
 
 pub(super) const TRANSFORMER_SIGN: &str = "double_stream_modulation_img.lin.weight";
 pub(super) const VAE_SIGN: &str = "encoder.down.0.block.0.conv1.weight";

@@ -102,44 +102,54 @@ pub(super) enum Detected {
     Other(&'static str),
 }
 
-/// Tell part, layout and prefix from names; `None` if no table fits.
-pub(super) fn detect(has: impl Fn(&str) -> bool, mut names: impl Iterator<Item = impl AsRef<str>>) -> Option<Detected> {
-    let dialect = |layout, rules, unused, prefix| Dialect { layout, rules, unused, prefix, last_level: 0 };
-    for prefix in bfl::PREFIXES.into_iter().chain([""]) {
-        let has = |name: &str| has(&format!("{prefix}{name}"));
-        // The embedding of a guidance scale is what FLUX.2 [dev] has and [klein] has not.
-        if has(bfl::GUIDANCE) || has(diffusers::GUIDANCE) {
-            return Some(Detected::Other("FLUX.2 [dev] or another model with a guidance embedding"));
-        }
-        if has(bfl::TRANSFORMER_SIGN) {
-            let dialect = dialect(Layout::Bfl, bfl::TRANSFORMER, &[][..], prefix);
-            return Some(Detected::Part(Part::Transformer, dialect));
-        }
-        if has(diffusers::TRANSFORMER_SIGN) {
-            let dialect = dialect(Layout::Diffusers, diffusers::TRANSFORMER, &[], prefix);
-            return Some(Detected::Part(Part::Transformer, dialect));
-        }
+/// One row for each scheme of names: part, layout, a name that only this scheme has, rules, names that are not needed,
+/// and what may stand before every name.
+type Scheme = (Part, Layout, &'static str, &'static [Rule], &'static [&'static str], &'static [&'static str]);
+
+const SCHEMES: [Scheme; 5] = [
+    (Part::Transformer, Layout::Bfl, bfl::TRANSFORMER_SIGN, bfl::TRANSFORMER, &[], &bfl::PREFIXES),
+    (Part::Transformer, Layout::Diffusers, diffusers::TRANSFORMER_SIGN, diffusers::TRANSFORMER, &[], &bfl::PREFIXES),
+    (Part::Vae, Layout::Bfl, bfl::VAE_SIGN, bfl::VAE, bfl::VAE_UNUSED, &[""]),
+    (Part::Vae, Layout::Diffusers, diffusers::VAE_SIGN, diffusers::VAE, diffusers::VAE_UNUSED, &[""]),
+    (Part::TextEncoder, Layout::HuggingFace, qwen::SIGN, qwen::RULES, qwen::UNUSED, &[""]),
+];
+
+/// Tell part, layout and prefix from names; `None` if no scheme fits.
+pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item = &'n str> + Clone) -> Option<Detected> {
+    let has_with_prefix = |name: &str| bfl::PREFIXES.iter().any(|prefix| has(&format!("{prefix}{name}")));
+    // The embedding of a guidance scale is what FLUX.2 [dev] has and [klein] has not.
+    if has_with_prefix(bfl::GUIDANCE) || has_with_prefix(diffusers::GUIDANCE) {
+        return Some(Detected::Other("FLUX.2 [dev] or another model with a guidance embedding"));
     }
-    if has(bfl::VAE_SIGN) {
-        return Some(Detected::Part(Part::Vae, dialect(Layout::Bfl, bfl::VAE, bfl::VAE_UNUSED, "")));
+    let candidates =
+        || SCHEMES.iter().flat_map(|scheme| scheme.5.iter().map(move |prefix| (scheme, Dialect::new(scheme, prefix))));
+    if let Some((scheme, dialect)) = candidates().find(|(s, d)| has(&format!("{}{}", d.prefix, s.2))) {
+        return Some(Detected::Part(scheme.0, dialect));
     }
-    if has(diffusers::VAE_SIGN) {
-        let dialect = dialect(Layout::Diffusers, diffusers::VAE, diffusers::VAE_UNUSED, "");
-        return Some(Detected::Part(Part::Vae, dialect));
-    }
-    if has(qwen::SIGN) {
-        return Some(Detected::Part(Part::TextEncoder, dialect(Layout::HuggingFace, qwen::RULES, qwen::UNUSED, "")));
-    }
-    if names.any(|n| [".lora_A.", ".lora_down.", ".lora_B."].iter().any(|part| n.as_ref().contains(part))) {
+    if names.clone().any(|n| [".lora_A.", ".lora_down.", ".lora_B."].iter().any(|part| n.contains(part))) {
         return Some(Detected::Other("a LoRA"));
     }
     if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
         return Some(Detected::Other("FLUX.1"));
     }
-    None
+    // The telling name may be the one that is missing: take the scheme that most of the names fit.
+    let fitting = |dialect: &Dialect| names.clone().filter(|name| dialect.knows(name)).count();
+    let (fits, scheme, dialect) = candidates().map(|(s, d)| (fitting(&d), s, d)).max_by_key(|(fits, ..)| *fits)?;
+    (2 * fits > names.count()).then_some(Detected::Part(scheme.0, dialect))
 }
 
 impl Dialect {
+    fn new(scheme: &Scheme, prefix: &'static str) -> Self {
+        let (_, layout, _, rules, unused, _) = *scheme;
+        Dialect { layout, rules, unused, prefix, last_level: 0 }
+    }
+
+    /// Whether a stored name is one that this scheme has, at whatever index.
+    fn knows(&self, stored: &str) -> bool {
+        let Some(name) = stored.strip_prefix(self.prefix) else { return false };
+        self.rules.iter().flat_map(|rule| rule.stored()).any(|pattern| captures(pattern, name).is_some())
+    }
+
     /// The rule for a canonical name and the stored names it asks for, in order.
     ///
     /// # Panics
