@@ -15,16 +15,16 @@ const MAX_THREADS: usize = 1024;
 pub(super) struct Threads(rayon::ThreadPool);
 
 impl Threads {
-    /// `count` threads (at most [`MAX_THREADS`]), or as many as affinity and cgroup limits let this process use.
+    /// `count` threads (at most [`MAX_THREADS`], and fewer if the system will not start so many), or as many as affinity and cgroup limits let this process use.
     pub(super) fn new(count: Option<NonZeroUsize>) -> Self {
         let count =
             count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get).min(MAX_THREADS);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(count)
-            .thread_name(|i| format!("flux2-cpu-{i}"))
-            .build()
-            .expect("threads can be started");
-        Threads(pool)
+        let start = |count| {
+            rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("flux2-cpu-{i}")).build().ok()
+        };
+        // Where the system allows fewer threads or less memory for their stacks, make do with as many as it gives.
+        let counts = std::iter::successors(Some(count), |n| (*n > 1).then_some(n / 2));
+        Threads(counts.filter_map(start).next().expect("one thread can be started"))
     }
 
     /// How many there are.
