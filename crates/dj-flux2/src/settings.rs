@@ -133,7 +133,8 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
             },
             compute: compute(args, from)?,
             threads: args.threads.and_then(|n| NonZeroUsize::new(n.into())),
-            residency: Residency::default(),
+            // What is loaded for the first of several pictures serves the others.
+            residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
         },
         prompts,
         references: args.input.clone(),
@@ -230,6 +231,7 @@ mod tests {
             seed: 11,
             noise: "torch-cpu".into(),
             model: "klein-4b".into(),
+            variant: None,
             dtype: "f32".into(),
             steps: 3,
             guidance: Some(2.5),

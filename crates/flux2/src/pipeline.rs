@@ -422,6 +422,7 @@ impl<B: Backend> Pipeline<B> {
             seed: request.seed,
             noise: request.noise.to_string(),
             model: self.files.name.clone(),
+            variant: Some(self.files.variant.kind_name().into()),
             dtype: self.be.compute().to_string(),
             steps: request.steps,
             guidance: request.guidance,

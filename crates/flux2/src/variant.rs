@@ -181,6 +181,12 @@ impl Variant {
         }
     }
 
+    /// The name of its kind, which leaves the size to the files: `klein`, `klein-base` or `klein-kv`.
+    pub fn kind_name(&self) -> &'static str {
+        let of_kind = FAMILY.iter().find(|v| v.kind == self.kind && v.is_custom());
+        of_kind.expect("every kind has a row without sizes").short_name()
+    }
+
     /// Whether it runs in few steps and without guidance.
     pub fn is_distilled(&self) -> bool {
         self.kind != Kind::Base

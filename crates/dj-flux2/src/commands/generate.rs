@@ -25,7 +25,7 @@ const MAX_PROMPT_BYTES: u64 = 64 << 20;
 /// Make the pictures that `args` ask for.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let from = args.from.as_deref().map(read_parameters).transpose()?;
-    let settings = settings::resolve(
+    let mut settings = settings::resolve(
         args,
         Outside {
             model: std::env::var_os("DJ_FLUX2_MODEL"),
@@ -38,7 +38,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
     let cancel = cancelled_by_signals();
     let report = Report::new(settings.detail, settings.json);
-    let engine = open_model(&settings)?;
+    let mut engine = open_model(&settings)?;
+    // Files need not say how they are to be run, and --variant may have overruled them: the picture remembers.
+    let made_as = from.as_ref().and_then(|f| f.variant.as_deref()).filter(|_| args.variant.is_none());
+    if let Some(variant) = made_as.filter(|variant| *variant != engine.variant().kind_name()) {
+        report.warning(format_args!("the picture was made as {variant}, so this one is too"));
+        settings.paths.variant = Some(Variant::by_name(variant)?);
+        engine = open_model(&settings)?;
+    }
     let references = settings.references.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
     if let (Some(parameters), Some(file)) = (&from, &args.from) {
         let origin = Origin { file, parameters };

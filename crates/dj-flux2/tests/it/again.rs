@@ -15,11 +15,20 @@ fn from_gives_the_same_bytes() {
 }
 
 #[test]
-fn from_gives_the_same_bytes_with_guidance() {
+fn from_runs_as_the_variant_the_picture_was_made_as() {
     let cli = Cli::with_tiny_model();
     let made = cli.fox("a.png", &["--variant", "klein-base", "-g", "1.7"]);
-    cli.stdout(["--from", "a.png", "--variant", "klein-base"]);
+    let again = cli.run(["--from", "a.png"]);
+    assert!(again.contains("warning: the picture was made as klein-base, so this one is too"), "{again}");
     assert_eq!(cli.read("output.png"), made);
+
+    cli.fox("one.png", &[]);
+    let made = cli.fox("kv.png", &["--variant", "klein-kv", "-i", "one.png"]);
+    cli.stdout(["--from", "kv.png", "-i", "one.png"]);
+    assert_eq!(cli.read("output.png"), made);
+    // What is typed wins.
+    cli.stdout(["--from", "kv.png", "-i", "one.png", "--variant", "klein"]);
+    assert_ne!(cli.read("output.png"), made);
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub struct Parameters {
     pub noise: String,
     /// Name of the model.
     pub model: String,
+    /// How it was run: `klein`, `klein-base` or `klein-kv`. Unknown in pictures of other programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// Number format the model ran in.
     pub dtype: String,
     /// Denoising steps.

@@ -36,6 +36,7 @@ fn parameters(prompt: &str) -> Parameters {
         seed: 42,
         noise: "philox".into(),
         model: "klein-4b".into(),
+        variant: Some("klein".into()),
         dtype: "bf16".into(),
         steps: 4,
         guidance: None,
