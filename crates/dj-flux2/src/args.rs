@@ -66,7 +66,7 @@ pub struct GenerateArgs {
     pub variant: Option<String>,
 
     /// Reference image to edit or combine; repeat it for several
-    #[arg(short, long, value_name = "FILE", aliases = ["image", "ref-image"], help_heading = "Picture")]
+    #[arg(short, long, value_name = "FILE", visible_aliases = ["image", "ref-image"], help_heading = "Picture")]
     pub input: Vec<PathBuf>,
 
     /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512]

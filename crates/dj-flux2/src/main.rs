@@ -9,6 +9,8 @@
 //! commands  one file a subcommand        failure   why a command stopped, and its exit code
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod commands;
 mod failure;

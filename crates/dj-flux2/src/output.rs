@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use flux2::Error;
 use flux2::image::ImageFormat;
 use flux2::image::codec::{self, IfExists};
 
@@ -119,15 +118,12 @@ fn check_path(path: &Path, if_exists: IfExists, inputs: &[PathBuf]) -> Result<()
         let message = format!("{} is to be written and {} is not a folder", path.display(), folder.display());
         return Err(Failure::usage(message, format!("create it: mkdir -p {}", folder.display())));
     }
-    let Ok(found) = fs::canonicalize(path) else { return Ok(()) };
-    if found.is_dir() {
+    if path.is_dir() {
         return Err(Failure::usage(format!("{} is a folder", path.display()), "choose another name with -o"));
     }
-    if if_exists == IfExists::Fail {
-        return Err(Error::OutputExists { path: path.into() }.into());
-    }
-    if inputs.contains(&found) {
-        let message = format!("{} is a reference image and would be replaced", path.display());
+    codec::check_save(path, if_exists)?;
+    if fs::canonicalize(path).is_ok_and(|found| inputs.contains(&found)) {
+        let message = format!("{} is read by this run and would be replaced", path.display());
         return Err(Failure::usage(message, "choose another name with -o"));
     }
     Ok(())

@@ -58,6 +58,9 @@ pub struct Settings {
     pub detail: Detail,
 }
 
+/// Pictures in one run, at most: their names are all checked before the first is made.
+const MAX_PICTURES: u64 = 100_000;
+
 /// How much is said on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
@@ -105,6 +108,12 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
         _ => return Err(Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`")),
     };
     let pictures = prompts.len() as u64 * u64::from(args.count);
+    if pictures > MAX_PICTURES {
+        return Err(Failure::usage(
+            format!("{} prompts with {} pictures each are over {MAX_PICTURES}", prompts.len(), args.count),
+            "split them over several runs",
+        ));
+    }
     let (width, height) = match args.size {
         Some((width, height)) => (Some(width), Some(height)),
         None => (args.width.or(from.map(|f| f.width)), args.height.or(from.map(|f| f.height))),

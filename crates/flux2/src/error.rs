@@ -414,7 +414,9 @@ impl Error {
                 ErrorKind::ModelMissing
             }
             Error::NoModelIndex { .. } | Error::NoWeights { .. } => ErrorKind::ModelMissing,
-            Error::UnknownExtension { .. } | Error::OutputExists { .. } => ErrorKind::Usage,
+            Error::UnknownExtension { .. } | Error::OutputExists { .. } | Error::ImageParametersTooLong { .. } => {
+                ErrorKind::Usage
+            }
             Error::ImageFormat { .. }
             | Error::ImageDecode { .. }
             | Error::ImageAnimated { .. }
@@ -483,7 +485,9 @@ impl Error {
             Error::ImageTooSmall { min, .. } => Some(format!("enlarge it to at least {min} pixels a side")),
             Error::ImageAspect { .. } => Some("crop it".into()),
             Error::ImageParameters { .. } => Some("pass a picture as it was written, not edited since".into()),
-            Error::ImageParametersTooLong { .. } => Some("write a .png or .webp, which hold more".into()),
+            Error::ImageParametersTooLong { .. } => {
+                Some("write a .png or .webp, which hold more, or use --no-metadata".into())
+            }
             Error::UnknownExtension { .. } => Some("end the name in .png, .jpg, .jpeg or .webp".into()),
             Error::OutputExists { .. } => Some("choose another name, or leave --no-clobber out".into()),
             Error::TokenizerVocabulary { .. } => {
@@ -500,6 +504,7 @@ impl Error {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
                     Some("correct the path".into())
                 }
+                io::ErrorKind::InvalidInput => Some("name a file, not a device or a pipe".into()),
                 io::ErrorKind::PermissionDenied => Some("change its permissions, or choose another path".into()),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("free some room on the disk".into()),
                 _ => None,

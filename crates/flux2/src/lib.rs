@@ -1,4 +1,33 @@
-//! FLUX.2 [klein] text-to-image and image editing.
+//! FLUX.2 \[klein\]: text-to-image and image editing, from checkpoint files to pixels.
+//!
+//! ```no_run
+//! use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, ModelPaths};
+//!
+//! # fn main() -> flux2::Result<()> {
+//! let paths = ModelPaths { model: "FLUX.2-klein-4B".into(), ..Default::default() };
+//! let mut engine = flux2::engine::load(&paths, &EngineOptions::default())?;
+//! let request = GenerateRequest { prompt: "a red fox".into(), seed: 7, ..Default::default() };
+//! let mut steps = 0;
+//! let mut observer = |event: &Event| steps += usize::from(matches!(event, Event::Step { .. }));
+//! let picture = engine.generate(&request, &mut observer, &CancelToken::new())?;
+//! assert_eq!((picture.image.width(), steps), (512, 4));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`pipeline`] | the recipe, in numbered steps; what is resident when |
+//! | [`engine`] | the same behind an object, with the device chosen |
+//! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
+//! | [`models`] | text encoder, flow transformer, autoencoder |
+//! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
+//! | [`weights`], [`variant`] | checkpoints in either layout; the members of the family |
+//! | [`text`] | prompt to token ids |
+//! | [`image`] | pictures in and out, references prepared, parameters stored |
+//! | [`event`], [`error`] | what a run says; what can go wrong |
+//!
+//! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod engine;
 pub mod error;

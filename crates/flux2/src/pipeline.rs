@@ -157,7 +157,7 @@ impl<B: Backend> Pipeline<B> {
     /// A prompt or references that were used before are not encoded again.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), anything wrong with the request, or no memory.
+    /// [`Error::Cancelled`], anything wrong with the request, or no memory.
     pub fn generate(
         &mut self,
         request: &GenerateRequest,
@@ -196,7 +196,7 @@ impl<B: Backend> Pipeline<B> {
     /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the encoder is loaded once for all.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the text encoder cannot be read.
+    /// [`Error::Cancelled`], or if the text encoder cannot be read.
     pub fn prepare_prompts(
         &mut self,
         prompts: &[&str],
@@ -215,7 +215,7 @@ impl<B: Backend> Pipeline<B> {
     /// The embedding of a prompt, computed or remembered.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the text encoder cannot be read.
+    /// [`Error::Cancelled`], or if the text encoder cannot be read.
     pub fn encode_prompt(
         &mut self,
         prompt: &str,
@@ -256,7 +256,7 @@ impl<B: Backend> Pipeline<B> {
     /// Tokens of prepared reference images, computed or remembered from the last run.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the VAE cannot be read.
+    /// [`Error::Cancelled`], or if the VAE cannot be read.
     pub fn encode_references(
         &mut self,
         references: &[Reference],
@@ -294,7 +294,7 @@ impl<B: Backend> Pipeline<B> {
     /// From noise to latents, f32 `[n_img, c]`; `inspect` is shown every step.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the transformer cannot be read.
+    /// [`Error::Cancelled`], or if the transformer cannot be read.
     pub fn denoise(
         &mut self,
         inputs: &DenoiseInputs,
@@ -352,7 +352,7 @@ impl<B: Backend> Pipeline<B> {
     /// From latents, f32 `[n_img, c]`, to the picture.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), or if the VAE cannot be read.
+    /// [`Error::Cancelled`], or if the VAE cannot be read.
     pub fn decode(
         &mut self,
         latents: &Tensor<B>,

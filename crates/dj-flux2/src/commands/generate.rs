@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use flux2::image::{self, Parameters, codec, resize};
+use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::weights::ModelPaths;
 use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, engine};
@@ -34,7 +34,13 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             fresh_seed: fresh_seed(),
         },
     )?;
-    settings.output.check(settings.jobs().filter_map(|job| job.path), &settings.references)?;
+    let inputs: Vec<PathBuf> = settings.references.iter().chain(&args.from).cloned().collect();
+    settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
+    if settings.metadata {
+        for prompt in &settings.prompts {
+            metadata::check_prompt(prompt, settings.output.format())?;
+        }
+    }
 
     let cancel = cancelled_by_signals();
     let report = Report::new(settings.detail, settings.json);

@@ -166,3 +166,53 @@ fn nothing_local_is_stored() {
         }
     }
 }
+
+#[test]
+fn a_prompt_too_long_for_a_jpeg_is_told_before_any_work() {
+    let cli = Cli::with_tiny_model();
+    std::fs::write(cli.path("long.txt"), "ä fox ".repeat(10_000)).unwrap();
+    snapshot!(cli.run(["--prompt-file", "long.txt", "-o", "a.jpg"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the prompt and parameters take 114096 bytes; a JPEG holds 65527
+    hint: write a .png or .webp, which hold more, or use --no-metadata
+    ");
+    assert_eq!(cli.files(), ["long.txt"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_devices_are_not_replaced() {
+    let cli = Cli::with_tiny_model();
+    std::os::unix::fs::symlink("target.png", cli.path("dangling.png")).unwrap();
+    cli.fox("dangling.png", &[]);
+    assert!(cli.path("dangling.png").is_symlink() && cli.path("target.png").is_file());
+    std::os::unix::fs::symlink("/dev/null", cli.path("null.png")).unwrap();
+    snapshot!(cli.run(["a red fox", "-o", "null.png"]), @"
+    exit code: 1
+    ----- stderr -----
+    error: null.png: not an ordinary file
+    hint: name a file, not a device or a pipe
+    ");
+    std::os::unix::fs::symlink("nowhere.png", cli.path("other.png")).unwrap();
+    snapshot!(cli.run(["a red fox", "-o", "other.png", "--no-clobber"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: other.png exists
+    hint: choose another name, or leave --no-clobber out
+    ");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_nobody_writes_to_is_no_picture() {
+    let cli = Cli::with_tiny_model();
+    let made = std::process::Command::new("mkfifo").arg(cli.path("pipe.png")).status().unwrap();
+    assert!(made.success());
+    snapshot!(cli.run(["a red fox", "-i", "pipe.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: pipe.png: not an ordinary file
+    hint: name a file, not a device or a pipe
+    ");
+}

@@ -91,7 +91,8 @@ fn help_for_generate() {
                                  klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv
 
     Picture:
-      -i, --input <FILE>      Reference image to edit or combine; repeat it for several
+      -i, --input <FILE>      Reference image to edit or combine; repeat it for several [aliases:
+                              --image, --ref-image]
       -W, --width <PX>        Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
                               reference's, or 512]
       -H, --height <PX>       Height in pixels; likewise
@@ -451,7 +452,7 @@ fn an_output_that_is_a_reference() {
     snapshot!(cli.run(["make it blue", "-i", "fox.png", "-o", "./fox.png"]), @"
     exit code: 2
     ----- stderr -----
-    error: ./fox.png is a reference image and would be replaced
+    error: ./fox.png is read by this run and would be replaced
     hint: choose another name with -o
     ");
     assert_eq!(cli.read("fox.png"), fox);

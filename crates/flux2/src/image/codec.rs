@@ -10,7 +10,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
@@ -90,13 +90,17 @@ pub fn open(path: &Path) -> Result<RgbImage> {
 /// [`Error::Io`]; [`Error::ImageFileTooLarge`] over [`MAX_FILE_BYTES`].
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let io = |source| Error::Io { path: path.into(), source };
+    // Opening a pipe that nobody writes to would wait for ever.
+    if !path.metadata().map_err(io)?.is_file() {
+        return Err(not_a_file(path));
+    }
     let file = File::open(path).map_err(io)?;
     let too_large = |bytes| Error::ImageFileTooLarge { path: path.into(), bytes, max: MAX_FILE_BYTES };
     let bytes = file.metadata().map_err(io)?.len();
     if bytes > MAX_FILE_BYTES {
         return Err(too_large(bytes));
     }
-    // The length of a pipe or device is not known before it is read, so the reading is bounded too.
+    // It may grow while it is read, so the reading is bounded too.
     let mut contents = Vec::with_capacity(bytes as usize + 1);
     let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents).map_err(io)? as u64;
     if read > MAX_FILE_BYTES { Err(too_large(read)) } else { Ok(contents) }
@@ -190,7 +194,7 @@ impl Input<'_> {
             return Err(self.animated());
         }
         let channels = reader.output_color_type().0.samples();
-        let mut pixels = vec![0; width as usize * height as usize * channels];
+        let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         reader.next_frame(&mut pixels).map_err(|e| self.broken(e))?;
         // Orientation may stand behind the pixels. They are all there, so whatever else is wrong behind them is let be.
         let _ = reader.finish();
@@ -231,7 +235,7 @@ impl Input<'_> {
         let profile = decoder.icc_profile().ok().flatten();
         let orientation = orientation(decoder.exif_metadata().ok().flatten().as_deref());
         let channels = usize::from(color_type.channel_count());
-        let mut pixels = vec![0; width as usize * height as usize * channels];
+        let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         decoder.read_image(&mut pixels).map_err(|e| self.broken(e))?;
         Ok(Decoded { width, height, grey: channels < 3, pixels: without_alpha(pixels, channels), profile, orientation })
     }
@@ -364,24 +368,62 @@ pub enum IfExists {
 /// # Errors
 /// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Nothing is left behind then.
 pub fn save(path: &Path, bytes: &[u8], if_exists: IfExists) -> Result<()> {
-    match (path.metadata(), if_exists) {
-        (Ok(_), IfExists::Fail) => return Err(Error::OutputExists { path: path.into() }),
-        // A rename would put a file in the place of a device such as /dev/null.
-        (Ok(found), IfExists::Replace) if !found.is_file() => {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file");
-            return Err(Error::Io { path: path.into(), source });
+    let target = target(path, if_exists)?;
+    write_and_rename(&target, bytes, if_exists).map_err(|error| unwritable(path, error))
+}
+
+/// Whether [`save`] could write there, as far as can be told without writing: for a check before long work.
+///
+/// # Errors
+/// Those of [`save`].
+pub fn check_save(path: &Path, if_exists: IfExists) -> Result<()> {
+    let target = target(path, if_exists)?;
+    tempfile::tempfile_in(folder_of(&target)).map(drop).map_err(|error| unwritable(path, error))
+}
+
+/// The file that a write to `path` would make or replace: at the end of its links, and an ordinary one.
+fn target(path: &Path, if_exists: IfExists) -> Result<PathBuf> {
+    let mut target = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&target) {
+            Ok(_) if if_exists == IfExists::Fail => return Err(Error::OutputExists { path: path.into() }),
+            Ok(found) if found.is_symlink() => {
+                let link = fs::read_link(&target).map_err(|error| unwritable(path, error))?;
+                target = folder_of(&target).join(link);
+            }
+            // A rename would put a file in the place of a device such as /dev/null.
+            Ok(found) if !found.is_file() => return Err(not_a_file(path)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(path, error)),
+            Ok(_) | Err(_) => return Ok(target),
         }
-        _ => {}
     }
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    write_and_rename(&target, bytes, if_exists).map_err(|source| match source.kind() {
+    Err(not_a_file(path))
+}
+
+/// Links that lead to links, at most.
+const MAX_LINKS: usize = 16;
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn not_a_file(path: &Path) -> Error {
+    Error::Io { path: path.into(), source: io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file") }
+}
+
+/// Without the name of the temporary file, which `tempfile` puts into its errors.
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
         io::ErrorKind::AlreadyExists => Error::OutputExists { path: path.into() },
-        _ => Error::Io { path: path.into(), source },
-    })
+        kind => {
+            let source = error.raw_os_error().map_or(kind.into(), io::Error::from_raw_os_error);
+            Error::Io { path: path.into(), source }
+        }
+    }
 }
 
 fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Result<()> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(target);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".dj-flux2-").suffix(".tmp");
     // Temporary files are private by default; this one becomes an ordinary file, so the umask decides.

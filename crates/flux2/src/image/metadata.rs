@@ -88,6 +88,20 @@ pub fn digest(bytes: &[u8]) -> String {
     })
 }
 
+/// Whether parameters with this prompt fit a picture of this format, for a check before long work.
+///
+/// # Errors
+/// [`Error::ImageParametersTooLong`] for a JPEG and a prompt that does not leave 4 kB for everything else.
+pub fn check_prompt(prompt: &str, format: ImageFormat) -> Result<()> {
+    // In EXIF the JSON is ASCII: anything else takes six bytes for each UTF-16 unit.
+    let plain = |c: char| c.is_ascii() && !c.is_ascii_control() && c != '"' && c != '\\';
+    let bytes = prompt.chars().map(|c| if plain(c) { 1 } else { 6 * c.len_utf16() }).sum::<usize>() + 4096;
+    match format {
+        ImageFormat::Jpeg if bytes > MAX_JPEG_EXIF => Err(Error::ImageParametersTooLong { bytes, max: MAX_JPEG_EXIF }),
+        _ => Ok(()),
+    }
+}
+
 /// The parameters in a PNG, JPEG or WebP of ours; none in any other file.
 ///
 /// # Errors

@@ -100,5 +100,15 @@ pub fn from_model_output(values: &[f32], width: u32, height: u32) -> Result<RgbI
     check_len(width, height, values.len())?;
     // A float to integer cast turns NaN into 0.
     let byte = |&x: &f32| ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-    RgbImage::new(width, height, values.iter().map(byte).collect())
+    let mut pixels = zeroed(values.len())?;
+    pixels.iter_mut().zip(values).for_each(|(pixel, value)| *pixel = byte(value));
+    RgbImage::new(width, height, pixels)
+}
+
+/// Room for pixels, or an error where there is none: their number comes from a file or a request.
+fn zeroed(bytes: usize) -> Result<Vec<u8>> {
+    let mut pixels = Vec::new();
+    pixels.try_reserve_exact(bytes).map_err(|_| flux2_backend::Error::OutOfMemory { bytes })?;
+    pixels.resize(bytes, 0);
+    Ok(pixels)
 }

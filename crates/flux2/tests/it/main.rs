@@ -3,6 +3,7 @@
 mod cancel;
 mod golden;
 mod hostile_files;
+mod house;
 mod images;
 mod layouts;
 mod noise;

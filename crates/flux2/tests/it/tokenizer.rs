@@ -174,9 +174,17 @@ fn builtin_tokenizer_is_the_published_file() {
 }
 
 #[test]
-fn notice_travels_with_the_crate() {
-    let notice = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
-    assert_eq!(notice("NOTICE"), notice("../../NOTICE"));
+fn notice_and_licence_travel_with_the_crates() {
+    let text = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap();
+    for (own, original) in [
+        ("crates/flux2/NOTICE", "NOTICE"),
+        ("crates/dj-flux2/NOTICE", "NOTICE"),
+        ("crates/flux2-backend/LICENSE", "LICENSE"),
+        ("crates/flux2/LICENSE", "LICENSE"),
+        ("crates/dj-flux2/LICENSE", "LICENSE"),
+    ] {
+        assert_eq!(text(own), text(original), "{own}");
+    }
 }
 
 // ---- files ----
