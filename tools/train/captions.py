@@ -1,0 +1,231 @@
+"""Pictures' descriptions and the sentences that ask for them.
+
+In:  a random.Random.
+Out: items (kind, pictures, caption): the target picture last, its references before it.
+
+A picture is seven integers: colour, pattern, subject, size, count, place, mirrored. What a caption leaves unsaid is drawn at
+random, so that the same words have many pictures and the seed chooses.
+"""
+
+from subjects import (COLOUR_NAMES, NAMES, PATTERNS, SHAPE_START, SIZES, held_out, plural, visible)
+
+T2I, EDIT, TWO_REFS = 0, 1, 2
+NUMBERS = {2: ["two", "two", "two", "2", "a pair of"], 3: ["three", "three", "three", "3"]}
+SIZE_WORDS = [["small", "small", "little", "tiny"], ["medium", "medium-sized", "medium sized"], ["large", "large", "big", "huge"]]
+PLACE_WORDS = [
+    ["at the top left", "top left", "in the top left corner", "in the upper left corner", "at the upper left"],
+    ["at the top", "top", "at the top center", "near the top", "at the upper edge"],
+    ["at the top right", "top right", "in the top right corner", "in the upper right corner", "at the upper right"],
+    ["at the left", "on the left", "on the left side", "left", "to the left"],
+    ["in the center", "in the middle", "centered", "in the centre", "at the center"],
+    ["at the right", "on the right", "on the right side", "right", "to the right"],
+    ["at the bottom left", "bottom left", "in the bottom left corner", "in the lower left corner", "at the lower left"],
+    ["at the bottom", "bottom", "at the bottom center", "near the bottom", "at the lower edge"],
+    ["at the bottom right", "bottom right", "in the bottom right corner", "in the lower right corner", "at the lower right"],
+]
+PREFIXES = ["a picture of ", "an image of ", "an emoji of ", "a drawing of ", "draw ", "show ", "an icon of ", "picture: "]
+FILLERS = """the a an and or of to in is it with for that this some very please make draw show here now just one only nice good old
+new simple clean bright cute lovely single style art sketch cartoon flat vector illustration poster card page frame scene view photo
+color colour full set has have can you me we my our your his its be are was on at by from like as so then than over under near next
+above below beside between against among around about through across along inside outside where when while what which who how there
+day night morning summer winter wood paper glass floor room garden field road city sea river hill space time world life work
+happy funny pretty quiet soft hard warm cold fast slow deep high low long short young many more most other such each every all""".split()
+SYLLABLES = "ba ko ri tu ne la sho mer vin dor pel ga zu fi wo ta lim san qua hy ed or ing ers bel con tra mo pi ny ul st".split()
+
+
+def article(noun):
+    return ("an " if noun[0] in "aeiou" and not noun.startswith("uni") else "a ") + noun
+
+
+def background(rng, colour, pattern):
+    """(noun phrase without article, whether it stands with one)."""
+    c = COLOUR_NAMES[colour]
+    if c == "gray" and rng.random() < 0.5:
+        c = "grey"
+    if pattern == 0:
+        words = [f"{c} background"] * 6 + [f"plain {c} background", f"solid {c} background", f"{c} backdrop", c]
+        phrase = rng.choice(words)
+        return phrase, phrase != c
+    if pattern == 1:
+        phrase = rng.choice([f"{c} gradient background", f"{c} gradient", f"{c} gradient", f"gradient {c} background"])
+        return phrase, True
+    phrase = rng.choice([f"striped {c} background", f"{c} striped background", f"{c} stripes", f"{c} stripes", f"background of {c} stripes"])
+    return phrase, not phrase.endswith("stripes") or phrase.startswith("back")
+
+
+def noun(rng, subject):
+    name = NAMES[subject]
+    if subject >= SHAPE_START and rng.random() < 0.05:
+        colour, shape = name.split(" ")
+        return f"{shape} in {colour}"
+    return name
+
+
+def thing(rng, subject, count, size):
+    """Noun phrase; `size` None leaves it unsaid."""
+    adjective = "" if size is None else rng.choice(SIZE_WORDS[size]) + " "
+    if count == 1:
+        name = adjective + noun(rng, subject)
+        r = rng.random()
+        return article(name) if r < 0.7 else name if r < 0.88 else "one " + name if r < 0.94 else "the " + name
+    return f"{rng.choice(NUMBERS[count])} {adjective}{plural(NAMES[subject])}"
+
+
+def letters(rng, text):
+    r = rng.random()
+    if r < 0.12:
+        text = text[0].upper() + text[1:]
+    elif r < 0.15:
+        text = text.upper()
+    elif r < 0.17:
+        text = text.title()
+    if rng.random() < 0.08:
+        text += rng.choice([".", ".", "!"])
+    return text
+
+
+def filler(rng):
+    if rng.random() < 0.35:
+        return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3)))
+    return rng.choice(FILLERS)
+
+
+def describe(rng, picture, everything=False):
+    """A caption of one picture. `everything`: nothing is left unsaid."""
+    colour, pattern, subject, size, count, place, _ = picture
+    say_bg = everything or rng.random() < 0.85
+    say_size = everything or rng.random() < (0.5 if count == 1 else 0.4)
+    say_place = count == 1 and (everything or rng.random() < 0.5)
+    if not everything and rng.random() < 0.22:
+        # Loose words around what matters teach the encoder to find subject and background in any sentence.
+        c = COLOUR_NAMES[colour]
+        bg = [c, f"{c} gradient", f"{c} stripes"][pattern]
+        parts = [thing(rng, subject, count, None)] + ([bg] if say_bg else [])
+        rng.shuffle(parts)
+        words = [filler(rng) for _ in range(rng.randint(0, 4))]
+        for part in parts:
+            words += [part + rng.choice(["", "", "", ",", ".", ";", ":"])] + [filler(rng) for _ in range(rng.randint(0, 6))]
+        return letters(rng, " ".join(words[:16]))
+    what = thing(rng, subject, count, size if say_size else None)
+    where = rng.choice(PLACE_WORDS[place]) if say_place else ""
+    if rng.random() < 0.12:
+        what = rng.choice(PREFIXES) + what
+    if not say_bg:
+        text = rng.choice([f"{what} {where}", f"{what}, {where}", f"{where}, {what}"]) if where else what
+        return letters(rng, text)
+    phrase, takes_article = background(rng, colour, pattern)
+    on = (article(phrase) if takes_article and rng.random() < 0.85 else phrase)
+    w = f" {where}" if where else ""
+    cw = f", {where}" if where else ""
+    text = rng.choice([
+        f"{what}{w} on {on}", f"{what} on {on}{w}", f"{what}{w} on {on}", f"{what} on {on}{cw}",
+        f"{what}{w}, {phrase}", f"{what}, {phrase}{cw}", f"{phrase}, {what}{w}", f"{on} with {what}{w}",
+        f"on {on}, {what}{w}", f"{what}{w} with {on}", f"{phrase}: {what}{cw}",
+    ])
+    return letters(rng, text)
+
+
+def picture(rng, eval_pairs=False):
+    """A random picture; of a held-out pair if `eval_pairs`, else never of one."""
+    while True:
+        subject, colour = rng.randrange(len(NAMES)), rng.randrange(len(COLOUR_NAMES))
+        if visible(subject, colour) and held_out(subject, colour) == eval_pairs:
+            break
+    r = rng.random()
+    count = 1 if r < 0.72 else 2 if r < 0.87 else 3
+    pattern = rng.choice([0, 0, 0, 1, 2])
+    size = rng.randrange(3) if count == 1 else rng.randrange(2)
+    place = rng.randrange(9) if count == 1 else 4
+    return (colour, pattern, subject, size, count, place, rng.randrange(2))
+
+
+def shown(p, allow):
+    """The picture is visible and, unless `allow`, its pair is trained on."""
+    return visible(p[2], p[0]) and (allow or not held_out(p[2], p[0]))
+
+
+def edit(rng, kind=None, source=None, allow=False):
+    """(kind of edit, source, target, caption)."""
+    while True:
+        p = source or picture(rng, allow)
+        c, pat, s, size, count, place, mirror = p
+        k = kind or rng.choice(["background"] * 5 + ["replace"] * 5 + ["size"] * 4 + ["add"] * 3 + ["move"] * 2)
+        name = NAMES[s]
+        it = rng.choice(["it", f"the {name}"]) if count == 1 else rng.choice(["them", f"the {plural(name)}"])
+        if k == "background":
+            c2, pat2 = rng.randrange(len(COLOUR_NAMES)), rng.choice([0, 0, 0, 1, 2])
+            q = (c2, pat2) + p[2:]
+            phrase, takes_article = background(rng, c2, pat2)
+            on = article(phrase) if takes_article else phrase
+            cn = COLOUR_NAMES[c2]
+            texts = [f"put {it} on {on}", f"{phrase} instead", f"change to {on}", f"give {it} {on}"]
+            short = {0: cn, 1: f"a {cn} gradient", 2: f"{cn} stripes"}[pat2]
+            striped = {0: cn, 1: f"{cn} gradient", 2: rng.choice([f"{cn} stripes", f"{cn} striped", f"striped {cn}"])}[pat2]
+            texts += [f"make the background {striped}"] * 3 + [f"change the background to {short}", f"change the background to {short}",
+                      f"turn the background {striped}", f"background: {short}", f"make the background {short}"]
+        elif k == "replace":
+            s2 = rng.randrange(len(NAMES))
+            q = (c, pat, s2) + p[3:]
+            a, b = (name, article(NAMES[s2])) if count == 1 else (plural(name), plural(NAMES[s2]))
+            texts = [f"replace the {a} with {b}"] * 4 + [f"turn the {a} into {b}", f"change the {a} to {b}", f"swap the {a} for {b}",
+                     f"make it {b}" if count == 1 else f"make them {b}", f"{b} instead of the {a}", f"change the {a} into {b}"]
+        elif k == "size":
+            step = rng.choice([-1, 1])
+            q = p[:3] + (size + step,) + p[4:]
+            if not 0 <= size + step <= (2 if count == 1 else 1):
+                if source:
+                    return None
+                continue
+            texts = ([f"make {it} smaller"] * 4 + [f"shrink {it}", "smaller", f"make {it} a bit smaller"] if step < 0 else
+                     [f"make {it} bigger"] * 2 + [f"make {it} larger"] * 2 + [f"enlarge {it}", "bigger", "larger"])
+        elif k == "add":
+            if size == 2 or count == 3:
+                if source:
+                    return None
+                continue
+            q = (c, pat, s, size, count + 1, 4, mirror)
+            texts = ["add another one", f"add another {name}", f"one more {name}", f"add one more {name}", "add one more"]
+            texts += ["add a second one", f"add a second {name}"] * 3 if count == 1 else ["add a third one", f"add a third {name}"] * 3
+        else:
+            if count != 1:
+                continue
+            to = rng.randrange(9)
+            q = p[:5] + (to, mirror)
+            words = rng.choice([w for w in PLACE_WORDS[to] if w.startswith(("at", "in", "on", "to"))])
+            texts = [f"move {it} {words}", f"put {it} {words}"]
+            if "at the " in words:
+                texts.append(f"move {it} to the {words[7:]}")
+        if q != p and shown(q, allow):
+            return k, p, q, letters(rng, rng.choice(texts))
+        if source:
+            return None
+
+
+def two_refs(rng, allow=False):
+    """(first, second, target, caption): the subject of one picture on the background of another."""
+    while True:
+        a, b = picture(rng, False), picture(rng, False)
+        target = b[:2] + a[2:]
+        if visible(target[2], target[0]) and held_out(target[2], target[0]) == allow:
+            break
+    i, j = ("1", "2") if rng.random() < 0.7 else ("2", "1")
+    name = NAMES[a[2]] if a[4] == 1 else plural(NAMES[a[2]])
+    text = rng.choice([f"the subject of image {i} on the background of image {j}"] * 4 + [
+        f"put the subject of image {i} on the background of image {j}", f"the {name} of image {i} on the background of image {j}",
+        f"the {name} from image {i} on the background of image {j}", f"put the {name} from image {i} onto the background of image {j}",
+        f"image {i} with the background of image {j}", f"use the background of image {j} for image {i}",
+    ])
+    first, second = (a, b) if i == "1" else (b, a)
+    return first, second, target, letters(rng, text)
+
+
+def item(rng, kind):
+    """(pictures with the target first, then the references, caption)."""
+    if kind == T2I:
+        p = picture(rng)
+        return (p,), "" if rng.random() < 0.02 else describe(rng, p)
+    if kind == EDIT:
+        _, source, target, text = edit(rng)
+        return (target, source), text
+    first, second, target, text = two_refs(rng)
+    return (target, first, second), text

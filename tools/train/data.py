@@ -1,0 +1,209 @@
+"""Pictures and token ids, made while training runs.
+
+In:  the font of Debian's fonts-noto-color-emoji, the tokenizer, the grammar of captions.py.
+Out: batches of pictures in [-1, 1] composed on the training device, token ids padded to MAX_TOKENS.
+
+Glyphs are rendered once with Pillow into one table (the atlas) on the device; a picture is then a few gathers, so the card
+makes its own data and the CPU only writes sentences.
+"""
+
+import multiprocessing as mp
+import os
+import random
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import captions
+from subjects import COLOURS, EMOJI_SUBJECTS, SHAPE_COLOURS, SHAPES, SIZE_INSET, SIZE_PX
+
+FONT = os.environ.get("MINI_FONT", "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+STRIKE = 109  # the only bitmap size in the font, in pixels per em
+MAX_TOKENS = 48
+TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+FULL = 128
+
+
+# ---- glyphs ----
+
+def _glyph(font, text):
+    """The glyph of `text` cropped to what is visible, centred on a square, premultiplied RGBA."""
+    canvas = Image.new("RGBA", (200, 200))
+    ImageDraw.Draw(canvas).text((20, 20), text, font=font, embedded_color=True)
+    canvas = canvas.crop(canvas.getbbox())
+    side = max(canvas.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(canvas, ((side - canvas.width) // 2, (side - canvas.height) // 2))
+    return square.convert("RGBa")
+
+
+def _shape(shape, colour):
+    """A plain shape at 8 times the size it is drawn at."""
+    n = 768
+    image = Image.new("L", (n, n))
+    d = ImageDraw.Draw(image)
+    a, z, h = 24, n - 24, n // 2
+    if shape == "circle":
+        d.ellipse((a, a, z, z), fill=255)
+    elif shape == "square":
+        d.rectangle((a + 40, a + 40, z - 40, z - 40), fill=255)
+    elif shape == "triangle":
+        d.polygon([(h, a + 20), (z, z - 50), (a, z - 50)], fill=255)
+    elif shape == "ring":
+        d.ellipse((a, a, z, z), fill=255)
+        d.ellipse((a + 170, a + 170, z - 170, z - 170), fill=0)
+    elif shape == "diamond":
+        d.polygon([(h, a), (z, h), (h, z), (a, h)], fill=255)
+    else:
+        d.rectangle((h - 110, a, h + 110, z), fill=255)
+        d.rectangle((a, h - 110, z, h + 110), fill=255)
+    rgba = Image.new("RGBA", (n, n), COLOURS[colour] + (0,))
+    rgba.putalpha(image)
+    return rgba.convert("RGBa")
+
+
+class Atlas:
+    """Every subject in every size as rows of premultiplied RGBA, 0..255, one after another."""
+
+    def __init__(self, device):
+        font = ImageFont.truetype(FONT, STRIKE)
+        sources = [_glyph(font, g) for _, g in EMOJI_SUBJECTS] + [_shape(s, c) for s in SHAPES for c in SHAPE_COLOURS]
+        rows, self.bases = [], []
+        for px in SIZE_PX:
+            self.bases.append(sum(len(r) for r in rows))
+            sized = [np.asarray(g.resize((px, px), Image.LANCZOS)) for g in sources]
+            rows.append(np.stack(sized).reshape(-1, 4))
+        self.rows = torch.from_numpy(np.concatenate(rows)).to(device)
+        self.base = torch.tensor(self.bases, device=device)
+        self.px = torch.tensor(SIZE_PX, device=device)
+        self.inset = torch.tensor(SIZE_INSET, device=device)
+        first = np.array(list(COLOURS.values()), dtype=np.float32)
+        light = np.where(first.min(1, keepdims=True) > 200, np.float32(190), first * 0.5 + 255 * 0.5).astype(np.float32)
+        self.colours = torch.from_numpy(np.stack([first, light])).to(device)  # the colour, and what it fades or stripes into
+        # Places of up to three things, in steps of the free space's half: [count, thing, (x, y)].
+        self.several = torch.tensor([[[1, 1], [9, 9], [9, 9]], [[0, 1], [2, 1], [9, 9]], [[1, 0], [0, 2], [2, 2]]], device=device)
+        self.device = device
+
+
+def backgrounds(atlas, colour, pattern, height, width, origin=None, full=FULL):
+    """[B, 3, height, width] in 0..255. `origin` [B, 2]: where the picture's top left lies in a larger one of height `full`."""
+    y = torch.arange(height, device=atlas.device)[None, :, None]
+    x = torch.arange(width, device=atlas.device)[None, None, :]
+    oy, ox = (0, 0) if origin is None else (origin[:, :1, None], origin[:, 1:, None])
+    fade = ((y + oy) / (full - 1)).expand(-1, height, width)
+    stripe = (((x + ox) // 8) % 2).float().expand(-1, height, width)
+    p = pattern[:, None, None]
+    w = torch.where(p == 1, fade, torch.where(p == 2, stripe, torch.zeros((), device=atlas.device)))[:, None]
+    return torch.lerp(atlas.colours[0][colour][:, :, None, None], atlas.colours[1][colour][:, :, None, None], w)
+
+
+def places(atlas, specs, height, width):
+    """Top left corners of up to three things: [B, 3, 2] as (x, y), and which of them are there [B, 3]."""
+    size, count, place = specs[:, 3], specs[:, 4], specs[:, 5]
+    steps = atlas.several[count - 1].clone()
+    single = torch.stack([place % 3, place // 3], -1)
+    steps[:, 0] = torch.where((count == 1)[:, None], single, steps[:, 0])
+    px, inset = atlas.px[size], atlas.inset[size]
+    free = torch.stack([width - px - 2 * inset, height - px - 2 * inset], -1)[:, None]
+    # The middle is moved onto the 16 px grid of tokens where a picture's size does not have it there.
+    middle = free // 2 // 16 * 16
+    at = torch.where(steps == 1, middle, torch.where(steps == 2, free, torch.zeros_like(free)))
+    return at + inset[:, None, None], steps[:, :, 0] < 9
+
+
+def compose(atlas, specs, height=FULL, width=FULL, origin=None, shift=None, full=None):
+    """Pictures [B, 3, height, width] in [-1, 1] of specs [B, 7]. `origin` cuts a window out of a `full` px picture."""
+    full = full or height
+    corner, there = places(atlas, specs, full, full if origin is not None else width)
+    if shift is not None:
+        corner = corner + shift[:, None]
+    image = backgrounds(atlas, specs[:, 0], specs[:, 1], height, width, origin, full)
+    y = torch.arange(height, device=atlas.device)[None, :, None]
+    x = torch.arange(width, device=atlas.device)[None, None, :]
+    if origin is not None:
+        y, x = y + origin[:, :1, None], x + origin[:, 1:, None]
+    px = atlas.px[specs[:, 3]][:, None, None]
+    start = (atlas.base[specs[:, 3]] + specs[:, 2] * atlas.px[specs[:, 3]] ** 2)[:, None, None]
+    for k in range(3):
+        gx, gy = x - corner[:, k, :1, None], y - corner[:, k, 1:, None]
+        inside = (gx >= 0) & (gx < px) & (gy >= 0) & (gy < px) & there[:, k, None, None]
+        gx = torch.where(specs[:, 6, None, None] == 1, px - 1 - gx, gx)
+        index = torch.where(inside, start + gy * px + gx, 0)
+        rgba = atlas.rows[index].float() * inside[..., None]
+        image = rgba[..., :3].movedim(-1, 1) + image * (1 - rgba[..., 3] / 255)[:, None]
+    return image / 127.5 - 1
+
+
+# ---- sentences ----
+
+def load_tokenizer(folder):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+
+
+def encode(tokenizer, texts, length=MAX_TOKENS):
+    """Token ids in the chat template, [N, length] int16, cut or padded as the pipeline does."""
+    pad = tokenizer.token_to_id("<|endoftext|>")
+    out = np.full((len(texts), length), pad, dtype=np.int16)
+    for row, e in zip(out, tokenizer.encode_batch([TEMPLATE.format(t) for t in texts])):
+        ids = e.ids[:length]
+        row[: len(ids)] = ids
+    return out
+
+
+def make_items(tokenizer, seed, kind, count):
+    """(specs [count, 1 + references, 7] int16, ids [count, MAX_TOKENS] int16)."""
+    rng = random.Random(seed)
+    items = [captions.item(rng, kind) for _ in range(count)]
+    return np.array([p for p, _ in items], dtype=np.int16), encode(tokenizer, [t for _, t in items])
+
+
+_worker_tokenizer = None
+
+
+def _start_worker(folder):
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    _worker_tokenizer = load_tokenizer(folder)
+
+
+def _work(job):
+    seed, kind, count = job
+    return kind, *make_items(_worker_tokenizer, seed, kind, count)
+
+
+def _jobs(seed, shares, chunk):
+    n = 0
+    while True:
+        for kind, share in enumerate(shares):
+            for _ in range(share):
+                yield seed * 1_000_003 + n, kind, chunk
+                n += 1
+
+
+def _from_pool(pool, jobs, ahead):
+    pending = []
+    while True:
+        # A bounded number of jobs in flight: imap would run ahead without end.
+        while len(pending) < ahead:
+            pending.append(pool.apply_async(_work, (next(jobs),)))
+        yield pending.pop(0).get()
+
+
+def stream(folder, seed, shares, chunk, workers):
+    """Endless (kind, specs, ids); `shares`: how many chunks of each kind in turn. Without workers they are made here.
+
+    Call it before anything touches the GPU: the workers are forks of this process.
+    """
+    jobs = _jobs(seed, shares, chunk)
+    if workers:
+        return _from_pool(mp.get_context("fork").Pool(workers, _start_worker, (folder,)), jobs, 3 * workers)
+    tokenizer = load_tokenizer(folder)
+    return ((kind, *make_items(tokenizer, s, kind, count)) for s, kind, count in jobs)
+
+
+def random_specs(rng, count, device):
+    return torch.tensor([captions.picture(rng) for _ in range(count)], device=device)
