@@ -26,7 +26,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
-    pipeline = Flux2KleinPipeline.from_pretrained(args.model, torch_dtype=dtype)
+    pipeline = Flux2KleinPipeline.from_pretrained(args.model, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
 
     stages = []
