@@ -1,15 +1,17 @@
 """Pictures' descriptions and the sentences that ask for them.
 
-In:  a random.Random.
-Out: items (kind, pictures, caption): the target picture last, its references before it.
+In:  a random.Random, and for loose sentences a list of common words.
+Out: items: pictures, the target first and its references after it, a caption, and what the caption leaves unsaid.
 
 A picture is seven integers: colour, pattern, subject, size, count, place, mirrored. What a caption leaves unsaid is drawn at
 random, so that the same words have many pictures and the seed chooses.
 """
 
-from subjects import (COLOUR_NAMES, NAMES, PATTERNS, SHAPE_START, SIZES, held_out, plural, visible)
+from subjects import COLOUR_NAMES, NAMES, SHAPE_START, held_out, plural, visible
 
 T2I, EDIT, TWO_REFS = 0, 1, 2
+# What a caption leaves to the seed, as bits.
+MIRROR, PLACE, SIZE, BACKGROUND = 1, 2, 4, 8
 NUMBERS = {2: ["two", "two", "two", "2", "a pair of"], 3: ["three", "three", "three", "3"]}
 SIZE_WORDS = [["small", "small", "little", "tiny"], ["medium", "medium-sized", "medium sized"], ["large", "large", "big", "huge"]]
 PLACE_WORDS = [
@@ -24,12 +26,6 @@ PLACE_WORDS = [
     ["at the bottom right", "bottom right", "in the bottom right corner", "in the lower right corner", "at the lower right"],
 ]
 PREFIXES = ["a picture of ", "an image of ", "an emoji of ", "a drawing of ", "draw ", "show ", "an icon of ", "picture: "]
-FILLERS = """the a an and or of to in is it with for that this some very please make draw show here now just one only nice good old
-new simple clean bright cute lovely single style art sketch cartoon flat vector illustration poster card page frame scene view photo
-color colour full set has have can you me we my our your his its be are was on at by from like as so then than over under near next
-above below beside between against among around about through across along inside outside where when while what which who how there
-day night morning summer winter wood paper glass floor room garden field road city sea river hill space time world life work
-happy funny pretty quiet soft hard warm cold fast slow deep high low long short young many more most other such each every all""".split()
 SYLLABLES = "ba ko ri tu ne la sho mer vin dor pel ga zu fi wo ta lim san qua hy ed or ing ers bel con tra mo pi ny ul st".split()
 
 
@@ -84,45 +80,77 @@ def letters(rng, text):
     return text
 
 
-def filler(rng):
-    if rng.random() < 0.35:
+def filler(rng, words):
+    """A word that says nothing about the picture: mostly a common one, at times one that nobody has heard."""
+    if not words or rng.random() < 0.12:
         return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3)))
-    return rng.choice(FILLERS)
+    if rng.random() < 0.45:
+        return rng.choice(words[:80])
+    return words[int(len(words) * rng.random() ** 1.5)]
 
 
-def describe(rng, picture, everything=False):
-    """A caption of one picture. `everything`: nothing is left unsaid."""
+def loose(rng, words, parts, most=16):
+    """`parts` in any order with loose words around them, so that the encoder finds what matters in any sentence."""
+    rng.shuffle(parts)
+    free = most - sum(part.count(" ") + 1 for part in parts)
+    out = [filler(rng, words) for _ in range(min(free, rng.choice([0, 0, 0, 1, 2, 3, 4])))]
+    for i, part in enumerate(parts):
+        out.append(part + rng.choice(["", "", "", "", ",", ".", ";", ":", " -"]))
+        last = i == len(parts) - 1
+        many = rng.choice([0, 0, 0, 1, 2, 3]) if last else rng.choice([0, 1, 1, 2, 2, 3, 4, 5])
+        out += [filler(rng, words) for _ in range(max(0, min(free - len(out) + i + 1, many)))]
+    return " ".join(out).rstrip(" ,;:-") + rng.choice(["", "", "", ".", "?", "!"])
+
+
+def loose_background(rng, words, colour, pattern):
+    """Colour and pattern with the words for a background or without them."""
+    c = COLOUR_NAMES[colour]
+    if c == "gray" and rng.random() < 0.3:
+        c = "grey"
+    if pattern == 0:
+        return rng.choice([c, c, c, c, f"{c} background", f"plain {c}", f"{c} {filler(rng, words)}", f"background {filler(rng, words)} {c}"])
+    kind = "gradient" if pattern == 1 else rng.choice(["stripes", "stripes", "striped"])
+    between = " ".join(filler(rng, words) for _ in range(rng.choice([0, 0, 1, 1, 2])))
+    a, b = (c, kind) if rng.random() < 0.6 else (kind, c)
+    return " ".join(f"{a} {between} {b}".split())
+
+
+def describe(rng, picture, words=(), everything=False):
+    """(a caption of one picture, what it leaves unsaid). `everything`: only its mirror image is."""
     colour, pattern, subject, size, count, place, _ = picture
     say_bg = everything or rng.random() < 0.85
     say_size = everything or rng.random() < (0.5 if count == 1 else 0.4)
     say_place = count == 1 and (everything or rng.random() < 0.5)
-    if not everything and rng.random() < 0.22:
-        # Loose words around what matters teach the encoder to find subject and background in any sentence.
-        c = COLOUR_NAMES[colour]
-        bg = [c, f"{c} gradient", f"{c} stripes"][pattern]
-        parts = [thing(rng, subject, count, None)] + ([bg] if say_bg else [])
-        rng.shuffle(parts)
-        words = [filler(rng) for _ in range(rng.randint(0, 4))]
-        for part in parts:
-            words += [part + rng.choice(["", "", "", ",", ".", ";", ":"])] + [filler(rng) for _ in range(rng.randint(0, 6))]
-        return letters(rng, " ".join(words[:16]))
+    if not everything and rng.random() < 0.4:
+        say_size, say_place = rng.random() < 0.25, count == 1 and rng.random() < 0.25
+        parts = [thing(rng, subject, count, size if say_size else None)]
+        parts += [loose_background(rng, words, colour, pattern)] if say_bg else []
+        parts += [rng.choice(PLACE_WORDS[place])] if say_place else []
+        text = loose(rng, words, parts)
+    else:
+        text = sentence(rng, picture, say_bg, say_size, say_place)
+    unsaid = MIRROR | (not say_bg) * BACKGROUND | (not say_size) * SIZE | (count == 1 and not say_place) * PLACE
+    return letters(rng, text), unsaid
+
+
+def sentence(rng, picture, say_bg, say_size, say_place):
+    """A caption in one of the usual forms."""
+    colour, pattern, subject, size, count, place, _ = picture
     what = thing(rng, subject, count, size if say_size else None)
     where = rng.choice(PLACE_WORDS[place]) if say_place else ""
     if rng.random() < 0.12:
         what = rng.choice(PREFIXES) + what
     if not say_bg:
-        text = rng.choice([f"{what} {where}", f"{what}, {where}", f"{where}, {what}"]) if where else what
-        return letters(rng, text)
+        return rng.choice([f"{what} {where}", f"{what}, {where}", f"{where}, {what}"]) if where else what
     phrase, takes_article = background(rng, colour, pattern)
     on = (article(phrase) if takes_article and rng.random() < 0.85 else phrase)
     w = f" {where}" if where else ""
     cw = f", {where}" if where else ""
-    text = rng.choice([
+    return rng.choice([
         f"{what}{w} on {on}", f"{what} on {on}{w}", f"{what}{w} on {on}", f"{what} on {on}{cw}",
         f"{what}{w}, {phrase}", f"{what}, {phrase}{cw}", f"{phrase}, {what}{w}", f"{on} with {what}{w}",
         f"on {on}, {what}{w}", f"{what}{w} with {on}", f"{phrase}: {what}{cw}",
     ])
-    return letters(rng, text)
 
 
 def picture(rng, eval_pairs=False):
@@ -149,7 +177,7 @@ def edit(rng, kind=None, source=None, allow=False):
     while True:
         p = source or picture(rng, allow)
         c, pat, s, size, count, place, mirror = p
-        k = kind or rng.choice(["background"] * 5 + ["replace"] * 5 + ["size"] * 4 + ["add"] * 3 + ["move"] * 2)
+        k = kind or rng.choice(["background"] * 4 + ["replace"] * 5 + ["size"] * 5 + ["add"] * 3 + ["move"] * 2)
         name = NAMES[s]
         it = rng.choice(["it", f"the {name}"]) if count == 1 else rng.choice(["them", f"the {plural(name)}"])
         if k == "background":
@@ -165,7 +193,7 @@ def edit(rng, kind=None, source=None, allow=False):
                       f"turn the background {striped}", f"background: {short}", f"make the background {short}"]
         elif k == "replace":
             s2 = rng.randrange(len(NAMES))
-            q = (c, pat, s2) + p[3:]
+            q = (c, pat, s2) + p[3:6] + (rng.randrange(2),)  # which way round the old one was may not be visible
             a, b = (name, article(NAMES[s2])) if count == 1 else (plural(name), plural(NAMES[s2]))
             texts = [f"replace the {a} with {b}"] * 4 + [f"turn the {a} into {b}", f"change the {a} to {b}", f"swap the {a} for {b}",
                      f"make it {b}" if count == 1 else f"make them {b}", f"{b} instead of the {a}", f"change the {a} into {b}"]
@@ -219,13 +247,13 @@ def two_refs(rng, allow=False):
     return first, second, target, letters(rng, text)
 
 
-def item(rng, kind):
-    """(pictures with the target first, then the references, caption)."""
+def item(rng, kind, words=()):
+    """(pictures with the target first, then the references; caption; what it leaves unsaid)."""
     if kind == T2I:
         p = picture(rng)
-        return (p,), "" if rng.random() < 0.02 else describe(rng, p)
+        return ((p,), "", MIRROR | PLACE | SIZE | BACKGROUND) if rng.random() < 0.02 else ((p,), *describe(rng, p, words))
     if kind == EDIT:
-        _, source, target, text = edit(rng)
-        return (target, source), text
+        edited, source, target, text = edit(rng)
+        return (target, source), text, MIRROR * (edited == "replace")
     first, second, target, text = two_refs(rng)
-    return (target, first, second), text
+    return (target, first, second), text, 0

@@ -153,26 +153,38 @@ def encode(tokenizer, texts, length=MAX_TOKENS):
     return out
 
 
-def make_items(tokenizer, seed, kind, count):
-    """(specs [count, 1 + references, 7] int16, ids [count, MAX_TOKENS] int16)."""
-    rng = random.Random(seed)
-    items = [captions.item(rng, kind) for _ in range(count)]
-    return np.array([p for p, _ in items], dtype=np.int16), encode(tokenizer, [t for _, t in items])
+def load_words(work):
+    """Common words that say nothing about a picture, the most common first."""
+    with open(os.path.join(work, "words.txt")) as f:
+        return f.read().split()
 
 
-_worker_tokenizer = None
+class Writer:
+    """Makes sentences of one kind and the specs of their pictures."""
+
+    def __init__(self, work):
+        self.tokenizer, self.words = load_tokenizer(os.path.join(work, "tokenizer")), load_words(work)
+
+    def __call__(self, seed, kind, count):
+        """(specs [count, 1 + references, 7] int16, ids [count, MAX_TOKENS] int16, unsaid [count] int16)."""
+        rng = random.Random(seed)
+        pictures, texts, unsaid = zip(*(captions.item(rng, kind, self.words) for _ in range(count)))
+        return np.array(pictures, dtype=np.int16), encode(self.tokenizer, texts), np.array(unsaid, dtype=np.int16)
 
 
-def _start_worker(folder):
-    global _worker_tokenizer
+_writer = None
+
+
+def _start_worker(work):
+    global _writer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    _worker_tokenizer = load_tokenizer(folder)
+    _writer = Writer(work)
 
 
 def _work(job):
     seed, kind, count = job
-    return kind, *make_items(_worker_tokenizer, seed, kind, count)
+    return kind, *_writer(seed, kind, count)
 
 
 def _jobs(seed, shares, chunk):
@@ -193,16 +205,54 @@ def _from_pool(pool, jobs, ahead):
         yield pending.pop(0).get()
 
 
-def stream(folder, seed, shares, chunk, workers):
-    """Endless (kind, specs, ids); `shares`: how many chunks of each kind in turn. Without workers they are made here.
+def stream(work, seed, shares, chunk, workers):
+    """Endless (kind, specs, ids, unsaid); `shares`: how many chunks of each kind in turn. Without workers they are made here.
 
     Call it before anything touches the GPU: the workers are forks of this process.
     """
     jobs = _jobs(seed, shares, chunk)
     if workers:
-        return _from_pool(mp.get_context("fork").Pool(workers, _start_worker, (folder,)), jobs, 3 * workers)
-    tokenizer = load_tokenizer(folder)
-    return ((kind, *make_items(tokenizer, s, kind, count)) for s, kind, count in jobs)
+        return _from_pool(mp.get_context("fork").Pool(workers, _start_worker, (work,)), jobs, 3 * workers)
+    writer = Writer(work)
+    return ((kind, *writer(s, kind, count)) for s, kind, count in jobs)
+
+
+# ---- noise ----
+
+# Channels of the noise whose means over all tokens choose what a caption leaves unsaid: (first, one past the last).
+PLACE_CHANNELS, SIZE_CHANNELS, COLOUR_CHANNELS, PATTERN_CHANNELS = (1, 10), (10, 13), (13, 25), (25, 30)
+
+
+def couple(noise, specs, unsaid):
+    """The noise [B, I, C] that leads to these pictures [B, 7]: the same distribution, but no longer independent of what is unsaid.
+
+    A caption that leaves the place open has nine pictures. Were the noise independent of the choice, the first steps would
+    aim at their average, and four steps would often end in a blend. So the choice is made a plain function of the noise: the
+    channel of a group with the largest mean names the place, the sign of another one's mean the mirror image, and so on.
+    Exchanging channels and flipping signs keeps noise of independent values what it is, so any noise can be drawn from.
+    """
+    means = noise.mean(1)
+    rows = torch.arange(len(noise), device=noise.device)
+    order = torch.arange(noise.shape[2], device=noise.device).repeat(len(noise), 1)
+    count = specs[:, 4]
+    pattern = torch.where(specs[:, 1] == 0, torch.randint(3, rows.shape, device=noise.device), specs[:, 1] + 2)
+    groups = [(PLACE_CHANNELS, specs[:, 5], (unsaid & captions.PLACE != 0) & (count == 1)),
+              (SIZE_CHANNELS, specs[:, 3], unsaid & captions.SIZE != 0),
+              (COLOUR_CHANNELS, specs[:, 0], unsaid & captions.BACKGROUND != 0),
+              (PATTERN_CHANNELS, pattern, unsaid & captions.BACKGROUND != 0)]
+    for (first, last), choice, open_ in groups:
+        candidates = means[:, first:last]
+        if first == SIZE_CHANNELS[0]:
+            # Several things are small or medium; the third channel then has no say.
+            alone = torch.stack([torch.zeros_like(means[:, 0])] * 2 + [torch.where(count == 1, 0.0, -torch.inf)], 1)
+            candidates = candidates + alone
+        largest, wanted = candidates.argmax(1) + first, choice + first
+        order[rows, largest] = torch.where(open_, wanted, largest)
+        order[rows, wanted] = torch.where(open_, largest, order[rows, wanted])
+    sign = torch.where((means[:, 0] > 0) == (specs[:, 6] == 1), 1.0, -1.0)
+    sign = torch.where(unsaid & captions.MIRROR != 0, sign, 1.0)
+    noise = noise.gather(2, order[:, None].expand_as(noise))
+    return torch.cat([noise[..., :1] * sign[:, None, None], noise[..., 1:]], -1)
 
 
 def random_specs(rng, count, device):

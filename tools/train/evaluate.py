@@ -25,6 +25,15 @@ class Judge:
         self.atlas, self.device = data.Atlas(device), device
         layouts = [(s, 1, p) for s in range(3) for p in range(9)] + [(s, c, 4) for s in range(2) for c in (2, 3)]
         self.layouts = torch.tensor(layouts, device=device)
+        whole = self.atlas.rows.float() / 127.5
+        ends = self.atlas.bases[1:] + [len(whole)]
+        sized = [whole[a:b].view(-1, px, px, 4) for a, b, px in zip(self.atlas.bases, ends, data.SIZE_PX)]
+        # A glyph over a background b leaves g + b (1 - a); its squared distance is a few products with these.
+        self.glyphs = []
+        for glyphs in sized:
+            both = torch.cat([glyphs, glyphs.flip(2)]).flatten(1, 2)
+            g, a = both[..., :3], both[..., 3] / 2
+            self.glyphs.append((g.flatten(1), a, (g * a[..., None]).flatten(1), g.square().sum((1, 2)), a.square()))
 
     def boxes(self, specs, margin=0):
         """Where the things are: [B, 1, 128, 128] of 0 and 1."""
@@ -46,10 +55,24 @@ class Judge:
         out[:n, 6], out[n:, 6] = 0, 1
         return out
 
-    def nearest(self, image, specs, mask):
+    def errors(self, image, background, spec):
+        """Squared error of a picture if its subject were each of all, both ways round, less that of the bare background: [2, subjects].
+
+        Only the boxes of the things are looked at, which is the same as looking everywhere.
+        """
+        corner, there = data.places(self.atlas, spec[None], 128, 128)
+        px, (g, a, ga, g2, a2) = data.SIZE_PX[int(spec[3])], self.glyphs[int(spec[3])]
+        total = 0
+        for (x, y), is_there in zip(corner[0].tolist(), there[0].tolist()):
+            if is_there:
+                seen, bare = (t[0, :, y : y + px, x : x + px].movedim(0, -1).reshape(-1, 3) for t in (image, background))
+                gap, bare = bare - seen, bare + 1
+                total = total + g2 + a2 @ bare.square().sum(1) - 2 * ga @ bare.flatten() + 2 * g @ gap.flatten() - 2 * a @ (bare * gap).sum(1)
+        return total.view(2, -1)
+
+    def nearest(self, image, specs):
         """Index of the nearest candidate, mirror images folded together."""
-        errors = ((data.compose(self.atlas, specs) - image).square() * mask).flatten(1).sum(1)
-        return int(errors.argmin()) % (len(specs) // 2)
+        return int((data.compose(self.atlas, specs) - image).square().flatten(1).sum(1).argmin()) % (len(specs) // 2)
 
     def __call__(self, images, specs):
         """(subject right, background right, layout right) of each picture, [B, 3]."""
@@ -59,27 +82,22 @@ class Judge:
         plain = data.backgrounds(self.atlas, colours, patterns, 128, 128) / 127.5 - 1
         for i, spec in enumerate(specs):
             image = images[i : i + 1]
-            mask = self.boxes(spec[None])
-            subject = self.nearest(image, self.variants(spec, 2, list(range(len(NAMES)))), mask)
+            background = data.backgrounds(self.atlas, spec[:1], spec[1:2], 128, 128) / 127.5 - 1
+            subject = int(self.errors(image, background, spec).amin(0).argmin())
             outside = 1 - self.boxes(spec[None], 4)
             back = int(((plain - image).square() * outside).flatten(1).sum(1).argmin())
             near = self.variants(spec, slice(3, 6), self.layouts)
-            layout = self.layouts[self.nearest(image, near, torch.ones_like(mask))]
+            layout = self.layouts[self.nearest(image, near)]
             out[i, 0] = subject == int(spec[2])
             out[i, 1] = back == int(spec[0]) * len(PATTERNS) + int(spec[1])
             out[i, 2] = bool((layout == spec[3:6]).all())
         return out
 
     def anywhere(self, image, colour, pattern):
-        """(subject, colour, pattern) of a picture of one unplaced thing: the best of every size and place."""
-        best, subject = float("inf"), -1
-        n = len(NAMES)
-        for size, _, place in self.layouts[:27].tolist():
-            specs = torch.tensor([[colour, pattern, s, size, 1, place, m] for m in (0, 1) for s in range(n)], device=self.device)
-            errors = (data.compose(self.atlas, specs) - image).square().flatten(1).sum(1)
-            if errors.min() < best:
-                best, subject = float(errors.min()), int(errors.argmin()) % n
-        return subject
+        """The subject of a picture of one unplaced thing: the best of every size and place."""
+        background = data.backgrounds(self.atlas, *torch.tensor([[colour], [pattern]], device=self.device), 128, 128) / 127.5 - 1
+        specs = torch.tensor([[colour, pattern, 0, size, 1, place, 0] for size, _, place in self.layouts[:27].tolist()], device=self.device)
+        return int(torch.stack([self.errors(image, background, spec) for spec in specs]).amin((0, 1)).argmin())
 
 
 class Model:
@@ -124,6 +142,7 @@ def main():
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--weights", default="ema", choices=["ema", "params"])
     parser.add_argument("--steps", type=int, nargs="*", default=[4])
+    parser.add_argument("--captions", action="store_true", help="name the captions that came out wrong")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     if args.threads:
@@ -136,7 +155,7 @@ def main():
     chosen = [captions.picture(rng, True) for _ in range(args.count)]
     specs = tensor(chosen)
     truth = data.compose(judge.atlas, specs)
-    texts = [captions.describe(rng, p, everything=True) for p in chosen]
+    texts = [captions.describe(rng, p, everything=True)[0] for p in chosen]
     easy = ((specs[:, 3] > 0) & (specs[:, 4] == 1)).cpu()
     def row(name, result):
         s = result[:, 0]
@@ -172,26 +191,29 @@ def main():
     print(f"two references: both right {percent(result[:, 0] * result[:, 1])} subject {percent(result[:, 0])} background "
           f"{percent(result[:, 1])} layout {percent(result[:, 2])}", flush=True)
 
-    here = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(here, "heldout_captions.txt")) as f:
+    for name in ("heldout_captions.txt", "tuning_captions.txt"):
+        wordings(judge, model, name, args.captions)
+
+
+def wordings(judge, model, name, show):
+    """Captions in words that training never saw: `caption | subject | colour | pattern` in each line."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)) as f:
         lines = [[part.strip() for part in line.split("|")] for line in f if line.strip() and line[0] != "#"]
     images = model.draw([line[0] for line in lines])
-    colours = torch.arange(len(COLOUR_NAMES), device=device).repeat_interleave(len(PATTERNS))
-    patterns = torch.arange(len(PATTERNS), device=device).repeat(len(COLOUR_NAMES))
+    colours = torch.arange(len(COLOUR_NAMES), device=judge.device).repeat_interleave(len(PATTERNS))
+    patterns = torch.arange(len(PATTERNS), device=judge.device).repeat(len(COLOUR_NAMES))
     plain = data.backgrounds(judge.atlas, colours, patterns, 128, 128) / 127.5 - 1
     good, wrong = 0, []
     for i, (text, subject, colour, pattern) in enumerate(lines):
         image = images[i : i + 1]
-        # The background fills most of the picture's edge wherever the thing stands: the median error over the pixels.
+        # The background fills most of the picture wherever the thing stands: a low quantile of the error over the pixels.
         back = int((plain - image).square().mean(1).flatten(1).quantile(0.4, dim=1).argmin())
         got = judge.anywhere(image, back // len(PATTERNS), back % len(PATTERNS))
         answer = (NAMES[got], COLOUR_NAMES[back // len(PATTERNS)], PATTERNS[back % len(PATTERNS)])
-        if answer == (subject, colour, pattern):
-            good += 1
-        else:
-            wrong.append((text, answer))
-    print(f"sentences never trained: subject and background right {100 * good / len(lines):.1f}")
-    for text, answer in wrong:
+        good += answer == (subject, colour, pattern)
+        wrong += [] if answer == (subject, colour, pattern) else [(text, answer)]
+    print(f"{name}: subject and background right {100 * good / len(lines):.1f}", flush=True)
+    for text, answer in wrong if show else []:
         print("   ", text, "->", *answer)
 
 

@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 TAPS = (1, 2, 3)
 LATENT = 16
 HIDDEN = 96
-VOCAB = 1024
+VOCAB = 2048
 
 
 def make_vae():
@@ -37,6 +37,12 @@ def make_text_encoder():
     model = Qwen3ForCausalLM(config)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
     return model
+
+
+def autocast(device):
+    """Products in bf16 where they are fast: on a GPU, and on processors with AVX-512."""
+    fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 # ---- text ----
@@ -162,8 +168,10 @@ class Trainer:
         self.params = matrices + rest
         self.device = self.params[0].device
         self.weight_decay, self.betas, self.momentum = weight_decay, betas, momentum
-        for p in self.params:
-            p.grad = torch.zeros_like(p)
+        # All gradients lie in one tensor, so that several devices exchange them at once.
+        self.flat = torch.zeros(sum(p.numel() for p in self.params), device=self.device)
+        for p, part in zip(self.params, self.flat.split([p.numel() for p in self.params])):
+            p.grad = part.view(p.shape)
         zeros = lambda ps: [torch.zeros_like(p) for p in ps]
         self.buffers, self.first, self.second = zeros(matrices), zeros(rest), zeros(rest)
         self.ema = [p.detach().clone() for p in self.params]
@@ -204,7 +212,7 @@ class Trainer:
         gap = torch._foreach_sub(self.params, self.ema)
         torch._foreach_mul_(gap, self.ema_step)
         torch._foreach_add_(self.ema, gap)
-        torch._foreach_zero_([p.grad for p in self.params])
+        self.flat.zero_()
 
     def step(self, muon_lr, adam_lr, ema_decay):
         self.muon_lr.fill_(muon_lr)
@@ -225,7 +233,7 @@ class Trainer:
             torch.cuda.current_stream().wait_stream(stream)
             torch.cuda.synchronize()
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self._step()
             for t, s in zip(self.params + self.buffers + self.first + self.second + self.ema, saved):
                 t.data.copy_(s)

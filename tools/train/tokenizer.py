@@ -1,19 +1,31 @@
 """Stage 1: the tokenizer. Seconds on one core.
 
-In:  sentences of the grammar.
-Out: FOLDER/tokenizer.json and tokenizer_config.json: byte-level BPE by Qwen's rules with 1019 entries and 5 added tokens.
+In:  sentences of the grammar; the most common English words, from the package wordfreq.
+Out: WORK/tokenizer with tokenizer.json and tokenizer_config.json: byte-level BPE by Qwen's rules, 2043 entries and 5 added tokens;
+     WORK/words.txt: the common words that loose sentences are filled with.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 
+import wordfreq
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import captions
+from models import VOCAB
+from subjects import COLOUR_NAMES, NAMES, plural
 
-VOCAB = 1024
+COMMON = 2000
+# Words that mean something in a caption, and some that do not belong into one.
+TAKEN = """background backdrop gradient stripe stripes striped plain solid small little tiny medium sized large big huge top bottom left right
+center centre centered middle corner upper lower edge side one two three four five six pair couple second third another more both each several many replace
+instead swap turn change make put move add give bigger smaller larger shrink enlarge image picture not no never none nothing without
+neither nor jewish muslim islamic christian black white terrorist terrorism gun guns war weapons weapon isn't don't doesn't didn't wasn't won't can't wouldn't couldn't shouldn't aren't ain't grey fuck fucking shit sex sexual sexy
+porn bitch ass damn hell dick pussy nigga rape nude naked cock cum kill killed killing murder suicide nazi hitler slut whore cunt""".split()
+
 # Qwen2 and Qwen3 split text here before merging; the loader accepts no other pattern.
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 ADDED = [("<|endoftext|>", True), ("<|im_start|>", True), ("<|im_end|>", True), ("<think>", False), ("</think>", False)]
@@ -22,16 +34,27 @@ CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message.role 
                  "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}")
 
 
+def common_words():
+    """The most common words that are no name, colour, size, place or number, nor part of one."""
+    taken = set(TAKEN) | set(COLOUR_NAMES) | {part for name in NAMES for form in (name, plural(name)) for part in form.split()}
+    words = [w for w in wordfreq.top_n_list("en", 2 * COMMON) if re.fullmatch(r"[a-z']+", w) and (len(w) > 1 or w in "ai")]
+    return [w for w in words if w not in taken][:COMMON]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True, help="folder for tokenizer.json")
+    parser.add_argument("--work", required=True, help="folder of the training run")
     args = parser.parse_args()
-    os.makedirs(args.out, exist_ok=True)
+    out = os.path.join(args.work, "tokenizer")
+    os.makedirs(out, exist_ok=True)
+    words = common_words()
+    with open(os.path.join(args.work, "words.txt"), "w") as f:
+        f.write("\n".join(words) + "\n")
 
     rng = random.Random(1)
     kinds = [captions.T2I] * 3 + [captions.EDIT] * 2 + [captions.TWO_REFS]
-    corpus = ["user\n" + captions.item(rng, rng.choice(kinds))[1].lower() for _ in range(60_000)]
-    corpus += ["user\n" + captions.item(rng, rng.choice(kinds))[1] for _ in range(10_000)] + ["assistant\n", "\n\n"] * 1000
+    sentence = lambda: "user\n" + captions.item(rng, rng.choice(kinds), words)[1]
+    corpus = [sentence().lower() for _ in range(100_000)] + [sentence() for _ in range(15_000)] + ["assistant\n", "\n\n"] * 1000
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -46,13 +69,13 @@ def main():
     added = [AddedToken(text, special=special, normalized=False) for text, special in ADDED]
     tokenizer.add_tokens(added)
     assert tokenizer.get_vocab_size() == VOCAB, tokenizer.get_vocab_size()
-    tokenizer.save(os.path.join(args.out, "tokenizer.json"), pretty=False)
+    tokenizer.save(os.path.join(out, "tokenizer.json"), pretty=False)
     decoder = {str(tokenizer.token_to_id(text)): {"content": text, "lstrip": False, "normalized": False, "rstrip": False,
                                                   "single_word": False, "special": special} for text, special in ADDED}
     config = {"add_prefix_space": False, "added_tokens_decoder": decoder, "bos_token": None, "chat_template": CHAT_TEMPLATE,
               "clean_up_tokenization_spaces": False, "eos_token": "<|im_end|>", "errors": "replace", "model_max_length": 131072,
               "pad_token": "<|endoftext|>", "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer", "unk_token": None}
-    with open(os.path.join(args.out, "tokenizer_config.json"), "w") as f:
+    with open(os.path.join(out, "tokenizer_config.json"), "w") as f:
         json.dump(config, f, indent=2)
     lengths = sorted(len(e.ids) for e in tokenizer.encode_batch(corpus[:5000]))
     print("tokens of a sentence, without 10 of template: mean", sum(lengths) / len(lengths), "99 %", lengths[4950], "most", lengths[-1])

@@ -1,61 +1,69 @@
-"""Stage 3: the transformer and the text encoder, together, from scratch.
+"""Stage 3: the transformer and the text encoder, together, from scratch or from an exported model.
 
-In:  WORK/tokenizer, WORK/vae.pt.
+In:  WORK/tokenizer, WORK/words.txt, WORK/vae.pt.
 Out: WORK/flow_{params,ema,optimizer}.pt to go on from; flow_ema.pt is what is exported.
 
-Flow matching on normalised latents: x_t = (1 - t) x + t n, the network gives n - x. Sentences come from worker processes,
-pictures and latents from the card; latents are kept in rings, so that one is encoded once and used some tens of times.
-Text-to-image, edits, two references and a larger size are mixed in every stretch of four steps.
+Flow matching on normalised latents: x_t = (1 - t) x + t n, the network gives n - x. What a caption leaves unsaid is tied to the
+noise (data.couple). Sentences come from worker processes, pictures and latents from the card; latents are kept in rings, so
+that one is encoded once and used a few times. Text-to-image, edits, two references and larger sizes are mixed in every four steps.
+Several GPUs (`torchrun --nproc-per-node N transformer.py …`) each take a batch of their own and share gradients.
 """
 
 import argparse
+import math
 import os
 import time
 
 import torch
+import torch.distributed as dist
 
 import captions
 import data
 import models
 
-# What is trained on: (sentences, side in px, share of a step, in which of four steps).
+# What is trained on: (sentences, side in px, share of a step, in which of four steps). Every step has the same sum of shares.
 TASKS = [
     (captions.T2I, 128, 6, (0, 1, 2, 3)),
     (captions.EDIT, 128, 2, (0, 1, 2, 3)),
-    (captions.TWO_REFS, 128, 1, (0, 2, 3)),
+    (captions.TWO_REFS, 128, 1, (0, 2)),
     (captions.T2I, 192, 1, (1,)),
+    (captions.T2I, 256, 1, (3,)),
 ]
+SHARES = 9
+LARGER = {1: 3, 2: 4}  # which of ten chunks of text-to-image sentences go to which larger size
+POOLS = (1.0, 0.7, 0.3, 0.1, 0.1)  # latents kept of each task, in parts of --pool
 FEED = (12, 4, 2)  # chunks of sentences of each kind in turn
-CHUNK = 1024  # sentences; on a CPU 32
+CHUNK = 1024  # sentences; on a CPU 16
 
 
 class Ring:
-    """Latents [capacity, pictures, I, 64] and token ids of one task on the device; new ones replace the oldest."""
+    """Latents [capacity, pictures, I, 64], token ids, specs and unsaid of one task on the device; new ones replace the oldest."""
 
     def __init__(self, capacity, pictures, tokens, device):
-        self.latents = torch.empty(capacity, pictures, tokens, 4 * models.LATENT, dtype=torch.bfloat16, device=device)
-        self.ids = torch.empty(capacity, data.MAX_TOKENS, dtype=torch.int16, device=device)
-        self.next = self.filled = 0
+        empty = lambda *shape, dtype=torch.int16: torch.empty(capacity, *shape, dtype=dtype, device=device)
+        self.parts = [empty(pictures, tokens, 4 * models.LATENT, dtype=torch.bfloat16), empty(data.MAX_TOKENS), empty(7), empty()]
+        self.capacity, self.next, self.filled = capacity, 0, 0
 
-    def add(self, latents, ids):
-        n = min(len(latents), len(self.latents) - self.next)
-        self.latents[self.next : self.next + n] = latents[:n]
-        self.ids[self.next : self.next + n] = ids[:n]
+    def add(self, *parts):
+        n = min(len(parts[0]), self.capacity - self.next)
+        for mine, new in zip(self.parts, parts):
+            mine[self.next : self.next + n] = new[:n]
         self.filled = max(self.filled, self.next + n)
-        self.next = (self.next + n) % len(self.latents)
+        self.next = (self.next + n) % self.capacity
 
-    def draw(self, n):
-        at = torch.randint(self.filled, (n,), device=self.ids.device)
-        return self.latents[at].float(), self.ids[at].long()
+    def take(self, at):
+        """(latents, token ids, specs, unsaid) of these entries."""
+        latents, *rest = (part[at] for part in self.parts)
+        return latents.float(), *(part.long() for part in rest)
 
 
 class Feeder:
     """Turns sentences and specs into latents."""
 
-    def __init__(self, args, source, vae, device, chunk):
+    def __init__(self, pool, source, vae, device, chunk):
         self.atlas, self.vae, self.device = data.Atlas(device), vae, device
-        sizes = [args.pool, int(args.pool * 0.7), int(args.pool * 0.3), args.pool // 10]
-        self.rings = [Ring(c, t + 1 if t != captions.T2I else 1, (side // 16) ** 2, device) for c, (t, side, _, _) in zip(sizes, TASKS)]
+        self.rings = [Ring(int(pool * part), kind + 1 if kind != captions.T2I else 1, (side // 16) ** 2, device)
+                      for part, (kind, side, _, _) in zip(POOLS, TASKS)]
         self.chunk = chunk
         self.source = source
         self.turn = 0
@@ -63,30 +71,79 @@ class Feeder:
     @torch.no_grad()
     def feed(self):
         """One chunk of sentences; returns how many pictures were encoded."""
-        kind, specs, ids = next(self.source)
+        kind, *parts = next(self.source)
         task = kind
         if kind == captions.T2I:
             self.turn += 1
-            task = 3 if self.turn % 10 == 5 else 0
-        specs = torch.from_numpy(specs).to(self.device, non_blocking=True).long()
-        ids = torch.from_numpy(ids).to(self.device, non_blocking=True)
+            task = LARGER.get(self.turn % 10, 0)
+        specs, ids, unsaid = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in parts)
         side = TASKS[task][1]
-        flat = specs.reshape(-1, 7)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        flat = specs.reshape(-1, 7).long()
+        with models.autocast(self.device):
             latents = torch.cat([models.encode_tokens(self.vae, data.compose(self.atlas, part, side, side))
-                                 for part in flat.split(self.chunk // 2)])
-        self.rings[task].add(latents.view(len(specs), -1, *latents.shape[1:]), ids)
+                                 for part in flat.split(self.chunk // 2 * 128**2 // side**2)])
+        self.rings[task].add(latents.view(len(specs), -1, *latents.shape[1:]), ids, specs[:, 0], unsaid)
         return len(flat)
 
 
-def times(n, tokens, device):
-    """Half at random as the pipeline's schedule is spaced, a quarter exactly its four levels, a quarter uniform."""
-    u = torch.rand(n, device=device)
-    e = 2.718281828459045 ** models.pipeline_mu(tokens, 4)
-    shifted = e * u / (1 + (e - 1) * u)
-    levels = torch.tensor(models.sigmas(tokens, 4)[:-1], device=device)
-    exact = levels[torch.randint(4, (n,), device=device)]
-    r = torch.rand(n, device=device)
+class Lesson:
+    """One task's part of a training step: samples drawn, loss and gradients added; on a GPU one captured graph."""
+
+    def __init__(self, task, ring, unit, networks, pad, device):
+        (self.kind, side, share, self.turns), self.ring = task, ring
+        self.transformer, self.encoder, self.pad, self.device = *networks, pad, device
+        self.n, self.weight = unit * share, share / SHARES
+        self.at = torch.zeros(self.n, dtype=torch.long, device=device)
+        self.loss = torch.zeros((), device=device)
+        references = self.kind if self.kind != captions.T2I else 0
+        self.ids = models.position_ids(side, side, references, device, data.MAX_TOKENS)
+        tokens = (side // 16) ** 2
+        self.mu, self.levels = models.pipeline_mu(tokens, 4), torch.tensor(models.sigmas(tokens, 4)[:-1], device=device)
+        self.graph = None
+
+    def _run(self):
+        pictures, tokens, specs, unsaid = self.ring.take(self.at)
+        x, refs = pictures[:, 0], pictures[:, 1:].flatten(1, 2)
+        count = x.shape[1]
+        t = times(self.n, self.levels, self.mu)
+        noise = data.couple(torch.randn_like(x), specs, unsaid)
+        inputs = torch.lerp(x, noise, t[:, None, None])
+        if refs.shape[1]:
+            inputs = torch.cat([inputs, refs], 1)
+        with models.autocast(self.device):
+            context = models.text_states(self.encoder, tokens, self.pad)
+            v = self.transformer(hidden_states=inputs, encoder_hidden_states=context, timestep=t, txt_ids=self.ids[0],
+                                 img_ids=self.ids[1], return_dict=False)[0][:, :count]
+        loss = (v.float() - (noise - x)).square().mean()
+        (loss * self.weight).backward()
+        self.loss += loss.detach()
+
+    def run(self):
+        self.at.random_(0, self.ring.filled)
+        self.graph.replay() if self.graph else self._run()
+
+    def capture(self):
+        """What it launches is recorded once: thousands of small kernels cost more to start than to run."""
+        self.at.random_(0, self.ring.filled)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._run()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._run()
+        self.graph = graph
+
+
+def times(n, levels, mu):
+    """Half at random as the pipeline's schedule is spaced, a quarter exactly its `levels`, a quarter uniform."""
+    u = torch.rand(n, device=levels.device)
+    shifted = math.exp(mu) * u / (1 + (math.exp(mu) - 1) * u)
+    exact = levels[torch.randint(len(levels), (n,), device=levels.device)]
+    r = torch.rand(n, device=levels.device)
     return torch.where(r < 0.5, shifted, torch.where(r < 0.75, exact, u)).clamp(1e-3, 1)
 
 
@@ -110,9 +167,11 @@ def load_vae(work, device):
 def save(folder, trainer, names, seconds, step):
     state = trainer.state()
     base = {"names": names, "seconds": seconds, "step": step}
-    torch.save({**base, "params": state.pop("params")}, os.path.join(folder, "flow_params.pt"))
-    torch.save({**base, "ema": state.pop("ema")}, os.path.join(folder, "flow_ema.pt"))
-    torch.save({**base, **state}, os.path.join(folder, "flow_optimizer.pt"))
+    parts = {"params": {"params": state.pop("params")}, "ema": {"ema": state.pop("ema")}, "optimizer": state}
+    for part, values in parts.items():
+        path = os.path.join(folder, f"flow_{part}.pt")
+        torch.save({**base, **values}, path + ".new")
+        os.replace(path + ".new", path)
 
 
 def resume(work, trainer):
@@ -126,98 +185,132 @@ def resume(work, trainer):
     return state["seconds"], state["step"]
 
 
+@torch.no_grad()
+def start_from(folder, transformer, encoder, tokenizer):
+    """Weights of an exported model; embeddings go by the token's text, those of new tokens stay as they were drawn."""
+    from safetensors.torch import load_file
+
+    transformer.load_state_dict({n: t.float() for n, t in load_file(os.path.join(folder, "transformer", "diffusion_pytorch_model.safetensors")).items()})
+    weights = {n: t.float() for n, t in load_file(os.path.join(folder, "text_encoder", "model.safetensors")).items()}
+    old, known = data.load_tokenizer(os.path.join(folder, "tokenizer")).get_vocab(), weights.pop("model.embed_tokens.weight")
+    for token, row in tokenizer.get_vocab().items():
+        if token in old:
+            encoder.model.embed_tokens.weight[row] = known[old[token]]
+    encoder.load_state_dict(weights, strict=False)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", required=True, help="folder with tokenizer and vae.pt; checkpoints go here")
-    parser.add_argument("--copy", help="also save the checkpoint here")
+    parser.add_argument("--init", help="exported model whose weights the first call begins with")
     parser.add_argument("--seconds", type=float, default=6 * 3600, help="training time over all calls")
     parser.add_argument("--stop-after", type=float, default=1e9, help="end this call after so many seconds, preparation included")
-    parser.add_argument("--batch", type=int, default=0, help="samples of 9 shares per step (0: 1152 on a GPU, 36 else)")
+    parser.add_argument("--save-every", type=float, default=600, help="seconds between checkpoints")
+    parser.add_argument("--batch", type=int, default=0, help="samples of 9 shares per step and device (0: 1152 on a GPU, 36 else)")
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--pool", type=int, default=0, help="latents kept of text-to-image (0: 500000 on a GPU, 6000 else)")
+    parser.add_argument("--pool", type=int, default=0, help="latents kept of text-to-image (0: 400000 on a GPU, 6000 else)")
     parser.add_argument("--first", type=int, default=0, help="pictures encoded before the first step")
-    parser.add_argument("--feed-every", type=int, default=2, help="steps per freshly encoded chunk")
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--feed-every", type=int, default=3, help="steps per freshly encoded chunk")
+    parser.add_argument("--workers", type=int, default=0, help="processes that write sentences, of each device")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     began = time.time()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     resumed = torch.load(os.path.join(args.work, "flow_params.pt"))["step"] if os.path.exists(os.path.join(args.work, "flow_params.pt")) else 0
-    chunk = CHUNK if torch.cuda.is_available() else 32
-    source = data.stream(os.path.join(args.work, "tokenizer"), args.seed + resumed, FEED, chunk, args.workers)
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
+    seed = args.seed + 1000 * rank + resumed
+    # Counting GPUs does not start CUDA, so the workers can still be forks.
+    gpu = torch.cuda.device_count() > 0
+    chunk = CHUNK if gpu else 16
+    source = data.stream(args.work, seed, FEED, chunk, args.workers)
+    device = torch.device("cuda", rank) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if world > 1:
+        dist.init_process_group("nccl" if gpu else "gloo")
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.pool = args.pool or (500_000 if gpu else 6000)
-    batch = args.batch or (1152 if gpu else 36)
-    unit = batch // 9
-    args.first = args.first or (150_000 if gpu else 600)
+    unit = (args.batch or (1152 if gpu else 36)) // SHARES
+    args.first = args.first or (100_000 if gpu else 600)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
 
-    feeder = Feeder(args, source, load_vae(args.work, device), device, chunk)
-    transformer, encoder = models.make_transformer().to(device), models.make_text_encoder().to(device)
+    feeder = Feeder(args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device), device, chunk)
+    transformer, encoder = models.make_transformer(), models.make_text_encoder()
+    tokenizer = data.load_tokenizer(os.path.join(args.work, "tokenizer"))
+    if args.init:
+        start_from(args.init, transformer, encoder, tokenizer)
+    transformer, encoder = transformer.to(device), encoder.to(device)
     names, matrices, rest = split_parameters(transformer, encoder)
     trainer = models.Trainer(matrices, rest)
     spent, step = resume(args.work, trainer)
-    if step:
-        torch.manual_seed(args.seed + step)
-    pad = data.load_tokenizer(os.path.join(args.work, "tokenizer")).token_to_id("<|endoftext|>")
-    text = models.text_states
+    torch.manual_seed(seed)
     if gpu:
         torch._dynamo.config.suppress_errors = True  # a block that does not compile runs as it is
         torch._dynamo.config.cache_size_limit = 64
-        for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:
+        for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, *encoder.model.layers[: max(models.TAPS)]]:
             block.compile(dynamic=False)
-    ids = {(t, side): models.position_ids(side, side, t if t != captions.T2I else 0, device, data.MAX_TOKENS) for t, side, _, _ in TASKS}
 
     made = 0
     while made < args.first or any(r.filled == 0 for r in feeder.rings):
         made += feeder.feed()
+    pad = tokenizer.token_to_id("<|endoftext|>")
+    lessons = [Lesson(task, ring, unit, (transformer, encoder), pad, device) for task, ring in zip(TASKS, feeder.rings)]
     if gpu:
         torch.cuda.synchronize()
-    print(f"{made} pictures in {time.time() - began:.0f} s; resumed at step {step}, {spent:.0f} s", flush=True)
+        print(f"{rank}: {made} pictures in {time.time() - began:.0f} s; resumed at step {step}, {spent:.0f} s", flush=True)
+        for lesson in lessons:
+            try:
+                lesson.capture()
+                print(f"{rank}: task captured, {time.time() - began:.0f} s", flush=True)
+            except Exception as error:
+                print(f"{rank}: not captured: {error}", flush=True)
+        trainer.flat.zero_()
+        for lesson in lessons:
+            lesson.loss.zero_()
 
-    start = last = time.time()
-    seen, losses = 0, torch.zeros(len(TASKS), 2, device=device)
-    while spent + time.time() - start < args.seconds and time.time() - began < args.stop_after:
-        progress = (spent + time.time() - start) / args.seconds
-        active = [(i, task) for i, task in enumerate(TASKS) if step % 4 in task[3]]
-        total = sum(unit * task[2] for _, task in active)
-        for i, (kind, side, share, _) in active:
-            n = unit * share
-            pictures, tokens = feeder.rings[i].draw(n)
-            x, refs = pictures[:, 0], pictures[:, 1:].flatten(1, 2)
-            count = x.shape[1]
-            t = times(n, count, device)
-            noise = torch.randn_like(x)
-            inputs = torch.lerp(x, noise, t[:, None, None])
-            if refs.shape[1]:
-                inputs = torch.cat([inputs, refs], 1)
-            with torch.autocast(device.type, torch.bfloat16):
-                context = text(encoder, tokens, pad)
-                v = transformer(hidden_states=inputs, encoder_hidden_states=context, timestep=t, txt_ids=ids[kind, side][0],
-                                img_ids=ids[kind, side][1], return_dict=False)[0][:, :count]
-            loss = (v.float() - (noise - x)).square().mean()
-            (loss * (n / total)).backward()
-            losses[i] += torch.stack([loss.detach(), torch.ones_like(loss)])
-            seen += n
-        rate = models.schedule(progress, step, 200)
+    start = last = saved = time.time()
+    seen, taught = 0, [0] * len(lessons)
+    # The clock of the first process rules, so that all stop and cool down together.
+    clock = torch.zeros(2, dtype=torch.float64, device=device)
+    while True:
+        if step % 20 == 0 or world == 1:
+            now = time.time()
+            clock.copy_(torch.tensor([spent + now - start, now - began]))
+            if world > 1:
+                dist.broadcast(clock, 0)
+            elapsed, in_call = clock.tolist()
+        if elapsed >= args.seconds or in_call >= args.stop_after:
+            break
+        for i, lesson in enumerate(lessons):
+            if step % 4 in lesson.turns:
+                lesson.run()
+                taught[i] += 1
+                seen += lesson.n * world
+        if world > 1:
+            dist.all_reduce(trainer.flat)
+            trainer.flat /= world
+        rate = models.schedule(elapsed / args.seconds, step - resumed, 200)
         trainer.step(args.lr * rate, 0.5 * args.lr * rate, min(0.999, (step + 1) / (step + 10)))
         step += 1
         if step % args.feed_every == 0:
             made += feeder.feed()
-        if time.time() - last > (15 if gpu else 10):
-            mean = (losses[:, 0] / losses[:, 1]).tolist()
-            print(f"step {step} {spent + time.time() - start:.0f} s loss {' '.join(f'{m:.4f}' for m in mean)} "
-                  f"{seen / (time.time() - last):.0f}/s grad {trainer.norm.item():.2f} made {made}", flush=True)
-            last, seen = time.time(), 0
-            losses.zero_()
-    spent += time.time() - start
-    for folder in filter(None, [args.work, args.copy]):
-        save(folder, trainer, names, spent, step)
-    print(f"saved at step {step}, {spent:.0f} s", flush=True)
+        if rank == 0 and time.time() - last > (15 if gpu else 10):
+            means = " ".join(f"{lesson.loss.item() / max(1, n):.4f}" for lesson, n in zip(lessons, taught))
+            print(f"step {step} {elapsed:.0f} s loss {means} {seen / (time.time() - last):.0f}/s grad {trainer.norm.item():.2f} "
+                  f"made {made * world}", flush=True)
+            last, seen, taught = time.time(), 0, [0] * len(lessons)
+            for lesson in lessons:
+                lesson.loss.zero_()
+        if rank == 0 and time.time() - saved > args.save_every:
+            save(args.work, trainer, names, spent + time.time() - start, step)
+            saved = time.time()
+    if rank == 0:
+        save(args.work, trainer, names, elapsed, step)
+        print(f"saved at step {step}, {elapsed:.0f} s", flush=True)
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

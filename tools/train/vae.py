@@ -112,7 +112,7 @@ def main():
             noise = torch.randn(n, 4 * models.LATENT, side, side, device=device)
         if phase != windows:
             phase, squared = windows, torch.tensor(0.0 if windows else 1.0, device=device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with models.autocast(device):
             loss = loss_of(vae, x, noise, squared)
         loss.backward()
         rate = models.schedule(progress, step, 50, flat=0.5, floor=0.01)
