@@ -274,7 +274,7 @@ def main():
     # The clock of the first process rules, so that all stop and cool down together.
     clock = torch.zeros(2, dtype=torch.float64, device=device)
     while True:
-        if step % 20 == 0 or world == 1:
+        if (step - resumed) % 20 == 0:
             now = time.time()
             clock.copy_(torch.tensor([spent + now - start, now - began]))
             if world > 1:
