@@ -329,15 +329,23 @@ impl Default for Taps {
 
 impl Taps {
     const LAYERS_KEY: &'static str = "text_encoder_out_layers";
+    const MAX_LAYERS: usize = 16;
 
     pub fn from_json(model_index: &Json) -> Result<Self> {
         let default = Taps::default();
-        // As many as it says, so that only a list of numbers is right.
-        let count = model_index.get(Self::LAYERS_KEY).and_then(Value::as_array).map_or(1, |a| a.len().clamp(1, 16));
-        let layers = model_index.sizes(Self::LAYERS_KEY, MAX_BLOCKS, count)?.unwrap_or(default.layers);
-        if !layers.is_sorted_by(|a, b| a < b) {
-            return Err(value(&model_index.path, Self::LAYERS_KEY, format!("{layers:?}"), "ascending numbers"));
-        }
+        let layers = match model_index.get(Self::LAYERS_KEY) {
+            None => default.layers,
+            Some(found) => {
+                let layer = |v: &Value| v.as_u64().filter(|n| (1..=MAX_BLOCKS as u64).contains(n)).map(|n| n as usize);
+                let layers: Option<Vec<usize>> = found.as_array().and_then(|a| a.iter().map(layer).collect());
+                let fits = |l: &Vec<usize>| (1..=Self::MAX_LAYERS).contains(&l.len()) && l.is_sorted_by(|a, b| a < b);
+                layers.filter(fits).ok_or_else(|| {
+                    let most = Self::MAX_LAYERS;
+                    let expected = format!("1 to {most} ascending whole numbers from 1 to {MAX_BLOCKS}");
+                    model_index.error(Self::LAYERS_KEY, expected)
+                })?
+            }
+        };
         let max_length = model_index.size_or("max_sequence_length", 1 << 15, default.max_length)?;
         Ok(Taps { layers, max_length })
     }

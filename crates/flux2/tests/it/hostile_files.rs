@@ -600,13 +600,35 @@ fn absurd_values_are_refused_by_key() {
         ("model_index.json", "text_encoder_out_layers", json!([9, 18, 29])),
         ("model_index.json", "text_encoder_out_layers", json!([])),
         ("model_index.json", "text_encoder_out_layers", json!(9)),
+        ("model_index.json", "text_encoder_out_layers", json!("9, 18, 27")),
+        ("model_index.json", "text_encoder_out_layers", json!([0, 9, 18])),
+        ("model_index.json", "text_encoder_out_layers", json!([-9, 9, 18])),
+        ("model_index.json", "text_encoder_out_layers", json!([9.0, 18.5])),
+        ("model_index.json", "text_encoder_out_layers", json!([9, 18, u64::MAX])),
+        ("model_index.json", "text_encoder_out_layers", json!([18, 9, 27])),
+        ("model_index.json", "text_encoder_out_layers", json!((1..=17).collect::<Vec<_>>())),
         ("model_index.json", "max_sequence_length", json!(0)),
+        ("model_index.json", "max_sequence_length", json!(-1)),
+        ("model_index.json", "max_sequence_length", json!(48.5)),
+        ("model_index.json", "max_sequence_length", json!("512")),
+        ("model_index.json", "max_sequence_length", json!(u64::MAX)),
+        ("model_index.json", "max_sequence_length", json!([512])),
     ] {
         let error = configured(file, key, &value);
         let named = matches!(&error, Error::Config { problem: ConfigProblem::Value { key: found, .. }, .. }
             if found == key);
         assert!(named, "{file} {key} {value}: {error}");
     }
+}
+
+#[test]
+fn wrong_taps_and_lengths_are_told_what_would_do() {
+    let error = configured("model_index.json", "text_encoder_out_layers", &json!([18, 9])).to_string();
+    let expected = "`text_encoder_out_layers` is [18,9], expected 1 to 16 ascending whole numbers from 1 to 256";
+    assert!(error.ends_with(expected), "{error}");
+    let error = configured("model_index.json", "max_sequence_length", &json!(1e9)).to_string();
+    let expected = "`max_sequence_length` is 1000000000.0, expected a whole number from 1 to 32768";
+    assert!(error.ends_with(expected), "{error}");
 }
 
 #[test]
