@@ -129,9 +129,9 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
     };
     let settings = Settings {
         paths: ModelPaths {
-            model: model_path(args, outside.model)?,
-            text_encoder: args.text_encoder.clone(),
-            vae: args.vae.clone(),
+            model: model_path(args, outside.model)?.into(),
+            text_encoder: args.text_encoder.as_ref().map(Into::into),
+            vae: args.vae.as_ref().map(Into::into),
             variant: args.variant.as_deref().map(Variant::by_name).transpose()?,
         },
         options: EngineOptions {
@@ -270,7 +270,7 @@ mod tests {
     fn a_flag_beats_the_environment() {
         let model = |flag: Option<&str>, environment: Option<&str>| {
             let args = GenerateArgs { model: flag.map(PathBuf::from), ..args() };
-            resolve(&args, Outside { model: environment.map(OsString::from), ..outside() }).map(|s| s.paths.model)
+            resolve(&args, Outside { model: environment.map(OsString::from), ..outside() }).map(|s| s.paths.model.path().to_owned())
         };
         assert_eq!(model(Some("flag"), Some("environment")).unwrap(), PathBuf::from("flag"));
         assert_eq!(model(None, Some("environment")).unwrap(), PathBuf::from("environment"));

@@ -186,8 +186,8 @@ fn fresh_seed() -> u64 {
 
 fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
     let ModelPaths { model, .. } = &settings.paths;
-    if !model.exists() {
-        return Err(no_model(model));
+    if !model.exists()? {
+        return Err(no_model(model.path()));
     }
     Ok(engine::load(&settings.paths, &settings.options)?)
 }

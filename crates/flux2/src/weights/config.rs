@@ -5,11 +5,13 @@
 //! do is refused here, by key and value. Keys are those of diffusers (`Flux2Transformer2DModel`, `AutoencoderKLFlux2`)
 //! and transformers (`Qwen3Config`).
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::component::Shapes;
+use super::location::Location;
 use super::safetensors::Printable;
 use crate::{Error, Result};
 
@@ -529,16 +531,17 @@ pub(super) struct Json {
 
 impl Json {
     /// Read a file of at most `max_bytes`.
-    pub fn read(path: &Path, max_bytes: u64) -> Result<Self> {
-        let refuse = |problem| Error::Config { path: path.to_owned(), problem };
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let meta = std::fs::metadata(path).map_err(io)?;
-        if !meta.is_file() || meta.len() > max_bytes {
-            return Err(refuse(ConfigProblem::NotReadable { bytes: meta.len(), max: max_bytes }));
+    pub fn read(file: &Location, max_bytes: u64) -> Result<Self> {
+        let path = file.path().to_owned();
+        let refuse = |problem| Error::Config { path: path.clone(), problem };
+        let stat = file.stat()?;
+        if !stat.is_file || stat.len > max_bytes {
+            return Err(refuse(ConfigProblem::NotReadable { bytes: stat.len, max: max_bytes }));
         }
-        let text = std::fs::read(path).map_err(io)?;
+        let mut text = Vec::new();
+        file.reader()?.take(max_bytes).read_to_end(&mut text).map_err(|e| file.io(e))?;
         match serde_json::from_slice(&text) {
-            Ok(Value::Object(object)) => Ok(Json { path: path.to_owned(), object }),
+            Ok(Value::Object(object)) => Ok(Json { path, object }),
             Ok(_) => Err(refuse(ConfigProblem::Json { message: "not an object".into() })),
             Err(e) => Err(refuse(ConfigProblem::Json { message: e.to_string() })),
         }

@@ -281,7 +281,7 @@ fn changed(change: impl FnOnce(&mut File)) -> Error {
     let mut file = File::read(&tiny("klein-bfl/transformer.safetensors"));
     file = file.renamed(|n| n.trim_start_matches("model.diffusion_model.").to_owned());
     change(&mut file);
-    Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap_err()
+    Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap_err()
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn a_lora_and_an_unknown_file_are_told_apart() {
     let temp = tempfile::tempdir().unwrap();
     let found = |name: &str| {
         let file = File([(name.to_owned(), ("F32".to_owned(), vec![1], vec![0; 4]))].into());
-        match Component::<TransformerConfig>::open(&file.write(temp.path(), "f.safetensors")) {
+        match Component::<TransformerConfig>::open(file.write(temp.path(), "f.safetensors")) {
             Err(Error::WrongPart { found, .. }) => found,
             other => panic!("{other:?}"),
         }
@@ -407,7 +407,7 @@ fn swapped_files_are_called_what_they_are() {
     check(ModelPaths { model: vae.clone(), ..ModelPaths::default() }, "the VAE", Part::Transformer);
     check(ModelPaths { vae: Some(text.clone()), ..single_files() }, "the text encoder", Part::Vae);
     check(ModelPaths { text_encoder: Some(model), ..single_files() }, "the transformer", Part::TextEncoder);
-    let folder = ModelPaths { model: tiny("klein"), vae: Some(text), ..ModelPaths::default() };
+    let folder = ModelPaths { model: tiny("klein").into(), vae: Some(text), ..ModelPaths::default() };
     check(folder, "the text encoder", Part::Vae);
 }
 
@@ -418,7 +418,7 @@ fn changed_folder(change: impl FnOnce(&Path)) -> Error {
     let temp = tempfile::tempdir().unwrap();
     let model = copy_of_tiny(temp.path());
     change(&model);
-    ModelFiles::open(&ModelPaths { model, ..ModelPaths::default() }).unwrap_err()
+    ModelFiles::open(&ModelPaths { model: model.into(), ..ModelPaths::default() }).unwrap_err()
 }
 
 #[test]
@@ -681,14 +681,14 @@ fn parts_of_different_models() {
         Err(Error::PartsDisagree { part, reads, makes }) => (part, reads, makes),
         other => panic!("{other:?}"),
     };
-    let other_text = ModelPaths { text_encoder: Some(tiny("text_encoder_fp8")), ..single_files() };
+    let other_text = ModelPaths { text_encoder: Some(tiny("text_encoder_fp8").into()), ..single_files() };
     assert_eq!(disagree(other_text), (Part::TextEncoder, 96, 48));
     let temp = tempfile::tempdir().unwrap();
     let model = copy_of_tiny(temp.path());
     edit_json(&model.join("model_index.json"), |index| {
         index.insert("text_encoder_out_layers".into(), json!([9, 18]));
     });
-    assert_eq!(disagree(ModelPaths { model, ..ModelPaths::default() }), (Part::TextEncoder, 96, 64));
+    assert_eq!(disagree(ModelPaths { model: model.into(), ..ModelPaths::default() }), (Part::TextEncoder, 96, 64));
 }
 
 #[test]
