@@ -8,6 +8,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// Words in the first place that are not a prompt.
 const SUBCOMMANDS: [&str; 3] = ["generate", "info", "help"];
 
+const MODEL_HELP: &str = if cfg!(feature = "mini") {
+    "Folder of the model, its transformer as a file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
+} else {
+    "Folder of the model, or its transformer as a file [default: $DJ_FLUX2_MODEL]"
+};
+
 /// The whole command line.
 #[derive(Parser)]
 #[command(
@@ -49,8 +55,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
 
-    /// Folder of the model, or its transformer as a file [default: $DJ_FLUX2_MODEL]
-    #[arg(short, long, value_name = "PATH", help_heading = "Model")]
+    #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
     pub model: Option<PathBuf>,
 
     /// Text encoder, file or folder; needed if --model is a file
@@ -61,7 +66,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub vae: Option<PathBuf>,
 
-    /// Member of the family, where the files do not say: klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv
+    /// Member of the family, where the files do not say: klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, klein-mini
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub variant: Option<String>,
 
@@ -69,7 +74,7 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "FILE", visible_aliases = ["image", "ref-image"], help_heading = "Picture")]
     pub input: Vec<PathBuf>,
 
-    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512]
+    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512; 128 with klein-mini]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]
     pub width: Option<u32>,
 

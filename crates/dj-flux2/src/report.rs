@@ -88,6 +88,13 @@ impl Report {
         }
     }
 
+    /// Something was decided that nobody asked for.
+    pub fn note(&self, text: impl Display) {
+        if self.detail > Detail::Quiet {
+            self.line(format_args!("{} {text}", Label::Note));
+        }
+    }
+
     /// The seed of the first picture, if nobody chose it: said always, since it cannot be known otherwise.
     pub fn fresh_seed(&self, seed: u64) {
         self.line(format_args!("seed {seed}"));
@@ -274,6 +281,7 @@ fn to_stderr(line: impl Display) {
 enum Label {
     Error,
     Warning,
+    Note,
     Hint,
 }
 
@@ -282,6 +290,7 @@ impl Display for Label {
         let (word, color) = match self {
             Label::Error => ("error:", "1;31"),
             Label::Warning => ("warning:", "1;33"),
+            Label::Note => ("note:", "1;32"),
             Label::Hint => ("hint:", "1;36"),
         };
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use flux2::image::Parameters;
 use flux2::image::codec::IfExists;
 use flux2::request::MAX_REFERENCES;
+use flux2::variant::KLEIN_MINI;
+use flux2::weights::Location;
 use flux2::{
     Compute, Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Residency, ResolvedRequest, Variant,
 };
@@ -36,6 +38,8 @@ pub struct Outside<'a> {
 pub struct Settings {
     /// Where the model is.
     pub paths: ModelPaths,
+    /// Whether nobody named one, so that the built-in one draws.
+    pub model_is_fallback: bool,
     /// How to run it.
     pub options: EngineOptions,
     /// At least one.
@@ -127,13 +131,15 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
         noise: noise(args, from)?,
         ..Default::default()
     };
+    let (model, model_is_fallback) = model(args, outside.model, from)?;
     let settings = Settings {
         paths: ModelPaths {
-            model: model_path(args, outside.model)?,
-            text_encoder: args.text_encoder.clone(),
-            vae: args.vae.clone(),
+            model,
+            text_encoder: args.text_encoder.as_ref().map(Location::from),
+            vae: args.vae.as_ref().map(Location::from),
             variant: args.variant.as_deref().map(Variant::by_name).transpose()?,
         },
+        model_is_fallback,
         options: EngineOptions {
             device: match args.device {
                 None | Some(args::Device::Auto) => Device::Auto,
@@ -185,15 +191,28 @@ fn check(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-fn model_path(args: &GenerateArgs, environment: Option<OsString>) -> Result<PathBuf> {
+/// Where the model is, and whether nobody named one: then the built-in one draws, unless a picture is to be made again that
+/// another model made, or a part or variant is given, which belongs to a model that must be named too.
+fn model(args: &GenerateArgs, environment: Option<OsString>, from: Option<&Parameters>) -> Result<(Location, bool)> {
     let environment = environment.filter(|path| !path.is_empty()).map(PathBuf::from);
-    args.model.clone().or(environment).ok_or_else(|| {
-        Failure::new(
+    if let Some(named) = args.model.clone().or(environment) {
+        return Ok((named.into(), false));
+    }
+    let is_whole = args.text_encoder.is_none() && args.vae.is_none() && args.variant.is_none();
+    match (Location::builtin().filter(|_| is_whole), from) {
+        (Some(builtin), None) => Ok((builtin, true)),
+        (Some(builtin), Some(from)) if from.model == KLEIN_MINI => Ok((builtin, false)),
+        (_, Some(from)) => Err(Failure::new(
+            code::MODEL_MISSING,
+            format!("the picture was made with the model {:?}, and no model is named", from.model),
+            "pass -m PATH with the folder of that model, or set DJ_FLUX2_MODEL to it",
+        )),
+        (None, None) => Err(Failure::new(
             code::MODEL_MISSING,
             "no model is named",
             "pass -m PATH with the folder of a FLUX.2 [klein] model, or set DJ_FLUX2_MODEL to it",
-        )
-    })
+        )),
+    }
 }
 
 fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
@@ -266,16 +285,52 @@ mod tests {
         assert_eq!(settings.detail, Detail::Normal);
     }
 
+    /// The path of the model, and whether nobody named it.
+    fn model_of(args: &GenerateArgs, outside: Outside) -> Result<(String, bool)> {
+        let settings = resolve(args, outside)?;
+        Ok((settings.paths.model.path().display().to_string(), settings.model_is_fallback))
+    }
+
     #[test]
-    fn a_flag_beats_the_environment() {
+    fn a_flag_beats_the_environment_and_no_name_at_all_is_the_built_in_model() {
         let model = |flag: Option<&str>, environment: Option<&str>| {
             let args = GenerateArgs { model: flag.map(PathBuf::from), ..args() };
-            resolve(&args, Outside { model: environment.map(OsString::from), ..outside() }).map(|s| s.paths.model)
+            model_of(&args, Outside { model: environment.map(OsString::from), ..outside() })
         };
-        assert_eq!(model(Some("flag"), Some("environment")).unwrap(), PathBuf::from("flag"));
-        assert_eq!(model(None, Some("environment")).unwrap(), PathBuf::from("environment"));
-        assert_eq!(model(None, Some("")).unwrap_err().code, code::MODEL_MISSING);
-        assert_eq!(model(None, None).unwrap_err().code, code::MODEL_MISSING);
+        assert_eq!(model(Some("flag"), Some("environment")).unwrap(), ("flag".into(), false));
+        assert_eq!(model(None, Some("environment")).unwrap(), ("environment".into(), false));
+        for environment in [None, Some("")] {
+            match cfg!(feature = "mini") {
+                true => assert_eq!(model(None, environment).unwrap(), ("klein-mini".into(), true)),
+                false => assert_eq!(model(None, environment).unwrap_err().message, "no model is named"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_or_a_variant_without_a_model_is_refused() {
+        let args = || GenerateArgs { model: None, ..args() };
+        for args in [
+            GenerateArgs { text_encoder: Some("te".into()), ..args() },
+            GenerateArgs { vae: Some("vae".into()), ..args() },
+            GenerateArgs { variant: Some("klein-mini".into()), ..args() },
+        ] {
+            let failure = refused(&args);
+            assert_eq!((failure.code, failure.message.as_str()), (code::MODEL_MISSING, "no model is named"));
+        }
+    }
+
+    #[test]
+    fn a_picture_of_another_model_is_not_made_again_by_the_built_in_one() {
+        let model = |made_with: &str| {
+            let from = Parameters { model: made_with.into(), guidance: None, ..recorded_parameters() };
+            let args = GenerateArgs { model: None, ..args() };
+            model_of(&args, Outside { from: Some(&from), prompts: vec![], ..outside() })
+        };
+        let failure = model("klein-4b").unwrap_err();
+        assert_eq!(failure.code, code::MODEL_MISSING);
+        assert_eq!(failure.message, "the picture was made with the model \"klein-4b\", and no model is named");
+        assert_eq!(model("klein-mini").ok(), cfg!(feature = "mini").then(|| ("klein-mini".into(), false)));
     }
 
     #[test]

@@ -472,7 +472,7 @@ impl Error {
             Error::FileChanged { .. } => Some("run it again once the file is complete".into()),
             Error::UnknownVariant { nearest, .. } => Some(match nearest {
                 Some(nearest) => format!("use {nearest}"),
-                None => "use klein-4b, klein-base-4b, klein-9b, klein-base-9b or klein-9b-kv".into(),
+                None => "use klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini".into(),
             }),
             Error::VariantSize { .. } => Some("leave --variant out, or name the one the file is".into()),
             Error::ImageFormat { .. } => Some("convert it to PNG, JPEG or WebP".into()),

@@ -107,6 +107,19 @@ pub enum Warning {
         /// Steps it was made for.
         default: u32,
     },
+    /// A size far from those the model was trained on.
+    UntrainedSize {
+        /// Width of the picture in pixels.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// The model.
+        variant: &'static str,
+        /// Shortest side it was trained on.
+        smallest: u32,
+        /// Longest side it was trained on.
+        largest: u32,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -126,6 +139,11 @@ impl fmt::Display for Warning {
             Warning::ManySteps { steps, default } => {
                 write!(f, "{steps} steps on a model made for {default}; if you meant the seed, use -S {steps}")
             }
+            Warning::UntrainedSize { width, height, variant, smallest, largest } => write!(
+                f,
+                "{variant} was trained on sides from {smallest} to {largest} pixels: its pictures of {width}x{height} are \
+                 poor"
+            ),
         }
     }
 }

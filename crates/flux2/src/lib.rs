@@ -15,6 +15,9 @@
 //! # }
 //! ```
 //!
+//! With [`weights::Location::builtin`] in the place of the folder, klein-mini draws: a small model of 128x128 pictures that
+//! comes with the library (feature `mini`, on by default).
+//!
 //! | room | holds |
 //! |---|---|
 //! | [`pipeline`] | the recipe, in numbered steps; what is resident when |

@@ -117,7 +117,7 @@ impl<B: Backend> Pipeline<B> {
     pub fn load(be: B, paths: &ModelPaths, residency: Residency) -> Result<Self> {
         let files = ModelFiles::open(paths)?;
         let tokenizer = match &files.tokenizer {
-            Some(path) => Tokenizer::from_file(path)?,
+            Some(file) => Tokenizer::from_file(file.clone())?,
             None => Tokenizer::builtin(),
         };
         let (highest, rows) = (tokenizer.highest_id(), files.text_encoder.config.vocab);

@@ -14,8 +14,6 @@ pub const GRID_PX: u32 = 16;
 pub const MIN_PX: u32 = 64;
 /// Longest side of a picture.
 pub const MAX_PX: u32 = 4096;
-/// Side of a picture nobody gave a size for.
-pub const DEFAULT_PX: u32 = 512;
 /// Most reference images in a request.
 pub const MAX_REFERENCES: usize = 16;
 /// Largest guidance scale.
@@ -28,7 +26,7 @@ pub struct GenerateRequest {
     pub prompt: String,
     /// Images to edit or combine, in the order the prompt counts them; at most [`MAX_REFERENCES`].
     pub references: Vec<Reference>,
-    /// Width in pixels; by default that of the first prepared reference, or [`DEFAULT_PX`].
+    /// Width in pixels; by default that of the first prepared reference, or what the model was made for.
     pub width: Option<u32>,
     /// Height in pixels; likewise.
     pub height: Option<u32>,
@@ -136,12 +134,18 @@ impl ResolvedRequest {
             .iter()
             .map(|r| Ok(Reference { image: resize::prepare_reference(&r.image)?, sha256: r.sha256.clone() }))
             .collect::<Result<Vec<_>>>()?;
-        let default = references.first().map_or((DEFAULT_PX, DEFAULT_PX), |r| (r.image.width(), r.image.height()));
+        let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
+        let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
+        if let Some(trained) = variant.trained_px.as_ref().filter(|px| ![width, height].iter().all(|s| px.contains(s)))
+        {
+            let (smallest, largest) = (*trained.start(), *trained.end());
+            warnings.push(Warning::UntrainedSize { width, height, variant: variant.name, smallest, largest });
+        }
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
             references,
-            width: request.width.unwrap_or(default.0),
-            height: request.height.unwrap_or(default.1),
+            width,
+            height,
             steps,
             guidance,
             seed: request.seed,
@@ -191,6 +195,25 @@ mod tests {
         assert_eq!((d.width, d.height, d.steps, d.guidance), (512, 512, 4, None));
         assert_eq!((b.steps, b.guidance), (50, Some(4.0)));
         assert!(d.warnings.is_empty() && b.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_size_the_model_was_not_trained_on_is_a_warning_and_the_size() {
+        let mini = Variant::by_name("klein-mini").unwrap();
+        let resolved = |width, height| {
+            let request = GenerateRequest { width, height, ..Default::default() };
+            let resolved = ResolvedRequest::new(&request, mini).unwrap();
+            (resolved.width, resolved.height, resolved.warnings)
+        };
+        assert_eq!(resolved(None, None), (128, 128, vec![]));
+        assert_eq!(resolved(Some(64), Some(256)), (64, 256, vec![]));
+        let warning =
+            Warning::UntrainedSize { width: 128, height: 272, variant: "klein-mini", smallest: 64, largest: 256 };
+        assert_eq!(resolved(None, Some(272)), (128, 272, vec![warning]));
+        // A reference gives its size here as well.
+        let request = GenerateRequest { references: vec![reference(300, 200)], ..Default::default() };
+        let resolved = ResolvedRequest::new(&request, mini).unwrap();
+        assert_eq!((resolved.width, resolved.height, resolved.warnings.len()), (288, 192, 1));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the same names and shapes, so only `model_index.json` or the user can tell them apart.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::weights::{TransformerConfig, nearest_name};
 use crate::{Error, Result};
@@ -41,9 +42,14 @@ pub struct Variant {
     pub default_steps: u32,
     /// Guidance it is run with unless asked otherwise; `None` if it knows none.
     pub default_guidance: Option<f32>,
+    /// Side of its pictures unless asked otherwise.
+    pub default_px: u32,
+    /// The sides it was trained on, if its pictures of other sizes are poor.
+    pub trained_px: Option<RangeInclusive<u32>>,
     /// The text encoder it was trained with.
     pub text_encoder: &'static str,
-    /// Where its weights are published, on the Hugging Face hub; `None` for sizes nobody publishes.
+    /// Where its weights are published, on the Hugging Face hub; `None` for the one that is built in and for sizes nobody
+    /// publishes.
     pub repo: Option<&'static str>,
     /// How reference images enter.
     pub procedure: Procedure,
@@ -68,6 +74,7 @@ impl fmt::Display for Sizes {
 
 const SIZE_4B: Sizes = Sizes { hidden: 3072, double_blocks: 5, single_blocks: 20, context_dim: 7680 };
 const SIZE_9B: Sizes = Sizes { hidden: 4096, double_blocks: 8, single_blocks: 24, context_dim: 12288 };
+const SIZE_MINI: Sizes = Sizes { hidden: 160, double_blocks: 2, single_blocks: 5, context_dim: 288 };
 const APACHE: &str = "Apache-2.0";
 const NON_COMMERCIAL: &str = "FLUX Non-Commercial License";
 
@@ -78,6 +85,8 @@ const DISTILLED: Variant = Variant {
     licence: "unknown",
     default_steps: 4,
     default_guidance: None,
+    default_px: 512,
+    trained_px: None,
     text_encoder: "Qwen3",
     repo: None,
     procedure: Procedure::Standard,
@@ -93,7 +102,10 @@ const BASE: Variant = Variant {
 const KV: Variant =
     Variant { name: "klein-kv (custom size)", kind: Kind::Kv, procedure: Procedure::KvCache, ..DISTILLED };
 
-static FAMILY: [Variant; 8] = [
+/// The name of the small model that comes with this library: emoji-like pictures of 128x128.
+pub const KLEIN_MINI: &str = "klein-mini";
+
+static FAMILY: [Variant; 9] = [
     Variant {
         name: "klein-4b",
         licence: APACHE,
@@ -134,15 +146,23 @@ static FAMILY: [Variant; 8] = [
         sizes: Some(SIZE_9B),
         ..KV
     },
+    Variant {
+        name: KLEIN_MINI,
+        licence: "MIT AND OFL-1.1",
+        default_px: 128,
+        trained_px: Some(64..=256),
+        sizes: Some(SIZE_MINI),
+        ..DISTILLED
+    },
     DISTILLED,
     BASE,
     KV,
 ];
 
 impl Variant {
-    /// The published members.
-    pub fn published() -> &'static [Variant] {
-        &FAMILY[..5]
+    /// The members that have a size of their own.
+    pub fn named() -> &'static [Variant] {
+        &FAMILY[..6]
     }
 
     /// A member by name. `klein`, `klein-base` and `klein-kv` leave the size to the files.
@@ -192,7 +212,7 @@ impl Variant {
         self.kind != Kind::Base
     }
 
-    /// Whether its sizes are not among those published.
+    /// Whether its sizes are nobody's.
     pub fn is_custom(&self) -> bool {
         self.sizes.is_none()
     }
@@ -243,6 +263,24 @@ mod tests {
             (variant.name, variant.default_steps, variant.default_guidance),
             ("klein-base (custom size)", 50, Some(4.0))
         );
+    }
+
+    #[test]
+    fn every_named_member_is_found_by_its_sizes() {
+        for variant in Variant::named() {
+            assert_eq!(Variant::by_name(variant.name).unwrap(), variant);
+            assert!(!variant.is_custom() && variant.default_px.is_multiple_of(16));
+        }
+        let mini = TransformerConfig {
+            double_blocks: 2,
+            single_blocks: 5,
+            heads: 5,
+            head_dim: 32,
+            context_dim: 288,
+            ..klein_4b()
+        };
+        assert_eq!(Variant::detect(&mini, Kind::Distilled).name, KLEIN_MINI);
+        assert_eq!(Variant::detect(&mini, Kind::Base).name, "klein-base (custom size)");
     }
 
     #[test]

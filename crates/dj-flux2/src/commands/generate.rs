@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::weights::ModelPaths;
+use flux2::variant::KLEIN_MINI;
+use flux2::weights::Location;
 use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, engine};
 
 use super::read_parameters;
@@ -44,6 +45,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
     let cancel = cancelled_by_signals();
     let report = Report::new(settings.detail, settings.json);
+    settings.paths.model = find_model(&settings.paths.model)?;
     let mut engine = open_model(&settings)?;
     // Files need not say how they are to be run, and --variant may have overruled them: the picture remembers.
     let made_as = from.as_ref().and_then(|f| f.variant.as_deref()).filter(|_| args.variant.is_none());
@@ -60,6 +62,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
     report.verbose(format_args!("device {}", engine.device()));
+    if settings.model_is_fallback {
+        report.note(fallback(engine.variant()));
+    }
     if settings.seed_is_fresh {
         report.fresh_seed(settings.request.seed);
     }
@@ -184,21 +189,25 @@ fn fresh_seed() -> u64 {
 
 // ---- the model ----
 
-fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
-    let ModelPaths { model, .. } = &settings.paths;
-    if !model.exists() {
-        return Err(no_model(model));
+/// The file or folder that was named; where there is none, it may be the name of the built-in model.
+fn find_model(named: &Location) -> Result<Location> {
+    if named.exists()? {
+        return Ok(named.clone());
     }
-    Ok(engine::load(&settings.paths, &settings.options)?)
-}
-
-/// What to say about a model that is not there, which may be the name of one.
-fn no_model(model: &Path) -> Failure {
-    let missing = Failure::from(Error::ModelMissing { path: model.to_owned() });
-    match Variant::by_name(&model.to_string_lossy()) {
+    let missing = Failure::from(Error::ModelMissing { path: named.path().to_owned() });
+    let nothing_called = |name| format!("no file or folder is called {name}");
+    Err(match Variant::by_name(&named.path().to_string_lossy()) {
+        Ok(Variant { name: KLEIN_MINI, .. }) => match Location::builtin() {
+            Some(builtin) => return Ok(builtin),
+            None => Failure::new(
+                code::MODEL_MISSING,
+                format!("{}, and this program was built without it", nothing_called(KLEIN_MINI)),
+                "build it with the feature `mini`, or pass -m PATH with the folder of a model",
+            ),
+        },
         Ok(Variant { name, repo: Some(repo), .. }) => Failure::new(
             code::MODEL_MISSING,
-            format!("no file or folder is called {name}, and this version does not download models"),
+            format!("{}, and this version does not download models", nothing_called(name)),
             format!("download {repo} from huggingface.co and pass its folder with -m PATH"),
         ),
         Err(Error::UnknownVariant { nearest: Some(nearest), .. }) => {
@@ -206,7 +215,20 @@ fn no_model(model: &Path) -> Failure {
             Failure { hint, ..missing }
         }
         _ => missing,
-    }
+    })
+}
+
+fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
+    Ok(engine::load(&settings.paths, &settings.options)?)
+}
+
+/// What is said where nobody named a model.
+fn fallback(variant: &Variant) -> String {
+    let Variant { name, default_px: side, .. } = variant;
+    format!(
+        "no model is set, so the built-in {name} draws ({side}x{side}, emoji-like); for FLUX.2 [klein] download \
+         black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m"
+    )
 }
 
 // ---- --from ----

@@ -5,6 +5,8 @@ mod cli;
 mod files;
 #[cfg(unix)]
 mod interrupt;
+#[cfg(feature = "mini")]
+mod mini;
 mod models;
 mod pictures;
 mod prompts;

@@ -15,11 +15,28 @@ fn refused(args: &[&str]) -> String {
 
 #[test]
 fn no_model_named() {
-    snapshot!(refused(&[]), @"
+    // A part belongs to a model that must be named; without klein-mini built in every run does.
+    let said = refused(&["--vae", "nowhere"]);
+    snapshot!(said, @"
     exit code: 3
     ----- stderr -----
     error: no model is named
     hint: pass -m PATH with the folder of a FLUX.2 [klein] model, or set DJ_FLUX2_MODEL to it
+    ");
+    assert_eq!(refused(&["--variant", "klein-4b"]), said);
+    if cfg!(not(feature = "mini")) {
+        assert_eq!(refused(&[]), said);
+    }
+}
+
+#[cfg(not(feature = "mini"))]
+#[test]
+fn klein_mini_where_it_is_not_built_in() {
+    snapshot!(refused(&["-m", "klein-mini"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no file or folder is called klein-mini, and this program was built without it
+    hint: build it with the feature `mini`, or pass -m PATH with the folder of a model
     ");
 }
 

@@ -65,6 +65,7 @@ fn help() {
     assert_eq!(refused(&["help"]), refused(&["--help"]));
 }
 
+#[cfg(feature = "mini")]
 #[test]
 fn help_for_generate() {
     snapshot!(refused(&["generate", "--help"]), @"
@@ -83,18 +84,18 @@ fn help_for_generate() {
       -h, --help                Print help
 
     Model:
-      -m, --model <PATH>         Folder of the model, or its transformer as a file [default:
-                                 $DJ_FLUX2_MODEL]
+      -m, --model <PATH>         Folder of the model, its transformer as a file, or klein-mini, which is
+                                 built in [default: $DJ_FLUX2_MODEL, or klein-mini]
           --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
           --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
           --variant <NAME>       Member of the family, where the files do not say: klein-4b,
-                                 klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv
+                                 klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, klein-mini
 
     Picture:
       -i, --input <FILE>      Reference image to edit or combine; repeat it for several [aliases:
                               --image, --ref-image]
       -W, --width <PX>        Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
-                              reference's, or 512]
+                              reference's, or 512; 128 with klein-mini]
       -H, --height <PX>       Height in pixels; likewise
           --size <WxH>        Width and height at once, as in 1024x768
       -s, --steps <N>         Denoising steps [default: what the model was made for]

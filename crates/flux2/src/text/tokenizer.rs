@@ -9,7 +9,6 @@
 //! Follows `Qwen2Tokenizer` in transformers.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +24,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, TokenizerImpl};
 
 use super::chat_template;
+use crate::weights::Location;
 use crate::{Error, Result};
 
 /// Largest tokenizer.json that is read; Qwen3's has 11 MB.
@@ -97,14 +97,14 @@ impl Tokenizer {
     /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerTooLarge`], [`Error::TokenizerJson`] if it is no such
     /// file, [`Error::TokenizerRule`] if it splits text unlike Qwen3, [`Error::TokenizerToken`] if a token is missing or
     /// misnumbered.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
+    pub fn from_file(file: impl Into<Location>) -> Result<Self> {
+        let file = file.into();
         let mut json = Vec::new();
-        let read = File::open(path).map_err(io)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut json).map_err(io)?;
-        if read as u64 > MAX_FILE_BYTES {
-            return Err(Error::TokenizerTooLarge { path: path.to_owned(), max_bytes: MAX_FILE_BYTES });
+        file.reader()?.take(MAX_FILE_BYTES + 1).read_to_end(&mut json).map_err(|e| file.io(e))?;
+        if json.len() as u64 > MAX_FILE_BYTES {
+            return Err(Error::TokenizerTooLarge { path: file.path().to_owned(), max_bytes: MAX_FILE_BYTES });
         }
-        Self::from_json(path, &json)
+        Self::from_json(file.path(), &json)
     }
 
     fn from_json(path: &Path, json: &[u8]) -> Result<Self> {

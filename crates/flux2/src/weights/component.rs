@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use flux2_backend::host::BlockScales;
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::config::{ConfigProblem, ExpectedTensor, Json};
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
+use super::location::Location;
 use super::safetensors::{Printable, SafetensorsFile, StoredDType, StoredTensor};
 use super::{MAX_INDEX_BYTES, WeightSource};
 use crate::{Error, Result};
@@ -56,7 +57,7 @@ impl<C> Component<C> {
     /// # Errors
     /// [`Error::FileChanged`] if a file is not the one that was checked; [`Error::Io`] if it cannot be opened.
     pub fn map(&self) -> Result<MappedWeights> {
-        let maps = self.files.iter().map(SafetensorsFile::map).collect::<Result<_>>()?;
+        let maps = self.files.iter().map(SafetensorsFile::bytes).collect::<Result<_>>()?;
         Ok(MappedWeights { maps, plan: Arc::clone(&self.plan) })
     }
 }
@@ -129,57 +130,58 @@ impl Piece {
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     /// What was passed in: for errors.
-    path: PathBuf,
+    location: Location,
     files: Vec<SafetensorsFile>,
     /// Name to index of its file.
     index: BTreeMap<String, usize>,
     /// The configuration beside the files.
-    config: Option<PathBuf>,
+    config: Option<Location>,
 }
 
 impl Checkpoint {
     /// Open a file, or the shards of a folder.
-    pub fn open(path: &Path) -> Result<Self> {
-        if !path.is_dir() {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            return Self::join(path, folder, &[path.to_owned()], None);
+    pub fn open(location: &Location) -> Result<Self> {
+        if !location.is_dir() {
+            return Self::join(location, &location.parent(), std::slice::from_ref(location), None);
         }
-        let index = index_file(path)?.map(|file| Json::read(&file, MAX_INDEX_BYTES)).transpose()?;
-        let paths = match &index {
-            Some(index) => shard_names(index)?.into_iter().map(|name| path.join(name)).collect(),
-            None => files_ending(path, ".safetensors")?,
+        let index = index_file(location)?.map(|file| Json::read(&file, MAX_INDEX_BYTES)).transpose()?;
+        let shards = match &index {
+            Some(index) => shard_names(index)?.into_iter().map(|name| location.join(name)).collect(),
+            None => files_ending(location, ".safetensors")?,
         };
-        if paths.is_empty() {
-            return Err(Error::NoWeights { path: path.to_owned() });
+        if shards.is_empty() {
+            return Err(Error::NoWeights { path: location.path().to_owned() });
         }
-        if let Some(missing) = paths.iter().find(|p| !p.exists()) {
-            return Err(Error::PartMissing { what: "shard", path: missing.clone() });
+        for shard in &shards {
+            if !shard.exists()? {
+                return Err(Error::PartMissing { what: "shard", path: shard.path().to_owned() });
+            }
         }
-        Self::join(path, path, &paths, index.as_ref())
+        Self::join(location, location, &shards, index.as_ref())
     }
 
-    fn join(path: &Path, folder: &Path, paths: &[PathBuf], shards: Option<&Json>) -> Result<Self> {
-        let files = paths.iter().map(|p| SafetensorsFile::open(p)).collect::<Result<Vec<_>>>()?;
+    fn join(location: &Location, folder: &Location, files: &[Location], shards: Option<&Json>) -> Result<Self> {
+        let files = files.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>>>()?;
         let mut index = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
             for name in file.tensors.keys() {
                 if let Some(first) = index.insert(name.clone(), i) {
-                    let path = file.path.clone();
-                    return Err(Error::TensorTwice { name: printable(name), first: files[first].path.clone(), path });
+                    let (first, path) = (files[first].location.path().to_owned(), file.location.path().to_owned());
+                    return Err(Error::TensorTwice { name: printable(name), first, path });
                 }
             }
         }
         if let Some(map) = shards.and_then(|json| json.object.get("weight_map")).and_then(Value::as_object) {
             for (name, shard) in map {
-                let found = index.get(name).map(|i| &files[*i].path);
+                let found = index.get(name).map(|i| files[*i].location.path());
                 if found.and_then(|p| p.file_name()) != shard.as_str().map(std::ffi::OsStr::new) {
-                    let path = folder.join(shard.as_str().unwrap_or_default());
+                    let path = folder.path().join(shard.as_str().unwrap_or_default());
                     return Err(Error::ShardLacks { path, name: printable(name) });
                 }
             }
         }
-        let config = Some(folder.join("config.json")).filter(|p| p.is_file());
-        Ok(Checkpoint { path: path.to_owned(), files, index, config })
+        let config = Some(folder.join("config.json")).filter(Location::is_file);
+        Ok(Checkpoint { location: location.clone(), files, index, config })
     }
 
     /// Which network this is and how its tensors are named.
@@ -187,7 +189,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::WrongPart`] unless it is `wanted`.
     pub fn dialect(&self, wanted: Part) -> Result<Dialect> {
-        let wrong = |found: String| Error::WrongPart { path: self.path.clone(), found, wanted };
+        let wrong = |found: String| Error::WrongPart { path: self.location.path().to_owned(), found, wanted };
         match detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str)) {
             Some(Detected::Part(part, mut dialect)) if part == wanted => {
                 let level = |i: usize| dialect.find(&format!("encoder.down.{i}.res.0.conv1.weight")).1;
@@ -205,8 +207,8 @@ impl Checkpoint {
 
     /// The configuration beside the files, if it is this network's: a single file may lie in any folder.
     pub fn config(&self, part: Part) -> Result<Option<Json>> {
-        let Some(path) = &self.config else { return Ok(None) };
-        let json = Json::read(path, MAX_INDEX_BYTES)?;
+        let Some(file) = &self.config else { return Ok(None) };
+        let json = Json::read(file, MAX_INDEX_BYTES)?;
         let (key, class) = match part {
             Part::Transformer => ("_class_name", "Flux2Transformer2DModel"),
             Part::TextEncoder => ("model_type", "qwen3"),
@@ -214,7 +216,7 @@ impl Checkpoint {
         };
         match json.text(key) {
             Some(found) if found == class => Ok(Some(json)),
-            _ if self.path.is_dir() => Err(json.error(key, class)),
+            _ if self.location.is_dir() => Err(json.error(key, class)),
             _ => Ok(None),
         }
     }
@@ -231,7 +233,7 @@ impl Checkpoint {
             plan.insert(canonical.clone(), Planned { shape: shape.clone(), form, pieces });
         }
         if let Some(mismatch) = planner.finish() {
-            return Err(Error::Tensors { path: self.path, mismatch: Box::new(mismatch) });
+            return Err(Error::Tensors { path: self.location.path().to_owned(), mismatch: Box::new(mismatch) });
         }
         let layout = wants.dialect.layout;
         Ok(Component { config, layout, files: Arc::new(self.files), plan: Arc::new(plan) })
@@ -350,7 +352,7 @@ pub(super) struct Shapes<'a> {
 
 impl Shapes<'_> {
     pub fn path(&self) -> &Path {
-        &self.checkpoint.path
+        self.checkpoint.location.path()
     }
 
     /// Axis `axis` of a stored tensor that has `axes` of them; never zero, never absurd.
@@ -465,24 +467,19 @@ impl std::fmt::Display for Mismatch {
 // ---- folders ----
 
 /// Files of a folder whose name ends so, in alphabetical order.
-fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
-    let io = |source| Error::Io { path: folder.to_owned(), source };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.ends_with(ending) && !name.starts_with('.') {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
+fn files_ending(folder: &Location, ending: &str) -> Result<Vec<Location>> {
+    let mut files = folder.entries()?;
+    files.retain(|file| {
+        let name = file.path().file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        name.ends_with(ending) && !name.starts_with('.')
+    });
+    Ok(files)
 }
 
 /// The list of shards; of several the one without a variant in its name, which is the shortest.
-fn index_file(folder: &Path) -> Result<Option<PathBuf>> {
+fn index_file(folder: &Location) -> Result<Option<Location>> {
     let found = files_ending(folder, ".safetensors.index.json")?;
-    Ok(found.into_iter().min_by_key(|p| p.as_os_str().len()))
+    Ok(found.into_iter().min_by_key(|file| file.path().as_os_str().len()))
 }
 
 /// File names out of `weight_map`: plain names of this folder only.

@@ -5,11 +5,13 @@
 //! do is refused here, by key and value. Keys are those of diffusers (`Flux2Transformer2DModel`, `AutoencoderKLFlux2`)
 //! and transformers (`Qwen3Config`).
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::component::Shapes;
+use super::location::Location;
 use super::safetensors::Printable;
 use crate::{Error, Result};
 
@@ -329,15 +331,23 @@ impl Default for Taps {
 
 impl Taps {
     const LAYERS_KEY: &'static str = "text_encoder_out_layers";
+    const MAX_LAYERS: usize = 16;
 
     pub fn from_json(model_index: &Json) -> Result<Self> {
         let default = Taps::default();
-        // As many as it says, so that only a list of numbers is right.
-        let count = model_index.get(Self::LAYERS_KEY).and_then(Value::as_array).map_or(1, |a| a.len().clamp(1, 16));
-        let layers = model_index.sizes(Self::LAYERS_KEY, MAX_BLOCKS, count)?.unwrap_or(default.layers);
-        if !layers.is_sorted_by(|a, b| a < b) {
-            return Err(value(&model_index.path, Self::LAYERS_KEY, format!("{layers:?}"), "ascending numbers"));
-        }
+        let layers = match model_index.get(Self::LAYERS_KEY) {
+            None => default.layers,
+            Some(found) => {
+                let layer = |v: &Value| v.as_u64().filter(|n| (1..=MAX_BLOCKS as u64).contains(n)).map(|n| n as usize);
+                let layers: Option<Vec<usize>> = found.as_array().and_then(|a| a.iter().map(layer).collect());
+                let fits = |l: &Vec<usize>| (1..=Self::MAX_LAYERS).contains(&l.len()) && l.is_sorted_by(|a, b| a < b);
+                layers.filter(fits).ok_or_else(|| {
+                    let most = Self::MAX_LAYERS;
+                    let expected = format!("1 to {most} ascending whole numbers from 1 to {MAX_BLOCKS}");
+                    model_index.error(Self::LAYERS_KEY, expected)
+                })?
+            }
+        };
         let max_length = model_index.size_or("max_sequence_length", 1 << 15, default.max_length)?;
         Ok(Taps { layers, max_length })
     }
@@ -521,16 +531,17 @@ pub(super) struct Json {
 
 impl Json {
     /// Read a file of at most `max_bytes`.
-    pub fn read(path: &Path, max_bytes: u64) -> Result<Self> {
-        let refuse = |problem| Error::Config { path: path.to_owned(), problem };
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let meta = std::fs::metadata(path).map_err(io)?;
-        if !meta.is_file() || meta.len() > max_bytes {
-            return Err(refuse(ConfigProblem::NotReadable { bytes: meta.len(), max: max_bytes }));
+    pub fn read(file: &Location, max_bytes: u64) -> Result<Self> {
+        let path = file.path().to_owned();
+        let refuse = |problem| Error::Config { path: path.clone(), problem };
+        let stat = file.stat()?;
+        if !stat.is_file || stat.len > max_bytes {
+            return Err(refuse(ConfigProblem::NotReadable { bytes: stat.len, max: max_bytes }));
         }
-        let text = std::fs::read(path).map_err(io)?;
+        let mut text = Vec::new();
+        file.reader()?.take(max_bytes).read_to_end(&mut text).map_err(|e| file.io(e))?;
         match serde_json::from_slice(&text) {
-            Ok(Value::Object(object)) => Ok(Json { path: path.to_owned(), object }),
+            Ok(Value::Object(object)) => Ok(Json { path, object }),
             Ok(_) => Err(refuse(ConfigProblem::Json { message: "not an object".into() })),
             Err(e) => Err(refuse(ConfigProblem::Json { message: e.to_string() })),
         }

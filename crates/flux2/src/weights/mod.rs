@@ -1,4 +1,4 @@
-//! Checkpoints: from paths somebody typed to tensors under names models know.
+//! Checkpoints: from a path somebody typed, or bytes in the program, to tensors under names models know.
 //!
 //! ```text
 //! ModelPaths ─▶ ModelFiles::open ─▶ Component { config, plan } ─▶ map() ─▶ WeightSource::tensor("double.0.img.qkv")
@@ -6,6 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `location` | where files are: on disk, or in a table of bytes in the program |
 //! | `safetensors` | one file: header checked, bytes mapped |
 //! | `layout` | the two naming schemes as tables of rules, and how to tell them apart |
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
@@ -17,6 +18,7 @@
 mod component;
 mod config;
 mod layout;
+mod location;
 mod model_files;
 mod safetensors;
 
@@ -25,6 +27,7 @@ use flux2_backend::HostTensor;
 pub use component::{Component, MappedWeights, Mismatch, WrongShape};
 pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
 pub use layout::{Layout, Part};
+pub use location::{EmbeddedFile, Location};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use safetensors::FileProblem;
 

@@ -1,13 +1,12 @@
-//! A whole model on disk: variant, transformer, text encoder, VAE and tokenizer, opened and checked together.
+//! A whole model: variant, transformer, text encoder, VAE and tokenizer, opened and checked together.
 //!
 //! In:  [`ModelPaths`], a diffusers folder or single files. Out: [`ModelFiles`], in which everything fits everything.
-
-use std::path::{Path, PathBuf};
 
 use super::MAX_INDEX_BYTES;
 use super::component::{Checkpoint, Component, Shapes, Wants};
 use super::config::{ConfigProblem, Json, Taps, TextConfig, TransformerConfig, VaeConfig};
 use super::layout::{Dialect, Part};
+use super::location::Location;
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
@@ -15,11 +14,11 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct ModelPaths {
     /// A diffusers folder (with `model_index.json`), or the transformer as one file.
-    pub model: PathBuf,
+    pub model: Location,
     /// Text encoder, file or folder; instead of the folder's own, and needed if `model` is a file.
-    pub text_encoder: Option<PathBuf>,
+    pub text_encoder: Option<Location>,
     /// VAE, file or folder; instead of the folder's own, and needed if `model` is a file.
-    pub vae: Option<PathBuf>,
+    pub vae: Option<Location>,
     /// Which member of the family it is, where files do not say; without it a single file counts as distilled.
     pub variant: Option<&'static Variant>,
 }
@@ -38,7 +37,7 @@ pub struct ModelFiles {
     /// The autoencoder.
     pub vae: Component<VaeConfig>,
     /// A `tokenizer.json` that came with the model; `None` means the built-in one.
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<Location>,
 }
 
 impl ModelFiles {
@@ -48,33 +47,34 @@ impl ModelFiles {
     /// [`Error::ModelMissing`] and its siblings if files are not there; [`Error::Checkpoint`], [`Error::Config`] and
     /// [`Error::Tensors`] if one is not what it should be; [`Error::PartsDisagree`] if they do not belong together.
     pub fn open(paths: &ModelPaths) -> Result<Self> {
-        if !exists(&paths.model)? {
-            return Err(Error::ModelMissing { path: paths.model.clone() });
+        if !paths.model.exists()? {
+            return Err(Error::ModelMissing { path: paths.model.path().to_owned() });
         }
         let is_folder = paths.model.is_dir();
         let (kind, taps) = if is_folder { read_model_index(&paths.model)? } else { (Kind::Distilled, Taps::default()) };
         let transformer =
             if is_folder { present(paths.model.join("transformer"), "transformer")? } else { paths.model.clone() };
         // A file that is something else says so before the other two are asked for.
-        let transformer = Component::<TransformerConfig>::open(&transformer)?;
-        let beside = |given: &Option<PathBuf>, folder: &str, part: Part, flag: &'static str| match given {
-            Some(path) => Ok(path.clone()),
+        let transformer = Component::<TransformerConfig>::open(transformer)?;
+        let beside = |given: &Option<Location>, folder: &str, part: Part, flag: &'static str| match given {
+            Some(location) => Ok(location.clone()),
             None if is_folder => Ok(paths.model.join(folder)),
-            None => Err(Error::PartNotGiven { path: paths.model.clone(), part, flag }),
+            None => Err(Error::PartNotGiven { path: paths.model.path().to_owned(), part, flag }),
         };
-        let text_path = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder, "--text-encoder")?;
-        let vae_path = beside(&paths.vae, "vae", Part::Vae, "--vae")?;
-        let text_path = present(text_path, "text encoder")?;
-        let text_encoder = Component::<TextConfig>::open_with(&text_path, &taps)?;
-        let vae = Component::<VaeConfig>::open(&present(vae_path, "VAE")?)?;
+        let text_location = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder, "--text-encoder")?;
+        let vae_location = beside(&paths.vae, "vae", Part::Vae, "--vae")?;
+        let text_location = present(text_location, "text encoder")?;
+        let text_encoder = Component::<TextConfig>::open_with(&text_location, &taps)?;
+        let vae = Component::<VaeConfig>::open(present(vae_location, "VAE")?)?;
         check_fit(&transformer.config, &text_encoder.config, &vae.config)?;
 
         let variant = match paths.variant {
             None => Variant::detect(&transformer.config, kind),
             Some(variant) => variant.confirm(&transformer.config)?,
         };
-        let name = if variant.is_custom() { file_stem(&paths.model) } else { variant.name.to_owned() };
-        let tokenizer = find_tokenizer(&text_path, &paths.model);
+        let stem = || paths.model.stem().unwrap_or_else(|| "model".into());
+        let name = if variant.is_custom() { stem() } else { variant.name.to_owned() };
+        let tokenizer = find_tokenizer(&text_location, &paths.model);
         Ok(ModelFiles { variant, name, transformer, text_encoder, vae, tokenizer })
     }
 }
@@ -84,8 +84,8 @@ impl Component<TransformerConfig> {
     ///
     /// # Errors
     /// As [`ModelFiles::open`].
-    pub fn open(path: &Path) -> Result<Self> {
-        let (checkpoint, dialect) = open_part(path, Part::Transformer)?;
+    pub fn open(location: impl Into<Location>) -> Result<Self> {
+        let (checkpoint, dialect) = open_part(&location.into(), Part::Transformer)?;
         let config = match checkpoint.config(Part::Transformer)? {
             Some(json) => TransformerConfig::from_json(&json)?,
             None => TransformerConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect })?,
@@ -100,12 +100,12 @@ impl Component<TextConfig> {
     ///
     /// # Errors
     /// As [`ModelFiles::open`].
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, &Taps::default())
+    pub fn open(location: impl Into<Location>) -> Result<Self> {
+        Self::open_with(&location.into(), &Taps::default())
     }
 
-    fn open_with(path: &Path, taps: &Taps) -> Result<Self> {
-        let (checkpoint, dialect) = open_part(path, Part::TextEncoder)?;
+    fn open_with(location: &Location, taps: &Taps) -> Result<Self> {
+        let (checkpoint, dialect) = open_part(location, Part::TextEncoder)?;
         let config = match checkpoint.config(Part::TextEncoder)? {
             Some(json) => TextConfig::from_json(&json, taps)?,
             None => TextConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect }, taps)?,
@@ -121,8 +121,8 @@ impl Component<VaeConfig> {
     ///
     /// # Errors
     /// As [`ModelFiles::open`].
-    pub fn open(path: &Path) -> Result<Self> {
-        let (checkpoint, dialect) = open_part(path, Part::Vae)?;
+    pub fn open(location: impl Into<Location>) -> Result<Self> {
+        let (checkpoint, dialect) = open_part(&location.into(), Part::Vae)?;
         let config = match checkpoint.config(Part::Vae)? {
             Some(json) => VaeConfig::from_json(&json)?,
             None => VaeConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect })?,
@@ -132,17 +132,15 @@ impl Component<VaeConfig> {
     }
 }
 
-fn present(path: PathBuf, what: &'static str) -> Result<PathBuf> {
-    if exists(&path)? { Ok(path) } else { Err(Error::PartMissing { what, path }) }
+fn present(location: Location, what: &'static str) -> Result<Location> {
+    match location.exists()? {
+        true => Ok(location),
+        false => Err(Error::PartMissing { what, path: location.path().to_owned() }),
+    }
 }
 
-/// Whether something is there; that it may not be looked at is another error than its absence.
-fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(|source| Error::Io { path: path.to_owned(), source })
-}
-
-fn open_part(path: &Path, part: Part) -> Result<(Checkpoint, Dialect)> {
-    let checkpoint = Checkpoint::open(path)?;
+fn open_part(location: &Location, part: Part) -> Result<(Checkpoint, Dialect)> {
+    let checkpoint = Checkpoint::open(location)?;
     let dialect = checkpoint.dialect(part)?;
     Ok((checkpoint, dialect))
 }
@@ -152,17 +150,17 @@ fn wants(dialect: Dialect, tensors: Vec<(String, Vec<usize>)>) -> Wants {
 }
 
 /// What `model_index.json` says that nothing else does: the kind of model, and which text states it reads.
-fn read_model_index(folder: &Path) -> Result<(Kind, Taps)> {
-    let path = folder.join("model_index.json");
-    if !path.is_file() {
-        return Err(Error::NoModelIndex { path: folder.to_owned() });
+fn read_model_index(folder: &Location) -> Result<(Kind, Taps)> {
+    let file = folder.join("model_index.json");
+    if !file.is_file() {
+        return Err(Error::NoModelIndex { path: folder.path().to_owned() });
     }
-    let json = Json::read(&path, MAX_INDEX_BYTES)?;
+    let json = Json::read(&file, MAX_INDEX_BYTES)?;
     let class = json.text("_class_name").ok_or_else(|| json.error("_class_name", "Flux2KleinPipeline"))?;
     if !class.starts_with("Flux2Klein") {
         let (key, supported) = ("_class_name".into(), "Flux2KleinPipeline".into());
         return Err(Error::Config {
-            path,
+            path: file.path().to_owned(),
             problem: ConfigProblem::Unsupported { key, found: class.into(), supported },
         });
     }
@@ -190,19 +188,12 @@ fn check_fit(transformer: &TransformerConfig, text: &TextConfig, vae: &VaeConfig
 }
 
 /// The tokenizer that belongs to the text encoder, else the one that came with the model.
-fn find_tokenizer(text_encoder: &Path, model: &Path) -> Option<PathBuf> {
-    let folder = |path: &Path| if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
+fn find_tokenizer(text_encoder: &Location, model: &Location) -> Option<Location> {
+    let folder = |location: &Location| if location.is_dir() { location.clone() } else { location.parent() };
     let (text, model) = (folder(text_encoder), folder(model));
-    let beside = text.parent().unwrap_or(&text).to_owned();
+    let beside = text.parent();
     [text.join("tokenizer.json"), text.join("tokenizer/tokenizer.json"), beside.join("tokenizer/tokenizer.json")]
         .into_iter()
         .chain([model.join("tokenizer/tokenizer.json")])
-        .find(|p| p.is_file())
-}
-
-/// Last part of a path, without its extension if it is a file.
-fn file_stem(path: &Path) -> String {
-    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let stem = if full.is_dir() { full.file_name() } else { full.file_stem() };
-    stem.map_or("model".into(), |s| s.to_string_lossy().into_owned())
+        .find(Location::is_file)
 }

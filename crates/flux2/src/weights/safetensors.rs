@@ -1,6 +1,6 @@
 //! One safetensors file: its header read and checked, its bytes mapped on request.
 //!
-//! In:  a path somebody typed. Out: names, dtypes, shapes and byte ranges that all lie within the file.
+//! In:  a file that somebody named. Out: names, dtypes, shapes and byte ranges that all lie within it.
 //!
 //! The file is hostile until [`SafetensorsFile::open`] has returned. What the `safetensors` crate checks is checked
 //! here as well (tests hold the two against each other); reading the header ourselves is what lets an error name the
@@ -9,17 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
 
 use flux2_backend::{DType, HostBytes};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
+use super::location::{Location, Stat};
 use crate::{Error, Result};
 
 /// Longest header that is read; the format's own limit.
@@ -30,10 +27,9 @@ const MAX_AXES: usize = 8;
 /// A checked file. Holds no bytes of tensors and keeps nothing open.
 #[derive(Debug)]
 pub(crate) struct SafetensorsFile {
-    pub path: PathBuf,
+    pub location: Location,
     pub tensors: BTreeMap<String, StoredTensor>,
-    len: u64,
-    modified: Option<SystemTime>,
+    stat: Stat,
 }
 
 /// A tensor as its file describes it.
@@ -55,63 +51,47 @@ pub(crate) enum StoredDType {
 }
 
 impl SafetensorsFile {
-    /// Read and check the header of `path`.
+    /// Read and check the header of the file at `location`.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Checkpoint`] for anything that is not a whole safetensors file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let refuse = |problem| Error::Checkpoint { path: path.to_owned(), problem };
-        // Looked at before it is opened: opening a pipe would wait for somebody to write to it.
-        let meta = std::fs::metadata(path).map_err(io)?;
-        if !meta.is_file() {
+    pub fn open(location: &Location) -> Result<Self> {
+        let io = |source| location.io(source);
+        let refuse = |problem| Error::Checkpoint { path: location.path().to_owned(), problem };
+        let stat = location.stat()?;
+        if !stat.is_file {
             return Err(refuse(FileProblem::NotAFile));
         }
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = location.reader()?;
         let mut start = Vec::with_capacity(32);
         file.by_ref().take(32).read_to_end(&mut start).map_err(io)?;
         if let Some(looks_like) = other_format(&start) {
             return Err(refuse(FileProblem::OtherFormat { looks_like }));
         }
         let Some(length) = start.first_chunk::<8>() else {
-            return Err(refuse(FileProblem::TooShort { bytes: meta.len() }));
+            return Err(refuse(FileProblem::TooShort { bytes: stat.len }));
         };
         let header = u64::from_le_bytes(*length);
         if header > MAX_HEADER_BYTES {
             return Err(refuse(FileProblem::HeaderTooLong { header, max: MAX_HEADER_BYTES }));
         }
-        if header > meta.len().saturating_sub(8) {
-            return Err(refuse(FileProblem::HeaderBeyondFile { header, file: meta.len() }));
+        if header > stat.len.saturating_sub(8) {
+            return Err(refuse(FileProblem::HeaderBeyondFile { header, file: stat.len }));
         }
         let mut json = start.split_off(8);
         json.truncate(header as usize);
         let rest = header - json.len() as u64;
         file.take(rest).read_to_end(&mut json).map_err(io)?;
-        let tensors = parse_header(&json, 8 + header, meta.len()).map_err(refuse)?;
-        Ok(SafetensorsFile { path: path.to_owned(), tensors, len: meta.len(), modified: meta.modified().ok() })
+        let tensors = parse_header(&json, 8 + header, stat.len).map_err(refuse)?;
+        Ok(SafetensorsFile { location: location.clone(), tensors, stat })
     }
 
-    /// Map the whole file; it is unmapped when the last window of these bytes is dropped.
-    ///
-    /// While it is mapped the file must not be written to: a byte changed in place changes the picture, and a file cut
-    /// short ends the process (the system signals it, and a library cannot catch that). Replace files by renaming.
+    /// The whole file.
     ///
     /// # Errors
     /// [`Error::FileChanged`] if it is no longer the file that was checked.
-    // The one place above the backend that needs it.
-    #[allow(unsafe_code)]
-    pub fn map(&self) -> Result<HostBytes> {
-        let io = |source| Error::Io { path: self.path.clone(), source };
-        let file = File::open(&self.path).map_err(io)?;
-        let meta = file.metadata().map_err(io)?;
-        if meta.len() != self.len || meta.modified().ok() != self.modified {
-            return Err(Error::FileChanged { path: self.path.clone() });
-        }
-        // SAFETY: sound as long as nobody writes to the file while it is mapped, which no program can enforce and every
-        // program that maps its weights relies on. The length and time were compared a moment ago; bytes are only ever
-        // decoded as numbers, for which every bit pattern is valid.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Ok(HostBytes::new(Arc::new(map)))
+    pub fn bytes(&self) -> Result<HostBytes> {
+        self.location.bytes(self.stat)
     }
 }
 

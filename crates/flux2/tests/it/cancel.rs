@@ -7,7 +7,8 @@ use flux2::weights::Part;
 use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, ModelPaths, Phase, Reference, engine};
 
 fn model() -> ModelPaths {
-    ModelPaths { model: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/klein"), ..Default::default() }
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/klein").into();
+    ModelPaths { model, ..Default::default() }
 }
 
 fn request() -> GenerateRequest {

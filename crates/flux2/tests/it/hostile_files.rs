@@ -281,7 +281,7 @@ fn changed(change: impl FnOnce(&mut File)) -> Error {
     let mut file = File::read(&tiny("klein-bfl/transformer.safetensors"));
     file = file.renamed(|n| n.trim_start_matches("model.diffusion_model.").to_owned());
     change(&mut file);
-    Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap_err()
+    Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap_err()
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn a_lora_and_an_unknown_file_are_told_apart() {
     let temp = tempfile::tempdir().unwrap();
     let found = |name: &str| {
         let file = File([(name.to_owned(), ("F32".to_owned(), vec![1], vec![0; 4]))].into());
-        match Component::<TransformerConfig>::open(&file.write(temp.path(), "f.safetensors")) {
+        match Component::<TransformerConfig>::open(file.write(temp.path(), "f.safetensors")) {
             Err(Error::WrongPart { found, .. }) => found,
             other => panic!("{other:?}"),
         }
@@ -407,7 +407,7 @@ fn swapped_files_are_called_what_they_are() {
     check(ModelPaths { model: vae.clone(), ..ModelPaths::default() }, "the VAE", Part::Transformer);
     check(ModelPaths { vae: Some(text.clone()), ..single_files() }, "the text encoder", Part::Vae);
     check(ModelPaths { text_encoder: Some(model), ..single_files() }, "the transformer", Part::TextEncoder);
-    let folder = ModelPaths { model: tiny("klein"), vae: Some(text), ..ModelPaths::default() };
+    let folder = ModelPaths { model: tiny("klein").into(), vae: Some(text), ..ModelPaths::default() };
     check(folder, "the text encoder", Part::Vae);
 }
 
@@ -418,7 +418,7 @@ fn changed_folder(change: impl FnOnce(&Path)) -> Error {
     let temp = tempfile::tempdir().unwrap();
     let model = copy_of_tiny(temp.path());
     change(&model);
-    ModelFiles::open(&ModelPaths { model, ..ModelPaths::default() }).unwrap_err()
+    ModelFiles::open(&ModelPaths { model: model.into(), ..ModelPaths::default() }).unwrap_err()
 }
 
 #[test]
@@ -600,13 +600,35 @@ fn absurd_values_are_refused_by_key() {
         ("model_index.json", "text_encoder_out_layers", json!([9, 18, 29])),
         ("model_index.json", "text_encoder_out_layers", json!([])),
         ("model_index.json", "text_encoder_out_layers", json!(9)),
+        ("model_index.json", "text_encoder_out_layers", json!("9, 18, 27")),
+        ("model_index.json", "text_encoder_out_layers", json!([0, 9, 18])),
+        ("model_index.json", "text_encoder_out_layers", json!([-9, 9, 18])),
+        ("model_index.json", "text_encoder_out_layers", json!([9.0, 18.5])),
+        ("model_index.json", "text_encoder_out_layers", json!([9, 18, u64::MAX])),
+        ("model_index.json", "text_encoder_out_layers", json!([18, 9, 27])),
+        ("model_index.json", "text_encoder_out_layers", json!((1..=17).collect::<Vec<_>>())),
         ("model_index.json", "max_sequence_length", json!(0)),
+        ("model_index.json", "max_sequence_length", json!(-1)),
+        ("model_index.json", "max_sequence_length", json!(48.5)),
+        ("model_index.json", "max_sequence_length", json!("512")),
+        ("model_index.json", "max_sequence_length", json!(u64::MAX)),
+        ("model_index.json", "max_sequence_length", json!([512])),
     ] {
         let error = configured(file, key, &value);
         let named = matches!(&error, Error::Config { problem: ConfigProblem::Value { key: found, .. }, .. }
             if found == key);
         assert!(named, "{file} {key} {value}: {error}");
     }
+}
+
+#[test]
+fn wrong_taps_and_lengths_are_told_what_would_do() {
+    let error = configured("model_index.json", "text_encoder_out_layers", &json!([18, 9])).to_string();
+    let expected = "`text_encoder_out_layers` is [18,9], expected 1 to 16 ascending whole numbers from 1 to 256";
+    assert!(error.ends_with(expected), "{error}");
+    let error = configured("model_index.json", "max_sequence_length", &json!(1e9)).to_string();
+    let expected = "`max_sequence_length` is 1000000000.0, expected a whole number from 1 to 32768";
+    assert!(error.ends_with(expected), "{error}");
 }
 
 #[test]
@@ -659,14 +681,14 @@ fn parts_of_different_models() {
         Err(Error::PartsDisagree { part, reads, makes }) => (part, reads, makes),
         other => panic!("{other:?}"),
     };
-    let other_text = ModelPaths { text_encoder: Some(tiny("text_encoder_fp8")), ..single_files() };
+    let other_text = ModelPaths { text_encoder: Some(tiny("text_encoder_fp8").into()), ..single_files() };
     assert_eq!(disagree(other_text), (Part::TextEncoder, 96, 48));
     let temp = tempfile::tempdir().unwrap();
     let model = copy_of_tiny(temp.path());
     edit_json(&model.join("model_index.json"), |index| {
         index.insert("text_encoder_out_layers".into(), json!([9, 18]));
     });
-    assert_eq!(disagree(ModelPaths { model, ..ModelPaths::default() }), (Part::TextEncoder, 96, 64));
+    assert_eq!(disagree(ModelPaths { model: model.into(), ..ModelPaths::default() }), (Part::TextEncoder, 96, 64));
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub fn tiny(name: &str) -> PathBuf {
 
 /// Paths of the tiny model as single files.
 pub fn single_files() -> ModelPaths {
-    let file = |name: &str| tiny("klein-bfl").join(name);
+    let file = |name: &str| tiny("klein-bfl").join(name).into();
     ModelPaths {
         model: file("transformer.safetensors"),
         text_encoder: Some(file("text_encoder.safetensors")),
@@ -94,16 +94,18 @@ pub fn f32_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     values.into_iter().flat_map(f32::to_le_bytes).collect()
 }
 
-fn open(paths: &ModelPaths) -> ModelFiles {
+/// Open a model that is whole.
+pub fn open(paths: &ModelPaths) -> ModelFiles {
     ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nhint: {:?}", e.hint()))
 }
 
-fn folder() -> ModelPaths {
-    ModelPaths { model: tiny("klein"), ..ModelPaths::default() }
+/// The tiny model as a folder.
+pub fn folder() -> ModelPaths {
+    ModelPaths { model: tiny("klein").into(), ..ModelPaths::default() }
 }
 
 /// Same names, shapes and values; and the same stored bytes where both are stored alike.
-fn assert_same<C>(a: &Component<C>, b: &Component<C>, same_dtype: bool) {
+pub fn assert_same<C>(a: &Component<C>, b: &Component<C>, same_dtype: bool) {
     let (mapped_a, mapped_b) = (a.map().unwrap(), b.map().unwrap());
     assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>());
     for name in a.names() {
@@ -292,7 +294,7 @@ fn fp8_scale_of_a_whole_matrix_or_of_each_row() {
         [(vec![], vec![3.0], 3.0), (vec![1], vec![3.0], 3.0), (vec![64], rows.clone(), 3.0), (vec![64, 1], rows, 3.0)]
     {
         let file = with_fp8("bfl", &[name], &[(&scale, shape, values), (&input, vec![], vec![0.5])]);
-        let component = Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap();
+        let component = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap();
         let tensor = component.map().unwrap().tensor("single.0.out").unwrap();
         assert_eq!(tensor.dtype(), DType::F8E4M3);
         assert_eq!(tensor.to_f32()[2 * 256 + 7], at_row_2);
@@ -303,7 +305,7 @@ fn fp8_scale_of_a_whole_matrix_or_of_each_row() {
 fn fp8_without_a_scale_is_taken_as_it_is() {
     let temp = tempfile::tempdir().unwrap();
     let file = with_fp8("bfl", &["model.diffusion_model.single_blocks.0.linear2.weight"], &[]);
-    let component = Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap();
+    let component = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap();
     assert_eq!(component.map().unwrap().tensor("single.0.out").unwrap().to_f32()[0], 1.0);
 }
 
@@ -319,7 +321,7 @@ fn fp8_q_k_and_v_keep_their_scales_when_joined() {
             .map(|i| (scales[i].as_str(), vec![], vec![2.0 + i as f32]))
             .collect();
         let file = with_fp8("diffusers", quantised, &beside);
-        let component = Component::<TransformerConfig>::open(&file.write(temp.path(), "t.safetensors")).unwrap();
+        let component = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap();
         let joined = component.map().unwrap().tensor("double.0.img.qkv").unwrap();
         assert_eq!(joined.dtype(), dtype);
         let values = joined.to_f32();
@@ -334,7 +336,7 @@ fn fp8_q_k_and_v_keep_their_scales_when_joined() {
 
 #[test]
 fn a_decoder_may_be_narrower_than_its_encoder() {
-    let paths = ModelPaths { vae: Some(tiny("vae_small_decoder")), ..folder() };
+    let paths = ModelPaths { vae: Some(tiny("vae_small_decoder").into()), ..folder() };
     let vae = open(&paths).vae;
     assert_eq!(vae.config.encoder_channels, [8, 16, 24, 24]);
     assert_eq!(vae.config.decoder_channels, [8, 8, 16, 16]);
@@ -347,15 +349,15 @@ fn a_decoder_may_be_narrower_than_its_encoder() {
 fn layers_after_the_last_tap_need_not_be_there_nor_be_right() {
     let temp = tempfile::tempdir().unwrap();
     let text = File::read(&tiny("klein-bfl/text_encoder.safetensors"));
-    let used = Component::<TextConfig>::open(&tiny("klein-bfl/text_encoder.safetensors")).unwrap();
+    let used = Component::<TextConfig>::open(tiny("klein-bfl/text_encoder.safetensors")).unwrap();
     assert!(used.names().any(|n| n == "layer.26.q") && !used.names().any(|n| n == "layer.27.q"));
     let mut cut = text.clone();
     cut.0.retain(|name, _| !name.starts_with("model.layers.27.") && name != "model.norm.weight");
-    assert_same(&Component::<TextConfig>::open(&cut.write(temp.path(), "cut.safetensors")).unwrap(), &used, true);
+    assert_same(&Component::<TextConfig>::open(cut.write(temp.path(), "cut.safetensors")).unwrap(), &used, true);
     let mut more = text;
     more.0.insert("lm_head.weight".into(), ("U8".into(), vec![3], vec![0; 3]));
     more.0.insert("model.layers.27.mlp.gate_proj.weight_scale_inv".into(), ("F32".into(), vec![], vec![0; 4]));
-    assert_same(&Component::<TextConfig>::open(&more.write(temp.path(), "more.safetensors")).unwrap(), &used, true);
+    assert_same(&Component::<TextConfig>::open(more.write(temp.path(), "more.safetensors")).unwrap(), &used, true);
 }
 
 #[test]
@@ -364,7 +366,7 @@ fn what_the_model_index_says_decides_the_variant() {
     let variant = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
         let model = copy_of_tiny(temp.path());
         edit_json(&model.join("model_index.json"), change);
-        let files = open(&ModelPaths { model, ..ModelPaths::default() });
+        let files = open(&ModelPaths { model: model.into(), ..ModelPaths::default() });
         assert_eq!(files.name, "copy");
         (files.variant.name, files.text_encoder.config)
     };
@@ -374,28 +376,45 @@ fn what_the_model_index_says_decides_the_variant() {
         index.insert("_class_name".into(), "Flux2KleinKVPipeline".into());
     };
     assert_eq!(variant(&kv).0, "klein-kv (custom size)");
-    let (_, text) = variant(&|index| {
-        index.insert("text_encoder_out_layers".into(), json!([2, 4, 6]));
-        index.insert("max_sequence_length".into(), json!(64));
-    });
-    assert_eq!((text.taps.as_slice(), text.max_length, text.used_layers()), (&[2, 4, 6][..], 64, 6));
+}
+
+#[test]
+fn what_the_model_index_says_decides_the_taps_and_the_prompt_length() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let model = copy_of_tiny(temp.path());
+        edit_json(&model.join("model_index.json"), change);
+        let config = open(&ModelPaths { model: model.into(), ..ModelPaths::default() }).text_encoder.config;
+        (config.taps.clone(), config.max_length, config.used_layers())
+    };
+    let set = |layers: Value, length: Value| {
+        text(&|index| {
+            index.insert("text_encoder_out_layers".into(), layers.clone());
+            index.insert("max_sequence_length".into(), length.clone());
+        })
+    };
+    assert_eq!(set(json!([2, 4, 6]), json!(64)), (vec![2, 4, 6], 64, 6));
+    let family = (vec![9, 18, 27], 512, 27);
+    assert_eq!(text(&|index| index.retain(|key, _| !key.contains("layers") && !key.contains("length"))), family);
+    assert_eq!(set(json!(null), json!(null)), family);
 }
 
 #[test]
 fn the_tokenizer_comes_with_the_folder_or_with_the_text_encoder() {
-    let own = open(&folder()).tokenizer.unwrap().canonicalize().unwrap();
+    let found = |paths: &ModelPaths| open(paths).tokenizer.map(|file| file.path().canonicalize().unwrap());
+    let own = found(&folder()).unwrap();
     assert_eq!(own, tiny("klein/tokenizer/tokenizer.json").canonicalize().unwrap());
-    assert!(open(&single_files()).tokenizer.unwrap().ends_with("klein-bfl/tokenizer/tokenizer.json"));
+    assert!(found(&single_files()).unwrap().ends_with("klein-bfl/tokenizer/tokenizer.json"));
     // The same file in a folder without a tokenizer beside it.
     let alone = tempfile::tempdir().unwrap();
     let transformer = alone.path().join("transformer.safetensors");
     std::fs::copy(tiny("klein-bfl/transformer.safetensors"), &transformer).unwrap();
     let bare = alone.path().join("text_encoder.safetensors");
     std::fs::copy(tiny("klein-bfl/text_encoder.safetensors"), &bare).unwrap();
-    let alone = ModelPaths { model: transformer, text_encoder: Some(bare), ..single_files() };
-    assert_eq!(open(&alone).tokenizer, None);
-    let borrowed = ModelPaths { text_encoder: Some(tiny("klein/text_encoder")), ..alone };
-    assert!(open(&borrowed).tokenizer.unwrap().ends_with("klein/tokenizer/tokenizer.json"));
+    let alone = ModelPaths { model: transformer.into(), text_encoder: Some(bare.into()), ..single_files() };
+    assert_eq!(found(&alone), None);
+    let borrowed = ModelPaths { text_encoder: Some(tiny("klein/text_encoder").into()), ..alone };
+    assert!(found(&borrowed).unwrap().ends_with("klein/tokenizer/tokenizer.json"));
 }
 
 #[test]

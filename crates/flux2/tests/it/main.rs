@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod cancel;
+mod embedded;
 mod golden;
 mod hostile_files;
 mod house;

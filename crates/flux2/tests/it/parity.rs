@@ -63,11 +63,11 @@ impl Golden {
 }
 
 fn folder() -> ModelPaths {
-    ModelPaths { model: fixture("tiny/klein"), ..Default::default() }
+    ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }
 }
 
 fn single_files() -> ModelPaths {
-    let file = |name| fixture("tiny/klein-bfl").join(name);
+    let file = |name| fixture("tiny/klein-bfl").join(name).into();
     ModelPaths {
         model: file("transformer.safetensors"),
         text_encoder: Some(file("text_encoder.safetensors")),
@@ -90,7 +90,7 @@ fn check(case: &str, paths: &ModelPaths) {
     let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
     let cancel = CancelToken::new();
 
-    let tokenizer = Tokenizer::from_file(&fixture("tiny/klein/tokenizer/tokenizer.json")).unwrap();
+    let tokenizer = Tokenizer::from_file(fixture("tiny/klein/tokenizer/tokenizer.json")).unwrap();
     let tokens = tokenizer.encode_prompt(&request.prompt, 512);
     assert_eq!(tokens.ids.iter().map(|id| *id as f32).collect::<Vec<_>>(), golden.values("token_ids"));
     let mask: Vec<f32> = (0..512).map(|i| if i < tokens.valid { 1.0 } else { 0.0 }).collect();
@@ -265,7 +265,7 @@ fn vae_encode_and_decode() {
 fn slimmer_decoder() {
     let golden = Golden::open("vae_small_decoder");
     let be = f32_backend();
-    let paths = ModelPaths { vae: Some(fixture("tiny/vae_small_decoder")), ..folder() };
+    let paths = ModelPaths { vae: Some(fixture("tiny/vae_small_decoder").into()), ..folder() };
     let part = ModelFiles::open(&paths).unwrap().vae;
     let decoder = vae::Decoder::load(&be, &part.config, &part.map().unwrap()).unwrap();
     let tokens = be.upload(&golden.shape("tokens"), &golden.values("tokens")).unwrap();

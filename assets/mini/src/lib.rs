@@ -1,0 +1,77 @@
+//! klein-mini: every file of its diffusers folder, as bytes in the program.
+//!
+//! This folder is two things: the model as diffusers and `dj-flux2 -m` open it, and the crate that embeds it. Who made the
+//! model, from what, and under which licences stands in the README beside it.
+
+#![forbid(unsafe_code)]
+
+/// A path inside the folder, with `/` between its parts, and the bytes of the file there.
+pub type File = (&'static str, &'static [u8]);
+
+macro_rules! files {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../", $path)))),*]
+    };
+}
+
+/// The folder, file by file.
+pub static FILES: &[File] = files![
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// Bytes of the folder at most: a registry takes packages of up to 10 MB.
+    const MAX_BYTES: u64 = 9_000_000;
+
+    /// What the folder holds for the crate's sake; the rest is the model.
+    const CRATE: [&str; 7] =
+        ["Cargo.toml", "Cargo.toml.orig", "Cargo.lock", ".cargo_vcs_info.json", "LICENSE", "LICENSE-OFL", "README.md"];
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    fn on_disk() -> Vec<PathBuf> {
+        let (mut files, mut folders) = (vec![], vec![root().to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn the_table_is_the_folder() {
+        let inside = |path: &PathBuf| path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+        let mut model: Vec<String> = on_disk().iter().map(inside).collect();
+        model.retain(|path| !path.starts_with("src/") && !CRATE.contains(&path.as_str()));
+        model.sort();
+        assert_eq!(FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>(), model);
+        for (path, bytes) in FILES {
+            assert!(fs::read(root().join(path)).unwrap() == *bytes, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_folder_can_be_published() {
+        let bytes: u64 = on_disk().iter().map(|path| path.metadata().unwrap().len()).sum();
+        assert!(bytes <= MAX_BYTES, "{bytes} bytes");
+    }
+}

@@ -1,0 +1,170 @@
+//! klein-mini, the model that is built in: drawn with where none is named, and never where one is.
+
+use flux2::image;
+
+use crate::cli::{Cli, QUICK, fixture};
+use crate::snapshot;
+
+const CAT: &str = "a cat on a blue background";
+
+#[test]
+fn without_a_model_the_built_in_one_draws() {
+    let cli = Cli::without_model();
+    snapshot!(cli.run([CAT, "-S", "7"]), @"
+    exit code: 0
+    ----- stdout -----
+    output.png
+    ----- stderr -----
+    note: no model is set, so the built-in klein-mini draws (128x128, emoji-like); for FLUX.2 [klein] download black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m
+    load text encoder [TIME]
+    text [TIME]
+    load transformer [TIME]
+    step 1/4 [TIME]
+    step 2/4 [TIME]
+    step 3/4 [TIME]
+    step 4/4 [TIME]
+    load VAE [TIME]
+    decode [TIME]
+    saved output.png (seed 7, [TIME])
+    ");
+    let picture = image::open(&cli.path("output.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (128, 128));
+    snapshot!(cli.stdout(["info", "output.png"]), @"
+    prompt      a cat on a blue background
+    seed        7
+    noise       philox
+    model       klein-mini
+    variant     klein
+    dtype       bf16
+    steps       4
+    size        128x128
+    software    dj-flux2 [VERSION]
+    ");
+    // By its name, and from the sources' folder, it is the same.
+    for (file, model) in [("named.png", "klein-mini"), ("upper.png", "KLEIN-MINI")] {
+        let shown = cli.run([CAT, "-S", "7", "-m", model, "-o", file]);
+        assert!(shown.starts_with("exit code: 0") && !shown.contains("note:"), "{shown}");
+        assert_eq!(cli.read(file), cli.read("output.png"));
+    }
+    let folder = fixture("../assets/mini");
+    cli.stdout([CAT, "-S", "7", "-o", "folder.png", "-m", folder.to_str().unwrap()]);
+    assert_eq!(cli.read("folder.png"), cli.read("output.png"));
+}
+
+#[test]
+fn quiet_says_no_word_of_it() {
+    let cli = Cli::without_model();
+    snapshot!(cli.run([CAT, "-q", "-S", "7"]), @"
+    exit code: 0
+    ----- stdout -----
+    output.png
+    ");
+}
+
+#[test]
+fn json_stays_json() {
+    let cli = Cli::without_model();
+    let output = cli.output([CAT, "--json", "-n", "2"].iter().chain(&QUICK));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let records: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 2);
+    assert_eq!((&records[1]["model"], &records[1]["variant"]), (&"klein-mini".into(), &"klein".into()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().filter(|line| line.starts_with("note:")).count(), 1, "{said}");
+}
+
+#[test]
+fn an_edit_needs_no_model_either() {
+    let cli = Cli::without_model();
+    cli.stdout([CAT, "-S", "7", "-o", "cat.png"]);
+    cli.stdout(["make the background red", "-i", "cat.png", "-S", "7"]);
+    assert_eq!(image::open(&cli.path("output.png")).unwrap().width(), 128);
+    assert_ne!(cli.read("output.png"), cli.read("cat.png"));
+}
+
+#[test]
+fn sizes_it_was_not_trained_on_are_made_with_a_warning() {
+    let cli = Cli::without_model();
+    let sized = |size| cli.run([CAT, "--size", size, "-m", "klein-mini", "-s", "1", "-S", "7"]);
+    assert!(!sized("256x64").contains("warning"));
+    snapshot!(sized("272x128"), @"
+    exit code: 0
+    ----- stdout -----
+    output.png
+    ----- stderr -----
+    warning: klein-mini was trained on sides from 64 to 256 pixels: its pictures of 272x128 are poor
+    load text encoder [TIME]
+    text [TIME]
+    load transformer [TIME]
+    step 1/1 [TIME]
+    load VAE [TIME]
+    decode [TIME]
+    saved output.png (seed 7, [TIME])
+    ");
+    let picture = image::open(&cli.path("output.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (272, 128));
+}
+
+#[test]
+fn a_model_that_is_named_is_never_replaced() {
+    let cli = Cli::without_model();
+    for args in [
+        &["-m", "nowhere"][..],
+        &["-m", "."],
+        &["-m", "klein-4b"],
+        &["--variant", "klein-mini"],
+        &["--vae", "nowhere"],
+        &["--text-encoder", "nowhere"],
+    ] {
+        let shown = cli.run([CAT].iter().chain(args));
+        assert!(shown.starts_with("exit code: 3"), "{args:?}: {shown}");
+    }
+    let mut command = cli.command([CAT]);
+    let status = command.env("DJ_FLUX2_MODEL", "nowhere").output().unwrap().status;
+    assert_eq!(status.code(), Some(3));
+    assert_eq!(cli.files(), [""; 0]);
+}
+
+#[test]
+fn the_environment_may_name_it() {
+    let cli = Cli::without_model();
+    let output = cli.command([CAT].iter().chain(&QUICK)).env("DJ_FLUX2_MODEL", "klein-mini").output().unwrap();
+    assert!(output.status.success() && !String::from_utf8_lossy(&output.stderr).contains("note:"));
+}
+
+#[test]
+fn a_file_of_its_name_wins() {
+    let cli = Cli::without_model();
+    cli.write("klein-mini", "not a model");
+    snapshot!(cli.run([CAT, "-m", "klein-mini"]), @"
+    exit code: 1
+    ----- stderr -----
+    error: klein-mini: claims a header of 8029109312199880558 bytes, at most 100000000 are read
+    hint: download the file again from a source you trust: it is damaged or not a safetensors file
+    ");
+}
+
+#[test]
+fn its_pictures_are_made_again_without_a_model() {
+    let cli = Cli::without_model();
+    cli.stdout([CAT, "-o", "cat.png"]);
+    let shown = cli.run(["--from", "cat.png"]);
+    assert!(shown.starts_with("exit code: 0") && !shown.contains("note:"), "{shown}");
+    assert_eq!(cli.read("output.png"), cli.read("cat.png"));
+}
+
+#[test]
+fn pictures_of_other_models_are_not() {
+    let cli = Cli::without_model();
+    let tiny = fixture("tiny/klein");
+    cli.fox("fox.png", &["-m", tiny.to_str().unwrap()]);
+    snapshot!(cli.run(["--from", "fox.png"]), @r#"
+    exit code: 3
+    ----- stderr -----
+    error: the picture was made with the model "klein", and no model is named
+    hint: pass -m PATH with the folder of that model, or set DJ_FLUX2_MODEL to it
+    "#);
+    // Named, it is run and the difference is warned of, as with any model.
+    let shown = cli.run(["--from", "fox.png", "-m", "klein-mini"]);
+    assert!(shown.contains(r#"fox.png was made with the model "klein", this is "klein-mini""#), "{shown}");
+}

@@ -1,0 +1,291 @@
+//! Where a model's files are: on disk, or in a table of bytes that is part of the program.
+//!
+//! In:  a path somebody typed, or such a table. Out: what is there, and its bytes.
+//!
+//! The rest of the loader asks here and nowhere else, so that a model is found, checked and planned by the same code
+//! wherever it lies.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use flux2_backend::HostBytes;
+
+use crate::{Error, Result};
+
+/// A file of a table: its path inside the folder, with `/` between its parts, and its bytes, at any alignment.
+pub type EmbeddedFile = (&'static str, &'static [u8]);
+
+/// A file or a folder, on disk or in a table.
+#[derive(Clone, Default)]
+pub struct Location {
+    /// On disk, or below the name of the table.
+    path: PathBuf,
+    /// `None` is the disk.
+    table: Option<&'static [EmbeddedFile]>,
+}
+
+/// A file as it was when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// An ordinary file: no folder, pipe or device.
+    pub is_file: bool,
+    /// Its length in bytes.
+    pub len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Location {
+    /// The folder that `files` are. Errors and pictures call it `name`.
+    pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
+        Location { path: name.into(), table: Some(files) }
+    }
+
+    /// The model that comes with this library, klein-mini; `None` if it was built without the feature `mini`.
+    ///
+    /// ```
+    /// use flux2::weights::{Location, ModelPaths};
+    /// use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, engine};
+    ///
+    /// # fn main() -> flux2::Result<()> {
+    /// let Some(model) = Location::builtin() else { return Ok(()) };
+    /// let mut engine = engine::load(&ModelPaths { model, ..Default::default() }, &EngineOptions::default())?;
+    /// let request = GenerateRequest { prompt: "a cat on a blue background".into(), ..Default::default() };
+    /// let picture = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?;
+    /// assert_eq!((picture.image.width(), picture.parameters.model.as_str()), (128, "klein-mini"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builtin() -> Option<Self> {
+        #[cfg(feature = "mini")]
+        return Some(Location::embedded(crate::variant::KLEIN_MINI, flux2_mini::FILES));
+        #[cfg(not(feature = "mini"))]
+        None
+    }
+
+    /// Its path; that of something in a table begins with the table's name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether something is there; that it may not be looked at is another matter than its absence.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it may not be looked at.
+    pub fn exists(&self) -> Result<bool> {
+        match self.table {
+            None => self.path.try_exists().map_err(|source| self.io(source)),
+            Some(_) => Ok(self.is_dir() || self.is_file()),
+        }
+    }
+
+    /// What is called `name` in this folder.
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> Self {
+        Location { path: self.path.join(name), table: self.table }
+    }
+
+    /// The folder it is in; the root of a disk is in itself.
+    pub(crate) fn parent(&self) -> Self {
+        Location { path: self.path.parent().unwrap_or(&self.path).to_owned(), table: self.table }
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        match self.table {
+            None => self.path.is_dir(),
+            Some(files) => {
+                let folder = self.key().map(|key| if key.is_empty() { key } else { key + "/" });
+                folder.is_some_and(|folder| files.iter().any(|(path, _)| path.starts_with(&folder)))
+            }
+        }
+    }
+
+    pub(crate) fn is_file(&self) -> bool {
+        match self.table {
+            None => self.path.is_file(),
+            Some(_) => self.find().is_some(),
+        }
+    }
+
+    /// Last part of its path, without the extension if it is a file.
+    pub(crate) fn stem(&self) -> Option<String> {
+        let full = match self.table {
+            None => &self.path.canonicalize().unwrap_or_else(|_| self.path.clone()),
+            Some(_) => &self.path,
+        };
+        let stem = if self.is_dir() { full.file_name() } else { full.file_stem() };
+        stem.map(|stem| stem.to_string_lossy().into_owned())
+    }
+
+    /// What lies in this folder, in alphabetical order.
+    pub(crate) fn entries(&self) -> Result<Vec<Location>> {
+        let mut names = Vec::new();
+        match self.table {
+            None => {
+                for entry in std::fs::read_dir(&self.path).map_err(|e| self.io(e))? {
+                    names.push(entry.map_err(|e| self.io(e))?.file_name());
+                }
+            }
+            Some(files) => {
+                let here = files.iter().filter_map(|(path, _)| {
+                    let below = PathBuf::from(path).strip_prefix(self.key()?).ok()?.to_owned();
+                    below.components().next().map(|name| name.as_os_str().to_owned())
+                });
+                names.extend(here);
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names.into_iter().map(|name| self.join(name)).collect())
+    }
+
+    /// What is known of a file without opening it: opening a pipe would wait for somebody to write to it.
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        match self.table {
+            None => std::fs::metadata(&self.path).map(Stat::of).map_err(|e| self.io(e)),
+            Some(_) => match self.find() {
+                Some(bytes) => Ok(Stat { is_file: true, len: bytes.len() as u64, modified: None }),
+                None if self.is_dir() => Ok(Stat { is_file: false, len: 0, modified: None }),
+                None => Err(self.io(std::io::ErrorKind::NotFound.into())),
+            },
+        }
+    }
+
+    /// The bytes of a file, from the first on.
+    pub(crate) fn reader(&self) -> Result<Box<dyn Read>> {
+        match self.table {
+            None => Ok(Box::new(File::open(&self.path).map_err(|e| self.io(e))?)),
+            Some(_) => Ok(Box::new(self.embedded_bytes()?)),
+        }
+    }
+
+    /// All bytes of a file, without copying them. One on disk is mapped, and unmapped when the last window of these bytes
+    /// is dropped.
+    ///
+    /// While it is mapped the file must not be written to: a byte changed in place changes the picture, and a file cut
+    /// short ends the process (the system signals it, and a library cannot catch that). Replace files by renaming.
+    ///
+    /// # Errors
+    /// [`Error::FileChanged`] if it is no longer the file that was `checked`.
+    // The one place above the backend that needs it.
+    #[allow(unsafe_code)]
+    pub(crate) fn bytes(&self, checked: Stat) -> Result<HostBytes> {
+        if self.table.is_some() {
+            return Ok(HostBytes::new(Arc::new(self.embedded_bytes()?)));
+        }
+        let file = File::open(&self.path).map_err(|e| self.io(e))?;
+        if Stat::of(file.metadata().map_err(|e| self.io(e))?) != checked {
+            return Err(Error::FileChanged { path: self.path.clone() });
+        }
+        // SAFETY: sound as long as nobody writes to the file while it is mapped, which no program can enforce and every
+        // program that maps its weights relies on. The length and time were compared a moment ago; bytes are only ever
+        // decoded as numbers, for which every bit pattern is valid.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| self.io(e))?;
+        Ok(HostBytes::new(Arc::new(map)))
+    }
+
+    /// An error of the system about this place.
+    pub(crate) fn io(&self, source: std::io::Error) -> Error {
+        Error::Io { path: self.path.clone(), source }
+    }
+
+    /// Its path in the table; empty for the whole of it, `None` for what is outside.
+    fn key(&self) -> Option<String> {
+        let mut parts = self.path.components();
+        parts.next()?;
+        parts.map(|part| part.as_os_str().to_str()).collect::<Option<Vec<_>>>().map(|parts| parts.join("/"))
+    }
+
+    fn find(&self) -> Option<&'static [u8]> {
+        let key = self.key()?;
+        self.table?.iter().find(|(path, _)| *path == key).map(|(_, bytes)| *bytes)
+    }
+
+    fn embedded_bytes(&self) -> Result<&'static [u8]> {
+        self.find().ok_or_else(|| self.io(std::io::ErrorKind::NotFound.into()))
+    }
+}
+
+impl Stat {
+    fn of(meta: std::fs::Metadata) -> Self {
+        Stat { is_file: meta.is_file(), len: meta.len(), modified: meta.modified().ok() }
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Location {
+    fn from(path: &P) -> Self {
+        Location::from(path.as_ref().to_owned())
+    }
+}
+
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Location { path, table: None }
+    }
+}
+
+impl From<String> for Location {
+    fn from(path: String) -> Self {
+        Location::from(PathBuf::from(path))
+    }
+}
+
+/// The path alone: a table is long.
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.table.is_some() { "Embedded" } else { "Disk" };
+        f.debug_tuple(kind).field(&self.path).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FILES: &[EmbeddedFile] = &[("a.json", b"{}"), ("vae/config.json", b"[]"), ("vae/x/y", b"yy")];
+
+    fn table() -> Location {
+        Location::embedded("model", FILES)
+    }
+
+    #[test]
+    fn a_table_has_the_folders_its_paths_name() {
+        let root = table();
+        assert!(root.is_dir() && !root.is_file());
+        assert!(
+            root.join("vae").is_dir() && root.join("vae/x").is_dir() && root.join("vae").join("x").join("y").is_file()
+        );
+        for missing in ["va", "vae/config", "nowhere", "../vae", "vae/../a.json", "vae/config.json/x"] {
+            assert!(!root.join(missing).exists().unwrap(), "{missing}");
+        }
+        assert!(!root.join("/etc/passwd").exists().unwrap() && !root.parent().exists().unwrap());
+        assert_eq!(root.join("vae/x").parent().path(), Path::new("model/vae"));
+    }
+
+    #[test]
+    fn entries_are_each_named_once() {
+        let names = |place: Location| -> Vec<String> {
+            place.entries().unwrap().iter().map(|e| e.path().display().to_string()).collect()
+        };
+        assert_eq!(names(table()), ["model/a.json", "model/vae"]);
+        assert_eq!(names(table().join("vae")), ["model/vae/config.json", "model/vae/x"]);
+    }
+
+    #[test]
+    fn a_file_of_a_table_reads_as_its_bytes() {
+        let file = table().join("vae/x/y");
+        let stat = file.stat().unwrap();
+        assert_eq!((stat.is_file, stat.len), (true, 2));
+        assert_eq!(file.bytes(stat).unwrap()[..], *b"yy");
+        assert!(!table().join("vae").stat().unwrap().is_file);
+        assert!(matches!(table().join("z").reader(), Err(Error::Io { path, .. }) if path == Path::new("model/z")));
+    }
+
+    #[test]
+    fn a_folder_is_called_by_its_last_part_and_a_file_without_its_extension() {
+        assert_eq!(table().stem().as_deref(), Some("model"));
+        assert_eq!(Location::from("/nowhere/klein.old.safetensors").stem().as_deref(), Some("klein.old"));
+    }
+}
