@@ -8,6 +8,8 @@
 //!     --steps 4,20     one column for each; by default 4
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
 //!     --misses         list what was wrong
+//!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
+//!     --sheet DIR      draw the contact sheets of docs/mini.md and nothing else
 //! ```
 //!
 //! Every request and its answer come from `fixtures/mini`, on pairs of subject and background that were held out of
@@ -20,15 +22,18 @@
 #[path = "../../tests/it/evaluation/mod.rs"]
 mod evaluation;
 mod reconstruction;
+mod sheets;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use flux2::Compute;
+use flux2::image::{self, ImageFormat, codec::IfExists};
 
 use evaluation::judge::Judge;
-use evaluation::world::{Layout, Picture};
+use evaluation::world::{Layout, Picture, World};
 use evaluation::{Case, Drawing, Kind, Outcome};
+use reconstruction::Line;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -38,12 +43,15 @@ struct Args {
     count: usize,
     pictures: Option<PathBuf>,
     misses: bool,
+    keep: Option<PathBuf>,
+    sheet: Option<PathBuf>,
 }
 
 impl Args {
     fn parse() -> Result<Self, Failure> {
         let drawing = Drawing { model: evaluation::mini(), compute: Compute::Bf16, steps: 4, seed: 1 };
-        let mut args = Args { drawing, steps: vec![4], count: usize::MAX, pictures: None, misses: false };
+        let mut args =
+            Args { drawing, steps: vec![4], count: usize::MAX, pictures: None, misses: false, keep: None, sheet: None };
         let mut given = std::env::args().skip(1);
         while let Some(flag) = given.next() {
             let mut value = || given.next().ok_or(format!("{flag} needs a value"));
@@ -54,6 +62,8 @@ impl Args {
                 "--steps" => args.steps = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
                 "--pictures" => args.pictures = Some(value()?.into()),
                 "--misses" => args.misses = true,
+                "--keep" => args.keep = Some(value()?.into()),
+                "--sheet" => args.sheet = Some(value()?.into()),
                 _ => return Err(format!("unknown argument {flag}; see the first lines of this example").into()),
             }
         }
@@ -65,7 +75,10 @@ fn main() -> Result<(), Failure> {
     let args = Args::parse()?;
     let start = Instant::now();
     let judge = Judge::load();
-    let cases = evaluation::cases(args.count);
+    if let Some(folder) = &args.sheet {
+        return Ok(sheets::write(args.drawing.engine()?.as_mut(), &judge.world, folder)?);
+    }
+    let cases = evaluation::cases(|_| args.count);
     let mut columns = Vec::new();
     for steps in &args.steps {
         let drawing = Drawing { steps: *steps, ..args.drawing.clone() };
@@ -78,32 +91,56 @@ fn main() -> Result<(), Failure> {
         eprintln!();
     }
 
+    print_table(&args, &cases, &columns)?;
+    if args.misses {
+        print_misses(&args, &judge.world, &cases, &columns);
+    }
+    if let Some(folder) = &args.keep {
+        keep(folder, &args, &cases, &columns)?;
+    }
+    eprintln!("{} requests in {:.0} s", cases.len() * columns.len(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn print_table(args: &Args, cases: &[Case], columns: &[Vec<Outcome>]) -> flux2::Result<()> {
     let headings: Vec<String> = args.steps.iter().map(|steps| format!(" {steps} steps |")).collect();
     println!("| what | at least |{}", headings.concat());
     println!("|---|---|{}", "---|".repeat(args.steps.len()));
     for row in rows() {
-        let cells: Vec<String> = columns.iter().map(|outcomes| row.cell(&cases, outcomes)).collect();
+        let cells: Vec<String> = columns.iter().map(|outcomes| row.cell(cases, outcomes)).collect();
         println!("| {} | {} |{}", row.what, row.bar.map_or(String::new(), |bar| format!("{bar} %")), cells.concat());
     }
     if let Some(folder) = &args.pictures {
-        for line in reconstruction::lines(&args.drawing.model, folder)? {
-            println!("| {} | {} |{}", line.what, line.bar, format!(" {:.1} dB |", line.psnr).repeat(args.steps.len()));
+        for Line { what, bar, psnr, n } in reconstruction::lines(&args.drawing.model, folder)? {
+            let cell = format!(" {psnr:.1} dB of {n} |");
+            println!("| {what} | {bar} |{}", cell.repeat(args.steps.len()));
         }
     }
+    Ok(())
+}
 
-    if args.misses {
-        for (steps, outcomes) in args.steps.iter().zip(&columns) {
-            println!("\nWrong at {steps} steps, as judged:\n");
-            for (case, outcome) in cases.iter().zip(outcomes) {
-                if let Some((_, seen)) = outcome.result.as_ref().filter(|(_, seen)| *seen != case.target) {
-                    let [seen, target] = [seen, &case.target].map(|picture| judge.world.describe(picture));
-                    println!("- {:?} \"{}\": {seen}; expected {target}", case.kind, case.caption);
-                }
+fn print_misses(args: &Args, world: &World, cases: &[Case], columns: &[Vec<Outcome>]) {
+    for (steps, outcomes) in args.steps.iter().zip(columns) {
+        println!("\nWrong at {steps} steps, as judged:\n");
+        for (Case { number, kind, caption, target, .. }, outcome) in cases.iter().zip(outcomes) {
+            if let Some((_, seen)) = outcome.as_ref().filter(|(_, seen)| seen != target) {
+                let [seen, expected] = [seen, target].map(|picture| world.describe(picture));
+                println!("- {number}, {kind:?}, \"{caption}\": {seen}; expected {expected}");
             }
         }
     }
-    let pictures: usize = columns.iter().flatten().map(|o| o.sources.len() + usize::from(o.result.is_some())).sum();
-    eprintln!("{pictures} pictures in {:.0} s", start.elapsed().as_secs_f64());
+}
+
+fn keep(folder: &Path, args: &Args, cases: &[Case], columns: &[Vec<Outcome>]) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder)?;
+    for (steps, outcomes) in args.steps.iter().zip(columns) {
+        for (case, outcome) in cases.iter().zip(outcomes) {
+            if let Some((image, _)) = outcome {
+                let bytes = image::encode(image, ImageFormat::Png, None)?;
+                image::save(&folder.join(format!("{steps}-{}.png", case.number)), &bytes, IfExists::Replace)?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -120,10 +157,8 @@ struct Row {
 impl Row {
     fn cell(&self, cases: &[Case], outcomes: &[Outcome]) -> String {
         let asked: Vec<_> = cases.iter().zip(outcomes).filter(|(case, _)| (self.about)(case)).collect();
-        let answers: Vec<bool> = asked
-            .iter()
-            .filter_map(|(case, outcome)| Some((self.right)(&outcome.result.as_ref()?.1, &case.target)))
-            .collect();
+        let answers: Vec<bool> =
+            asked.iter().filter_map(|(case, outcome)| Some((self.right)(&outcome.as_ref()?.1, &case.target))).collect();
         if answers.is_empty() {
             return " - |".into();
         }

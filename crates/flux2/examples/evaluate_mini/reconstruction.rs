@@ -7,11 +7,13 @@
 
 use std::path::Path;
 
-use flux2::image::{self, RgbImage};
+use flux2::image;
 use flux2::models::vae;
 use flux2::weights::ModelFiles;
 use flux2::{Compute, ModelPaths, Result};
 use flux2_backend::{Backend, CpuBackend, CpuOptions};
+
+use crate::evaluation::psnr;
 
 /// A line of the table.
 pub struct Line {
@@ -19,8 +21,10 @@ pub struct Line {
     pub what: String,
     /// What is asked for.
     pub bar: &'static str,
-    /// In dB.
+    /// In dB, the mean over pictures.
     pub psnr: f64,
+    /// How many they are.
+    pub n: usize,
 }
 
 /// The mean and each class in `folder`.
@@ -52,18 +56,11 @@ pub fn lines(model: &ModelPaths, folder: &Path) -> Result<Vec<Line>> {
     let mut classes: Vec<&str> = measured.iter().map(|(class, _)| class.as_str()).collect();
     classes.sort_unstable();
     classes.dedup();
-    let mean = |class: Option<&str>| {
+    let line = |what: String, bar, class: Option<&str>| {
         let of: Vec<f64> = measured.iter().filter(|(c, _)| class.is_none_or(|class| c == class)).map(|m| m.1).collect();
-        of.iter().sum::<f64>() / of.len() as f64
+        Line { what, bar, psnr: of.iter().sum::<f64>() / of.len() as f64, n: of.len() }
     };
-    let all = Line { what: "reconstruction PSNR, mean".into(), bar: "31 dB", psnr: mean(None) };
-    let each = classes.iter().map(|class| Line { what: format!("... {class}"), bar: "30 dB", psnr: mean(Some(class)) });
+    let all = line("reconstruction PSNR, mean".into(), "31 dB", None);
+    let each = classes.iter().map(|class| line(format!("... {class}"), "30 dB", Some(class)));
     Ok(std::iter::once(all).chain(each).collect())
-}
-
-/// Of two pictures of one size, in dB.
-fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
-    let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
-    let mean = a.pixels().iter().zip(b.pixels()).map(square).sum::<f64>() / a.pixels().len() as f64;
-    10.0 * (255.0f64.powi(2) / mean).log10()
 }

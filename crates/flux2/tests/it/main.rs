@@ -1,11 +1,13 @@
 //! Integration tests.
 
 mod cancel;
+mod evaluation;
 mod golden;
 mod hostile_files;
 mod house;
 mod images;
 mod layouts;
+mod mini;
 mod noise;
 mod parity;
 mod schedule;

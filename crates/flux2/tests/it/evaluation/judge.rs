@@ -219,3 +219,100 @@ fn nearest(n: usize, error: impl Fn(usize) -> f32) -> usize {
     let errors: Vec<f32> = (0..n).map(error).collect();
     (0..n).min_by(|a, b| errors[*a].total_cmp(&errors[*b])).expect("there are answers")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture put together from the thumbnails, each channel moved by up to `noise` levels.
+    fn compose(world: &World, picture: &Picture, mirrored: bool, noise: f32) -> RgbImage {
+        let mut pixels = world.background(picture.colour, picture.pattern);
+        let layout = picture.layout.unwrap();
+        let px = world.sizes[layout.size].px;
+        let glyph = world.glyph(picture.subject, px);
+        for [x, y] in world.boxes(layout) {
+            for (i, [r, g, b, a]) in glyph.iter().enumerate() {
+                let column = if mirrored { px - 1 - i % px } else { i % px };
+                let pixel = &mut pixels[(y + i / px) * SIDE + x + column];
+                *pixel = std::array::from_fn(|c| [r, g, b][c] + pixel[c] * (1.0 - a / 255.0));
+            }
+        }
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let bytes = pixels.iter().flatten().map(|v| (v + noise * random()).round() as u8).collect();
+        RgbImage::new(SIDE as u32, SIDE as u32, bytes).unwrap()
+    }
+
+    /// Every subject once, the other fields in turn; no shape on a background of its own colour.
+    fn one_of_each(world: &World) -> Vec<Picture> {
+        let layouts = world.layouts();
+        let picture = |subject: usize| Picture {
+            colour: subject * 5 % world.colours.len(),
+            pattern: subject % world.patterns.len(),
+            subject,
+            layout: Some(layouts[subject * 7 % layouts.len()]),
+        };
+        let seen = |p: &Picture| !world.subjects[p.subject].name.starts_with(&world.colours[p.colour].name);
+        (0..world.subjects.len()).map(picture).filter(seen).collect()
+    }
+
+    fn named(judge: &Judge, subject: &str) -> usize {
+        judge.world.subjects.iter().position(|s| s.name == subject).unwrap()
+    }
+
+    fn a_cat(judge: &Judge) -> Picture {
+        let layout = Layout { size: 1, count: 1, place: 0 };
+        Picture { colour: 4, pattern: 0, subject: named(judge, "cat"), layout: Some(layout) }
+    }
+
+    #[test]
+    fn every_subject_is_judged_right_whichever_way_round_it_is_drawn() {
+        let judge = Judge::load();
+        for picture in one_of_each(&judge.world) {
+            for mirrored in [false, true] {
+                let image = compose(&judge.world, &picture, mirrored, 25.0);
+                assert_eq!(judge.look(&image, &picture), picture, "{}", judge.world.describe(&picture));
+            }
+        }
+    }
+
+    #[test]
+    fn every_subject_is_found_where_nothing_says_where_it_is() {
+        let judge = Judge::load();
+        for picture in one_of_each(&judge.world).iter().filter(|p| p.layout.unwrap().count == 1) {
+            let expected = Picture { layout: None, ..*picture };
+            let image = compose(&judge.world, picture, true, 10.0);
+            assert_eq!(judge.look(&image, &expected), expected, "{}", judge.world.describe(picture));
+        }
+    }
+
+    #[test]
+    fn another_subject_is_not_taken_for_the_expected_one() {
+        let judge = Judge::load();
+        let cat = a_cat(&judge);
+        let dog = Picture { subject: named(&judge, "dog"), ..cat };
+        assert_eq!(judge.look(&compose(&judge.world, &dog, false, 0.0), &cat).subject, dog.subject);
+    }
+
+    #[test]
+    fn colours_and_patterns_are_told_apart() {
+        let judge = Judge::load();
+        for (colour, pattern) in [(0, 0), (4, 1), (4, 2)] {
+            let other = Picture { colour, pattern, ..a_cat(&judge) };
+            let seen = judge.look(&compose(&judge.world, &other, false, 10.0), &a_cat(&judge));
+            assert_eq!((seen.colour, seen.pattern), (colour, pattern));
+        }
+    }
+
+    #[test]
+    fn sizes_counts_and_places_are_told_apart() {
+        let judge = Judge::load();
+        for layout in judge.world.layouts() {
+            let other = Picture { layout: Some(layout), ..a_cat(&judge) };
+            assert_eq!(judge.look(&compose(&judge.world, &other, true, 10.0), &a_cat(&judge)).layout, Some(layout));
+        }
+    }
+}

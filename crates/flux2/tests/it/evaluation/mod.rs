@@ -59,6 +59,9 @@ pub enum Kind {
 /// A request and what it should show.
 #[derive(Deserialize)]
 pub struct Case {
+    /// Its line in the file, from 0: the same for a part of the requests as for all.
+    #[serde(skip)]
+    pub number: usize,
     /// What it asks for.
     pub kind: Kind,
     /// The prompt.
@@ -94,28 +97,24 @@ fn picture<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Pic
     Ok(Picture { colour, pattern, subject, layout })
 }
 
-/// All requests there are, at most `most` of each kind.
+/// All requests there are, at most as many of each kind as `most` says.
 ///
 /// # Panics
 /// If the fixture is missing or damaged.
-pub fn cases(most: usize) -> Vec<Case> {
+pub fn cases(most: impl Fn(Kind) -> usize) -> Vec<Case> {
     let text = std::fs::read_to_string(repository("fixtures/mini/cases.jsonl")).expect("fixtures/mini/cases.jsonl");
-    let mut cases: Vec<Case> = text.lines().map(|line| serde_json::from_str(line).expect("cases.jsonl")).collect();
+    let read = |(number, line)| Case { number, ..serde_json::from_str(line).expect("cases.jsonl") };
+    let mut cases: Vec<Case> = text.lines().enumerate().map(read).collect();
     let mut taken = Vec::new();
     cases.retain(|case| {
         taken.push(case.kind);
-        taken.iter().filter(|kind| **kind == case.kind).count() <= most
+        taken.iter().filter(|kind| **kind == case.kind).count() <= most(case.kind)
     });
     cases
 }
 
-/// What came of a request.
-pub struct Outcome {
-    /// The references, as they were drawn.
-    pub sources: Vec<RgbImage>,
-    /// The picture and what it shows; `None` if a reference was already wrong, so that the edit tells nothing.
-    pub result: Option<(RgbImage, Picture)>,
-}
+/// A picture that was made as asked, and what it shows; `None` if a reference was already wrong, so that it would tell nothing.
+pub type Outcome = Option<(RgbImage, Picture)>;
 
 /// How requests are drawn.
 #[derive(Clone)]
@@ -126,7 +125,7 @@ pub struct Drawing {
     pub compute: Compute,
     /// Denoising steps.
     pub steps: u32,
-    /// Of the first request; every other request has one of its own, counted from here.
+    /// Of the request on the first line; every line has one of its own, counted from here.
     pub seed: u64,
 }
 
@@ -159,7 +158,7 @@ impl Drawing {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(i) else { return Ok(()) };
-                    let outcome = self.outcome(engine.as_mut(), judge, case, self.seed + i as u64)?;
+                    let outcome = self.outcome(engine.as_mut(), judge, case)?;
                     outcomes.lock().expect("no worker panicked").push((i, outcome));
                     done(finished.fetch_add(1, Ordering::Relaxed) + 1);
                 }
@@ -172,7 +171,8 @@ impl Drawing {
         Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
     }
 
-    fn outcome(&self, engine: &mut dyn Engine, judge: &Judge, case: &Case, seed: u64) -> Result<Outcome> {
+    fn outcome(&self, engine: &mut dyn Engine, judge: &Judge, case: &Case) -> Result<Outcome> {
+        let seed = self.seed + case.number as u64;
         let mut sources = Vec::new();
         for (k, Source { caption, picture }) in case.sources.iter().enumerate() {
             // Far from the seeds of other requests, and never that of the edit itself.
@@ -180,12 +180,12 @@ impl Drawing {
             let right = judge.look(&image, picture) == *picture;
             sources.push(image);
             if !right {
-                return Ok(Outcome { sources, result: None });
+                return Ok(None);
             }
         }
         let image = draw(engine, &case.caption, &sources, self.steps, seed)?;
         let seen = judge.look(&image, &case.target);
-        Ok(Outcome { sources, result: Some((image, seen)) })
+        Ok(Some((image, seen)))
     }
 }
 
@@ -204,4 +204,11 @@ pub fn draw(engine: &mut dyn Engine, prompt: &str, references: &[RgbImage], step
         ..Default::default()
     };
     Ok(engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?.image)
+}
+
+/// Peak signal-to-noise ratio of two pictures of one size, in dB.
+pub fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
+    let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
+    let mean = a.pixels().iter().zip(b.pixels()).map(square).sum::<f64>() / a.pixels().len() as f64;
+    10.0 * (255.0f64.powi(2) / mean).log10()
 }
