@@ -23,6 +23,10 @@ bench:
 precision model:
     cargo run --release -p flux2 --example precision -- {{model}}
 
+# How well klein-mini draws what it is told
+evaluate *args:
+    cargo run --release --example evaluate_mini -- {{args}}
+
 # Make the golden fixtures again (Python, see tools/reference/README.md)
 golden:
     python3 tools/reference/make_fixtures.py

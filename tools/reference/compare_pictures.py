@@ -16,11 +16,12 @@ from safetensors import safe_open
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "fixtures/golden"
+MODEL = {"tiny/klein": "fixtures/tiny/klein", "mini": "assets/mini"}
 VARIANT = {"distilled": "klein", "base": "klein-base", "kv": "klein-kv"}
 
 
-def command(request, pipeline, picture):
-    args = [ROOT / "target/release/dj-flux2", "generate", request["prompt"], "-m", ROOT / "fixtures/tiny/klein",
+def command(request, model, pipeline, picture):
+    args = [ROOT / "target/release/dj-flux2", "generate", request["prompt"], "-m", ROOT / MODEL[model],
             "--variant", VARIANT[pipeline], "--dtype", "f32", "--noise", "torch-cpu", "-q", "-o", picture,
             "-S", str(request["seed"]), "-s", str(request["steps"])]
     if request["width"]:
@@ -42,7 +43,7 @@ def main():
                 if "request" not in metadata:
                     continue
                 expected = golden.get_tensor("image").astype(int)
-            run = command(json.loads(metadata["request"]), metadata["pipeline"], picture)
+            run = command(json.loads(metadata["request"]), metadata["model"], metadata["pipeline"], picture)
             subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
             distance = np.abs(np.asarray(Image.open(picture)).astype(int) - expected)
             print(f"{path.stem:28} {distance.size:7} bytes, {(distance > 0).sum():3} differ, by at most {distance.max()}")

@@ -30,6 +30,8 @@ class Case:
     references: tuple[str, ...] = ()
     pipeline: str = "distilled"  # or "base" (two passes a step), "kv" (keys and values of references cached)
     keep_text_embedding: bool = False
+    model: str = "tiny/klein"
+    rows: int = 512  # of text
 
 
 LONG_PROMPT = "a quiet lake in the morning light, a red fox in the snow and an old lighthouse above the sea; " * 24
@@ -80,6 +82,10 @@ def write_case(case: Case, pipelines: dict, references: Path, path: Path) -> Non
     tensors = run(case, pipelines[case.pipeline], references)
     if not case.keep_text_embedding:
         del tensors["text_embedding"]
+    write_safetensors(path, tensors, metadata(case))
+
+
+def metadata(case: Case) -> dict[str, str]:
     request = {
         "prompt": case.prompt,
         "seed": case.seed,
@@ -90,19 +96,18 @@ def write_case(case: Case, pipelines: dict, references: Path, path: Path) -> Non
         "references": list(case.references),
         "reproducible": True,
     }
-    metadata = {
+    return {
         "request": json.dumps(request, ensure_ascii=False),
-        "model": "tiny/klein",
+        "model": case.model,
         "pipeline": case.pipeline,
         "noise": "torch-cpu",
         "produced_by": PRODUCED_BY,
     }
-    write_safetensors(path, tensors, metadata)
 
 
-def run(case: Case, pipe, references: Path) -> dict[str, torch.Tensor]:
-    """Runs the pipeline unchanged and listens at the calls between its stages."""
-    tensors = tokenize(pipe, case.prompt)
+def run(case: Case, pipe, references: Path, **arguments) -> dict[str, torch.Tensor]:
+    """Runs the pipeline unchanged, with `arguments` added, and listens at the calls between its stages."""
+    tensors = tokenize(pipe, case.prompt, case.rows)
     velocities = []
 
     def listen(owner, method: str, hear):
@@ -144,7 +149,8 @@ def run(case: Case, pipe, references: Path) -> dict[str, torch.Tensor]:
         listen(pipe, "prepare_image_latents", heard_references),
         listen(pipe.vae, "decode", heard_decode),
     ]
-    arguments = {} if case.pipeline == "kv" else {"guidance_scale": case.guidance}
+    if case.pipeline != "kv":
+        arguments["guidance_scale"] = case.guidance
     output = pipe(
         image=[Image.open(references / name).convert("RGB") for name in case.references] or None,
         prompt=case.prompt,

@@ -16,6 +16,7 @@ import torch
 
 import compare
 import golden_cases
+import mini_cases
 import parts
 import seams
 import single_files
@@ -56,6 +57,7 @@ def make(out: Path) -> None:
     pipelines = golden_cases.load_pipelines(tiny / "klein")
     for case in golden_cases.CASES:
         golden_cases.write_case(case, pipelines, golden / "references", golden / f"{case.name}.safetensors")
+    mini_cases.write(golden)
     seams.write_seams(pipelines["distilled"], golden / "seams.safetensors")
     parts.write_text_encoder_fp8(tiny / "text_encoder_fp8", pipelines["distilled"], golden / "text_encoder_fp8.safetensors")
     parts.write_vae_small_decoder(tiny / "vae_small_decoder", golden / "vae_small_decoder.safetensors")

@@ -216,6 +216,8 @@ def edit(rng, kind=None, source=None, allow=False):
             texts += ["add a second one", f"add a second {name}"] * 3 if count == 1 else ["add a third one", f"add a third {name}"] * 3
         else:
             if count != 1:
+                if source:
+                    return None
                 continue
             to = rng.randrange(9)
             q = p[:5] + (to, mirror)

@@ -2,11 +2,13 @@
 
 mod cancel;
 mod embedded;
+mod evaluation;
 mod golden;
 mod hostile_files;
 mod house;
 mod images;
 mod layouts;
+mod mini;
 mod noise;
 mod parity;
 mod schedule;

@@ -1,0 +1,153 @@
+"""Stage 6: what the evaluation in Rust needs, as fixtures.
+
+In:  the font, the grammar, heldout_captions.txt.
+Out: OUT/glyphs.png: every subject as 16x16 premultiplied RGBA, the mean of its 96 px glyph over 6x6 pixels, COLUMNS in a row;
+     OUT/world.json: names, colours, sizes, places;
+     OUT/cases.jsonl: one request a line and what its picture should show, on subject x background pairs held out of training.
+     With --pictures DIR also true pictures as PNG, for the autoencoder's signal-to-noise ratio. These are not committed.
+
+A picture is [colour, pattern, subject, size, count, place, mirrored] as in captions.py; where a caption leaves size and place
+to the seed, only the first three are told.
+"""
+
+import argparse
+import json
+import os
+import random
+
+import numpy as np
+import torch
+from PIL import Image
+
+import captions
+import data
+from subjects import COLOUR_NAMES, NAMES, PATTERNS, PLACES, SIZE_INSET, SIZE_PX, SIZES, held_out, plural, visible
+
+CELLS = 16
+COLUMNS = 16
+TEXTS = 512
+UNPLACED = 128
+EDITS = 64
+PICTURES = 192
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def write_glyphs(atlas, path):
+    px = SIZE_PX[2]
+    step = px // CELLS
+    rows = atlas.rows[atlas.bases[2] :].view(len(NAMES), CELLS, step, CELLS, step, 4)
+    cells = rows.double().mean((2, 4)).round().to(torch.uint8).numpy()
+    lines = -(-len(NAMES) // COLUMNS)
+    sheet = np.zeros((lines, COLUMNS, CELLS, CELLS, 4), np.uint8)
+    sheet.reshape(-1, CELLS, CELLS, 4)[: len(NAMES)] = cells
+    sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(lines * CELLS, COLUMNS * CELLS, 4)
+    Image.fromarray(sheet, "RGBA").save(path, optimize=True)
+
+
+def world(atlas):
+    first, light = atlas.colours.tolist()
+    return {
+        "patterns": PATTERNS,
+        "places": PLACES,
+        "sizes": [{"name": n, "px": p, "inset": i} for n, p, i in zip(SIZES, SIZE_PX, SIZE_INSET)],
+        "colours": [{"name": n, "rgb": a, "fades_to": b} for n, a, b in zip(COLOUR_NAMES, first, light)],
+        "subjects": [{"name": n, "plural": plural(n)} for n in NAMES],
+    }
+
+
+def text():
+    """Everything is said."""
+    rng = random.Random("text")
+    for _ in range(TEXTS):
+        target = captions.picture(rng, True)
+        yield {"kind": "text", "caption": captions.describe(rng, target, everything=True)[0], "target": target}
+
+
+def unplaced():
+    """Subject and background are said, size and place are the seed's."""
+    rng = random.Random("unplaced")
+    for _ in range(UNPLACED):
+        target = captions.picture(rng, True)[:3]
+        colour = COLOUR_NAMES[target[0]]
+        behind = [f"a {colour} background", f"a {colour} gradient background", f"{colour} stripes"][target[1]]
+        behind = behind.replace("a orange", "an orange")
+        yield {"kind": "unplaced", "caption": f"{captions.article(NAMES[target[2]])} on {behind}", "target": target}
+
+
+def told(rng, picture):
+    return {"caption": captions.describe(rng, picture, everything=True)[0], "picture": picture}
+
+
+def edits(kind):
+    """The source's pair is trained on where the edit changes the pair; else it is the target's, held out."""
+    rng = random.Random(kind)
+    left = EDITS
+    while left:
+        source = captions.picture(rng, kind not in ("background", "replace"))
+        if kind == "move" and source[4] > 1:
+            continue  # several things have no place to move to
+        edit = captions.edit(rng, kind, source, allow=True)
+        if edit and held_out(edit[2][2], edit[2][0]):
+            _, source, target, caption = edit
+            yield {"kind": kind, "caption": caption, "target": target, "sources": [told(rng, source)]}
+            left -= 1
+
+
+def two_references():
+    rng = random.Random("two references")
+    for _ in range(EDITS):
+        first, second, target, caption = captions.two_refs(rng, True)
+        yield {"kind": "two references", "caption": caption, "target": target, "sources": [told(rng, first), told(rng, second)]}
+
+
+def wordings(path):
+    with open(path) as file:
+        lines = [[part.strip() for part in line.split("|")] for line in file if line.strip() and line[0] != "#"]
+    for caption, subject, colour, pattern in lines:
+        target = COLOUR_NAMES.index(colour), PATTERNS.index(pattern), NAMES.index(subject)
+        assert visible(target[2], target[0]), caption
+        yield {"kind": "wording", "caption": caption, "target": target}
+
+
+def write_pictures(atlas, folder):
+    """As many of every size as of several things; the name's first word is the class."""
+    os.makedirs(folder, exist_ok=True)
+    rng = random.Random("pictures")
+    left = dict.fromkeys([*SIZES, "several"], PICTURES // 4)
+    while any(left.values()):
+        spec = captions.picture(rng, True)
+        name = SIZES[spec[3]] if spec[4] == 1 else "several"
+        if left[name]:
+            left[name] -= 1
+            pixels = (data.compose(atlas, torch.tensor([spec]))[0] + 1) * 127.5
+            image = Image.fromarray(pixels.round().to(torch.uint8).permute(1, 2, 0).numpy(), "RGB")
+            image.save(os.path.join(folder, f"{name}-{left[name]}.png"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default=os.path.join(HERE, "../../fixtures/mini"))
+    parser.add_argument("--wordings", default=os.path.join(HERE, "heldout_captions.txt"))
+    parser.add_argument("--pictures", help="a folder outside the repository; then nothing else is written")
+    args = parser.parse_args()
+    atlas = data.Atlas(torch.device("cpu"))
+    if args.pictures:
+        return write_pictures(atlas, args.pictures)
+    os.makedirs(args.out, exist_ok=True)
+    write_glyphs(atlas, os.path.join(args.out, "glyphs.png"))
+    cases = [*text(), *unplaced()]
+    for kind in ("background", "replace", "size", "add", "move"):
+        cases += edits(kind)
+    cases += [*two_references(), *wordings(args.wordings)]
+    with open(os.path.join(args.out, "world.json"), "w") as file:
+        # A line for each colour and subject, so that differences are readable.
+        lists = [f' "{key}": [\n  ' + ",\n  ".join(json.dumps(v, ensure_ascii=False) for v in values) + "\n ]"
+                 for key, values in world(atlas).items()]
+        file.write("{\n" + ",\n".join(lists) + "\n}\n")
+    with open(os.path.join(args.out, "cases.jsonl"), "w") as file:
+        file.writelines(json.dumps(case, ensure_ascii=False) + "\n" for case in cases)
+    print(len(NAMES), "subjects,", len(cases), "cases in", os.path.normpath(args.out))
+
+
+if __name__ == "__main__":
+    main()
