@@ -10,18 +10,18 @@ use crate::evaluation::judge::Judge;
 use crate::evaluation::world::{Layout, Picture, World};
 use crate::evaluation::{self, Drawing, Kind, draw, psnr};
 
-// What the shipped weights reach, less a little: other processors round otherwise and turn a few pictures. Set anew with
-// the weights, from what the tests print when they fail.
+// The shipped weights get all of these right. One of a kind may be wrong: other processors round otherwise and turn a picture.
+// Set anew with the weights, from what the tests print when they fail.
 
 /// Of pictures with everything said.
-const SUBJECT: f64 = 0.75;
-const BACKGROUND: f64 = 0.96;
-const LAYOUT: f64 = 0.88;
+const SUBJECT: f64 = 0.95;
+const BACKGROUND: f64 = 0.95;
+const LAYOUT: f64 = 0.95;
 /// All of an edit, of all kinds together.
-const EDITS: f64 = 0.75;
+const EDITS: f64 = 0.9;
 /// Subject and background.
-const TWO_REFERENCES: f64 = 0.5;
-const WORDINGS: f64 = 0.1;
+const TWO_REFERENCES: f64 = 0.65;
+const WORDINGS: f64 = 0.85;
 /// The least PSNR of a bf16 picture against the f32 one, in dB.
 const BF16: f64 = 35.0;
 
