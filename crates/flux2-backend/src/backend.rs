@@ -18,6 +18,9 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
 
     /// What products are computed in.
     fn compute(&self) -> Compute;
+    /// Names the kernels in use and what they compute in: two backends of one version of this crate that give the same
+    /// name give the same bytes for the same inputs.
+    fn kernels(&self) -> String;
 
     /// A tensor of f32 values from the host.
     ///
