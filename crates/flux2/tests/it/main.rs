@@ -8,6 +8,8 @@ mod house;
 mod images;
 mod layouts;
 mod noise;
+mod once;
 mod parity;
 mod schedule;
+mod tally;
 mod tokenizer;
