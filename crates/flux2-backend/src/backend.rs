@@ -3,6 +3,8 @@
 //! No maths and no checks here: callers go through [`crate::ops`], which checks shapes and dtypes first. Shapes are
 //! those of the op contracts.
 
+use std::ops::Range;
+
 use crate::{Compute, DType, HostTensor, Result, Tensor, Weight};
 
 /// A device that holds tensors and runs the ops on them.
@@ -16,6 +18,9 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
 
     /// What products are computed in.
     fn compute(&self) -> Compute;
+    /// Names the kernels in use and what they compute in: two backends of one version of this crate that give the same
+    /// name give the same bytes for the same inputs.
+    fn kernels(&self) -> String;
 
     /// A tensor of f32 values from the host.
     ///
@@ -112,7 +117,8 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
 pub enum AttentionMask {
     /// Every query sees every key.
     None,
-    /// Query `i` sees key `j` if `j <= i` and `j < valid`; queries and keys are the same tokens.
+    /// Query `i` sees key `j` if `j <= i` and `j < valid`. Keys are those of the queries' tokens, from the first on; keys
+    /// that no query sees may be left out.
     Causal {
         /// Keys before the padding; at least 1.
         valid: usize,
@@ -136,6 +142,23 @@ pub struct Rope<B: Backend> {
     pub sin: Tensor<B>,
     /// How pairs are laid out in a head.
     pub layout: RopeLayout,
+}
+
+impl<B: Backend> Rope<B> {
+    /// The angles of tokens `range`.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn slice_rows(&self, range: Range<usize>) -> Self {
+        let Rope { cos, sin, layout } = self;
+        Rope { cos: cos.slice_rows(range.clone()), sin: sin.slice_rows(range), layout: *layout }
+    }
+}
+
+impl<B: Backend> Clone for Rope<B> {
+    fn clone(&self) -> Self {
+        Rope { cos: self.cos.clone(), sin: self.sin.clone(), layout: self.layout }
+    }
 }
 
 /// The three kinds of convolution in the autoencoder. Weights are `[out, kernel * kernel * in]` (row, column, channel).

@@ -323,7 +323,7 @@ impl<B: Backend> Pipeline<B> {
         };
         let prompt = transformer.condition(&inputs.text.rows, [h, w], &references)?;
         let guided = match inputs.guided {
-            Some((text, guidance)) => Some((transformer.condition(&text.rows, [h, w], &references)?, guidance)),
+            Some((text, guidance)) => Some((transformer.with_text(&prompt, &text.rows)?, guidance)),
             None => None,
         };
 

@@ -74,6 +74,18 @@ fn json_stays_json() {
 }
 
 #[test]
+fn sixteen_pictures_of_one_prompt_encode_it_once() {
+    let cli = Cli::without_model();
+    let output = cli.output([CAT, "--json", "-n", "16"].iter().chain(&QUICK));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for once in ["load text encoder ", "text ", "load transformer ", "load VAE "] {
+        assert_eq!(said.lines().filter(|line| line.starts_with(once)).count(), 1, "{once}: {said}");
+    }
+    assert_eq!(said.lines().filter(|line| line.starts_with("decode ")).count(), 16, "{said}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 16);
+}
+
+#[test]
 fn an_edit_needs_no_model_either() {
     let cli = Cli::without_model();
     cli.stdout([CAT, "-S", "7", "-o", "cat.png"]);

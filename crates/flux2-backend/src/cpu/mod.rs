@@ -159,6 +159,11 @@ impl Backend for CpuBackend {
         self.compute
     }
 
+    // Not the threads: their number does not change a byte.
+    fn kernels(&self) -> String {
+        format!("cpu, {}, {}", self.tier, self.compute)
+    }
+
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
         if shape.iter().product::<usize>() != values.len() {
             return Err(Error::ByteCount { bytes: 4 * values.len(), dtype: DType::F32, shape: shape.to_vec() });

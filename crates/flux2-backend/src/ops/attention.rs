@@ -10,7 +10,7 @@ use crate::{AttentionMask, Backend, Result, Tensor};
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above, `head_dim` is odd, `heads` is
-/// not a multiple of `kv_heads`, there are no keys, or a causal mask meets `n != m` or `valid` outside `1..=m`.
+/// not a multiple of `kv_heads`, there are no keys, or a causal mask meets `m > n` or `valid` outside `1..=m`.
 pub fn attention<B: Backend>(
     be: &B,
     q: &Tensor<B>,
@@ -33,8 +33,8 @@ pub fn attention<B: Backend>(
     }
     v.expect_shape("attention: v", &[m, kv_cols])?;
     if let AttentionMask::Causal { valid } = mask {
-        if n != m {
-            return Err(k.wrong_shape("attention: k", format!("one key for each of {n} queries under a causal mask")));
+        if m > n {
+            return Err(k.wrong_shape("attention: k", format!("keys of the {n} queries' tokens under a causal mask")));
         }
         if valid == 0 || valid > m {
             return Err(

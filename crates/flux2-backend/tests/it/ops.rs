@@ -47,6 +47,7 @@ matrix!(
 );
 
 on_every_backend!(
+    keys_that_no_query_sees_may_be_left_out,
     large_scores_do_not_overflow,
     wrong_shapes_are_named,
     wrong_dtypes_are_named,
@@ -95,6 +96,8 @@ fn attention<B: Backend>(be: &B) -> Result<()> {
         (130, 130, [2, 1], 128, causal(130)),
         (600, 600, [2, 1], 16, causal(1)), // all but the first key are padding
         (600, 600, [2, 1], 16, causal(517)),
+        (600, 517, [2, 1], 16, causal(517)), // no keys of the padding
+        (130, 7, [4, 2], 8, causal(7)),
     ] {
         let (q, qs) = window(be, "q", &[n, heads[0] * head_dim], be.compute().dtype())?;
         let (k, ks) = window(be, "k", &[m, heads[1] * head_dim], be.compute().dtype())?;
@@ -103,6 +106,22 @@ fn attention<B: Backend>(be: &B) -> Result<()> {
         let expected = ops::attention::reference(&qs, &ks, &vs, heads, head_dim, mask);
         assert_eq!((got.shape(), got.dtype()), (&[n, heads[0] * head_dim][..], be.compute().dtype()));
         assert_close(&be.download(&got)?, &expected, attention_tolerance(be, head_dim + m));
+    }
+    Ok(())
+}
+
+/// What the text encoder relies on: it computes no keys of padding.
+fn keys_that_no_query_sees_may_be_left_out<B: Backend>(be: &B) -> Result<()> {
+    let (n, heads, head_dim) = (600, [4, 2], 32);
+    let (q, _) = tensor(be, "q", &[n, heads[0] * head_dim], be.compute().dtype())?;
+    let (k, _) = tensor(be, "k", &[n, heads[1] * head_dim], be.compute().dtype())?;
+    let (v, _) = tensor(be, "v", &[n, heads[1] * head_dim], be.compute().dtype())?;
+    for valid in [1, 20, 480, 517] {
+        let mask = AttentionMask::Causal { valid };
+        let all = be.download(&ops::attention(be, &q, &k, &v, head_dim, mask)?)?;
+        let (k, v) = (k.slice_rows(0..valid), v.slice_rows(0..valid));
+        let seen = be.download(&ops::attention(be, &q, &k, &v, head_dim, mask)?)?;
+        assert!(all == seen, "{valid} keys of {n}");
     }
     Ok(())
 }
@@ -434,6 +453,7 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("attention: k", attend(&[2, 4], &[3, 4], &[3, 4], 2, causal(2)));
     refused("attention: k", attend(&[2, 4], &[2, 4], &[2, 4], 2, causal(0)));
     refused("attention: k", attend(&[2, 4], &[2, 4], &[2, 4], 2, causal(3)));
+    refused("attention: k", attend(&[2, 4], &[1, 4], &[1, 4], 2, causal(2)));
     refused("attention: v", attend(&[2, 4], &[3, 4], &[2, 4], 2, none));
     refused("concat_rows: parts", ops::concat_rows::<B>(be, &[]).map(drop));
     refused("concat_rows: parts", ops::concat_rows(be, &[&f(&[2, 3])?, &f(&[2, 4])?]).map(drop));

@@ -49,7 +49,7 @@ pub enum References<'a, B: Backend> {
     Cached(Arc<ReferenceCache<B>>),
 }
 
-/// What stays the same over all steps of one picture.
+/// What stays the same over all steps of one picture: computed before the first.
 pub struct Conditioning<B: Backend> {
     /// The text after its embedder, f32 `[n_txt, hidden]`.
     text: Tensor<B>,
@@ -142,6 +142,18 @@ impl<B: Backend> FlowTransformer<B> {
             }
         };
         Ok(Conditioning { text, references, cache, rope: self.rope(&ids)? })
+    }
+
+    /// The same picture with another text `[n_txt, d_text]` of as many tokens, such as the empty prompt's: the references
+    /// and the angles are those of `conditioning`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn with_text(&self, conditioning: &Conditioning<B>, text_embedding: &[f32]) -> Result<Conditioning<B>> {
+        let text = self.embed(text_embedding, self.config.context_dim, &self.txt_in)?;
+        text.expect_shape("another text", conditioning.text.shape())?;
+        let Conditioning { references, cache, rope, .. } = conditioning;
+        Ok(Conditioning { text, references: references.clone(), cache: cache.clone(), rope: rope.clone() })
     }
 
     /// Run reference tokens `[n_ref, c]` through all blocks by themselves, at noise level 0, and keep their keys and values.
@@ -273,9 +285,7 @@ impl<B: Backend> Pass<'_, B> {
     /// Normalise and rotate the queries and keys of tokens `first..`, of which `qkv` has q, k and v, `[n, 3 * hidden]`.
     fn project(&self, qkv: &Tensor<B>, q_norm: &Tensor<B>, k_norm: &Tensor<B>, first: usize) -> Result<Projected<B>> {
         let [q, k, v] = qkv.chunk_cols(); // 3 x [n, hidden]
-        let tokens = first..first + qkv.rows();
-        let Rope { cos, sin, layout } = self.rope;
-        let rope = Rope { cos: cos.slice_rows(tokens.clone()), sin: sin.slice_rows(tokens), layout: *layout };
+        let rope = self.rope.slice_rows(first..first + qkv.rows());
         let q = ops::norm_rope(self.be, &q, q_norm, &rope, self.eps)?;
         let k = ops::norm_rope(self.be, &k, k_norm, &rope, self.eps)?;
         Ok(Projected { q, k, v })

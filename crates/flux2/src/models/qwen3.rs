@@ -2,7 +2,8 @@
 //!
 //! In:  token ids `[n_txt]`, padded on the right, and how many of them are real.
 //! Out: text embedding `[n_txt, taps * hidden]`: for each token the residual stream after 9, 18 and 27 layers, in this
-//!      order. Rows of padding are kept: they are ordinary rows that see the real tokens but not each other.
+//!      order. Rows of padding are kept: they are rows of their own that see the real tokens. Nobody sees them, so they
+//!      have queries and an MLP in every layer, but neither keys nor values.
 //!
 //! Layers behind the last tap, the final norm and the language head are never loaded.
 //! Follows `Qwen3Model` in transformers and `Flux2KleinPipeline._get_qwen3_prompt_embeds` in diffusers.
@@ -71,7 +72,7 @@ impl<B: Backend> Qwen3<B> {
         let mut embedding = vec![0.0; n * width];
         let mut hidden_states = ops::embedding(be, &self.embed, ids)?; // [n, hidden]
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.forward(be, c, &mut hidden_states, &rope, AttentionMask::Causal { valid })?;
+            layer.forward(be, c, &mut hidden_states, &rope, valid)?;
             // Tap k is the stream after k layers; the embedding itself would be tap 0.
             if let Some(tap) = c.taps.iter().position(|tap| *tap == i + 1) {
                 let rows = be.download(&hidden_states)?;
@@ -102,20 +103,23 @@ impl<B: Backend> Layer<B> {
         })
     }
 
+    /// One layer on `[n, hidden]`, of which the first `valid` rows are seen.
     fn forward(
         &self,
         be: &B,
         c: &TextConfig,
         hidden_states: &mut Tensor<B>,
         rope: &Rope<B>,
-        mask: AttentionMask,
+        valid: usize,
     ) -> Result<()> {
         let a = ops::rms_norm(be, hidden_states, &self.attn_norm, c.rms_eps)?; // [n, hidden]
+        let seen = a.slice_rows(0..valid); // [valid, hidden]
         let q = ops::linear(be, &a, &self.q, None)?; // [n, heads * head_dim]
-        let k = ops::linear(be, &a, &self.k, None)?; // [n, kv_heads * head_dim]
-        let v = ops::linear(be, &a, &self.v, None)?; // [n, kv_heads * head_dim]
+        let k = ops::linear(be, &seen, &self.k, None)?; // [valid, kv_heads * head_dim]
+        let v = ops::linear(be, &seen, &self.v, None)?; // [valid, kv_heads * head_dim]
         let q = ops::norm_rope(be, &q, &self.q_norm, rope, c.rms_eps)?;
-        let k = ops::norm_rope(be, &k, &self.k_norm, rope, c.rms_eps)?;
+        let k = ops::norm_rope(be, &k, &self.k_norm, &rope.slice_rows(0..valid), c.rms_eps)?;
+        let mask = AttentionMask::Causal { valid };
         let attention = ops::attention(be, &q, &k, &v, c.head_dim, mask)?; // [n, heads * head_dim]
         ops::add(be, hidden_states, &ops::linear(be, &attention, &self.o, None)?)?;
 

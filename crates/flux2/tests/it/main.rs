@@ -10,6 +10,8 @@ mod images;
 mod layouts;
 mod mini;
 mod noise;
+mod once;
 mod parity;
 mod schedule;
+mod tally;
 mod tokenizer;

@@ -1,0 +1,206 @@
+//! A backend that computes nothing and writes down what it was asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use flux2::weights::{ModelFiles, ModelPaths, WeightSource};
+use flux2_backend::{AttentionMask, Backend, Compute, ConvShape, DType, HostTensor, Result, Rope, Tensor, Weight};
+
+/// A piece of work: what, and for how many rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The canonical name of the matrix for products, else that of the op.
+    pub what: String,
+    /// Rows of its input; for attention, the keys.
+    pub rows: usize,
+}
+
+/// The backend. Clones write into one list.
+#[derive(Clone)]
+pub struct Tally {
+    /// Canonical names of the text encoder's and the transformer's matrices, by their bytes.
+    names: Arc<HashMap<Vec<u8>, String>>,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Tally {
+    /// Of a model whose matrices all differ.
+    pub fn of(paths: &ModelPaths) -> Self {
+        let files = ModelFiles::open(paths).unwrap();
+        let text = files.text_encoder.map().unwrap();
+        let transformer = files.transformer.map().unwrap();
+        let bytes = |weights: &dyn WeightSource, name: &str| weights.tensor(name).unwrap().bytes().to_vec();
+        let of_text = files.text_encoder.names().map(|name| (bytes(&text, name), name.to_owned()));
+        let of_transformer = files.transformer.names().map(|name| (bytes(&transformer, name), name.to_owned()));
+        Tally { names: Arc::new(of_text.chain(of_transformer).collect()), calls: Arc::default() }
+    }
+
+    /// What was asked for since the last call of this.
+    pub fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+
+    fn note(&self, what: impl Into<String>, rows: usize) {
+        self.calls.lock().unwrap().push(Call { what: what.into(), rows });
+    }
+
+    /// A result nobody will look into.
+    fn result(&self, dtype: DType, shape: impl Into<Vec<usize>>) -> Result<Tensor<Self>> {
+        Ok(Tensor::from_buffer((), dtype, shape))
+    }
+
+    fn op(&self, what: &str, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
+        self.note(what, x.rows());
+        self.result(dtype, x.shape())
+    }
+}
+
+const COMPUTE: DType = DType::Bf16;
+
+impl Backend for Tally {
+    type Buffer = ();
+    type Matrix = String;
+
+    fn compute(&self) -> Compute {
+        Compute::Bf16
+    }
+
+    fn kernels(&self) -> String {
+        "none".into()
+    }
+
+    fn upload(&self, shape: &[usize], _: &[f32]) -> Result<Tensor<Self>> {
+        self.note("upload", shape[0]);
+        self.result(DType::F32, shape)
+    }
+
+    fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>> {
+        Ok(vec![0.0; x.rows() * x.cols()])
+    }
+
+    fn load_matrix(&self, matrix: HostTensor) -> Result<String> {
+        let name = self.names.get(&matrix.bytes()[..]).cloned().unwrap_or_else(|| "kernel".into());
+        self.note(format!("load {name}"), matrix.shape()[0]);
+        Ok(name)
+    }
+
+    fn trim(&self) {}
+
+    fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
+        self.result(dtype, x.shape())
+    }
+
+    fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
+        self.result(parts[0].dtype(), [parts.iter().map(|part| part.rows()).sum(), parts[0].cols()])
+    }
+
+    fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
+        self.note("embedding", ids.len());
+        self.result(DType::F32, [ids.len(), table.shape()[1]])
+    }
+
+    fn linear(
+        &self,
+        x: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+        _: Option<&Tensor<Self>>,
+        out: DType,
+    ) -> Result<Tensor<Self>> {
+        self.note(weight.matrix(), x[0].rows());
+        let mut shape = x[0].shape().to_vec();
+        *shape.last_mut().unwrap() = weight.shape()[0];
+        self.result(out, shape)
+    }
+
+    fn rms_norm(&self, x: &Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<Tensor<Self>> {
+        self.op("rms_norm", x, COMPUTE)
+    }
+
+    fn modulated_layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: f32,
+    ) -> Result<Tensor<Self>> {
+        self.op("modulated_layer_norm", x, COMPUTE)
+    }
+
+    fn norm_rope(&self, x: &Tensor<Self>, _: &Tensor<Self>, _: &Rope<Self>, _: f32) -> Result<Tensor<Self>> {
+        self.op("norm_rope", x, COMPUTE)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor<Self>,
+        k: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: usize,
+        _: AttentionMask,
+    ) -> Result<Tensor<Self>> {
+        self.note("attention", k.rows());
+        self.result(COMPUTE, q.shape())
+    }
+
+    fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
+        self.op("silu", x, COMPUTE)
+    }
+
+    fn swiglu(&self, gate: &Tensor<Self>, _: &Tensor<Self>) -> Result<Tensor<Self>> {
+        self.op("swiglu", gate, COMPUTE)
+    }
+
+    fn add(&self, x: &mut Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
+        self.op("add", x, DType::F32).map(drop)
+    }
+
+    fn gated_add(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
+        self.op("gated_add", x, DType::F32).map(drop)
+    }
+
+    fn euler_step(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<()> {
+        self.op("euler_step", x, DType::F32).map(drop)
+    }
+
+    fn guide(&self, uncond: &Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<Tensor<Self>> {
+        self.op("guide", uncond, DType::F32)
+    }
+
+    fn conv2d(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Weight<Self>,
+        _: &Tensor<Self>,
+        conv: ConvShape,
+        out: DType,
+    ) -> Result<Tensor<Self>> {
+        let [h, w] = [0, 1].map(|axis| conv.output(x.shape()[axis]));
+        self.result(out, [h, w, weight.shape()[0]])
+    }
+
+    fn group_norm(
+        &self,
+        x: &Tensor<Self>,
+        _: usize,
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: f32,
+        _: bool,
+    ) -> Result<Tensor<Self>> {
+        self.result(COMPUTE, x.shape())
+    }
+
+    fn patchify(&self, x: &Tensor<Self>, _: &Tensor<Self>, _: &Tensor<Self>) -> Result<Tensor<Self>> {
+        self.result(DType::F32, [x.rows() / 4, 4 * x.cols()])
+    }
+
+    fn unpatchify(
+        &self,
+        tokens: &Tensor<Self>,
+        [h, w]: [usize; 2],
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+    ) -> Result<Tensor<Self>> {
+        self.result(COMPUTE, [2 * h, 2 * w, tokens.cols() / 4])
+    }
+}
