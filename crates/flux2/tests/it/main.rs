@@ -12,4 +12,5 @@ mod once;
 mod parity;
 mod schedule;
 mod tally;
+mod text_cache;
 mod tokenizer;
