@@ -141,6 +141,10 @@ pub struct GenerateArgs {
     /// CPU threads [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
     pub threads: Option<u16>,
+
+    /// Keep no text embeddings on disk from run to run, and use none
+    #[arg(long, help_heading = "Running")]
+    pub no_text_cache: bool,
 }
 
 /// Flags of `info`.

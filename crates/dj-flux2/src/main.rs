@@ -1,17 +1,19 @@
 //! `dj-flux2`: FLUX.2 [klein] on the command line.
 //!
-//! In:  arguments, `DJ_FLUX2_MODEL`, files. Out: pictures in files, results on standard output, everything else on
+//! In:  arguments, the environment, files. Out: pictures in files, results on standard output, everything else on
 //!      standard error, an exit code.
 //!
 //! ```text
 //! args      what was typed               output    where pictures go: names, checks, writing
 //! settings  what that means              report    events, warnings and errors on the terminal
 //! commands  one file a subcommand        failure   why a command stopped, and its exit code
+//! cache_folder   where text embeddings are kept
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache_folder;
 mod commands;
 mod failure;
 mod output;

@@ -210,6 +210,7 @@ impl Observer for Report {
                 self.warning(warning);
                 self.warned.push(warning.clone());
             }
+            Event::TextCache(what) => self.verbose(what),
             _ => {}
         }
     }

@@ -14,7 +14,8 @@ use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
-    Compute, Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Residency, ResolvedRequest, Variant,
+    Compute, Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Residency, ResolvedRequest,
+    TextCache, Variant,
 };
 
 use crate::args::{self, Dtype, GenerateArgs};
@@ -25,6 +26,8 @@ use crate::output::Output;
 pub struct Outside<'a> {
     /// `DJ_FLUX2_MODEL`.
     pub model: Option<OsString>,
+    /// The folder of text embeddings that the environment chooses, if any.
+    pub text_cache: Option<PathBuf>,
     /// Parameters in the picture that `--from` names.
     pub from: Option<&'a Parameters>,
     /// Prompts that were typed or read, if any.
@@ -150,6 +153,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
             threads: args.threads.and_then(|n| NonZeroUsize::new(n.into())),
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
+            text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
         },
         prompts,
         references: args.input.clone(),
@@ -250,7 +254,7 @@ mod tests {
     }
 
     fn outside() -> Outside<'static> {
-        Outside { model: None, from: None, prompts: vec!["a red fox".into()], fresh_seed: 7 }
+        Outside { model: None, text_cache: None, from: None, prompts: vec!["a red fox".into()], fresh_seed: 7 }
     }
 
     fn recorded_parameters() -> Parameters {
@@ -283,6 +287,17 @@ mod tests {
         assert_eq!((request.seed, settings.seed_is_fresh), (7, true));
         assert_eq!((settings.options.compute, request.noise), (Compute::Bf16, NoiseKind::Philox));
         assert_eq!(settings.detail, Detail::Normal);
+    }
+
+    #[test]
+    fn text_embeddings_are_kept_where_the_environment_says_unless_a_flag_says_not() {
+        let outside = || Outside { text_cache: Some("caches/text".into()), ..outside() };
+        let folder = |args: &GenerateArgs, outside| {
+            resolve(args, outside).unwrap().options.text_cache.map(|cache| cache.folder.display().to_string())
+        };
+        assert_eq!(folder(&args(), outside()).as_deref(), Some("caches/text"));
+        assert_eq!(folder(&GenerateArgs { no_text_cache: true, ..args() }, outside()), None);
+        assert_eq!(folder(&args(), Outside { text_cache: None, ..outside() }), None);
     }
 
     /// The path of the model, and whether nobody named it.

@@ -8,6 +8,7 @@ use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::request::GenerateRequest;
+use crate::text_cache::TextCache;
 use crate::variant::Variant;
 use crate::weights::ModelPaths;
 use crate::{Error, Result};
@@ -66,7 +67,7 @@ impl fmt::Display for Device {
 }
 
 /// How to run a model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Where.
     pub device: Device,
@@ -76,11 +77,19 @@ pub struct EngineOptions {
     pub threads: Option<NonZeroUsize>,
     /// What stays in memory between stages.
     pub residency: Residency,
+    /// Where text embeddings are kept from run to run; `None` keeps none.
+    pub text_cache: Option<TextCache>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { device: Device::Auto, compute: Compute::Bf16, threads: None, residency: Residency::default() }
+        EngineOptions {
+            device: Device::Auto,
+            compute: Compute::Bf16,
+            threads: None,
+            residency: Residency::default(),
+            text_cache: None,
+        }
     }
 }
 
@@ -94,7 +103,8 @@ pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engin
             let EngineOptions { compute, threads, .. } = *options;
             let be = CpuBackend::new(CpuOptions { compute, threads, tier: None });
             let device = format!("cpu, {}, {} threads, {compute}", be.tier(), be.threads());
-            Ok(Box::new(Loaded { pipeline: Pipeline::load(be, paths, options.residency)?, device }))
+            let pipeline = Pipeline::load(be, paths, options.residency)?.with_text_cache(options.text_cache.clone());
+            Ok(Box::new(Loaded { pipeline, device }))
         }
         Device::Cuda => {
             Err(Error::Device { device: Device::Cuda, reason: "this version runs on the processor only".into() })

@@ -3,6 +3,7 @@
 //! Plain data: how an event looks on a terminal or on a wire is decided elsewhere.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -76,6 +77,37 @@ pub enum Event {
     },
     /// Something the caller should know; the run goes on.
     Warning(Warning),
+    /// What became of a text embedding on disk, for those who look inside: it changes no picture.
+    TextCache(TextCacheEvent),
+}
+
+/// What a [`TextCache`](crate::TextCache) did for a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TextCacheEvent {
+    /// The embedding was read from this file; the text encoder was not asked.
+    Found {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The embedding was computed and could not be kept.
+    NotKept {
+        /// Where it would be.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for TextCacheEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TextCacheEvent::Found { path } => write!(f, "text embedding found: {}", path.display()),
+            TextCacheEvent::NotKept { path, reason } => {
+                write!(f, "text embedding not kept: {}: {reason}", path.display())
+            }
+        }
+    }
 }
 
 /// Something asked for that was not, or not wholly, done.

@@ -27,6 +27,7 @@
 //! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
 //! | [`weights`], [`variant`] | checkpoints in either layout; the members of the family |
 //! | [`text`] | prompt to token ids |
+//! | [`text_cache`] | text embeddings on disk, from run to run |
 //! | [`image`] | pictures in and out, references prepared, parameters stored |
 //! | [`event`], [`error`] | what a run says; what can go wrong |
 //!
@@ -42,6 +43,7 @@ pub mod pipeline;
 pub mod request;
 pub mod sampler;
 pub mod text;
+pub mod text_cache;
 pub mod variant;
 pub mod weights;
 
@@ -52,6 +54,7 @@ pub use flux2_backend::Compute;
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};
 pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;
+pub use text_cache::TextCache;
 pub use variant::Variant;
 pub use weights::ModelPaths;
 

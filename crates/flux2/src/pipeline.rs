@@ -18,6 +18,7 @@ use crate::models::vae;
 use crate::request::{GRID_PX, GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler;
 use crate::text::{Cut, TokenizedPrompt, Tokenizer};
+use crate::text_cache::{Entry, Inputs, TextCache};
 use crate::variant::{Procedure, Variant};
 use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, WeightSource};
 use crate::{Error, Result};
@@ -101,6 +102,9 @@ pub struct Pipeline<B: Backend> {
     decoder: Option<vae::Decoder<B>>,
     /// Prompts and their embeddings, latest last.
     embeddings: Vec<(String, TextEmbedding)>,
+    text_cache: Option<TextCache>,
+    /// Of the text encoder, once the cache has asked for it.
+    text_fingerprint: Option<[u8; 32]>,
     /// The references of the last run, by digest, and their tokens.
     references: Option<(Vec<String>, Arc<ReferenceTokens>)>,
 }
@@ -133,8 +137,17 @@ impl<B: Backend> Pipeline<B> {
             transformer: None,
             decoder: None,
             embeddings: Vec::new(),
+            text_cache: None,
+            text_fingerprint: None,
             references: None,
         })
+    }
+
+    /// The same with text embeddings kept on disk, unless the text encoder is too small for that to pay.
+    pub fn with_text_cache(self, cache: Option<TextCache>) -> Self {
+        let parameters = self.files.text_encoder.config.layer_parameters();
+        let text_cache = cache.filter(|cache| parameters >= cache.min_parameters);
+        Pipeline { text_cache, ..self }
     }
 
     /// The backend it runs on.
@@ -212,7 +225,7 @@ impl<B: Backend> Pipeline<B> {
         Ok(())
     }
 
-    /// The embedding of a prompt, computed or remembered.
+    /// The embedding of a prompt: remembered, found on disk, or computed.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or if the text encoder cannot be read.
@@ -229,19 +242,15 @@ impl<B: Backend> Pipeline<B> {
         }
         let TokenizedPrompt { ids, valid, cut } =
             self.tokenizer.encode_prompt(prompt, self.files.text_encoder.config.max_length);
-        if self.residency != Residency::KeepAll {
-            self.transformer = None; // the two large ones are never resident together
-        }
-        if self.text_encoder.is_none() {
-            let encoder = load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
-                Qwen3::load(&self.be, c, weights)
-            })?;
-            self.text_encoder = Some(encoder);
-        }
-        let encoder = self.text_encoder.as_ref().expect("loaded above");
-        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(&ids, valid, pulse));
-        self.be.trim();
-        let rows = rows?;
+        let on_disk = self.text_cache_entry(&ids, valid)?;
+        let rows = match on_disk.as_ref().and_then(|entry| entry.load(observer)) {
+            Some(rows) => rows,
+            None => {
+                let rows = self.run_text_encoder(&ids, valid, observer, cancel)?;
+                on_disk.iter().for_each(|entry| entry.store(&rows, observer));
+                rows
+            }
+        };
 
         let kept = ids.len();
         let warning = cut.map(|Cut { tokens, more, lost }| Warning::PromptCut { tokens, more, kept, lost });
@@ -398,6 +407,40 @@ pub struct DenoiseInputs<'a> {
 }
 
 impl<B: Backend> Pipeline<B> {
+    /// Where the embedding of token ids is on disk, if it is kept there at all.
+    fn text_cache_entry(&mut self, ids: &[u32], valid: usize) -> Result<Option<Entry>> {
+        let Some(cache) = &self.text_cache else { return Ok(None) };
+        let encoder = match self.text_fingerprint {
+            Some(known) => known,
+            None => *self.text_fingerprint.insert(self.files.text_encoder.fingerprint()?),
+        };
+        let (config, kernels) = (&self.files.text_encoder.config, &self.be.kernels());
+        Ok(Some(cache.entry(&Inputs { encoder, config, kernels, ids, valid })))
+    }
+
+    /// Token ids to rows `[n_txt, d_text]`; the encoder is loaded if it is not there.
+    fn run_text_encoder(
+        &mut self,
+        ids: &[u32],
+        valid: usize,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<Vec<f32>> {
+        if self.residency != Residency::KeepAll {
+            self.transformer = None; // the two large ones are never resident together
+        }
+        if self.text_encoder.is_none() {
+            let encoder = load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
+                Qwen3::load(&self.be, c, weights)
+            })?;
+            self.text_encoder = Some(encoder);
+        }
+        let encoder = self.text_encoder.as_ref().expect("loaded above");
+        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(ids, valid, pulse));
+        self.be.trim();
+        rows
+    }
+
     fn load_transformer(&mut self, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
         self.release_text_encoder();
         if self.transformer.is_none() {

@@ -15,6 +15,7 @@ use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, eng
 
 use super::read_parameters;
 use crate::args::GenerateArgs;
+use crate::cache_folder;
 use crate::failure::{Failure, Result, code};
 use crate::output;
 use crate::report::{Record, Report, Seconds};
@@ -30,6 +31,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         args,
         Outside {
             model: std::env::var_os("DJ_FLUX2_MODEL"),
+            text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
             from: from.as_ref(),
             prompts: read_prompts(args)?,
             fresh_seed: fresh_seed(),

@@ -10,4 +10,5 @@ mod mini;
 mod models;
 mod pictures;
 mod prompts;
+mod text_cache;
 mod usage;

@@ -119,6 +119,7 @@ fn help_for_generate() {
           --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16]
           --device <DEVICE>  Where to run [default: auto] [possible values: auto, cpu, cuda]
           --threads <N>      CPU threads [default: as many as this process may use]
+          --no-text-cache    Keep no text embeddings on disk from run to run, and use none
     ");
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use flux2_backend::host::BlockScales;
 use flux2_backend::{DType, HostBytes, HostTensor};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::config::{ConfigProblem, ExpectedTensor, Json};
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
@@ -60,7 +61,30 @@ impl<C> Component<C> {
         let maps = self.files.iter().map(SafetensorsFile::bytes).collect::<Result<_>>()?;
         Ok(MappedWeights { maps, plan: Arc::clone(&self.plan) })
     }
+
+    /// Tells these weights from others without reading them all: of each tensor its name, form, dtype, shape and place and
+    /// [`SAMPLE_BYTES`] of its middle; of each file its length and the times of its last change.
+    ///
+    /// What it cannot tell is a change between the samples that leaves length and times as they were.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        let MappedWeights { maps, plan } = self.map()?;
+        let mut sha = Sha256::new();
+        for file in self.files.iter() {
+            sha.update(file.state() + "\n");
+        }
+        for (name, Planned { shape, form, pieces }) in plan.iter() {
+            sha.update(format!("{name} {shape:?} {form:?}\n"));
+            pieces.iter().for_each(|piece| piece.sample(&maps, &mut sha));
+        }
+        Ok(sha.finalize().into())
+    }
 }
+
+/// Of each tensor, in a fingerprint: a page.
+const SAMPLE_BYTES: usize = 4096;
 
 /// The weights of a component, mapped into memory.
 #[derive(Debug)]
@@ -111,6 +135,18 @@ struct Scales {
 }
 
 impl Piece {
+    /// What is known of it, and bytes of its middle; all of them if they are few.
+    fn sample(&self, maps: &[HostBytes], sha: &mut Sha256) {
+        let Piece { file, dtype, shape, range, scales } = self;
+        sha.update(format!("{file} {dtype} {shape:?} {range:?}\n"));
+        let len = range.len().min(SAMPLE_BYTES);
+        sha.update(&maps[*file][range.start + (range.len() - len) / 2..][..len]);
+        if let Some(Scales { values, block }) = scales {
+            sha.update(format!("scales {block:?}\n"));
+            values.sample(maps, sha);
+        }
+    }
+
     fn tensor(&self, maps: &[HostBytes]) -> Result<HostTensor> {
         let bytes = maps[self.file].slice(self.range.clone());
         let tensor = HostTensor::new(self.dtype, self.shape.clone(), bytes)?;

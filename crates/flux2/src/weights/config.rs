@@ -205,6 +205,12 @@ impl TextConfig {
         self.taps.last().copied().unwrap_or(0)
     }
 
+    /// Parameters of these layers: what a pass takes grows with them, and not with the vocabulary.
+    pub fn layer_parameters(&self) -> u64 {
+        let size = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
+        self.expected_tensors().iter().filter(|(name, _)| name != "embed").map(|(_, shape)| size(shape)).sum()
+    }
+
     /// Every tensor the model asks for.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let (d, q, kv, mlp) =

@@ -153,6 +153,17 @@ impl Location {
         }
     }
 
+    /// When the system last noted a change to a file or to what is known of it, which no program can set; `None` where there
+    /// is no such time.
+    pub(crate) fn change_time(&self) -> Option<(i64, i64)> {
+        #[cfg(unix)]
+        if self.table.is_none() {
+            use std::os::unix::fs::MetadataExt as _;
+            return std::fs::metadata(&self.path).ok().map(|meta| (meta.ctime(), meta.ctime_nsec()));
+        }
+        None
+    }
+
     /// The bytes of a file, from the first on.
     pub(crate) fn reader(&self) -> Result<Box<dyn Read>> {
         match self.table {

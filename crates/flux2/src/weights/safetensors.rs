@@ -86,6 +86,11 @@ impl SafetensorsFile {
         Ok(SafetensorsFile { location: location.clone(), tensors, stat })
     }
 
+    /// Its length and the times of its last change, in words.
+    pub fn state(&self) -> String {
+        format!("{:?}, {:?}", self.stat, self.location.change_time())
+    }
+
     /// The whole file.
     ///
     /// # Errors

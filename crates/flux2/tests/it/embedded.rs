@@ -54,6 +54,26 @@ fn unaligned_bytes_draw_the_picture_of_the_folder() {
     assert_same(&files.vae, &disk.vae, true);
 }
 
+/// Embedded files have no times, so bytes alone tell one encoder from another here.
+#[test]
+fn a_fingerprint_is_of_samples_of_every_tensor() {
+    let print = |change: &dyn Fn(&mut [u8])| {
+        let mut files = table(&tiny("klein"));
+        let (_, bytes) = files.iter_mut().find(|(path, _)| path.ends_with("00001-of-00002.safetensors")).unwrap();
+        let mut changed = bytes.to_vec();
+        change(&mut changed);
+        *bytes = changed.leak();
+        open(&embedded(files)).text_encoder.fingerprint().unwrap()
+    };
+    let data = |bytes: &[u8]| 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let same = print(&|_| {});
+    // A matrix of 4 KiB is seen as a whole; this is the last byte of one.
+    assert_ne!(print(&|bytes| *bytes.last_mut().unwrap() ^= 1), same);
+    // Of the vocabulary, which comes first and has 28 KiB, the middle is; what lies between the samples is not.
+    assert_ne!(print(&|bytes| bytes[data(bytes) + 14 * 1024] ^= 1), same);
+    assert_eq!(print(&|bytes| bytes[data(bytes)] ^= 1), same);
+}
+
 #[test]
 fn a_part_on_disk_goes_with_an_embedded_model() {
     let paths = ModelPaths { vae: Some(tiny("vae_small_decoder").into()), ..embedded(table(&tiny("klein"))) };

@@ -14,4 +14,5 @@ mod once;
 mod parity;
 mod schedule;
 mod tally;
+mod text_cache;
 mod tokenizer;

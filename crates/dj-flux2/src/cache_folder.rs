@@ -1,0 +1,60 @@
+//! Where text embeddings are kept between runs: what the environment says, else a folder of the user's caches.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The variable that moves the folder, or says `off`.
+pub const VARIABLE: &str = "DJ_FLUX2_TEXT_CACHE";
+
+/// The folder of text embeddings by the variables that `env` looks up; `None` if they are not to be kept, or nothing says
+/// where.
+pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    match env(VARIABLE).filter(|value| !value.is_empty()) {
+        Some(off) if off == "off" => None,
+        Some(folder) => Some(folder.into()),
+        None => Some(user_caches(env)?.join("dj-flux2").join("text")),
+    }
+}
+
+/// The folder for caches that the system gives to a user. A relative path is no such folder: it would be another one in each
+/// place the program is started from.
+fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if cfg!(windows) {
+        return folder("LOCALAPPDATA");
+    }
+    let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+    folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(below_home)))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn folder(variables: &[(&str, &str)]) -> Option<String> {
+        let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        text_cache(env).map(|path| path.display().to_string())
+    }
+
+    #[test]
+    fn the_variable_moves_it_or_turns_it_off() {
+        let with = |value| folder(&[("HOME", "/home/a"), (VARIABLE, value)]);
+        assert_eq!(with("/fast/texts").as_deref(), Some("/fast/texts"));
+        assert_eq!(with("texts").as_deref(), Some("texts"));
+        assert_eq!(with("off"), None);
+        assert_eq!(with("./off").as_deref(), Some("./off"));
+        assert_eq!(with(""), folder(&[("HOME", "/home/a")]));
+    }
+
+    #[test]
+    fn else_it_is_among_the_users_caches() {
+        let caches = if cfg!(target_os = "macos") { "/home/a/Library/Caches" } else { "/home/a/.cache" };
+        assert_eq!(folder(&[("HOME", "/home/a")]), Some(format!("{caches}/dj-flux2/text")));
+        let both = |xdg| folder(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", xdg)]);
+        assert_eq!(both("/caches").as_deref(), Some("/caches/dj-flux2/text"));
+        // As the specification asks, a relative one counts as not set.
+        assert_eq!(both("caches"), folder(&[("HOME", "/home/a")]));
+        assert_eq!(folder(&[("HOME", "")]), None);
+        assert_eq!(folder(&[]), None);
+    }
+}
