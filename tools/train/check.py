@@ -15,7 +15,7 @@ from PIL import Image
 import data
 import models
 
-SHEET = """a cat on a blue background|a dog, green stripes|a red circle on a white background|two red apples? two apples, yellow gradient
+SHEET = """a cat on a blue background|a dog, green stripes|a red circle on a white background|two apples, yellow gradient
 a small penguin at the top left on a pink background|three frogs on a white background|a large lion, orange background|robot
 a rocket on a black background|a small house at the bottom right, turquoise background|an owl on a purple gradient|a pizza|cat
 two small cars on a gray background|a big yellow square on a blue background|unicorn, pink stripes|a snowman on red|a castle in the middle
