@@ -26,7 +26,7 @@ fn main() {
             let w = weight(&be, [n, k]);
             let gflop = 2e-9 * (m * n * k) as f64;
             report(&format!("linear {m}x{k}x{n}"), gflop, peak, || {
-                be.linear(&[&x], &w, None, compute.dtype()).unwrap();
+                be.linear(&x, &w, None, compute.dtype()).unwrap();
             });
         }
         for n in [768, 1536, 4608] {
