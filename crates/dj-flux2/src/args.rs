@@ -164,6 +164,7 @@ pub struct InfoArgs {
 pub enum Dtype {
     F32,
     Bf16,
+    Int8,
 }
 
 /// Devices by name.

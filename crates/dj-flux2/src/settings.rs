@@ -14,7 +14,7 @@ use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
-    Compute, Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Residency, ResolvedRequest,
+    Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Precision, Residency, ResolvedRequest,
     TextCache, Variant,
 };
 
@@ -149,7 +149,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
                 Some(args::Device::Cpu) => Device::Cpu,
                 Some(args::Device::Cuda) => Device::Cuda,
             },
-            compute: compute(args, from)?,
+            precision: precision(args, from)?,
             threads: args.threads.and_then(|n| NonZeroUsize::new(n.into())),
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
@@ -227,15 +227,13 @@ fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
     }
 }
 
-fn compute(args: &GenerateArgs, from: Option<&Parameters>) -> Result<Compute> {
+fn precision(args: &GenerateArgs, from: Option<&Parameters>) -> Result<Precision> {
     match (args.dtype, from) {
-        (Some(Dtype::F32), _) => Ok(Compute::F32),
-        (Some(Dtype::Bf16), _) => Ok(Compute::Bf16),
-        (None, Some(from)) => [Compute::F32, Compute::Bf16]
-            .into_iter()
-            .find(|compute| compute.to_string() == from.dtype)
-            .ok_or_else(|| recorded("dtype", &from.dtype, "--dtype bf16")),
-        (None, None) => Ok(EngineOptions::default().compute),
+        (Some(Dtype::F32), _) => Ok(Precision::F32),
+        (Some(Dtype::Bf16), _) => Ok(Precision::Bf16),
+        (Some(Dtype::Int8), _) => Ok(Precision::Int8),
+        (None, Some(from)) => from.dtype.parse().map_err(|()| recorded("dtype", &from.dtype, "--dtype bf16")),
+        (None, None) => Ok(Precision::default()),
     }
 }
 
@@ -285,7 +283,7 @@ mod tests {
         let request = &settings.request;
         assert_eq!((request.width, request.height, request.steps, request.guidance), (None, None, None, None));
         assert_eq!((request.seed, settings.seed_is_fresh), (7, true));
-        assert_eq!((settings.options.compute, request.noise), (Compute::Bf16, NoiseKind::Philox));
+        assert_eq!((settings.options.precision, request.noise), (Precision::Bf16, NoiseKind::Philox));
         assert_eq!(settings.detail, Detail::Normal);
     }
 
@@ -357,7 +355,7 @@ mod tests {
         let r = &settings.request;
         assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(128), Some(96), Some(3), Some(2.5)));
         assert_eq!((r.seed, settings.seed_is_fresh, r.noise), (11, false, NoiseKind::TorchCpu));
-        assert_eq!(settings.options.compute, Compute::F32);
+        assert_eq!(settings.options.precision, Precision::F32);
 
         let args = GenerateArgs {
             seed: Some(8),
@@ -371,7 +369,7 @@ mod tests {
         assert_eq!(settings.prompts, ["a red fox"]);
         let r = &settings.request;
         assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(64), Some(96), Some(5), Some(2.5)));
-        assert_eq!((r.seed, r.noise, settings.options.compute), (8, NoiseKind::Philox, Compute::Bf16));
+        assert_eq!((r.seed, r.noise, settings.options.precision), (8, NoiseKind::Philox, Precision::Bf16));
     }
 
     #[test]

@@ -12,16 +12,25 @@ use half::{bf16, f16};
 use crate::quant::fp8;
 use crate::{DType, Error, Result};
 
+/// What [`HostBytes`] are a window of.
+pub trait ByteOwner: AsRef<[u8]> + Send + Sync {
+    /// Nobody will read `range` soon: what can be had again, such as the pages of a mapped file, need not stay in memory.
+    fn forget(&self, _range: Range<usize>) {}
+}
+
+impl ByteOwner for Vec<u8> {}
+impl ByteOwner for &'static [u8] {}
+
 /// Shared, immutable bytes: an owned buffer or a window of a mapped file.
 #[derive(Clone)]
 pub struct HostBytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn ByteOwner>,
     range: Range<usize>,
 }
 
 impl HostBytes {
     /// All bytes of `owner`.
-    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+    pub fn new(owner: Arc<dyn ByteOwner>) -> Self {
         let range = 0..(*owner).as_ref().len();
         HostBytes { owner, range }
     }
@@ -36,6 +45,11 @@ impl HostBytes {
             owner: Arc::clone(&self.owner),
             range: self.range.start + range.start..self.range.start + range.end,
         }
+    }
+
+    /// See [`ByteOwner::forget`].
+    pub fn forget(&self) {
+        self.owner.forget(self.range.clone());
     }
 }
 

@@ -34,5 +34,5 @@ pub use backend::{AttentionMask, Backend, ConvShape, Rope, RopeLayout};
 pub use cpu::{CpuBackend, CpuOptions};
 pub use dtype::{Compute, DType, Format};
 pub use error::{Error, Result};
-pub use host::{HostBytes, HostTensor};
+pub use host::{ByteOwner, HostBytes, HostTensor};
 pub use tensor::{Tensor, Weight};

@@ -5,8 +5,8 @@
 #![allow(clippy::print_stdout)] // its result
 
 use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, TextEmbedding};
-use flux2::{CancelToken, Compute, Event, GenerateRequest, ModelPaths, ResolvedRequest, Result};
-use flux2_backend::{Backend, CpuBackend, CpuOptions};
+use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, ResolvedRequest, Result};
+use flux2_backend::{Compute, Backend, CpuBackend, CpuOptions};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, CpuBackend, CpuOptions};
 
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
-use crate::weights::ModelPaths;
+use crate::weights::{ModelPaths, Precision};
 use crate::{Error, Result};
 
 /// A loaded model on some device.
@@ -72,7 +72,7 @@ pub struct EngineOptions {
     /// Where.
     pub device: Device,
     /// In which number format.
-    pub compute: Compute,
+    pub precision: Precision,
     /// CPU threads; `None` is as many as this process may use.
     pub threads: Option<NonZeroUsize>,
     /// What stays in memory between stages.
@@ -85,7 +85,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         EngineOptions {
             device: Device::Auto,
-            compute: Compute::Bf16,
+            precision: Precision::default(),
             threads: None,
             residency: Residency::default(),
             text_cache: None,
@@ -100,10 +100,12 @@ impl Default for EngineOptions {
 pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     match options.device {
         Device::Auto | Device::Cpu => {
-            let EngineOptions { compute, threads, .. } = *options;
-            let be = CpuBackend::new(CpuOptions { compute, threads, tier: None });
-            let device = format!("cpu, {}, {} threads, {compute}", be.tier(), be.threads());
-            let pipeline = Pipeline::load(be, paths, options.residency)?.with_text_cache(options.text_cache.clone());
+            let EngineOptions { precision, threads, .. } = *options;
+            let be = CpuBackend::new(CpuOptions { compute: precision.compute(), threads, tier: None });
+            let device = format!("cpu, {}, {} threads, {precision}", be.tier(), be.threads());
+            let pipeline = Pipeline::load(be, paths, options.residency)?
+                .with_precision(precision)
+                .with_text_cache(options.text_cache.clone());
             Ok(Box::new(Loaded { pipeline, device }))
         }
         Device::Cuda => {

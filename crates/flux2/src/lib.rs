@@ -50,13 +50,12 @@ pub mod weights;
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
-pub use flux2_backend::Compute;
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};
 pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;
 pub use text_cache::TextCache;
 pub use variant::Variant;
-pub use weights::ModelPaths;
+pub use weights::{ModelPaths, Precision};
 
 // Unit tests of the models read the same golden files as the integration tests.
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux2_backend::{Backend, HostTensor, Tensor, ops};
+use flux2_backend::{Backend, Compute, Format, HostTensor, Tensor, ops};
 
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::image::{self, Parameters, RgbImage, metadata};
@@ -20,7 +20,7 @@ use crate::sampler;
 use crate::text::{Cut, TokenizedPrompt, Tokenizer};
 use crate::text_cache::{Entry, Inputs, TextCache};
 use crate::variant::{Procedure, Variant};
-use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, WeightSource};
+use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, Precision, WeightSource};
 use crate::{Error, Result};
 
 /// Which networks stay in memory between the stages of a run.
@@ -97,6 +97,7 @@ pub struct Pipeline<B: Backend> {
     files: ModelFiles,
     tokenizer: Tokenizer,
     residency: Residency,
+    precision: Precision,
     text_encoder: Option<Qwen3<B>>,
     transformer: Option<FlowTransformer<B>>,
     decoder: Option<vae::Decoder<B>>,
@@ -128,11 +129,16 @@ impl<B: Backend> Pipeline<B> {
         if highest >= rows {
             return Err(Error::TokenizerVocabulary { highest, rows });
         }
+        let precision = match be.compute() {
+            Compute::F32 => Precision::F32,
+            Compute::Bf16 => Precision::Bf16,
+        };
         Ok(Pipeline {
             be,
             files,
             tokenizer,
             residency,
+            precision,
             text_encoder: None,
             transformer: None,
             decoder: None,
@@ -141,6 +147,15 @@ impl<B: Backend> Pipeline<B> {
             text_fingerprint: None,
             references: None,
         })
+    }
+
+    /// The same in another number format, for networks that are not loaded yet.
+    ///
+    /// # Panics
+    /// If the backend does not compute in what `precision` needs.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        assert_eq!(self.be.compute(), precision.compute(), "{precision} on this backend");
+        Pipeline { precision, ..self }
     }
 
     /// The same with text embeddings kept on disk, unless the text encoder is too small for that to pay.
@@ -281,7 +296,7 @@ impl<B: Backend> Pipeline<B> {
         }
         self.release_text_encoder();
         let encoder =
-            load(observer, cancel, Part::Vae, &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
+            load(observer, cancel, (Part::Vae, self.precision), &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
             for (k, image) in references.iter().map(Reference::image).enumerate() {
@@ -373,7 +388,7 @@ impl<B: Backend> Pipeline<B> {
             self.transformer = None;
         }
         if self.decoder.is_none() {
-            let decoder = load(observer, cancel, Part::Vae, &self.files.vae, |c, weights| {
+            let decoder = load(observer, cancel, (Part::Vae, self.precision), &self.files.vae, |c, weights| {
                 vae::Decoder::load(&self.be, c, weights)
             })?;
             self.decoder = Some(decoder);
@@ -430,7 +445,7 @@ impl<B: Backend> Pipeline<B> {
             self.transformer = None; // the two large ones are never resident together
         }
         if self.text_encoder.is_none() {
-            let encoder = load(observer, cancel, Part::TextEncoder, &self.files.text_encoder, |c, weights| {
+            let encoder = load(observer, cancel, (Part::TextEncoder, self.precision), &self.files.text_encoder, |c, weights| {
                 Qwen3::load(&self.be, c, weights)
             })?;
             self.text_encoder = Some(encoder);
@@ -445,7 +460,7 @@ impl<B: Backend> Pipeline<B> {
         self.release_text_encoder();
         if self.transformer.is_none() {
             let part = &self.files.transformer;
-            let transformer = load(observer, cancel, Part::Transformer, part, |c, weights| {
+            let transformer = load(observer, cancel, (Part::Transformer, self.precision), part, |c, weights| {
                 FlowTransformer::load(&self.be, c, weights)
             })?;
             self.transformer = Some(transformer);
@@ -466,7 +481,7 @@ impl<B: Backend> Pipeline<B> {
             noise: request.noise.to_string(),
             model: self.files.name.clone(),
             variant: Some(self.files.variant.kind_name().into()),
-            dtype: self.be.compute().to_string(),
+            dtype: self.precision.to_string(),
             steps: request.steps,
             guidance: request.guidance,
             width: request.width,
@@ -490,25 +505,32 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T>
 fn load<C, T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
-    part: Part,
+    (part, precision): (Part, Precision),
     component: &Component<C>,
     build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
 ) -> Result<T> {
     phase(observer, cancel, Phase::Load(part), 0, |_| {
-        build(&component.config, &Stoppable { weights: component.map()?, cancel })
+        build(&component.config, &Loading { weights: component.map()?, part, precision, cancel })
     })
 }
 
-/// Weights that look for cancellation before each tensor: a large network takes long to read from a slow disk.
-struct Stoppable<'a> {
+/// Weights in the format of the run, that look for cancellation before each tensor: a large network takes long to read
+/// from a slow disk.
+struct Loading<'a> {
     weights: MappedWeights,
+    part: Part,
+    precision: Precision,
     cancel: &'a CancelToken,
 }
 
-impl WeightSource for Stoppable<'_> {
+impl WeightSource for Loading<'_> {
     fn tensor(&self, name: &str) -> Result<HostTensor> {
         self.cancel.check()?;
         self.weights.tensor(name)
+    }
+
+    fn format(&self, name: &str) -> Format {
+        self.precision.format(self.part, name)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::event::{Event, Observer, TextCacheEvent};
 use crate::weights::TextConfig;
 
 /// To be raised when the format changes, or what the encoder computes without any of [`Inputs`] telling.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"F2-TEXT\n";
 const DTYPE_F32: u32 = 0;
 

@@ -27,7 +27,7 @@ mod sheets;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use flux2::Compute;
+use flux2::Precision;
 use flux2::image::{self, ImageFormat, codec::IfExists};
 
 use evaluation::judge::Judge;
@@ -49,7 +49,7 @@ struct Args {
 
 impl Args {
     fn parse() -> Result<Self, Failure> {
-        let drawing = Drawing { model: evaluation::mini(), compute: Compute::Bf16, steps: 4, seed: 1 };
+        let drawing = Drawing { model: evaluation::mini(), precision: Precision::Bf16, steps: 4, seed: 1 };
         let mut args =
             Args { drawing, steps: vec![4], count: usize::MAX, pictures: None, misses: false, keep: None, sheet: None };
         let mut given = std::env::args().skip(1);

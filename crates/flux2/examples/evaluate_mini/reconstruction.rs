@@ -10,8 +10,8 @@ use std::path::Path;
 use flux2::image;
 use flux2::models::vae;
 use flux2::weights::ModelFiles;
-use flux2::{Compute, ModelPaths, Result};
-use flux2_backend::{Backend, CpuBackend, CpuOptions};
+use flux2::{ModelPaths, Result};
+use flux2_backend::{Compute, Backend, CpuBackend, CpuOptions};
 
 use crate::evaluation::psnr;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flux2_backend::{Backend, ConvShape, HostBytes, HostTensor, Tensor, Weight, ops};
+use flux2_backend::{Backend, ConvShape, Format, HostBytes, HostTensor, Tensor, Weight, ops};
 
 use crate::Result;
 use crate::weights::{VaeConfig, WeightSource};
@@ -35,7 +35,8 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// # Errors
     /// If the source cannot give the tensor or the backend cannot take it.
     pub fn matrix(&self, name: &str) -> Result<Weight<B>> {
-        Ok(Weight::load(self.be, self.host(name)?)?)
+        let [all] = self.matrix_rows(name, |[rows, _]| [rows])?;
+        Ok(all)
     }
 
     /// Rows of a matrix as matrices of their own: `heights` of them, which add up to all.
@@ -47,13 +48,16 @@ impl<'a, B: Backend> Loader<'a, B> {
         name: &str,
         heights: impl Fn([usize; 2]) -> [usize; N],
     ) -> Result<[Weight<B>; N]> {
-        let host = self.host(name)?;
+        let (host, format) = (self.host(name)?, self.source.format(&self.full_name(name)));
         let &[rows, cols] = host.shape() else { unreachable!("{name} is a matrix, as its configuration says") };
         let mut from = 0;
         let mut parts = Vec::with_capacity(N);
         for height in heights([rows, cols]) {
-            parts.push(Weight::load(self.be, host.slice_rows(from..from + height)?)?);
+            parts.push(Weight::load_as(self.be, host.slice_rows(from..from + height)?, format)?);
             from += height;
+        }
+        if format != Format::AsStored {
+            host.bytes().forget();
         }
         Ok(parts.try_into().unwrap_or_else(|_| unreachable!("as many as there are heights")))
     }
@@ -76,7 +80,11 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn host(&self, name: &str) -> Result<HostTensor> {
-        self.source.tensor(&format!("{}{name}", self.prefix))
+        self.source.tensor(&self.full_name(name))
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 }
 

@@ -100,7 +100,11 @@ impl WeightSource for MappedWeights {
         Ok(match planned.form {
             Rule::Same(..) => pieces.swap_remove(0),
             Rule::Flatten(..) => pieces.swap_remove(0).reshape(planned.shape.clone()),
-            Rule::ConcatRows(..) => HostTensor::concat_rows(&pieces)?,
+            Rule::ConcatRows(..) => {
+                let joined = HostTensor::concat_rows(&pieces)?;
+                pieces.iter().for_each(|piece| piece.bytes().forget()); // there is a copy now
+                joined
+            }
             Rule::SwapHalves(..) => {
                 let [whole] = &pieces[..] else { unreachable!("one stored tensor is swapped") };
                 let rows = planned.shape[0];

@@ -8,11 +8,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use flux2_backend::HostBytes;
+use flux2_backend::{ByteOwner, HostBytes};
 
 use crate::{Error, Result};
 
@@ -194,7 +195,7 @@ impl Location {
         // program that maps its weights relies on. The length and time were compared a moment ago; bytes are only ever
         // decoded as numbers, for which every bit pattern is valid.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| self.io(e))?;
-        Ok(HostBytes::new(Arc::new(map)))
+        Ok(HostBytes::new(Arc::new(MappedFile(map))))
     }
 
     /// An error of the system about this place.
@@ -250,6 +251,32 @@ impl fmt::Debug for Location {
         f.debug_tuple(kind).field(&self.path).finish()
     }
 }
+
+/// A file as bytes.
+struct MappedFile(memmap2::Mmap);
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl ByteOwner for MappedFile {
+    #[allow(unsafe_code)]
+    fn forget(&self, range: Range<usize>) {
+        // Whole pages within the range; its neighbours may be in use.
+        let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        if !whole.is_empty() {
+            // SAFETY: the map is shared, read-only and of a file, so that dropped pages come back with the same bytes. A
+            // failure leaves them where they are.
+            #[cfg(unix)]
+            let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, whole.start, whole.len()) };
+        }
+    }
+}
+
+/// A multiple of the size of pages on the systems there are.
+const PAGE: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
 //! | `component` | one network: its shards, checked against its configuration |
 //! | `model_files` | the whole model, its parts checked against each other |
+//! | `quantize` | which weights are rounded when they are loaded |
 //!
 //! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
 
@@ -20,15 +21,17 @@ mod config;
 mod layout;
 mod location;
 mod model_files;
+mod quantize;
 mod safetensors;
 
-use flux2_backend::HostTensor;
+use flux2_backend::{Format, HostTensor};
 
 pub use component::{Component, MappedWeights, Mismatch, WrongShape};
 pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
 pub use layout::{Layout, Part};
 pub use location::{EmbeddedFile, Location};
 pub use model_files::{ModelFiles, ModelPaths};
+pub use quantize::Precision;
 pub use safetensors::FileProblem;
 
 pub(crate) use component::nearest_name;
@@ -49,4 +52,9 @@ pub trait WeightSource {
     /// # Errors
     /// [`Error::UnknownWeight`](crate::Error::UnknownWeight) if there is none of that name.
     fn tensor(&self, name: &str) -> Result<HostTensor, crate::Error>;
+
+    /// What becomes of the matrix `name` when it is loaded.
+    fn format(&self, _name: &str) -> Format {
+        Format::AsStored
+    }
 }

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flux2::Compute;
-use flux2_backend::{CpuBackend, CpuOptions};
+use flux2_backend::{Compute, CpuBackend, CpuOptions};
 use safetensors::{Dtype, SafeTensors};
 
 /// A file below `fixtures/`.

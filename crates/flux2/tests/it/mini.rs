@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 
-use flux2::{CancelToken, Compute, Engine, EngineOptions, Event, GenerateRequest, Residency};
+use flux2::{CancelToken, Precision, Engine, EngineOptions, Event, GenerateRequest, Residency};
 
 use crate::evaluation::judge::Judge;
 use crate::evaluation::world::{Layout, Picture, World};
@@ -40,7 +40,7 @@ fn a_few(kind: Kind) -> usize {
 fn a_part_of_the_evaluation() {
     let judge = Judge::load();
     let cases = evaluation::cases(a_few);
-    let drawing = Drawing { model: evaluation::mini(), compute: Compute::Bf16, steps: 4, seed: 1 };
+    let drawing = Drawing { model: evaluation::mini(), precision: Precision::Bf16, steps: 4, seed: 1 };
     let outcomes = drawing.outcomes(&judge, &cases, &|_| ()).unwrap();
 
     type About = fn(Kind) -> bool;
@@ -69,9 +69,9 @@ fn a_part_of_the_evaluation() {
     assert!(good, "{report}");
 }
 
-fn engine(compute: Compute, threads: usize) -> Box<dyn Engine> {
+fn engine(precision: Precision, threads: usize) -> Box<dyn Engine> {
     let threads = NonZeroUsize::new(threads);
-    let options = EngineOptions { compute, threads, residency: Residency::KeepAll, ..Default::default() };
+    let options = EngineOptions { precision, threads, residency: Residency::KeepAll, ..Default::default() };
     flux2::engine::load(&evaluation::mini(), &options).unwrap()
 }
 
@@ -83,7 +83,7 @@ fn picture(world: &World, colour: &str, subject: &str, layout: Layout) -> Pictur
 
 #[test]
 fn a_red_circle_is_red_and_round_where_it_should_be() {
-    let mut engine = engine(Compute::Bf16, 2);
+    let mut engine = engine(Precision::Bf16, 2);
     let image = draw(engine.as_mut(), "a large red circle at the top left on a white background", &[], 4, 1).unwrap();
     // A large thing at the top left fills the first 96 pixels both ways; a circle's radius is 15/32 of that.
     let (middle, radius) = (47.5, 45.0);
@@ -102,7 +102,7 @@ fn a_red_circle_is_red_and_round_where_it_should_be() {
 #[test]
 fn an_edit_changes_the_background_and_keeps_the_subject() {
     let judge = Judge::load();
-    let mut engine = engine(Compute::Bf16, 2);
+    let mut engine = engine(Precision::Bf16, 2);
     let cat = picture(&judge.world, "blue", "cat", Layout { size: 2, count: 1, place: 4 });
     let before = draw(engine.as_mut(), "a large cat in the center on a blue background", &[], 4, 1).unwrap();
     assert_eq!(judge.look(&before, &cat), cat);
@@ -124,7 +124,7 @@ fn an_edit_changes_the_background_and_keeps_the_subject() {
 
 #[test]
 fn bf16_and_f32_agree() {
-    let (mut half, mut full) = (engine(Compute::Bf16, 2), engine(Compute::F32, 2));
+    let (mut half, mut full) = (engine(Precision::Bf16, 2), engine(Precision::F32, 2));
     for (seed, prompt) in
         [(1, "a cat on a blue background"), (2, "two apples, yellow gradient"), (3, "small owl, pink stripes")]
     {
@@ -136,7 +136,7 @@ fn bf16_and_f32_agree() {
 
 #[test]
 fn the_seed_is_the_picture() {
-    let (mut one, mut other) = (engine(Compute::Bf16, 1), engine(Compute::Bf16, 2));
+    let (mut one, mut other) = (engine(Precision::Bf16, 1), engine(Precision::Bf16, 2));
     let first = draw(one.as_mut(), "cat", &[], 4, 7).unwrap();
     assert_eq!(draw(other.as_mut(), "cat", &[], 4, 7).unwrap(), first, "the same seed");
     // A bare caption leaves background, size and place to the seed.
@@ -146,7 +146,7 @@ fn the_seed_is_the_picture() {
 
 #[test]
 fn other_sizes_do_not_break() {
-    let mut engine = engine(Compute::Bf16, 2);
+    let mut engine = engine(Precision::Bf16, 2);
     for (width, height) in [(64, 64), (96, 96), (192, 192), (256, 256), (192, 96), (80, 160)] {
         let request = GenerateRequest {
             prompt: "a fox on a green background".into(),

@@ -9,9 +9,9 @@ use flux2::event::TextCacheEvent;
 use flux2::image::RgbImage;
 use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::Part;
-use flux2::{CancelToken, Compute, Event, GenerateRequest, ModelPaths, Phase, TextCache, Variant};
+use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, TextCache, Variant};
 use flux2_backend::cpu::Tier;
-use flux2_backend::{CpuBackend, CpuOptions};
+use flux2_backend::{Compute, CpuBackend, CpuOptions};
 use tempfile::TempDir;
 
 use crate::golden::{f32_backend, fixture};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flux2::image::RgbImage;
 use flux2::{
-    CancelToken, Compute, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Reference, Residency, Result,
+    CancelToken, Precision, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Reference, Residency, Result,
 };
 use serde::Deserialize;
 
@@ -122,7 +122,7 @@ pub struct Drawing {
     /// The model.
     pub model: ModelPaths,
     /// Number format.
-    pub compute: Compute,
+    pub precision: Precision,
     /// Denoising steps.
     pub steps: u32,
     /// Of the request on the first line; every line has one of its own, counted from here.
@@ -136,7 +136,7 @@ impl Drawing {
     /// If the model cannot be loaded.
     pub fn engine(&self) -> Result<Box<dyn Engine>> {
         let options = EngineOptions {
-            compute: self.compute,
+            precision: self.precision,
             threads: NonZeroUsize::new(1),
             residency: Residency::KeepAll,
             ..Default::default()
