@@ -67,8 +67,8 @@ micro_kernel!(
     /// bf16 pairs, held as the f32 of the same bits; each pair of products is added to an f32 sum.
     ///
     /// `bfdot` rounds the sum of the pair and the new sum to odd: up to a unit in the last place, to either side alike,
-    /// where rounding to nearest costs half a one. It takes denormals for zero. FPCR changes neither, unless the processor
-    /// has FEAT_EBF16 and the process turned it on.
+    /// where rounding to nearest costs half a one. It takes denormals for zero. FPCR changes neither, unless a process
+    /// turns on FEAT_EBF16.
     neon_bf16_6x16, "neon,bf16",
     multiply_add: |mut sum: float32x4_t, left: f32, right: float32x4_t| {
         // By name, since `vbfdotq_lane_f32` is not stable.
