@@ -171,11 +171,22 @@ macro_rules! on_every_backend {
         mod $case {
             $crate::on_every_backend! { @cpu $case
                 cpu_f32_portable: F32, Portable, 1;
+                cpu_bf16_portable: Bf16, Portable, 2;
+            }
+            #[cfg(target_arch = "aarch64")]
+            $crate::on_every_backend! { @cpu $case
+                cpu_f32_neon: F32, Neon, 2;
+                cpu_bf16_neon: Bf16, Neon, 1;
+                cpu_bf16_neonbf16: Bf16, NeonBf16, 2;
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::on_every_backend! { @cpu $case
                 cpu_f32_avx2: F32, Avx2, 2;
                 cpu_f32_avx512: F32, Avx512, 1;
-                cpu_bf16_portable: Bf16, Portable, 2;
                 cpu_bf16_avx2: Bf16, Avx2, 1;
+                cpu_bf16_avx2vnni: Bf16, Avx2Vnni, 2;
                 cpu_bf16_avx512: Bf16, Avx512, 2;
+                cpu_bf16_avx512vnni: Bf16, Avx512Vnni, 2;
                 cpu_bf16_avx512bf16: Bf16, Avx512Bf16, 1;
             }
         }

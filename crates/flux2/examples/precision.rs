@@ -6,7 +6,7 @@
 
 use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, TextEmbedding};
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, ResolvedRequest, Result};
-use flux2_backend::{Compute, Backend, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);

@@ -295,8 +295,9 @@ impl<B: Backend> Pipeline<B> {
             return Ok(Arc::clone(tokens));
         }
         self.release_text_encoder();
-        let encoder =
-            load(observer, cancel, (Part::Vae, self.precision), &self.files.vae, |c, weights| vae::Encoder::load(&self.be, c, weights))?;
+        let encoder = load(observer, cancel, (Part::Vae, self.precision), &self.files.vae, |c, weights| {
+            vae::Encoder::load(&self.be, c, weights)
+        })?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
             for (k, image) in references.iter().map(Reference::image).enumerate() {
@@ -445,9 +446,10 @@ impl<B: Backend> Pipeline<B> {
             self.transformer = None; // the two large ones are never resident together
         }
         if self.text_encoder.is_none() {
-            let encoder = load(observer, cancel, (Part::TextEncoder, self.precision), &self.files.text_encoder, |c, weights| {
-                Qwen3::load(&self.be, c, weights)
-            })?;
+            let encoder =
+                load(observer, cancel, (Part::TextEncoder, self.precision), &self.files.text_encoder, |c, weights| {
+                    Qwen3::load(&self.be, c, weights)
+                })?;
             self.text_encoder = Some(encoder);
         }
         let encoder = self.text_encoder.as_ref().expect("loaded above");

@@ -11,7 +11,7 @@ use flux2::image;
 use flux2::models::vae;
 use flux2::weights::ModelFiles;
 use flux2::{ModelPaths, Result};
-use flux2_backend::{Compute, Backend, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
 use crate::evaluation::psnr;
 

@@ -270,7 +270,8 @@ impl ByteOwner for MappedFile {
             // SAFETY: the map is shared, read-only and of a file, so that dropped pages come back with the same bytes. A
             // failure leaves them where they are.
             #[cfg(unix)]
-            let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, whole.start, whole.len()) };
+            let _ =
+                unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, whole.start, whole.len()) };
         }
     }
 }

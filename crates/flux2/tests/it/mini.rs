@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 
-use flux2::{CancelToken, Precision, Engine, EngineOptions, Event, GenerateRequest, Residency};
+use flux2::{CancelToken, Engine, EngineOptions, Event, GenerateRequest, Precision, Residency};
 
 use crate::evaluation::judge::Judge;
 use crate::evaluation::world::{Layout, Picture, World};

@@ -1,8 +1,10 @@
 //! Instruction sets: which this processor has, and code compiled for each.
 //!
-//! Micro-kernels are written by hand per set (`x86.rs`, `portable.rs`). Everything that is a plain loop is written once
+//! Micro-kernels are written by hand per set (`x86.rs`, `aarch64.rs`, `portable.rs`). Everything that is a plain loop is written once
 //! and compiled for every set by [`vectorised!`]; there no fused multiply-add is used, so all sets give the same bytes.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -12,31 +14,51 @@ use half::bf16;
 
 use crate::{Compute, DType};
 
-/// An instruction set, from the least to the most able. A processor need not have all that stand before its best.
+/// An instruction set, from the least to the most able. A processor need not have all that stand before its best; those
+/// of other architectures do not exist in a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// What every processor of the architecture has.
     Portable,
     /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// The same with 8-bit dot products (AVX-VNNI).
+    #[cfg(target_arch = "x86_64")]
     Avx2Vnni,
     /// AVX-512 F, BW, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
     /// The same with 8-bit dot products (AVX512-VNNI).
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
     /// The same with bf16 dot products.
+    #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// The same with dot products of bf16 and of bytes (I8MM).
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
 }
 
 impl Tier {
-    /// All of them, rising.
+    /// All of this architecture, rising.
+    #[cfg(target_arch = "x86_64")]
     pub const ALL: [Tier; 6] =
         [Tier::Portable, Tier::Avx2, Tier::Avx2Vnni, Tier::Avx512, Tier::Avx512Vnni, Tier::Avx512Bf16];
+    /// All of this architecture, rising.
+    #[cfg(target_arch = "aarch64")]
+    pub const ALL: [Tier; 3] = [Tier::Portable, Tier::Neon, Tier::NeonBf16];
+    /// All of this architecture.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pub const ALL: [Tier; 1] = [Tier::Portable];
 
     /// The best this processor has.
     pub fn detect() -> Self {
-        Tier::Avx512Bf16.lowered()
+        let [.., best] = Self::ALL;
+        best.lowered()
     }
 
     /// This one, or the best below it that the processor has.
@@ -68,7 +90,17 @@ impl Tier {
                 Tier::Avx512Bf16 => avx512_vnni() && is_x86_feature_detected!("avx512bf16"),
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected;
+            let neon = is_aarch64_feature_detected!("neon");
+            match self {
+                Tier::Portable => true,
+                Tier::Neon => neon,
+                Tier::NeonBf16 => neon && is_aarch64_feature_detected!("bf16") && is_aarch64_feature_detected!("i8mm"),
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             self == Tier::Portable
         }
@@ -79,11 +111,20 @@ impl std::fmt::Display for Tier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Tier::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx2Vnni => "avx2-vnni",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonBf16 => "neon-bf16",
         })
     }
 }
@@ -148,6 +189,8 @@ macro_rules! with_element {
 pub(super) use with_element;
 
 /// Define a function that is compiled for every instruction set; the caller passes the [`Tier`] first.
+///
+/// On aarch64 the plain body is all there is: the compiler takes NEON for granted, and bf16 products are no use here.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -271,6 +314,16 @@ impl MicroKernel {
             }
             (Tier::Portable, _) => {}
         }
+        #[cfg(target_arch = "aarch64")]
+        match (tier, compute) {
+            (Tier::NeonBf16, Compute::Bf16) => {
+                return MicroKernel { rows: 6, cols: 16, operand: Bf16, run: aarch64::neon_bf16_6x16 };
+            }
+            (Tier::NeonBf16 | Tier::Neon, _) => {
+                return MicroKernel { rows: 6, cols: 16, operand: F32, run: aarch64::neon_f32_6x16 };
+            }
+            (Tier::Portable, _) => {}
+        }
         let _ = (tier, compute, Bf16);
         MicroKernel { rows: 4, cols: 16, operand: F32, run: portable::f32_4x16 }
     }
@@ -288,6 +341,10 @@ impl MicroKernel {
                 return MicroKernel { rows: 3, cols: 16, operand, run: x86::avx2_int8_3x16 };
             }
             Tier::Portable => {}
+        }
+        #[cfg(target_arch = "aarch64")]
+        if tier == Tier::NeonBf16 {
+            return MicroKernel { rows: 6, cols: 16, operand, run: aarch64::neon_int8_6x16 };
         }
         let _ = tier;
         MicroKernel { rows: 4, cols: 16, operand, run: portable::int8_4x16 }
@@ -338,6 +395,7 @@ impl MicroKernel {
 /// Each row is readable for `groups` groups, `out` is writable for `groups` rows of 8 groups, `stride` apart, and the
 /// processor has the instruction set of `tier`.
 pub(super) unsafe fn interleave_8(tier: Tier, rows: [*const u32; 8], groups: usize, out: *mut u32, stride: usize) {
+    #[allow(unused_mut)] // where there is only the plain loop
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if tier >= Tier::Avx2 {
@@ -345,6 +403,14 @@ pub(super) unsafe fn interleave_8(tier: Tier, rows: [*const u32; 8], groups: usi
             // SAFETY: within what the caller promised, since `done + 8 <= groups`.
             unsafe { x86::transpose_8x8(rows.map(|row| row.add(done)), out.add(done * stride), stride) };
             done += 8;
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if tier >= Tier::Neon {
+        while done + 4 <= groups {
+            // SAFETY: within what the caller promised, since `done + 4 <= groups`.
+            unsafe { aarch64::transpose_8x4(rows.map(|row| row.add(done)), out.add(done * stride), stride) };
+            done += 4;
         }
     }
     let _ = tier;

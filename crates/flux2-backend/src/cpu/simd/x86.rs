@@ -147,10 +147,10 @@ pub(super) unsafe fn avx2_int8_3x16(
                 b = b.add(4 * VECTORS);
             }
         }
-        for r in 0..ROWS {
-            for v in 0..VECTORS {
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, halves) in sums.iter().enumerate() {
                 // The horizontal sum has columns 0, 1 in the lower and 2, 3 in the upper half.
-                let pairs = _mm256_hadd_epi32(sums[r][v], sums[r][v]);
+                let pairs = _mm256_hadd_epi32(*halves, *halves);
                 let columns = _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(pairs));
                 let out = c.add(r * stride + 4 * v).cast::<__m128i>();
                 let sum = if accumulate { _mm_add_epi32(_mm_loadu_si128(out), columns) } else { columns };

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flux2::image::RgbImage;
 use flux2::{
-    CancelToken, Precision, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Reference, Residency, Result,
+    CancelToken, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision, Reference, Residency, Result,
 };
 use serde::Deserialize;
 
