@@ -7,6 +7,7 @@
 //! | `simd/` | instruction sets: which are there, the micro-kernels written for each |
 //! | `gemm.rs` | the blocked product `linear` and `conv2d` are made of |
 //! | `lanes.rs` | sums over a row |
+//! | `peak.rs` | what the processor reaches at most, for benchmarks |
 //! | the others | one op each |
 //!
 //! Results do not depend on the number of threads: every output element is summed in one order, by one thread.
@@ -30,6 +31,7 @@ mod linear;
 mod modulated_layer_norm;
 mod norm_rope;
 mod patchify;
+mod peak;
 mod pool;
 mod rms_norm;
 mod silu;
@@ -162,6 +164,14 @@ impl Backend for CpuBackend {
     // Not the threads: their number does not change a byte.
     fn kernels(&self) -> String {
         format!("cpu, {}, {}", self.tier, self.compute)
+    }
+
+    fn peak_flops(&self, compute: Compute) -> Option<f64> {
+        peak::flops(self.tier, compute, &self.threads)
+    }
+
+    fn peak_bandwidth(&self) -> Option<f64> {
+        Some(peak::bandwidth(&self.threads))
     }
 
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
