@@ -10,7 +10,7 @@ use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
-use crate::weights::ModelPaths;
+use crate::weights::{ModelFiles, ModelPaths};
 use crate::{Error, Result};
 
 /// A loaded model on some device.
@@ -98,14 +98,33 @@ impl Default for EngineOptions {
 /// # Errors
 /// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::load`].
 pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engine>> {
-    match options.device {
-        Device::Auto | Device::Cpu => {
-            let EngineOptions { compute, threads, .. } = *options;
-            let be = CpuBackend::new(CpuOptions { compute, threads, tier: None });
-            let device = format!("cpu, {}, {} threads, {compute}", be.tier(), be.threads());
-            let pipeline = Pipeline::load(be, paths, options.residency)?.with_text_cache(options.text_cache.clone());
-            Ok(Box::new(Loaded { pipeline, device }))
-        }
+    let be = backend(options)?;
+    loaded(be, ModelFiles::open(paths)?, options)
+}
+
+/// The same with a model that was opened before, or [one that is in no file](ModelFiles::synthetic).
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::of_files`].
+pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    loaded(backend(options)?, files, options)
+}
+
+fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    let device = describe(&be);
+    let pipeline = Pipeline::of_files(be, files, options.residency)?.with_text_cache(options.text_cache.clone());
+    Ok(Box::new(Loaded { pipeline, device }))
+}
+
+fn describe(be: &CpuBackend) -> String {
+    format!("cpu, {}, {} threads, {}", be.tier(), be.threads(), be.compute())
+}
+
+/// The device of `options`.
+fn backend(options: &EngineOptions) -> Result<CpuBackend> {
+    let EngineOptions { device, compute, threads, .. } = *options;
+    match device {
+        Device::Auto | Device::Cpu => Ok(CpuBackend::new(CpuOptions { compute, threads, tier: None })),
         Device::Cuda => {
             Err(Error::Device { device: Device::Cuda, reason: "this version runs on the processor only".into() })
         }

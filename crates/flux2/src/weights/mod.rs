@@ -12,6 +12,7 @@
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
 //! | `component` | one network: its shards, checked against its configuration |
 //! | `model_files` | the whole model, its parts checked against each other |
+//! | `synthetic` | a model in no file: the sizes of a member of the family, random values |
 //!
 //! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
 
@@ -21,6 +22,7 @@ mod layout;
 mod location;
 mod model_files;
 mod safetensors;
+pub(crate) mod synthetic;
 
 use flux2_backend::HostTensor;
 
