@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
+use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::request::GenerateRequest;
@@ -114,6 +115,31 @@ fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<
     let device = describe(&be);
     let pipeline = Pipeline::of_files(be, files, options.residency)?.with_text_cache(options.text_cache.clone());
     Ok(Box::new(Loaded { pipeline, device }))
+}
+
+/// What the device of `options` is, and what it could do at most, measured now.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device.
+pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
+    let be = backend(options)?;
+    Ok((describe(&be), Peaks::measure(&be)))
+}
+
+/// Time the ops whose name and shape hold `filter` on the device of `options`, and tell `each` what happens; returns how many
+/// ops these are. Without any, nothing is measured.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device, [`Error::Cancelled`], or no memory.
+pub fn time_ops(
+    options: &EngineOptions,
+    filter: &str,
+    each: &mut dyn FnMut(OpEvent),
+    cancel: &CancelToken,
+) -> Result<usize> {
+    let be = backend(options)?;
+    let device = OpEvent::Device { name: describe(&be), threads: be.threads() };
+    bench::time_ops(&be, device, filter, each, cancel)
 }
 
 fn describe(be: &CpuBackend) -> String {

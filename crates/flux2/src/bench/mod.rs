@@ -1,0 +1,54 @@
+//! What a machine does with this program: ops and whole pictures timed, beside what it could do at most.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `cost` | the floating-point operations of a request, stage by stage |
+//! | `ops` | the ops at the shapes of klein-4b, each timed beside what bounds it |
+//! | `stages` | a picture timed by stages |
+//!
+//! Nothing here names a device: [`engine::time_ops`](crate::engine::time_ops) and
+//! [`engine::peaks`](crate::engine::peaks) choose it.
+
+mod cost;
+mod ops;
+mod stages;
+
+use flux2_backend::{Backend, Compute};
+
+pub use cost::{Cost, Flops};
+pub use ops::{Bound, OpEvent, OpTiming};
+pub use stages::{Stages, generate};
+
+pub(crate) use ops::time_ops;
+
+/// What a device could do at most, measured; `None` where that cannot be measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// Floating-point operations a second of products with weight matrices.
+    pub linear: Option<f64>,
+    /// Of attention and convolutions.
+    pub others: Option<f64>,
+}
+
+impl Peaks {
+    pub(crate) fn measure<B: Backend>(be: &B) -> Self {
+        let linear = be.peak_flops(be.compute());
+        let others = match others(be.compute()) {
+            same if same == be.compute() => linear,
+            compute => be.peak_flops(compute),
+        };
+        Peaks { linear, others }
+    }
+
+    /// Seconds that `flops` take at least.
+    pub fn seconds(&self, flops: Flops) -> Option<f64> {
+        Some(flops.linear / self.linear? + (flops.attention + flops.convolution) / self.others?)
+    }
+}
+
+/// What attention and convolutions multiply in where products with weight matrices are in `compute`.
+const fn others(compute: Compute) -> Compute {
+    match compute {
+        Compute::F32 | Compute::Bf16 => compute,
+    }
+}
