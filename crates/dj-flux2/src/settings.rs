@@ -150,7 +150,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
                 Some(args::Device::Cuda) => Device::Cuda,
             },
             compute: compute(args, from)?,
-            threads: args.threads.and_then(|n| NonZeroUsize::new(n.into())),
+            threads: threads(args.threads),
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
             text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
@@ -229,14 +229,26 @@ fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
 
 fn compute(args: &GenerateArgs, from: Option<&Parameters>) -> Result<Compute> {
     match (args.dtype, from) {
-        (Some(Dtype::F32), _) => Ok(Compute::F32),
-        (Some(Dtype::Bf16), _) => Ok(Compute::Bf16),
+        (Some(dtype), _) => Ok(compute_of(dtype)),
         (None, Some(from)) => [Compute::F32, Compute::Bf16]
             .into_iter()
             .find(|compute| compute.to_string() == from.dtype)
             .ok_or_else(|| recorded("dtype", &from.dtype, "--dtype bf16")),
         (None, None) => Ok(EngineOptions::default().compute),
     }
+}
+
+/// What a dtype that was typed means.
+pub fn compute_of(dtype: Dtype) -> Compute {
+    match dtype {
+        Dtype::F32 => Compute::F32,
+        Dtype::Bf16 => Compute::Bf16,
+    }
+}
+
+/// Threads that were asked for.
+pub fn threads(typed: Option<u16>) -> Option<NonZeroUsize> {
+    typed.and_then(|n| NonZeroUsize::new(n.into()))
 }
 
 /// A picture that records what this version does not know.

@@ -11,8 +11,8 @@ use crate::Compute;
 
 /// Of each measurement.
 const RUNS: usize = 5;
-/// Of a loop in one run: about 0.1 s, long enough for a core to reach its clock.
-const ROUNDS: usize = 20_000_000;
+/// Of a loop in one run: about 0.05 s, so that all threads are at it for most of the time.
+const ROUNDS: usize = 10_000_000;
 
 /// A loop of multiply-adds that never leave the registers.
 struct Loop {
