@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::{Compute, DType, HostTensor, Result, Tensor, Weight};
+use crate::{Compute, DType, Format, HostTensor, Result, Tensor, Weight};
 
 /// A device that holds tensors and runs the ops on them.
 ///
@@ -21,9 +21,10 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// Names the kernels in use and what they compute in: two backends of one version of this crate that give the same
     /// name give the same bytes for the same inputs.
     fn kernels(&self) -> String;
-    /// Floating-point operations a second (a multiply-add is two) at which products in `compute` could run at most, measured
-    /// now, on all threads; `None` where that cannot be measured.
-    fn peak_flops(&self, _compute: Compute) -> Option<f64> {
+    /// Floating-point operations a second (a multiply-add is two) at which products with weights in `format` could run at most,
+    /// measured now, on all threads; `None` where that cannot be measured. All other products are those of
+    /// [`Format::AsStored`].
+    fn peak_flops(&self, _format: Format) -> Option<f64> {
         None
     }
     /// Bytes a second, those read and those written, at which a copy between buffers larger than the caches runs, measured now.
@@ -38,8 +39,8 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>>;
     /// All values as f32, row-major.
     fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>>;
-    /// Take over a matrix `[out, in]`.
-    fn load_matrix(&self, matrix: HostTensor) -> Result<Self::Matrix>;
+    /// Take over a matrix `[out, in]` in `format`.
+    fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Self::Matrix>;
     /// Give memory that no tensor uses back to the system.
     fn trim(&self);
 
@@ -49,14 +50,24 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>>;
     /// See [`crate::ops::embedding()`].
     fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::linear()`] and its variants. The parts of `x` stand side by side.
+    /// See [`crate::ops::linear()`] and [`crate::ops::linear_f32`].
     fn linear(
         &self,
-        x: &[&Tensor<Self>],
+        x: &Tensor<Self>,
         weight: &Weight<Self>,
         bias: Option<&Tensor<Self>>,
         out: DType,
     ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::linear_add()`] and [`crate::ops::linear_pair_add`]. The parts of `y` stand side by side.
+    fn linear_add(
+        &self,
+        x: &mut Tensor<Self>,
+        gate: Option<&Tensor<Self>>,
+        y: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+    ) -> Result<()>;
+    /// See [`crate::ops::linear_swiglu()`].
+    fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::rms_norm()`].
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>>;
     /// See [`crate::ops::modulated_layer_norm()`].
@@ -80,12 +91,8 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     ) -> Result<Tensor<Self>>;
     /// See [`crate::ops::silu()`].
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::swiglu()`].
-    fn swiglu(&self, gate: &Tensor<Self>, up: &Tensor<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::add()`].
     fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
-    /// See [`crate::ops::gated_add()`].
-    fn gated_add(&self, x: &mut Tensor<Self>, gate: &Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
     /// See [`crate::ops::euler_step()`].
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()>;
     /// See [`crate::ops::guide()`].

@@ -61,3 +61,13 @@ impl fmt::Display for Compute {
         self.dtype().fmt(f)
     }
 }
+
+/// What becomes of a weight when it is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// It stays as the checkpoint has it, and is multiplied in [`Compute`].
+    #[default]
+    AsStored,
+    /// It is rounded to bytes, and so are the rows it is multiplied with: see [`crate::quant::int8`].
+    Int8,
+}

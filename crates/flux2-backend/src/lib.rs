@@ -32,7 +32,7 @@ pub mod testing;
 pub use backend::{AttentionMask, Backend, ConvShape, Rope, RopeLayout};
 
 pub use cpu::{CpuBackend, CpuOptions};
-pub use dtype::{Compute, DType};
+pub use dtype::{Compute, DType, Format};
 pub use error::{Error, Result};
 pub use host::{HostBytes, HostTensor};
 pub use tensor::{Tensor, Weight};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Backend, DType, Error, HostTensor, Result};
+use crate::{Backend, DType, Error, Format, HostTensor, Result};
 
 /// Activations: `f32` or `bf16`, row-major, shared.
 ///
@@ -165,17 +165,25 @@ pub struct Weight<B: Backend> {
 }
 
 impl<B: Backend> Weight<B> {
-    /// Hand a matrix to the backend.
+    /// Hand a matrix to the backend, as it is stored.
     ///
     /// # Errors
     /// [`Error::Shape`] if it is not a matrix or an empty one; [`Error::OutOfMemory`] if the device has no room.
     pub fn load(be: &B, matrix: HostTensor) -> Result<Self> {
+        Self::load_as(be, matrix, Format::AsStored)
+    }
+
+    /// Hand a matrix to the backend in `format`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_as(be: &B, matrix: HostTensor, format: Format) -> Result<Self> {
         let &[rows, cols] = matrix.shape() else { return Err(wrong_matrix(&matrix)) };
         if rows == 0 || cols == 0 {
             return Err(wrong_matrix(&matrix));
         }
         let shape = [rows, cols];
-        Ok(Weight { shape, matrix: be.load_matrix(matrix)? })
+        Ok(Weight { shape, matrix: be.load_matrix(matrix, format)? })
     }
 
     /// `[out, in]`.

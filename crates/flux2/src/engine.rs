@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions, Format};
 
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
@@ -123,7 +123,7 @@ fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<
 /// [`Error::Device`] if there is no such device.
 pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
     let be = backend(options)?;
-    Ok((describe(&be), Peaks::measure(&be)))
+    Ok((describe(&be), Peaks::measure(&be, Format::AsStored)))
 }
 
 /// Time the ops whose name and shape hold `filter` on the device of `options`, and tell `each` what happens; returns how many
@@ -139,7 +139,7 @@ pub fn time_ops(
 ) -> Result<usize> {
     let be = backend(options)?;
     let device = OpEvent::Device { name: describe(&be), threads: be.threads() };
-    bench::time_ops(&be, device, filter, each, cancel)
+    bench::time_ops(&be, Format::AsStored, device, filter, each, cancel)
 }
 
 fn describe(be: &CpuBackend) -> String {

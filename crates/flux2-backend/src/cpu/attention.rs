@@ -105,7 +105,8 @@ impl Attention<'_> {
                     let sums = &mut sums[row * width..][..head_dim];
                     scale_row(be.tier, sums, 1.0 / state[row].total);
                     // SAFETY: each (query, head) belongs to one task.
-                    unsafe { target.store(be.tier, first + row, head * head_dim, sums, None) };
+                    let out = unsafe { target.piece(first + row, head * head_dim..(head + 1) * head_dim) };
+                    gemm::convert(be.tier, sums, out);
                 }
             },
         );

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::CpuBackend;
-use super::gemm::{Block, Output, Product, left_operand, row_pointer};
+use super::gemm::{Block, Output, Product, Weights, convert_sum, left_operand, row_pointer};
 use super::simd::{MicroKernel, RowPointers, with_element};
 use crate::{ConvShape, DType, HostTensor, Result, Tensor};
 
@@ -24,7 +24,7 @@ pub(super) fn conv2d(
     let zeros = vec![0u32; groups];
     let taps = conv.kernel() * conv.kernel();
     let block = Block { part: 0, from: 0, segments: taps, groups, first_column: 0, columns: channels };
-    let product = Product { rows: out_h * out_w, weight, blocks: vec![block] };
+    let product = Product { rows: out_h * out_w, weights: Weights::Stored([weight]), blocks: vec![block] };
     let bias = bias.elements::<f32>();
 
     let pointers = |_: &Block, pixel: usize, lane: usize, table: &mut [RowPointers]| {
@@ -36,9 +36,9 @@ pub(super) fn conv2d(
     };
     with_element!(out, T => be.build::<T>(&[out_h, out_w, out_channels], |out| {
         let out = Output::new(out, out_channels);
-        // SAFETY: the result is written in disjoint pieces.
-        let emit = |pixel, columns: Range<usize>, values: &[f32]| unsafe {
-            out.store(be.tier, pixel, columns.start, values, Some(bias));
+        let emit = |pixel, columns: Range<usize>, [values]: [&[f32]; 1]| {
+            // SAFETY: the result is written in disjoint pieces.
+            convert_sum(be.tier, values, &bias[columns.clone()], unsafe { out.piece(pixel, columns) });
         };
         // SAFETY: `left_operand` made pixels of whole groups, and so are the zeros.
         unsafe { product.run(be, kernel, pointers, emit) }

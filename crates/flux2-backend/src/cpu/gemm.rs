@@ -3,15 +3,20 @@
 //! The left operand is never copied: a micro-kernel reads it through one pointer for each row of its tile, so rows may
 //! be strided windows, parts that stand side by side, or the shifted pixels of a convolution. The right operand, the
 //! weights, is packed panel by panel straight from the checkpoint's bytes, whatever their dtype, into a buffer that
-//! stays in the cache while all rows pass by. Tasks are (rows, panels) of the result and meet nowhere, so there is no
-//! barrier, and the sums do not depend on who runs them.
+//! stays in the cache while all rows pass by; weights in bytes were packed when they were loaded. Tasks are (rows, panels) of
+//! the result and meet nowhere, so there is no barrier, and the sums do not depend on who runs them.
+//!
+//! A finished piece of the result goes to its caller while it is in the cache: that is where bias, residual and
+//! activation are applied. A product of `N` weights has the same columns of all of them in one task, so that what
+//! combines them, as SwiGLU does, is one of these too.
 
 use std::ops::Range;
 use std::sync::Mutex;
 
 use half::bf16;
 
-use super::simd::{self, Element, MicroKernel, RowPointers, Tier, vectorised, with_element};
+use super::int8::{Int8Matrix, QuantizedRows};
+use super::simd::{self, Element, MicroKernel, Operand, RowPointers, Tier, vectorised, with_element};
 use super::{Buffer, CpuBackend};
 use crate::{HostTensor, Result, Tensor};
 
@@ -45,18 +50,36 @@ pub(super) struct Block {
 }
 
 /// What to multiply.
-pub(super) struct Product<'a> {
+pub(super) struct Product<'a, const N: usize> {
     /// Rows of the result.
     pub rows: usize,
-    /// `[n, k]`.
-    pub weight: &'a HostTensor,
+    /// Each `[n, k]`.
+    pub weights: Weights<'a, N>,
     /// The summed axis in pieces.
     pub blocks: Vec<Block>,
 }
 
-impl Product<'_> {
+/// The right operand.
+pub(super) enum Weights<'a, const N: usize> {
+    /// As a checkpoint has them.
+    Stored([&'a HostTensor; N]),
+    /// In bytes, for a left operand in bytes.
+    Int8([&'a Int8Matrix; N], &'a QuantizedRows),
+}
+
+impl<const N: usize> Weights<'_, N> {
+    /// `n`.
+    fn rows(&self) -> usize {
+        match self {
+            Weights::Stored(weights) => weights[0].shape()[0],
+            Weights::Int8(weights, _) => weights[0].shape()[0],
+        }
+    }
+}
+
+impl<const N: usize> Product<'_, N> {
     /// Compute the product. `pointers(block, row, lane, table)` sets `table[s][lane]` to where `row` of the left operand
-    /// has segment `s` of `block`; `emit(row, columns, values)` takes a finished piece of the result.
+    /// has segment `s` of `block`; `emit(row, columns, values)` takes a finished piece of each result.
     ///
     /// # Safety
     /// Every pointer set by `pointers` is readable for `block.groups` groups of `kernel`'s dtype.
@@ -65,18 +88,20 @@ impl Product<'_> {
         be: &CpuBackend,
         kernel: MicroKernel,
         pointers: impl Fn(&Block, usize, usize, &mut [RowPointers]) + Sync,
-        emit: impl Fn(usize, Range<usize>, &[f32]) + Sync,
+        emit: impl Fn(usize, Range<usize>, [&[f32]; N]) + Sync,
     ) -> Result<()> {
-        let n = self.weight.shape()[0];
+        let n = self.weights.rows();
         let panel_groups = self.blocks.iter().map(|b| b.segments * b.groups).max().unwrap_or(0);
         let panels = n.div_ceil(kernel.cols);
-        let task_panels = (PACKED_BYTES / (4 * kernel.cols * panel_groups).max(1)).clamp(1, TASK_PANELS).min(panels);
+        let fit = (PACKED_BYTES / (4 * kernel.cols * panel_groups).max(1)).clamp(1, TASK_PANELS);
+        let task_panels = (fit / N).clamp(1, panels); // of each weight
         let task_rows = TASK_ROWS.min(self.rows.next_multiple_of(kernel.rows)).max(1);
         let width = task_panels * kernel.cols;
+        let stride = N * width;
         let segments = self.blocks.iter().map(|b| b.segments).max().unwrap_or(0);
 
-        let packed_len = panel_groups * width;
-        let sums_len = task_rows.next_multiple_of(kernel.rows) * width;
+        let packed_len = if matches!(self.weights, Weights::Stored(_)) { panel_groups * stride } else { 0 };
+        let sums_len = task_rows.next_multiple_of(kernel.rows) * stride;
         let scratch = Scratch::new(be, 4 * (packed_len + sums_len))?;
 
         let row_tasks = self.rows.div_ceil(task_rows);
@@ -84,42 +109,56 @@ impl Product<'_> {
         let state = || (scratch.take(), vec![[std::ptr::null(); simd::MAX_TILE_ROWS]; segments], Staging::default());
         be.threads.run(row_tasks * column_tasks, state, |(buffer, table, staging), task| {
             let rows = task % row_tasks * task_rows..(task % row_tasks * task_rows + task_rows).min(self.rows);
-            let first = task / row_tasks * width;
-            let columns = first..(first + width).min(n);
+            let first_panel = task / row_tasks * task_panels;
+            let columns = first_panel * kernel.cols..((first_panel + task_panels) * kernel.cols).min(n);
+            let used = columns.len().div_ceil(kernel.cols);
             let (packed, sums) = buffer.as_mut_slice::<u32>(packed_len + sums_len).split_at_mut(packed_len);
             let sums: &mut [f32] = bytemuck::cast_slice_mut(sums);
             for (index, block) in self.blocks.iter().enumerate() {
-                let used = columns.len().div_ceil(kernel.cols);
                 let panel_len = block.segments * block.groups * kernel.cols;
-                for (p, panel) in packed.chunks_exact_mut(panel_len).take(used).enumerate() {
-                    let from = columns.start + p * kernel.cols;
-                    let weight_rows = from..(from + kernel.cols).min(n);
-                    pack_weight(be.tier, kernel, self.weight, weight_rows, block, staging, panel);
+                if let Weights::Stored(weights) = &self.weights {
+                    for (i, panel) in packed.chunks_exact_mut(panel_len).take(N * used).enumerate() {
+                        let from = columns.start + i % used * kernel.cols;
+                        let weight_rows = from..(from + kernel.cols).min(n);
+                        pack_weight(be.tier, kernel, weights[i / used], weight_rows, block, staging, panel);
+                    }
                 }
+                let panels: [[&[u32]; TASK_PANELS]; N] = std::array::from_fn(|w| {
+                    std::array::from_fn(|p| match &self.weights {
+                        _ if p >= used => &[][..],
+                        Weights::Stored(_) => &packed[(w * used + p) * panel_len..][..panel_len],
+                        Weights::Int8(weights, _) => {
+                            weights[w].panel(first_panel + p, block.from..block.from + block.groups, kernel.cols)
+                        }
+                    })
+                });
                 for row in rows.clone().step_by(kernel.rows) {
                     // Lanes beyond the last row repeat it; what they give is not emitted.
                     for lane in 0..kernel.rows {
                         pointers(block, (row + lane).min(self.rows - 1), lane, &mut table[..block.segments]);
                     }
-                    for p in 0..used {
-                        let tile = &mut sums[(row - rows.start) * width + p * kernel.cols..];
-                        // SAFETY: the caller vouches for the pointers; a packed panel holds `segments * groups`
-                        // groups of `cols`; `sums` has `kernel.rows` rows from here, `width` apart.
-                        unsafe {
-                            kernel.run(
-                                &table[..block.segments],
-                                block.groups,
-                                packed[p * panel_len..][..panel_len].as_ptr(),
-                                tile.as_mut_ptr(),
-                                width,
-                                index > 0,
-                            );
+                    for (w, panels) in panels.iter().enumerate() {
+                        for (p, panel) in panels[..used].iter().enumerate() {
+                            let tile = &mut sums[(row - rows.start) * stride + w * width + p * kernel.cols..];
+                            let table = &table[..block.segments];
+                            // SAFETY: the caller vouches for the pointers; a packed panel holds `segments * groups`
+                            // groups of `cols`; `sums` has `kernel.rows` rows from here, `stride` apart.
+                            unsafe {
+                                kernel.run(table, block.groups, panel.as_ptr(), tile.as_mut_ptr(), stride, index > 0);
+                            }
                         }
                     }
                 }
             }
             for row in rows.clone() {
-                emit(row, columns.clone(), &sums[(row - rows.start) * width..][..columns.len()]);
+                let sums = &mut sums[(row - rows.start) * stride..][..stride];
+                if let Weights::Int8(weights, left) = &self.weights {
+                    for (weight, sums) in weights.iter().zip(sums.chunks_exact_mut(width)) {
+                        weight.dequantize(be.tier, columns.clone(), left.range(row), &mut sums[..columns.len()]);
+                    }
+                }
+                let sums = &*sums;
+                emit(row, columns.clone(), std::array::from_fn(|w| &sums[w * width..][..columns.len()]));
             }
         });
         Ok(())
@@ -145,8 +184,8 @@ const STAGED_GROUPS: usize = 128;
 
 /// Values on their way from the stored dtype to the kernel's.
 #[derive(Default)]
-struct Staging {
-    values: Vec<f32>,
+pub(super) struct Staging {
+    pub values: Vec<f32>,
     groups: Vec<u32>,
 }
 
@@ -190,7 +229,7 @@ fn pack_weight(
 
 /// Append `values` as groups of `kernel`, the last one filled up with zero.
 fn group_values(kernel: MicroKernel, values: &[f32], out: &mut Vec<u32>) {
-    if !kernel.pairs {
+    if kernel.operand == Operand::F32 {
         return out.extend(values.iter().map(|v| v.to_bits()));
     }
     let bits = |v: f32| u32::from(<bf16 as Element>::from_f32(v).to_bits());
@@ -247,33 +286,32 @@ impl<T: Element> Output<T> {
         Output { start: out.as_mut_ptr(), rows: out.len() / cols.max(1), cols }
     }
 
-    /// Write `values`, plus `bias` if there is one, from `column` of `row` on.
+    /// Columns `columns` of `row`.
     ///
     /// # Safety
-    /// No two threads may store to the same element, and the slice this was made from must outlive the call.
-    pub(super) unsafe fn store(&self, tier: Tier, row: usize, column: usize, values: &[f32], bias: Option<&[f32]>) {
-        assert!(row < self.rows && column + values.len() <= self.cols);
-        // SAFETY: within the slice this was made from, as asserted; nobody else writes here, as the caller promises.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.cols + column), values.len()) };
-        match bias {
-            Some(bias) => round_sum(tier, values, &bias[column..column + values.len()], out),
-            None => round(tier, values, out),
+    /// No two threads may hold the same element, and the slice this was made from must outlive the result.
+    #[allow(clippy::mut_from_ref)] // disjoint, as the caller promises
+    pub(super) unsafe fn piece(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+        assert!(row < self.rows && columns.end <= self.cols);
+        // SAFETY: within the slice this was made from, as asserted; nobody else has it, as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.cols + columns.start), columns.len()) }
+    }
+}
+
+vectorised! {
+    /// Change the dtype of a row.
+    pub(super) fn convert<S: Element, T: Element>(from: &[S], to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::from_f32(from.to_f32());
         }
     }
 }
 
 vectorised! {
-    fn round<T: Element>(values: &[f32], out: &mut [T]) {
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = T::from_f32(*value);
-        }
-    }
-}
-
-vectorised! {
-    fn round_sum<T: Element>(values: &[f32], bias: &[f32], out: &mut [T]) {
-        for ((out, value), bias) in out.iter_mut().zip(values).zip(bias) {
-            *out = T::from_f32(value + bias);
+    /// The same, plus a bias.
+    pub(super) fn convert_sum<T: Element>(from: &[f32], bias: &[f32], to: &mut [T]) {
+        for ((to, from), bias) in to.iter_mut().zip(from).zip(bias) {
+            *to = T::from_f32(from + bias);
         }
     }
 }
@@ -291,15 +329,6 @@ pub(super) fn left_operand(be: &CpuBackend, kernel: MicroKernel, x: &Tensor<CpuB
         convert(be.tier, x.row::<S>(i), &mut out[..cols]);
         out[cols..].fill(T::from_f32(0.0));
     })))
-}
-
-vectorised! {
-    /// Change the dtype of a row.
-    pub(super) fn convert<S: Element, T: Element>(from: &[S], to: &mut [T]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = T::from_f32(from.to_f32());
-        }
-    }
 }
 
 /// Where row `i` of a left operand starts.

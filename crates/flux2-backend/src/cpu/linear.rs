@@ -1,50 +1,84 @@
-//! `linear`: the blocked product over one or more parts that stand side by side.
+//! `linear`: the blocked product over one or more parts that stand side by side. What is done with its results while they
+//! are in the cache: [`linear()`] stores them, `linear_add.rs` adds them to a residual stream, `linear_swiglu.rs` joins two.
 
 use std::ops::Range;
 
-use super::CpuBackend;
-use super::gemm::{BLOCK_GROUPS, Block, Output, Product, left_operand, row_pointer};
+use super::gemm::{BLOCK_GROUPS, Block, Output, Product, Weights, convert, convert_sum, left_operand, row_pointer};
+use super::int8::QuantizedRows;
 use super::simd::{MicroKernel, RowPointers, with_element};
-use crate::{DType, HostTensor, Result, Tensor};
+use super::{CpuBackend, Matrix};
+use crate::{DType, Result, Tensor};
 
 pub(super) fn linear(
     be: &CpuBackend,
-    parts: &[&Tensor<CpuBackend>],
-    weight: &HostTensor,
+    x: &Tensor<CpuBackend>,
+    weight: &Matrix,
     bias: Option<&Tensor<CpuBackend>>,
     out: DType,
 ) -> Result<Tensor<CpuBackend>> {
+    let mut shape = x.shape().to_vec();
+    let cols = weight.shape()[0];
+    *shape.last_mut().expect("a tensor has at least one axis") = cols;
+    let bias = bias.map(|b| b.elements::<f32>());
+    with_element!(out, T => be.build::<T>(&shape, |out| {
+        let out = Output::new(out, cols);
+        product(be, &[x], [weight], |row, columns, [values]| {
+            // SAFETY: `product` hands out disjoint pieces.
+            let out = unsafe { out.piece(row, columns.clone()) };
+            match bias {
+                Some(bias) => convert_sum(be.tier, values, &bias[columns], out),
+                None => convert(be.tier, values, out),
+            }
+        })
+    }))
+}
+
+/// Multiply the `parts`, side by side, with each of `weights`; `emit(row, columns, values)` takes disjoint pieces of the
+/// results.
+pub(super) fn product<const N: usize>(
+    be: &CpuBackend,
+    parts: &[&Tensor<CpuBackend>],
+    weights: [&Matrix; N],
+    emit: impl Fn(usize, Range<usize>, [&[f32]; N]) + Sync,
+) -> Result<()> {
+    let rows = parts[0].rows();
+    if let Some(weights) = Matrix::all_int8(weights) {
+        let left = QuantizedRows::new(be, parts)?;
+        let kernel = MicroKernel::select_int8(be.tier);
+        let blocks = blocks(kernel, [weights[0].shape()[1]]);
+        let product = Product { rows, weights: Weights::Int8(weights, &left), blocks };
+        let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
+            table[0][lane] = left.pointer(row).wrapping_add(block.from);
+        };
+        // SAFETY: rows in bytes are as long as the weight's, and no block reaches beyond.
+        return unsafe { product.run(be, kernel, pointers, emit) };
+    }
+    let weights = Matrix::all_stored(weights).expect("weights of one product are in one format");
     let kernel = MicroKernel::select(be.tier, be.compute);
     let operands = parts.iter().map(|x| left_operand(be, kernel, x)).collect::<Result<Vec<_>>>()?;
+    let blocks = blocks(kernel, parts.iter().map(|x| x.cols()));
+    let product = Product { rows, weights: Weights::Stored(weights), blocks };
+    let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
+        table[0][lane] = row_pointer(&operands[block.part], row).wrapping_add(block.from);
+    };
+    // SAFETY: `left_operand` made rows of whole groups, and no block reaches beyond its part's row.
+    unsafe { product.run(be, kernel, pointers, emit) }
+}
+
+/// The summed axis of parts with `widths` columns, in pieces of [`BLOCK_GROUPS`].
+fn blocks(kernel: MicroKernel, widths: impl IntoIterator<Item = usize>) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut part_column = 0;
-    for (part, x) in parts.iter().enumerate() {
-        let groups = x.cols().div_ceil(kernel.group());
+    for (part, width) in widths.into_iter().enumerate() {
+        let groups = width.div_ceil(kernel.group());
         for from in (0..groups).step_by(BLOCK_GROUPS) {
             let length = BLOCK_GROUPS.min(groups - from);
             let column = from * kernel.group();
-            let columns = (length * kernel.group()).min(x.cols() - column);
+            let columns = (length * kernel.group()).min(width - column);
             let first_column = part_column + column;
             blocks.push(Block { part, from, segments: 1, groups: length, first_column, columns });
         }
-        part_column += x.cols();
+        part_column += width;
     }
-    let product = Product { rows: parts[0].rows(), weight, blocks };
-    let bias = bias.map(|b| b.elements::<f32>());
-
-    let mut shape = parts[0].shape().to_vec();
-    let cols = weight.shape()[0];
-    *shape.last_mut().expect("a tensor has at least one axis") = cols;
-    with_element!(out, T => be.build::<T>(&shape, |out| {
-        let out = Output::new(out, cols);
-        let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
-            table[0][lane] = row_pointer(&operands[block.part], row).wrapping_add(block.from);
-        };
-        // SAFETY: the result is written in disjoint pieces.
-        let emit = |row, columns: Range<usize>, values: &[f32]| unsafe {
-            out.store(be.tier, row, columns.start, values, bias);
-        };
-        // SAFETY: `left_operand` made rows of whole groups, and no block reaches beyond its part's row.
-        unsafe { product.run(be, kernel, pointers, emit) }
-    }))
+    blocks
 }

@@ -5,7 +5,8 @@
 //! | `buffer.rs` | the memory tensors live in, and the pool it returns to |
 //! | `pool.rs` | the threads |
 //! | `simd/` | instruction sets: which are there, the micro-kernels written for each |
-//! | `gemm.rs` | the blocked product `linear` and `conv2d` are made of |
+//! | `gemm.rs` | the blocked product `linear`, its fused forms and `conv2d` are made of |
+//! | `matrix.rs`, `int8.rs` | weights as they are multiplied; rounding to bytes |
 //! | `lanes.rs` | sums over a row |
 //! | `peak.rs` | what the processor reaches at most, for benchmarks |
 //! | the others | one op each |
@@ -22,12 +23,15 @@ mod concat_rows;
 mod conv2d;
 mod embedding;
 mod euler_step;
-mod gated_add;
 mod gemm;
 mod group_norm;
 mod guide;
+mod int8;
 mod lanes;
 mod linear;
+mod linear_add;
+mod linear_swiglu;
+mod matrix;
 mod modulated_layer_norm;
 mod norm_rope;
 mod patchify;
@@ -36,7 +40,6 @@ mod pool;
 mod rms_norm;
 mod silu;
 mod simd;
-mod swiglu;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -44,10 +47,12 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 use crate::backend::{AttentionMask, Backend, ConvShape, Rope};
-use crate::{Compute, DType, Error, HostTensor, Result, Tensor, Weight};
+use crate::{Compute, DType, Error, Format, HostTensor, Result, Tensor, Weight};
 
 pub use buffer::Buffer;
 use buffer::BufferPool;
+use int8::Int8Matrix;
+pub use matrix::Matrix;
 use pool::Threads;
 pub use simd::Tier;
 use simd::{Element, with_element};
@@ -81,12 +86,11 @@ pub struct CpuBackend {
 impl CpuBackend {
     /// Start the threads.
     ///
-    /// A `tier` the processor does not have is lowered to the best one it has.
+    /// A `tier` the processor does not have is lowered to the best below it that it has.
     pub fn new(options: CpuOptions) -> Self {
-        let best = Tier::detect();
         CpuBackend {
             compute: options.compute,
-            tier: options.tier.map_or(best, |tier| tier.min(best)),
+            tier: options.tier.map_or_else(Tier::detect, Tier::lowered),
             threads: Arc::new(Threads::new(options.threads)),
             buffers: Arc::default(),
         }
@@ -155,7 +159,7 @@ impl Tensor<CpuBackend> {
 
 impl Backend for CpuBackend {
     type Buffer = Buffer;
-    type Matrix = HostTensor;
+    type Matrix = Matrix;
 
     fn compute(&self) -> Compute {
         self.compute
@@ -166,8 +170,8 @@ impl Backend for CpuBackend {
         format!("cpu, {}, {}", self.tier, self.compute)
     }
 
-    fn peak_flops(&self, compute: Compute) -> Option<f64> {
-        peak::flops(self.tier, compute, &self.threads)
+    fn peak_flops(&self, format: Format) -> Option<f64> {
+        peak::flops(self.tier, self.compute, format, &self.threads)
     }
 
     fn peak_bandwidth(&self) -> Option<f64> {
@@ -192,8 +196,11 @@ impl Backend for CpuBackend {
         Ok(out)
     }
 
-    fn load_matrix(&self, matrix: HostTensor) -> Result<HostTensor> {
-        Ok(matrix)
+    fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
+        Ok(match format {
+            Format::AsStored => Matrix::Stored(matrix),
+            Format::Int8 => Matrix::Int8(Int8Matrix::new(self, &matrix)?),
+        })
     }
 
     fn trim(&self) {
@@ -202,12 +209,26 @@ impl Backend for CpuBackend {
 
     fn linear(
         &self,
-        x: &[&Tensor<Self>],
+        x: &Tensor<Self>,
         weight: &Weight<Self>,
         bias: Option<&Tensor<Self>>,
         out: DType,
     ) -> Result<Tensor<Self>> {
         linear::linear(self, x, weight.matrix(), bias, out)
+    }
+
+    fn linear_add(
+        &self,
+        x: &mut Tensor<Self>,
+        gate: Option<&Tensor<Self>>,
+        y: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+    ) -> Result<()> {
+        linear_add::linear_add(self, x, gate, y, weight.matrix())
+    }
+
+    fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
+        linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
     }
 
     fn attention(
@@ -229,7 +250,7 @@ impl Backend for CpuBackend {
         conv: ConvShape,
         out: DType,
     ) -> Result<Tensor<Self>> {
-        conv2d::conv2d(self, x, weight.matrix(), bias, conv, out)
+        conv2d::conv2d(self, x, weight.matrix().stored(), bias, conv, out)
     }
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
@@ -241,7 +262,7 @@ impl Backend for CpuBackend {
     }
 
     fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
-        embedding::embedding(self, table.matrix(), ids)
+        embedding::embedding(self, table.matrix().stored(), ids)
     }
 
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {
@@ -264,10 +285,6 @@ impl Backend for CpuBackend {
 
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
         silu::silu(self, x)
-    }
-
-    fn swiglu(&self, gate: &Tensor<Self>, up: &Tensor<Self>) -> Result<Tensor<Self>> {
-        swiglu::swiglu(self, gate, up)
     }
 
     fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>> {
@@ -302,10 +319,6 @@ impl Backend for CpuBackend {
 
     fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
         add::add(self, x, y)
-    }
-
-    fn gated_add(&self, x: &mut Tensor<Self>, gate: &Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
-        gated_add::gated_add(self, x, gate, y)
     }
 
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::pool::Threads;
 use super::simd::Tier;
-use crate::Compute;
+use crate::{Compute, Format};
 
 /// Of each measurement.
 const RUNS: usize = 5;
@@ -43,24 +43,27 @@ impl Loop {
     }
 }
 
-/// The loop of the instructions that the kernels of `tier` compute products with, as `MicroKernel::select` chooses them;
-/// `None` where none is written.
-fn select(tier: Tier, compute: Compute) -> Option<Loop> {
+/// The loop of the instructions that the kernels of `tier` compute products with, as `MicroKernel::select` and `select_int8`
+/// choose them; `None` where none is written.
+fn select(tier: Tier, compute: Compute, format: Format) -> Option<Loop> {
     #[cfg(target_arch = "x86_64")]
-    match (tier, compute) {
-        (Tier::Avx512Bf16, Compute::Bf16) => return Some(x86::AVX512_BF16),
-        (Tier::Avx512Bf16 | Tier::Avx512, _) => return Some(x86::AVX512_F32),
-        (Tier::Avx2, _) => return Some(x86::AVX2_F32),
-        (Tier::Portable, _) => {}
+    match (format, tier, compute) {
+        (Format::Int8, Tier::Avx512Vnni | Tier::Avx512Bf16, _) => return Some(x86::AVX512_INT8),
+        (Format::Int8, Tier::Avx2Vnni, _) => return Some(x86::AVX2_VNNI_INT8),
+        (Format::Int8, ..) => return None,
+        (Format::AsStored, Tier::Avx512Bf16, Compute::Bf16) => return Some(x86::AVX512_BF16),
+        (Format::AsStored, Tier::Avx512 | Tier::Avx512Vnni | Tier::Avx512Bf16, _) => return Some(x86::AVX512_F32),
+        (Format::AsStored, Tier::Avx2 | Tier::Avx2Vnni, _) => return Some(x86::AVX2_F32),
+        (Format::AsStored, Tier::Portable, _) => {}
     }
-    let _ = (tier, compute);
+    let _ = (tier, compute, format);
     None
 }
 
 /// See [`crate::Backend::peak_flops`].
-pub(super) fn flops(tier: Tier, compute: Compute, threads: &Threads) -> Option<f64> {
+pub(super) fn flops(tier: Tier, compute: Compute, format: Format, threads: &Threads) -> Option<f64> {
     // SAFETY: `tier` is one that the processor has.
-    select(tier, compute).map(|chosen| unsafe { chosen.measure(ROUNDS, threads) })
+    select(tier, compute, format).map(|chosen| unsafe { chosen.measure(ROUNDS, threads) })
 }
 
 /// See [`crate::Backend::peak_bandwidth`].
@@ -136,8 +139,7 @@ mod x86 {
 
     register_loop!(
         /// Unsigned by signed bytes.
-        #[cfg_attr(not(test), expect(dead_code, reason = "for a way to compute that multiplies bytes"))]
-        AVX512_VNNI_INT8, avx512_vnni_int8, "avx512f,avx512vnni", 64 a round and sum, zero: _mm512_setzero_si512(),
+        AVX512_INT8, avx512_int8, "avx512f,avx512vnni", 64 a round and sum, zero: _mm512_setzero_si512(),
         operands: a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
         sum => _mm512_dpbusd_epi32(sum, a, b), reduce: |v| _mm512_reduce_add_epi32(v) as f32;
         s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 s12 s13 s14 s15
@@ -148,6 +150,14 @@ mod x86 {
         AVX2_F32, avx2_f32, "avx2,fma", 8 a round and sum, zero: _mm256_setzero_ps(),
         operands: a = _mm256_set1_ps(1.0001), b = _mm256_set1_ps(0.9999);
         sum => _mm256_fmadd_ps(a, b, sum), reduce: |v| _mm256_cvtss_f32(v);
+        s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11
+    );
+
+    register_loop!(
+        /// Unsigned by signed bytes.
+        AVX2_VNNI_INT8, avx2_vnni_int8, "avx2,avxvnni", 32 a round and sum, zero: _mm256_setzero_si256(),
+        operands: a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
+        sum => _mm256_dpbusd_avx_epi32(sum, a, b), reduce: |v| _mm256_cvtsi256_si32(v) as f32;
         s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11
     );
 
@@ -170,31 +180,30 @@ mod tests {
 
     #[test]
     fn every_loop_this_processor_can_run_has_a_rate() {
-        for tier in Tier::ALL.into_iter().filter(|tier| *tier <= Tier::detect()) {
-            for compute in [Compute::F32, Compute::Bf16] {
-                let Some(chosen) = select(tier, compute) else {
-                    assert_eq!(tier, Tier::Portable);
+        for tier in Tier::ALL.into_iter().filter(|tier| tier.available()) {
+            for (compute, format) in
+                [(Compute::F32, Format::AsStored), (Compute::Bf16, Format::AsStored), (Compute::Bf16, Format::Int8)]
+            {
+                let Some(chosen) = select(tier, compute, format) else {
+                    assert!(tier == Tier::Portable || format == Format::Int8);
                     continue;
                 };
                 // SAFETY: the processor has this tier.
                 let rate = unsafe { chosen.measure(1000, &one_thread()) };
-                assert!(rate.is_finite() && rate > 0.0, "{tier} {compute}: {rate}");
+                assert!(rate.is_finite() && rate > 0.0, "{tier} {compute} {format:?}: {rate}");
             }
-        }
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
-            // SAFETY: asked for above.
-            let sum = unsafe { (x86::AVX512_VNNI_INT8.run)(1000) };
-            assert_eq!(sum, -(15 * 64 * 16 * 1000) as f32);
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_round_counts_every_multiply_add() {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let flop = [x86::AVX512_F32, x86::AVX512_BF16, x86::AVX512_VNNI_INT8, x86::AVX2_F32].map(|l| l.flop);
-            assert_eq!(flop, [512, 1024, 2048, 192]);
+        let loops = [x86::AVX512_F32, x86::AVX512_BF16, x86::AVX512_INT8, x86::AVX2_F32, x86::AVX2_VNNI_INT8];
+        assert_eq!(loops.map(|l| l.flop), [512, 1024, 2048, 192, 768]);
+        if Tier::Avx512Vnni.available() {
+            // SAFETY: asked for above.
+            let sum = unsafe { (x86::AVX512_INT8.run)(1000) };
+            assert_eq!(sum, -(15 * 64 * 16 * 1000) as f32);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sum in place: `x += y`.
 //!
-//! Used by Qwen3 and the autoencoder for residual connections.
+//! Used by the autoencoder for residual connections.
 
 use crate::{Backend, Result, Tensor};
 

@@ -1,8 +1,11 @@
 //! Product with a weight: `y = x * W^T + bias`, sums in f32.
 //!
-//! Used by every model. [`linear_f32`] gives what joins a residual stream or leaves a model; [`linear_pair`] takes its
-//! input in two parts, as the single blocks of the flow transformer have it.
+//! Used by every model. [`linear_f32`] gives what starts a residual stream or leaves a model.
+//!
+//! A weight in bytes ([`crate::Format::Int8`]) is multiplied with rows that are rounded to bytes first, see
+//! [`crate::quant::int8`]; that goes for every product.
 
+use crate::quant::int8;
 use crate::{Backend, DType, Result, Tensor, Weight};
 
 /// `x` compute `[.., k]`, `weight` `[m, k]`, `bias` f32 `[m]` -> compute `[.., m]`.
@@ -26,25 +29,6 @@ pub fn linear_f32<B: Backend>(
     product(be, x, weight, bias, DType::F32)
 }
 
-/// The product with `a` and `b` side by side, without copying them.
-///
-/// `a` compute `[n, k1]`, `b` compute `[n, k2]`, `weight` `[m, k1 + k2]` -> compute `[n, m]`.
-///
-/// # Errors
-/// As [`linear`].
-pub fn linear_pair<B: Backend>(be: &B, a: &Tensor<B>, b: &Tensor<B>, weight: &Weight<B>) -> Result<Tensor<B>> {
-    let compute = be.compute().dtype();
-    let [n, k1] = a.dims("linear_pair: a")?;
-    a.expect_dtype("linear_pair: a", compute)?;
-    let [m, k] = weight.shape();
-    let Some(k2) = k.checked_sub(k1) else {
-        return Err(a.wrong_shape("linear_pair: a", format!("at most the {k} columns of weight [{m}, {k}]")));
-    };
-    b.expect_shape("linear_pair: b", &[n, k2])?;
-    b.expect_dtype("linear_pair: b", compute)?;
-    be.linear(&[a, b], weight, None, compute)
-}
-
 fn product<B: Backend>(
     be: &B,
     x: &Tensor<B>,
@@ -60,7 +44,7 @@ fn product<B: Backend>(
     if let Some(bias) = bias {
         super::expect_f32("linear: bias", bias, &[m])?;
     }
-    be.linear(&[x], weight, bias, out)
+    be.linear(x, weight, bias, out)
 }
 
 /// `x` `[n, k]`, `weight` `[m, k]`, `bias` `[m]` or empty -> `[n, m]`.
@@ -71,6 +55,29 @@ pub fn reference(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> 
             let sum: f64 = x.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
             y.push(sum + bias.get(j).copied().map_or(0.0, f64::from));
         }
+    }
+    y
+}
+
+/// What a product with a weight in bytes is: rows of `x` and of `weight` rounded as [`crate::quant::int8`] says, and their
+/// product.
+pub fn int8_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
+    let round_row = |row: &[f32]| {
+        let mut bytes = vec![0; k];
+        let scale = int8::quantize_weights(row, &mut bytes);
+        bytes.iter().map(|b| f64::from(scale) * f64::from(*b)).collect::<Vec<_>>()
+    };
+    let weights: Vec<Vec<f64>> = weight.chunks_exact(k).map(round_row).collect();
+    let mut y = Vec::new();
+    for x in x.chunks_exact(k) {
+        let (min, max) = x.iter().fold((0f32, 0f32), |(min, max), v| (min.min(*v), max.max(*v)));
+        let (scale, zero) = int8::activation_range(min, max);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let x = x
+            .iter()
+            .map(|v| f64::from(scale) * f64::from(i32::from(int8::quantize_activation(*v, inverse, zero)) - zero));
+        let x: Vec<f64> = x.collect();
+        y.extend(weights.iter().map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>()));
     }
     y
 }

@@ -8,15 +8,15 @@
 //!
 //! | op | result | used by |
 //! |---|---|---|
-//! | [`linear()`], [`linear_f32`], [`linear_pair`] | `x * W^T + bias` | everything |
+//! | [`linear()`], [`linear_f32`] | `x * W^T + bias` | everything |
+//! | [`linear_add()`], [`linear_pair_add`] | `x += gate * (y * W^T)` | residual connections of the transformers |
+//! | [`linear_swiglu()`] | `silu(x * W_gate^T) * (x * W_up^T)` | MLPs |
 //! | [`attention()`] | `softmax(q k^T / sqrt(d)) v` | Qwen3, flow transformer, autoencoder |
 //! | [`rms_norm()`] | `x / rms(x) * weight` | Qwen3 |
 //! | [`modulated_layer_norm()`] | `(1 + scale) * LN(x) + shift` | flow transformer |
 //! | [`norm_rope()`] | `rope(rms_norm(x))` for each head | q and k of Qwen3 and the flow transformer |
 //! | [`silu()`] | `x * sigmoid(x)` | timestep embedding, modulation |
-//! | [`swiglu()`] | `silu(gate) * up` | MLPs |
-//! | [`add()`] | `x += y` | residual connections |
-//! | [`gated_add()`] | `x += gate * y` | flow transformer |
+//! | [`add()`] | `x += y` | residual connections of the autoencoder |
 //! | [`euler_step()`] | `x += dt * velocity` | sampler |
 //! | [`guide()`] | `uncond + g * (cond - uncond)` | sampler |
 //! | [`cast()`] | another dtype | model inputs and outputs |
@@ -33,16 +33,16 @@ pub mod concat_rows;
 pub mod conv2d;
 pub mod embedding;
 pub mod euler_step;
-pub mod gated_add;
 pub mod group_norm;
 pub mod guide;
 pub mod linear;
+pub mod linear_add;
+pub mod linear_swiglu;
 pub mod modulated_layer_norm;
 pub mod norm_rope;
 pub mod patchify;
 pub mod rms_norm;
 pub mod silu;
-pub mod swiglu;
 
 pub use add::add;
 pub use attention::attention;
@@ -51,16 +51,16 @@ pub use concat_rows::concat_rows;
 pub use conv2d::{conv2d, conv2d_f32};
 pub use embedding::embedding;
 pub use euler_step::euler_step;
-pub use gated_add::gated_add;
 pub use group_norm::{group_norm, group_norm_silu};
 pub use guide::guide;
-pub use linear::{linear, linear_f32, linear_pair};
+pub use linear::{linear, linear_f32};
+pub use linear_add::{linear_add, linear_pair_add};
+pub use linear_swiglu::linear_swiglu;
 pub use modulated_layer_norm::modulated_layer_norm;
 pub use norm_rope::norm_rope;
 pub use patchify::{patchify, unpatchify};
 pub use rms_norm::rms_norm;
 pub use silu::silu;
-pub use swiglu::swiglu;
 
 use crate::{Backend, DType, Result, Tensor};
 

@@ -1,3 +1,4 @@
 //! Number formats smaller than 16 bits: layout, unpacking, error bound. Which layer uses one is not decided here.
 
 pub mod fp8;
+pub mod int8;

@@ -10,7 +10,7 @@ use flux2_backend::cpu::Tier;
 use flux2_backend::host::BlockScales;
 use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, random, tensor};
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvShape, CpuBackend, DType, Error, HostBytes, HostTensor, Result, Rope,
+    AttentionMask, Backend, Compute, ConvShape, CpuBackend, DType, Error, Format, HostBytes, HostTensor, Result, Rope,
     RopeLayout, Tensor, Weight, ops,
 };
 use half::{bf16, f16};
@@ -34,19 +34,21 @@ matrix!(
     conv2d,
     embedding,
     euler_step,
-    gated_add,
     group_norm,
     guide,
     linear,
+    linear_add,
+    linear_swiglu,
     modulated_layer_norm,
     norm_rope,
     patchify,
     rms_norm,
     silu,
-    swiglu,
 );
 
 on_every_backend!(
+    weights_in_bytes,
+    nan_survives_rounding_to_bytes,
     keys_that_no_query_sees_may_be_left_out,
     large_scores_do_not_overflow,
     wrong_shapes_are_named,
@@ -222,17 +224,6 @@ fn euler_step<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-fn gated_add<B: Backend>(be: &B) -> Result<()> {
-    for [n, d] in [[1, 1], [3, 17], [300, 67]] {
-        let (mut x, xs) = tensor(be, "x", &[n, d], F32)?;
-        let (gate, gates) = window(be, "gate", &[1, d], F32)?;
-        let (y, ys) = window(be, "y", &[n, d], be.compute().dtype())?;
-        ops::gated_add(be, &mut x, &gate, &y)?;
-        check(be, &x, &[n, d], F32, &ops::gated_add::reference(&xs, &gates, &ys), 1)?;
-    }
-    Ok(())
-}
-
 fn group_norm<B: Backend>(be: &B) -> Result<()> {
     for ([h, w, c], groups) in
         [([1, 1, 4], 2), ([1, 1, 3], 3), ([3, 5, 12], 3), ([7, 1, 6], 1), ([43, 41, 32], 8), ([2, 3, 512], 32)]
@@ -289,14 +280,6 @@ fn linear<B: Backend>(be: &B) -> Result<()> {
         let expected = ops::linear::reference(&xs, &ws, &[], k);
         check(be, &ops::linear(be, &x, &weight, None)?, &[n, m], compute, &expected, k)?;
     }
-    for [n, k1, k2, m] in [[1, 1, 1, 1], [5, 3, 8, 50], [7, 32, 96, 33], [4, 2050, 1100, 10]] {
-        let ((a, values_a), (b, values_b)) = (window(be, "a", &[n, k1], compute)?, window(be, "b", &[n, k2], compute)?);
-        let rows = values_a.chunks(k1).zip(values_b.chunks(k2));
-        let both: Vec<f32> = rows.flat_map(|(a, b)| [a, b].concat()).collect();
-        let (weight, ws) = weight(be, "weight", [m, k1 + k2])?;
-        let expected = ops::linear::reference(&both, &ws, &[], k1 + k2);
-        check(be, &ops::linear_pair(be, &a, &b, &weight)?, &[n, m], compute, &expected, k1 + k2)?;
-    }
     // Stored dtypes, with values that are exact in every one, from bytes at even and odd addresses.
     let (n, k, m) = (11, 333, 70);
     let (x, xs) = tensor(be, "x", &[2, n / 2, k], compute)?;
@@ -313,6 +296,99 @@ fn linear<B: Backend>(be: &B) -> Result<()> {
     let rounding = if be.compute() == Compute::Bf16 { 2f64.powi(-7) } else { 0.0 };
     let tolerance = Tolerance::of(F32, k).and_of_rms(rounding);
     assert_close(&got, &ops::linear::reference(&xs, &values, &[], k), tolerance);
+    Ok(())
+}
+
+fn linear_add<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for [n, k, m] in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [9, 2051, 17], [1600, 24, 50]] {
+        let (y, ys) = window(be, "y", &[n, k], compute)?;
+        let (weight, ws) = weight(be, "weight", [m, k])?;
+        let (gate, gates) = window(be, "gate", &[1, m], F32)?;
+        let (before, xs) = tensor(be, "x", &[n, m], F32)?;
+        let product = ops::linear::reference(&ys, &ws, &[], k);
+        let mut x = before.clone();
+        ops::linear_add(be, &mut x, Some(&gate), &y, &weight)?;
+        check(be, &x, &[n, m], F32, &ops::linear_add::reference(&xs, &gates, &product), k)?;
+        let mut x = before.clone();
+        ops::linear_add(be, &mut x, None, &y, &weight)?;
+        check(be, &x, &[n, m], F32, &ops::linear_add::reference(&xs, &[], &product), k)?;
+    }
+    for [n, k1, k2, m] in [[1, 1, 1, 1], [5, 3, 8, 50], [7, 32, 96, 33], [4, 2050, 1100, 10]] {
+        let ((a, values_a), (b, values_b)) = (window(be, "a", &[n, k1], compute)?, window(be, "b", &[n, k2], compute)?);
+        let rows = values_a.chunks(k1).zip(values_b.chunks(k2));
+        let both: Vec<f32> = rows.flat_map(|(a, b)| [a, b].concat()).collect();
+        let (weight, ws) = weight(be, "weight", [m, k1 + k2])?;
+        let ((mut x, xs), (gate, gates)) = (tensor(be, "x", &[n, m], F32)?, window(be, "gate", &[1, m], F32)?);
+        ops::linear_pair_add(be, &mut x, Some(&gate), [&a, &b], &weight)?;
+        let product = ops::linear::reference(&both, &ws, &[], k1 + k2);
+        check(be, &x, &[n, m], F32, &ops::linear_add::reference(&xs, &gates, &product), k1 + k2)?;
+    }
+    Ok(())
+}
+
+fn linear_swiglu<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for [n, k, m] in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [8, 64, 401], [9, 2051, 17], [1600, 24, 50]] {
+        let (x, xs) = window(be, "x", &[n, k], compute)?;
+        let ((gate, gates), (up, ups)) = (weight(be, "gate", [m, k])?, weight(be, "up", [m, k])?);
+        let [gates, ups] = [gates, ups].map(|w| ops::linear::reference(&xs, &w, &[], k));
+        let expected = ops::linear_swiglu::reference(&gates, &ups);
+        check(be, &ops::linear_swiglu(be, &x, &gate, &up)?, &[n, m], compute, &expected, k)?;
+    }
+    Ok(())
+}
+
+/// The same products with weights in bytes, against the formula for bytes: there the sums are exact, and what is left is
+/// rounding the scales and the result.
+fn weights_in_bytes<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for [n, k, m] in [
+        [1, 1, 1],
+        [3, 7, 5],
+        [13, 33, 97],
+        [8, 64, 401],
+        [2, 4097, 49], // one more than a block
+        [9, 8195, 17], // several blocks and part of a group
+        [1600, 24, 50],
+    ] {
+        // Not around zero, so that zero points matter.
+        let shifted: Vec<f32> = random("x", &[n, k]).iter().map(|v| v + 0.7).collect();
+        let x = ops::cast(be, &be.upload(&[n, k], &shifted)?, compute)?;
+        let xs = be.download(&x)?;
+        let host = |name| HostTensor::from_f32([m, k], &random(name, &[m, k]));
+        let [gates, ups] = ["gate", "up"].map(|name| random(name, &[m, k]));
+        let load = |name| Weight::load_as(be, host(name), Format::Int8);
+        let (gate, up) = (load("gate")?, load("up")?);
+        let gated = ops::linear::int8_reference(&xs, &gates, k);
+        check(be, &ops::linear_f32(be, &x, &gate, None)?, &[n, m], F32, &gated, 1)?;
+        check(be, &ops::linear(be, &x, &gate, None)?, &[n, m], compute, &gated, 1)?;
+        let joined = ops::linear_swiglu::reference(&gated, &ops::linear::int8_reference(&xs, &ups, k));
+        check(be, &ops::linear_swiglu(be, &x, &gate, &up)?, &[n, m], compute, &joined, 1)?;
+        let (mut sum, before) = tensor(be, "sum", &[n, m], F32)?;
+        if k > 1 {
+            let (a, b) = (x.slice_cols(0..k / 3), x.slice_cols(k / 3..k));
+            ops::linear_pair_add(be, &mut sum, None, [&a, &b], &gate)?;
+            check(be, &sum, &[n, m], F32, &ops::linear_add::reference(&before, &[], &gated), 1)?;
+        }
+        // What rounding to bytes costs: half a step of either operand in each term, at random.
+        let exact = ops::linear::reference(&xs, &gates, &[], k);
+        let got = be.download(&ops::linear_f32(be, &x, &gate, None)?)?;
+        let error = flux2_backend::testing::relative_l2(&got, &exact);
+        assert!(k < 30 || error < 0.012, "{n} x {k} x {m}: bytes are {error:.4} away");
+    }
+    Ok(())
+}
+
+fn nan_survives_rounding_to_bytes<B: Backend>(be: &B) -> Result<()> {
+    let weight = Weight::load_as(be, HostTensor::from_f32([3, 40], &random("w", &[3, 40])), Format::Int8)?;
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut values = random("x", &[2, 40]);
+        values[47] = bad;
+        let x = ops::cast(be, &be.upload(&[2, 40], &values)?, be.compute().dtype())?;
+        let y = be.download(&ops::linear_f32(be, &x, &weight, None)?)?;
+        assert!(y[..3].iter().all(|v| v.is_finite()) && y[3..].iter().all(|v| !v.is_finite()), "{bad}: {y:?}");
+    }
     Ok(())
 }
 
@@ -390,18 +466,6 @@ fn silu<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-fn swiglu<B: Backend>(be: &B) -> Result<()> {
-    let compute = be.compute().dtype();
-    for [n, m] in [[1, 1], [3, 17], [300, 67]] {
-        let (both, values) = tensor(be, "gate and up", &[n, 2 * m], compute)?;
-        let [gate, up] = both.chunk_cols();
-        let half =
-            |from: usize| -> Vec<f32> { values.chunks(2 * m).flat_map(|row| row[from..from + m].to_vec()).collect() };
-        check(be, &ops::swiglu(be, &gate, &up)?, &[n, m], compute, &ops::swiglu::reference(&half(0), &half(m)), 1)?;
-    }
-    Ok(())
-}
-
 fn in_place_ops_leave_shared_memory_alone<B: Backend>(be: &B) -> Result<()> {
     let (x, before) = tensor(be, "x", &[6, 10], F32)?;
     let mut whole = x.clone();
@@ -409,7 +473,8 @@ fn in_place_ops_leave_shared_memory_alone<B: Backend>(be: &B) -> Result<()> {
     let mut columns = x.slice_cols(2..7);
     ops::euler_step(be, &mut columns, &x.slice_cols(0..5), 1.0)?;
     let mut rows = x.slice_rows(3..6);
-    ops::gated_add(be, &mut rows, &x.slice_rows(0..1), &ops::cast(be, &x.slice_rows(0..3), be.compute().dtype())?)?;
+    let y = ops::cast(be, &x.slice_rows(0..3), be.compute().dtype())?;
+    ops::linear_add(be, &mut rows, Some(&x.slice_rows(0..1)), &y, &weight(be, "weight", [10, 10])?.0)?;
     assert_eq!(be.download(&x)?, before);
     assert_eq!(be.download(&whole)?, before.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
     assert_eq!(be.download(&columns)?[5], before[12] + before[10]);
@@ -463,8 +528,6 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("conv2d: x", convolve(&[3, 2, 3], [4, 27], &[4], ConvShape::Downsample));
     refused("conv2d: bias", convolve(&[2, 2, 3], [4, 27], &[3], ConvShape::Same));
     refused("euler_step: velocity", ops::euler_step(be, &mut f(&[2, 3])?, &f(&[2, 4])?, 1.0));
-    refused("gated_add: gate", ops::gated_add(be, &mut f(&[2, 3])?, &f(&[3])?, &c(&[2, 3])?));
-    refused("gated_add: y", ops::gated_add(be, &mut f(&[2, 3])?, &f(&[1, 3])?, &c(&[1, 3])?));
     let group = |x: &[usize], groups, w: &[usize], b: &[usize]| {
         ops::group_norm(be, &c(x)?, groups, &f(w)?, &f(b)?, EPS).map(drop)
     };
@@ -475,10 +538,23 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("guide: cond", ops::guide(be, &f(&[2, 3])?, &f(&[3, 2])?, 4.0).map(drop));
     refused("linear: x", ops::linear(be, &c(&[2, 3])?, &weight([5, 4])?, None).map(drop));
     refused("linear: bias", ops::linear_f32(be, &c(&[2, 3])?, &weight([5, 3])?, Some(&f(&[3])?)).map(drop));
-    let pair = |a: &[usize], b: &[usize], w| ops::linear_pair(be, &c(a)?, &c(b)?, &weight(w)?).map(drop);
-    refused("linear_pair: a", pair(&[2, 9], &[2, 1], [5, 8]));
-    refused("linear_pair: b", pair(&[2, 3], &[2, 4], [5, 8]));
-    refused("linear_pair: b", pair(&[2, 3], &[1, 5], [5, 8]));
+    let linear_add = |x: &[usize], gate: Option<&[usize]>, y: &[usize], w| {
+        let gate = gate.map(&f).transpose()?;
+        ops::linear_add(be, &mut f(x)?, gate.as_ref(), &c(y)?, &weight(w)?)
+    };
+    refused("linear_add: x", linear_add(&[2, 3], None, &[2, 4], [5, 4]));
+    refused("linear_add: gate", linear_add(&[2, 3], Some(&[3]), &[2, 4], [3, 4]));
+    refused("linear_add: y", linear_add(&[2, 3], Some(&[1, 3]), &[1, 4], [3, 4]));
+    refused("linear_add: y", linear_add(&[2, 3], None, &[2, 5], [3, 4]));
+    let pair =
+        |a: &[usize], b: &[usize], w| ops::linear_pair_add(be, &mut f(&[2, 5])?, None, [&c(a)?, &c(b)?], &weight(w)?);
+    refused("linear_pair_add: a", pair(&[2, 9], &[2, 1], [5, 8]));
+    refused("linear_pair_add: a", pair(&[1, 3], &[1, 5], [5, 8]));
+    refused("linear_pair_add: b", pair(&[2, 3], &[2, 4], [5, 8]));
+    refused("linear_pair_add: b", pair(&[2, 3], &[1, 5], [5, 8]));
+    let swiglu = |x: &[usize], gate, up| ops::linear_swiglu(be, &c(x)?, &weight(gate)?, &weight(up)?).map(drop);
+    refused("linear_swiglu: x", swiglu(&[2, 3], [5, 4], [5, 4]));
+    refused("linear_swiglu: x", swiglu(&[2, 4], [5, 4], [6, 4]));
     let modulate = |shift: &[usize], scale: &[usize]| {
         ops::modulated_layer_norm(be, &f(&[2, 3])?, &f(shift)?, &f(scale)?, EPS).map(drop)
     };
@@ -503,7 +579,6 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("unpatchify: std", unpatch(&[6, 4], &[4], &[1]));
     refused("rms_norm: x", ops::rms_norm(be, &f(&[3])?, &f(&[3])?, EPS).map(drop));
     refused("rms_norm: weight", ops::rms_norm(be, &f(&[2, 3])?, &f(&[2])?, EPS).map(drop));
-    refused("swiglu: up", ops::swiglu(be, &c(&[2, 3])?, &c(&[2, 4])?).map(drop));
     Ok(())
 }
 
@@ -533,17 +608,20 @@ fn wrong_dtypes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("conv2d: bias", ops::conv2d(be, &c(&[2, 2, 1])?, &weight([4, 9])?, &c(v)?, ConvShape::Same).map(drop));
     refused("euler_step: x", ops::euler_step(be, &mut c(m)?, &f(m)?, 1.0));
     refused("euler_step: velocity", ops::euler_step(be, &mut f(m)?, &c(m)?, 1.0));
-    refused("gated_add: x", ops::gated_add(be, &mut c(m)?, &f(&[1, 4])?, &c(m)?));
-    refused("gated_add: gate", ops::gated_add(be, &mut f(m)?, &c(&[1, 4])?, &c(m)?));
-    refused("gated_add: y", ops::gated_add(be, &mut f(m)?, &f(&[1, 4])?, &f(m)?));
     refused("group_norm: x", ops::group_norm(be, &f(&[2, 2, 4])?, 2, &f(v)?, &f(v)?, EPS).map(drop));
     refused("group_norm: weight", ops::group_norm_silu(be, &c(&[2, 2, 4])?, 2, &c(v)?, &f(v)?, EPS).map(drop));
     refused("guide: uncond", ops::guide(be, &c(m)?, &f(m)?, 4.0).map(drop));
     refused("guide: cond", ops::guide(be, &f(m)?, &c(m)?, 4.0).map(drop));
     refused("linear: x", ops::linear(be, &f(m)?, &weight([3, 4])?, None).map(drop));
     refused("linear: bias", ops::linear(be, &c(m)?, &weight([4, 4])?, Some(&c(v)?)).map(drop));
-    refused("linear_pair: a", ops::linear_pair(be, &f(m)?, &c(m)?, &weight([3, 8])?).map(drop));
-    refused("linear_pair: b", ops::linear_pair(be, &c(m)?, &f(m)?, &weight([3, 8])?).map(drop));
+    let square = weight([4, 4])?;
+    refused("linear_add: x", ops::linear_add(be, &mut c(m)?, None, &c(m)?, &square));
+    refused("linear_add: gate", ops::linear_add(be, &mut f(m)?, Some(&c(&[1, 4])?), &c(m)?, &square));
+    refused("linear_add: y", ops::linear_add(be, &mut f(m)?, None, &f(m)?, &square));
+    let wide = weight([4, 8])?;
+    refused("linear_pair_add: a", ops::linear_pair_add(be, &mut f(m)?, None, [&f(m)?, &c(m)?], &wide));
+    refused("linear_pair_add: b", ops::linear_pair_add(be, &mut f(m)?, None, [&c(m)?, &f(m)?], &wide));
+    refused("linear_swiglu: x", ops::linear_swiglu(be, &f(m)?, &square, &square).map(drop));
     let row = f(&[1, 4])?;
     refused("modulated_layer_norm: x", ops::modulated_layer_norm(be, &c(m)?, &row, &row, EPS).map(drop));
     refused("modulated_layer_norm: shift", ops::modulated_layer_norm(be, &f(m)?, &c(&[1, 4])?, &row, EPS).map(drop));
@@ -554,8 +632,6 @@ fn wrong_dtypes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("rms_norm: x", ops::rms_norm(be, &c(m)?, &f(v)?, EPS).map(drop));
     refused("rms_norm: weight", ops::rms_norm(be, &f(m)?, &c(v)?, EPS).map(drop));
     refused("silu: x", ops::silu(be, &c(m)?).map(drop));
-    refused("swiglu: gate", ops::swiglu(be, &f(m)?, &c(m)?).map(drop));
-    refused("swiglu: up", ops::swiglu(be, &c(m)?, &f(m)?).map(drop));
     Ok(())
 }
 
@@ -580,13 +656,14 @@ fn all_tiers_give_the_same_bytes() {
     }
 }
 
-/// Results of the ops that are plain loops, as bits.
+/// Results of the ops that are plain loops or exact sums, as bits.
 fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
     let compute = be.compute().dtype();
     let [n, d] = [310, 136];
     let [x, y] = ["x", "y"].map(|name| tensor(be, name, &[n, d], F32).map(|(x, _)| x));
     let (x, y) = (x?, y?);
-    let [xc, yc] = [ops::cast(be, &x, compute)?, ops::cast(be, &y, compute)?];
+    let xc = ops::cast(be, &x, compute)?;
+    let bytes = Weight::load_as(be, HostTensor::from_f32([77, d], &random("bytes", &[77, d])), Format::Int8)?;
     let (row, w, v) = (x.slice_rows(0..1), be.upload(&[d], &random("w", &[d]))?, be.upload(&[d], &random("v", &[d]))?);
     let rope = |layout| -> Result<Rope<CpuBackend>> {
         let [cos, sin] = ["cos", "sin"].map(|name| tensor(be, name, &[n, d / 2], F32).map(|(x, _)| x));
@@ -599,7 +676,7 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
         ("add", in_place(&xc, |x| ops::add(be, x, &y))?),
         ("concat_rows", ops::concat_rows(be, &[&x, &y])?),
         ("euler_step", in_place(&x, |x| ops::euler_step(be, x, &y, -0.1))?),
-        ("gated_add", in_place(&x, |x| ops::gated_add(be, x, &row, &yc))?),
+        ("linear of bytes", ops::linear(be, &xc, &bytes, None)?),
         ("group_norm", ops::group_norm(be, &map, 8, &w, &v, EPS)?),
         ("group_norm_silu", ops::group_norm_silu(be, &map, 8, &w, &v, EPS)?),
         ("guide", ops::guide(be, &x, &y, 4.0)?),
@@ -608,7 +685,7 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
         ("norm_rope, halves", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Halves)?, EPS)?),
         ("rms_norm", ops::rms_norm(be, &x, &w, EPS)?),
         ("silu", ops::silu(be, &x)?),
-        ("swiglu", ops::swiglu(be, &xc, &yc)?),
+        ("linear_swiglu of bytes", ops::linear_swiglu(be, &xc, &bytes, &bytes)?),
         ("unpatchify", ops::unpatchify(be, &tokens, [10, 31], &w, &v)?),
     ];
     results.into_iter().map(|(op, result)| Ok((op, bits(be, &result)?))).collect()
@@ -618,11 +695,14 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
 fn products(be: &CpuBackend) -> Result<Vec<Vec<u32>>> {
     let (x, _) = tensor(be, "x", &[1700, 64], be.compute().dtype())?;
     let (square, bias) = (weight(be, "w", [250, 64])?.0, be.upload(&[250], &random("b", &[250]))?);
+    let bytes = Weight::load_as(be, HostTensor::from_f32([250, 64], &random("bytes", &[250, 64])), Format::Int8)?;
     let kernel = weight(be, "kernel", [250, 9 * 64])?.0;
     let map = x.reshape("map", [34, 50, 64])?;
     let few = x.slice_rows(0..400);
     let results = [
         ops::linear(be, &x, &square, Some(&bias))?,
+        ops::linear_swiglu(be, &x, &square, &square)?,
+        ops::linear_swiglu(be, &x, &bytes, &bytes)?,
         ops::conv2d(be, &map, &kernel, &bias, ConvShape::Same)?,
         ops::attention(be, &few, &x, &x, 16, AttentionMask::None)?,
     ];

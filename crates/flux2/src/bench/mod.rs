@@ -13,7 +13,7 @@ mod cost;
 mod ops;
 mod stages;
 
-use flux2_backend::{Backend, Compute};
+use flux2_backend::{Backend, Format};
 
 pub use cost::{Cost, Flops};
 pub use ops::{Bound, OpEvent, OpTiming};
@@ -31,24 +31,14 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    pub(crate) fn measure<B: Backend>(be: &B) -> Self {
-        let linear = be.peak_flops(be.compute());
-        let others = match others(be.compute()) {
-            same if same == be.compute() => linear,
-            compute => be.peak_flops(compute),
-        };
+    pub(crate) fn measure<B: Backend>(be: &B, format: Format) -> Self {
+        let others = be.peak_flops(Format::AsStored);
+        let linear = if format == Format::AsStored { others } else { be.peak_flops(format) };
         Peaks { linear, others }
     }
 
     /// Seconds that `flops` take at least.
     pub fn seconds(&self, flops: Flops) -> Option<f64> {
         Some(flops.linear / self.linear? + (flops.attention + flops.convolution) / self.others?)
-    }
-}
-
-/// What attention and convolutions multiply in where products with weight matrices are in `compute`.
-const fn others(compute: Compute) -> Compute {
-    match compute {
-        Compute::F32 | Compute::Bf16 => compute,
     }
 }

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use flux2_backend::{AttentionMask, Backend, Compute, ConvShape, DType, Rope, RopeLayout, Tensor, Weight, ops};
+use flux2_backend::{AttentionMask, Backend, Compute, ConvShape, DType, Format, Rope, RopeLayout, Tensor, Weight, ops};
 
-use super::others;
+use super::Peaks;
 use crate::Result;
 use crate::event::CancelToken;
 use crate::weights::synthetic;
@@ -25,11 +25,11 @@ pub enum Bound {
 pub struct OpTiming {
     /// Its name.
     pub op: &'static str,
-    /// Linear: rows, in, out. Attention: tokens, heads, width of a head. Convolution: height, width, in, out. Others: their
+    /// Products with weights: rows, in, out. Attention: tokens, heads, width of a head. Convolution: height, width, in, out. Others: their
     /// input.
     pub shape: Vec<usize>,
-    /// What it computes in.
-    pub compute: Compute,
+    /// What it multiplies in, by name.
+    pub dtype: String,
     /// Of several runs.
     pub median: Duration,
     /// Floating-point operations a second.
@@ -74,7 +74,8 @@ pub enum OpEvent {
 struct Case<B: Backend> {
     op: &'static str,
     shape: Vec<usize>,
-    compute: Compute,
+    /// Of its weights.
+    format: Format,
     flop: f64,
     /// What it reads and writes at least; 0 for products.
     bytes: usize,
@@ -105,40 +106,37 @@ impl<B: Backend> Case<B> {
 /// [`Error::Cancelled`](crate::Error::Cancelled), or no memory.
 pub(crate) fn time_ops<B: Backend>(
     be: &B,
+    format: Format,
     device: OpEvent,
     filter: &str,
     each: &mut dyn FnMut(OpEvent),
     cancel: &CancelToken,
 ) -> Result<usize> {
     let filter = filter.to_lowercase();
-    let mut cases = cases::<B>(be.compute());
+    let mut cases = cases::<B>(be.compute(), format);
     cases.retain(|case| case.label().contains(&filter));
     if cases.is_empty() {
         return Ok(0);
     }
     each(device);
-    let (bandwidth, mut peaks) = (be.peak_bandwidth(), Vec::new());
-    let mut peak = |compute: Compute| match peaks.iter().find(|(known, _)| *known == compute) {
-        Some((_, flops)) => *flops,
-        None => {
-            let flops = be.peak_flops(compute);
-            peaks.push((compute, flops));
-            flops
-        }
-    };
-    each(OpEvent::Peaks { flops: peak(be.compute()), bandwidth });
+    let (bandwidth, peaks) = (be.peak_bandwidth(), Peaks::measure(be, format));
+    each(OpEvent::Peaks { flops: peaks.linear, bandwidth });
     for (index, case) in cases.iter().enumerate() {
         each(OpEvent::Started { op: case.op, index, ops: cases.len() });
         let median = median(case, be, cancel)?;
         let flops = case.flop / median.as_secs_f64();
         let bound = case.bound();
         let share_of_peak = match bound {
-            Bound::Products => peak(case.compute).map(|peak| flops / peak),
+            Bound::Products if case.format == format => peaks.linear.map(|peak| flops / peak),
+            Bound::Products => peaks.others.map(|peak| flops / peak),
             Bound::Memory => bandwidth.map(|peak| case.bytes as f64 / median.as_secs_f64() / peak),
         };
-        let Case { op, shape, compute, .. } = case;
-        let (shape, compute) = (shape.clone(), *compute);
-        each(OpEvent::Finished(OpTiming { op, shape, compute, median, flops, bound, share_of_peak }));
+        let (op, shape) = (case.op, case.shape.clone());
+        let dtype = match case.format {
+            Format::Int8 => "int8".to_owned(),
+            Format::AsStored => be.compute().to_string(),
+        };
+        each(OpEvent::Finished(OpTiming { op, shape, dtype, median, flops, bound, share_of_peak }));
         be.trim();
     }
     Ok(cases.len())
@@ -162,50 +160,81 @@ fn median<B: Backend>(case: &Case<B>, be: &B, cancel: &CancelToken) -> Result<Du
 // ---- the list ----
 
 /// Every op that is timed, in the order it is. Sizes are those of klein-4b at 256x256, 512x512 and 1024x1024.
-fn cases<B: Backend>(compute: Compute) -> Vec<Case<B>> {
+fn cases<B: Backend>(compute: Compute, format: Format) -> Vec<Case<B>> {
     let mut cases = Vec::new();
     for [d_in, d_out] in [[3072, 9216], [3072, 27_648], [12_288, 3072]] {
-        cases.extend([1536, 1024, 512].map(|rows| linear(compute, rows, d_in, d_out)));
+        cases.extend([1536, 1024, 512].map(|rows| linear(format, rows, d_in, d_out)));
     }
-    cases.push(linear(compute, 512, 2560, 9728)); // Qwen3
-    cases.extend([768, 1536, 4608].map(|tokens| attention(compute, tokens, 24, 128)));
+    cases.push(linear(format, 512, 2560, 9728)); // Qwen3
+    cases.push(linear_swiglu(format, 1536, 3072, 9216));
+    cases.push(linear_swiglu(format, 512, 2560, 9728));
+    cases.push(linear_add(format, 1536, 12_288, 3072));
+    cases.extend([768, 1536, 4608].map(|tokens| attention(tokens, 24, 128)));
     for [side, channels] in [[64, 512], [128, 512], [256, 256], [256, 128], [512, 128]] {
-        cases.push(convolution(compute, ConvShape::Same, side, [channels, channels]));
+        cases.push(convolution(ConvShape::Same, side, [channels, channels]));
     }
-    cases.push(convolution(compute, ConvShape::Pointwise, 256, [512, 256]));
-    cases.push(convolution(compute, ConvShape::Pointwise, 512, [256, 128]));
+    cases.push(convolution(ConvShape::Pointwise, 256, [512, 256]));
+    cases.push(convolution(ConvShape::Pointwise, 512, [256, 128]));
     cases.extend([
         modulated_layer_norm(compute, 4608, 3072),
         rms_norm(compute, 512, 2560),
         norm_rope(compute, 4608, 24, 128),
-        swiglu(compute, 4608, 9216),
         group_norm_silu(compute, 512, 128),
-        gated_add(compute, 4608, 3072),
     ]);
     cases
 }
 
-fn linear<B: Backend>(compute: Compute, rows: usize, d_in: usize, d_out: usize) -> Case<B> {
+fn linear<B: Backend>(format: Format, rows: usize, d_in: usize, d_out: usize) -> Case<B> {
     Case {
         op: "linear",
         shape: vec![rows, d_in, d_out],
-        compute,
+        format,
         flop: 2.0 * (rows * d_in * d_out) as f64,
         bytes: 0,
         prepare: Box::new(move |be: &B| {
-            let (x, weight) = (matrix(be, rows, d_in)?, weight(be, d_out, d_in)?);
+            let (x, weight) = (matrix(be, rows, d_in)?, weight(be, d_out, d_in, format)?);
             let be = be.clone();
             runs(move || ops::linear(&be, &x, &weight, None))
         }),
     }
 }
 
-fn attention<B: Backend>(compute: Compute, tokens: usize, heads: usize, head_dim: usize) -> Case<B> {
+fn linear_swiglu<B: Backend>(format: Format, rows: usize, d_in: usize, d_out: usize) -> Case<B> {
+    Case {
+        op: "linear_swiglu",
+        shape: vec![rows, d_in, d_out],
+        format,
+        flop: 4.0 * (rows * d_in * d_out) as f64,
+        bytes: 0,
+        prepare: Box::new(move |be: &B| {
+            let (gate, up) = (weight(be, d_out, d_in, format)?, weight(be, d_out, d_in, format)?);
+            let (x, be) = (matrix(be, rows, d_in)?, be.clone());
+            runs(move || ops::linear_swiglu(&be, &x, &gate, &up))
+        }),
+    }
+}
+
+fn linear_add<B: Backend>(format: Format, rows: usize, d_in: usize, d_out: usize) -> Case<B> {
+    Case {
+        op: "linear_add",
+        shape: vec![rows, d_in, d_out],
+        format,
+        flop: 2.0 * (rows * d_in * d_out) as f64,
+        bytes: 0,
+        prepare: Box::new(move |be: &B| {
+            let (mut x, gate) = (residual(be, rows, d_out)?, residual(be, 1, d_out)?);
+            let (y, weight, be) = (matrix(be, rows, d_in)?, weight(be, d_out, d_in, format)?, be.clone());
+            runs(move || ops::linear_add(&be, &mut x, Some(&gate), &y, &weight))
+        }),
+    }
+}
+
+fn attention<B: Backend>(tokens: usize, heads: usize, head_dim: usize) -> Case<B> {
     let width = heads * head_dim;
     Case {
         op: "attention",
         shape: vec![tokens, heads, head_dim],
-        compute: others(compute),
+        format: Format::AsStored,
         flop: 4.0 * (tokens * tokens * width) as f64,
         bytes: 0,
         prepare: Box::new(move |be: &B| {
@@ -216,17 +245,17 @@ fn attention<B: Backend>(compute: Compute, tokens: usize, heads: usize, head_dim
     }
 }
 
-fn convolution<B: Backend>(compute: Compute, conv: ConvShape, side: usize, [c_in, c_out]: [usize; 2]) -> Case<B> {
+fn convolution<B: Backend>(conv: ConvShape, side: usize, [c_in, c_out]: [usize; 2]) -> Case<B> {
     let taps = conv.kernel() * conv.kernel();
     Case {
         op: if taps == 1 { "conv1x1" } else { "conv3x3" },
         shape: vec![side, side, c_in, c_out],
-        compute: others(compute),
+        format: Format::AsStored,
         flop: 2.0 * (side * side * taps * c_in * c_out) as f64,
         bytes: 0,
         prepare: Box::new(move |be: &B| {
             let x = matrix(be, side * side, c_in)?.reshape("a map", [side, side, c_in])?;
-            let (weight, bias) = (weight(be, c_out, taps * c_in)?, vector(be, c_out, 0.0)?);
+            let (weight, bias) = (weight(be, c_out, taps * c_in, Format::AsStored)?, vector(be, c_out, 0.0)?);
             let be = be.clone();
             runs(move || ops::conv2d(&be, &x, &weight, &bias, conv))
         }),
@@ -238,7 +267,7 @@ fn modulated_layer_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) 
     Case {
         op: "modulated_layer_norm",
         shape: vec![rows, cols],
-        compute,
+        format: Format::AsStored,
         flop: 9.0 * (rows * cols) as f64,
         bytes: rows * cols * (4 + compute.dtype().size()),
         prepare: Box::new(move |be: &B| {
@@ -255,7 +284,7 @@ fn rms_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
     Case {
         op: "rms_norm",
         shape: vec![rows, cols],
-        compute,
+        format: Format::AsStored,
         flop: 4.0 * (rows * cols) as f64,
         bytes: rows * cols * (4 + compute.dtype().size()),
         prepare: Box::new(move |be: &B| {
@@ -272,7 +301,7 @@ fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: 
     Case {
         op: "norm_rope",
         shape: vec![rows, heads, head_dim],
-        compute,
+        format: Format::AsStored,
         flop: 7.0 * (rows * width) as f64,
         bytes: rows * (2 * width * compute.dtype().size() + 4 * head_dim),
         prepare: Box::new(move |be: &B| {
@@ -287,50 +316,18 @@ fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: 
     }
 }
 
-/// The sigmoid 3 (an exponential counts as one), two products.
-fn swiglu<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
-    Case {
-        op: "swiglu",
-        shape: vec![rows, cols],
-        compute,
-        flop: 5.0 * (rows * cols) as f64,
-        bytes: 3 * rows * cols * compute.dtype().size(),
-        prepare: Box::new(move |be: &B| {
-            let [gate, up] = matrix(be, rows, 2 * cols)?.chunk_cols();
-            let be = be.clone();
-            runs(move || ops::swiglu(&be, &gate, &up))
-        }),
-    }
-}
-
 /// Statistics 4, normalising 2, weight and bias 2, SiLU 4. The map is read twice.
 fn group_norm_silu<B: Backend>(compute: Compute, side: usize, channels: usize) -> Case<B> {
     Case {
         op: "group_norm_silu",
         shape: vec![side, side, channels],
-        compute,
+        format: Format::AsStored,
         flop: 12.0 * (side * side * channels) as f64,
         bytes: 3 * side * side * channels * compute.dtype().size(),
         prepare: Box::new(move |be: &B| {
             let x = matrix(be, side * side, channels)?.reshape("a map", [side, side, channels])?;
             let (weight, bias, be) = (vector(be, channels, 1.0)?, vector(be, channels, 0.0)?, be.clone());
             runs(move || ops::group_norm_silu(&be, &x, 32, &weight, &bias, 1e-6))
-        }),
-    }
-}
-
-/// A multiply-add. The residual stream is read and written.
-fn gated_add<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
-    Case {
-        op: "gated_add",
-        shape: vec![rows, cols],
-        compute,
-        flop: 2.0 * (rows * cols) as f64,
-        bytes: rows * cols * (8 + compute.dtype().size()),
-        prepare: Box::new(move |be: &B| {
-            let (mut x, y) = (residual(be, rows, cols)?, matrix(be, rows, cols)?);
-            let (gate, be) = (residual(be, 1, cols)?, be.clone());
-            runs(move || ops::gated_add(&be, &mut x, &gate, &y))
         }),
     }
 }
@@ -366,9 +363,9 @@ fn vector<B: Backend>(be: &B, len: usize, value: f32) -> Result<Tensor<B>> {
     Ok(be.upload(&[len], &vec![value; len])?)
 }
 
-/// As a bf16 checkpoint holds it.
-fn weight<B: Backend>(be: &B, d_out: usize, d_in: usize) -> Result<Weight<B>> {
-    Ok(Weight::load(be, synthetic::tensor("weight", &[d_out, d_in])?)?)
+/// As a bf16 checkpoint holds it, loaded in `format`.
+fn weight<B: Backend>(be: &B, d_out: usize, d_in: usize, format: Format) -> Result<Weight<B>> {
+    Ok(Weight::load_as(be, synthetic::tensor("weight", &[d_out, d_in])?, format)?)
 }
 
 #[cfg(test)]
@@ -379,7 +376,9 @@ mod tests {
     fn timed(filter: &str) -> (usize, Vec<OpEvent>) {
         let (be, mut events) = (f32_backend(), Vec::new());
         let device = OpEvent::Device { name: "a device".into(), threads: be.threads() };
-        let count = time_ops(&be, device, filter, &mut |event| events.push(event), &CancelToken::new()).unwrap();
+        let count =
+            time_ops(&be, Format::AsStored, device, filter, &mut |event| events.push(event), &CancelToken::new())
+                .unwrap();
         (count, events)
     }
 
@@ -408,7 +407,7 @@ mod tests {
     #[test]
     fn every_case_has_a_name_of_its_own() {
         let mut labels: Vec<String> =
-            cases::<flux2_backend::CpuBackend>(Compute::Bf16).iter().map(Case::label).collect();
+            cases::<flux2_backend::CpuBackend>(Compute::Bf16, Format::Int8).iter().map(Case::label).collect();
         let all = labels.len();
         labels.sort();
         labels.dedup();

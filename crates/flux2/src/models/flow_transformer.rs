@@ -373,18 +373,21 @@ struct Stream<B: Backend> {
     q_norm: Tensor<B>,
     k_norm: Tensor<B>,
     proj: Weight<B>,
-    mlp_in: Weight<B>,
+    mlp_gate: Weight<B>,
+    mlp_up: Weight<B>,
     mlp_out: Weight<B>,
 }
 
 impl<B: Backend> Stream<B> {
     fn load(w: &Loader<B>) -> Result<Self> {
+        let [mlp_gate, mlp_up] = w.matrix_rows("mlp_in", |[rows, _]| [rows / 2; 2])?;
         Ok(Stream {
             qkv: w.matrix("qkv")?,
             q_norm: w.vector("q_norm")?,
             k_norm: w.vector("k_norm")?,
             proj: w.matrix("proj")?,
-            mlp_in: w.matrix("mlp_in")?,
+            mlp_gate,
+            mlp_up,
             mlp_out: w.matrix("mlp_out")?,
         })
     }
@@ -399,17 +402,18 @@ impl<B: Backend> Stream<B> {
     /// Add what came out of it, then the MLP. `attention` is `[n, hidden]`.
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2]) -> Result<()> {
         let be = pass.be;
-        ops::gated_add(be, x, &m[0].gate, &ops::linear(be, attention, &self.proj, None)?)?;
+        ops::linear_add(be, x, Some(&m[0].gate), attention, &self.proj)?;
         let h = ops::modulated_layer_norm(be, x, &m[1].shift, &m[1].scale, pass.eps)?; // [n, hidden]
-        let [gate, up] = ops::linear(be, &h, &self.mlp_in, None)?.chunk_cols(); // 2 x [n, mlp]
-        let h = ops::swiglu(be, &gate, &up)?; // [n, mlp]
-        Ok(ops::gated_add(be, x, &m[1].gate, &ops::linear(be, &h, &self.mlp_out, None)?)?)
+        let h = ops::linear_swiglu(be, &h, &self.mlp_gate, &self.mlp_up)?; // [n, mlp]
+        Ok(ops::linear_add(be, x, Some(&m[1].gate), &h, &self.mlp_out)?)
     }
 }
 
-/// Attention and MLP side by side, from one projection and into one.
+/// Attention and MLP side by side, from one input and into one product.
 struct SingleBlock<B: Backend> {
-    qkv_mlp: Weight<B>,
+    qkv: Weight<B>,
+    mlp_gate: Weight<B>,
+    mlp_up: Weight<B>,
     q_norm: Tensor<B>,
     k_norm: Tensor<B>,
     out: Weight<B>,
@@ -417,8 +421,13 @@ struct SingleBlock<B: Backend> {
 
 impl<B: Backend> SingleBlock<B> {
     fn load(w: &Loader<B>) -> Result<Self> {
+        // Rows of q, k, v, as many each as the matrix has columns, then those of the MLP's gate and up.
+        let split = |[rows, hidden]: [usize; 2]| [3 * hidden, (rows - 3 * hidden) / 2, (rows - 3 * hidden) / 2];
+        let [qkv, mlp_gate, mlp_up] = w.matrix_rows("qkv_mlp", split)?;
         Ok(SingleBlock {
-            qkv_mlp: w.matrix("qkv_mlp")?,
+            qkv,
+            mlp_gate,
+            mlp_up,
             q_norm: w.vector("q_norm")?,
             k_norm: w.vector("k_norm")?,
             out: w.matrix("out")?,
@@ -454,18 +463,17 @@ impl<B: Backend> SingleBlock<B> {
 
     /// What goes into the attention, and what comes out of the MLP, `[n, mlp]`.
     fn project(&self, pass: &Pass<B>, x: &Tensor<B>) -> Result<(Projected<B>, Tensor<B>)> {
-        let (be, m, hidden) = (pass.be, &pass.modulations.single, x.cols());
+        let (be, m) = (pass.be, &pass.modulations.single);
         let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
-        let p = ops::linear(be, &h, &self.qkv_mlp, None)?; // [n, 3 * hidden + 2 * mlp]
-        let [gate, up] = p.slice_cols(3 * hidden..p.cols()).chunk_cols(); // 2 x [n, mlp]
-        let mlp = ops::swiglu(be, &gate, &up)?; // [n, mlp]
-        Ok((pass.project(&p.slice_cols(0..3 * hidden), &self.q_norm, &self.k_norm, 0)?, mlp))
+        let qkv = ops::linear(be, &h, &self.qkv, None)?; // [n, 3 * hidden]
+        let mlp = ops::linear_swiglu(be, &h, &self.mlp_gate, &self.mlp_up)?; // [n, mlp]
+        Ok((pass.project(&qkv, &self.q_norm, &self.k_norm, 0)?, mlp))
     }
 
     /// Add both, through one product of `[attention | mlp]`.
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, mlp: &Tensor<B>) -> Result<()> {
-        let out = ops::linear_pair(pass.be, attention, mlp, &self.out)?; // [n, hidden]
-        Ok(ops::gated_add(pass.be, x, &pass.modulations.single.gate, &out)?)
+        let gate = &pass.modulations.single.gate;
+        Ok(ops::linear_pair_add(pass.be, x, Some(gate), [attention, mlp], &self.out)?)
     }
 }
 

@@ -38,6 +38,26 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(Weight::load(self.be, self.host(name)?)?)
     }
 
+    /// Rows of a matrix as matrices of their own: `heights` of them, which add up to all.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    pub fn matrix_rows<const N: usize>(
+        &self,
+        name: &str,
+        heights: impl Fn([usize; 2]) -> [usize; N],
+    ) -> Result<[Weight<B>; N]> {
+        let host = self.host(name)?;
+        let &[rows, cols] = host.shape() else { unreachable!("{name} is a matrix, as its configuration says") };
+        let mut from = 0;
+        let mut parts = Vec::with_capacity(N);
+        for height in heights([rows, cols]) {
+            parts.push(Weight::load(self.be, host.slice_rows(from..from + height)?)?);
+            from += height;
+        }
+        Ok(parts.try_into().unwrap_or_else(|_| unreachable!("as many as there are heights")))
+    }
+
     /// A vector `[n]`, as f32.
     ///
     /// # Errors

@@ -121,13 +121,11 @@ impl<B: Backend> Layer<B> {
         let k = ops::norm_rope(be, &k, &self.k_norm, &rope.slice_rows(0..valid), c.rms_eps)?;
         let mask = AttentionMask::Causal { valid };
         let attention = ops::attention(be, &q, &k, &v, c.head_dim, mask)?; // [n, heads * head_dim]
-        ops::add(be, hidden_states, &ops::linear(be, &attention, &self.o, None)?)?;
+        ops::linear_add(be, hidden_states, None, &attention, &self.o)?;
 
         let m = ops::rms_norm(be, hidden_states, &self.mlp_norm, c.rms_eps)?; // [n, hidden]
-        let gate = ops::linear(be, &m, &self.gate, None)?; // [n, intermediate]
-        let up = ops::linear(be, &m, &self.up, None)?; // [n, intermediate]
-        let m = ops::swiglu(be, &gate, &up)?; // [n, intermediate]
-        Ok(ops::add(be, hidden_states, &ops::linear(be, &m, &self.down, None)?)?)
+        let m = ops::linear_swiglu(be, &m, &self.gate, &self.up)?; // [n, intermediate]
+        Ok(ops::linear_add(be, hidden_states, None, &m, &self.down)?)
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use flux2::weights::{ModelFiles, ModelPaths, WeightSource};
-use flux2_backend::{AttentionMask, Backend, Compute, ConvShape, DType, HostTensor, Result, Rope, Tensor, Weight};
+use flux2_backend::{
+    AttentionMask, Backend, Compute, ConvShape, DType, Format, HostTensor, Result, Rope, Tensor, Weight,
+};
 
 /// A piece of work: what, and for how many rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +80,12 @@ impl Backend for Tally {
         Ok(vec![0.0; x.rows() * x.cols()])
     }
 
-    fn load_matrix(&self, matrix: HostTensor) -> Result<String> {
-        let name = self.names.get(&matrix.bytes()[..]).cloned().unwrap_or_else(|| "kernel".into());
+    fn load_matrix(&self, matrix: HostTensor, _: Format) -> Result<String> {
+        let bytes = &matrix.bytes()[..];
+        // Rows of a matrix bear its name.
+        let part = || self.names.iter().find(|(all, _)| all.windows(bytes.len()).any(|part| part == bytes));
+        let name = self.names.get(bytes).or_else(|| part().map(|(_, name)| name)).cloned();
+        let name = name.unwrap_or_else(|| "kernel".into());
         self.note(format!("load {name}"), matrix.shape()[0]);
         Ok(name)
     }
@@ -101,15 +107,32 @@ impl Backend for Tally {
 
     fn linear(
         &self,
-        x: &[&Tensor<Self>],
+        x: &Tensor<Self>,
         weight: &Weight<Self>,
         _: Option<&Tensor<Self>>,
         out: DType,
     ) -> Result<Tensor<Self>> {
-        self.note(weight.matrix(), x[0].rows());
-        let mut shape = x[0].shape().to_vec();
+        self.note(weight.matrix(), x.rows());
+        let mut shape = x.shape().to_vec();
         *shape.last_mut().unwrap() = weight.shape()[0];
         self.result(out, shape)
+    }
+
+    fn linear_add(
+        &self,
+        _: &mut Tensor<Self>,
+        _: Option<&Tensor<Self>>,
+        y: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+    ) -> Result<()> {
+        self.note(weight.matrix(), y[0].rows());
+        Ok(())
+    }
+
+    fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
+        self.note(gate.matrix(), x.rows());
+        self.note(up.matrix(), x.rows());
+        self.result(COMPUTE, [x.rows(), gate.shape()[0]])
     }
 
     fn rms_norm(&self, x: &Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<Tensor<Self>> {
@@ -146,16 +169,8 @@ impl Backend for Tally {
         self.op("silu", x, COMPUTE)
     }
 
-    fn swiglu(&self, gate: &Tensor<Self>, _: &Tensor<Self>) -> Result<Tensor<Self>> {
-        self.op("swiglu", gate, COMPUTE)
-    }
-
     fn add(&self, x: &mut Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
         self.op("add", x, DType::F32).map(drop)
-    }
-
-    fn gated_add(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
-        self.op("gated_add", x, DType::F32).map(drop)
     }
 
     fn euler_step(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<()> {

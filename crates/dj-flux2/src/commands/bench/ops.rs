@@ -31,7 +31,7 @@ impl OpRecord {
     fn new(timing: &OpTiming, threads: usize) -> Self {
         OpRecord {
             op: timing.op.to_owned(),
-            dtype: timing.compute.to_string(),
+            dtype: timing.dtype.clone(),
             shape: timing.shape.clone(),
             threads,
             median_ms: rounded(1e3 * timing.median.as_secs_f64(), 4),

@@ -12,43 +12,66 @@ use half::bf16;
 
 use crate::{Compute, DType};
 
-/// An instruction set, from the least to the most able.
+/// An instruction set, from the least to the most able. A processor need not have all that stand before its best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// What every processor of the architecture has.
     Portable,
     /// AVX2 and FMA.
     Avx2,
+    /// The same with 8-bit dot products (AVX-VNNI).
+    Avx2Vnni,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with 8-bit dot products (AVX512-VNNI).
+    Avx512Vnni,
     /// The same with bf16 dot products.
     Avx512Bf16,
 }
 
 impl Tier {
     /// All of them, rising.
-    pub const ALL: [Tier; 4] = [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Avx512Bf16];
+    pub const ALL: [Tier; 6] =
+        [Tier::Portable, Tier::Avx2, Tier::Avx2Vnni, Tier::Avx512, Tier::Avx512Vnni, Tier::Avx512Bf16];
 
     /// The best this processor has.
     pub fn detect() -> Self {
+        Tier::Avx512Bf16.lowered()
+    }
+
+    /// This one, or the best below it that the processor has.
+    pub fn lowered(self) -> Self {
+        Self::ALL.into_iter().rev().find(|tier| *tier <= self && tier.available()).unwrap_or(Tier::Portable)
+    }
+
+    /// Whether the processor has it.
+    pub fn available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             // The compiler takes F16C for granted where there is AVX-512.
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("f16c")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
-                (true, true, true) => Tier::Avx512Bf16,
-                (true, true, false) => Tier::Avx512,
-                (true, false, _) => Tier::Avx2,
-                (false, ..) => Tier::Portable,
+            let avx512 = || {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            };
+            let avx512_vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
+            match self {
+                Tier::Portable => true,
+                Tier::Avx2 => avx2(),
+                Tier::Avx2Vnni => avx2() && is_x86_feature_detected!("avxvnni"),
+                Tier::Avx512 => avx512(),
+                Tier::Avx512Vnni => avx512_vnni(),
+                Tier::Avx512Bf16 => avx512_vnni() && is_x86_feature_detected!("avx512bf16"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Tier::Portable
+        {
+            self == Tier::Portable
+        }
     }
 }
 
@@ -57,7 +80,9 @@ impl std::fmt::Display for Tier {
         f.write_str(match self {
             Tier::Portable => "portable",
             Tier::Avx2 => "avx2",
+            Tier::Avx2Vnni => "avx2-vnni",
             Tier::Avx512 => "avx512",
+            Tier::Avx512Vnni => "avx512-vnni",
             Tier::Avx512Bf16 => "avx512-bf16",
         })
     }
@@ -144,14 +169,13 @@ macro_rules! vectorised {
                 fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     body $(::<$($g),+>)? ($($arg),*)
                 }
+                use $crate::cpu::simd::Tier::{Avx2, Avx2Vnni, Avx512, Avx512Bf16, Avx512Vnni, Portable};
                 match tier {
-                    // SAFETY: a backend's tier is never above what `Tier::detect` found.
-                    $crate::cpu::simd::Tier::Avx512 | $crate::cpu::simd::Tier::Avx512Bf16 => unsafe {
-                        avx512 $(::<$($g),+>)? ($($arg),*)
-                    },
+                    // SAFETY: a backend's tier is one the processor has.
+                    Avx512 | Avx512Vnni | Avx512Bf16 => unsafe { avx512 $(::<$($g),+>)? ($($arg),*) },
                     // SAFETY: as above.
-                    $crate::cpu::simd::Tier::Avx2 => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
-                    $crate::cpu::simd::Tier::Portable => body $(::<$($g),+>)? ($($arg),*),
+                    Avx2 | Avx2Vnni => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
+                    Portable => body $(::<$($g),+>)? ($($arg),*),
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
@@ -205,9 +229,19 @@ pub(super) const MAX_TILE_ROWS: usize = 8;
 /// One row of a product's left operand for each row of a tile.
 pub(super) type RowPointers = [*const u32; MAX_TILE_ROWS];
 
+/// What a micro-kernel multiplies. Operands are read in groups of 4 bytes that are neighbours along the summed axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    /// f32: one to a group, sums in f32.
+    F32,
+    /// bf16: two to a group, sums in f32.
+    Bf16,
+    /// Unsigned bytes on the left, signed on the right: four to a group, sums in i32, which hold every product exactly.
+    Int8,
+}
+
 /// The innermost loop of every product: a tile of the result, `rows` x `cols`.
 ///
-/// Operands are read in groups of 4 bytes: one f32, or a pair of bf16 values that are neighbours along the summed axis.
 /// The left operand stays where it is, one pointer for each row; the right one is packed: for each group, `cols` columns.
 #[derive(Clone, Copy)]
 pub(super) struct MicroKernel {
@@ -215,37 +249,66 @@ pub(super) struct MicroKernel {
     pub rows: usize,
     /// Columns of the tile.
     pub cols: usize,
-    /// Whether a group is a pair of bf16 values.
-    pub pairs: bool,
+    /// What is in a group.
+    pub operand: Operand,
     run: unsafe fn(&[RowPointers], usize, *const u32, *mut f32, usize, bool),
 }
 
 impl MicroKernel {
     /// The fastest kernel for `compute`. Sets without bf16 products use the f32 kernel on widened values.
     pub(super) fn select(tier: Tier, compute: Compute) -> Self {
+        use Operand::{Bf16, F32};
         #[cfg(target_arch = "x86_64")]
         match (tier, compute) {
             (Tier::Avx512Bf16, Compute::Bf16) => {
-                return MicroKernel { rows: 8, cols: 48, pairs: true, run: x86::avx512_bf16_8x48 };
+                return MicroKernel { rows: 8, cols: 48, operand: Bf16, run: x86::avx512_bf16_8x48 };
             }
-            (Tier::Avx512Bf16 | Tier::Avx512, _) => {
-                return MicroKernel { rows: 8, cols: 48, pairs: false, run: x86::avx512_f32_8x48 };
+            (Tier::Avx512 | Tier::Avx512Vnni | Tier::Avx512Bf16, _) => {
+                return MicroKernel { rows: 8, cols: 48, operand: F32, run: x86::avx512_f32_8x48 };
             }
-            (Tier::Avx2, _) => return MicroKernel { rows: 6, cols: 16, pairs: false, run: x86::avx2_f32_6x16 },
+            (Tier::Avx2 | Tier::Avx2Vnni, _) => {
+                return MicroKernel { rows: 6, cols: 16, operand: F32, run: x86::avx2_f32_6x16 };
+            }
             (Tier::Portable, _) => {}
         }
-        let _ = (tier, compute);
-        MicroKernel { rows: 4, cols: 16, pairs: false, run: portable::f32_4x16 }
+        let _ = (tier, compute, Bf16);
+        MicroKernel { rows: 4, cols: 16, operand: F32, run: portable::f32_4x16 }
+    }
+
+    /// The fastest kernel for bytes. Sums are exact, so all of them give the same.
+    pub(super) fn select_int8(tier: Tier) -> Self {
+        let operand = Operand::Int8;
+        #[cfg(target_arch = "x86_64")]
+        match tier {
+            Tier::Avx512Vnni | Tier::Avx512Bf16 => {
+                return MicroKernel { rows: 8, cols: 48, operand, run: x86::avx512_int8_8x48 };
+            }
+            Tier::Avx2Vnni => return MicroKernel { rows: 6, cols: 16, operand, run: x86::avx2_vnni_int8_6x16 },
+            Tier::Avx2 | Tier::Avx512 => {
+                return MicroKernel { rows: 3, cols: 16, operand, run: x86::avx2_int8_3x16 };
+            }
+            Tier::Portable => {}
+        }
+        let _ = tier;
+        MicroKernel { rows: 4, cols: 16, operand, run: portable::int8_4x16 }
     }
 
     /// Values along the summed axis in a group.
     pub(super) fn group(&self) -> usize {
-        if self.pairs { 2 } else { 1 }
+        match self.operand {
+            Operand::F32 => 1,
+            Operand::Bf16 => 2,
+            Operand::Int8 => 4,
+        }
     }
 
-    /// The dtype of the left operand.
+    /// The dtype of a left operand that is a tensor.
     pub(super) fn dtype(&self) -> DType {
-        if self.pairs { DType::Bf16 } else { DType::F32 }
+        match self.operand {
+            Operand::F32 => DType::F32,
+            Operand::Bf16 => DType::Bf16,
+            Operand::Int8 => unreachable!("bytes are made by `QuantisedRows`"),
+        }
     }
 
     /// `c (+)= a * b` for one tile. The summed axis is `segments` after each other, `groups` of each.
@@ -253,7 +316,7 @@ impl MicroKernel {
     /// # Safety
     /// The first `self.rows` pointers of each segment are readable for `groups` groups, `b` for
     /// `segments.len() * groups * self.cols` groups, and `c` is writable for `self.rows` rows of `self.cols` values that
-    /// are `stride` apart. The processor has the instruction set this kernel was selected for.
+    /// are `stride` apart (of i32 bits for [`Operand::Int8`]). The processor has the instruction set this kernel was selected for.
     #[inline]
     pub(super) unsafe fn run(
         &self,

@@ -1,6 +1,7 @@
 //! Micro-kernels for x86-64: accumulators of a whole tile stay in registers, the left operand is broadcast.
 //!
 //! AVX-512 has 32 registers: 8 x 3 accumulators, 3 of the right operand, 1 broadcast. AVX2 has 16: 6 x 2, 2 and 1.
+//! What bounds them is the multiply-adds: a group takes 24 of them and 11 loads, which other units do.
 
 use std::arch::x86_64::*;
 
@@ -89,6 +90,75 @@ micro_kernel!(
     store: |p: *mut f32, v| _mm256_storeu_ps(p, v),
     add: |a, b| _mm256_add_ps(a, b)
 );
+
+micro_kernel!(
+    /// Bytes, four products to an i32 sum.
+    avx512_int8_8x48, "avx512f,avx512vnni", 8 x 3 of 16,
+    zero: _mm512_setzero_si512(),
+    load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
+    broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
+    multiply_add: |sum, left, right| _mm512_dpbusd_epi32(sum, left, right),
+    load: |p: *const f32| _mm512_loadu_si512(p.cast()),
+    store: |p: *mut f32, v| _mm512_storeu_si512(p.cast(), v),
+    add: |a, b| _mm512_add_epi32(a, b)
+);
+
+micro_kernel!(
+    /// Bytes, four products to an i32 sum.
+    avx2_vnni_int8_6x16, "avx2,avxvnni", 6 x 2 of 8,
+    zero: _mm256_setzero_si256(),
+    load_right: |p: *const u32| _mm256_loadu_si256(p.cast()),
+    broadcast: |p: *const u32| _mm256_set1_epi32(p.cast::<i32>().read_unaligned()),
+    multiply_add: |sum, left, right| _mm256_dpbusd_avx_epi32(sum, left, right),
+    load: |p: *const f32| _mm256_loadu_si256(p.cast()),
+    store: |p: *mut f32, v| _mm256_storeu_si256(p.cast(), v),
+    add: |a, b| _mm256_add_epi32(a, b)
+);
+
+/// Bytes where there is no dot product of theirs: widened to 16 bits, whose products of pairs are exact in i32. (The
+/// instruction that multiplies bytes directly saturates.) A register sums 4 columns in two halves, joined at the end.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn avx2_int8_3x16(
+    segments: &[RowPointers],
+    groups: usize,
+    mut b: *const u32,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    const ROWS: usize = 3;
+    const VECTORS: usize = 4;
+    // SAFETY: every load and store stays within what the caller promised, as in `micro_kernel`.
+    unsafe {
+        let mut sums = [[_mm256_setzero_si256(); VECTORS]; ROWS];
+        for rows in segments {
+            for group in 0..groups {
+                let mut right = [_mm256_setzero_si256(); VECTORS];
+                for (v, right) in right.iter_mut().enumerate() {
+                    *right = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(4 * v).cast()));
+                }
+                for r in 0..ROWS {
+                    let quad = _mm_set1_epi32(rows[r].add(group).cast::<i32>().read_unaligned());
+                    let left = _mm256_cvtepu8_epi16(quad);
+                    for v in 0..VECTORS {
+                        sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(left, right[v]));
+                    }
+                }
+                b = b.add(4 * VECTORS);
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                // The horizontal sum has columns 0, 1 in the lower and 2, 3 in the upper half.
+                let pairs = _mm256_hadd_epi32(sum, sum);
+                let columns = _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(pairs));
+                let out = c.add(r * stride + 4 * v).cast::<__m128i>();
+                let sum = if accumulate { _mm_add_epi32(_mm_loadu_si128(out), columns) } else { columns };
+                _mm_storeu_si128(out, sum);
+            }
+        }
+    }
+}
 
 /// Transpose 8 rows of 8 groups: `out[g * stride + r] = rows[r][g]`.
 #[target_feature(enable = "avx2")]

@@ -1,0 +1,208 @@
+//! Products of bytes: weights rounded and packed once when they are loaded, rows of the left operand rounded when a
+//! product begins. What a byte stands for is in [`crate::quant::int8`].
+
+use std::ops::Range;
+
+use super::gemm::{self, Staging};
+use super::simd::{Element, MicroKernel, Tier, vectorised, with_element};
+use super::{Buffer, CpuBackend};
+use crate::quant::int8;
+use crate::{HostTensor, Result, Tensor};
+
+/// A weight `[n, k]` in bytes, in the order in which the micro-kernel reads it: panels of `cols` rows, in each for every
+/// four columns the bytes of all its rows.
+pub struct Int8Matrix {
+    packed: Buffer,
+    groups: usize,
+    shape: [usize; 2],
+    /// Of each row.
+    scales: Vec<f32>,
+    /// Of the bytes of each row.
+    sums: Vec<i32>,
+}
+
+impl Int8Matrix {
+    /// Round and pack `weight`, on all threads.
+    pub(super) fn new(be: &CpuBackend, weight: &HostTensor) -> Result<Self> {
+        let &[n, k] = weight.shape() else { unreachable!("`Weight::load` takes matrices only") };
+        assert!(k <= int8::MAX_TERMS, "{k} terms do not fit an i32");
+        let kernel = MicroKernel::select_int8(be.tier);
+        let groups = k.div_ceil(4);
+        let panel_len = groups * kernel.cols;
+        let panels = n.div_ceil(kernel.cols);
+        let mut packed = be.buffers.take(4 * panels * panel_len)?;
+        // Behind each panel's rows: their scales and sums, so that one loop fills all.
+        let mut rows = vec![(0f32, 0i32); panels * kernel.cols];
+        {
+            let packed = Pieces::new(packed.as_mut_slice::<u32>(panels * panel_len), panel_len);
+            let rows = Pieces::new(&mut rows, kernel.cols);
+            let state = || (Staging::default(), vec![0u32; kernel.cols * groups]);
+            be.threads.run(panels, state, |(staging, bytes), p| {
+                // SAFETY: each panel is one task's.
+                let (panel, rows) = unsafe { (packed.get(p), rows.get(p)) };
+                let weight_rows = p * kernel.cols..n.min((p + 1) * kernel.cols);
+                staging.values.resize(k, 0.0);
+                for (row, (out, bytes)) in weight_rows.clone().zip(rows.iter_mut().zip(bytes.chunks_exact_mut(groups)))
+                {
+                    weight.decode_row(row, 0, &mut staging.values);
+                    let bytes: &mut [i8] = bytemuck::cast_slice_mut(bytes);
+                    *out = (quantize_weights(be.tier, &staging.values, &mut bytes[..k]), sum(be.tier, &bytes[..k]));
+                }
+                let row = |r: usize| bytes[r * groups..][..groups].as_ptr();
+                // SAFETY: each row has as many groups as the panel.
+                unsafe { gemm::pack_rows(be.tier, kernel, panel, weight_rows.len(), row) };
+            });
+        }
+        rows.truncate(n);
+        let (scales, sums) = rows.into_iter().unzip();
+        Ok(Int8Matrix { packed, groups, shape: [n, k], scales, sums })
+    }
+
+    /// `[n, k]`.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// `groups` groups of a panel.
+    pub(super) fn panel(&self, panel: usize, groups: Range<usize>, cols: usize) -> &[u32] {
+        &self.packed.as_slice::<u32>()[(panel * self.groups + groups.start) * cols..][..groups.len() * cols]
+    }
+
+    /// Turn sums of bytes, as i32 bits, into the values they stand for. `columns` are those of the result.
+    pub(super) fn dequantize(&self, tier: Tier, columns: Range<usize>, (scale, zero): (f32, i32), values: &mut [f32]) {
+        dequantize(tier, values, scale, zero, &self.scales[columns.clone()], &self.sums[columns]);
+    }
+}
+
+/// Rows of a left operand in bytes, each with its scale and zero.
+pub(super) struct QuantizedRows {
+    /// Of each row: scale, zero, groups of bytes.
+    buffer: Buffer,
+    stride: usize,
+}
+
+/// Scale and zero.
+const HEADER: usize = 2;
+
+impl QuantizedRows {
+    /// `parts` stand side by side.
+    pub(super) fn new(be: &CpuBackend, parts: &[&Tensor<CpuBackend>]) -> Result<Self> {
+        let (rows, k) = (parts[0].rows(), parts.iter().map(|part| part.cols()).sum::<usize>());
+        let stride = HEADER + k.div_ceil(4);
+        let mut buffer = be.buffers.take(4 * rows * stride)?;
+        with_element!(parts[0].dtype(), T => be.threads.for_rows(buffer.as_mut_slice::<u32>(rows * stride), stride, |i, out| {
+            let (header, groups) = out.split_at_mut(HEADER);
+            let mut bytes: &mut [u8] = bytemuck::cast_slice_mut(groups);
+            let join = |(low, high): (f32, f32), part: &&Tensor<CpuBackend>| {
+                let (l, h) = extremes(be.tier, part.row::<T>(i));
+                (smaller(low, l), larger(high, h))
+            };
+            let (low, high) = parts.iter().fold((0.0, 0.0), join);
+            let (scale, zero) = int8::activation_range(low, high);
+            (header[0], header[1]) = (scale.to_bits(), zero as u32);
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            for part in parts {
+                let (here, behind) = bytes.split_at_mut(part.cols());
+                quantize_activations(be.tier, part.row::<T>(i), inverse, zero, here);
+                bytes = behind;
+            }
+            bytes.fill(0); // meets zeros of the packed weight
+        }));
+        Ok(QuantizedRows { buffer, stride })
+    }
+
+    /// Where the bytes of row `i` start.
+    pub(super) fn pointer(&self, i: usize) -> *const u32 {
+        self.buffer.as_slice::<u32>()[i * self.stride + HEADER..].as_ptr()
+    }
+
+    /// Scale and zero of row `i`.
+    pub(super) fn range(&self, i: usize) -> (f32, i32) {
+        let header = &self.buffer.as_slice::<u32>()[i * self.stride..][..HEADER];
+        (f32::from_bits(header[0]), header[1] as i32)
+    }
+}
+
+/// A slice that tasks write to in pieces of one length.
+struct Pieces<T> {
+    start: *mut T,
+    count: usize,
+    len: usize,
+}
+
+// SAFETY: tasks take disjoint pieces, see `Pieces::get`.
+unsafe impl<T: Send> Sync for Pieces<T> {}
+
+impl<T> Pieces<T> {
+    fn new(all: &mut [T], len: usize) -> Self {
+        Pieces { start: all.as_mut_ptr(), count: all.len() / len, len }
+    }
+
+    /// Piece `i`.
+    ///
+    /// # Safety
+    /// No two threads may hold the same piece, and the slice this was made from must outlive it.
+    #[allow(clippy::mut_from_ref)] // disjoint, as the caller promises
+    unsafe fn get(&self, i: usize) -> &mut [T] {
+        assert!(i < self.count);
+        // SAFETY: within the slice, as asserted, and the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.len), self.len) }
+    }
+}
+
+vectorised! {
+    fn quantize_weights(values: &[f32], out: &mut [i8]) -> f32 {
+        int8::quantize_weights(values, out)
+    }
+}
+
+vectorised! {
+    fn sum(bytes: &[i8]) -> i32 {
+        bytes.iter().map(|b| i32::from(*b)).sum()
+    }
+}
+
+vectorised! {
+    /// The smallest and the largest value, of them and 0; NaN if there is one.
+    fn extremes<T: Element>(values: &[T]) -> (f32, f32) {
+        const LANES: usize = 16;
+        let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
+        let chunks = values.chunks_exact(LANES);
+        let tail = chunks.remainder();
+        for chunk in chunks.chain(std::iter::once(tail)) {
+            for ((value, low), high) in chunk.iter().zip(&mut low).zip(&mut high) {
+                *low = smaller(*low, value.to_f32());
+                *high = larger(*high, value.to_f32());
+            }
+        }
+        (low.into_iter().fold(0.0, smaller), high.into_iter().fold(0.0, larger))
+    }
+}
+
+/// Unlike `f32::min` it keeps NaN, so that a product does not hide it.
+#[inline(always)]
+fn smaller(a: f32, b: f32) -> f32 {
+    if b < a || b.is_nan() { b } else { a }
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a || b.is_nan() { b } else { a }
+}
+
+vectorised! {
+    fn quantize_activations<T: Element>(values: &[T], inverse: f32, zero: i32, out: &mut [u8]) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = int8::quantize_activation(value.to_f32(), inverse, zero);
+        }
+    }
+}
+
+vectorised! {
+    fn dequantize(values: &mut [f32], scale: f32, zero: i32, scales: &[f32], sums: &[i32]) {
+        for ((value, weight_scale), sum) in values.iter_mut().zip(scales).zip(sums) {
+            let exact = (value.to_bits() as i32).wrapping_sub(zero.wrapping_mul(*sum));
+            *value = exact as f32 * (scale * weight_scale);
+        }
+    }
+}

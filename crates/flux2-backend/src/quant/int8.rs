@@ -1,0 +1,84 @@
+//! Eight bits with one multiplier a row: what `--dtype int8` multiplies.
+//!
+//! A weight row is symmetric: `w = scale * q`, q in -127..=127, so `|error| <= scale / 2` with `scale = max|w| / 127`.
+//! A row of activations has a zero of its own: `x = scale * (q - zero)`, q in 0..=255, and `|error| <= scale / 2` with
+//! `scale = (max - min) / 255`, both taken together with 0: half a step for the nearest one, and the zero point is whole.
+//!
+//! A product of both is `scale * scale_w * (sum(q * q_w) - zero * sum(q_w))`, whose sums are exact in i32 up to 2^31 / (255 *
+//! 127) = 66,000 terms; the model has 12,288 at most.
+
+/// Terms of a sum that i32 holds for certain.
+pub const MAX_TERMS: usize = i32::MAX as usize / (255 * 127);
+
+/// Round a row of weights into `out`, as long as `values`; returns the scale.
+#[inline(always)]
+pub fn quantize_weights(values: &[f32], out: &mut [i8]) -> f32 {
+    let max = values.iter().fold(0f32, |max, v| if v.abs() > max { v.abs() } else { max });
+    let scale = max / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = nearest(value * inverse).clamp(-127, 127) as i8;
+    }
+    scale
+}
+
+/// Scale and zero of a row of activations between `min`, 0 at most, and `max`, 0 at least. NaN in either gives a scale of
+/// NaN.
+#[inline(always)]
+pub fn activation_range(min: f32, max: f32) -> (f32, i32) {
+    let scale = (max - min) / 255.0;
+    (scale, if scale > 0.0 { nearest(-min / scale).clamp(0, 255) } else { 0 })
+}
+
+/// One activation.
+#[inline(always)]
+pub fn quantize_activation(value: f32, inverse_scale: f32, zero: i32) -> u8 {
+    nearest(value * inverse_scale).wrapping_add(zero).clamp(0, 255) as u8
+}
+
+/// The nearest integer, even at halves, of a value below 2^22; plain arithmetic, so that loops vectorise.
+#[inline(always)]
+fn nearest(value: f32) -> i32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_err_by_half_a_step() {
+        let values: Vec<f32> = (0..1000).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) * 1.7e-3).collect();
+        let mut q = vec![0; values.len()];
+        let scale = quantize_weights(&values, &mut q);
+        assert!(q.contains(&127) || q.contains(&-127));
+        for (v, q) in values.iter().zip(&q) {
+            assert!((v - scale * f32::from(*q)).abs() <= 0.500_01 * scale, "{v} became {q} * {scale}");
+        }
+    }
+
+    #[test]
+    fn activations_err_by_half_a_step_wherever_zero_lies() {
+        for (low, high) in [(-1.0f32, 3.0f32), (0.5, 2.0), (-7.0, -1.0), (-1e-3, 1e3), (-0.2, 0.1)] {
+            let values: Vec<f32> = (0..=500).map(|i| low + (high - low) * i as f32 / 500.0).collect();
+            let (scale, zero) = activation_range(low.min(0.0), high.max(0.0));
+            for v in values {
+                let q = quantize_activation(v, 1.0 / scale, zero);
+                // The ends of the range may miss the last code by what the zero was rounded by.
+                let error = (v - scale * (i32::from(q) - zero) as f32).abs();
+                assert!(error <= 1.000_1 * scale, "{v} in {low}..{high} became {q} - {zero} times {scale}");
+            }
+            assert_eq!(i32::from(quantize_activation(0.0, 1.0 / scale, zero)), zero, "0 is exact");
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_stays_one() {
+        let mut q = [5; 3];
+        assert_eq!(quantize_weights(&[0.0; 3], &mut q), 0.0);
+        assert_eq!(q, [0; 3]);
+        assert_eq!(activation_range(0.0, 0.0), (0.0, 0));
+        assert_eq!(quantize_activation(0.0, 0.0, 0), 0);
+    }
+}
