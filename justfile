@@ -15,9 +15,9 @@ check:
 test *args:
     cargo test --workspace {{args}}
 
-# The products, beside the peak of the processor
-bench:
-    cargo bench -p flux2-backend --bench ops
+# Each op beside the peak of the processor
+bench *args:
+    cargo run --release -p dj-flux2 -- bench ops {{args}}
 
 # How far bf16 is from f32 on a checkpoint
 precision model:

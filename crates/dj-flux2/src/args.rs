@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Words in the first place that are not a prompt.
-const SUBCOMMANDS: [&str; 3] = ["generate", "info", "help"];
+const SUBCOMMANDS: [&str; 4] = ["generate", "info", "bench", "help"];
 
 const MODEL_HELP: &str = if cfg!(feature = "mini") {
     "Folder of the model, its transformer as a file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
@@ -38,6 +38,8 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Print what made a picture
     Info(InfoArgs),
+    /// Time the ops, or whole pictures, on this machine
+    Bench(BenchArgs),
 }
 
 /// Flags of `generate`.
@@ -157,6 +159,106 @@ pub struct InfoArgs {
     /// Print the parameters as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to time.
+#[derive(clap::Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: Bench,
+}
+
+/// The benchmarks.
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Time each op at the shapes of klein-4b, beside the peak measured in the same run
+    #[command(args_override_self = true)]
+    Ops(BenchOpsArgs),
+    /// Time a picture by stages, beside what the arithmetic allows
+    #[command(args_override_self = true)]
+    Generate(Box<BenchGenerateArgs>),
+}
+
+/// Flags of both benchmarks.
+#[derive(clap::Args)]
+pub struct BenchFlags {
+    /// Number format to compute in [default: bf16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
+
+    /// CPU threads [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
+    pub threads: Option<u16>,
+
+    /// Print one JSON object a result on standard output
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Show the results beside those of an earlier run, a file of what --json printed
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub compare: Option<PathBuf>,
+
+    /// Print errors and results only
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Flags of `bench ops`.
+#[derive(clap::Args)]
+pub struct BenchOpsArgs {
+    /// Time only the ops whose name and shape hold this, as in `attention` or `linear 1536x`
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    #[command(flatten)]
+    pub flags: BenchFlags,
+}
+
+/// Flags of `bench generate`.
+#[derive(clap::Args)]
+pub struct BenchGenerateArgs {
+    /// Folder of the model, its transformer as a file, or klein-mini [default: $DJ_FLUX2_MODEL]
+    #[arg(short, long, value_name = "PATH", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+
+    /// Text encoder, file or folder; needed if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub text_encoder: Option<PathBuf>,
+
+    /// Autoencoder, file or folder; needed if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub vae: Option<PathBuf>,
+
+    /// Random weights, made in memory, of the size of klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "text_encoder", "vae"], help_heading = "Model")]
+    pub synthetic: Option<String>,
+
+    /// Reference image; repeat it for several
+    #[arg(short, long, value_name = "FILE", help_heading = "Picture")]
+    pub input: Vec<PathBuf>,
+
+    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: as generate]
+    #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]
+    pub width: Option<u32>,
+
+    /// Height in pixels; likewise
+    #[arg(short = 'H', long, value_name = "PX", help_heading = "Picture")]
+    pub height: Option<u32>,
+
+    /// Denoising steps [default: what the model was made for]
+    #[arg(short, long, value_name = "N", help_heading = "Picture")]
+    pub steps: Option<u32>,
+
+    /// Pictures made before, whose times do not count
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Running")]
+    pub warmup: u32,
+
+    /// Pictures whose times count; the one with the median time is shown
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100), help_heading = "Running")]
+    pub runs: u32,
+
+    #[command(flatten)]
+    pub flags: BenchFlags,
 }
 
 /// Number formats by name.

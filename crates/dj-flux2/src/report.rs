@@ -115,6 +115,39 @@ impl Report {
         }
     }
 
+    /// A picture is begun only to time it.
+    pub fn begin_run(&mut self, title: Option<&String>, steps: u32) {
+        self.clear_bar();
+        self.steps = Steps { total: steps, ..Default::default() };
+        if let Some(title) = title.filter(|_| self.detail > Detail::Quiet) {
+            self.line(title);
+        }
+    }
+
+    /// The next of `of` pieces of work is begun. Shown on a terminal only: elsewhere each result is a line.
+    pub fn counted(&mut self, what: &str, done: usize, of: usize) {
+        if !self.bars {
+            return;
+        }
+        let bar = self.bar.take().unwrap_or_else(|| {
+            let bar = ProgressBar::new(of as u64);
+            bar.set_style(ProgressStyle::with_template("{prefix:<21} {bar:32}").expect("the template is well-formed"));
+            bar
+        });
+        bar.set_prefix(what.to_owned());
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+        self.bar = Some(bar);
+    }
+
+    /// A line of results.
+    pub fn result(&self, line: &str) -> Result<()> {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print(line)),
+            None => print(line),
+        }
+    }
+
     /// A picture is where it should be.
     pub fn saved(&self, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
         let shown = match path {
@@ -133,7 +166,8 @@ impl Report {
         }
     }
 
-    fn line(&self, text: impl Display) {
+    /// A line on standard error, above the bar.
+    pub fn line(&self, text: impl Display) {
         let write = || to_stderr(&text);
         match &self.bar {
             Some(bar) => bar.suspend(write),

@@ -150,7 +150,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
                 Some(args::Device::Cuda) => Device::Cuda,
             },
             precision: precision(args, from)?,
-            threads: args.threads.and_then(|n| NonZeroUsize::new(n.into())),
+            threads: threads(args.threads),
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
             text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
@@ -229,12 +229,24 @@ fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
 
 fn precision(args: &GenerateArgs, from: Option<&Parameters>) -> Result<Precision> {
     match (args.dtype, from) {
-        (Some(Dtype::F32), _) => Ok(Precision::F32),
-        (Some(Dtype::Bf16), _) => Ok(Precision::Bf16),
-        (Some(Dtype::Int8), _) => Ok(Precision::Int8),
+        (Some(dtype), _) => Ok(precision_of(dtype)),
         (None, Some(from)) => from.dtype.parse().map_err(|()| recorded("dtype", &from.dtype, "--dtype bf16")),
         (None, None) => Ok(Precision::default()),
     }
+}
+
+/// What a dtype that was typed means.
+pub fn precision_of(dtype: Dtype) -> Precision {
+    match dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
+        Dtype::Int8 => Precision::Int8,
+    }
+}
+
+/// Threads that were asked for.
+pub fn threads(typed: Option<u16>) -> Option<NonZeroUsize> {
+    typed.and_then(|n| NonZeroUsize::new(n.into()))
 }
 
 /// A picture that records what this version does not know.

@@ -21,6 +21,16 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// Names the kernels in use and what they compute in: two backends of one version of this crate that give the same
     /// name give the same bytes for the same inputs.
     fn kernels(&self) -> String;
+    /// Floating-point operations a second (a multiply-add is two) at which products with weights in `format` could run at most,
+    /// measured now, on all threads; `None` where that cannot be measured. All other products are those of
+    /// [`Format::AsStored`].
+    fn peak_flops(&self, _format: Format) -> Option<f64> {
+        None
+    }
+    /// Bytes a second, those read and those written, at which a copy between buffers larger than the caches runs, measured now.
+    fn peak_bandwidth(&self) -> Option<f64> {
+        None
+    }
 
     /// A tensor of f32 values from the host.
     ///

@@ -1,4 +1,4 @@
-//! What tests and benches of this crate and of those above it share: seeded values, tolerances with their reasons, and
+//! What tests of this crate and of those above it share: seeded values, tolerances with their reasons, and
 //! [`on_every_backend!`](crate::on_every_backend).
 //!
 //! ```ignore

@@ -1,51 +1,106 @@
-//! How far bf16 is from f32 on a checkpoint: relative L2 of the text embedding and of the first step's velocity.
+//! What number formats cost on a checkpoint: how far bf16 and int8 are from f32, and how far each block and each kind of
+//! matrix is from bf16 if it alone is in bytes. Relative L2 of the text embedding, and of the first step's velocity.
 //!
 //! `cargo run --release -p flux2 --example precision -- MODEL [SIDE_PX]`
 
 #![allow(clippy::print_stdout)] // its result
 
-use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, TextEmbedding};
-use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, ResolvedRequest, Result};
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+use flux2::latents::pack;
+use flux2::models::flow_transformer::{FlowTransformer, References};
+use flux2::pipeline::{Pipeline, Residency};
+use flux2::weights::{MappedWeights, ModelFiles, Part, WeightSource};
+use flux2::{CancelToken, Event, ModelPaths, Precision, Result, sampler};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions, Format, HostTensor};
+
+const PROMPT: &str = "a small wooden house beside a quiet lake at sunset";
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let paths =
-        ModelPaths { model: args.next().expect("usage: precision MODEL [SIDE_PX]").into(), ..Default::default() };
+    let model = args.next().expect("usage: precision MODEL [SIDE_PX]");
     let side = args.next().map_or(256, |px| px.parse().expect("a number of pixels"));
+    let paths = ModelPaths { model: model.into(), ..Default::default() };
+    let files = ModelFiles::open(&paths)?;
 
-    let (text, velocity) = one_step(Compute::F32, &paths, side, None)?;
-    // Both velocities start from the same text, so that the second figure is the transformer's alone.
-    let (_, velocity_bf16) = one_step(Compute::Bf16, &paths, side, Some(&text))?;
-    let (text_bf16, _) = one_step(Compute::Bf16, &paths, side, None)?;
-    println!("text embedding  {:.2e}", relative(&text_bf16.rows, &text.rows));
-    println!("velocity        {:.2e}", relative(&velocity_bf16, &velocity));
+    let [text, text_bf16] = [Compute::F32, Compute::Bf16].map(|compute| embedding(&paths, compute));
+    let (text, text_bf16) = (text?, text_bf16?);
+    println!("| against f32 | relative L2 |\n|---|---|");
+    println!("| text embedding, bf16 | {:.2e} |", relative(&text_bf16, &text));
+    // All velocities start from the same text, so that the figures are the transformer's alone.
+    let velocity = |precision: Precision, formats: &dyn Fn(&str) -> Format| {
+        velocity(&files, precision.compute(), formats, &text, side / 16)
+    };
+    let exact = velocity(Precision::F32, &|_| Format::AsStored)?;
+    let bf16 = velocity(Precision::Bf16, &|_| Format::AsStored)?;
+    let int8 = velocity(Precision::Int8, &|name| Precision::Int8.format(Part::Transformer, name))?;
+    println!("| velocity, bf16 | {:.2e} |", relative(&bf16, &exact));
+    println!("| velocity, int8 | {:.2e} |", relative(&int8, &exact));
+
+    println!("\n| in bytes alone, against bf16 | relative L2 |\n|---|---|");
+    let alone = |what: &str, chosen: &dyn Fn(&str) -> bool| -> Result<()> {
+        let formats = |name: &str| if chosen(name) { Format::Int8 } else { Format::AsStored };
+        println!("| {what} | {:.2e} |", relative(&velocity(Precision::Int8, &formats)?, &bf16));
+        Ok(())
+    };
+    for matrix in ["qkv", "proj", "mlp_in", "mlp_out", "qkv_mlp", "out"] {
+        alone(&format!("`{matrix}` of all blocks"), &|name| name.ends_with(&format!(".{matrix}")))?;
+    }
+    for matrix in ["img_in", "txt_in", "final.proj"] {
+        alone(&format!("`{matrix}`"), &|name| name == matrix)?;
+    }
+    alone("`time_in` and `modulation`", &|name| name.contains("time_in") || name.contains("modulation"))?;
+    let config = &files.transformer.config;
+    for (kind, blocks) in [("double", config.double_blocks), ("single", config.single_blocks)] {
+        for i in 0..blocks {
+            alone(&format!("{kind} block {i}"), &|name| name.starts_with(&format!("{kind}.{i}.")))?;
+        }
+    }
     Ok(())
 }
 
-/// The text embedding, and the velocity of the first step computed from it or from `given`.
-fn one_step(
+fn backend(compute: Compute) -> CpuBackend {
+    CpuBackend::new(CpuOptions { compute, ..Default::default() })
+}
+
+fn embedding(paths: &ModelPaths, compute: Compute) -> Result<Vec<f32>> {
+    let mut pipeline = Pipeline::load(backend(compute), paths, Residency::OneAtATime)?;
+    let text = pipeline.encode_prompt(PROMPT, &mut |_: &Event| (), &CancelToken::new())?;
+    Ok(text.rows.to_vec())
+}
+
+/// Of the first of four steps on a square of `grid` tokens.
+fn velocity(
+    files: &ModelFiles,
     compute: Compute,
-    paths: &ModelPaths,
-    side: u32,
-    given: Option<&TextEmbedding>,
-) -> Result<(TextEmbedding, Vec<f32>)> {
-    let be = CpuBackend::new(CpuOptions { compute, ..Default::default() });
-    let mut pipeline = Pipeline::load(be.clone(), paths, Residency::OneAtATime)?;
-    let prompt = "a small wooden house beside a quiet lake at sunset".into();
-    let request =
-        GenerateRequest { prompt, width: Some(side), height: Some(side), steps: Some(1), ..Default::default() };
-    let request = ResolvedRequest::new(&request, pipeline.variant())?;
-    let (cancel, mut observer) = (CancelToken::new(), |_: &Event| ());
-    let text = match given {
-        Some(text) => text.clone(),
-        None => pipeline.encode_prompt(&request.prompt, &mut observer, &cancel)?,
-    };
-    let none = ReferenceTokens::default();
-    let inputs = DenoiseInputs { request: &request, text: &text, guided: None, references: &none };
-    let mut velocity = Ok(Vec::new());
-    pipeline.denoise(&inputs, &mut |state| velocity = be.download(state.velocity), &mut observer, &cancel)?;
-    Ok((text, velocity?))
+    formats: &dyn Fn(&str) -> Format,
+    text: &[f32],
+    grid: usize,
+) -> Result<Vec<f32>> {
+    let be = backend(compute);
+    let source = Formatted { weights: files.transformer.map()?, formats };
+    let transformer = FlowTransformer::load(&be, &files.transformer.config, &source)?;
+    let c = files.transformer.config.in_channels;
+    let noise = sampler::noise(Default::default(), 1, c * grid * grid);
+    let latents = be.upload(&[grid * grid, c], &pack(&noise, c, grid, grid))?;
+    let modulations = transformer.modulations(&sampler::sigmas(4, grid * grid)?[..1])?;
+    let conditioning = transformer.condition(text, [grid, grid], &References::Tokens(&[], &[]))?;
+    let velocity = transformer.forward(&latents, &conditioning, &modulations[0], &mut || Ok(()))?;
+    Ok(be.download(&velocity)?)
+}
+
+/// Weights in chosen formats.
+struct Formatted<'a> {
+    weights: MappedWeights,
+    formats: &'a dyn Fn(&str) -> Format,
+}
+
+impl WeightSource for Formatted<'_> {
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        self.weights.tensor(name)
+    }
+
+    fn format(&self, name: &str) -> Format {
+        (self.formats)(name)
+    }
 }
 
 fn relative(got: &[f32], expected: &[f32]) -> f64 {

@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 
 use flux2_backend::{Backend, CpuBackend, CpuOptions};
 
+use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
-use crate::weights::{ModelPaths, Precision};
+use crate::weights::{ModelFiles, ModelPaths, Precision};
 use crate::{Error, Result};
 
 /// A loaded model on some device.
@@ -98,16 +99,61 @@ impl Default for EngineOptions {
 /// # Errors
 /// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::load`].
 pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engine>> {
-    match options.device {
-        Device::Auto | Device::Cpu => {
-            let EngineOptions { precision, threads, .. } = *options;
-            let be = CpuBackend::new(CpuOptions { compute: precision.compute(), threads, tier: None });
-            let device = format!("cpu, {}, {} threads, {precision}", be.tier(), be.threads());
-            let pipeline = Pipeline::load(be, paths, options.residency)?
-                .with_precision(precision)
-                .with_text_cache(options.text_cache.clone());
-            Ok(Box::new(Loaded { pipeline, device }))
-        }
+    let be = backend(options)?;
+    loaded(be, ModelFiles::open(paths)?, options)
+}
+
+/// The same with a model that was opened before, or [one that is in no file](ModelFiles::synthetic).
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::of_files`].
+pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    loaded(backend(options)?, files, options)
+}
+
+fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    let device = describe(&be, options.precision);
+    let pipeline = Pipeline::of_files(be, files, options.residency)?
+        .with_precision(options.precision)
+        .with_text_cache(options.text_cache.clone());
+    Ok(Box::new(Loaded { pipeline, device }))
+}
+
+/// What the device of `options` is, and what it could do at most, measured now.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device.
+pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
+    let be = backend(options)?;
+    Ok((describe(&be, options.precision), Peaks::measure(&be, options.precision)))
+}
+
+/// Time the ops whose name and shape hold `filter` on the device of `options`, and tell `each` what happens; returns how many
+/// ops these are. Without any, nothing is measured.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device, [`Error::Cancelled`], or no memory.
+pub fn time_ops(
+    options: &EngineOptions,
+    filter: &str,
+    each: &mut dyn FnMut(OpEvent),
+    cancel: &CancelToken,
+) -> Result<usize> {
+    let be = backend(options)?;
+    let device = OpEvent::Device { name: describe(&be, options.precision), threads: be.threads() };
+    bench::time_ops(&be, options.precision, device, filter, each, cancel)
+}
+
+fn describe(be: &CpuBackend, precision: Precision) -> String {
+    format!("cpu, {}, {} threads, {precision}", be.tier(), be.threads())
+}
+
+/// The device of `options`.
+fn backend(options: &EngineOptions) -> Result<CpuBackend> {
+    let EngineOptions { device, precision, threads, .. } = *options;
+    let compute = precision.compute();
+    match device {
+        Device::Auto | Device::Cpu => Ok(CpuBackend::new(CpuOptions { compute, threads, tier: None })),
         Device::Cuda => {
             Err(Error::Device { device: Device::Cuda, reason: "this version runs on the processor only".into() })
         }

@@ -29,10 +29,12 @@
 //! | [`text`] | prompt to token ids |
 //! | [`text_cache`] | text embeddings on disk, from run to run |
 //! | [`image`] | pictures in and out, references prepared, parameters stored |
+//! | [`bench`] | ops and whole pictures timed, beside what the device could do at most |
 //! | [`event`], [`error`] | what a run says; what can go wrong |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
 
+pub mod bench;
 pub mod engine;
 pub mod error;
 pub mod event;

@@ -120,7 +120,14 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// If files are missing, damaged or do not belong together.
     pub fn load(be: B, paths: &ModelPaths, residency: Residency) -> Result<Self> {
-        let files = ModelFiles::open(paths)?;
+        Self::of_files(be, ModelFiles::open(paths)?, residency)
+    }
+
+    /// The same with a model that was opened before, or one that is in no file.
+    ///
+    /// # Errors
+    /// If its tokenizer cannot be read, or has more tokens than the text encoder knows.
+    pub fn of_files(be: B, files: ModelFiles, residency: Residency) -> Result<Self> {
         let tokenizer = match &files.tokenizer {
             Some(file) => Tokenizer::from_file(file.clone())?,
             None => Tokenizer::builtin(),

@@ -175,7 +175,7 @@ fn read_text(reader: impl Read, name: &str) -> Result<String> {
     Ok(text)
 }
 
-fn read_reference(path: &Path) -> Result<Reference> {
+pub(super) fn read_reference(path: &Path) -> Result<Reference> {
     let bytes = codec::read_file(path).map_err(Failure::image)?;
     let reference = Reference::from_bytes(&bytes, &path.display().to_string()).map_err(Failure::image)?;
     // The engine checks this too, but later, and it does not know the file.
@@ -192,7 +192,7 @@ fn fresh_seed() -> u64 {
 // ---- the model ----
 
 /// The file or folder that was named; where there is none, it may be the name of the built-in model.
-fn find_model(named: &Location) -> Result<Location> {
+pub(super) fn find_model(named: &Location) -> Result<Location> {
     if named.exists()? {
         return Ok(named.clone());
     }
@@ -283,7 +283,7 @@ impl Origin<'_> {
 // ---- Ctrl-C ----
 
 /// A token that Ctrl-C or a termination signal cancels; a second one ends the process where it stands.
-fn cancelled_by_signals() -> CancelToken {
+pub(super) fn cancelled_by_signals() -> CancelToken {
     let cancel = CancelToken::new();
     let token = cancel.clone();
     // Without a handler the signal ends the process at once, which leaves no partial file either.

@@ -1,5 +1,6 @@
 //! One file a subcommand, and what two of them share.
 
+pub mod bench;
 pub mod generate;
 pub mod info;
 

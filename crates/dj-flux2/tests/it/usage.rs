@@ -28,6 +28,7 @@ fn no_arguments() {
     Commands:
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
+      bench     Time the ops, or whole pictures, on this machine
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -52,6 +53,7 @@ fn help() {
     Commands:
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
+      bench     Time the ops, or whole pictures, on this machine
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -116,7 +118,8 @@ fn help_for_generate() {
       -v, --verbose        Print model, device and the time of every stage
 
     Running:
-          --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16]
+          --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16,
+                             int8]
           --device <DEVICE>  Where to run [default: auto] [possible values: auto, cpu, cuda]
           --threads <N>      CPU threads [default: as many as this process may use]
           --no-text-cache    Keep no text embeddings on disk from run to run, and use none
@@ -139,6 +142,86 @@ fn help_for_info() {
     Options:
           --json  Print the parameters as one JSON object
       -h, --help  Print help
+    ");
+}
+
+#[test]
+fn help_for_bench() {
+    snapshot!(refused(&["bench", "-h"]), @"
+    exit code: 0
+    ----- stdout -----
+    Time the ops, or whole pictures, on this machine
+
+    Usage: dj-flux2 bench <COMMAND>
+
+    Commands:
+      ops       Time each op at the shapes of klein-4b, beside the peak measured in the same run
+      generate  Time a picture by stages, beside what the arithmetic allows
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help
+    ");
+    snapshot!(refused(&["bench", "ops", "-h"]), @"
+    exit code: 0
+    ----- stdout -----
+    Time each op at the shapes of klein-4b, beside the peak measured in the same run
+
+    Usage: dj-flux2 bench ops [OPTIONS]
+
+    Options:
+          --filter <TEXT>  Time only the ops whose name and shape hold this, as in `attention` or
+                           `linear 1536x`
+      -h, --help           Print help
+
+    Running:
+          --dtype <DTYPE>  Number format to compute in [default: bf16] [possible values: f32, bf16,
+                           int8]
+          --threads <N>    CPU threads [default: as many as this process may use]
+
+    Output:
+          --json            Print one JSON object a result on standard output
+          --compare <FILE>  Show the results beside those of an earlier run, a file of what --json
+                            printed
+      -q, --quiet           Print errors and results only
+    ");
+    snapshot!(refused(&["bench", "generate", "-h"]), @"
+    exit code: 0
+    ----- stdout -----
+    Time a picture by stages, beside what the arithmetic allows
+
+    Usage: dj-flux2 bench generate [OPTIONS]
+
+    Options:
+      -h, --help  Print help
+
+    Model:
+      -m, --model <PATH>         Folder of the model, its transformer as a file, or klein-mini [default:
+                                 $DJ_FLUX2_MODEL]
+          --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
+          --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
+          --synthetic <NAME>     Random weights, made in memory, of the size of klein-4b, klein-base-4b,
+                                 klein-9b, klein-base-9b, klein-9b-kv or klein-mini
+
+    Picture:
+      -i, --input <FILE>  Reference image; repeat it for several
+      -W, --width <PX>    Width in pixels, a multiple of 16 from 64 to 4096 [default: as generate]
+      -H, --height <PX>   Height in pixels; likewise
+      -s, --steps <N>     Denoising steps [default: what the model was made for]
+
+    Running:
+          --warmup <N>     Pictures made before, whose times do not count [default: 0]
+          --runs <N>       Pictures whose times count; the one with the median time is shown [default:
+                           1]
+          --dtype <DTYPE>  Number format to compute in [default: bf16] [possible values: f32, bf16,
+                           int8]
+          --threads <N>    CPU threads [default: as many as this process may use]
+
+    Output:
+          --json            Print one JSON object a result on standard output
+          --compare <FILE>  Show the results beside those of an earlier run, a file of what --json
+                            printed
+      -q, --quiet           Print errors and results only
     ");
 }
 
@@ -312,7 +395,7 @@ fn names_of_nothing() {
     snapshot!(fox_refused(&["--dtype", "f16"]), @"
     exit code: 2
     ----- stderr -----
-    error: invalid value 'f16' for '--dtype <DTYPE>' [possible values: f32, bf16]
+    error: invalid value 'f16' for '--dtype <DTYPE>' [possible values: f32, bf16, int8]
     hint: a similar value exists: 'bf16'
     ");
     snapshot!(fox_refused(&["--device", "gpu"]), @"

@@ -25,7 +25,7 @@ pub(super) fn attention(
     head_dim: usize,
     mask: AttentionMask,
 ) -> Result<Tensor<CpuBackend>> {
-    let kernel = MicroKernel::select(be.tier, be.compute);
+    let kernel = MicroKernel::select_attention(be.tier, be.compute);
     let shape = [q.rows(), q.cols()];
     let [q, k, v] = [left_operand(be, kernel, q)?, left_operand(be, kernel, k)?, left_operand(be, kernel, v)?];
     // The contract asks for q in the compute dtype, and that is what comes out.

@@ -8,6 +8,7 @@
 //! | `gemm.rs` | the blocked product `linear`, its fused forms and `conv2d` are made of |
 //! | `matrix.rs`, `int8.rs` | weights as they are multiplied; rounding to bytes |
 //! | `lanes.rs` | sums over a row |
+//! | `peak.rs` | what the processor reaches at most, for benchmarks |
 //! | the others | one op each |
 //!
 //! Results do not depend on the number of threads: every output element is summed in one order, by one thread.
@@ -34,6 +35,7 @@ mod matrix;
 mod modulated_layer_norm;
 mod norm_rope;
 mod patchify;
+mod peak;
 mod pool;
 mod rms_norm;
 mod silu;
@@ -166,6 +168,14 @@ impl Backend for CpuBackend {
     // Not the threads: their number does not change a byte.
     fn kernels(&self) -> String {
         format!("cpu, {}, {}", self.tier, self.compute)
+    }
+
+    fn peak_flops(&self, format: Format) -> Option<f64> {
+        peak::flops(self.tier, self.compute, format, &self.threads)
+    }
+
+    fn peak_bandwidth(&self) -> Option<f64> {
+        Some(peak::bandwidth(&self.threads))
     }
 
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {

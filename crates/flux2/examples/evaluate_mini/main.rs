@@ -6,6 +6,7 @@
 //!     --count N        at most N requests of each kind; by default all
 //!     --seed S         of the first request; by default 1
 //!     --steps 4,20     one column for each; by default 4
+//!     --dtype DTYPE    f32, bf16 (by default) or int8
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
 //!     --misses         list what was wrong
 //!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
@@ -60,6 +61,7 @@ impl Args {
                 "--count" => args.count = value()?.parse()?,
                 "--seed" => args.drawing.seed = value()?.parse()?,
                 "--steps" => args.steps = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+                "--dtype" => args.drawing.precision = value()?.parse().map_err(|()| "no such dtype")?,
                 "--pictures" => args.pictures = Some(value()?.into()),
                 "--misses" => args.misses = true,
                 "--keep" => args.keep = Some(value()?.into()),

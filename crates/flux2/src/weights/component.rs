@@ -17,7 +17,7 @@ use super::config::{ConfigProblem, ExpectedTensor, Json};
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
 use super::location::Location;
 use super::safetensors::{Printable, SafetensorsFile, StoredDType, StoredTensor};
-use super::{MAX_INDEX_BYTES, WeightSource};
+use super::{MAX_INDEX_BYTES, WeightSource, synthetic};
 use crate::{Error, Result};
 
 /// A network of a checkpoint: its sizes, and where its weights are. Holds no weights until it is mapped.
@@ -31,6 +31,13 @@ pub struct Component<C> {
 }
 
 impl<C> Component<C> {
+    /// A network in no file: `tensors` of random values, made when they are asked for.
+    pub(super) fn synthetic(config: C, tensors: Vec<ExpectedTensor>) -> Self {
+        let planned = |shape| Planned { shape, form: Form::Random, pieces: vec![] };
+        let plan = tensors.into_iter().map(|(name, shape)| (name, planned(shape))).collect();
+        Component { config, layout: Layout::Synthetic, files: Arc::default(), plan: Arc::new(plan) }
+    }
+
     /// Scheme of names its files follow.
     pub fn layout(&self) -> Layout {
         self.layout
@@ -50,7 +57,8 @@ impl<C> Component<C> {
                 None => bytes.push((piece.dtype, piece.range.len())),
             }
         }
-        bytes.into_iter().max_by_key(|(_, n)| *n).map_or(DType::F32, |(d, _)| d)
+        let of_none = if self.layout == Layout::Synthetic { DType::Bf16 } else { DType::F32 };
+        bytes.into_iter().max_by_key(|(_, n)| *n).map_or(of_none, |(d, _)| d)
     }
 
     /// Map its files. They are unmapped when the result and every tensor taken from it are dropped.
@@ -96,8 +104,9 @@ pub struct MappedWeights {
 impl WeightSource for MappedWeights {
     fn tensor(&self, name: &str) -> Result<HostTensor> {
         let planned = self.plan.get(name).ok_or_else(|| Error::UnknownWeight { name: name.into() })?;
+        let Form::Stored(rule) = planned.form else { return synthetic::tensor(name, &planned.shape) };
         let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
-        Ok(match planned.form {
+        Ok(match rule {
             Rule::Same(..) => pieces.swap_remove(0),
             Rule::Flatten(..) => pieces.swap_remove(0).reshape(planned.shape.clone()),
             Rule::ConcatRows(..) => {
@@ -118,8 +127,17 @@ impl WeightSource for MappedWeights {
 #[derive(Debug)]
 struct Planned {
     shape: Vec<usize>,
-    form: Rule,
+    form: Form,
     pieces: Vec<Piece>,
+}
+
+/// Where a canonical tensor comes from.
+#[derive(Debug)]
+enum Form {
+    /// Stored pieces, put together by a rule.
+    Stored(Rule),
+    /// Nowhere: see [`synthetic`].
+    Random,
 }
 
 /// One stored tensor, with the multipliers that belong to it.
@@ -270,7 +288,7 @@ impl Checkpoint {
             let (form, names) = wants.dialect.find(canonical);
             let stored_shape = stored_shape(&form, shape);
             let pieces = names.iter().filter_map(|name| planner.piece(name, &stored_shape, &form)).collect();
-            plan.insert(canonical.clone(), Planned { shape: shape.clone(), form, pieces });
+            plan.insert(canonical.clone(), Planned { shape: shape.clone(), form: Form::Stored(form), pieces });
         }
         if let Some(mismatch) = planner.finish() {
             return Err(Error::Tensors { path: self.location.path().to_owned(), mismatch: Box::new(mismatch) });

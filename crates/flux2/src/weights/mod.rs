@@ -13,6 +13,7 @@
 //! | `component` | one network: its shards, checked against its configuration |
 //! | `model_files` | the whole model, its parts checked against each other |
 //! | `quantize` | which weights are rounded when they are loaded |
+//! | `synthetic` | a model in no file: the sizes of a member of the family, random values |
 //!
 //! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
 
@@ -23,6 +24,7 @@ mod location;
 mod model_files;
 mod quantize;
 mod safetensors;
+pub(crate) mod synthetic;
 
 use flux2_backend::{Format, HostTensor};
 

@@ -34,13 +34,18 @@ impl Precision {
         }
     }
 
+    /// What becomes of the matrices of the flow transformer's blocks.
+    pub fn blocks(self) -> Format {
+        match self {
+            Precision::F32 | Precision::Bf16 => Format::AsStored,
+            Precision::Int8 => Format::Int8,
+        }
+    }
+
     /// What becomes of the matrix `name` (canonical) of a network.
     pub fn format(self, part: Part, name: &str) -> Format {
-        let blocks = name.starts_with("double.") || name.starts_with("single.");
-        match self {
-            Precision::Int8 if part == Part::Transformer && blocks => Format::Int8,
-            _ => Format::AsStored,
-        }
+        let in_block = name.starts_with("double.") || name.starts_with("single.");
+        if part == Part::Transformer && in_block { self.blocks() } else { Format::AsStored }
     }
 }
 

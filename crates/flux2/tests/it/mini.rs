@@ -24,6 +24,8 @@ const TWO_REFERENCES: f64 = 0.65;
 const WORDINGS: f64 = 0.85;
 /// The least PSNR of a bf16 picture against the f32 one, in dB.
 const BF16: f64 = 35.0;
+/// The same of an int8 picture.
+const INT8: f64 = 30.0;
 
 /// Requests of each kind in the part that is tested.
 fn a_few(kind: Kind) -> usize {
@@ -123,14 +125,18 @@ fn an_edit_changes_the_background_and_keeps_the_subject() {
 }
 
 #[test]
-fn bf16_and_f32_agree() {
-    let (mut half, mut full) = (engine(Precision::Bf16, 2), engine(Precision::F32, 2));
-    for (seed, prompt) in
-        [(1, "a cat on a blue background"), (2, "two apples, yellow gradient"), (3, "small owl, pink stripes")]
-    {
-        let of = |engine: &mut Box<dyn Engine>| draw(engine.as_mut(), prompt, &[], 4, seed).unwrap();
-        let psnr = psnr(&of(&mut half), &of(&mut full));
-        assert!(psnr >= BF16, "\"{prompt}\": bf16 is {psnr:.1} dB from f32");
+fn bf16_and_int8_agree_with_f32() {
+    let mut full = engine(Precision::F32, 2);
+    for (precision, least) in [(Precision::Bf16, BF16), (Precision::Int8, INT8)] {
+        let mut engine = engine(precision, 2);
+        for (seed, prompt) in
+            [(1, "a cat on a blue background"), (2, "two apples, yellow gradient"), (3, "small owl, pink stripes")]
+        {
+            let of = |engine: &mut Box<dyn Engine>| draw(engine.as_mut(), prompt, &[], 4, seed).unwrap();
+            let psnr = psnr(&of(&mut engine), &of(&mut full));
+            assert!(psnr >= least, "\"{prompt}\": {precision} is {psnr:.1} dB from f32");
+            assert!(precision == Precision::Bf16 || psnr < 60.0, "\"{prompt}\": {precision} rounded nothing, {psnr:.1} dB");
+        }
     }
 }
 

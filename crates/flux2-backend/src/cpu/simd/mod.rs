@@ -267,7 +267,7 @@ pub(super) fn silu(x: f32) -> f32 {
 }
 
 /// Most rows of a micro-kernel's tile.
-pub(super) const MAX_TILE_ROWS: usize = 8;
+pub(super) const MAX_TILE_ROWS: usize = 12;
 
 /// One row of a product's left operand for each row of a tile.
 pub(super) type RowPointers = [*const u32; MAX_TILE_ROWS];
@@ -326,6 +326,17 @@ impl MicroKernel {
         }
         let _ = (tier, compute, Bf16);
         MicroKernel { rows: 4, cols: 16, operand: F32, run: portable::f32_4x16 }
+    }
+
+    /// The same for attention, whose heads of 128 channels the widest tiles do not divide.
+    pub(super) fn select_attention(tier: Tier, compute: Compute) -> Self {
+        let kernel = Self::select(tier, compute);
+        #[cfg(target_arch = "x86_64")]
+        if kernel.cols == 48 {
+            let run = if kernel.operand == Operand::Bf16 { x86::avx512_bf16_12x32 } else { x86::avx512_f32_12x32 };
+            return MicroKernel { rows: 12, cols: 32, run, ..kernel };
+        }
+        kernel
     }
 
     /// The fastest kernel for bytes. Sums are exact, so all of them give the same.

@@ -68,8 +68,34 @@ micro_kernel!(
 );
 
 micro_kernel!(
+    /// The same in a tile that fits heads of 128 channels.
+    avx512_bf16_12x32, "avx512f,avx512bf16", 12 x 2 of 16,
+    zero: _mm512_setzero_ps(),
+    load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
+    broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
+    multiply_add: |sum, left: __m512i, right: __m512i| {
+        _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(left), std::mem::transmute::<__m512i, __m512bh>(right))
+    },
+    load: |p: *const f32| _mm512_loadu_ps(p),
+    store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
+    add: |a, b| _mm512_add_ps(a, b)
+);
+
+micro_kernel!(
     /// f32 with fused multiply-add.
     avx512_f32_8x48, "avx512f", 8 x 3 of 16,
+    zero: _mm512_setzero_ps(),
+    load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
+    broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),
+    multiply_add: |sum, left, right| _mm512_fmadd_ps(left, right, sum),
+    load: |p: *const f32| _mm512_loadu_ps(p),
+    store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
+    add: |a, b| _mm512_add_ps(a, b)
+);
+
+micro_kernel!(
+    /// The same in a tile that fits heads of 128 channels.
+    avx512_f32_12x32, "avx512f", 12 x 2 of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),

@@ -21,6 +21,8 @@ pub enum Layout {
     Bfl,
     /// The text encoder's names, the same everywhere.
     HuggingFace,
+    /// In no file: random values under canonical names.
+    Synthetic,
 }
 
 impl fmt::Display for Layout {
@@ -29,6 +31,7 @@ impl fmt::Display for Layout {
             Layout::Diffusers => "diffusers",
             Layout::Bfl => "bfl",
             Layout::HuggingFace => "huggingface",
+            Layout::Synthetic => "synthetic",
         })
     }
 }

@@ -1,0 +1,259 @@
+//! A model in no file: the sizes of a member of the family, random values. What it draws is noise, and it takes the time and
+//! the memory of the real one: for benchmarks.
+//!
+//! Values are bf16 and follow from the tensor's name. A tensor is made when it is asked for, so that no more networks are in
+//! memory than if they came from files.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+
+use flux2_backend::{DType, HostBytes, HostTensor};
+
+use super::component::Component;
+use super::config::{TextConfig, TransformerConfig, VaeConfig};
+use super::model_files::ModelFiles;
+use crate::Result;
+use crate::variant::{KLEIN_MINI, Variant};
+
+/// Values before a tensor repeats itself: a prime, so that the rows of a matrix begin at different places.
+const PERIOD: usize = 65_537;
+/// Bytes that one thread fills at a time.
+const PIECE: usize = 4 << 20;
+/// The widest a weight spreads.
+const MAX_STD: f32 = 0.05;
+/// Rows of the built-in tokenizer's vocabulary in Qwen3's embedding.
+const VOCABULARY: usize = 151_936;
+
+impl ModelFiles {
+    /// A model with the sizes of `variant` and random weights; `None` for those that leave their sizes to files.
+    ///
+    /// klein-mini gets a vocabulary for the tokenizer that is built in.
+    pub fn synthetic(variant: &'static Variant) -> Option<Self> {
+        let (transformer, text_encoder, vae) = sizes(variant)?;
+        let (of_transformer, of_text_encoder, of_vae) =
+            (transformer.expected_tensors(), text_encoder.expected_tensors(), vae.expected_tensors());
+        Some(ModelFiles {
+            variant,
+            name: format!("synthetic {}", variant.name),
+            transformer: Component::synthetic(transformer, of_transformer),
+            text_encoder: Component::synthetic(text_encoder, of_text_encoder),
+            vae: Component::synthetic(vae, of_vae),
+            tokenizer: None,
+        })
+    }
+}
+
+/// Source: `config.json` of the published folders, and that of `assets/mini`.
+fn sizes(variant: &Variant) -> Option<(TransformerConfig, TextConfig, VaeConfig)> {
+    let transformer = TransformerConfig {
+        in_channels: 128,
+        double_blocks: 5,
+        single_blocks: 20,
+        heads: 24,
+        head_dim: 128,
+        context_dim: 7680,
+        mlp_hidden: 9216,
+        time_channels: 256,
+        rope_axes: vec![32; 4],
+        rope_theta: 2000.0,
+        eps: 1e-6,
+    };
+    let text_encoder = TextConfig {
+        vocab: VOCABULARY,
+        hidden: 2560,
+        intermediate: 9728,
+        layers: 36,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        rope_theta: 1e6,
+        rms_eps: 1e-6,
+        taps: vec![9, 18, 27],
+        max_length: 512,
+        fp8_block: [128; 2],
+    };
+    let vae = VaeConfig {
+        latent_channels: 32,
+        encoder_channels: vec![128, 256, 512, 512],
+        decoder_channels: vec![128, 256, 512, 512],
+        layers_per_block: 2,
+        groups: 32,
+        group_norm_eps: 1e-6,
+        bn_eps: 1e-4,
+    };
+    match variant.name {
+        "klein-4b" | "klein-base-4b" => Some((transformer, text_encoder, vae)),
+        "klein-9b" | "klein-base-9b" | "klein-9b-kv" => Some((
+            TransformerConfig {
+                double_blocks: 8,
+                single_blocks: 24,
+                heads: 32,
+                context_dim: 12_288,
+                mlp_hidden: 12_288,
+                ..transformer
+            },
+            TextConfig { hidden: 4096, intermediate: 12_288, ..text_encoder },
+            vae,
+        )),
+        KLEIN_MINI => Some((
+            TransformerConfig {
+                in_channels: 64,
+                double_blocks: 2,
+                single_blocks: 5,
+                heads: 5,
+                head_dim: 32,
+                context_dim: 288,
+                mlp_hidden: 320,
+                rope_axes: vec![8; 4],
+                ..transformer
+            },
+            TextConfig {
+                hidden: 96,
+                intermediate: 192,
+                layers: 4,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 32,
+                taps: vec![1, 2, 3],
+                max_length: 48,
+                ..text_encoder
+            },
+            VaeConfig {
+                latent_channels: 16,
+                encoder_channels: vec![16, 32, 48, 64],
+                decoder_channels: vec![24, 40, 64, 64],
+                layers_per_block: 1,
+                groups: 8,
+                ..vae
+            },
+        )),
+        _ => None,
+    }
+}
+
+/// The tensor `name`: weights of products so small that activations keep their size, norms and variances around 1.
+pub(crate) fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
+    let (low, high) = match shape {
+        [_] if name.ends_with("bn.var") => (0.5, 2.0),
+        [_] if name.ends_with(".bias") || name.ends_with(".mean") => (-MAX_STD, MAX_STD),
+        [_] => (0.9, 1.1),
+        _ => {
+            let fan_in = shape[1..].iter().product::<usize>() as f32;
+            // Even values within sqrt(3) have a standard deviation of 1.
+            let reach = 3f32.sqrt() * MAX_STD.min(1.0 / fan_in.sqrt());
+            (-reach, reach)
+        }
+    };
+    let count = shape.iter().product::<usize>();
+    let bytes = repeated(&block(name, low, high), DType::Bf16.size() * count);
+    Ok(HostTensor::new(DType::Bf16, shape, HostBytes::new(Arc::new(bytes)))?)
+}
+
+/// [`PERIOD`] values from `low` to `high`, as bf16.
+fn block(name: &str, low: f32, high: f32) -> Vec<u8> {
+    // FNV-1a of the name, then SplitMix64.
+    let mut state = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut unit = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let bf16 = |value: f32| ((value.to_bits() >> 16) as u16).to_le_bytes();
+    (0..PERIOD).flat_map(|_| bf16(low + (high - low) * unit())).collect()
+}
+
+/// `len` bytes of `block` over and over, written by several threads: a network has gigabytes.
+fn repeated(block: &[u8], len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let pieces: Vec<_> = bytes.chunks_mut(PIECE).enumerate().collect();
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(pieces.len());
+    let fill = |(i, mut piece): (usize, &mut [u8])| {
+        let mut start = i * PIECE % block.len();
+        while !piece.is_empty() {
+            let n = piece.len().min(block.len() - start);
+            let (now, later) = piece.split_at_mut(n);
+            now.copy_from_slice(&block[start..start + n]);
+            (piece, start) = (later, 0);
+        }
+    };
+    if threads <= 1 {
+        pieces.into_iter().for_each(fill);
+        return bytes;
+    }
+    let mut shares: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
+    for (i, piece) in pieces {
+        shares[i % threads].push((i, piece));
+    }
+    thread::scope(|scope| {
+        for share in shares {
+            scope.spawn(|| share.into_iter().for_each(fill));
+        }
+    });
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::WeightSource as _;
+
+    fn mini() -> ModelFiles {
+        ModelFiles::synthetic(Variant::by_name(KLEIN_MINI).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_named_member_has_sizes_that_fit() {
+        for variant in Variant::named() {
+            let ModelFiles { transformer, text_encoder, vae, .. } = ModelFiles::synthetic(variant).unwrap();
+            assert_eq!(variant.confirm(&transformer.config).unwrap(), variant);
+            assert_eq!(transformer.config.context_dim, text_encoder.config.embedding_dim());
+            assert_eq!(transformer.config.in_channels, 4 * vae.config.latent_channels);
+        }
+        assert!(ModelFiles::synthetic(Variant::by_name("klein").unwrap()).is_none());
+    }
+
+    #[cfg(feature = "mini")]
+    #[test]
+    fn klein_mini_has_the_sizes_of_the_one_that_is_built_in() {
+        let model = crate::weights::Location::builtin().unwrap();
+        let (real, made) = (ModelFiles::open(&crate::ModelPaths { model, ..Default::default() }).unwrap(), mini());
+        assert_eq!(made.transformer.config, real.transformer.config);
+        assert_eq!(made.vae.config, real.vae.config);
+        let vocab = real.text_encoder.config.vocab;
+        assert_eq!(TextConfig { vocab, ..made.text_encoder.config }, real.text_encoder.config);
+    }
+
+    #[test]
+    fn values_follow_from_the_name_and_have_the_spread_they_should() {
+        let mini = mini();
+        let weights = mini.transformer.map().unwrap();
+        let values = |name: &str| weights.tensor(name).unwrap().to_f32();
+        let qkv = values("double.0.img.qkv");
+        assert_eq!(qkv, values("double.0.img.qkv"));
+        assert_ne!(qkv, values("double.1.img.qkv"));
+        assert_eq!(weights.tensor("double.0.img.qkv").unwrap().shape(), [480, 160]);
+        let std = |v: &[f32]| (v.iter().map(|x| f64::from(x * x)).sum::<f64>() / v.len() as f64).sqrt();
+        assert!((std(&qkv) - 0.05).abs() < 1e-3, "{}", std(&qkv));
+        let wide = tensor("wide", &[64, 10_000]).unwrap().to_f32();
+        assert!((std(&wide) - 0.01).abs() < 2e-4, "{}", std(&wide));
+        assert!(values("double.0.img.q_norm").iter().all(|v| (0.89..=1.1).contains(v)));
+
+        let vae = mini.vae.map().unwrap();
+        let values = |name: &str| vae.tensor(name).unwrap().to_f32();
+        assert!(values("bn.var").iter().all(|v| (0.5..=2.0).contains(v)));
+        assert!(values("bn.mean").iter().chain(&values("decoder.conv_in.bias")).all(|v| v.abs() <= 0.0501));
+    }
+
+    #[test]
+    fn threads_write_what_one_would() {
+        let block = block("x", 0.0, 1.0);
+        let long = repeated(&block, 2 * PIECE + 1234);
+        assert!(long.iter().zip(block.iter().cycle()).all(|(a, b)| a == b));
+        assert_eq!(repeated(&block, 0), [0u8; 0]);
+    }
+}
