@@ -22,6 +22,8 @@ use crate::{HostTensor, Result, Tensor};
 
 /// Rows of the result in one task: long enough that packing the weights is a few percent of the work.
 const TASK_ROWS: usize = 1536;
+/// The same where weights are packed already: as many as keep the sums of a task in a second-level cache.
+const TASK_ROWS_INT8: usize = 768;
 /// Packed weights of one task, at most: what stays in a second-level cache beside the rows passing by.
 const PACKED_BYTES: usize = 448 * 1024;
 /// Panels of one task, at most.
@@ -95,7 +97,8 @@ impl<const N: usize> Product<'_, N> {
         let panels = n.div_ceil(kernel.cols);
         let fit = (PACKED_BYTES / (4 * kernel.cols * panel_groups).max(1)).clamp(1, TASK_PANELS);
         let task_panels = (fit / N).clamp(1, panels); // of each weight
-        let task_rows = TASK_ROWS.min(self.rows.next_multiple_of(kernel.rows)).max(1);
+        let most_rows = if matches!(self.weights, Weights::Stored(_)) { TASK_ROWS } else { TASK_ROWS_INT8 };
+        let task_rows = most_rows.min(self.rows.next_multiple_of(kernel.rows)).max(1);
         let width = task_panels * kernel.cols;
         let stride = N * width;
         let segments = self.blocks.iter().map(|b| b.segments).max().unwrap_or(0);

@@ -169,11 +169,15 @@ vectorised! {
         let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
         let chunks = values.chunks_exact(LANES);
         let tail = chunks.remainder();
-        for chunk in chunks.chain(std::iter::once(tail)) {
-            for ((value, low), high) in chunk.iter().zip(&mut low).zip(&mut high) {
-                *low = smaller(*low, value.to_f32());
-                *high = larger(*high, value.to_f32());
+        for chunk in chunks {
+            for (i, value) in chunk.iter().enumerate() {
+                low[i] = smaller(low[i], value.to_f32());
+                high[i] = larger(high[i], value.to_f32());
             }
+        }
+        for value in tail {
+            low[0] = smaller(low[0], value.to_f32());
+            high[0] = larger(high[0], value.to_f32());
         }
         (low.into_iter().fold(0.0, smaller), high.into_iter().fold(0.0, larger))
     }
