@@ -63,8 +63,6 @@ struct State {
     used_units: usize,
     /// The most that was used at once since the pool was cleared.
     most_used_units: usize,
-    /// The most that was used and unused at once, ever or since the last reset.
-    peak_units: usize,
 }
 
 impl State {
@@ -79,7 +77,6 @@ impl State {
     fn use_units(&mut self, units: usize) {
         self.used_units += units;
         self.most_used_units = self.most_used_units.max(self.used_units);
-        self.peak_units = self.peak_units.max(self.used_units + self.free_units);
     }
 }
 
@@ -120,11 +117,9 @@ impl BufferPool {
         state.most_used_units = state.used_units;
     }
 
-    /// The most bytes there were at once, used and unused, since this was last asked.
-    pub(super) fn take_peak(&self) -> usize {
-        let mut state = self.lock();
-        let now = state.used_units + state.free_units;
-        std::mem::replace(&mut state.peak_units, now) * size_of::<Unit>()
+    /// The most bytes that were used at once since the pool was cleared.
+    pub(super) fn peak_bytes(&self) -> usize {
+        self.lock().most_used_units * size_of::<Unit>()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,12 +164,11 @@ mod tests {
         assert_eq!(pool.lock().free.len(), 2);
         let fourth = pool.take(2 * large - large / 4).unwrap();
         assert_eq!(pool.lock().free.len(), 0);
-        drop((third, fourth));
-        assert!(pool.take_peak() <= 2 * large + SPARE_BYTES + 4 * ALIGNMENT);
-        assert_eq!(pool.take_peak(), 2 * large + 2 * ALIGNMENT);
+        assert_eq!(pool.peak_bytes(), 2 * large + 2 * ALIGNMENT);
+        drop(fourth);
         pool.clear();
-        pool.take_peak();
-        assert_eq!(pool.take_peak(), 0);
+        assert_eq!(pool.peak_bytes(), large / 4 + ALIGNMENT, "what is still used");
+        drop(third);
     }
 
     #[test]

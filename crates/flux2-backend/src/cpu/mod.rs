@@ -106,10 +106,10 @@ impl CpuBackend {
         self.threads.count()
     }
 
-    /// The most memory that tensors and scratch took at once, in bytes, since this was last asked; with what the pool
-    /// keeps of it for later.
-    pub fn take_peak_bytes(&self) -> usize {
-        self.buffers.take_peak()
+    /// The most memory that tensors and scratch took at once since the last [`Backend::trim`], in bytes. What is kept for
+    /// later beside tensors in use stays within this and 128 MiB.
+    pub fn peak_bytes(&self) -> usize {
+        self.buffers.peak_bytes()
     }
 
     /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
