@@ -91,8 +91,6 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     ) -> Result<Tensor<Self>>;
     /// See [`crate::ops::silu()`].
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::add()`].
-    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
     /// See [`crate::ops::euler_step()`].
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()>;
     /// See [`crate::ops::guide()`].

@@ -15,7 +15,6 @@
 
 #![allow(unsafe_code)] // kernels: every block says why it holds
 
-mod add;
 mod attention;
 mod buffer;
 mod cast;
@@ -314,10 +313,6 @@ impl Backend for CpuBackend {
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>> {
         patchify::unpatchify(self, tokens, size, mean, std)
-    }
-
-    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
-        add::add(self, x, y)
     }
 
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {

@@ -16,7 +16,6 @@
 //! | [`modulated_layer_norm()`] | `(1 + scale) * LN(x) + shift` | flow transformer |
 //! | [`norm_rope()`] | `rope(rms_norm(x))` for each head | q and k of Qwen3 and the flow transformer |
 //! | [`silu()`] | `x * sigmoid(x)` | timestep embedding, modulation |
-//! | [`add()`] | `x += y` | residual connections of the autoencoder |
 //! | [`euler_step()`] | `x += dt * velocity` | sampler |
 //! | [`guide()`] | `uncond + g * (cond - uncond)` | sampler |
 //! | [`cast()`] | another dtype | model inputs and outputs |
@@ -26,7 +25,6 @@
 //! | [`group_norm()`], [`group_norm_statistics`] | `(x - mean) / std * weight + bias` | autoencoder |
 //! | [`patchify()`], [`unpatchify`] | 2x2 pixels to one normalised token and back | autoencoder |
 
-pub mod add;
 pub mod attention;
 pub mod cast;
 pub mod concat_rows;
@@ -44,7 +42,6 @@ pub mod patchify;
 pub mod rms_norm;
 pub mod silu;
 
-pub use add::add;
 pub use attention::attention;
 pub use cast::cast;
 pub use concat_rows::concat_rows;

@@ -27,7 +27,6 @@ macro_rules! matrix {
 }
 
 matrix!(
-    add,
     attention,
     cast,
     concat_rows,
@@ -71,19 +70,6 @@ fn every_op_has_a_row() {
     for name in files {
         assert!(src.join("cpu").join(&name).with_extension("rs").is_file(), "no CPU kernel for {name}");
     }
-}
-
-fn add<B: Backend>(be: &B) -> Result<()> {
-    let compute = be.compute().dtype();
-    for (x_type, y_type) in [(F32, F32), (F32, compute), (compute, F32), (compute, compute)] {
-        for shape in [&[1, 1][..], &[3, 17], &[300, 67], &[5, 3, 33]] {
-            let (mut x, xs) = tensor(be, "x", shape, x_type)?;
-            let (y, ys) = tensor(be, "y", shape, y_type)?;
-            ops::add(be, &mut x, &y)?;
-            check(be, &x, shape, x_type, &ops::add::reference(&xs, &ys), 1)?;
-        }
-    }
-    Ok(())
 }
 
 fn attention<B: Backend>(be: &B) -> Result<()> {
@@ -543,7 +529,7 @@ fn silu<B: Backend>(be: &B) -> Result<()> {
 fn in_place_ops_leave_shared_memory_alone<B: Backend>(be: &B) -> Result<()> {
     let (x, before) = tensor(be, "x", &[6, 10], F32)?;
     let mut whole = x.clone();
-    ops::add(be, &mut whole, &x)?;
+    ops::euler_step(be, &mut whole, &x, 1.0)?;
     let mut columns = x.slice_cols(2..7);
     ops::euler_step(be, &mut columns, &x.slice_cols(0..5), 1.0)?;
     let mut rows = x.slice_rows(3..6);
@@ -561,7 +547,7 @@ fn in_place_ops_find_where_a_window_starts<B: Backend>(be: &B) -> Result<()> {
     let mut last = x.slice_rows(3..6);
     drop(x);
     let one = be.upload(&[3, 10], &[1.0; 30])?;
-    ops::add(be, &mut last, &one)?;
+    ops::euler_step(be, &mut last, &one, 1.0)?;
     assert_eq!(be.download(&last)?, before[30..].iter().map(|v| v + 1.0).collect::<Vec<_>>());
     Ok(())
 }
@@ -583,7 +569,6 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     let rope =
         |shape: &[usize], sin: &[usize]| Ok(Rope { cos: f(shape)?, sin: f(sin)?, layout: RopeLayout::Interleaved });
 
-    refused("add: y", ops::add(be, &mut f(&[2, 3])?, &f(&[3, 2])?));
     refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 3, none));
     refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 4, none));
     refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 0, none));
@@ -769,7 +754,6 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
     let tokens = x.reshape("tokens", [n, d])?;
     let results = [
         ("cast", xc.clone()),
-        ("add", in_place(&xc, |x| ops::add(be, x, &y))?),
         ("concat_rows", ops::concat_rows(be, &[&x, &y])?),
         ("euler_step", in_place(&x, |x| ops::euler_step(be, x, &y, -0.1))?),
         ("linear of bytes", ops::linear(be, &xc, &bytes, None)?),

@@ -89,10 +89,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 }
 
 /// A product with a bias: the 1x1 convolutions of the autoencoder's attention.
-pub struct Linear<B: Backend> {
-    weight: Weight<B>,
-    bias: Tensor<B>,
-}
+pub struct Linear<B: Backend>(Convolution<B>);
 
 impl<B: Backend> Linear<B> {
     /// `weight` `[out, in]` and `bias` `[out]`.
@@ -100,7 +97,8 @@ impl<B: Backend> Linear<B> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn load(w: &Loader<B>) -> Result<Self> {
-        Ok(Linear { weight: w.matrix("weight")?, bias: w.vector("bias")? })
+        let (weight, bias) = (w.matrix("weight")?, w.vector("bias")?);
+        Ok(Linear(Convolution { weight, bias, shape: ConvShape::Pointwise }))
     }
 
     /// `x` `[n, in]` -> `[n, out]`.
@@ -108,7 +106,15 @@ impl<B: Backend> Linear<B> {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::linear(be, x, &self.weight, Some(&self.bias))?)
+        Ok(ops::linear(be, x, &self.0.weight, Some(&self.0.bias))?)
+    }
+
+    /// The same for every pixel of a map `x` `[h, w, in]`, added to `y` `[h, w, out]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn add_to(&self, be: &B, y: &mut Tensor<B>, x: &Tensor<B>) -> Result<()> {
+        Ok(ops::conv2d_add(be, y, &x.into(), &self.0)?)
     }
 }
 

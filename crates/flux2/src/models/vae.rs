@@ -292,8 +292,7 @@ impl<B: Backend> Attention<B> {
         let n = self.norm.forward(be, &x)?.reshape("attention: x", [h * w, c])?;
         let (q, k, v) = (self.q.forward(be, &n)?, self.k.forward(be, &n)?, self.v.forward(be, &n)?);
         let attention = ops::attention(be, &q, &k, &v, c, AttentionMask::None)?; // [h * w, c]
-        let out = self.out.forward(be, &attention)?.reshape("attention: out", [h, w, c])?;
-        ops::add(be, &mut x, &out)?;
+        self.out.add_to(be, &mut x, &attention.reshape("attention: out", [h, w, c])?)?;
         Ok(x)
     }
 }

@@ -170,10 +170,6 @@ impl Backend for Tally {
         self.op("silu", x, COMPUTE)
     }
 
-    fn add(&self, x: &mut Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
-        self.op("add", x, DType::F32).map(drop)
-    }
-
     fn euler_step(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<()> {
         self.op("euler_step", x, DType::F32).map(drop)
     }
