@@ -91,31 +91,18 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     ) -> Result<Tensor<Self>>;
     /// See [`crate::ops::silu()`].
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::add()`].
-    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
     /// See [`crate::ops::euler_step()`].
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()>;
     /// See [`crate::ops::guide()`].
     fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>>;
     /// See [`crate::ops::conv2d()`].
-    fn conv2d(
-        &self,
-        x: &Tensor<Self>,
-        weight: &Weight<Self>,
-        bias: &Tensor<Self>,
-        conv: ConvShape,
-        out: DType,
-    ) -> Result<Tensor<Self>>;
-    /// See [`crate::ops::group_norm()`] and [`crate::ops::group_norm_silu`].
-    fn group_norm(
-        &self,
-        x: &Tensor<Self>,
-        groups: usize,
-        weight: &Tensor<Self>,
-        bias: &Tensor<Self>,
-        eps: f32,
-        silu: bool,
-    ) -> Result<Tensor<Self>>;
+    fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::conv2d_add`].
+    fn conv2d_add(&self, y: &mut Tensor<Self>, x: &ConvInput<Self>, conv: &Convolution<Self>) -> Result<()>;
+    /// See [`crate::ops::group_norm()`].
+    fn group_norm(&self, x: &Tensor<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::group_norm_statistics`].
+    fn group_norm_statistics(&self, x: &ConvInput<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::patchify()`].
     fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>>;
     /// See [`crate::ops::unpatchify`].
@@ -174,6 +161,65 @@ impl<B: Backend> Rope<B> {
 impl<B: Backend> Clone for Rope<B> {
     fn clone(&self) -> Self {
         Rope { cos: self.cos.clone(), sin: self.sin.clone(), layout: self.layout }
+    }
+}
+
+/// Group norm's parameters.
+pub struct GroupNorm<B: Backend> {
+    /// Runs of channels that share a mean and a variance.
+    pub groups: usize,
+    /// f32 `[c]`.
+    pub weight: Tensor<B>,
+    /// f32 `[c]`.
+    pub bias: Tensor<B>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// A convolution's parameters.
+pub struct Convolution<B: Backend> {
+    /// `[out, kernel * kernel * in]`.
+    pub weight: Weight<B>,
+    /// f32 `[out]`.
+    pub bias: Tensor<B>,
+    /// Which kind it is.
+    pub shape: ConvShape,
+}
+
+/// A map of pixels as a convolution reads it: a map in memory, and what is done to it on the way.
+///
+/// Neither step's result is ever there as a whole. Rows of it are made when the convolution needs them.
+pub struct ConvInput<'a, B: Backend> {
+    /// Compute `[h, w, c]`.
+    pub map: &'a Tensor<B>,
+    /// First, another convolution: costs its work once more wherever the map is read, and saves its result's memory.
+    pub after: Option<&'a Convolution<B>>,
+    /// Then `silu(group_norm(x))` with these [statistics](crate::ops::group_norm_statistics), f32 `[3, c]`.
+    pub norm_silu: Option<Tensor<B>>,
+}
+
+impl<'a, B: Backend> ConvInput<'a, B> {
+    /// Height, width and channels of what is read.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if the map is not a map.
+    pub fn size(&self) -> Result<[usize; 3]> {
+        let [h, w, c] = self.map.dims("convolution: map")?;
+        Ok(match self.after {
+            Some(conv) => [conv.shape.output(h), conv.shape.output(w), conv.weight.shape()[0]],
+            None => [h, w, c],
+        })
+    }
+
+    /// The same before norm and SiLU.
+    pub fn raw(&self) -> Self {
+        ConvInput { map: self.map, after: self.after, norm_silu: None }
+    }
+}
+
+impl<'a, B: Backend> From<&'a Tensor<B>> for ConvInput<'a, B> {
+    fn from(map: &'a Tensor<B>) -> Self {
+        ConvInput { map, after: None, norm_silu: None }
     }
 }
 

@@ -3,14 +3,15 @@
 //! Fresh pages cost about as much to fault in as a kernel takes to fill them; a forward pass asks for the same sizes
 //! again and again, so handing back used ones saves that.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::{Error, Result};
 
-/// Unused memory kept for later, at most; beyond it the oldest goes to the system.
-const POOL_LIMIT_BYTES: usize = 1 << 30;
+/// Used and unused memory together may exceed what was once used at a time by this much, so that a stage which cycles
+/// through buffers of many sizes finds them all; beyond it the oldest unused goes to the system.
+const SPARE_BYTES: usize = 128 << 20;
 /// Where tensors start: a cache line, and the width of the widest vectors.
 const ALIGNMENT: usize = 64;
 
@@ -50,53 +51,79 @@ impl Drop for Buffer {
     }
 }
 
-/// Buffers nobody uses at the moment.
+/// Buffers nobody uses at the moment, and how much memory there is.
 #[derive(Default)]
-pub(super) struct BufferPool(Mutex<Free>);
+pub(super) struct BufferPool(Mutex<State>);
 
 #[derive(Default)]
-struct Free {
-    /// Latest last.
-    buffers: Vec<Box<[Unit]>>,
-    units: usize,
+struct State {
+    /// Unused, latest last.
+    free: Vec<Box<[Unit]>>,
+    free_units: usize,
+    used_units: usize,
+    /// The most that was used at once since the pool was cleared.
+    most_used_units: usize,
+}
+
+impl State {
+    /// Give the oldest unused buffers to the system until `units` more keep within the limit.
+    fn make_room(&mut self, units: usize) {
+        let limit = self.most_used_units.max(self.used_units + units) + SPARE_BYTES / size_of::<Unit>();
+        while self.used_units + units + self.free_units > limit && !self.free.is_empty() {
+            self.free_units -= self.free.remove(0).len();
+        }
+    }
+
+    fn use_units(&mut self, units: usize) {
+        self.used_units += units;
+        self.most_used_units = self.most_used_units.max(self.used_units);
+    }
 }
 
 impl BufferPool {
     /// A buffer of at least `bytes`, with arbitrary contents.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
         let units = bytes.div_ceil(size_of::<Unit>()).max(1) + ALIGNMENT / size_of::<Unit>();
-        let reused = {
-            let mut free = self.0.lock().expect("no panic while the pool is locked");
+        {
+            let mut state = self.lock();
             // The smallest that fits, if it does not waste more than a quarter.
-            let best = (0..free.buffers.len())
-                .filter(|&i| (units..=units + units / 4).contains(&free.buffers[i].len()))
-                .min_by_key(|&i| free.buffers[i].len());
-            best.map(|i| {
-                let buffer = free.buffers.remove(i);
-                free.units -= buffer.len();
-                buffer
-            })
-        };
-        let units = match reused {
-            Some(units) => units,
-            None => bytemuck::allocation::try_zeroed_slice_box(units).map_err(|()| Error::OutOfMemory { bytes })?,
-        };
+            let best = (0..state.free.len())
+                .filter(|&i| (units..=units + units / 4).contains(&state.free[i].len()))
+                .min_by_key(|&i| state.free[i].len());
+            if let Some(i) = best {
+                let units = state.free.remove(i);
+                state.free_units -= units.len();
+                state.use_units(units.len());
+                return Ok(Buffer { units, pool: Arc::clone(self) });
+            }
+            state.make_room(units);
+        }
+        let units = bytemuck::allocation::try_zeroed_slice_box(units).map_err(|()| Error::OutOfMemory { bytes })?;
+        self.lock().use_units(units.len());
         Ok(Buffer { units, pool: Arc::clone(self) })
     }
 
     fn put(&self, buffer: Box<[Unit]>) {
-        let mut free = self.0.lock().expect("no panic while the pool is locked");
-        free.units += buffer.len();
-        free.buffers.push(buffer);
-        // Sizes of a stage that is over must not keep those of the present one out.
-        while free.units * size_of::<Unit>() > POOL_LIMIT_BYTES {
-            free.units -= free.buffers.remove(0).len();
-        }
+        let mut state = self.lock();
+        state.used_units -= buffer.len();
+        state.free_units += buffer.len();
+        state.free.push(buffer);
     }
 
     /// Give all unused memory back to the system.
     pub(super) fn clear(&self) {
-        *self.0.lock().expect("no panic while the pool is locked") = Free::default();
+        let mut state = self.lock();
+        (state.free, state.free_units) = (Vec::new(), 0);
+        state.most_used_units = state.used_units;
+    }
+
+    /// The most bytes that were used at once since the pool was cleared.
+    pub(super) fn peak_bytes(&self) -> usize {
+        self.lock().most_used_units * size_of::<Unit>()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no panic while the pool is locked")
     }
 }
 
@@ -127,13 +154,32 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_lets_the_oldest_go() {
+    fn unused_memory_makes_room_for_other_sizes() {
         let pool = Arc::new(BufferPool::default());
-        drop(pool.take(POOL_LIMIT_BYTES - 4096).unwrap());
-        let latest = pool.take(1 << 20).unwrap();
-        let address = latest.as_slice::<u8>().as_ptr();
-        drop(latest);
-        assert_eq!(pool.take(1 << 20).unwrap().as_slice::<u8>().as_ptr(), address);
+        let large = 2 * SPARE_BYTES;
+        let (first, second) = (pool.take(large).unwrap(), pool.take(large).unwrap());
+        drop((first, second));
+        // A quarter of one fits beside both; what is then missing of the most ever used does not.
+        let third = pool.take(large / 4).unwrap();
+        assert_eq!(pool.lock().free.len(), 2);
+        let fourth = pool.take(2 * large - large / 4).unwrap();
+        assert_eq!(pool.lock().free.len(), 0);
+        assert_eq!(pool.peak_bytes(), 2 * large + 2 * ALIGNMENT);
+        drop(fourth);
+        pool.clear();
+        assert_eq!(pool.peak_bytes(), large / 4 + ALIGNMENT, "what is still used");
+        drop(third);
+    }
+
+    #[test]
+    fn small_buffers_of_many_sizes_are_all_kept() {
+        let pool = Arc::new(BufferPool::default());
+        for round in 0..2 {
+            for bytes in [1 << 20, 2 << 20, 4 << 20, 8 << 20] {
+                drop(pool.take(bytes).unwrap());
+            }
+            assert_eq!(pool.lock().free.len(), 4, "round {round}");
+        }
     }
 
     #[test]

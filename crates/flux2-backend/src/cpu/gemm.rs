@@ -98,7 +98,8 @@ impl<const N: usize> Product<'_, N> {
         let fit = (PACKED_BYTES / (4 * kernel.cols * panel_groups).max(1)).clamp(1, TASK_PANELS);
         let task_panels = (fit / N).clamp(1, panels); // of each weight
         let most_rows = if matches!(self.weights, Weights::Stored(_)) { TASK_ROWS } else { TASK_ROWS_INT8 };
-        let task_rows = most_rows.min(self.rows.next_multiple_of(kernel.rows)).max(1);
+        // Tasks of one size, so that threads finish together.
+        let task_rows = self.rows.div_ceil(self.rows.div_ceil(most_rows).max(1)).next_multiple_of(kernel.rows).max(1);
         let width = task_panels * kernel.cols;
         let stride = N * width;
         let segments = self.blocks.iter().map(|b| b.segments).max().unwrap_or(0);
@@ -123,6 +124,8 @@ impl<const N: usize> Product<'_, N> {
                     for (i, panel) in packed.chunks_exact_mut(panel_len).take(N * used).enumerate() {
                         let from = columns.start + i % used * kernel.cols;
                         let weight_rows = from..(from + kernel.cols).min(n);
+                        let kernel = kernel.for_columns(weight_rows.len());
+                        let panel = &mut panel[..block.segments * block.groups * kernel.cols];
                         pack_weight(be.tier, kernel, weights[i / used], weight_rows, block, staging, panel);
                     }
                 }
@@ -143,6 +146,7 @@ impl<const N: usize> Product<'_, N> {
                     for (w, panels) in panels.iter().enumerate() {
                         for (p, panel) in panels[..used].iter().enumerate() {
                             let tile = &mut sums[(row - rows.start) * stride + w * width + p * kernel.cols..];
+                            let kernel = kernel.for_columns(columns.len() - p * kernel.cols);
                             let table = &table[..block.segments];
                             // SAFETY: the caller vouches for the pointers; a packed panel holds `segments * groups`
                             // groups of `cols`; `sums` has `kernel.rows` rows from here, `stride` apart.

@@ -1,14 +1,16 @@
 //! `group_norm`: the map is read from memory twice, once for the statistics and once for the result.
 //!
 //! Statistics are gathered over chunks of pixels that fit in the cache: a mean first, then sums around it, both in f32
-//! channel by channel. Chunks are joined in f64 and in order, so a map of 10^9 values loses nothing, and the result
-//! does not depend on the number of threads.
+//! channel by channel. Chunks are joined in f64 and in order, so a map of 10^9 values loses nothing. A chunk is a piece
+//! of one row of the map, so the result depends neither on the number of threads nor on how many rows there are at a time.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use super::CpuBackend;
+use super::conv2d::{BAND_BYTES, Rows, raw_rows};
 use super::simd::{self, Element, vectorised, with_element};
-use crate::{Result, Tensor};
+use crate::{ConvInput, GroupNorm, Result, Tensor};
 
 /// Elements of a chunk, about.
 const CHUNK: usize = 32 * 1024;
@@ -18,24 +20,43 @@ const CHUNK_PIXELS: usize = 256;
 pub(super) fn group_norm(
     be: &CpuBackend,
     x: &Tensor<CpuBackend>,
-    groups: usize,
-    weight: &Tensor<CpuBackend>,
-    bias: &Tensor<CpuBackend>,
-    eps: f32,
-    silu: bool,
+    norm: &GroupNorm<CpuBackend>,
 ) -> Result<Tensor<CpuBackend>> {
-    let (weight, bias) = (weight.elements::<f32>(), bias.elements::<f32>());
+    let statistics = group_norm_statistics(be, &x.into(), norm)?;
+    let [means, scales, biases] = [0, 1, 2].map(|i| statistics.row::<f32>(i));
     with_element!(x.dtype(), T => {
-        let statistics = statistics::<T>(be, x, groups);
-        let channels = weight.iter().zip(bias).enumerate().map(|(i, (weight, bias))| {
-            let group = statistics[i / (x.cols() / groups)];
-            let scale = group.inverse_deviation(eps) * f64::from(*weight);
+        be.build_rows(x.shape(), |i, out: &mut [T]| normalise(be.tier, x.row(i), means, scales, biases, out))
+    })
+}
+
+pub(super) fn group_norm_statistics(
+    be: &CpuBackend,
+    x: &ConvInput<CpuBackend>,
+    norm: &GroupNorm<CpuBackend>,
+) -> Result<Tensor<CpuBackend>> {
+    let [h, w, channels] = x.size()?;
+    // A map in memory is one band; one that is computed goes by in several.
+    let row_bytes = w * channels * be.compute.dtype().size();
+    let height = if x.after.is_some() { (BAND_BYTES / row_bytes).clamp(1, h) } else { h };
+    let mut moments = vec![Moments::default(); norm.groups];
+    for start in (0..h).step_by(height) {
+        let rows = start..(start + height).min(h);
+        let band = raw_rows(be, x, rows.clone())?;
+        with_element!(band.pixels.dtype(), T => add_rows::<T>(be, &band, rows, w, &mut moments));
+    }
+    let (weight, bias) = (norm.weight.elements::<f32>(), norm.bias.elements::<f32>());
+    be.build(&[3, channels], |out| {
+        let (means, rest) = out.split_at_mut(channels);
+        let (scales, biases) = rest.split_at_mut(channels);
+        for i in 0..channels {
+            let group = moments[i / (channels / norm.groups)];
+            let scale = group.inverse_deviation(norm.eps) * f64::from(weight[i]);
+            (means[i], scales[i]) = (group.mean as f32, scale as f32);
             // What f32 cannot hold of the mean goes into the bias: it matters where the mean dwarfs the deviation.
-            let rest = group.mean - f64::from(group.mean as f32);
-            (group.mean as f32, (scale as f32, (f64::from(*bias) - rest * scale) as f32))
-        });
-        let (means, (scales, biases)): (Vec<f32>, (Vec<f32>, Vec<f32>)) = channels.unzip();
-        be.build_rows(x.shape(), |i, out: &mut [T]| row(be.tier, x.row(i), &means, &scales, &biases, silu, out))
+            let rest = group.mean - f64::from(means[i]);
+            biases[i] = (f64::from(bias[i]) - rest * scale) as f32;
+        }
+        Ok(())
     })
 }
 
@@ -67,30 +88,31 @@ impl Moments {
     }
 }
 
-/// Of each group.
-fn statistics<T: Element>(be: &CpuBackend, x: &Tensor<CpuBackend>, groups: usize) -> Vec<Moments> {
+/// Join rows `rows` of a map, `w` pixels wide, to the `moments` of each group.
+fn add_rows<T: Element>(be: &CpuBackend, band: &Rows, rows: Range<usize>, w: usize, moments: &mut [Moments]) {
+    let (x, groups) = (&band.pixels, moments.len());
     let pixels = (CHUNK / x.cols()).clamp(1, CHUNK_PIXELS);
-    let chunks = x.rows().div_ceil(pixels);
-    let partial = Mutex::new(vec![Moments::default(); chunks * groups]);
+    let row_chunks = w.div_ceil(pixels);
+    let partial = Mutex::new(vec![Moments::default(); rows.len() * row_chunks * groups]);
     let scratch = || (vec![0f32; x.cols()], [vec![0f32; x.cols()], vec![0f32; x.cols()]]);
-    be.threads.run(chunks, scratch, |(means, sums), chunk| {
-        let rows = chunk * pixels..((chunk + 1) * pixels).min(x.rows());
-        let moments = chunk_moments::<T>(be, x, rows, groups, means, sums);
+    be.threads.run(rows.len() * row_chunks, scratch, |(means, sums), chunk| {
+        let row = (rows.start - band.first + chunk / row_chunks) * w;
+        let start = chunk % row_chunks * pixels;
+        let pixels = row + start..row + (start + pixels).min(w);
+        let moments = chunk_moments::<T>(be, x, pixels, groups, means, sums);
         let mut partial = partial.lock().expect("no panic while the lock is held");
         partial[chunk * groups..][..groups].copy_from_slice(&moments);
     });
     let partial = partial.into_inner().expect("no panic while the lock was held");
-    let mut all = vec![Moments::default(); groups];
     for chunk in partial.chunks_exact(groups) {
-        all.iter_mut().zip(chunk).for_each(|(all, chunk)| *all = all.join(*chunk));
+        moments.iter_mut().zip(chunk).for_each(|(all, chunk)| *all = all.join(*chunk));
     }
-    all
 }
 
 fn chunk_moments<T: Element>(
     be: &CpuBackend,
     x: &Tensor<CpuBackend>,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     groups: usize,
     means: &mut [f32],
     [sums, squares]: &mut [Vec<f32>; 2],
@@ -143,11 +165,20 @@ vectorised! {
 }
 
 vectorised! {
-    fn row<T: Element>(x: &[T], means: &[f32], scales: &[f32], bias: &[f32], silu: bool, out: &mut [T]) {
-        let parameters = means.iter().zip(scales).zip(bias);
+    fn normalise<T: Element>(x: &[T], means: &[f32], scales: &[f32], biases: &[f32], out: &mut [T]) {
+        let parameters = means.iter().zip(scales).zip(biases);
         for ((out, x), ((mean, scale), bias)) in out.iter_mut().zip(x).zip(parameters) {
-            let y = (x.to_f32() - mean) * scale + bias;
-            *out = T::from_f32(if silu { simd::silu(y) } else { y });
+            *out = T::from_f32((x.to_f32() - mean) * scale + bias);
+        }
+    }
+}
+
+vectorised! {
+    /// The same with SiLU behind it, into any dtype.
+    pub(super) fn norm_silu<S: Element, T: Element>(x: &[S], means: &[f32], scales: &[f32], biases: &[f32], out: &mut [T]) {
+        let parameters = means.iter().zip(scales).zip(biases);
+        for ((out, x), ((mean, scale), bias)) in out.iter_mut().zip(x).zip(parameters) {
+            *out = T::from_f32(simd::silu((x.to_f32() - mean) * scale + bias));
         }
     }
 }

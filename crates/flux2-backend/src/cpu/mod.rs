@@ -15,7 +15,6 @@
 
 #![allow(unsafe_code)] // kernels: every block says why it holds
 
-mod add;
 mod attention;
 mod buffer;
 mod cast;
@@ -46,7 +45,7 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use crate::backend::{AttentionMask, Backend, ConvShape, Rope};
+use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, Rope};
 use crate::{Compute, DType, Error, Format, HostTensor, Result, Tensor, Weight};
 
 pub use buffer::Buffer;
@@ -104,6 +103,12 @@ impl CpuBackend {
     /// The number of threads in use.
     pub fn threads(&self) -> usize {
         self.threads.count()
+    }
+
+    /// The most memory that tensors and scratch took at once since the last [`Backend::trim`], in bytes. What is kept for
+    /// later beside tensors in use stays within this and 128 MiB.
+    pub fn peak_bytes(&self) -> usize {
+        self.buffers.peak_bytes()
     }
 
     /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
@@ -242,15 +247,12 @@ impl Backend for CpuBackend {
         attention::attention(self, q, k, v, head_dim, mask)
     }
 
-    fn conv2d(
-        &self,
-        x: &Tensor<Self>,
-        weight: &Weight<Self>,
-        bias: &Tensor<Self>,
-        conv: ConvShape,
-        out: DType,
-    ) -> Result<Tensor<Self>> {
-        conv2d::conv2d(self, x, weight.matrix().stored(), bias, conv, out)
+    fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
+        conv2d::conv2d(self, x, conv, out)
+    }
+
+    fn conv2d_add(&self, y: &mut Tensor<Self>, x: &ConvInput<Self>, conv: &Convolution<Self>) -> Result<()> {
+        conv2d::conv2d_add(self, y, x, conv)
     }
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
@@ -291,16 +293,12 @@ impl Backend for CpuBackend {
         guide::guide(self, uncond, cond, guidance)
     }
 
-    fn group_norm(
-        &self,
-        x: &Tensor<Self>,
-        groups: usize,
-        weight: &Tensor<Self>,
-        bias: &Tensor<Self>,
-        eps: f32,
-        silu: bool,
-    ) -> Result<Tensor<Self>> {
-        group_norm::group_norm(self, x, groups, weight, bias, eps, silu)
+    fn group_norm(&self, x: &Tensor<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
+        group_norm::group_norm(self, x, norm)
+    }
+
+    fn group_norm_statistics(&self, x: &ConvInput<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
+        group_norm::group_norm_statistics(self, x, norm)
     }
 
     fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>> {
@@ -315,10 +313,6 @@ impl Backend for CpuBackend {
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>> {
         patchify::unpatchify(self, tokens, size, mean, std)
-    }
-
-    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
-        add::add(self, x, y)
     }
 
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {

@@ -1,61 +1,74 @@
 //! Convolution over a map of pixels, one of the kinds in [`ConvShape`]; sums in f32.
 //!
 //! Used by the autoencoder. A pixel's channels are neighbours in memory, and a weight row is `[row, column, channel]`.
+//! What comes before a convolution there (group norm and SiLU) and what comes after it (a residual) is part of the op, so
+//! that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Padding is zero as the convolution reads
+//! it, that is, behind the norm.
 
-use crate::{Backend, ConvShape, DType, Result, Tensor, Weight};
+use crate::{Backend, ConvInput, ConvShape, Convolution, DType, Error, Result, Tensor};
 
-/// `x` compute `[h, w, c]`, `weight` `[o, kernel * kernel * c]`, `bias` f32 `[o]` -> compute `[h', w', o]`, with `h'`
-/// and `w'` from [`ConvShape::output`].
+/// `x` compute `[h, w, c]`, `conv` with weight `[o, kernel * kernel * c]` and bias f32 `[o]` -> compute `[h', w', o]`,
+/// with `h'` and `w'` from [`ConvShape::output`].
 ///
 /// # Errors
-/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above, or `h` or `w` is odd in
+/// [`Error::Shape`] or [`Error::DType`] if the arguments are not as above, or `h` or `w` is odd in
 /// [`ConvShape::Downsample`].
-pub fn conv2d<B: Backend>(
-    be: &B,
-    x: &Tensor<B>,
-    weight: &Weight<B>,
-    bias: &Tensor<B>,
-    conv: ConvShape,
-) -> Result<Tensor<B>> {
-    convolution(be, x, weight, bias, conv, be.compute().dtype())
+pub fn conv2d<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -> Result<Tensor<B>> {
+    check(be, x, conv)?;
+    be.conv2d(x, conv, be.compute().dtype())
 }
 
 /// As [`conv2d`], but the sums stay f32.
 ///
 /// # Errors
 /// As [`conv2d`].
-pub fn conv2d_f32<B: Backend>(
-    be: &B,
-    x: &Tensor<B>,
-    weight: &Weight<B>,
-    bias: &Tensor<B>,
-    conv: ConvShape,
-) -> Result<Tensor<B>> {
-    convolution(be, x, weight, bias, conv, DType::F32)
+pub fn conv2d_f32<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -> Result<Tensor<B>> {
+    check(be, x, conv)?;
+    be.conv2d(x, conv, DType::F32)
 }
 
-fn convolution<B: Backend>(
-    be: &B,
-    x: &Tensor<B>,
-    weight: &Weight<B>,
-    bias: &Tensor<B>,
-    conv: ConvShape,
-    out: DType,
-) -> Result<Tensor<B>> {
-    let [h, w, c] = x.dims("conv2d: x")?;
-    let [o, k] = weight.shape();
-    if k != conv.kernel() * conv.kernel() * c {
-        let kernel = conv.kernel();
-        return Err(
-            x.wrong_shape("conv2d: x", format!("[h, w, c] with {kernel} * {kernel} * c = {k} of weight [{o}, {k}]"))
-        );
+/// `y += conv2d(x)` with `y` compute `[h', w', o]`, rounded once. `y` is copied first if another tensor shares its memory.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv2d_add<B: Backend>(be: &B, y: &mut Tensor<B>, x: &ConvInput<B>, conv: &Convolution<B>) -> Result<()> {
+    y.expect_shape("conv2d: y", &check(be, x, conv)?)?;
+    y.expect_dtype("conv2d: y", be.compute().dtype())?;
+    be.conv2d_add(y, x, conv)
+}
+
+/// The shape of the result.
+fn check<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -> Result<[usize; 3]> {
+    let [h, w, c] = check_input(be, "conv2d: x", x)?;
+    check_convolution(conv, [h, w, c])
+}
+
+/// Height, width and channels of what is read.
+pub(super) fn check_input<B: Backend>(be: &B, what: &'static str, x: &ConvInput<B>) -> Result<[usize; 3]> {
+    let mut size = x.map.dims(what)?;
+    x.map.expect_dtype(what, be.compute().dtype())?;
+    if let Some(conv) = x.after {
+        size = check_convolution(conv, size)?;
     }
-    if conv == ConvShape::Downsample && (!h.is_multiple_of(2) || !w.is_multiple_of(2)) {
-        return Err(x.wrong_shape("conv2d: x", "even height and width to halve them"));
+    if let Some(statistics) = &x.norm_silu {
+        super::expect_f32("conv2d: statistics", statistics, &[3, size[2]])?;
     }
-    x.expect_dtype("conv2d: x", be.compute().dtype())?;
-    super::expect_f32("conv2d: bias", bias, &[o])?;
-    be.conv2d(x, weight, bias, conv, out)
+    Ok(size)
+}
+
+/// The shape of the result for an input of `size`.
+fn check_convolution<B: Backend>(conv: &Convolution<B>, size: [usize; 3]) -> Result<[usize; 3]> {
+    let [h, w, c] = size;
+    let ([o, k], kernel) = (conv.weight.shape(), conv.shape.kernel());
+    let wrong = |expected| Err(Error::Shape { what: "conv2d: x", found: size.to_vec(), expected });
+    if k != kernel * kernel * c {
+        return wrong(format!("[h, w, c] with {kernel} * {kernel} * c = {k} of weight [{o}, {k}]"));
+    }
+    if conv.shape == ConvShape::Downsample && (!h.is_multiple_of(2) || !w.is_multiple_of(2)) {
+        return wrong("even height and width to halve them".into());
+    }
+    super::expect_f32("conv2d: bias", &conv.bias, &[o])?;
+    Ok([conv.shape.output(h), conv.shape.output(w), o])
 }
 
 /// `x` `[h, w, c]` with `size = [h, w, c]`, `weight` `[o, kernel * kernel * c]`, `bias` `[o]` -> `[h', w', o]`.

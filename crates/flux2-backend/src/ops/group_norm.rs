@@ -1,51 +1,39 @@
 //! Group norm over a map of pixels: channels in `groups` runs, `y = (x - mean) / sqrt(var + eps) * weight + bias` with
 //! mean and variance over all pixels and the channels of the run.
 //!
-//! Used by the autoencoder before each convolution (with SiLU) and before its attention (without).
+//! Used by the autoencoder before its attention, and with SiLU before its convolutions. Those apply it while they read
+//! their input ([`ConvInput`]), so all they need is the statistics.
 
-use crate::{Backend, Result, Tensor};
+use crate::{Backend, ConvInput, GroupNorm, Result, Tensor};
 
-/// `x` compute `[h, w, c]`, `weight` and `bias` f32 `[c]` -> compute `[h, w, c]`.
+/// `x` compute `[h, w, c]` -> compute `[h, w, c]`.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above or `c` is not a multiple of
-/// `groups`.
-pub fn group_norm<B: Backend>(
-    be: &B,
-    x: &Tensor<B>,
-    groups: usize,
-    weight: &Tensor<B>,
-    bias: &Tensor<B>,
-    eps: f32,
-) -> Result<Tensor<B>> {
-    check(be, x, groups, weight, bias)?;
-    be.group_norm(x, groups, weight, bias, eps, false)
+/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above or `c` is not a multiple of the
+/// groups.
+pub fn group_norm<B: Backend>(be: &B, x: &Tensor<B>, norm: &GroupNorm<B>) -> Result<Tensor<B>> {
+    check(be, &x.into(), norm)?;
+    be.group_norm(x, norm)
 }
 
-/// `silu(group_norm(x))`. Arguments and errors as [`group_norm`].
+/// What group norm does to each channel of `x`: f32 `[3, c]`, rows mean, scale and bias of
+/// `y = (x - mean) * scale + bias`.
 ///
 /// # Errors
 /// As [`group_norm`].
-pub fn group_norm_silu<B: Backend>(
-    be: &B,
-    x: &Tensor<B>,
-    groups: usize,
-    weight: &Tensor<B>,
-    bias: &Tensor<B>,
-    eps: f32,
-) -> Result<Tensor<B>> {
-    check(be, x, groups, weight, bias)?;
-    be.group_norm(x, groups, weight, bias, eps, true)
+pub fn group_norm_statistics<B: Backend>(be: &B, x: &ConvInput<B>, norm: &GroupNorm<B>) -> Result<Tensor<B>> {
+    check(be, x, norm)?;
+    be.group_norm_statistics(x, norm)
 }
 
-fn check<B: Backend>(be: &B, x: &Tensor<B>, groups: usize, weight: &Tensor<B>, bias: &Tensor<B>) -> Result<()> {
-    let [_h, _w, c] = x.dims("group_norm: x")?;
+fn check<B: Backend>(be: &B, x: &ConvInput<B>, norm: &GroupNorm<B>) -> Result<()> {
+    let [_h, _w, c] = super::conv2d::check_input(be, "group_norm: x", x)?;
+    let groups = norm.groups;
     if groups == 0 || c == 0 || !c.is_multiple_of(groups) {
-        return Err(x.wrong_shape("group_norm: x", format!("[h, w, c] with c a multiple of {groups} groups")));
+        return Err(x.map.wrong_shape("group_norm: x", format!("[h, w, c] with c a multiple of {groups} groups")));
     }
-    x.expect_dtype("group_norm: x", be.compute().dtype())?;
-    super::expect_f32("group_norm: weight", weight, &[c])?;
-    super::expect_f32("group_norm: bias", bias, &[c])
+    super::expect_f32("group_norm: weight", &norm.weight, &[c])?;
+    super::expect_f32("group_norm: bias", &norm.bias, &[c])
 }
 
 /// `x` `[pixels, c]`, `weight` and `bias` `[c]` -> `[pixels, c]`, before SiLU.

@@ -16,17 +16,15 @@
 //! | [`modulated_layer_norm()`] | `(1 + scale) * LN(x) + shift` | flow transformer |
 //! | [`norm_rope()`] | `rope(rms_norm(x))` for each head | q and k of Qwen3 and the flow transformer |
 //! | [`silu()`] | `x * sigmoid(x)` | timestep embedding, modulation |
-//! | [`add()`] | `x += y` | residual connections of the autoencoder |
 //! | [`euler_step()`] | `x += dt * velocity` | sampler |
 //! | [`guide()`] | `uncond + g * (cond - uncond)` | sampler |
 //! | [`cast()`] | another dtype | model inputs and outputs |
 //! | [`concat_rows()`] | matrices on top of each other | text and image tokens |
 //! | [`embedding()`] | rows of a table | Qwen3 |
-//! | [`conv2d()`], [`conv2d_f32`] | 1x1 or 3x3 convolution | autoencoder |
-//! | [`group_norm()`], [`group_norm_silu`] | `(x - mean) / std * weight + bias` | autoencoder |
+//! | [`conv2d()`], [`conv2d_f32`], [`conv2d_add`] | 1x1 or 3x3 convolution, norm and SiLU before and residual after it | autoencoder |
+//! | [`group_norm()`], [`group_norm_statistics`] | `(x - mean) / std * weight + bias` | autoencoder |
 //! | [`patchify()`], [`unpatchify`] | 2x2 pixels to one normalised token and back | autoencoder |
 
-pub mod add;
 pub mod attention;
 pub mod cast;
 pub mod concat_rows;
@@ -44,14 +42,13 @@ pub mod patchify;
 pub mod rms_norm;
 pub mod silu;
 
-pub use add::add;
 pub use attention::attention;
 pub use cast::cast;
 pub use concat_rows::concat_rows;
-pub use conv2d::{conv2d, conv2d_f32};
+pub use conv2d::{conv2d, conv2d_add, conv2d_f32};
 pub use embedding::embedding;
 pub use euler_step::euler_step;
-pub use group_norm::{group_norm, group_norm_silu};
+pub use group_norm::{group_norm, group_norm_statistics};
 pub use guide::guide;
 pub use linear::{linear, linear_f32};
 pub use linear_add::{linear_add, linear_pair_add};

@@ -10,8 +10,8 @@ use flux2_backend::cpu::Tier;
 use flux2_backend::host::BlockScales;
 use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, random, tensor};
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvShape, CpuBackend, DType, Error, Format, HostBytes, HostTensor, Result, Rope,
-    RopeLayout, Tensor, Weight, ops,
+    AttentionMask, Backend, Compute, ConvInput, ConvShape, Convolution, CpuBackend, DType, Error, Format, GroupNorm,
+    HostBytes, HostTensor, Result, Rope, RopeLayout, Tensor, Weight, ops,
 };
 use half::{bf16, f16};
 
@@ -27,7 +27,6 @@ macro_rules! matrix {
 }
 
 matrix!(
-    add,
     attention,
     cast,
     concat_rows,
@@ -47,6 +46,8 @@ matrix!(
 );
 
 on_every_backend!(
+    a_streamed_map_is_the_map,
+    convolutions_normalise_what_they_read,
     weights_in_bytes,
     nan_survives_rounding_to_bytes,
     keys_that_no_query_sees_may_be_left_out,
@@ -69,19 +70,6 @@ fn every_op_has_a_row() {
     for name in files {
         assert!(src.join("cpu").join(&name).with_extension("rs").is_file(), "no CPU kernel for {name}");
     }
-}
-
-fn add<B: Backend>(be: &B) -> Result<()> {
-    let compute = be.compute().dtype();
-    for (x_type, y_type) in [(F32, F32), (F32, compute), (compute, F32), (compute, compute)] {
-        for shape in [&[1, 1][..], &[3, 17], &[300, 67], &[5, 3, 33]] {
-            let (mut x, xs) = tensor(be, "x", shape, x_type)?;
-            let (y, ys) = tensor(be, "y", shape, y_type)?;
-            ops::add(be, &mut x, &y)?;
-            check(be, &x, shape, x_type, &ops::add::reference(&xs, &ys), 1)?;
-        }
-    }
-    Ok(())
 }
 
 fn attention<B: Backend>(be: &B) -> Result<()> {
@@ -188,14 +176,90 @@ fn conv2d<B: Backend>(be: &B) -> Result<()> {
         (Upsample, [3, 5, 6], 50),
         (Upsample, [7, 1, 8], 3),
     ] {
+        let compute = be.compute().dtype();
         let k = conv.kernel() * conv.kernel() * c;
-        let (x, xs) = window(be, "x", &[h, w, c], be.compute().dtype())?;
-        let (weight, ws) = weight(be, "weight", [o, k])?;
-        let (bias, bs) = tensor(be, "bias", &[o], F32)?;
-        let expected = ops::conv2d::reference(&xs, [h, w, c], &ws, &bs, conv);
-        let shape = [conv.output(h), conv.output(w), o];
-        check(be, &ops::conv2d(be, &x, &weight, &bias, conv)?, &shape, be.compute().dtype(), &expected, k)?;
-        check(be, &ops::conv2d_f32(be, &x, &weight, &bias, conv)?, &shape, F32, &expected, k)?;
+        let (x, xs) = window(be, "x", &[h, w, c], compute)?;
+        let (conv, ws, bs) = convolution(be, "conv", [o, c], conv)?;
+        let expected = ops::conv2d::reference(&xs, [h, w, c], &ws, &bs, conv.shape);
+        let shape = [conv.shape.output(h), conv.shape.output(w), o];
+        check(be, &ops::conv2d(be, &(&x).into(), &conv)?, &shape, compute, &expected, k)?;
+        check(be, &ops::conv2d_f32(be, &(&x).into(), &conv)?, &shape, F32, &expected, k)?;
+
+        let (mut y, ys) = tensor(be, "y", &shape, compute)?;
+        ops::conv2d_add(be, &mut y, &(&x).into(), &conv)?;
+        let expected: Vec<f64> = expected.iter().zip(&ys).map(|(sum, y)| sum + f64::from(*y)).collect();
+        check(be, &y, &shape, compute, &expected, k)?;
+    }
+    Ok(())
+}
+
+/// Group norm and SiLU on the way into a convolution, and a residual behind it, as the autoencoder has them.
+fn convolutions_normalise_what_they_read<B: Backend>(be: &B) -> Result<()> {
+    use ConvShape::{Downsample, Pointwise, Same, Upsample};
+    let compute = be.compute().dtype();
+    for (shape, [h, w, c], groups, o) in [
+        (Same, [1, 1, 4], 2, 3),
+        (Same, [5, 7, 12], 3, 8),
+        (Same, [9, 4, 5], 5, 49), // an odd number of channels
+        (Same, [4, 3, 130], 1, 50),
+        (Same, [33, 60, 8], 4, 3), // more pixels than one task takes
+        (Pointwise, [5, 7, 32], 8, 64),
+        (Downsample, [6, 10, 6], 3, 5),
+        (Upsample, [3, 5, 6], 2, 50),
+    ] {
+        let k = shape.kernel() * shape.kernel() * c;
+        let (x, xs) = window(be, "x", &[h, w, c], compute)?;
+        let (norm, ws, bs) = normalisation(be, groups, c)?;
+        let normed = ops::group_norm::reference(&xs, groups, &ws, &bs, EPS);
+        let silu: Vec<f32> = normed.iter().map(|v| (v / (1.0 + (-v).exp())) as f32).collect();
+        let (conv, ws, bs) = convolution(be, "conv", [o, c], shape)?;
+        let expected = ops::conv2d::reference(&silu, [h, w, c], &ws, &bs, shape);
+        // What enters the product is rounded: at most 2^-8 of each term, which is half as much of their sum on average
+        // and five times that for the worst of thousands.
+        let rounding = if be.compute() == Compute::Bf16 { 2f64.powi(-6) } else { 2f64.powi(-21) };
+        let close = |got: &Tensor<B>, dtype, expected: &[f64]| -> Result<()> {
+            assert_eq!((got.shape(), got.dtype()), (&[shape.output(h), shape.output(w), o][..], dtype));
+            assert_close(&be.download(got)?, expected, Tolerance::of(dtype, k).and_of_rms(rounding));
+            Ok(())
+        };
+        let read = || -> Result<_> {
+            let norm_silu = Some(ops::group_norm_statistics(be, &(&x).into(), &norm)?);
+            Ok(ConvInput { map: &x, after: None, norm_silu })
+        };
+        close(&ops::conv2d(be, &read()?, &conv)?, compute, &expected)?;
+        close(&ops::conv2d_f32(be, &read()?, &conv)?, F32, &expected)?;
+
+        let (mut y, ys) = tensor(be, "y", &[shape.output(h), shape.output(w), o], compute)?;
+        ops::conv2d_add(be, &mut y, &read()?, &conv)?;
+        let expected: Vec<f64> = expected.iter().zip(&ys).map(|(sum, y)| sum + f64::from(*y)).collect();
+        close(&y, compute, &expected)?;
+    }
+    Ok(())
+}
+
+/// A map that is computed where it is read, in bands, is to the bit the one computed before and kept.
+fn a_streamed_map_is_the_map<B: Backend>(be: &B) -> Result<()> {
+    use ConvShape::{Downsample, Pointwise, Same, Upsample};
+    let (x, _) = tensor(be, "x", &[13, 9, 6], be.compute().dtype())?;
+    let (norm, ..) = normalisation(be, 4, 8)?;
+    for first in [Pointwise, Same, Upsample] {
+        let (first, ..) = convolution(be, "first", [8, 6], first)?;
+        let kept = ops::conv2d(be, &(&x).into(), &first)?;
+        for second in [Pointwise, Same, Upsample, Downsample] {
+            if second == Downsample && first.shape != Upsample {
+                continue; // odd sides
+            }
+            let (second, ..) = convolution(be, "second", [5, 8], second)?;
+            let run = |mut input: ConvInput<B>| -> Result<_> {
+                let plain = be.download(&ops::conv2d(be, &input, &second)?)?;
+                let statistics = ops::group_norm_statistics(be, &input, &norm)?;
+                input.norm_silu = Some(statistics.clone());
+                let normed = be.download(&ops::conv2d(be, &input, &second)?)?;
+                Ok((plain, be.download(&statistics)?, normed))
+            };
+            let streamed = ConvInput { map: &x, after: Some(&first), norm_silu: None };
+            assert!(run(streamed)? == run((&kept).into())?, "{:?} before {:?}", first.shape, second.shape);
+        }
     }
     Ok(())
 }
@@ -233,15 +297,11 @@ fn group_norm<B: Backend>(be: &B) -> Result<()> {
             let values: Vec<f32> = random("x", &wide).iter().map(|v| v + offset).collect();
             let x = ops::cast(be, &be.upload(&wide, &values)?, be.compute().dtype())?.slice_cols(3..c + 3);
             let xs = be.download(&x)?;
-            let ((weight, ws), (bias, bs)) = (tensor(be, "weight", &[c], F32)?, tensor(be, "bias", &[c], F32)?);
+            let (norm, ws, bs) = normalisation(be, groups, c)?;
             let expected = ops::group_norm::reference(&xs, groups, &ws, &bs, EPS);
             let tolerance = Tolerance::of(be.compute().dtype(), 1);
-            let got = ops::group_norm(be, &x, groups, &weight, &bias, EPS)?;
+            let got = ops::group_norm(be, &x, &norm)?;
             assert_eq!((got.shape(), got.dtype()), (&[h, w, c][..], be.compute().dtype()));
-            assert_close(&be.download(&got)?, &expected, tolerance);
-
-            let expected: Vec<f64> = expected.iter().map(|v| v / (1.0 + (-v).exp())).collect();
-            let got = ops::group_norm_silu(be, &x, groups, &weight, &bias, EPS)?;
             assert_close(&be.download(&got)?, &expected, tolerance);
         }
     }
@@ -469,7 +529,7 @@ fn silu<B: Backend>(be: &B) -> Result<()> {
 fn in_place_ops_leave_shared_memory_alone<B: Backend>(be: &B) -> Result<()> {
     let (x, before) = tensor(be, "x", &[6, 10], F32)?;
     let mut whole = x.clone();
-    ops::add(be, &mut whole, &x)?;
+    ops::euler_step(be, &mut whole, &x, 1.0)?;
     let mut columns = x.slice_cols(2..7);
     ops::euler_step(be, &mut columns, &x.slice_cols(0..5), 1.0)?;
     let mut rows = x.slice_rows(3..6);
@@ -487,7 +547,7 @@ fn in_place_ops_find_where_a_window_starts<B: Backend>(be: &B) -> Result<()> {
     let mut last = x.slice_rows(3..6);
     drop(x);
     let one = be.upload(&[3, 10], &[1.0; 30])?;
-    ops::add(be, &mut last, &one)?;
+    ops::euler_step(be, &mut last, &one, 1.0)?;
     assert_eq!(be.download(&last)?, before[30..].iter().map(|v| v + 1.0).collect::<Vec<_>>());
     Ok(())
 }
@@ -509,7 +569,6 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     let rope =
         |shape: &[usize], sin: &[usize]| Ok(Rope { cos: f(shape)?, sin: f(sin)?, layout: RopeLayout::Interleaved });
 
-    refused("add: y", ops::add(be, &mut f(&[2, 3])?, &f(&[3, 2])?));
     refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 3, none));
     refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 4, none));
     refused("attention: q", attend(&[2, 6], &[2, 6], &[2, 6], 0, none));
@@ -522,14 +581,29 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("attention: v", attend(&[2, 4], &[3, 4], &[2, 4], 2, none));
     refused("concat_rows: parts", ops::concat_rows::<B>(be, &[]).map(drop));
     refused("concat_rows: parts", ops::concat_rows(be, &[&f(&[2, 3])?, &f(&[2, 4])?]).map(drop));
-    let convolve = |x: &[usize], w, b: &[usize], conv| ops::conv2d(be, &c(x)?, &weight(w)?, &f(b)?, conv).map(drop);
+    let conv = |w, b: &[usize], shape| Ok(Convolution { weight: weight(w)?, bias: f(b)?, shape });
+    let convolve =
+        |x: &[usize], w, b: &[usize], shape| ops::conv2d(be, &(&c(x)?).into(), &conv(w, b, shape)?).map(drop);
     refused("conv2d: x", convolve(&[2, 2, 3], [4, 26], &[4], ConvShape::Same));
     refused("conv2d: x", convolve(&[2, 6], [4, 27], &[4], ConvShape::Same));
     refused("conv2d: x", convolve(&[3, 2, 3], [4, 27], &[4], ConvShape::Downsample));
     refused("conv2d: bias", convolve(&[2, 2, 3], [4, 27], &[3], ConvShape::Same));
+    let add = |y: &[usize]| {
+        ops::conv2d_add(be, &mut c(y)?, &(&c(&[2, 2, 3])?).into(), &conv([4, 27], &[4], ConvShape::Same)?)
+    };
+    refused("conv2d: y", add(&[2, 2, 3]));
+    let read = |first, statistics: &[usize]| {
+        let (map, first, second) =
+            (c(&[2, 2, 3])?, conv(first, &[5], ConvShape::Same)?, conv([4, 45], &[4], ConvShape::Same)?);
+        let input = ConvInput { map: &map, after: Some(&first), norm_silu: Some(f(statistics)?) };
+        ops::conv2d(be, &input, &second).map(drop)
+    };
+    read([5, 27], &[3, 5])?;
+    refused("conv2d: x", read([5, 28], &[3, 5]));
+    refused("conv2d: statistics", read([5, 27], &[3, 3]));
     refused("euler_step: velocity", ops::euler_step(be, &mut f(&[2, 3])?, &f(&[2, 4])?, 1.0));
     let group = |x: &[usize], groups, w: &[usize], b: &[usize]| {
-        ops::group_norm(be, &c(x)?, groups, &f(w)?, &f(b)?, EPS).map(drop)
+        ops::group_norm(be, &c(x)?, &GroupNorm { groups, weight: f(w)?, bias: f(b)?, eps: EPS }).map(drop)
     };
     refused("group_norm: x", group(&[2, 2, 6], 4, &[6], &[6]));
     refused("group_norm: x", group(&[2, 2, 6], 0, &[6], &[6]));
@@ -604,12 +678,18 @@ fn wrong_dtypes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("attention: v", ops::attention(be, &c(m)?, &c(m)?, &f(m)?, 2, none).map(drop));
     refused("cast: dtype", ops::cast(be, &f(m)?, DType::F16).map(drop));
     refused("concat_rows: parts", ops::concat_rows(be, &[&f(m)?, &c(m)?]).map(drop));
-    refused("conv2d: x", ops::conv2d(be, &f(&[2, 2, 1])?, &weight([4, 9])?, &f(v)?, ConvShape::Same).map(drop));
-    refused("conv2d: bias", ops::conv2d(be, &c(&[2, 2, 1])?, &weight([4, 9])?, &c(v)?, ConvShape::Same).map(drop));
+    let convolve = |x: Tensor<B>, bias| {
+        let conv = Convolution { weight: weight([4, 9])?, bias, shape: ConvShape::Same };
+        ops::conv2d(be, &(&x).into(), &conv).map(drop)
+    };
+    refused("conv2d: x", convolve(f(&[2, 2, 1])?, f(v)?));
+    refused("conv2d: bias", convolve(c(&[2, 2, 1])?, c(v)?));
     refused("euler_step: x", ops::euler_step(be, &mut c(m)?, &f(m)?, 1.0));
     refused("euler_step: velocity", ops::euler_step(be, &mut f(m)?, &c(m)?, 1.0));
-    refused("group_norm: x", ops::group_norm(be, &f(&[2, 2, 4])?, 2, &f(v)?, &f(v)?, EPS).map(drop));
-    refused("group_norm: weight", ops::group_norm_silu(be, &c(&[2, 2, 4])?, 2, &c(v)?, &f(v)?, EPS).map(drop));
+    let norm = |weight| Ok(GroupNorm { groups: 2, weight, bias: f(v)?, eps: EPS });
+    refused("group_norm: x", ops::group_norm(be, &f(&[2, 2, 4])?, &norm(f(v)?)?).map(drop));
+    let statistics = |weight| ops::group_norm_statistics(be, &(&c(&[2, 2, 4])?).into(), &norm(weight)?).map(drop);
+    refused("group_norm: weight", statistics(c(v)?));
     refused("guide: uncond", ops::guide(be, &c(m)?, &f(m)?, 4.0).map(drop));
     refused("guide: cond", ops::guide(be, &f(m)?, &c(m)?, 4.0).map(drop));
     refused("linear: x", ops::linear(be, &f(m)?, &weight([3, 4])?, None).map(drop));
@@ -670,15 +750,15 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
         Ok(Rope { cos: cos?, sin: sin?, layout })
     };
     let map = xc.reshape("map", [10, 31, d])?;
+    let norm = GroupNorm { groups: 8, weight: w.clone(), bias: v.clone(), eps: EPS };
     let tokens = x.reshape("tokens", [n, d])?;
     let results = [
         ("cast", xc.clone()),
-        ("add", in_place(&xc, |x| ops::add(be, x, &y))?),
         ("concat_rows", ops::concat_rows(be, &[&x, &y])?),
         ("euler_step", in_place(&x, |x| ops::euler_step(be, x, &y, -0.1))?),
         ("linear of bytes", ops::linear(be, &xc, &bytes, None)?),
-        ("group_norm", ops::group_norm(be, &map, 8, &w, &v, EPS)?),
-        ("group_norm_silu", ops::group_norm_silu(be, &map, 8, &w, &v, EPS)?),
+        ("group_norm", ops::group_norm(be, &map, &norm)?),
+        ("group_norm_statistics", ops::group_norm_statistics(be, &(&map).into(), &norm)?),
         ("guide", ops::guide(be, &x, &y, 4.0)?),
         ("modulated_layer_norm", ops::modulated_layer_norm(be, &x, &row, &row, EPS)?),
         ("norm_rope, interleaved", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Interleaved)?, EPS)?),
@@ -696,14 +776,16 @@ fn products(be: &CpuBackend) -> Result<Vec<Vec<u32>>> {
     let (x, _) = tensor(be, "x", &[1700, 64], be.compute().dtype())?;
     let (square, bias) = (weight(be, "w", [250, 64])?.0, be.upload(&[250], &random("b", &[250]))?);
     let bytes = Weight::load_as(be, HostTensor::from_f32([250, 64], &random("bytes", &[250, 64])), Format::Int8)?;
-    let kernel = weight(be, "kernel", [250, 9 * 64])?.0;
+    let (conv, ..) = convolution(be, "conv", [250, 64], ConvShape::Same)?;
     let map = x.reshape("map", [34, 50, 64])?;
+    let norm_silu = Some(ops::group_norm_statistics(be, &(&map).into(), &normalisation(be, 8, 64)?.0)?);
     let few = x.slice_rows(0..400);
     let results = [
         ops::linear(be, &x, &square, Some(&bias))?,
         ops::linear_swiglu(be, &x, &square, &square)?,
         ops::linear_swiglu(be, &x, &bytes, &bytes)?,
-        ops::conv2d(be, &map, &kernel, &bias, ConvShape::Same)?,
+        ops::conv2d(be, &(&map).into(), &conv)?,
+        ops::conv2d(be, &ConvInput { map: &map, after: None, norm_silu }, &conv)?,
         ops::attention(be, &few, &x, &x, 16, AttentionMask::None)?,
     ];
     results.iter().map(|result| bits(be, result)).collect()
@@ -761,6 +843,24 @@ fn weight<B: Backend>(be: &B, name: &str, shape: [usize; 2]) -> Result<(Weight<B
     let host = HostTensor::new(DType::Bf16, shape, HostBytes::new(Arc::new(bytes)))?;
     let values = host.to_f32();
     Ok((Weight::load(be, host)?, values))
+}
+
+/// A random convolution from `c` to `o` channels, and the values of its weight and bias.
+fn convolution<B: Backend>(
+    be: &B,
+    name: &str,
+    [o, c]: [usize; 2],
+    shape: ConvShape,
+) -> Result<(Convolution<B>, Vec<f32>, Vec<f32>)> {
+    let (weight, weights) = weight(be, &format!("{name}.weight"), [o, shape.kernel() * shape.kernel() * c])?;
+    let (bias, biases) = tensor(be, &format!("{name}.bias"), &[o], F32)?;
+    Ok((Convolution { weight, bias, shape }, weights, biases))
+}
+
+/// A random group norm of `c` channels, and the values of its weight and bias.
+fn normalisation<B: Backend>(be: &B, groups: usize, c: usize) -> Result<(GroupNorm<B>, Vec<f32>, Vec<f32>)> {
+    let ((weight, weights), (bias, biases)) = (tensor(be, "weight", &[c], F32)?, tensor(be, "bias", &[c], F32)?);
+    Ok((GroupNorm { groups, weight, bias, eps: EPS }, weights, biases))
 }
 
 /// Values that bf16 holds exactly, stored as `dtype`, `skip` bytes into a buffer.

@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use flux2_backend::{AttentionMask, Backend, Compute, ConvShape, DType, Format, Rope, RopeLayout, Tensor, Weight, ops};
+use flux2_backend::{
+    AttentionMask, Backend, Compute, ConvShape, Convolution, DType, Format, GroupNorm, Rope, RopeLayout, Tensor,
+    Weight, ops,
+};
 
 use super::Peaks;
 use crate::Result;
@@ -177,7 +180,7 @@ fn cases<B: Backend>(compute: Compute, format: Format) -> Vec<Case<B>> {
         modulated_layer_norm(compute, 4608, 3072),
         rms_norm(compute, 512, 2560),
         norm_rope(compute, 4608, 24, 128),
-        group_norm_silu(compute, 512, 128),
+        group_norm(compute, 512, 128),
     ]);
     cases
 }
@@ -254,8 +257,8 @@ fn convolution<B: Backend>(conv: ConvShape, side: usize, [c_in, c_out]: [usize; 
         prepare: Box::new(move |be: &B| {
             let x = matrix(be, side * side, c_in)?.reshape("a map", [side, side, c_in])?;
             let (weight, bias) = (weight(be, c_out, taps * c_in, Format::AsStored)?, vector(be, c_out, 0.0)?);
-            let be = be.clone();
-            runs(move || ops::conv2d(&be, &x, &weight, &bias, conv))
+            let (conv, be) = (Convolution { weight, bias, shape: conv }, be.clone());
+            runs(move || ops::conv2d(&be, &(&x).into(), &conv))
         }),
     }
 }
@@ -314,18 +317,19 @@ fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: 
     }
 }
 
-/// Statistics 4, normalising 2, weight and bias 2, SiLU 4. The map is read twice.
-fn group_norm_silu<B: Backend>(compute: Compute, side: usize, channels: usize) -> Case<B> {
+/// Statistics 4, normalising 2, weight and bias 2. The map is read twice.
+fn group_norm<B: Backend>(compute: Compute, side: usize, channels: usize) -> Case<B> {
     Case {
-        op: "group_norm_silu",
+        op: "group_norm",
         shape: vec![side, side, channels],
         format: Format::AsStored,
-        flop: 12.0 * (side * side * channels) as f64,
+        flop: 8.0 * (side * side * channels) as f64,
         bytes: 3 * side * side * channels * compute.dtype().size(),
         prepare: Box::new(move |be: &B| {
             let x = matrix(be, side * side, channels)?.reshape("a map", [side, side, channels])?;
             let (weight, bias, be) = (vector(be, channels, 1.0)?, vector(be, channels, 0.0)?, be.clone());
-            runs(move || ops::group_norm_silu(&be, &x, 32, &weight, &bias, 1e-6))
+            let norm = GroupNorm { groups: 32, weight, bias, eps: 1e-6 };
+            runs(move || ops::group_norm(&be, &x, &norm))
         }),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flux2_backend::{Backend, ConvShape, Format, HostBytes, HostTensor, Tensor, Weight, ops};
+use flux2_backend::{Backend, ConvInput, ConvShape, Convolution, Format, HostBytes, HostTensor, Tensor, Weight, ops};
 
 use crate::Result;
 use crate::weights::{VaeConfig, WeightSource};
@@ -89,10 +89,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 }
 
 /// A product with a bias: the 1x1 convolutions of the autoencoder's attention.
-pub struct Linear<B: Backend> {
-    weight: Weight<B>,
-    bias: Tensor<B>,
-}
+pub struct Linear<B: Backend>(Convolution<B>);
 
 impl<B: Backend> Linear<B> {
     /// `weight` `[out, in]` and `bias` `[out]`.
@@ -100,7 +97,8 @@ impl<B: Backend> Linear<B> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn load(w: &Loader<B>) -> Result<Self> {
-        Ok(Linear { weight: w.matrix("weight")?, bias: w.vector("bias")? })
+        let (weight, bias) = (w.matrix("weight")?, w.vector("bias")?);
+        Ok(Linear(Convolution { weight, bias, shape: ConvShape::Pointwise }))
     }
 
     /// `x` `[n, in]` -> `[n, out]`.
@@ -108,16 +106,20 @@ impl<B: Backend> Linear<B> {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::linear(be, x, &self.weight, Some(&self.bias))?)
+        Ok(ops::linear(be, x, &self.0.weight, Some(&self.0.bias))?)
+    }
+
+    /// The same for every pixel of a map `x` `[h, w, in]`, added to `y` `[h, w, out]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn add_to(&self, be: &B, y: &mut Tensor<B>, x: &Tensor<B>) -> Result<()> {
+        Ok(ops::conv2d_add(be, y, &x.into(), &self.0)?)
     }
 }
 
 /// A convolution with a bias.
-pub struct Conv<B: Backend> {
-    weight: Weight<B>,
-    bias: Tensor<B>,
-    shape: ConvShape,
-}
+pub struct Conv<B: Backend>(Convolution<B>);
 
 impl<B: Backend> Conv<B> {
     /// `weight` `[out, in, k, k]` and `bias` `[out]`.
@@ -126,23 +128,43 @@ impl<B: Backend> Conv<B> {
     /// As [`Loader::matrix`].
     pub fn load(w: &Loader<B>, shape: ConvShape) -> Result<Self> {
         let weight = channels_last(&w.host("weight")?)?;
-        Ok(Conv { weight: Weight::load(w.be, weight)?, bias: w.vector("bias")?, shape })
+        Ok(Conv(Convolution { weight: Weight::load(w.be, weight)?, bias: w.vector("bias")?, shape }))
     }
 
-    /// `x` `[h, w, in]` -> `[h', w', out]` in the compute dtype.
+    /// `x` `[h, w, in]`, a map or what [`GroupNorm::silu`] makes of one, -> `[h', w', out]` in the compute dtype.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::conv2d(be, x, &self.weight, &self.bias, self.shape)?)
+    pub fn forward<'a>(&self, be: &B, x: impl Into<ConvInput<'a, B>>) -> Result<Tensor<B>> {
+        Ok(ops::conv2d(be, &x.into(), &self.0)?)
     }
 
     /// The same, kept in f32: for what leaves the model.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn forward_f32(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::conv2d_f32(be, x, &self.weight, &self.bias, self.shape)?)
+    pub fn forward_f32<'a>(&self, be: &B, x: impl Into<ConvInput<'a, B>>) -> Result<Tensor<B>> {
+        Ok(ops::conv2d_f32(be, &x.into(), &self.0)?)
+    }
+
+    /// The same, added to `y` `[h', w', out]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn add_to<'a>(&self, be: &B, y: &mut Tensor<B>, x: impl Into<ConvInput<'a, B>>) -> Result<()> {
+        Ok(ops::conv2d_add(be, y, &x.into(), &self.0)?)
+    }
+
+    /// The result for `x` as the input of another convolution, which computes it piece by piece. For maps that are too
+    /// large to keep: every use computes it anew.
+    pub fn streamed<'a>(&'a self, x: &'a Tensor<B>) -> ConvInput<'a, B> {
+        ConvInput { map: x, after: Some(&self.0), norm_silu: None }
+    }
+
+    /// Size of the result for `x` in bytes.
+    pub fn result_bytes(&self, be: &B, x: &Tensor<B>) -> usize {
+        let pixels: usize = x.shape()[..2].iter().map(|n| self.0.shape.output(*n)).product();
+        pixels * self.0.weight.shape()[0] * be.compute().dtype().size()
     }
 }
 
@@ -169,12 +191,7 @@ fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
 }
 
 /// Group normalisation with scale and shift.
-pub struct GroupNorm<B: Backend> {
-    groups: usize,
-    eps: f32,
-    weight: Tensor<B>,
-    bias: Tensor<B>,
-}
+pub struct GroupNorm<B: Backend>(flux2_backend::GroupNorm<B>);
 
 impl<B: Backend> GroupNorm<B> {
     /// `weight` and `bias` `[c]`.
@@ -182,12 +199,12 @@ impl<B: Backend> GroupNorm<B> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn load(w: &Loader<B>, config: &VaeConfig) -> Result<Self> {
-        Ok(GroupNorm {
+        Ok(GroupNorm(flux2_backend::GroupNorm {
             groups: config.groups,
             eps: config.group_norm_eps,
             weight: w.vector("weight")?,
             bias: w.vector("bias")?,
-        })
+        }))
     }
 
     /// `x` `[h, w, c]` -> the same shape.
@@ -195,15 +212,17 @@ impl<B: Backend> GroupNorm<B> {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::group_norm(be, x, self.groups, &self.weight, &self.bias, self.eps)?)
+        Ok(ops::group_norm(be, x, &self.0)?)
     }
 
-    /// The same with SiLU behind it.
+    /// The same with SiLU behind it, for a convolution to apply while it reads `x`: here only the statistics are taken.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn forward_silu(&self, be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::group_norm_silu(be, x, self.groups, &self.weight, &self.bias, self.eps)?)
+    pub fn silu<'a>(&self, be: &B, x: impl Into<ConvInput<'a, B>>) -> Result<ConvInput<'a, B>> {
+        let x = x.into();
+        let norm_silu = Some(ops::group_norm_statistics(be, &x, &self.0)?);
+        Ok(ConvInput { norm_silu, ..x })
     }
 }
 

@@ -6,14 +6,21 @@
 //! Maps are `[h, w, channels]`. Between the latent map and the tokens lie the 2x2 patchify and a normalisation with
 //! fixed statistics for each of the patchified channels; the latter has its own epsilon. Sizes are read from the
 //! configuration, so the slimmer published decoder is the same code.
+//! Maps are large (2 GiB for 256 channels of 2048x2048) and all that is large here, so norms, SiLU and residuals have none
+//! of their own, and the largest are not kept either: see [`Decoder::forward`].
 //! Follows `AutoencoderKLFlux2` in diffusers; encoding takes the mean, nothing is sampled.
 
-use flux2_backend::{AttentionMask, Backend, ConvShape, Tensor, ops};
+use flux2_backend::{AttentionMask, Backend, ConvInput, ConvShape, Tensor, ops};
 
 use super::Pulse;
 use super::layers::{Conv, GroupNorm, Linear, Loader};
 use crate::Result;
 use crate::weights::{VaeConfig, WeightSource};
+
+/// Maps larger than this are computed where they are read rather than kept, if that spares memory at the peak.
+///
+/// A picture of 1024x1024 has none, so nothing is computed twice for it.
+const KEPT_BYTES: usize = 1 << 30;
 
 /// Pictures to tokens.
 pub struct Encoder<B: Backend> {
@@ -38,6 +45,7 @@ pub struct Decoder<B: Backend> {
     levels: Vec<Level<B>>,
     norm_out: GroupNorm<B>,
     conv_out: Conv<B>,
+    kept_bytes: usize,
 }
 
 /// Mean and standard deviation of each patchified channel, f32 `[4 * latent_channels]`.
@@ -116,7 +124,7 @@ impl<B: Backend> Encoder<B> {
             x = level.forward(be, x, pulse)?;
         }
         x = self.mid.forward(be, x, pulse)?;
-        x = self.conv_out.forward(be, &self.norm_out.forward_silu(be, &x)?)?;
+        x = self.conv_out.forward(be, self.norm_out.silu(be, &x)?)?;
         let moments = self.quant.forward_f32(be, &x)?; // [h/8, w/8, mean | log-variance]
         let mean = moments.slice_cols(0..self.latent_channels);
         let tokens = ops::patchify(be, &mean, &self.statistics.mean, &self.statistics.std)?;
@@ -147,6 +155,7 @@ impl<B: Backend> Decoder<B> {
             levels: levels.collect::<Result<_>>()?,
             norm_out: GroupNorm::load(&w.at("norm_out"), config)?,
             conv_out: Conv::load(&w.at("conv_out"), ConvShape::Same)?,
+            kept_bytes: KEPT_BYTES,
         })
     }
 
@@ -157,6 +166,10 @@ impl<B: Backend> Decoder<B> {
 
     /// `tokens`, f32 `[h * w, c]`, of a token grid `[h, w]` -> pixels `[16 * h, 16 * w, 3]`, row-major.
     ///
+    /// The peak is in the last level's first block, which narrows: its upsampled input is twice as large as any other
+    /// map. Where that is more than `KEPT_BYTES`, the block computes it in bands, three times (for the statistics of its
+    /// norm, its convolution and its shortcut), to the same bits.
+    ///
     /// # Errors
     /// What `pulse`, called after every block, returns.
     pub fn forward(&self, tokens: &Tensor<B>, grid: [usize; 2], pulse: &mut Pulse) -> Result<Vec<f32>> {
@@ -164,11 +177,21 @@ impl<B: Backend> Decoder<B> {
         let x = ops::unpatchify(be, tokens, grid, &self.statistics.mean, &self.statistics.std)?;
         let mut x = self.conv_in.forward(be, &self.post_quant.forward(be, &x)?)?;
         x = self.mid.forward(be, x, pulse)?;
+        let mut upsample: Option<&Conv<B>> = None; // of the level before
         for level in &self.levels {
-            x = level.forward(be, x, pulse)?;
+            if let Some(conv) = upsample
+                && conv.result_bytes(be, &x) <= self.kept_bytes
+            {
+                x = conv.forward(be, &x)?;
+                upsample = None;
+            }
+            for block in &level.blocks {
+                x = block.forward(be, x, upsample.take())?;
+                pulse()?;
+            }
+            upsample = level.resample.as_ref();
         }
-        let x = self.norm_out.forward_silu(be, &x)?;
-        Ok(be.download(&self.conv_out.forward_f32(be, &x)?)?)
+        Ok(be.download(&self.conv_out.forward_f32(be, self.norm_out.silu(be, &x)?)?)?)
     }
 }
 
@@ -197,7 +220,7 @@ impl<B: Backend> Level<B> {
 
     fn forward(&self, be: &B, mut x: Tensor<B>, pulse: &mut Pulse) -> Result<Tensor<B>> {
         for block in &self.blocks {
-            x = block.forward(be, x)?;
+            x = block.forward(be, x, None)?;
             pulse()?;
         }
         match &self.resample {
@@ -217,9 +240,9 @@ impl<B: Backend> Middle<B> {
     }
 
     fn forward(&self, be: &B, x: Tensor<B>, pulse: &mut Pulse) -> Result<Tensor<B>> {
-        let x = self.first.forward(be, x)?;
+        let x = self.first.forward(be, x, None)?;
         pulse()?;
-        let x = self.second.forward(be, self.attention.forward(be, x)?)?;
+        let x = self.second.forward(be, self.attention.forward(be, x)?, None)?;
         pulse()?;
         Ok(x)
     }
@@ -237,15 +260,19 @@ impl<B: Backend> ResidualBlock<B> {
     }
 
     /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with `x` through the shortcut if the width changes.
-    fn forward(&self, be: &B, x: Tensor<B>) -> Result<Tensor<B>> {
-        let h = self.conv1.forward(be, &self.norm1.forward_silu(be, &x)?)?;
-        let h = self.conv2.forward(be, &self.norm2.forward_silu(be, &h)?)?;
-        let mut x = match &self.shortcut {
-            Some(shortcut) => shortcut.forward(be, &x)?,
-            None => x,
+    ///
+    /// With `upsample`, of what it makes of `x`, without ever keeping that.
+    fn forward(&self, be: &B, x: Tensor<B>, upsample: Option<&Conv<B>>) -> Result<Tensor<B>> {
+        let input = || upsample.map_or(ConvInput::from(&x), |conv| conv.streamed(&x));
+        let h = self.conv1.forward(be, self.norm1.silu(be, input())?)?;
+        let mut y = match (&self.shortcut, upsample) {
+            (Some(shortcut), _) => shortcut.forward(be, input())?,
+            (None, Some(conv)) => conv.forward(be, &x)?,
+            (None, None) => x.clone(),
         };
-        ops::add(be, &mut x, &h)?;
-        Ok(x)
+        drop(x); // so that `y` is nobody else's, and a map less lives
+        self.conv2.add_to(be, &mut y, self.norm2.silu(be, &h)?)?;
+        Ok(y)
     }
 }
 
@@ -265,8 +292,7 @@ impl<B: Backend> Attention<B> {
         let n = self.norm.forward(be, &x)?.reshape("attention: x", [h * w, c])?;
         let (q, k, v) = (self.q.forward(be, &n)?, self.k.forward(be, &n)?, self.v.forward(be, &n)?);
         let attention = ops::attention(be, &q, &k, &v, c, AttentionMask::None)?; // [h * w, c]
-        let out = self.out.forward(be, &attention)?.reshape("attention: out", [h, w, c])?;
-        ops::add(be, &mut x, &out)?;
+        self.out.add_to(be, &mut x, &attention.reshape("attention: out", [h, w, c])?)?;
         Ok(x)
     }
 }
@@ -275,7 +301,8 @@ impl<B: Backend> Attention<B> {
 mod tests {
     use std::path::Path;
 
-    use flux2_backend::CpuBackend;
+    use flux2_backend::testing::random;
+    use flux2_backend::{Compute, CpuBackend, CpuOptions};
 
     use super::*;
     use crate::golden::{Golden, assert_relative, f32_backend, fixture};
@@ -301,7 +328,7 @@ mod tests {
 
     #[test]
     fn residual_block_with_shortcut_matches_the_reference() {
-        check("vae.resnet", |encoder, _, x| encoder.levels[2].blocks[0].forward(&encoder.be, x).unwrap());
+        check("vae.resnet", |encoder, _, x| encoder.levels[2].blocks[0].forward(&encoder.be, x, None).unwrap());
     }
 
     #[test]
@@ -321,6 +348,37 @@ mod tests {
         check("vae.upsample", |_, decoder, x| {
             decoder.levels[0].resample.as_ref().unwrap().forward(&decoder.be, &x).unwrap()
         });
+    }
+
+    /// The tiny decoder for a grid of `side` x `side` tokens: pixels, and the most memory tensors took.
+    fn decode(compute: Compute, side: usize, kept_bytes: usize) -> (Vec<f32>, usize) {
+        let be = CpuBackend::new(CpuOptions { compute, ..Default::default() });
+        let part = Component::<VaeConfig>::open(Path::new(&fixture("tiny/klein/vae"))).unwrap();
+        let mut decoder = Decoder::load(&be, &part.config, &part.map().unwrap()).unwrap();
+        decoder.kept_bytes = kept_bytes;
+        let shape = [side * side, 4 * part.config.latent_channels];
+        let tokens = be.upload(&shape, &random("tokens", &shape)).unwrap();
+        let pixels = decoder.forward(&tokens, [side, side], &mut || Ok(())).unwrap();
+        (pixels, be.peak_bytes())
+    }
+
+    #[test]
+    fn streaming_changes_no_bit() {
+        for compute in [Compute::F32, Compute::Bf16] {
+            assert!(decode(compute, 5, 0).0 == decode(compute, 5, usize::MAX).0, "{compute}");
+        }
+    }
+
+    /// At the peak, in the last level's first block, the upsampled map (16 channels here, 256 in klein's autoencoder) and
+    /// two of half as many live. For klein, that is 1 GiB at 1024x1024.
+    #[test]
+    fn maps_live_once() {
+        let (side, [wide, narrow]) = (64, [16, 8]);
+        let pixels = (16 * side) * (16 * side);
+        let (_, kept) = decode(Compute::Bf16, side, usize::MAX);
+        assert!(kept <= 2 * pixels * (wide + 2 * narrow) + (4 << 20), "{kept} bytes");
+        let (_, streamed) = decode(Compute::Bf16, side, 0);
+        assert!(streamed < kept, "{streamed} and {kept} bytes");
     }
 
     #[test]

@@ -135,7 +135,10 @@ fn bf16_and_int8_agree_with_f32() {
             let of = |engine: &mut Box<dyn Engine>| draw(engine.as_mut(), prompt, &[], 4, seed).unwrap();
             let psnr = psnr(&of(&mut engine), &of(&mut full));
             assert!(psnr >= least, "\"{prompt}\": {precision} is {psnr:.1} dB from f32");
-            assert!(precision == Precision::Bf16 || psnr < 60.0, "\"{prompt}\": {precision} rounded nothing, {psnr:.1} dB");
+            assert!(
+                precision == Precision::Bf16 || psnr < 60.0,
+                "\"{prompt}\": {precision} rounded nothing, {psnr:.1} dB"
+            );
         }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use flux2::weights::{ModelFiles, ModelPaths, WeightSource};
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvShape, DType, Format, HostTensor, Result, Rope, Tensor, Weight,
+    AttentionMask, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, Result, Rope,
+    Tensor, Weight,
 };
 
 /// A piece of work: what, and for how many rows.
@@ -169,10 +170,6 @@ impl Backend for Tally {
         self.op("silu", x, COMPUTE)
     }
 
-    fn add(&self, x: &mut Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
-        self.op("add", x, DType::F32).map(drop)
-    }
-
     fn euler_step(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<()> {
         self.op("euler_step", x, DType::F32).map(drop)
     }
@@ -181,28 +178,21 @@ impl Backend for Tally {
         self.op("guide", uncond, DType::F32)
     }
 
-    fn conv2d(
-        &self,
-        x: &Tensor<Self>,
-        weight: &Weight<Self>,
-        _: &Tensor<Self>,
-        conv: ConvShape,
-        out: DType,
-    ) -> Result<Tensor<Self>> {
-        let [h, w] = [0, 1].map(|axis| conv.output(x.shape()[axis]));
-        self.result(out, [h, w, weight.shape()[0]])
+    fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
+        let [h, w, _] = x.size()?;
+        self.result(out, [conv.shape.output(h), conv.shape.output(w), conv.weight.shape()[0]])
     }
 
-    fn group_norm(
-        &self,
-        x: &Tensor<Self>,
-        _: usize,
-        _: &Tensor<Self>,
-        _: &Tensor<Self>,
-        _: f32,
-        _: bool,
-    ) -> Result<Tensor<Self>> {
+    fn conv2d_add(&self, _: &mut Tensor<Self>, _: &ConvInput<Self>, _: &Convolution<Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn group_norm(&self, x: &Tensor<Self>, _: &GroupNorm<Self>) -> Result<Tensor<Self>> {
         self.result(COMPUTE, x.shape())
+    }
+
+    fn group_norm_statistics(&self, x: &ConvInput<Self>, _: &GroupNorm<Self>) -> Result<Tensor<Self>> {
+        self.result(DType::F32, [3, x.size()?[2]])
     }
 
     fn patchify(&self, x: &Tensor<Self>, _: &Tensor<Self>, _: &Tensor<Self>) -> Result<Tensor<Self>> {

@@ -2,6 +2,7 @@
 //!
 //! AVX-512 has 32 registers: 8 x 3 accumulators, 3 of the right operand, 1 broadcast. AVX2 has 16: 6 x 2, 2 and 1.
 //! What bounds them is the multiply-adds: a group takes 24 of them and 11 loads, which other units do.
+//! Tiles of fewer vectors are for what is left of the columns.
 
 use std::arch::x86_64::*;
 
@@ -9,12 +10,12 @@ use super::RowPointers;
 
 /// Instantiate a micro-kernel from its vector type and the few intrinsics that differ.
 macro_rules! micro_kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $rows:literal x $vectors:literal of $lanes:literal,
+    ($(#[$doc:meta])* $name:ident, $features:literal, $rows:literal rows of $lanes:literal,
      zero: $zero:expr, load_right: $load_right:expr, broadcast: $broadcast:expr, multiply_add: $fma:expr,
      load: $load:expr, store: $store:expr, add: $add:expr) => {
         $(#[$doc])*
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name(
+        pub(super) unsafe fn $name<const VECTORS: usize>(
             segments: &[RowPointers],
             groups: usize,
             mut b: *const u32,
@@ -25,24 +26,24 @@ macro_rules! micro_kernel {
             // SAFETY: every load and store stays within what the caller promised: `rows` pointers readable for
             // `groups` groups, `b` for `cols` columns of every group, `c` writable for the tile.
             unsafe {
-                let mut sums = [[$zero; $vectors]; $rows];
+                let mut sums = [[$zero; VECTORS]; $rows];
                 for rows in segments {
                     for group in 0..groups {
-                        let mut right = [$load_right(b); $vectors];
-                        for v in 1..$vectors {
+                        let mut right = [$load_right(b); VECTORS];
+                        for v in 1..VECTORS {
                             right[v] = $load_right(b.add(v * $lanes));
                         }
                         for r in 0..$rows {
                             let left = $broadcast(rows[r].add(group));
-                            for v in 0..$vectors {
+                            for v in 0..VECTORS {
                                 sums[r][v] = $fma(sums[r][v], left, right[v]);
                             }
                         }
-                        b = b.add($vectors * $lanes);
+                        b = b.add(VECTORS * $lanes);
                     }
                 }
                 for r in 0..$rows {
-                    for v in 0..$vectors {
+                    for v in 0..VECTORS {
                         let out = c.add(r * stride + v * $lanes);
                         let sum = if accumulate { $add($load(out), sums[r][v]) } else { sums[r][v] };
                         $store(out, sum);
@@ -55,7 +56,7 @@ macro_rules! micro_kernel {
 
 micro_kernel!(
     /// bf16 pairs; each product pair is added to an f32 sum.
-    avx512_bf16_8x48, "avx512f,avx512bf16", 8 x 3 of 16,
+    avx512_bf16_8, "avx512f,avx512bf16", 8 rows of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
@@ -69,7 +70,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// The same in a tile that fits heads of 128 channels.
-    avx512_bf16_12x32, "avx512f,avx512bf16", 12 x 2 of 16,
+    avx512_bf16_12, "avx512f,avx512bf16", 12 rows of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
@@ -83,7 +84,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// f32 with fused multiply-add.
-    avx512_f32_8x48, "avx512f", 8 x 3 of 16,
+    avx512_f32_8, "avx512f", 8 rows of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),
@@ -95,7 +96,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// The same in a tile that fits heads of 128 channels.
-    avx512_f32_12x32, "avx512f", 12 x 2 of 16,
+    avx512_f32_12, "avx512f", 12 rows of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),
@@ -107,7 +108,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// f32 with fused multiply-add.
-    avx2_f32_6x16, "avx2,fma", 6 x 2 of 8,
+    avx2_f32_6, "avx2,fma", 6 rows of 8,
     zero: _mm256_setzero_ps(),
     load_right: |p: *const u32| _mm256_loadu_ps(p.cast()),
     broadcast: |p: *const u32| _mm256_set1_ps(p.cast::<f32>().read_unaligned()),
@@ -119,7 +120,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// Bytes, four products to an i32 sum.
-    avx512_int8_8x48, "avx512f,avx512vnni", 8 x 3 of 16,
+    avx512_int8_8, "avx512f,avx512vnni", 8 rows of 16,
     zero: _mm512_setzero_si512(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
@@ -131,7 +132,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// Bytes, four products to an i32 sum.
-    avx2_vnni_int8_6x16, "avx2,avxvnni", 6 x 2 of 8,
+    avx2_vnni_int8_6, "avx2,avxvnni", 6 rows of 8,
     zero: _mm256_setzero_si256(),
     load_right: |p: *const u32| _mm256_loadu_si256(p.cast()),
     broadcast: |p: *const u32| _mm256_set1_epi32(p.cast::<i32>().read_unaligned()),
