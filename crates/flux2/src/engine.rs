@@ -145,7 +145,8 @@ pub fn time_ops(
 }
 
 fn describe(be: &CpuBackend, precision: Precision) -> String {
-    format!("cpu, {}, {} threads, {precision}", be.tier(), be.threads())
+    let threads = be.threads();
+    format!("cpu, {}, {threads} thread{}, {precision}", be.tier(), if threads == 1 { "" } else { "s" })
 }
 
 /// The device of `options`.

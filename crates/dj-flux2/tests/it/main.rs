@@ -12,4 +12,6 @@ mod models;
 mod pictures;
 mod prompts;
 mod text_cache;
+#[cfg(feature = "mini")]
+mod threads;
 mod usage;

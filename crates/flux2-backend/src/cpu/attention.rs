@@ -90,7 +90,7 @@ impl Attention<'_> {
                         let scale = softmax_block(
                             be.tier,
                             &scores[row * KEYS..][..seen],
-                            1.0 / (head_dim as f32).sqrt(),
+                            std::f32::consts::LOG2_E / (head_dim as f32).sqrt(),
                             &mut weights[row * KEYS..][..KEYS],
                             &mut state[row],
                         );
@@ -228,7 +228,7 @@ const LANES: usize = 16;
 fn softmax_block<P: Element>(tier: Tier, scores: &[f32], scale: f32, weights: &mut [P], state: &mut Running) -> f32 {
     let max = largest(tier, scores).max(state.max);
     let total = exponentials(tier, scores, scale, max, weights);
-    let rescale = simd::exp((state.max - max) * scale);
+    let rescale = simd::exp2_of_nonpositive((state.max - max) * scale);
     *state = Running { max, total: state.total * rescale + total };
     rescale
 }
@@ -248,17 +248,25 @@ vectorised! {
 }
 
 vectorised! {
-    /// `weights[i] = e^((scores[i] - max) * scale)`, zeros behind; returns their sum.
+    /// `weights[i] = 2^((scores[i] - max) * scale)`, zeros behind; returns their sum.
     fn exponentials<P: Element>(scores: &[f32], scale: f32, max: f32, weights: &mut [P]) -> f32 {
         let (weights, behind) = weights.split_at_mut(scores.len());
         behind.fill(P::from_f32(0.0));
         let mut lanes = [0f32; LANES];
-        for (weights, scores) in weights.chunks_mut(LANES).zip(scores.chunks(LANES)) {
-            for ((weight, score), lane) in weights.iter_mut().zip(scores).zip(&mut lanes) {
-                let e = simd::exp((score - max) * scale);
-                *weight = P::from_f32(e);
-                *lane += e;
+        let weight = |score: f32| simd::exp2_of_nonpositive((score - max) * scale);
+        let (chunks, mut weight_chunks) = (scores.chunks_exact(LANES), weights.chunks_exact_mut(LANES));
+        let tail = chunks.remainder();
+        for (scores, weights) in chunks.zip(&mut weight_chunks) {
+            for i in 0..LANES {
+                let e = weight(scores[i]);
+                weights[i] = P::from_f32(e);
+                lanes[i] += e;
             }
+        }
+        for (score, out) in tail.iter().zip(weight_chunks.into_remainder()) {
+            let e = weight(*score);
+            *out = P::from_f32(e);
+            lanes[0] += e;
         }
         lanes.iter().sum()
     }

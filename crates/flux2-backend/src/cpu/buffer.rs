@@ -98,7 +98,8 @@ impl BufferPool {
             }
             state.make_room(units);
         }
-        let units = bytemuck::allocation::try_zeroed_slice_box(units).map_err(|()| Error::OutOfMemory { bytes })?;
+        let mut units = bytemuck::allocation::try_zeroed_slice_box(units).map_err(|()| Error::OutOfMemory { bytes })?;
+        ask_for_large_pages(&mut units);
         self.lock().use_units(units.len());
         Ok(Buffer { units, pool: Arc::clone(self) })
     }
@@ -126,6 +127,28 @@ impl BufferPool {
         self.0.lock().expect("no panic while the pool is locked")
     }
 }
+
+/// Fresh memory comes in pages of 2 MiB where the system has them to give: 4 KiB at a time, faulting it in takes as long as
+/// a kernel takes to fill it, and the addresses of a product's operands do not fit what a processor remembers of them.
+fn ask_for_large_pages(units: &mut [Unit]) {
+    #[cfg(target_os = "linux")]
+    if size_of_val(units) >= 2 * LARGE_PAGE {
+        let start = units.as_mut_ptr() as usize;
+        let pages = start.next_multiple_of(LARGE_PAGE)..(start + size_of_val(units)) / LARGE_PAGE * LARGE_PAGE;
+        let padding = pages.start - start;
+        // SAFETY: whole pages of this buffer; the advice changes no byte of it. A system without them refuses, which is fine.
+        let _ = unsafe {
+            let first = units.as_mut_ptr().byte_add(padding).cast();
+            rustix::mm::madvise(first, pages.len(), rustix::mm::Advice::LinuxHugepage)
+        };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = units;
+}
+
+/// Of the systems that have them.
+#[cfg(target_os = "linux")]
+const LARGE_PAGE: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {

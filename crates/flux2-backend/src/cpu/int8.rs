@@ -93,11 +93,13 @@ impl QuantizedRows {
         with_element!(parts[0].dtype(), T => be.threads.for_rows(buffer.as_mut_slice::<u32>(rows * stride), stride, |i, out| {
             let (header, groups) = out.split_at_mut(HEADER);
             let mut bytes: &mut [u8] = bytemuck::cast_slice_mut(groups);
-            let join = |(low, high): (f32, f32), part: &&Tensor<CpuBackend>| {
-                let (l, h) = extremes(be.tier, part.row::<T>(i));
-                (smaller(low, l), larger(high, h))
-            };
-            let (low, high) = parts.iter().fold((0.0, 0.0), join);
+            let (mut low, mut high) = (0f32, 0f32);
+            for part in parts {
+                let (l, h) = range(be.tier, part.row::<T>(i));
+                // Comparisons lose NaN; 0 times it keeps it.
+                low = (if l < low { l } else { low }) + 0.0 * l;
+                high = (if h > high { h } else { high }) + 0.0 * h;
+            }
             let (scale, zero) = int8::activation_range(low, high);
             (header[0], header[1]) = (scale.to_bits(), zero as u32);
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -163,35 +165,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// The smallest and the largest value, of them and 0; NaN if there is one.
-    fn extremes<T: Element>(values: &[T]) -> (f32, f32) {
-        const LANES: usize = 16;
-        let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
-        let chunks = values.chunks_exact(LANES);
-        let tail = chunks.remainder();
-        for chunk in chunks {
-            for (i, value) in chunk.iter().enumerate() {
-                low[i] = smaller(low[i], value.to_f32());
-                high[i] = larger(high[i], value.to_f32());
-            }
-        }
-        for value in tail {
-            low[0] = smaller(low[0], value.to_f32());
-            high[0] = larger(high[0], value.to_f32());
-        }
-        (low.into_iter().fold(0.0, smaller), high.into_iter().fold(0.0, larger))
+    fn range<T: Element>(values: &[T]) -> (f32, f32) {
+        int8::range(values, |v| v.to_f32())
     }
-}
-
-/// Unlike `f32::min` it keeps NaN, so that a product does not hide it.
-#[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
-    if b < a || b.is_nan() { b } else { a }
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a || b.is_nan() { b } else { a }
 }
 
 vectorised! {

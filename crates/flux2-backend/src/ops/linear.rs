@@ -70,7 +70,7 @@ pub fn int8_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
     let weights: Vec<Vec<f64>> = weight.chunks_exact(k).map(round_row).collect();
     let mut y = Vec::new();
     for x in x.chunks_exact(k) {
-        let (min, max) = x.iter().fold((0f32, 0f32), |(min, max), v| (min.min(*v), max.max(*v)));
+        let (min, max) = int8::range(x, |v| *v);
         let (scale, zero) = int8::activation_range(min, max);
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         let x = x

@@ -10,16 +10,43 @@
 /// Terms of a sum that i32 holds for certain.
 pub const MAX_TERMS: usize = i32::MAX as usize / (255 * 127);
 
-/// Round a row of weights into `out`, as long as `values`; returns the scale.
+/// Round a row of weights into `out`, as long as `values`; returns the scale, NaN if one of them is not finite.
 #[inline(always)]
 pub fn quantize_weights(values: &[f32], out: &mut [i8]) -> f32 {
-    let max = values.iter().fold(0f32, |max, v| if v.abs() > max { v.abs() } else { max });
-    let scale = max / 127.0;
+    let (min, max) = range(values, |v| *v);
+    let scale = if -min > max { -min } else { max };
+    let scale = scale / 127.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     for (out, value) in out.iter_mut().zip(values) {
         *out = nearest(value * inverse).clamp(-127, 127) as i8;
     }
     scale
+}
+
+/// The smallest and the largest of `values` and 0; both NaN if one of the values is not finite.
+#[inline(always)]
+pub fn range<T>(values: &[T], to_f32: impl Fn(&T) -> f32) -> (f32, f32) {
+    // Side by side, since a compiler may not change the order of comparisons; and each comparison as the instruction is.
+    // What is not finite would be lost in them: 0 times it is NaN.
+    const LANES: usize = 16;
+    let (mut min, mut max, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+    let mut take = |i: usize, value: f32| {
+        min[i] = if value < min[i] { value } else { min[i] };
+        max[i] = if value > max[i] { value } else { max[i] };
+        poison[i] += value * 0.0;
+    };
+    let chunks = values.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (i, value) in chunk.iter().enumerate() {
+            take(i, to_f32(value));
+        }
+    }
+    for value in tail {
+        take(0, to_f32(value));
+    }
+    let poison = poison.into_iter().sum::<f32>();
+    (min.into_iter().fold(0.0, f32::min) + poison, max.into_iter().fold(0.0, f32::max) + poison)
 }
 
 /// Scale and zero of a row of activations between `min`, 0 at most, and `max`, 0 at least. NaN in either gives a scale of

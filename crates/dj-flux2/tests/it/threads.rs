@@ -1,0 +1,56 @@
+//! How many threads compute: as many as were asked for, else as many as the process may use.
+#![cfg(target_os = "linux")] // where a process can be looked into
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::cli::Cli;
+
+const CAT: [&str; 7] = ["a cat", "-S", "7", "--size", "256x256", "-s", "8"];
+
+/// Threads a run had at any time, and their names.
+fn threads_of(mut command: Command) -> BTreeMap<String, String> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut seen = BTreeMap::new();
+    while child.try_wait().unwrap().is_none() {
+        for task in fs::read_dir(format!("/proc/{}/task", child.id())).into_iter().flatten().flatten() {
+            // Threads come and go while they are listed.
+            if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
+                seen.insert(task.file_name().display().to_string(), name); // the last: a thread is named after it starts
+            }
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    seen
+}
+
+fn computing(threads: &BTreeMap<String, String>) -> usize {
+    threads.values().filter(|name| name.starts_with("flux2-cpu")).count()
+}
+
+#[test]
+fn there_is_one_set_of_threads_of_the_size_asked_for() {
+    for count in [1, 2, 3] {
+        let threads =
+            threads_of(Cli::without_model().command(CAT.into_iter().chain(["--threads", &count.to_string()])));
+        assert_eq!(computing(&threads), count, "{threads:?}");
+        // Beside them the main thread, and one that waits for signals.
+        assert!(threads.len() <= count + 2, "{threads:?}");
+    }
+}
+
+#[test]
+#[allow(clippy::print_stderr)] // why it did not run
+fn affinity_is_respected() {
+    if Command::new("taskset").arg("-V").output().is_err() {
+        eprintln!("skipped: no taskset on this machine");
+        return;
+    }
+    let cli = Cli::without_model();
+    let program = cli.command(CAT);
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(program.get_program()).args(program.get_args());
+    command.current_dir(program.get_current_dir().unwrap());
+    assert_eq!(computing(&threads_of(command)), 1);
+}
