@@ -139,7 +139,8 @@ impl fmt::Display for Bytes {
         match self.0 {
             0..1000 => write!(f, "{} bytes", self.0),
             1000..999_500 => write!(f, "{:.0} kB", bytes / 1e3),
-            999_500..999_500_000 => write!(f, "{:.0} MB", bytes / 1e6),
+            999_500..9_950_000 => write!(f, "{:.1} MB", bytes / 1e6),
+            9_950_000..999_500_000 => write!(f, "{:.0} MB", bytes / 1e6),
             _ => write!(f, "{:.1} GB", bytes / 1e9),
         }
     }

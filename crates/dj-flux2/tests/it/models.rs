@@ -50,19 +50,20 @@ fn no_model_there() {
     ");
 }
 
+#[cfg(feature = "hub")]
 #[test]
 fn the_name_of_a_published_model() {
     snapshot!(refused(&["-m", "klein-4b"]), @"
     exit code: 3
     ----- stderr -----
-    error: no file or folder is called klein-4b, and this version does not download models
-    hint: download black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m PATH
+    error: klein-4b is not on this disk
+    hint: download it (16.0 GB) with `dj-flux2 download klein-4b`, or pass its folder with -m PATH
     ");
-    snapshot!(refused(&["-m", "klein-9b-kv"]), @"
+    snapshot!(refused(&["-m", "KLEIN-9b-kv"]), @"
     exit code: 3
     ----- stderr -----
-    error: no file or folder is called klein-9b-kv, and this version does not download models
-    hint: download black-forest-labs/FLUX.2-klein-9b-kv from huggingface.co and pass its folder with -m PATH
+    error: klein-9b-kv is not on this disk
+    hint: download it (34.7 GB) with `dj-flux2 download klein-9b-kv`, or pass its folder with -m PATH
     ");
 }
 

@@ -260,7 +260,8 @@ impl<'a> Client<'a> {
 pub(super) fn said(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => "the connection was cut".into(),
-        ureq::Error::Io(e) => e.to_string(),
+        // The number of the system's error tells nobody more than its words.
+        ureq::Error::Io(e) => e.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
         ureq::Error::Timeout(_) => "no answer in time".into(),
         ureq::Error::HostNotFound => "there is no host of that name".into(),
         other => other.to_string(),
