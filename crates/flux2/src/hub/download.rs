@@ -213,7 +213,8 @@ impl Worker<'_> {
             most = most.max(partial.len);
             if in_vain >= patience.attempts {
                 let (file, here, size) = (file.path.clone(), partial.len, file.size);
-                return Err(problem.unwrap_or(HubProblem::CutShort { file, reason, here, size }).into());
+                let cut_short = HubProblem::CutShort { file, reason, here, size };
+                return Err(problem.map_or(cut_short, |problem| *problem).into());
             }
             let pause = pause.unwrap_or_else(|| patience.pause * 2u32.pow((in_vain - 1).min(6)));
             self.say(Said::Event(DownloadEvent::Again { reason: format!("{}: {reason}", file.path), pause }));

@@ -57,7 +57,7 @@ pub(super) enum Trouble {
         /// The pause that was asked for.
         pause: Option<Duration>,
         /// What it is if there is no other attempt.
-        problem: Option<HubProblem>,
+        problem: Option<Box<HubProblem>>,
     },
     /// No attempt will.
     Final(Error),
@@ -70,6 +70,10 @@ impl From<HubProblem> for Trouble {
 }
 
 impl Trouble {
+    fn again(problem: HubProblem, pause: Option<Duration>, reason: String) -> Self {
+        Trouble::Again { reason, pause, problem: Some(Box::new(problem)) }
+    }
+
     /// Something that happens to connections.
     pub fn passing(reason: impl Into<String>) -> Self {
         Trouble::Again { reason: reason.into(), pause: None, problem: None }
@@ -135,14 +139,14 @@ impl<'a> Client<'a> {
             match trouble {
                 // Who has no network is told at once.
                 Trouble::Final(error) => return Err(error),
-                Trouble::Again { problem: Some(problem @ HubProblem::Unreachable { .. }), .. } => {
-                    return Err(problem.into());
+                Trouble::Again { problem: Some(problem), .. } if matches!(*problem, HubProblem::Unreachable { .. }) => {
+                    return Err((*problem).into());
                 }
                 Trouble::Again { reason, pause, problem } => {
                     let pause = pause.unwrap_or_else(|| self.patience.pause * 2u32.pow(attempt.min(8) - 1));
                     if attempt >= self.patience.attempts {
-                        let (host, fallback) = (self.host(), |host| HubProblem::Unreachable { host, reason });
-                        return Err(problem.unwrap_or_else(|| fallback(host)).into());
+                        let unreachable = || HubProblem::Unreachable { host: self.host(), reason };
+                        return Err(problem.map_or_else(unreachable, |problem| *problem).into());
                     }
                     std::thread::sleep(pause);
                 }
@@ -198,11 +202,11 @@ impl<'a> Client<'a> {
         if let Some(Token(token)) = self.token.filter(|_| same_origin(uri, &self.endpoint.uri)) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let proxy = proxy_for(self.proxies, uri).map(|url| Proxy::new(url)).transpose();
+        let proxy = proxy_for(self.proxies, uri).map(Proxy::new).transpose();
         let proxy = proxy.map_err(|_| HubProblem::Url { what: "proxy" })?;
         request.config().proxy(proxy).build().call().map_err(|error| {
             let problem = HubProblem::Unreachable { host: host(uri), reason: said(&error) };
-            Trouble::Again { reason: said(&error), pause: None, problem: Some(problem) }
+            Trouble::again(problem, None, said(&error))
         })
     }
 
@@ -232,13 +236,13 @@ impl<'a> Client<'a> {
                 let problem = HubProblem::Busy { host, pause };
                 match pause.is_some_and(|pause| pause > self.patience.longest_pause) {
                     true => Err(problem.into()),
-                    false => Err(Trouble::Again { reason: problem.to_string(), pause, problem: Some(problem) }),
+                    false => Err(Trouble::again(problem.clone(), pause, problem.to_string())),
                 }
             }
             // Where files lie, addresses are signed and expire: the hub makes another.
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || !by_hub => {
                 let problem = HubProblem::Status { host, status: status.as_u16() };
-                Err(Trouble::Again { reason: problem.to_string(), pause: None, problem: Some(problem) })
+                Err(Trouble::again(problem.clone(), None, problem.to_string()))
             }
             _ => Err(HubProblem::Status { host, status: status.as_u16() }.into()),
         }

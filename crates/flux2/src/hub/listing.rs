@@ -120,6 +120,8 @@ struct Sibling {
 
 #[derive(Deserialize)]
 struct Lfs {
+    // Another list of the hub calls it so.
+    #[serde(alias = "oid")]
     sha256: String,
     size: u64,
 }
