@@ -1,5 +1,6 @@
 //! `dj-flux2 download`: a model from the hub into the cache; and the offer to do so where one is missing.
 
+use std::cell::LazyCell;
 use std::io::{self, BufRead, IsTerminal as _};
 
 use flux2::hub::Plan;
@@ -19,8 +20,8 @@ pub fn run(args: &DownloadArgs) -> Result<()> {
     let repo = repo_of(&args.model)?;
     let hub = hub_options::hub()?;
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
-    let cancel = cancelled_by_signals();
     let plan = hub.plan(&repo)?;
+    let cancel = cancelled_by_signals();
     if hub.missing_bytes(&plan) == 0 {
         report.note(format_args!("all {} files of {repo} are here, {}", plan.files.len(), Size(plan.bytes())));
     }
@@ -28,8 +29,9 @@ pub fn run(args: &DownloadArgs) -> Result<()> {
     print(&folder.display().to_string())
 }
 
-/// The model that is named; one that is published and not here is offered for download if there is somebody to ask.
-pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &CancelToken) -> Result<Location> {
+/// The model that is named; one that is published and not here is offered for download if there is somebody to ask. `cancel`
+/// is looked at only once the answer is yes.
+pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<CancelToken>) -> Result<Location> {
     let failure = match find_model(named) {
         Err(failure) if failure.code == code::MODEL_MISSING => failure,
         found => return found,

@@ -1,5 +1,6 @@
 //! `dj-flux2 generate`: from what was typed to pictures on disk.
 
+use std::cell::LazyCell;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read};
@@ -47,7 +48,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         }
     }
 
-    let cancel = cancelled_by_signals();
+    // Until a model is there or comes, Ctrl-C ends the process at once, also where it waits for an answer.
+    let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
     #[cfg_attr(not(feature = "hub"), expect(unused_mut, reason = "downloads are reported"))]
     let mut report = Report::new(settings.detail, settings.json);
     #[cfg(feature = "hub")]
@@ -55,6 +57,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     #[cfg(not(feature = "hub"))]
     let found = find_model(&settings.paths.model);
     settings.paths.model = found?;
+    let cancel = CancelToken::clone(&cancel);
     for part in [&mut settings.paths.text_encoder, &mut settings.paths.vae].into_iter().flatten() {
         *part = find_part(part)?;
     }

@@ -369,6 +369,34 @@ fn two_processes_at_once_receive_each_file_once() {
     assert_eq!(hub.server.seen_of(WEIGHTS).len(), 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_a_download_which_goes_on_later() {
+    let hub = Hub::start(tiny(), |request| match (request.file.as_str(), request.number) {
+        (WEIGHTS, 0) => Answer::Stall(400_000, Duration::from_secs(20)),
+        _ => Answer::File,
+    });
+    let child = hub.command(&["download"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let incomplete = || {
+        let blobs = fs::read_dir(hub.cache().join("models--black-forest-labs--FLUX.2-klein-4B/blobs"));
+        let names = blobs.into_iter().flatten().map(|entry| entry.unwrap());
+        let partial = names.filter(|entry| entry.path().extension().is_some_and(|end| end == "incomplete"));
+        partial.map(|entry| entry.metadata().map_or(0, |meta| meta.len())).max()
+    };
+    while incomplete() != Some(400_000) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let start = std::time::Instant::now();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(output.status.code(), Some(130), "{}", shown(&output));
+    assert_eq!(incomplete(), Some(400_000));
+    assert!(hub.output(&["download", "-q"]).status.success());
+    assert_eq!(hub.server.seen_of(WEIGHTS)[1].from, Some(400_000));
+    assert_whole(&hub.snapshot(), &tiny());
+}
+
 /// A kill is what a process can't do anything about. After a hundred of them at random moments everything is there, with
 /// the right bytes and no other.
 #[test]

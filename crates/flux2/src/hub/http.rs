@@ -224,11 +224,12 @@ impl<'a> Client<'a> {
             }
             // The hub does not say whether a repository is hidden or not there.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if by_hub => {
-                let is_missing = header("x-error-code").map_or(status == 404, |code| code == "RepoNotFound");
-                match is_missing || status == 404 {
-                    true => Err(HubProblem::NotFound { repo: self.repo.clone(), host }.into()),
-                    false => Err(self.no_access().into()),
+                let code = header("x-error-code");
+                if status == StatusCode::NOT_FOUND || code == Some("RepoNotFound") {
+                    return Err(HubProblem::NotFound { repo: self.repo.clone(), host }.into());
                 }
+                let unknown = status == StatusCode::UNAUTHORIZED && code.is_none() && self.token.is_some();
+                Err(if unknown { HubProblem::Token { host } } else { self.no_access() }.into())
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 let pause = header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());

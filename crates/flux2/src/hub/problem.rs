@@ -52,6 +52,11 @@ pub enum HubProblem {
         /// Whether a token was sent.
         token: bool,
     },
+    /// A token that the hub does not know.
+    Token {
+        /// Who does not.
+        host: String,
+    },
     /// A repository without anything that is read here.
     NoModel {
         /// Which.
@@ -131,7 +136,7 @@ impl HubProblem {
             | HubProblem::Unreachable { .. }
             | HubProblem::NotFound { .. }
             | HubProblem::NoModel { .. } => ErrorKind::ModelMissing,
-            HubProblem::Access { .. } => ErrorKind::Access,
+            HubProblem::Access { .. } | HubProblem::Token { .. } => ErrorKind::Access,
             _ => ErrorKind::Failure,
         }
     }
@@ -155,6 +160,9 @@ impl HubProblem {
                 format!(
                     "accept the licence at {page} with the account of the token, and let the token read gated models"
                 )
+            }
+            HubProblem::Token { .. } => {
+                "make another on the page of your tokens and pass it with HF_TOKEN, or pass none for what is open to all".into()
             }
             HubProblem::NoModel { .. } => "name a repository with model_index.json or with .safetensors files".into(),
             HubProblem::Busy { .. } => "run it again later; what is here is kept".into(),
@@ -198,6 +206,7 @@ impl fmt::Display for HubProblem {
                     ),
                 }
             }
+            HubProblem::Token { host } => write!(f, "{host} does not know the token"),
             HubProblem::NoModel { repo } => write!(f, "{repo} holds no model that can be read"),
             HubProblem::Busy { host, pause: Some(pause) } => {
                 write!(f, "{host} has had too many requests and asks for a pause of {} s", pause.as_secs())

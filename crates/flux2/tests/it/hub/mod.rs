@@ -377,6 +377,10 @@ fn who_may_not_read_is_told_which_licence_and_where() {
         assert_eq!(said.contains("/settings/tokens"), !with_token, "{said}");
         assert_eq!(server.seen_of(WEIGHTS).len(), 1);
     }
+    let (place, server) = (Place::new(), Server::start(model(), |_| Answer::Status(401, vec![])));
+    let (done, _) = download(&Hub::new(HubOptions { token: Token::new("hf_old"), ..place.options(&server) }).unwrap());
+    let error = done.unwrap_err();
+    assert!(matches!(error, Error::Hub(HubProblem::Token { .. })) && error.kind() == ErrorKind::Access, "{error}");
 }
 
 #[test]
