@@ -33,7 +33,7 @@ pub fn find_model(named: &Location) -> Result<Location> {
             let hint = missing.hint.map(|hint| format!("{hint}; the nearest name of a model is {nearest}"));
             Err(Failure { hint, ..missing })
         }
-        _ => in_cache(&name).unwrap_or(Err(missing)),
+        _ => in_cache(&name).unwrap_or_else(|| Err(or_download(missing, &name))),
     }
 }
 
@@ -55,8 +55,24 @@ fn published(name: &str, repo: &str) -> Result<Location> {
 }
 
 #[cfg(not(feature = "hub"))]
+fn or_download(missing: Failure, _name: &str) -> Failure {
+    missing
+}
+
+#[cfg(not(feature = "hub"))]
 fn in_cache(_name: &str) -> Option<Result<Location>> {
     None
+}
+
+/// What is named may be a path with a mistake in it, or a repository that is not here yet.
+#[cfg(feature = "hub")]
+fn or_download(missing: Failure, name: &str) -> Failure {
+    if !RepoId::is_valid(name) {
+        return missing;
+    }
+    let hint =
+        missing.hint.map(|hint| format!("{hint}; a repository of the hub comes with `dj-flux2 download {name}`"));
+    Failure { hint, ..missing }
 }
 
 /// A member of the family, in the cache.

@@ -42,11 +42,22 @@ fn klein_mini_where_it_is_not_built_in() {
 
 #[test]
 fn no_model_there() {
+    snapshot!(refused(&["-m", "./models/klein"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no model at ./models/klein
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file
+    ");
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn what_may_be_a_path_or_a_repository() {
     snapshot!(refused(&["-m", "models/klein"]), @"
     exit code: 3
     ----- stderr -----
     error: no model at models/klein
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file; a repository of the hub comes with `dj-flux2 download models/klein`
     ");
 }
 
