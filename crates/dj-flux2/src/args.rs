@@ -6,12 +6,23 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Words in the first place that are not a prompt.
-const SUBCOMMANDS: [&str; 4] = ["generate", "info", "bench", "help"];
-
-const MODEL_HELP: &str = if cfg!(feature = "mini") {
-    "Folder of the model, its transformer as a file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
+const SUBCOMMANDS: &[&str] = if cfg!(feature = "hub") {
+    &["generate", "info", "bench", "download", "models", "verify", "remove", "help"]
 } else {
-    "Folder of the model, or its transformer as a file [default: $DJ_FLUX2_MODEL]"
+    &["generate", "info", "bench", "help"]
+};
+
+const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
+    (true, true) => {
+        "Folder of the model, its transformer as a file, or a name, as in klein-4b; klein-mini is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
+    }
+    (true, false) => {
+        "Folder of the model, its transformer as a file, or a name, as in klein-4b [default: $DJ_FLUX2_MODEL]"
+    }
+    (false, true) => {
+        "Folder of the model, its transformer as a file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
+    }
+    (false, false) => "Folder of the model, or its transformer as a file [default: $DJ_FLUX2_MODEL]",
 };
 
 /// The whole command line.
@@ -40,6 +51,18 @@ pub enum Command {
     Info(InfoArgs),
     /// Time the ops, or whole pictures, on this machine
     Bench(BenchArgs),
+    /// Bring a model here, or go on where that stopped
+    #[cfg(feature = "hub")]
+    Download(DownloadArgs),
+    /// List the models that are known, and those that are on this disk
+    #[cfg(feature = "hub")]
+    Models(ModelsArgs),
+    /// Compare the files of models with their hashes
+    #[cfg(feature = "hub")]
+    Verify(VerifyArgs),
+    /// Remove a model from this disk
+    #[cfg(feature = "hub")]
+    Remove(RemoveArgs),
 }
 
 /// Flags of `generate`.
@@ -259,6 +282,58 @@ pub struct BenchGenerateArgs {
 
     #[command(flatten)]
     pub flags: BenchFlags,
+}
+
+/// Flags of `download`.
+#[cfg(feature = "hub")]
+#[derive(clap::Args)]
+pub struct DownloadArgs {
+    /// klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, or a repository of the hub as owner/name
+    #[arg(value_name = "MODEL", default_value = "klein-4b")]
+    pub model: String,
+
+    /// Print errors and the folder only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Flags of `models`.
+#[cfg(feature = "hub")]
+#[derive(clap::Args)]
+pub struct ModelsArgs {
+    /// Print one JSON object a model
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `verify`.
+#[cfg(feature = "hub")]
+#[derive(clap::Args)]
+pub struct VerifyArgs {
+    /// As for `download` [default: all that are on this disk]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<String>,
+
+    /// Bring damaged and missing files again
+    #[arg(long)]
+    pub repair: bool,
+
+    /// Print errors and results only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Flags of `remove`.
+#[cfg(feature = "hub")]
+#[derive(clap::Args)]
+pub struct RemoveArgs {
+    /// As for `download`
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Number formats by name.

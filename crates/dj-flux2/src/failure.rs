@@ -9,6 +9,7 @@ pub mod code {
     pub const FAILURE: u8 = 1;
     pub const USAGE: u8 = 2;
     pub const MODEL_MISSING: u8 = 3;
+    pub const ACCESS: u8 = 4;
     pub const OUT_OF_MEMORY: u8 = 5;
     pub const BAD_IMAGE: u8 = 6;
     pub const CANCELLED: u8 = 130;
@@ -52,6 +53,7 @@ impl From<Error> for Failure {
         let code = match error.kind() {
             ErrorKind::Usage => code::USAGE,
             ErrorKind::ModelMissing => code::MODEL_MISSING,
+            ErrorKind::Access => code::ACCESS,
             ErrorKind::OutOfMemory => code::OUT_OF_MEMORY,
             ErrorKind::BadImage => code::BAD_IMAGE,
             ErrorKind::Cancelled => code::CANCELLED,

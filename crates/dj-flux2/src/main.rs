@@ -7,7 +7,7 @@
 //! args      what was typed               output    where pictures go: names, checks, writing
 //! settings  what that means              report    events, warnings and errors on the terminal
 //! commands  one file a subcommand        failure   why a command stopped, and its exit code
-//! cache_folder   where text embeddings are kept
+//! cache_folder   where text embeddings are kept      hub_options   how the hub is reached, where models are kept
 //! ```
 
 #![forbid(unsafe_code)]
@@ -16,6 +16,8 @@ mod args;
 mod cache_folder;
 mod commands;
 mod failure;
+#[cfg(feature = "hub")]
+mod hub_options;
 mod output;
 mod report;
 mod settings;
@@ -35,6 +37,14 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        #[cfg(feature = "hub")]
+        Command::Download(args) => commands::download::run(args),
+        #[cfg(feature = "hub")]
+        Command::Models(args) => commands::models::run(args),
+        #[cfg(feature = "hub")]
+        Command::Verify(args) => commands::verify::run(args),
+        #[cfg(feature = "hub")]
+        Command::Remove(args) => commands::remove::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

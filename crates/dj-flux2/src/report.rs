@@ -6,8 +6,14 @@ use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+#[cfg(feature = "hub")]
+use std::{collections::VecDeque, time::Instant};
 
 use clap::error::ErrorKind as ClapErrorKind;
+#[cfg(feature = "hub")]
+pub use flux2::event::Bytes as Size;
+#[cfg(feature = "hub")]
+use flux2::event::DownloadEvent;
 use flux2::image::Parameters;
 use flux2::{Event, Observer, Phase, Timings, Warning};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +29,8 @@ pub struct Report {
     json: bool,
     bar: Option<ProgressBar>,
     steps: Steps,
+    #[cfg(feature = "hub")]
+    coming: Download,
     /// Warnings that were given; a run of several pictures gives each once.
     warned: Vec<Warning>,
 }
@@ -78,7 +86,16 @@ impl Seconds {
 impl Report {
     pub fn new(detail: Detail, json: bool) -> Self {
         let bars = detail > Detail::Quiet && io::stderr().is_terminal();
-        Report { detail, bars, json, bar: None, steps: Steps::default(), warned: Vec::new() }
+        Report {
+            detail,
+            bars,
+            json,
+            bar: None,
+            steps: Steps::default(),
+            #[cfg(feature = "hub")]
+            coming: Download::default(),
+            warned: Vec::new(),
+        }
     }
 
     /// Something only `-v` asks for.
@@ -212,6 +229,105 @@ impl Report {
     }
 }
 
+/// How far a download is, and how fast it was in the last seconds.
+#[cfg(feature = "hub")]
+#[derive(Default)]
+struct Download {
+    done: u64,
+    total: u64,
+    /// When how much was here, the oldest first.
+    samples: VecDeque<(Instant, u64)>,
+    /// When a line was last printed where there is no bar.
+    said: Option<Instant>,
+}
+
+#[cfg(feature = "hub")]
+impl Download {
+    /// Of the time that the speed is told of.
+    const WINDOW: Duration = Duration::from_secs(10);
+    /// Between lines where there is no bar.
+    const BETWEEN_LINES: Duration = Duration::from_secs(30);
+
+    fn here(&mut self, done: u64, now: Instant) {
+        self.done = done;
+        // Bytes that were wrong are gone again; what was before does not count then.
+        if self.samples.back().is_some_and(|(_, before)| *before > done) {
+            self.samples.clear();
+        }
+        while self.samples.front().is_some_and(|(then, _)| now - *then > Self::WINDOW) && self.samples.len() > 2 {
+            self.samples.pop_front();
+        }
+        let is_new = |(then, _): &(Instant, u64)| now - *then >= Duration::from_millis(100);
+        if self.samples.back().is_none_or(is_new) {
+            self.samples.push_back((now, done));
+        }
+    }
+
+    /// Bytes a second.
+    fn speed(&self) -> Option<f64> {
+        let ((first, before), (last, after)) = (self.samples.front()?, self.samples.back()?);
+        let seconds = (*last - *first).as_secs_f64();
+        (seconds > 0.0 && after > before).then(|| (after - before) as f64 / seconds)
+    }
+
+    fn text(&self) -> String {
+        let text = format!("{} of {}", Size(self.done), Size(self.total));
+        match self.speed() {
+            Some(speed) => {
+                let left = Duration::from_secs_f64((self.total - self.done.min(self.total)) as f64 / speed);
+                format!("{text}, {}/s, {} left", Size(speed as u64), Time(left))
+            }
+            None => text,
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+impl Report {
+    fn download(&mut self, event: &DownloadEvent) {
+        match event {
+            DownloadEvent::Started { files, done, total } => {
+                self.coming = Download { done: *done, total: *total, said: Some(Instant::now()), ..Default::default() };
+                self.coming.here(*done, Instant::now());
+                let here = if *done > 0 { format!(", {} are here", Size(*done)) } else { String::new() };
+                let files = if *files == 1 { "1 file".into() } else { format!("{files} files") };
+                match self.bars {
+                    true => {
+                        let bar = ProgressBar::new(*total);
+                        let template = "{bar:32} {msg}";
+                        bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
+                        bar.set_position(*done);
+                        bar.enable_steady_tick(Duration::from_millis(120));
+                        self.clear_bar();
+                        self.bar = Some(bar);
+                    }
+                    false => self.line(format_args!("{files}, {}{here}", Size(*total))),
+                }
+            }
+            DownloadEvent::Progress { done } => {
+                self.coming.here(*done, Instant::now());
+                let text = self.coming.text();
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*done);
+                    bar.set_message(text);
+                } else if self.coming.said.is_none_or(|said| said.elapsed() >= Download::BETWEEN_LINES) {
+                    self.coming.said = Some(Instant::now());
+                    self.line(text);
+                }
+            }
+            DownloadEvent::FileFinished { path, size, elapsed } => {
+                self.line(format_args!("{path} {} {}", Size(*size), Time(*elapsed)));
+            }
+            DownloadEvent::Waiting { path } => self.note(format_args!("{path}: another process is bringing it")),
+            DownloadEvent::Again { reason, pause } => {
+                self.warning(format_args!("{reason}; again in {}", Time(*pause)));
+            }
+            DownloadEvent::Finished => self.clear_bar(),
+            _ => {}
+        }
+    }
+}
+
 impl Observer for Report {
     fn on_event(&mut self, event: &Event) {
         if self.detail == Detail::Quiet {
@@ -245,6 +361,8 @@ impl Observer for Report {
                 self.warned.push(warning.clone());
             }
             Event::TextCache(what) => self.verbose(what),
+            #[cfg(feature = "hub")]
+            Event::Download(event) => self.download(event),
             _ => {}
         }
     }
@@ -358,6 +476,24 @@ mod tests {
     fn times_read_as_people_say_them() {
         let time = |seconds| Time(Duration::from_secs_f64(seconds)).to_string();
         assert_eq!([time(0.04), time(12.34), time(185.0)], ["0.04 s", "12.3 s", "3 min 05 s"]);
+    }
+
+    #[cfg(feature = "hub")]
+    #[test]
+    fn a_download_tells_its_speed_and_the_time_left() {
+        let (mut download, start) = (Download { total: 16_000_000_000, ..Default::default() }, Instant::now());
+        let mut at = |seconds, done| {
+            download.here(done, start + Duration::from_secs_f64(seconds));
+            download.text()
+        };
+        assert_eq!(at(0.0, 0), "0 bytes of 16.0 GB");
+        assert_eq!(at(1.0, 100_000_000), "100 MB of 16.0 GB, 100 MB/s, 2 min 39 s left");
+        for second in 2..40 {
+            at(f64::from(second), 100_000_000);
+        }
+        // What was long ago does not count.
+        assert_eq!(at(40.0, 160_000_000), "160 MB of 16.0 GB, 6.0 MB/s, 44 min 00 s left");
+        assert_eq!(at(41.0, 0), "0 bytes of 16.0 GB");
     }
 
     #[test]

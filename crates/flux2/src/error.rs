@@ -191,6 +191,12 @@ pub enum Error {
         expected: String,
     },
 
+    // ---- the hub ----
+    /// Files could not be brought from the hub.
+    #[cfg(feature = "hub")]
+    #[error("{0}")]
+    Hub(crate::hub::HubProblem),
+
     // ---- images ----
     /// The bytes are not of a picture format that is read.
     #[error("{what} is {found}, not a PNG, JPEG or WebP picture")]
@@ -390,6 +396,8 @@ pub enum ErrorKind {
     Usage,
     /// The model's files are not there.
     ModelMissing,
+    /// The model's files are not given to who asks.
+    Access,
     /// Memory is short.
     OutOfMemory,
     /// A reference image cannot be used.
@@ -398,6 +406,13 @@ pub enum ErrorKind {
     Cancelled,
     /// Everything else: a broken checkpoint, a failing disk.
     Failure,
+}
+
+#[cfg(feature = "hub")]
+impl From<crate::hub::HubProblem> for Error {
+    fn from(problem: crate::hub::HubProblem) -> Self {
+        Error::Hub(problem)
+    }
 }
 
 impl Error {
@@ -425,6 +440,8 @@ impl Error {
             | Error::ImageTooSmall { .. }
             | Error::ImageAspect { .. }
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
+            #[cfg(feature = "hub")]
+            Error::Hub(problem) => problem.kind(),
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => ErrorKind::OutOfMemory,
             _ => ErrorKind::Failure,
@@ -475,6 +492,8 @@ impl Error {
                 None => "use klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini".into(),
             }),
             Error::VariantSize { .. } => Some("leave --variant out, or name the one the file is".into()),
+            #[cfg(feature = "hub")]
+            Error::Hub(problem) => problem.hint(),
             Error::ImageFormat { .. } => Some("convert it to PNG, JPEG or WebP".into()),
             Error::ImageDecode { .. } => Some("open it in an image editor and save it again, as PNG".into()),
             Error::ImageAnimated { .. } => Some("save one frame of it as a still picture".into()),

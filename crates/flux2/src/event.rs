@@ -79,6 +79,71 @@ pub enum Event {
     Warning(Warning),
     /// What became of a text embedding on disk, for those who look inside: it changes no picture.
     TextCache(TextCacheEvent),
+    /// Files of a model come, or are looked at.
+    #[cfg(feature = "hub")]
+    Download(DownloadEvent),
+}
+
+/// How far the files of a model are.
+#[cfg(feature = "hub")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DownloadEvent {
+    /// It begins.
+    Started {
+        /// Files that are brought or looked at.
+        files: usize,
+        /// Bytes of them that are here from an earlier time.
+        done: u64,
+        /// Bytes of all of them.
+        total: u64,
+    },
+    /// So many bytes are here, fewer than before where some were wrong.
+    Progress {
+        /// Of all files.
+        done: u64,
+    },
+    /// A file is here, whole and with the right hash.
+    FileFinished {
+        /// Its path in the repository.
+        path: String,
+        /// Its length in bytes.
+        size: u64,
+        /// Time it took.
+        elapsed: Duration,
+    },
+    /// Another process is bringing a file; it is waited for.
+    Waiting {
+        /// Its path in the repository.
+        path: String,
+    },
+    /// Something went wrong and is tried again.
+    Again {
+        /// What.
+        reason: String,
+        /// After which pause.
+        pause: Duration,
+    },
+    /// It is over, for better or worse.
+    Finished,
+}
+
+/// A number of bytes as people say it: `168 MB`, `7.8 GB`.
+#[cfg(feature = "hub")]
+pub struct Bytes(pub u64);
+
+#[cfg(feature = "hub")]
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        match self.0 {
+            0..1000 => write!(f, "{} bytes", self.0),
+            1000..999_500 => write!(f, "{:.0} kB", bytes / 1e3),
+            999_500..9_950_000 => write!(f, "{:.1} MB", bytes / 1e6),
+            9_950_000..999_500_000 => write!(f, "{:.0} MB", bytes / 1e6),
+            _ => write!(f, "{:.1} GB", bytes / 1e9),
+        }
+    }
 }
 
 /// What a [`TextCache`](crate::TextCache) did for a prompt.

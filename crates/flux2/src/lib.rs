@@ -26,6 +26,7 @@
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
 //! | [`weights`], [`variant`] | checkpoints in either layout; the members of the family |
+//! | `hub` | models from the Hugging Face hub, and its cache on this disk (feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
 //! | [`text_cache`] | text embeddings on disk, from run to run |
 //! | [`image`] | pictures in and out, references prepared, parameters stored |
@@ -38,6 +39,8 @@ pub mod bench;
 pub mod engine;
 pub mod error;
 pub mod event;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod image;
 pub mod latents;
 pub mod models;

@@ -51,6 +51,12 @@ pub struct Variant {
     /// Where its weights are published, on the Hugging Face hub; `None` for the one that is built in and for sizes nobody
     /// publishes.
     pub repo: Option<&'static str>,
+    /// Whether the hub gives them only to those who accepted their licence.
+    pub gated: bool,
+    /// Bytes of its files, about; 0 if it is not published.
+    pub download_bytes: u64,
+    /// Bytes in memory that a small picture takes, about; 0 if its size is nobody's.
+    pub memory_bytes: u64,
     /// How reference images enter.
     pub procedure: Procedure,
     sizes: Option<Sizes>,
@@ -75,6 +81,12 @@ impl fmt::Display for Sizes {
 const SIZE_4B: Sizes = Sizes { hidden: 3072, double_blocks: 5, single_blocks: 20, context_dim: 7680 };
 const SIZE_9B: Sizes = Sizes { hidden: 4096, double_blocks: 8, single_blocks: 24, context_dim: 12288 };
 const SIZE_MINI: Sizes = Sizes { hidden: 160, double_blocks: 2, single_blocks: 5, context_dim: 288 };
+/// Transformer and text encoder in bf16, and the autoencoder.
+const BYTES_4B: u64 = 16_000_000_000;
+const BYTES_9B: u64 = 34_700_000_000;
+/// The transformer in bf16, its q, k and v once more, and what 256x256 pixels take; measured for 4B.
+const MEMORY_4B: u64 = 8_600_000_000;
+const MEMORY_9B: u64 = 20_000_000_000;
 const APACHE: &str = "Apache-2.0";
 const NON_COMMERCIAL: &str = "FLUX Non-Commercial License";
 
@@ -89,6 +101,9 @@ const DISTILLED: Variant = Variant {
     trained_px: None,
     text_encoder: "Qwen3",
     repo: None,
+    gated: false,
+    download_bytes: 0,
+    memory_bytes: 0,
     procedure: Procedure::Standard,
     sizes: None,
 };
@@ -111,6 +126,8 @@ static FAMILY: [Variant; 9] = [
         licence: APACHE,
         text_encoder: "Qwen3-4B",
         repo: Some("black-forest-labs/FLUX.2-klein-4B"),
+        download_bytes: BYTES_4B,
+        memory_bytes: MEMORY_4B,
         sizes: Some(SIZE_4B),
         ..DISTILLED
     },
@@ -119,6 +136,8 @@ static FAMILY: [Variant; 9] = [
         licence: APACHE,
         text_encoder: "Qwen3-4B",
         repo: Some("black-forest-labs/FLUX.2-klein-base-4B"),
+        download_bytes: BYTES_4B,
+        memory_bytes: MEMORY_4B,
         sizes: Some(SIZE_4B),
         ..BASE
     },
@@ -127,6 +146,9 @@ static FAMILY: [Variant; 9] = [
         licence: NON_COMMERCIAL,
         text_encoder: "Qwen3-8B",
         repo: Some("black-forest-labs/FLUX.2-klein-9B"),
+        gated: true,
+        download_bytes: BYTES_9B,
+        memory_bytes: MEMORY_9B,
         sizes: Some(SIZE_9B),
         ..DISTILLED
     },
@@ -135,6 +157,9 @@ static FAMILY: [Variant; 9] = [
         licence: NON_COMMERCIAL,
         text_encoder: "Qwen3-8B",
         repo: Some("black-forest-labs/FLUX.2-klein-base-9B"),
+        gated: true,
+        download_bytes: BYTES_9B,
+        memory_bytes: MEMORY_9B,
         sizes: Some(SIZE_9B),
         ..BASE
     },
@@ -143,6 +168,9 @@ static FAMILY: [Variant; 9] = [
         licence: NON_COMMERCIAL,
         text_encoder: "Qwen3-8B",
         repo: Some("black-forest-labs/FLUX.2-klein-9b-kv"),
+        gated: true,
+        download_bytes: BYTES_9B,
+        memory_bytes: MEMORY_9B,
         sizes: Some(SIZE_9B),
         ..KV
     },

@@ -1,5 +1,6 @@
 //! `dj-flux2 generate`: from what was typed to pictures on disk.
 
+use std::cell::LazyCell;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read};
@@ -9,10 +10,12 @@ use std::time::Instant;
 
 use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, engine};
 
+#[cfg(feature = "hub")]
+use super::download::find_or_offer;
+use super::find::{find_model, find_part};
 use super::read_parameters;
 use crate::args::GenerateArgs;
 use crate::cache_folder;
@@ -45,9 +48,19 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         }
     }
 
-    let cancel = cancelled_by_signals();
-    let report = Report::new(settings.detail, settings.json);
-    settings.paths.model = find_model(&settings.paths.model)?;
+    // Until a model is there or comes, Ctrl-C ends the process at once, also where it waits for an answer.
+    let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
+    #[cfg_attr(not(feature = "hub"), expect(unused_mut, reason = "downloads are reported"))]
+    let mut report = Report::new(settings.detail, settings.json);
+    #[cfg(feature = "hub")]
+    let found = find_or_offer(&settings.paths.model, &mut report, &cancel);
+    #[cfg(not(feature = "hub"))]
+    let found = find_model(&settings.paths.model);
+    settings.paths.model = found?;
+    let cancel = CancelToken::clone(&cancel);
+    for part in [&mut settings.paths.text_encoder, &mut settings.paths.vae].into_iter().flatten() {
+        *part = find_part(part)?;
+    }
     let mut engine = open_model(&settings)?;
     // Files need not say how they are to be run, and --variant may have overruled them: the picture remembers.
     let made_as = from.as_ref().and_then(|f| f.variant.as_deref()).filter(|_| args.variant.is_none());
@@ -191,35 +204,6 @@ fn fresh_seed() -> u64 {
 
 // ---- the model ----
 
-/// The file or folder that was named; where there is none, it may be the name of the built-in model.
-pub(super) fn find_model(named: &Location) -> Result<Location> {
-    if named.exists()? {
-        return Ok(named.clone());
-    }
-    let missing = Failure::from(Error::ModelMissing { path: named.path().to_owned() });
-    let nothing_called = |name| format!("no file or folder is called {name}");
-    Err(match Variant::by_name(&named.path().to_string_lossy()) {
-        Ok(Variant { name: KLEIN_MINI, .. }) => match Location::builtin() {
-            Some(builtin) => return Ok(builtin),
-            None => Failure::new(
-                code::MODEL_MISSING,
-                format!("{}, and this program was built without it", nothing_called(KLEIN_MINI)),
-                "build it with the feature `mini`, or pass -m PATH with the folder of a model",
-            ),
-        },
-        Ok(Variant { name, repo: Some(repo), .. }) => Failure::new(
-            code::MODEL_MISSING,
-            format!("{}, and this version does not download models", nothing_called(name)),
-            format!("download {repo} from huggingface.co and pass its folder with -m PATH"),
-        ),
-        Err(Error::UnknownVariant { nearest: Some(nearest), .. }) => {
-            let hint = missing.hint.map(|hint| format!("{hint}; the nearest name of a model is {nearest}"));
-            Failure { hint, ..missing }
-        }
-        _ => missing,
-    })
-}
-
 fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
     Ok(engine::load(&settings.paths, &settings.options)?)
 }
@@ -227,10 +211,14 @@ fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
 /// What is said where nobody named a model.
 fn fallback(variant: &Variant) -> String {
     let Variant { name, default_px: side, .. } = variant;
-    format!(
-        "no model is set, so the built-in {name} draws ({side}x{side}, emoji-like); for FLUX.2 [klein] download \
-         black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m"
-    )
+    let klein = match cfg!(feature = "hub") {
+        true if find_model(&Location::from("klein-4b")).is_ok() => "for FLUX.2 [klein], which is here, add -m klein-4b",
+        true => "for FLUX.2 [klein] run `dj-flux2 download klein-4b` and add -m klein-4b",
+        false => {
+            "for FLUX.2 [klein] download black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m"
+        }
+    };
+    format!("no model is set, so the built-in {name} draws ({side}x{side}, emoji-like); {klein}")
 }
 
 // ---- --from ----

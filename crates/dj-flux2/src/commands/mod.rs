@@ -1,8 +1,17 @@
-//! One file a subcommand, and what two of them share.
+//! One file a subcommand, and what several of them share; `find` knows what a model's name stands for.
 
 pub mod bench;
+#[cfg(feature = "hub")]
+pub mod download;
+mod find;
 pub mod generate;
 pub mod info;
+#[cfg(feature = "hub")]
+pub mod models;
+#[cfg(feature = "hub")]
+pub mod remove;
+#[cfg(feature = "hub")]
+pub mod verify;
 
 use std::path::Path;
 

@@ -4,6 +4,8 @@ mod again;
 mod bench;
 mod cli;
 mod files;
+#[cfg(feature = "hub")]
+mod hub;
 #[cfg(unix)]
 mod interrupt;
 #[cfg(feature = "mini")]

@@ -15,7 +15,7 @@ fn without_a_model_the_built_in_one_draws() {
     ----- stdout -----
     output.png
     ----- stderr -----
-    note: no model is set, so the built-in klein-mini draws (128x128, emoji-like); for FLUX.2 [klein] download black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m
+    note: no model is set, so the built-in klein-mini draws (128x128, emoji-like); for FLUX.2 [klein] run `dj-flux2 download klein-4b` and add -m klein-4b
     load text encoder [TIME]
     text [TIME]
     load transformer [TIME]

@@ -42,27 +42,39 @@ fn klein_mini_where_it_is_not_built_in() {
 
 #[test]
 fn no_model_there() {
-    snapshot!(refused(&["-m", "models/klein"]), @"
+    snapshot!(refused(&["-m", "./models/klein"]), @"
     exit code: 3
     ----- stderr -----
-    error: no model at models/klein
+    error: no model at ./models/klein
     hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file
     ");
 }
 
+#[cfg(feature = "hub")]
+#[test]
+fn what_may_be_a_path_or_a_repository() {
+    snapshot!(refused(&["-m", "models/klein"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no model at models/klein
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file; a repository of the hub comes with `dj-flux2 download models/klein`
+    ");
+}
+
+#[cfg(feature = "hub")]
 #[test]
 fn the_name_of_a_published_model() {
     snapshot!(refused(&["-m", "klein-4b"]), @"
     exit code: 3
     ----- stderr -----
-    error: no file or folder is called klein-4b, and this version does not download models
-    hint: download black-forest-labs/FLUX.2-klein-4B from huggingface.co and pass its folder with -m PATH
+    error: klein-4b is not on this disk
+    hint: download it (16.0 GB) with `dj-flux2 download klein-4b`, or pass its folder with -m PATH
     ");
-    snapshot!(refused(&["-m", "klein-9b-kv"]), @"
+    snapshot!(refused(&["-m", "KLEIN-9b-kv"]), @"
     exit code: 3
     ----- stderr -----
-    error: no file or folder is called klein-9b-kv, and this version does not download models
-    hint: download black-forest-labs/FLUX.2-klein-9b-kv from huggingface.co and pass its folder with -m PATH
+    error: klein-9b-kv is not on this disk
+    hint: download it (34.7 GB) with `dj-flux2 download klein-9b-kv`, or pass its folder with -m PATH
     ");
 }
 

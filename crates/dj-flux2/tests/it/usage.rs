@@ -16,6 +16,7 @@ fn fox_refused(args: &[&str]) -> String {
     refused(&[&["a red fox"], args].concat())
 }
 
+#[cfg(feature = "hub")]
 #[test]
 fn no_arguments() {
     snapshot!(refused(&[]), @r#"
@@ -29,6 +30,10 @@ fn no_arguments() {
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
       bench     Time the ops, or whole pictures, on this machine
+      download  Bring a model here, or go on where that stopped
+      models    List the models that are known, and those that are on this disk
+      verify    Compare the files of models with their hashes
+      remove    Remove a model from this disk
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -41,6 +46,7 @@ fn no_arguments() {
     "#);
 }
 
+#[cfg(feature = "hub")]
 #[test]
 fn help() {
     snapshot!(refused(&["--help"]), @r#"
@@ -54,6 +60,10 @@ fn help() {
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
       bench     Time the ops, or whole pictures, on this machine
+      download  Bring a model here, or go on where that stopped
+      models    List the models that are known, and those that are on this disk
+      verify    Compare the files of models with their hashes
+      remove    Remove a model from this disk
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -67,7 +77,7 @@ fn help() {
     assert_eq!(refused(&["help"]), refused(&["--help"]));
 }
 
-#[cfg(feature = "mini")]
+#[cfg(all(feature = "hub", feature = "mini"))]
 #[test]
 fn help_for_generate() {
     snapshot!(refused(&["generate", "--help"]), @"
@@ -86,8 +96,9 @@ fn help_for_generate() {
       -h, --help                Print help
 
     Model:
-      -m, --model <PATH>         Folder of the model, its transformer as a file, or klein-mini, which is
-                                 built in [default: $DJ_FLUX2_MODEL, or klein-mini]
+      -m, --model <PATH>         Folder of the model, its transformer as a file, or a name, as in
+                                 klein-4b; klein-mini is built in [default: $DJ_FLUX2_MODEL, or
+                                 klein-mini]
           --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
           --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
           --variant <NAME>       Member of the family, where the files do not say: klein-4b,

@@ -5,6 +5,7 @@
 //! The rest of the loader asks here and nowhere else, so that a model is found, checked and planned by the same code
 //! wherever it lies.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -110,14 +111,24 @@ impl Location {
         }
     }
 
-    /// Last part of its path, without the extension if it is a file.
+    /// Last part of its path, without the extension if it is a file; a snapshot in the hub's cache is called by its
+    /// repository, as it has only a hash for a name of its own.
     pub(crate) fn stem(&self) -> Option<String> {
         let full = match self.table {
-            None => &self.path.canonicalize().unwrap_or_else(|_| self.path.clone()),
-            Some(_) => &self.path,
+            // A link is called by its own name: what it leads to may be a blob.
+            None if self.is_dir() => &self.path.canonicalize().unwrap_or_else(|_| self.path.clone()),
+            _ => &self.path,
         };
-        let stem = if self.is_dir() { full.file_name() } else { full.file_stem() };
-        stem.map(|stem| stem.to_string_lossy().into_owned())
+        let text = |part: &OsStr| part.to_string_lossy().into_owned();
+        let repository = || {
+            let snapshots = full.parent().filter(|folder| folder.ends_with("snapshots"))?;
+            let repository = text(snapshots.parent()?.file_name()?);
+            Some(repository.strip_prefix("models--")?.split_once("--")?.1.to_owned())
+        };
+        match self.is_dir() {
+            true => repository().or_else(|| full.file_name().map(text)),
+            false => full.file_stem().map(text),
+        }
     }
 
     /// What lies in this folder, in alphabetical order.
@@ -326,5 +337,9 @@ mod tests {
     fn a_folder_is_called_by_its_last_part_and_a_file_without_its_extension() {
         assert_eq!(table().stem().as_deref(), Some("model"));
         assert_eq!(Location::from("/nowhere/klein.old.safetensors").stem().as_deref(), Some("klein.old"));
+        let cache = tempfile::TempDir::new().unwrap();
+        let snapshot = cache.path().join("models--owner--fox/snapshots/0123");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        assert_eq!(Location::from(snapshot).stem().as_deref(), Some("fox"));
     }
 }

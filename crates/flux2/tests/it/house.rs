@@ -46,10 +46,17 @@ fn only_the_engine_names_a_backend() {
 #[test]
 fn models_know_neither_files_nor_watchers() {
     check("flux2/src/models", &["crate::{", "super::super"], "");
-    let rooms = ["pipeline", "event", "image", "engine", "request", "text", "weights::layout", "weights::safetensors"];
+    let rooms =
+        ["pipeline", "event", "image", "engine", "request", "text", "hub", "weights::layout", "weights::safetensors"];
     let imports: Vec<String> = rooms.iter().map(|room| format!("crate::{room}")).collect();
     check("flux2/src/models", &imports.iter().map(String::as_str).collect::<Vec<_>>(), "");
     check("flux2/src/models", &["std::fs", "std::time", "std::path"], "");
+}
+
+#[test]
+fn the_hub_knows_files_and_not_what_is_in_them() {
+    check("flux2/src/hub", &["crate::weights", "crate::models", "crate::pipeline", "crate::engine"], "");
+    check("flux2/src/weights", &["crate::hub"], "");
 }
 
 #[test]

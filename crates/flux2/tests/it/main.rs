@@ -6,6 +6,8 @@ mod evaluation;
 mod golden;
 mod hostile_files;
 mod house;
+#[cfg(feature = "hub")]
+mod hub;
 mod images;
 mod layouts;
 mod mini;

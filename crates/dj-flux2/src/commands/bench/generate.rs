@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::compare::{self, Record};
 use super::{options, percent, report, rounded, row, speed};
 use crate::args::BenchGenerateArgs;
-use crate::commands::generate::{cancelled_by_signals, find_model, read_reference};
+use crate::commands::find::find_model;
+use crate::commands::generate::{cancelled_by_signals, read_reference};
 use crate::failure::{Failure, Result, code};
 
 /// What is drawn: about as long as prompts are.

@@ -1,0 +1,96 @@
+//! `dj-flux2 download`: a model from the hub into the cache; and the offer to do so where one is missing.
+
+use std::cell::LazyCell;
+use std::io::{self, BufRead, IsTerminal as _};
+
+use flux2::hub::Plan;
+use flux2::weights::Location;
+use flux2::{CancelToken, Variant};
+
+use super::find::{find_model, repo_of};
+use super::generate::cancelled_by_signals;
+use crate::args::DownloadArgs;
+use crate::failure::{Result, code};
+use crate::hub_options;
+use crate::report::{Report, Size, print};
+use crate::settings::Detail;
+
+/// Bring the model here that `args` name.
+pub fn run(args: &DownloadArgs) -> Result<()> {
+    let repo = repo_of(&args.model)?;
+    let hub = hub_options::hub()?;
+    let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
+    let plan = hub.plan(&repo)?;
+    let cancel = cancelled_by_signals();
+    if hub.missing_bytes(&plan) == 0 {
+        report.note(format_args!("all {} files of {repo} are here, {}", plan.files.len(), Size(plan.bytes())));
+    }
+    let folder = hub.download(&plan, &mut report, &cancel)?;
+    print(&folder.display().to_string())
+}
+
+/// The model that is named; one that is published and not here is offered for download if there is somebody to ask. `cancel`
+/// is looked at only once the answer is yes.
+pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<CancelToken>) -> Result<Location> {
+    let failure = match find_model(named) {
+        Err(failure) if failure.code == code::MODEL_MISSING => failure,
+        found => return found,
+    };
+    let variant = Variant::by_name(&named.path().to_string_lossy());
+    let Some(repo) = variant.ok().and_then(|variant| variant.repo) else { return Err(failure) };
+    if !somebody_is_there() {
+        return Err(failure);
+    }
+    let hub = hub_options::hub()?;
+    let plan = hub.plan(&repo.parse()?)?;
+    report.line(question(&failure.message, &plan, hub.missing_bytes(&plan), &hub.cache().root().display().to_string()));
+    match is_yes(io::stdin().lock()) {
+        true => Ok(Location::from(hub.download(&plan, report, cancel)?)),
+        false => Err(failure),
+    }
+}
+
+fn question(missing: &str, plan: &Plan, bytes: u64, folder: &str) -> String {
+    let repo = plan.repo.to_string();
+    let variant = Variant::named().iter().find(|variant| variant.repo == Some(&repo));
+    let licence = variant.map_or("its own licence", |variant| variant.licence);
+    format!("{missing}. Download {} from {repo} ({licence}) to {folder}? [y/N]", Size(bytes))
+}
+
+/// Whether a question is read and can be answered.
+pub fn somebody_is_there() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Whether the next line says yes.
+pub fn is_yes(mut answer: impl BufRead) -> bool {
+    let mut line = String::new();
+    answer.read_line(&mut line).is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_is_yes() {
+        for yes in ["y\n", "Y\r\n", " yes \n", "YES"] {
+            assert!(is_yes(yes.as_bytes()), "{yes:?}");
+        }
+        for no in ["", "\n", "n\n", "yy\n", "no\n", "\u{fffd}\n"] {
+            assert!(!is_yes(no.as_bytes()), "{no:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_asked_sees_size_licence_and_place() {
+        let repo = "black-forest-labs/FLUX.2-klein-9B".parse().unwrap();
+        let plan = Plan { repo, commit: String::new(), files: vec![] };
+        let asked = question("klein-9b is not on this disk", &plan, 34_700_000_000, "/models");
+        assert_eq!(
+            asked,
+            "klein-9b is not on this disk. Download 34.7 GB from black-forest-labs/FLUX.2-klein-9B \
+             (FLUX Non-Commercial License) to /models? [y/N]"
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! `dj-flux2 models`: the models that are known, and those that are on this disk.
+
+use std::path::PathBuf;
+
+use flux2::Variant;
+use flux2::hub::{Cache, Cached, RepoId, State};
+use flux2::weights::Location;
+use serde::Serialize;
+
+use super::find::name_of;
+use crate::args::ModelsArgs;
+use crate::failure::Result;
+use crate::hub_options;
+use crate::report::{Size, print};
+
+/// A model, as `--json` prints it.
+#[derive(Serialize)]
+struct Row {
+    /// What `-m` takes.
+    name: String,
+    /// Where it is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repo: Option<String>,
+    /// `complete`, `incomplete`, `absent` or `built-in`.
+    state: &'static str,
+    /// Bytes on this disk.
+    bytes: u64,
+    /// Bytes of a download, about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download_bytes: Option<u64>,
+    /// Bytes in memory, about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    licence: Option<&'static str>,
+    /// Whether the licence must be accepted before the hub gives it.
+    gated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<PathBuf>,
+}
+
+/// Print the family, and what else in the cache is a model of it.
+pub fn run(args: &ModelsArgs) -> Result<()> {
+    let rows = rows()?;
+    if args.json {
+        return rows
+            .iter()
+            .try_for_each(|row| print(&serde_json::to_string(row).expect("strings and numbers serialise")));
+    }
+    let name = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
+    print(&format!("{:<name$}  {:>8}  {:>8}  {:<34}  where", "name", "size", "memory", "licence"))?;
+    for row in &rows {
+        let size = if row.bytes > 0 { row.bytes } else { row.download_bytes.unwrap_or_default() };
+        let shown = |bytes: u64| if bytes > 0 { Size(bytes).to_string() } else { String::new() };
+        let licence = format!("{}{}", row.licence.unwrap_or("unknown"), if row.gated { ", gated" } else { "" });
+        let place = match (row.state, &row.path) {
+            ("built-in", _) => "built in".into(),
+            ("absent", _) => "not on this disk".into(),
+            ("incomplete", _) => "only partly on this disk".into(),
+            (_, path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        };
+        let memory = shown(row.memory_bytes.unwrap_or_default());
+        print(&format!("{:<name$}  {:>8}  {memory:>8}  {licence:<34}  {place}", row.name, shown(size)))?;
+    }
+    Ok(())
+}
+
+fn rows() -> Result<Vec<Row>> {
+    let family: Vec<RepoId> = Variant::named().iter().filter_map(|v| v.repo?.parse().ok()).collect();
+    let mut cached: Vec<Cached> = match hub_options::cache_folder(|name| std::env::var_os(name)) {
+        Some(folder) => Cache::new(folder).list(&family)?,
+        None => vec![],
+    };
+    let mut rows = Vec::new();
+    for variant in Variant::named() {
+        let Some(repo) = variant.repo else {
+            rows.extend(Location::builtin().map(|_| row(variant, None, "built-in")));
+            continue;
+        };
+        let found = cached.iter().position(|cached| cached.repo.to_string() == repo).map(|at| cached.remove(at));
+        let state = found.as_ref().map_or("absent", state);
+        rows.push(row(variant, found, state));
+    }
+    rows.extend(cached.into_iter().map(|cached| Row {
+        name: name_of(&cached.repo),
+        repo: Some(cached.repo.to_string()),
+        state: state(&cached),
+        bytes: cached.bytes,
+        download_bytes: None,
+        memory_bytes: None,
+        licence: None,
+        gated: false,
+        path: path(cached),
+    }));
+    Ok(rows)
+}
+
+fn row(variant: &Variant, found: Option<Cached>, state: &'static str) -> Row {
+    let known = |bytes: u64| Some(bytes).filter(|bytes| *bytes > 0);
+    Row {
+        name: variant.name.into(),
+        repo: variant.repo.map(str::to_owned),
+        state,
+        bytes: found.as_ref().map_or(0, |found| found.bytes),
+        download_bytes: known(variant.download_bytes),
+        memory_bytes: known(variant.memory_bytes),
+        licence: Some(variant.licence),
+        gated: variant.gated,
+        path: found.and_then(path),
+    }
+}
+
+fn state(cached: &Cached) -> &'static str {
+    match cached.state {
+        State::Complete(_) => "complete",
+        State::Incomplete(_) => "incomplete",
+    }
+}
+
+fn path(cached: Cached) -> Option<PathBuf> {
+    match cached.state {
+        State::Complete(folder) => Some(folder),
+        State::Incomplete(_) => None,
+    }
+}

@@ -1,0 +1,38 @@
+//! `dj-flux2 remove`: a model off this disk.
+
+use std::io;
+
+use super::download::{is_yes, somebody_is_there};
+use super::find::{name_of, repo_of};
+use crate::args::RemoveArgs;
+use crate::failure::{Failure, Result, code};
+use crate::hub_options;
+use crate::report::{Report, Size};
+use crate::settings::Detail;
+
+/// Remove the model that `args` name, if whoever typed them means it.
+pub fn run(args: &RemoveArgs) -> Result<()> {
+    let (repo, hub) = (repo_of(&args.model)?, hub_options::hub()?);
+    let (name, report) = (name_of(&repo), Report::new(Detail::Normal, false));
+    let listed = hub.cache().list(std::slice::from_ref(&repo))?;
+    let Some(found) = listed.into_iter().find(|cached| cached.repo == repo) else {
+        return Err(Failure::new(
+            code::MODEL_MISSING,
+            format!("{name} is not in {}", hub.cache().root().display()),
+            "see `dj-flux2 models` for what is here",
+        ));
+    };
+    let what = format!("{name}, {} in {}", Size(found.bytes), found.folder.display());
+    if !args.yes {
+        if !somebody_is_there() {
+            return Err(Failure::usage(format!("nobody can be asked whether to remove {what}"), "add --yes"));
+        }
+        report.line(format_args!("Remove {what}? Other programs of the hub use it too. [y/N]"));
+        if !is_yes(io::stdin().lock()) {
+            return Err(Failure::usage(format!("{name} was not removed"), "answer y, or add --yes"));
+        }
+    }
+    let freed = hub.cache().remove(&repo)?.unwrap_or_default();
+    report.line(format_args!("removed {name}, {} freed", Size(freed)));
+    Ok(())
+}

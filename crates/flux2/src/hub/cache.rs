@@ -1,0 +1,383 @@
+//! The folder that all programs of the hub share.
+//!
+//! ```text
+//! models--OWNER--NAME/blobs/HASH                    the bytes of a file, named by its hash
+//!                     snapshots/COMMIT/PATH         a link to them, relative
+//!                     refs/main                     the newest commit
+//! .locks/models--OWNER--NAME/HASH.lock              held while a blob is being made
+//! ```
+//!
+//! A snapshot counts as a model only if every file is there that its parts need. What is asked is the disk alone.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
+use super::{HubProblem, RepoId};
+use crate::event::{CancelToken, DownloadEvent, Event, Observer};
+use crate::{Error, Result};
+
+/// The folder of all repositories.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// A repository of which something is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cached {
+    /// Which.
+    pub repo: RepoId,
+    /// Its folder in the cache.
+    pub folder: PathBuf,
+    /// Bytes it takes on the disk.
+    pub bytes: u64,
+    /// How much of a model is here.
+    pub state: State,
+}
+
+/// How much of a model is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// All of it, in this folder.
+    Complete(PathBuf),
+    /// A part of it; these files are missing, if that is known.
+    Incomplete(Vec<String>),
+}
+
+/// A file that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Its path in the repository.
+    pub path: String,
+    /// The blob it is.
+    pub blob: PathBuf,
+    /// Whether its bytes have the hash that it is named by.
+    pub is_whole: bool,
+}
+
+impl Cache {
+    /// The cache in this folder, which need not be there.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Cache { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The newest snapshot of a repository, if all of it is here.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder may not be looked at.
+    pub fn find(&self, repo: &RepoId) -> Result<Option<PathBuf>> {
+        Ok(match self.state(repo)? {
+            Some(State::Complete(folder)) => Some(folder),
+            _ => None,
+        })
+    }
+
+    /// How much of a repository's newest snapshot is here; `None` if nothing is.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn state(&self, repo: &RepoId) -> Result<Option<State>> {
+        let folder = self.folder(repo);
+        if !folder.try_exists().map_err(|e| io_error(&folder, e))? {
+            return Ok(None);
+        }
+        let Some(snapshot) = self.newest(repo) else { return Ok(Some(State::Incomplete(vec![]))) };
+        let missing = missing(&snapshot)?;
+        Ok(Some(if missing.is_empty() { State::Complete(snapshot) } else { State::Incomplete(missing) }))
+    }
+
+    /// All repositories of models of FLUX.2 \[klein\] that are here, and those in `also`, in alphabetical order.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn list(&self, also: &[RepoId]) -> Result<Vec<Cached>> {
+        let mut found = Vec::new();
+        let entries = match fs::read_dir(&self.root) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(found),
+            entries => entries.map_err(|e| io_error(&self.root, e))?,
+        };
+        for entry in entries {
+            let name = entry.map_err(|e| io_error(&self.root, e))?.file_name();
+            let repo = name.to_str().and_then(|name| name.strip_prefix("models--")?.split_once("--"));
+            let Some(repo) = repo.and_then(|(owner, name)| format!("{owner}/{name}").parse::<RepoId>().ok()) else {
+                continue;
+            };
+            let is_klein = || self.newest(&repo).is_some_and(|snapshot| is_klein(&snapshot));
+            if !also.contains(&repo) && !is_klein() {
+                continue;
+            }
+            if let Some(state) = self.state(&repo)? {
+                let folder = self.folder(&repo);
+                let bytes = bytes_below(&folder.join("blobs"));
+                found.push(Cached { repo, folder, bytes, state });
+            }
+        }
+        found.sort_by(|a, b| a.repo.cmp(&b.repo));
+        Ok(found)
+    }
+
+    /// Read every file of a repository's newest snapshot and compare it with the hash that names it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read, [`Error::Cancelled`] on request.
+    pub fn verify(&self, repo: &RepoId, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<Vec<Checked>> {
+        let Some(snapshot) = self.newest(repo) else { return Ok(vec![]) };
+        let mut files = Vec::new();
+        files_below(&snapshot, "", &mut files);
+        let blobs = self.folder(repo).join("blobs").canonicalize();
+        let mut planned = Vec::new();
+        for path in files {
+            // A link that leads nowhere is a file that is missing; one that is no link has no name to be compared with.
+            let Ok(blob) = snapshot.join(&path).canonicalize() else { continue };
+            let digest = blob.file_name().and_then(|name| Digest::new(name.to_str()?));
+            let size = fs::metadata(&blob).map_err(|e| io_error(&blob, e))?.len();
+            if let Some(digest) = digest.filter(|_| blobs.as_ref().is_ok_and(|blobs| blob.starts_with(blobs))) {
+                planned.push((PlannedFile { path, size, digest }, blob));
+            }
+        }
+        let total = planned.iter().map(|(file, _)| file.size).sum();
+        let mut done = 0;
+        observer.on_event(&Event::Download(DownloadEvent::Started { files: planned.len(), done, total }));
+        let mut checked = Vec::new();
+        for (file, blob) in planned {
+            let mut hasher = file.digest.hasher(file.size);
+            let mut reader = File::open(&blob).map_err(|e| io_error(&blob, e))?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                cancel.check()?;
+                let read = reader.read(&mut buffer).map_err(|e| io_error(&blob, e))?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..read]);
+                done += read as u64;
+                observer.on_event(&Event::Download(DownloadEvent::Progress { done }));
+            }
+            let is_whole = hasher.hex() == file.digest.hex();
+            checked.push(Checked { path: file.path, blob, is_whole });
+        }
+        observer.on_event(&Event::Download(DownloadEvent::Finished));
+        Ok(checked)
+    }
+
+    /// Remove all of a repository. The bytes that are free then; `None` if nothing was here.
+    ///
+    /// # Errors
+    /// [`HubProblem::InUse`] if a process is downloading it, [`Error::Io`] if a file cannot be removed.
+    pub fn remove(&self, repo: &RepoId) -> Result<Option<u64>> {
+        let folder = self.folder(repo);
+        if !folder.try_exists().map_err(|e| io_error(&folder, e))? {
+            return Ok(None);
+        }
+        let locks = self.locks(repo);
+        let mut held = Vec::new();
+        for entry in fs::read_dir(&locks).into_iter().flatten().flatten() {
+            let Ok(file) = File::options().write(true).open(entry.path()) else { continue };
+            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Err(HubProblem::InUse { repo: repo.clone() }.into());
+            }
+            held.push(file);
+        }
+        let bytes = bytes_below(&folder.join("blobs"));
+        // What is left of it if this is stopped midway is no complete model.
+        for part in ["refs", "snapshots", ""] {
+            let path = folder.join(part);
+            match fs::remove_dir_all(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(io_error(&path, e)),
+                _ => {}
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    pub(super) fn folder(&self, repo: &RepoId) -> PathBuf {
+        self.root.join(folder_name(repo))
+    }
+
+    pub(super) fn locks(&self, repo: &RepoId) -> PathBuf {
+        self.root.join(".locks").join(folder_name(repo))
+    }
+
+    pub(super) fn blob(&self, repo: &RepoId, digest: &Digest) -> PathBuf {
+        self.folder(repo).join("blobs").join(digest.hex())
+    }
+
+    /// Whether a file is here; those with its hash as their name are whole, since they got it in the end.
+    pub(super) fn has(&self, repo: &RepoId, file: &PlannedFile) -> bool {
+        fs::metadata(self.blob(repo, &file.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == file.size)
+    }
+
+    /// Give the files of a plan, all of which are here, their names; then call it the newest snapshot.
+    pub(super) fn publish(&self, plan: &Plan) -> Result<PathBuf> {
+        let folder = self.folder(&plan.repo);
+        let snapshot = folder.join("snapshots").join(&plan.commit);
+        for file in &plan.files {
+            let link = snapshot.join(&file.path);
+            let up = "../".repeat(file.path.matches('/').count() + 2);
+            let target = PathBuf::from(format!("{up}blobs/{}", file.digest.hex()));
+            let place = || -> io::Result<()> {
+                fs::create_dir_all(link.parent().expect("a file of a snapshot is in a folder"))?;
+                if fs::read_link(&link).is_ok_and(|found| found == target) {
+                    return Ok(());
+                }
+                let new = beside(&link);
+                make_link(&target, &new, &self.blob(&plan.repo, &file.digest))?;
+                fs::rename(&new, &link)
+            };
+            place().map_err(|e| io_error(&link, e))?;
+        }
+        let main = folder.join("refs").join("main");
+        let write = || -> io::Result<()> {
+            if fs::read_to_string(&main).is_ok_and(|commit| commit == plan.commit) {
+                return Ok(());
+            }
+            fs::create_dir_all(folder.join("refs"))?;
+            let new = beside(&main);
+            fs::write(&new, &plan.commit)?;
+            fs::rename(&new, &main)
+        };
+        write().map_err(|e| io_error(&main, e))?;
+        Ok(snapshot)
+    }
+
+    /// The folder of the newest commit.
+    fn newest(&self, repo: &RepoId) -> Option<PathBuf> {
+        let folder = self.folder(repo);
+        let mut commit = String::new();
+        File::open(folder.join("refs/main")).ok()?.take(100).read_to_string(&mut commit).ok()?;
+        let commit = commit.trim();
+        let fits = commit.len() == 40 && Digest::new(commit).is_some();
+        fits.then(|| folder.join("snapshots").join(commit)).filter(|snapshot| snapshot.is_dir())
+    }
+}
+
+pub(super) fn io_error(path: &Path, source: io::Error) -> Error {
+    Error::Io { path: path.into(), source }
+}
+
+fn folder_name(repo: &RepoId) -> String {
+    format!("models--{}--{}", repo.owner, repo.name)
+}
+
+/// A name for what becomes this file; another process has another.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let _ = fs::remove_file(&new);
+    new
+}
+
+#[cfg(unix)]
+fn make_link(target: &Path, link: &Path, _blob: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+/// Where links are not allowed, the bytes get a second name.
+#[cfg(not(unix))]
+fn make_link(target: &Path, link: &Path, blob: &Path) -> io::Result<()> {
+    #[cfg(windows)]
+    if std::os::windows::fs::symlink_file(target, link).is_ok() {
+        return Ok(());
+    }
+    let _ = target;
+    fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(drop))
+}
+
+/// Paths of the files and links in a folder, in alphabetical order.
+fn files_below(folder: &Path, prefix: &str, found: &mut Vec<String>) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names {
+        let path = folder.join(&name);
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+        match is_folder {
+            true => files_below(&path, &format!("{prefix}{name}/"), found),
+            false => found.push(format!("{prefix}{name}")),
+        }
+    }
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let mut files = Vec::new();
+    files_below(folder, "", &mut files);
+    files.iter().filter_map(|file| Some(fs::symlink_metadata(folder.join(file)).ok()?.len())).sum()
+}
+
+/// Whether the model in this folder is one of the family.
+fn is_klein(snapshot: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(rename = "_class_name")]
+        class: String,
+    }
+    let index: Option<Index> = read_json(&snapshot.join("model_index.json"));
+    index.is_some_and(|index| index.class.starts_with("Flux2Klein"))
+}
+
+/// What a file of a few megabytes at most says, if it says it.
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    const MAX_BYTES: u64 = 64 << 20;
+    let meta = fs::metadata(path).ok()?;
+    let is_small = meta.is_file() && meta.len() <= MAX_BYTES;
+    serde_json::from_slice(&is_small.then(|| fs::read(path).ok()).flatten()?).ok()
+}
+
+/// The files that a model in this folder lacks; whether those that are here are what they should be is the loader's to say.
+fn missing(snapshot: &Path) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    let is_file = |path: &str| snapshot.join(path).is_file();
+    if !is_file("model_index.json") {
+        return Ok(missing_weights(snapshot, ""));
+    }
+    for folder in NETWORKS {
+        let config = format!("{folder}/config.json");
+        if !is_file(&config) {
+            missing.push(config);
+        }
+        missing.extend(missing_weights(snapshot, folder));
+    }
+    Ok(missing)
+}
+
+/// The weights that a folder of a snapshot lacks.
+fn missing_weights(snapshot: &Path, folder: &str) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let place = snapshot.join(folder);
+    let path = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+    let names: BTreeSet<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let weights = || names.iter().filter(|name| name.ends_with(".safetensors"));
+    if let Some(index) = names.iter().find(|name| name.ends_with(INDEX)) {
+        return match read_json::<Index>(&place.join(index)) {
+            Some(Index { weight_map }) => {
+                let shards: BTreeSet<String> = weight_map.into_values().collect();
+                shards.iter().filter(|name| !place.join(name).is_file()).map(|name| path(name)).collect()
+            }
+            None => vec![path(index)],
+        };
+    }
+    if weights().next().is_none() {
+        return vec![path("*.safetensors")];
+    }
+    let dangling = weights().filter(|name| !place.join(name).is_file()).map(|name| path(name));
+    // Shards belong to an index.
+    let of_shards = weights().find_map(|name| {
+        let stem = &name[..name.len() - ".safetensors".len()];
+        stem.match_indices('-').map(|(at, _)| name.split_at(at)).find(|(_, end)| is_shard(end))
+    });
+    dangling.chain(of_shards.map(|(stem, _)| path(&format!("{stem}{INDEX}")))).collect()
+}

@@ -1,0 +1,401 @@
+//! The files of a plan to blobs: several at once, each resumed, checked and locked, and renamed at the end.
+//!
+//! In:  a [`Plan`]. Out: the folder of its snapshot, in which every file has the length and the hash that the hub names.
+//!
+//! A file on its way is `HASH.incomplete`, and its length is where the next attempt goes on, in this process or another.
+//! What is in it is believed only once the whole has the right hash. A file is in place after the rename, and the snapshot
+//! after all of them: a process that ends at any point leaves what the next one can use.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ureq::http::Response;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use ureq::{Body, http};
+
+use super::cache::io_error;
+use super::http::{Client, Trouble, said};
+use super::listing::{Hasher, Plan, PlannedFile};
+use super::{Hub, HubProblem};
+use crate::event::{CancelToken, DownloadEvent, Event, Observer};
+use crate::{Error, Result};
+
+/// How often it is looked whether to stop.
+const TICK: Duration = Duration::from_millis(50);
+/// Read at once.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Times that a file is received whole before a wrong hash is the hub's: the first may have begun with what another process
+/// left.
+const WHOLE_ATTEMPTS: u32 = 2;
+
+impl Hub {
+    /// Bytes of a plan that are not here yet.
+    pub fn missing_bytes(&self, plan: &Plan) -> u64 {
+        let missing = plan.files.iter().filter(|file| !self.cache().has(&plan.repo, file));
+        missing.map(|file| file.size.saturating_sub(self.received(plan, file))).sum()
+    }
+
+    /// Bring the files of a plan here. Several processes may do this at once.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] with the problem, [`Error::Io`] if the disk refuses, [`Error::Cancelled`] on request.
+    pub fn download(&self, plan: &Plan, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<PathBuf> {
+        let missing: Vec<&PlannedFile> = plan.files.iter().filter(|file| !self.cache().has(&plan.repo, file)).collect();
+        if missing.is_empty() {
+            return self.cache().publish(plan);
+        }
+        let client = Client::new(self, &plan.repo)?;
+        self.make_room(plan)?;
+        let received: Vec<u64> = missing.iter().map(|file| self.received(plan, file)).collect();
+        let mut progress = Progress { total: missing.iter().map(|file| file.size).sum(), received };
+        observer.on_event(&Event::Download(DownloadEvent::Started {
+            files: missing.len(),
+            done: progress.done(),
+            total: progress.total,
+        }));
+
+        let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (say, said) = mpsc::channel();
+        let mut failure = None;
+        thread::scope(|scope| {
+            for _ in 0..self.options.files_at_once.clamp(1, missing.len()) {
+                let worker = Worker { hub: self, client: &client, plan, stop: &stop, say: say.clone() };
+                let (missing, next) = (&missing, &next);
+                scope.spawn(move || worker.work(missing, next));
+            }
+            drop(say);
+            loop {
+                let mut fail = |error| {
+                    failure.get_or_insert(error);
+                    if !stop.swap(true, Ordering::Relaxed) {
+                        client.stop();
+                    }
+                };
+                match said.recv_timeout(TICK) {
+                    Ok(Said::Failed(error)) => fail(error),
+                    Ok(Said::Received { file, bytes }) => {
+                        progress.received[file] = bytes;
+                        observer.on_event(&Event::Download(DownloadEvent::Progress { done: progress.done() }));
+                    }
+                    Ok(Said::Event(event)) => observer.on_event(&Event::Download(event)),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                if cancel.is_cancelled() {
+                    fail(Error::Cancelled);
+                }
+            }
+        });
+        observer.on_event(&Event::Download(DownloadEvent::Finished));
+        match failure {
+            Some(error) => Err(error),
+            None => self.cache().publish(plan),
+        }
+    }
+
+    /// Refuse to begin what cannot end.
+    fn make_room(&self, plan: &Plan) -> Result<()> {
+        let blobs = self.cache().folder(&plan.repo).join("blobs");
+        fs::create_dir_all(&blobs).map_err(|e| io_error(&blobs, e))?;
+        let needed = self.missing_bytes(plan);
+        // A file system that does not say how much is free may have enough.
+        match fs4::available_space(&blobs) {
+            Ok(free) if free < needed => {
+                Err(HubProblem::DiskFull { path: self.cache().root().into(), needed, free }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn incomplete(&self, plan: &Plan, file: &PlannedFile) -> PathBuf {
+        self.cache().blob(&plan.repo, &file.digest).with_extension("incomplete")
+    }
+
+    /// Bytes of a file that came earlier.
+    fn received(&self, plan: &Plan, file: &PlannedFile) -> u64 {
+        fs::metadata(self.incomplete(plan, file)).map_or(0, |meta| meta.len().min(file.size))
+    }
+}
+
+/// Bytes that are here of each file that was missing.
+struct Progress {
+    received: Vec<u64>,
+    total: u64,
+}
+
+impl Progress {
+    fn done(&self) -> u64 {
+        self.received.iter().sum()
+    }
+}
+
+/// What a worker has to say.
+enum Said {
+    Received { file: usize, bytes: u64 },
+    Event(DownloadEvent),
+    Failed(Error),
+}
+
+/// Brings one file after the other.
+struct Worker<'a> {
+    hub: &'a Hub,
+    client: &'a Client<'a>,
+    plan: &'a Plan,
+    stop: &'a AtomicBool,
+    say: Sender<Said>,
+}
+
+impl Worker<'_> {
+    fn work(&self, missing: &[&PlannedFile], next: &AtomicUsize) {
+        while let Some(file) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let number = missing.iter().position(|other| other.path == file.path).unwrap_or_default();
+            let start = Instant::now();
+            match self.bring(number, file) {
+                Ok(()) => {
+                    self.say(Said::Received { file: number, bytes: file.size });
+                    let (path, size, elapsed) = (file.path.clone(), file.size, start.elapsed());
+                    self.say(Said::Event(DownloadEvent::FileFinished { path, size, elapsed }));
+                }
+                Err(error) => return self.say(Said::Failed(error)),
+            }
+        }
+    }
+
+    fn say(&self, said: Said) {
+        // The thread that listens waits for the end of this one.
+        let _ = self.say.send(said);
+    }
+
+    /// One file, to its end.
+    fn bring(&self, number: usize, file: &PlannedFile) -> Result<()> {
+        let _lock = self.lock(file)?;
+        // Another process may have brought it meanwhile.
+        if self.hub.cache().has(&self.plan.repo, file) {
+            return Ok(());
+        }
+        let mut partial = Partial::open(self.hub.incomplete(self.plan, file), file, &|| self.check())?;
+        for attempt in 1.. {
+            self.receive_all(number, file, &mut partial)?;
+            let found = partial.digest();
+            if found == file.digest.hex() {
+                break;
+            }
+            partial.restart()?;
+            let expected = file.digest.hex().to_owned();
+            let problem = HubProblem::Digest { file: file.path.clone(), found, expected };
+            if attempt == WHOLE_ATTEMPTS {
+                return Err(problem.into());
+            }
+            self.say(Said::Received { file: number, bytes: 0 });
+            self.say(Said::Event(DownloadEvent::Again { reason: problem.to_string(), pause: Duration::ZERO }));
+        }
+        partial.finish(self.hub.cache().blob(&self.plan.repo, &file.digest))
+    }
+
+    /// All bytes of a file, in as many attempts as bring something.
+    fn receive_all(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<()> {
+        let patience = self.hub.options.patience;
+        let (mut most, mut in_vain) = (partial.len, 0);
+        while partial.len < file.size {
+            let (reason, pause, problem) = match self.receive(number, file, partial) {
+                Ok(()) => continue,
+                Err(Trouble::Final(error)) => return Err(error),
+                Err(Trouble::Again { reason, pause, problem }) => (reason, pause, problem),
+            };
+            self.check()?;
+            // A server that sends the same part over and over brings nothing.
+            in_vain = if partial.len > most { 1 } else { in_vain + 1 };
+            most = most.max(partial.len);
+            if in_vain >= patience.attempts {
+                let (file, here, size) = (file.path.clone(), partial.len, file.size);
+                let cut_short = HubProblem::CutShort { file, reason, here, size };
+                return Err(problem.map_or(cut_short, |problem| *problem).into());
+            }
+            let pause = pause.unwrap_or_else(|| patience.pause * 2u32.pow((in_vain - 1).min(6)));
+            self.say(Said::Event(DownloadEvent::Again { reason: format!("{}: {reason}", file.path), pause }));
+            let start = Instant::now();
+            while start.elapsed() < pause {
+                self.check()?;
+                thread::sleep(TICK.min(pause));
+            }
+        }
+        Ok(())
+    }
+
+    /// What one answer holds of the rest of a file.
+    fn receive(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<(), Trouble> {
+        let response = self.client.file(&self.plan.commit, &file.path, partial.len)?;
+        if self.begins_anew(&response, file, partial.len)? {
+            partial.restart().map_err(Trouble::Final)?;
+        }
+        if response.status() == http::StatusCode::RANGE_NOT_SATISFIABLE {
+            return Err(Trouble::passing("the server has less of the file than is here"));
+        }
+        let mut reader = response.into_body().into_reader();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            self.check().map_err(Trouble::Final)?;
+            let read = reader.read(&mut buffer).map_err(|e| Trouble::passing(said(&ureq::Error::from(e))))?;
+            if read == 0 {
+                break;
+            }
+            if read as u64 > file.size - partial.len {
+                let (file, found, expected) = (file.path.clone(), partial.len + read as u64, file.size);
+                return Err(HubProblem::Length { file, found, expected }.into());
+            }
+            partial.write(&buffer[..read]).map_err(Trouble::Final)?;
+            self.say(Said::Received { file: number, bytes: partial.len });
+        }
+        match partial.len < file.size {
+            true => Err(Trouble::passing("the connection was cut")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether an answer holds the file from its first byte on, not from byte `from` as was asked.
+    fn begins_anew(&self, response: &Response<Body>, file: &PlannedFile, from: u64) -> Result<bool, Trouble> {
+        let length = |found| HubProblem::Length { file: file.path.clone(), found, expected: file.size };
+        match response.status() {
+            http::StatusCode::PARTIAL_CONTENT => {
+                let range = response.headers().get(CONTENT_RANGE).and_then(|value| content_range(value.to_str().ok()?));
+                match range {
+                    Some((start, total)) if start == from => match total.filter(|total| *total != file.size) {
+                        Some(total) => Err(length(total).into()),
+                        None => Ok(false),
+                    },
+                    _ => {
+                        let reason = format!("{}: asked for byte {from} on, it sends others", file.path);
+                        Err(HubProblem::Answer { host: self.client.host(), reason }.into())
+                    }
+                }
+            }
+            http::StatusCode::OK => {
+                let found = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+                match found.filter(|found| *found != file.size) {
+                    Some(found) => Err(length(found).into()),
+                    None => Ok(true),
+                }
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Held as long as the file is written to. Other programs of the hub ask for the same lock.
+    fn lock(&self, file: &PlannedFile) -> Result<File> {
+        let folder = self.hub.cache().locks(&self.plan.repo);
+        let path = folder.join(format!("{}.lock", file.digest.hex()));
+        let open = fs::create_dir_all(&folder)
+            .and_then(|()| File::options().create(true).write(true).truncate(false).open(&path));
+        let lock = open.map_err(|e| io_error(&path, e))?;
+        let mut waiting = false;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) => {
+                    if !waiting {
+                        self.say(Said::Event(DownloadEvent::Waiting { path: file.path.clone() }));
+                    }
+                    waiting = true;
+                    self.check()?;
+                    thread::sleep(TICK);
+                }
+                // There are file systems without locks; two processes would then send each other's bytes to a wrong hash.
+                Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(lock),
+                Err(TryLockError::Error(e)) => return Err(io_error(&path, e)),
+            }
+        }
+    }
+
+    /// # Errors
+    /// If another worker has failed, or the run is cancelled.
+    fn check(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// First byte and whole length in `bytes 5-9/10`; the length may be `*`.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some((start.trim().parse().ok()?, if total == "*" { None } else { Some(total.trim().parse().ok()?) }))
+}
+
+/// A file on its way.
+struct Partial<'a> {
+    path: PathBuf,
+    file: File,
+    /// Bytes that are here.
+    len: u64,
+    /// Of these bytes.
+    hasher: Hasher,
+    of: &'a PlannedFile,
+}
+
+impl<'a> Partial<'a> {
+    /// What is here of a file, to be gone on with.
+    fn open(path: PathBuf, of: &'a PlannedFile, check: &dyn Fn() -> Result<()>) -> Result<Self> {
+        let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+        let file = open.map_err(|e| io_error(&path, e))?;
+        let mut partial = Partial { path, file, len: 0, hasher: of.digest.hasher(of.size), of };
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            check()?;
+            let read = partial.file.read(&mut buffer).map_err(|e| io_error(&partial.path, e))?;
+            if read == 0 {
+                return Ok(partial);
+            }
+            partial.len += read as u64;
+            if partial.len > of.size {
+                partial.restart()?;
+                return Ok(partial);
+            }
+            partial.hasher.update(&buffer[..read]);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| io_error(&self.path, e))?;
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.map_err(|e| io_error(&self.path, e))?;
+        self.hasher = self.of.digest.hasher(self.of.size);
+        self.len = 0;
+        Ok(())
+    }
+
+    /// The hash of all bytes.
+    fn digest(&mut self) -> String {
+        std::mem::replace(&mut self.hasher, self.of.digest.hasher(self.of.size)).hex()
+    }
+
+    fn finish(self, blob: PathBuf) -> Result<()> {
+        // A blob is believed by its length, so no crash of the system may leave one with other bytes.
+        self.file.sync_all().map_err(|e| io_error(&self.path, e))?;
+        drop(self.file);
+        fs::rename(&self.path, &blob).map_err(|e| io_error(&blob, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_or_refused() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for wrong in ["", "bytes */10", "5-9/10", "bytes -9/10", "bytes 5/10", "bytes 5-9/x"] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
+        }
+    }
+}

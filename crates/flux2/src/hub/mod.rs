@@ -1,0 +1,237 @@
+//! Models from the Hugging Face hub: what a repository holds, its files in the cache, whole or not at all.
+//!
+//! In:  a repository's name and [`HubOptions`]. Out: the path of a folder that [`ModelPaths`](crate::ModelPaths) takes.
+//!
+//! ```no_run
+//! use flux2::hub::{Hub, HubOptions, RepoId};
+//! use flux2::{CancelToken, Event};
+//!
+//! # fn main() -> flux2::Result<()> {
+//! let repo: RepoId = "black-forest-labs/FLUX.2-klein-4B".parse()?;
+//! let hub = Hub::new(HubOptions::new("/home/a/.cache/huggingface/hub"))?;
+//! let folder = match hub.cache().find(&repo)? {
+//!     Some(folder) => folder,
+//!     None => hub.download(&hub.plan(&repo)?, &mut |_: &Event| {}, &CancelToken::new())?,
+//! };
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `cache` | the folder that all programs of the hub share: blobs, snapshots, refs |
+//! | `listing` | what the hub says of a repository, checked; which of its files are needed |
+//! | `http` | one request: redirects, tokens, proxies, what a status means |
+//! | `download` | files of a plan to blobs: several at once, resumed, checked, locked |
+//!
+//! Nothing here knows what is in a model beyond the names of its files.
+
+mod cache;
+mod download;
+mod http;
+mod listing;
+mod problem;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use cache::{Cache, Cached, Checked, State};
+pub use listing::{Plan, PlannedFile};
+pub use problem::HubProblem;
+
+use crate::{Error, Result};
+
+/// A repository of models, `owner/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RepoId {
+    owner: String,
+    name: String,
+}
+
+impl RepoId {
+    /// The part behind the slash.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether this may be one: an owner and a name of letters, digits, `-`, `_` and `.`.
+    pub fn is_valid(text: &str) -> bool {
+        let is_part = |part: &str| {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+            (1..=96).contains(&part.len())
+                && part.bytes().all(fits)
+                && !part.starts_with(['-', '.'])
+                && !part.ends_with(['-', '.'])
+                && !part.contains("--")
+                && !part.contains("..")
+        };
+        text.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
+    }
+}
+
+impl FromStr for RepoId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if !RepoId::is_valid(text) {
+            return Err(HubProblem::RepoName { name: text.into() }.into());
+        }
+        let (owner, name) = text.split_once('/').expect("a valid name has a slash");
+        Ok(RepoId { owner: owner.into(), name: name.into() })
+    }
+}
+
+impl fmt::Display for RepoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
+/// How the hub is reached. The environment is the caller's to read.
+#[derive(Clone, Debug)]
+pub struct HubOptions {
+    /// Where the hub is.
+    pub endpoint: String,
+    /// The folder that holds `models--owner--name`.
+    pub cache: PathBuf,
+    /// Who asks; needed for models whose licence must be accepted.
+    pub token: Option<Token>,
+    /// Never use the network.
+    pub offline: bool,
+    /// Which requests go through a proxy.
+    pub proxies: Proxies,
+    /// Files that are received at the same time.
+    pub files_at_once: usize,
+    /// When to give up.
+    pub patience: Patience,
+}
+
+impl HubOptions {
+    /// The public hub, without a token or proxies.
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        HubOptions {
+            endpoint: "https://huggingface.co".into(),
+            cache: cache.into(),
+            token: None,
+            offline: false,
+            proxies: Proxies::default(),
+            files_at_once: 4,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// A secret that says who asks. It is sent to the endpoint and to no other host, and never shown.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// `None` if this cannot be one: empty, or with characters that no header holds.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        fits.then(|| Token(text.into()))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Proxies as `http://user:password@host:port`.
+#[derive(Clone, Default)]
+pub struct Proxies {
+    /// For `https://`.
+    pub https: Option<String>,
+    /// For `http://`.
+    pub http: Option<String>,
+    /// Hosts that are reached without one, separated by commas; each with all below it. `*` is every host.
+    pub except: String,
+}
+
+/// Without passwords.
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Proxies { https, http, except } = self;
+        write!(f, "Proxies {{ https: {}, http: {}, except: {except:?} }}", https.is_some(), http.is_some())
+    }
+}
+
+/// How much trouble is borne.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A server that is silent for so long counts as gone.
+    pub silence: Duration,
+    /// Attempts in a row that bring nothing.
+    pub attempts: u32,
+    /// Pause before the second attempt; it doubles from attempt to attempt.
+    pub pause: Duration,
+    /// The longest pause a server may ask for.
+    pub longest_pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            silence: Duration::from_secs(30),
+            attempts: 6,
+            pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The hub as these options reach it.
+#[derive(Debug)]
+pub struct Hub {
+    options: HubOptions,
+    endpoint: http::Endpoint,
+    cache: Cache,
+}
+
+impl Hub {
+    /// # Errors
+    /// [`HubProblem::Url`] if the endpoint or a proxy is no URL.
+    pub fn new(options: HubOptions) -> Result<Self> {
+        let endpoint = http::Endpoint::new(&options.endpoint)?;
+        http::check_proxies(&options.proxies)?;
+        Ok(Hub { cache: Cache::new(&options.cache), endpoint, options })
+    }
+
+    /// Its files on this disk.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_has_an_owner_and_a_name() {
+        let repo: RepoId = "black-forest-labs/FLUX.2-klein-4B".parse().unwrap();
+        assert_eq!((repo.name(), repo.to_string().as_str()), ("FLUX.2-klein-4B", "black-forest-labs/FLUX.2-klein-4B"));
+        for wrong in ["", "klein-4b", "a/", "/b", "a/b/c", "../b", "a/..", "a/b--c", "a b/c", "a/b\n", "./b", "a\\b/c"]
+        {
+            assert!(!RepoId::is_valid(wrong), "{wrong}");
+            assert!(wrong.parse::<RepoId>().is_err());
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let options = HubOptions {
+            token: Token::new("hf_secret\n"),
+            proxies: Proxies { https: Some("http://me:secret@proxy:1".into()), ..Default::default() },
+            ..HubOptions::new("cache")
+        };
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("secret") && shown.contains("Token"), "{shown}");
+        assert!(Token::new(" ").is_none() && Token::new("a\r\nHost: b").is_none());
+    }
+}
