@@ -185,7 +185,8 @@ mod tests {
                 [(Compute::F32, Format::AsStored), (Compute::Bf16, Format::AsStored), (Compute::Bf16, Format::Int8)]
             {
                 let Some(chosen) = select(tier, compute, format) else {
-                    assert!(tier == Tier::Portable || format == Format::Int8);
+                    let written = cfg!(target_arch = "x86_64") && tier != Tier::Portable && format != Format::Int8;
+                    assert!(!written, "{tier} {compute} {format:?}");
                     continue;
                 };
                 // SAFETY: the processor has this tier.
