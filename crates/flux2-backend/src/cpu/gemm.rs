@@ -284,10 +284,10 @@ pub(super) struct Output<T> {
     cols: usize,
 }
 
-// SAFETY: tasks write disjoint pieces, see `Output::store`.
+// SAFETY: tasks write disjoint pieces, see `Output::piece`.
 unsafe impl<T: Send> Sync for Output<T> {}
 
-impl<T: Element> Output<T> {
+impl<T> Output<T> {
     /// `out` is contiguous rows of `cols`.
     pub(super) fn new(out: &mut [T], cols: usize) -> Self {
         Output { start: out.as_mut_ptr(), rows: out.len() / cols.max(1), cols }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{self, Staging};
+use super::gemm::{self, Output, Staging};
 use super::simd::{Element, MicroKernel, Tier, vectorised, with_element};
 use super::{Buffer, CpuBackend};
 use crate::quant::int8;
@@ -31,15 +31,15 @@ impl Int8Matrix {
         let panel_len = groups * kernel.cols;
         let panels = n.div_ceil(kernel.cols);
         let mut packed = be.buffers.take(4 * panels * panel_len)?;
-        // Behind each panel's rows: their scales and sums, so that one loop fills all.
+        // Scale and sum of each row, also of those that fill up the last panel.
         let mut rows = vec![(0f32, 0i32); panels * kernel.cols];
         {
-            let packed = Pieces::new(packed.as_mut_slice::<u32>(panels * panel_len), panel_len);
-            let rows = Pieces::new(&mut rows, kernel.cols);
+            let packed = Output::new(packed.as_mut_slice::<u32>(panels * panel_len), panel_len);
+            let rows = Output::new(&mut rows, kernel.cols);
             let state = || (Staging::default(), vec![0u32; kernel.cols * groups]);
             be.threads.run(panels, state, |(staging, bytes), p| {
                 // SAFETY: each panel is one task's.
-                let (panel, rows) = unsafe { (packed.get(p), rows.get(p)) };
+                let (panel, rows) = unsafe { (packed.piece(p, 0..panel_len), rows.piece(p, 0..kernel.cols)) };
                 let weight_rows = p * kernel.cols..n.min((p + 1) * kernel.cols);
                 staging.values.resize(k, 0.0);
                 for (row, (out, bytes)) in weight_rows.clone().zip(rows.iter_mut().zip(bytes.chunks_exact_mut(groups)))
@@ -122,33 +122,6 @@ impl QuantizedRows {
     pub(super) fn range(&self, i: usize) -> (f32, i32) {
         let header = &self.buffer.as_slice::<u32>()[i * self.stride..][..HEADER];
         (f32::from_bits(header[0]), header[1] as i32)
-    }
-}
-
-/// A slice that tasks write to in pieces of one length.
-struct Pieces<T> {
-    start: *mut T,
-    count: usize,
-    len: usize,
-}
-
-// SAFETY: tasks take disjoint pieces, see `Pieces::get`.
-unsafe impl<T: Send> Sync for Pieces<T> {}
-
-impl<T> Pieces<T> {
-    fn new(all: &mut [T], len: usize) -> Self {
-        Pieces { start: all.as_mut_ptr(), count: all.len() / len, len }
-    }
-
-    /// Piece `i`.
-    ///
-    /// # Safety
-    /// No two threads may hold the same piece, and the slice this was made from must outlive it.
-    #[allow(clippy::mut_from_ref)] // disjoint, as the caller promises
-    unsafe fn get(&self, i: usize) -> &mut [T] {
-        assert!(i < self.count);
-        // SAFETY: within the slice, as asserted, and the caller's alone.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.len), self.len) }
     }
 }
 
