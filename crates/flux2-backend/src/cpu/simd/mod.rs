@@ -335,13 +335,13 @@ impl MicroKernel {
         #[cfg(target_arch = "x86_64")]
         match (tier, compute) {
             (Tier::Avx512Bf16, Compute::Bf16) => {
-                return MicroKernel { rows: 8, cols: 48, operand: Bf16, run: x86::avx512_bf16_8::<3> };
+                return MicroKernel { rows: 8, cols: 48, operand: Bf16, run: x86::avx512_bf16::<8, 3> };
             }
             (Tier::Avx512 | Tier::Avx512Vnni | Tier::Avx512Bf16, _) => {
-                return MicroKernel { rows: 8, cols: 48, operand: F32, run: x86::avx512_f32_8::<3> };
+                return MicroKernel { rows: 8, cols: 48, operand: F32, run: x86::avx512_f32::<8, 3> };
             }
             (Tier::Avx2 | Tier::Avx2Vnni, _) => {
-                return MicroKernel { rows: 6, cols: 16, operand: F32, run: x86::avx2_f32_6::<2> };
+                return MicroKernel { rows: 6, cols: 16, operand: F32, run: x86::avx2_f32::<6, 2> };
             }
             (Tier::Portable, _) => {}
         }
@@ -364,7 +364,8 @@ impl MicroKernel {
         let kernel = Self::select(tier, compute);
         #[cfg(target_arch = "x86_64")]
         if kernel.cols == 48 {
-            let run = if kernel.operand == Operand::Bf16 { x86::avx512_bf16_12::<2> } else { x86::avx512_f32_12::<2> };
+            let run =
+                if kernel.operand == Operand::Bf16 { x86::avx512_bf16::<12, 2> } else { x86::avx512_f32::<12, 2> };
             return MicroKernel { rows: 12, cols: 32, run, ..kernel };
         }
         kernel
@@ -376,9 +377,9 @@ impl MicroKernel {
         #[cfg(target_arch = "x86_64")]
         match tier {
             Tier::Avx512Vnni | Tier::Avx512Bf16 => {
-                return MicroKernel { rows: 8, cols: 48, operand, run: x86::avx512_int8_8::<3> };
+                return MicroKernel { rows: 8, cols: 48, operand, run: x86::avx512_int8::<8, 3> };
             }
-            Tier::Avx2Vnni => return MicroKernel { rows: 6, cols: 16, operand, run: x86::avx2_vnni_int8_6::<2> },
+            Tier::Avx2Vnni => return MicroKernel { rows: 6, cols: 16, operand, run: x86::avx2_vnni_int8::<6, 2> },
             Tier::Avx2 | Tier::Avx512 => {
                 return MicroKernel { rows: 3, cols: 16, operand, run: x86::avx2_int8_3x16 };
             }
@@ -397,10 +398,10 @@ impl MicroKernel {
     pub(super) fn for_columns(self, columns: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         match (self.cols, self.operand, columns) {
-            (48, Operand::Bf16, ..=16) => return MicroKernel { cols: 16, run: x86::avx512_bf16_8::<1>, ..self },
-            (48, Operand::Bf16, ..=32) => return MicroKernel { cols: 32, run: x86::avx512_bf16_8::<2>, ..self },
-            (48, Operand::F32, ..=16) => return MicroKernel { cols: 16, run: x86::avx512_f32_8::<1>, ..self },
-            (48, Operand::F32, ..=32) => return MicroKernel { cols: 32, run: x86::avx512_f32_8::<2>, ..self },
+            (48, Operand::Bf16, ..=16) => return MicroKernel { cols: 16, run: x86::avx512_bf16::<8, 1>, ..self },
+            (48, Operand::Bf16, ..=32) => return MicroKernel { cols: 32, run: x86::avx512_bf16::<8, 2>, ..self },
+            (48, Operand::F32, ..=16) => return MicroKernel { cols: 16, run: x86::avx512_f32::<8, 1>, ..self },
+            (48, Operand::F32, ..=32) => return MicroKernel { cols: 32, run: x86::avx512_f32::<8, 2>, ..self },
             _ => {}
         }
         let _ = columns;

@@ -2,7 +2,7 @@
 //!
 //! AVX-512 has 32 registers: 8 x 3 accumulators, 3 of the right operand, 1 broadcast. AVX2 has 16: 6 x 2, 2 and 1.
 //! What bounds them is the multiply-adds: a group takes 24 of them and 11 loads, which other units do.
-//! Tiles of fewer vectors are for what is left of the columns.
+//! Tiles of fewer vectors are for what is left of the columns; 12 x 2 divides heads of 128 channels.
 
 use std::arch::x86_64::*;
 
@@ -10,12 +10,12 @@ use super::RowPointers;
 
 /// Instantiate a micro-kernel from its vector type and the few intrinsics that differ.
 macro_rules! micro_kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $rows:literal rows of $lanes:literal,
+    ($(#[$doc:meta])* $name:ident, $features:literal, vectors of $lanes:literal,
      zero: $zero:expr, load_right: $load_right:expr, broadcast: $broadcast:expr, multiply_add: $fma:expr,
      load: $load:expr, store: $store:expr, add: $add:expr) => {
         $(#[$doc])*
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name<const VECTORS: usize>(
+        pub(super) unsafe fn $name<const ROWS: usize, const VECTORS: usize>(
             segments: &[RowPointers],
             groups: usize,
             mut b: *const u32,
@@ -26,14 +26,14 @@ macro_rules! micro_kernel {
             // SAFETY: every load and store stays within what the caller promised: `rows` pointers readable for
             // `groups` groups, `b` for `cols` columns of every group, `c` writable for the tile.
             unsafe {
-                let mut sums = [[$zero; VECTORS]; $rows];
+                let mut sums = [[$zero; VECTORS]; ROWS];
                 for rows in segments {
                     for group in 0..groups {
                         let mut right = [$load_right(b); VECTORS];
                         for v in 1..VECTORS {
                             right[v] = $load_right(b.add(v * $lanes));
                         }
-                        for r in 0..$rows {
+                        for r in 0..ROWS {
                             let left = $broadcast(rows[r].add(group));
                             for v in 0..VECTORS {
                                 sums[r][v] = $fma(sums[r][v], left, right[v]);
@@ -42,7 +42,7 @@ macro_rules! micro_kernel {
                         b = b.add(VECTORS * $lanes);
                     }
                 }
-                for r in 0..$rows {
+                for r in 0..ROWS {
                     for v in 0..VECTORS {
                         let out = c.add(r * stride + v * $lanes);
                         let sum = if accumulate { $add($load(out), sums[r][v]) } else { sums[r][v] };
@@ -56,21 +56,7 @@ macro_rules! micro_kernel {
 
 micro_kernel!(
     /// bf16 pairs; each product pair is added to an f32 sum.
-    avx512_bf16_8, "avx512f,avx512bf16", 8 rows of 16,
-    zero: _mm512_setzero_ps(),
-    load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
-    broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
-    multiply_add: |sum, left: __m512i, right: __m512i| {
-        _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(left), std::mem::transmute::<__m512i, __m512bh>(right))
-    },
-    load: |p: *const f32| _mm512_loadu_ps(p),
-    store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
-    add: |a, b| _mm512_add_ps(a, b)
-);
-
-micro_kernel!(
-    /// The same in a tile that fits heads of 128 channels.
-    avx512_bf16_12, "avx512f,avx512bf16", 12 rows of 16,
+    avx512_bf16, "avx512f,avx512bf16", vectors of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
@@ -84,19 +70,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// f32 with fused multiply-add.
-    avx512_f32_8, "avx512f", 8 rows of 16,
-    zero: _mm512_setzero_ps(),
-    load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
-    broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),
-    multiply_add: |sum, left, right| _mm512_fmadd_ps(left, right, sum),
-    load: |p: *const f32| _mm512_loadu_ps(p),
-    store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
-    add: |a, b| _mm512_add_ps(a, b)
-);
-
-micro_kernel!(
-    /// The same in a tile that fits heads of 128 channels.
-    avx512_f32_12, "avx512f", 12 rows of 16,
+    avx512_f32, "avx512f", vectors of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_ps(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_ps(p.cast::<f32>().read_unaligned()),
@@ -108,7 +82,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// f32 with fused multiply-add.
-    avx2_f32_6, "avx2,fma", 6 rows of 8,
+    avx2_f32, "avx2,fma", vectors of 8,
     zero: _mm256_setzero_ps(),
     load_right: |p: *const u32| _mm256_loadu_ps(p.cast()),
     broadcast: |p: *const u32| _mm256_set1_ps(p.cast::<f32>().read_unaligned()),
@@ -120,7 +94,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// Bytes, four products to an i32 sum.
-    avx512_int8_8, "avx512f,avx512vnni", 8 rows of 16,
+    avx512_int8, "avx512f,avx512vnni", vectors of 16,
     zero: _mm512_setzero_si512(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
@@ -132,7 +106,7 @@ micro_kernel!(
 
 micro_kernel!(
     /// Bytes, four products to an i32 sum.
-    avx2_vnni_int8_6, "avx2,avxvnni", 6 rows of 8,
+    avx2_vnni_int8, "avx2,avxvnni", vectors of 8,
     zero: _mm256_setzero_si256(),
     load_right: |p: *const u32| _mm256_loadu_si256(p.cast()),
     broadcast: |p: *const u32| _mm256_set1_epi32(p.cast::<i32>().read_unaligned()),
