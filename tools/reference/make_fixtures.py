@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import compare
+import gguf_blocks
 import golden_cases
 import mini_cases
 import parts
@@ -63,6 +64,7 @@ def make(out: Path) -> None:
     parts.write_vae_small_decoder(tiny / "vae_small_decoder", golden / "vae_small_decoder.safetensors")
     tables.write_noise(golden / "noise.json")
     tables.write_schedule(pipelines["distilled"], golden / "schedule.json")
+    gguf_blocks.write(golden / "gguf_blocks.safetensors")
 
 
 if __name__ == "__main__":

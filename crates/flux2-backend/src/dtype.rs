@@ -13,16 +13,63 @@ pub enum DType {
     Bf16,
     /// OCP e4m3fn: no infinities, largest finite value 448.
     F8E4M3,
+    /// -128..=127; a multiplier for each row or block stands beside the matrix.
+    I8,
+    /// Blocks of 32: a scale, 8 bits each. This and what follows are GGML's, see [`crate::quant::blocks`].
+    Q8_0,
+    /// Blocks of 32: a scale, 4 bits each.
+    Q4_0,
+    /// Blocks of 32: a scale and a minimum, 4 bits each.
+    Q4_1,
+    /// Blocks of 32: a scale, 5 bits each.
+    Q5_0,
+    /// Blocks of 32: a scale and a minimum, 5 bits each.
+    Q5_1,
+    /// Blocks of 256: a scale and a minimum for every 32, 4 bits each.
+    Q4K,
+    /// Blocks of 256: a scale and a minimum for every 32, 5 bits each.
+    Q5K,
+    /// Blocks of 256: a scale for every 16, 6 bits each.
+    Q6K,
 }
 
 impl DType {
-    /// Bytes of one element.
-    pub const fn size(self) -> usize {
+    /// Elements that are stored together: a row of a matrix is made of whole blocks. 1 for what needs no others.
+    pub const fn block_len(self) -> usize {
+        self.block().0
+    }
+
+    /// Bytes that `elements` take, which are whole blocks.
+    pub const fn bytes(self, elements: usize) -> usize {
+        let (len, bytes) = self.block();
+        elements / len * bytes
+    }
+
+    /// Elements and bytes of a block.
+    const fn block(self) -> (usize, usize) {
         match self {
-            DType::F32 => 4,
-            DType::F16 | DType::Bf16 => 2,
-            DType::F8E4M3 => 1,
+            DType::F32 => (1, 4),
+            DType::F16 | DType::Bf16 => (1, 2),
+            DType::F8E4M3 | DType::I8 => (1, 1),
+            DType::Q8_0 => (32, 34),
+            DType::Q4_0 => (32, 18),
+            DType::Q4_1 => (32, 20),
+            DType::Q5_0 => (32, 22),
+            DType::Q5_1 => (32, 24),
+            DType::Q4K => (256, 144),
+            DType::Q5K => (256, 176),
+            DType::Q6K => (256, 210),
         }
+    }
+
+    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks, or there are more than can be counted.
+    pub fn bytes_of(self, shape: &[usize]) -> Option<usize> {
+        let (len, bytes) = self.block();
+        if !shape.last().copied().unwrap_or(1).is_multiple_of(len) {
+            return None;
+        }
+        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+        (elements / len).checked_mul(bytes)
     }
 }
 
@@ -33,6 +80,15 @@ impl fmt::Display for DType {
             DType::F16 => "f16",
             DType::Bf16 => "bf16",
             DType::F8E4M3 => "f8_e4m3",
+            DType::I8 => "i8",
+            DType::Q8_0 => "q8_0",
+            DType::Q4_0 => "q4_0",
+            DType::Q4_1 => "q4_1",
+            DType::Q5_0 => "q5_0",
+            DType::Q5_1 => "q5_1",
+            DType::Q4K => "q4_k",
+            DType::Q5K => "q5_k",
+            DType::Q6K => "q6_k",
         })
     }
 }

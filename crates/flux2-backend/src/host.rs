@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use crate::quant::fp8;
+use crate::quant::{blocks, fp8};
 use crate::{DType, Error, Result};
 
 /// What [`HostBytes`] are a window of.
@@ -67,7 +67,7 @@ impl fmt::Debug for HostBytes {
     }
 }
 
-/// Multipliers of an 8-bit matrix `[rows, cols]`: one for each block of `block[0]` x `block[1]` elements.
+/// Multipliers of an 8-bit matrix, e4m3 or integers, `[rows, cols]`: one for each block of `block[0]` x `block[1]` elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockScales {
     /// `[ceil(rows / block[0]), ceil(cols / block[1])]`, row-major.
@@ -89,11 +89,10 @@ impl HostTensor {
     /// A tensor over `bytes`.
     ///
     /// # Errors
-    /// [`Error::ByteCount`] if `bytes` is not exactly as long as `shape` and `dtype` say.
+    /// [`Error::ByteCount`] if `bytes` is not exactly as long as `shape` and `dtype` say, or a row is not whole blocks.
     pub fn new(dtype: DType, shape: impl Into<Vec<usize>>, bytes: HostBytes) -> Result<Self> {
         let shape = shape.into();
-        let expected = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d));
-        if expected != Some(bytes.len()) {
+        if dtype.bytes_of(&shape) != Some(bytes.len()) {
             return Err(Error::ByteCount { bytes: bytes.len(), dtype, shape });
         }
         Ok(HostTensor { dtype, shape, bytes, scales: None })
@@ -108,14 +107,14 @@ impl HostTensor {
         Self::new(DType::F32, shape, HostBytes::new(Arc::new(bytes))).expect("as many values as the shape says")
     }
 
-    /// Attach the multipliers of an [`DType::F8E4M3`] matrix.
+    /// Attach the multipliers of an [`DType::F8E4M3`] or [`DType::I8`] matrix.
     ///
     /// # Errors
     /// [`Error::DType`] if it is none, [`Error::Shape`] if it is not a matrix or the multipliers do not cover it.
     pub fn with_scales(mut self, scales: BlockScales) -> Result<Self> {
         let wrong =
             |expected: String| Error::Shape { what: "block scales", found: vec![scales.values.len()], expected };
-        if self.dtype != DType::F8E4M3 {
+        if !matches!(self.dtype, DType::F8E4M3 | DType::I8) {
             return Err(Error::DType { what: "block scales", found: self.dtype, expected: DType::F8E4M3 });
         }
         let [rows, cols] = self.shape[..] else { return Err(wrong("a matrix".into())) };
@@ -142,7 +141,7 @@ impl HostTensor {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.shape.iter().product()
     }
 
     /// Whether there are no elements.
@@ -163,9 +162,10 @@ impl HostTensor {
     /// The same elements under another shape.
     ///
     /// # Panics
-    /// If the number of elements changes, or the tensor has block scales.
+    /// If the number of elements changes, rows are no longer whole blocks, or the tensor has block scales.
     pub fn reshape(mut self, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
+        assert!(self.dtype.bytes_of(&shape).is_some(), "rows of {shape:?} are not whole blocks of {}", self.dtype);
         assert!(self.scales.is_none(), "a block-scaled matrix keeps its shape");
         assert_eq!(shape.iter().product::<usize>(), self.len(), "reshape {:?} to {shape:?}", self.shape);
         self.shape = shape;
@@ -182,7 +182,7 @@ impl HostTensor {
         if range.start > range.end || range.end > rows {
             return Err(wrong(format!("rows {range:?}")));
         }
-        let size = self.dtype.size() * cols;
+        let size = self.dtype.bytes(cols);
         let bytes = self.bytes.slice(range.start * size..range.end * size);
         let shape = vec![range.len(), cols];
         let scales = match &self.scales {
@@ -233,17 +233,30 @@ impl HostTensor {
     }
 
     /// `out.len()` values of row `row` (all axes but the last flattened), from column `from` on, as f32.
+    ///
+    /// Inlined, so that a caller compiled for an instruction set decodes in it.
+    #[inline(always)]
     pub fn decode_row(&self, row: usize, from: usize, out: &mut [f32]) {
         let cols = self.shape.last().copied().unwrap_or(1);
-        let size = self.dtype.size();
-        let start = (row * cols + from) * size;
-        let bytes = &self.bytes[start..start + out.len() * size];
+        let row_bytes = self.dtype.bytes(cols);
+        let stored = &self.bytes[row * row_bytes..][..row_bytes];
         match self.dtype {
-            DType::F32 => decode(bytes, out, |b: [u8; 4]| f32::from_le_bytes(b)),
-            DType::F16 => decode(bytes, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
+            DType::F32 => decode(stored, from, out, |b: [u8; 4]| f32::from_le_bytes(b)),
+            DType::F16 => decode(stored, from, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
             // Not the `half` crate's, whose care for NaN keeps the loop from vectorising.
-            DType::Bf16 => decode(bytes, out, |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
-            DType::F8E4M3 => decode(bytes, out, |[b]: [u8; 1]| fp8::e4m3_to_f32(b)),
+            DType::Bf16 => {
+                decode(stored, from, out, |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
+            }
+            DType::F8E4M3 => decode(stored, from, out, |[b]: [u8; 1]| fp8::e4m3_to_f32(b)),
+            DType::I8 => decode(stored, from, out, |[b]: [u8; 1]| f32::from(b as i8)),
+            DType::Q8_0 => blocks::decode::<blocks::Q8_0>(stored, from, out),
+            DType::Q4_0 => blocks::decode::<blocks::Q4_0>(stored, from, out),
+            DType::Q4_1 => blocks::decode::<blocks::Q4_1>(stored, from, out),
+            DType::Q5_0 => blocks::decode::<blocks::Q5_0>(stored, from, out),
+            DType::Q5_1 => blocks::decode::<blocks::Q5_1>(stored, from, out),
+            DType::Q4K => blocks::decode::<blocks::Q4K>(stored, from, out),
+            DType::Q5K => blocks::decode::<blocks::Q5K>(stored, from, out),
+            DType::Q6K => blocks::decode::<blocks::Q6K>(stored, from, out),
         }
         if let Some(BlockScales { values, block }) = &self.scales {
             let scales = &values[row / block[0] * cols.div_ceil(block[1])..];
@@ -274,8 +287,9 @@ fn concat_scales(parts: &[HostTensor]) -> Option<Option<BlockScales>> {
     (whole && alike).then(|| Some(BlockScales { values: values.collect(), block }))
 }
 
-fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
-    for (b, v) in bytes.chunks_exact(N).zip(out) {
+#[inline(always)]
+fn decode<const N: usize>(row: &[u8], from: usize, out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (b, v) in row[from * N..][..out.len() * N].chunks_exact(N).zip(out) {
         *v = value(b.try_into().expect("chunks are N long"));
     }
 }

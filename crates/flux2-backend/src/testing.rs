@@ -81,7 +81,7 @@ impl Tolerance {
             DType::F32 => 2f64.powi(-24),
             DType::F16 => 2f64.powi(-11),
             DType::Bf16 => 2f64.powi(-8),
-            DType::F8E4M3 => 2f64.powi(-4),
+            other => panic!("no result is {other}"),
         };
         let operations = 2f64.powi(-22);
         Tolerance { relative: rounding + operations, of_rms: operations * (1.0 + (terms as f64).sqrt()) }

@@ -93,7 +93,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A folder that should hold weights and does not.
-    #[error("{} holds no .safetensors file", path.display())]
+    #[error("{} holds no .safetensors or .gguf file", path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum Error {
         /// What was asked for.
         wanted: Part,
     },
-    /// Not a whole safetensors file.
+    /// Not a whole file of tensors.
     #[error("{}: {problem}", path.display())]
     Checkpoint {
         /// File.
@@ -464,7 +464,7 @@ impl Error {
             Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),
             Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),
             Error::ModelMissing { .. } => Some(
-                "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file"
+                "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file"
                     .into(),
             ),
             Error::PartMissing { .. } | Error::NoWeights { .. } | Error::ShardLacks { .. } => {
@@ -472,7 +472,7 @@ impl Error {
             }
             Error::PartNotGiven { part, flag, .. } => Some(format!("add {flag} with the path of the {part}")),
             Error::NoModelIndex { .. } => {
-                Some("pass the folder that holds model_index.json, or one .safetensors file".into())
+                Some("pass the folder that holds model_index.json, or one .safetensors or .gguf file".into())
             }
             Error::WrongPart { wanted, .. } => Some(match wanted {
                 Part::Transformer => "pass the transformer of a FLUX.2 [klein] model with --model".into(),
@@ -482,7 +482,7 @@ impl Error {
             Error::Checkpoint { problem, .. } => Some(problem.hint()),
             Error::Config { problem, .. } => Some(problem.hint()),
             Error::Tensors { .. } => {
-                Some("pass a file that belongs to the model, in a dtype of f32, f16, bf16 or f8_e4m3".into())
+                Some("pass a file that belongs to the model, in a dtype of f32, f16, bf16, f8_e4m3, i8 or GGML's q4_0 to q6_k".into())
             }
             Error::TensorTwice { .. } => Some("keep one of the two files in the folder".into()),
             Error::PartsDisagree { part, .. } => Some(format!("pass the {part} this transformer was trained with")),

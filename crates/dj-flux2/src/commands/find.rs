@@ -121,7 +121,7 @@ fn single_file(folder: Location) -> Location {
         return folder;
     }
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut weights = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    let mut weights = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors" || end == "gguf"));
     match (weights.next(), weights.next()) {
         (Some(file), None) => Location::from(file),
         _ => folder,

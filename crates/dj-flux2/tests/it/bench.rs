@@ -213,6 +213,6 @@ fn what_cannot_be_measured_is_said() {
     exit code: 3
     ----- stderr -----
     error: no model at nowhere
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file
     ");
 }

@@ -152,7 +152,7 @@ fn a_file_of_its_name_wins() {
     exit code: 1
     ----- stderr -----
     error: klein-mini: claims a header of 8029109312199880558 bytes, at most 100000000 are read
-    hint: download the file again from a source you trust: it is damaged or not a safetensors file
+    hint: download the file again from a source you trust: it is damaged or not a file of tensors
     ");
 }
 

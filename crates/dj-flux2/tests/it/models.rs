@@ -46,7 +46,7 @@ fn no_model_there() {
     exit code: 3
     ----- stderr -----
     error: no model at ./models/klein
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file
     ");
 }
 
@@ -57,7 +57,7 @@ fn what_may_be_a_path_or_a_repository() {
     exit code: 3
     ----- stderr -----
     error: no model at models/klein
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file; a repository of the hub comes with `dj-flux2 download models/klein`
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; a repository of the hub comes with `dj-flux2 download models/klein`
     ");
 }
 
@@ -84,7 +84,7 @@ fn a_misspelt_name_of_a_model() {
     exit code: 3
     ----- stderr -----
     error: no model at klien-4b
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a .safetensors file; the nearest name of a model is klein-4b
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; the nearest name of a model is klein-4b
     ");
 }
 
@@ -94,7 +94,7 @@ fn a_folder_that_is_no_model() {
     exit code: 3
     ----- stderr -----
     error: . is a folder without model_index.json
-    hint: pass the folder that holds model_index.json, or one .safetensors file
+    hint: pass the folder that holds model_index.json, or one .safetensors or .gguf file
     ");
 }
 

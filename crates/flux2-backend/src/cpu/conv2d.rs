@@ -112,7 +112,7 @@ fn bands(
     shape: ConvShape,
 ) -> Result<impl Iterator<Item = Range<usize>>> {
     let [_, w, channels] = x.size()?;
-    let input_row = w * channels.next_multiple_of(kernel.group()) * kernel.dtype().size();
+    let input_row = kernel.dtype().bytes(w * channels.next_multiple_of(kernel.group()));
     let input_rows = 2 * rows.len() / shape.output(2);
     let bands = if ready(x, kernel) { 1 } else { (input_rows * input_row).div_ceil(BAND_BYTES) };
     let height = rows.len().div_ceil(bands.max(1)).max(1);

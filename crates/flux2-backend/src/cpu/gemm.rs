@@ -207,11 +207,11 @@ fn pack_weight(
     panel: &mut [u32],
 ) {
     let direct = weight.dtype() == kernel.dtype() && weight.scales().is_none();
-    let row_bytes = weight.shape()[1] * weight.dtype().size();
+    let row_bytes = weight.dtype().bytes(weight.shape()[1]);
     for (segment, panel) in panel.chunks_exact_mut(block.groups * kernel.cols).enumerate() {
         let column = block.first_column + segment * block.columns;
         if direct && block.columns.is_multiple_of(kernel.group()) {
-            let offset = column * weight.dtype().size();
+            let offset = weight.dtype().bytes(column);
             let bytes = weight.bytes();
             let row = |r| bytes[(rows.start + r) * row_bytes + offset..][..4 * block.groups].as_ptr().cast();
             // SAFETY: the slice is as long as the panel's groups.

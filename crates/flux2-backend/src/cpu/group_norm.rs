@@ -36,7 +36,7 @@ pub(super) fn group_norm_statistics(
 ) -> Result<Tensor<CpuBackend>> {
     let [h, w, channels] = x.size()?;
     // A map in memory is one band; one that is computed goes by in several.
-    let row_bytes = w * channels * be.compute.dtype().size();
+    let row_bytes = be.compute.dtype().bytes(w * channels);
     let height = if x.after.is_some() { (BAND_BYTES / row_bytes).clamp(1, h) } else { h };
     let mut moments = vec![Moments::default(); norm.groups];
     for start in (0..h).step_by(height) {

@@ -113,7 +113,7 @@ impl CpuBackend {
 
     /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
     fn buffer(&self, dtype: DType, shape: &[usize]) -> Result<Buffer> {
-        self.buffers.take(dtype.size() * shape.iter().product::<usize>())
+        self.buffers.take(dtype.bytes(shape.iter().product()))
     }
 
     /// A new tensor filled by `fill`, which must write every element.

@@ -1,4 +1,5 @@
 //! Number formats smaller than 16 bits: layout, unpacking, error bound. Which layer uses one is not decided here.
 
+pub mod blocks;
 pub mod fp8;
 pub mod int8;

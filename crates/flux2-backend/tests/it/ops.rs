@@ -871,7 +871,7 @@ fn dense(dtype: DType, shape: [usize; 2], skip: usize) -> HostTensor {
             DType::F32 => bytes.extend(value.to_le_bytes()),
             DType::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
             DType::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
-            DType::F8E4M3 => panic!("not a dense format"),
+            other => panic!("{other} is not a dense format"),
         }
     }
     let end = bytes.len();

@@ -270,7 +270,7 @@ fn modulated_layer_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) 
         shape: vec![rows, cols],
         format: Format::AsStored,
         flop: 9.0 * (rows * cols) as f64,
-        bytes: rows * cols * (4 + compute.dtype().size()),
+        bytes: rows * cols * (4 + compute.dtype().bytes(1)),
         prepare: Box::new(move |be: &B| {
             let x = residual(be, rows, cols)?;
             let [shift, scale] = residual(be, 1, 2 * cols)?.chunk_cols();
@@ -287,7 +287,7 @@ fn rms_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
         shape: vec![rows, cols],
         format: Format::AsStored,
         flop: 4.0 * (rows * cols) as f64,
-        bytes: rows * cols * (4 + compute.dtype().size()),
+        bytes: rows * cols * (4 + compute.dtype().bytes(1)),
         prepare: Box::new(move |be: &B| {
             let (x, weight) = (residual(be, rows, cols)?, vector(be, cols, 1.0)?);
             let be = be.clone();
@@ -304,7 +304,7 @@ fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: 
         shape: vec![rows, heads, head_dim],
         format: Format::AsStored,
         flop: 7.0 * (rows * width) as f64,
-        bytes: rows * (2 * width * compute.dtype().size() + 4 * head_dim),
+        bytes: rows * (2 * width * compute.dtype().bytes(1) + 4 * head_dim),
         prepare: Box::new(move |be: &B| {
             let [q, _, _] = matrix(be, rows, 3 * width)?.chunk_cols();
             let [cos, sin] = residual(be, rows, head_dim)?.chunk_cols();
@@ -324,7 +324,7 @@ fn group_norm<B: Backend>(compute: Compute, side: usize, channels: usize) -> Cas
         shape: vec![side, side, channels],
         format: Format::AsStored,
         flop: 8.0 * (side * side * channels) as f64,
-        bytes: 3 * side * side * channels * compute.dtype().size(),
+        bytes: 3 * side * side * channels * compute.dtype().bytes(1),
         prepare: Box::new(move |be: &B| {
             let x = matrix(be, side * side, channels)?.reshape("a map", [side, side, channels])?;
             let (weight, bias, be) = (vector(be, channels, 1.0)?, vector(be, channels, 0.0)?, be.clone());

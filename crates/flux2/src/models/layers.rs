@@ -164,7 +164,7 @@ impl<B: Backend> Conv<B> {
     /// Size of the result for `x` in bytes.
     pub fn result_bytes(&self, be: &B, x: &Tensor<B>) -> usize {
         let pixels: usize = x.shape()[..2].iter().map(|n| self.0.shape.output(*n)).product();
-        pixels * self.0.weight.shape()[0] * be.compute().dtype().size()
+        be.compute().dtype().bytes(pixels * self.0.weight.shape()[0])
     }
 }
 
@@ -178,7 +178,8 @@ fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
         }
         .into());
     };
-    let (size, taps) = (kernel.dtype().size(), rows * cols);
+    // Rows of 1 or 3 are no whole blocks, so every value has bytes of its own.
+    let (size, taps) = (kernel.dtype().bytes(1), rows * cols);
     let mut bytes = Vec::with_capacity(kernel.bytes().len());
     for filter in kernel.bytes().chunks_exact((channels * taps * size).max(1)) {
         for tap in 0..taps {

@@ -14,9 +14,10 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{ConfigProblem, ExpectedTensor, Json};
+use super::gguf::Metadata;
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
 use super::location::Location;
-use super::safetensors::{Printable, SafetensorsFile, StoredDType, StoredTensor};
+use super::tensor_file::{Printable, StoredDType, StoredTensor, TensorFile};
 use super::{MAX_INDEX_BYTES, WeightSource, synthetic};
 use crate::{Error, Result};
 
@@ -26,7 +27,7 @@ pub struct Component<C> {
     /// Its sizes.
     pub config: C,
     layout: Layout,
-    files: Arc<Vec<SafetensorsFile>>,
+    files: Arc<Vec<TensorFile>>,
     plan: Arc<BTreeMap<String, Planned>>,
 }
 
@@ -66,7 +67,7 @@ impl<C> Component<C> {
     /// # Errors
     /// [`Error::FileChanged`] if a file is not the one that was checked; [`Error::Io`] if it cannot be opened.
     pub fn map(&self) -> Result<MappedWeights> {
-        let maps = self.files.iter().map(SafetensorsFile::bytes).collect::<Result<_>>()?;
+        let maps = self.files.iter().map(TensorFile::bytes).collect::<Result<_>>()?;
         Ok(MappedWeights { maps, plan: Arc::clone(&self.plan) })
     }
 
@@ -189,7 +190,7 @@ impl Piece {
 pub(super) struct Checkpoint {
     /// What was passed in: for errors.
     location: Location,
-    files: Vec<SafetensorsFile>,
+    files: Vec<TensorFile>,
     /// Name to index of its file.
     index: BTreeMap<String, usize>,
     /// The configuration beside the files.
@@ -205,7 +206,10 @@ impl Checkpoint {
         let index = index_file(location)?.map(|file| Json::read(&file, MAX_INDEX_BYTES)).transpose()?;
         let shards = match &index {
             Some(index) => shard_names(index)?.into_iter().map(|name| location.join(name)).collect(),
-            None => files_ending(location, ".safetensors")?,
+            None => match files_ending(location, ".safetensors")? {
+                none if none.is_empty() => files_ending(location, ".gguf")?,
+                shards => shards,
+            },
         };
         if shards.is_empty() {
             return Err(Error::NoWeights { path: location.path().to_owned() });
@@ -219,7 +223,7 @@ impl Checkpoint {
     }
 
     fn join(location: &Location, folder: &Location, files: &[Location], shards: Option<&Json>) -> Result<Self> {
-        let files = files.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>>>()?;
+        let files = files.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
         let mut index = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
             for name in file.tensors.keys() {
@@ -320,7 +324,7 @@ impl Planner<'_> {
         };
         self.used.insert(name.to_owned());
         // Before the shape: a 4-bit matrix is packed, and its shape is only wrong because its dtype is.
-        let StoredDType::Float(dtype) = stored.dtype else {
+        let StoredDType::Known(dtype) = stored.dtype else {
             self.mismatch.dtypes.push((name.to_owned(), stored.dtype.to_string()));
             return None;
         };
@@ -332,9 +336,14 @@ impl Planner<'_> {
             return None;
         }
         let scales = match (dtype, shape) {
-            (DType::F8E4M3, &[rows, cols]) => self.scales(name, [rows, cols]),
+            (DType::F8E4M3 | DType::I8, &[rows, cols]) => self.scales(name, [rows, cols]),
             _ => None,
         };
+        // Numbers of eight bits are floating-point on their own, and whole ones are steps of a size that must be said.
+        if dtype == DType::I8 && scales.is_none() {
+            self.mismatch.dtypes.push((name.to_owned(), "i8 without a scale".into()));
+            return None;
+        }
         Some(Piece { file, dtype, shape: shape.to_vec(), range: stored.range.clone(), scales })
     }
 
@@ -388,8 +397,8 @@ pub(super) struct Wants {
 
 impl Wants {
     fn is_unused(&self, name: &str) -> bool {
-        let layer = || name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-        self.dialect.is_unused(name) || layer().is_some_and(|l| l >= self.layers_unused_from)
+        let layer = self.dialect.text_layer(name);
+        self.dialect.is_unused(name) || layer.is_some_and(|l| l >= self.layers_unused_from)
     }
 }
 
@@ -411,6 +420,11 @@ pub(super) struct Shapes<'a> {
 impl Shapes<'_> {
     pub fn path(&self) -> &Path {
         self.checkpoint.location.path()
+    }
+
+    /// What the files say of their model, if they are GGUF files: that of the first.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.checkpoint.files.iter().find_map(|file| file.metadata.as_ref())
     }
 
     /// Axis `axis` of a stored tensor that has `axes` of them; never zero, never absurd.

@@ -1,4 +1,5 @@
-//! Sizes of the three networks, from `config.json` or from the shapes of the tensors, and the tensors they ask for.
+//! Sizes of the three networks, from `config.json` or from the shapes of the tensors and the metadata of a GGUF file, and
+//! the tensors they ask for.
 //!
 //! A configuration says what a checkpoint must contain ([`TransformerConfig::expected_tensors`] and its siblings), so
 //! one that disagrees with its file is found before anything is computed. What a file may say and this engine does not
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::component::Shapes;
 use super::location::Location;
-use super::safetensors::Printable;
+use super::tensor_file::Printable;
 use crate::{Error, Result};
 
 /// A canonical name and the shape it must have.
@@ -24,6 +25,8 @@ const MAX_WIDTH: usize = 1 << 16;
 const MAX_BLOCKS: usize = 256;
 /// Hidden states the family's transformer reads, counting the embedding as 0.
 const DEFAULT_TAPS: [usize; 3] = [9, 18, 27];
+/// Base of the rotation in the releases of Qwen3 of July 2025, which the family's transformer was not trained with.
+const QWEN3_2507_THETA: f64 = 5e6;
 /// Tokens the family's transformer reads.
 const DEFAULT_MAX_LENGTH: usize = 512;
 
@@ -284,8 +287,29 @@ impl TextConfig {
         Ok(config)
     }
 
+    /// From shapes, and from what a GGUF file says besides: that of llama.cpp always gives the base of the rotation.
     pub(super) fn infer(shapes: &Shapes, taps: &Taps) -> Result<Self> {
         let head_dim = shapes.axis("layer.0.q_norm", 1, 0)?;
+        let (rope_theta, rms_eps) = match shapes.metadata() {
+            None => (1e6, 1e-6),
+            Some(metadata) => {
+                let (path, architecture) = (shapes.path(), metadata.text("general.architecture"));
+                if architecture != Some("qwen3") {
+                    let found = json!(architecture);
+                    return Err(unsupported(path, "general.architecture", &found, "qwen3"));
+                }
+                if let Some(scaling) = metadata.text("qwen3.rope.scaling.type").filter(|kind| *kind != "none") {
+                    return Err(unsupported(path, "qwen3.rope.scaling.type", &json!(scaling), "none"));
+                }
+                let number = |key: &str, range: std::ops::RangeInclusive<f64>| match metadata.number(key) {
+                    Some(n) if range.contains(&n) => Ok(n),
+                    Some(n) => Err(value(path, key, n, format!("a number from {} to {}", range.start(), range.end()))),
+                    None => Err(missing(path, key)),
+                };
+                let eps = number("qwen3.attention.layer_norm_rms_epsilon", 1e-12..=1e-2)?;
+                (number("qwen3.rope.freq_base", 1.0..=1e9)?, eps as f32)
+            }
+        };
         TextConfig {
             vocab: shapes.axis("embed", 2, 0)?,
             hidden: shapes.axis("embed", 2, 1)?,
@@ -294,8 +318,8 @@ impl TextConfig {
             heads: shapes.axis("layer.0.q", 2, 0)? / head_dim,
             kv_heads: shapes.axis("layer.0.k", 2, 0)? / head_dim,
             head_dim,
-            rope_theta: 1e6,
-            rms_eps: 1e-6,
+            rope_theta,
+            rms_eps,
             taps: taps.layers.clone(),
             max_length: taps.max_length,
             fp8_block: [128; 2],
@@ -304,6 +328,16 @@ impl TextConfig {
     }
 
     fn checked(self, path: &Path) -> Result<Self> {
+        // Same names, same shapes, other weights: nothing else tells them apart.
+        if self.rope_theta == QWEN3_2507_THETA {
+            let found = json!(self.rope_theta);
+            return Err(unsupported(
+                path,
+                "rope_theta",
+                &found,
+                "1000000, that of the first Qwen3 and not of its 2507 release,",
+            ));
+        }
         range(path, "num_hidden_layers", self.layers, MAX_BLOCKS)?;
         range(path, "hidden_size", self.hidden, MAX_WIDTH)?;
         range(path, "intermediate_size", self.intermediate, MAX_WIDTH)?;
@@ -440,10 +474,8 @@ impl VaeConfig {
             }
         }
         let levels = json.object.get("block_out_channels").and_then(Value::as_array).map_or(4, Vec::len);
-        let encoder_channels = json.sizes("block_out_channels", MAX_WIDTH, levels)?.ok_or_else(|| Error::Config {
-            path: json.path.clone(),
-            problem: ConfigProblem::Missing { key: "block_out_channels".into() },
-        })?;
+        let encoder_channels = json.sizes("block_out_channels", MAX_WIDTH, levels)?;
+        let encoder_channels = encoder_channels.ok_or_else(|| missing(&json.path, "block_out_channels"))?;
         let decoder_channels = json.sizes("decoder_block_out_channels", MAX_WIDTH, levels)?;
         VaeConfig {
             latent_channels: json.size("latent_channels", MAX_WIDTH / 4)?,
@@ -591,7 +623,7 @@ impl Json {
 
     fn size(&self, key: &str, max: usize) -> Result<usize> {
         if self.get(key).is_none() {
-            return Err(Error::Config { path: self.path.clone(), problem: ConfigProblem::Missing { key: key.into() } });
+            return Err(missing(&self.path, key));
         }
         self.size_or(key, max, 0)
     }
@@ -619,9 +651,7 @@ impl Json {
     fn number(&self, key: &str, range: std::ops::RangeInclusive<f64>, default: Option<f64>) -> Result<f64> {
         match (self.get(key), default) {
             (None, Some(default)) => Ok(default),
-            (None, None) => {
-                Err(Error::Config { path: self.path.clone(), problem: ConfigProblem::Missing { key: key.into() } })
-            }
+            (None, None) => Err(missing(&self.path, key)),
             (Some(found), _) => found
                 .as_f64()
                 .filter(|n| range.contains(n))
@@ -633,6 +663,10 @@ impl Json {
 fn value(path: &Path, key: &str, found: impl ToString, expected: impl ToString) -> Error {
     let problem = ConfigProblem::Value { key: key.into(), found: found.to_string(), expected: expected.to_string() };
     Error::Config { path: path.to_owned(), problem }
+}
+
+fn missing(path: &Path, key: &str) -> Error {
+    Error::Config { path: path.to_owned(), problem: ConfigProblem::Missing { key: key.into() } }
 }
 
 fn unsupported(path: &Path, key: &str, found: &Value, supported: &str) -> Error {

@@ -7,7 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `location` | where files are: on disk, or in a table of bytes in the program |
-//! | `safetensors` | one file: header checked, bytes mapped |
+//! | `tensor_file` | one file of tensors: which container it is, its header checked, its bytes mapped |
+//! | `safetensors`, `gguf` | the two containers |
 //! | `layout` | the two naming schemes as tables of rules, and how to tell them apart |
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
 //! | `component` | one network: its shards, checked against its configuration |
@@ -19,12 +20,14 @@
 
 mod component;
 mod config;
+mod gguf;
 mod layout;
 mod location;
 mod model_files;
 mod quantize;
 mod safetensors;
 pub(crate) mod synthetic;
+mod tensor_file;
 
 use flux2_backend::{Format, HostTensor};
 
@@ -34,7 +37,7 @@ pub use layout::{Layout, Part};
 pub use location::{EmbeddedFile, Location};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;
-pub use safetensors::FileProblem;
+pub use tensor_file::FileProblem;
 
 pub(crate) use component::nearest_name;
 

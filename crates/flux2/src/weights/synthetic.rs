@@ -146,7 +146,7 @@ pub(crate) fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
         }
     };
     let count = shape.iter().product::<usize>();
-    let bytes = repeated(&block(name, low, high), DType::Bf16.size() * count);
+    let bytes = repeated(&block(name, low, high), DType::Bf16.bytes(count));
     Ok(HostTensor::new(DType::Bf16, shape, HostBytes::new(Arc::new(bytes)))?)
 }
 

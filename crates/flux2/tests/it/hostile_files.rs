@@ -203,7 +203,6 @@ fn a_name_given_twice() {
 fn other_formats_are_recognised() {
     for (start, expected) in [
         (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00"[..], "git LFS"),
-        (b"GGUF\x03\0\0\0\0\0\0\0", "GGUF"),
         (b"PK\x03\x04\0\0\0\0", "PyTorch"),
         (b"<!DOCTYPE html><html>", "web page"),
     ] {

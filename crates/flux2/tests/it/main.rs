@@ -3,6 +3,7 @@
 mod cancel;
 mod embedded;
 mod evaluation;
+mod gguf;
 mod golden;
 mod hostile_files;
 mod house;

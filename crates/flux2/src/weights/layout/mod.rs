@@ -1,4 +1,4 @@
-//! Two dialects, one vocabulary: how each layout's names and forms become the canonical ones models ask for.
+//! Several dialects, one vocabulary: how each layout's names and forms become the canonical ones models ask for.
 //!
 //! A dialect is a table of [`Rule`]s, one for each canonical tensor, with `{i}` where a number (or any one part of a
 //! name) stands on both sides. [`detect`] tells the dialect of a file from the names in it, never from its file name.
@@ -19,8 +19,10 @@ pub enum Layout {
     Diffusers,
     /// Single files as Black Forest Labs publishes them.
     Bfl,
-    /// The text encoder's names, the same everywhere.
+    /// The text encoder's names in safetensors files.
     HuggingFace,
+    /// The text encoder's names in GGUF files.
+    LlamaCpp,
     /// In no file: random values under canonical names.
     Synthetic,
 }
@@ -31,6 +33,7 @@ impl fmt::Display for Layout {
             Layout::Diffusers => "diffusers",
             Layout::Bfl => "bfl",
             Layout::HuggingFace => "huggingface",
+            Layout::LlamaCpp => "llama.cpp",
             Layout::Synthetic => "synthetic",
         })
     }
@@ -109,12 +112,13 @@ pub(super) enum Detected {
 /// and what may stand before every name.
 type Scheme = (Part, Layout, &'static str, &'static [Rule], &'static [&'static str], &'static [&'static str]);
 
-const SCHEMES: [Scheme; 5] = [
+const SCHEMES: [Scheme; 6] = [
     (Part::Transformer, Layout::Bfl, bfl::TRANSFORMER_SIGN, bfl::TRANSFORMER, &[], &bfl::PREFIXES),
     (Part::Transformer, Layout::Diffusers, diffusers::TRANSFORMER_SIGN, diffusers::TRANSFORMER, &[], &bfl::PREFIXES),
     (Part::Vae, Layout::Bfl, bfl::VAE_SIGN, bfl::VAE, bfl::VAE_UNUSED, &[""]),
     (Part::Vae, Layout::Diffusers, diffusers::VAE_SIGN, diffusers::VAE, diffusers::VAE_UNUSED, &[""]),
     (Part::TextEncoder, Layout::HuggingFace, qwen::SIGN, qwen::RULES, qwen::UNUSED, &[""]),
+    (Part::TextEncoder, Layout::LlamaCpp, qwen::LLAMA_SIGN, qwen::LLAMA_RULES, qwen::LLAMA_UNUSED, &[""]),
 ];
 
 /// Tell part, layout and prefix from names; `None` if no scheme fits.
@@ -168,6 +172,16 @@ impl Dialect {
     pub fn is_unused(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(self.prefix) else { return false };
         self.unused.iter().any(|pattern| captures(pattern, name).is_some())
+    }
+
+    /// Which layer of the text encoder a stored name belongs to, whether or not there is a rule for it.
+    pub fn text_layer(&self, stored: &str) -> Option<usize> {
+        let layers = match self.layout {
+            Layout::HuggingFace => qwen::LAYERS,
+            Layout::LlamaCpp => qwen::LLAMA_LAYERS,
+            _ => return None,
+        };
+        stored.strip_prefix(layers)?.split('.').next()?.parse().ok()
     }
 
     fn fill(&self, pattern: &str, captured: &[(&str, &str)]) -> String {

@@ -1,4 +1,6 @@
-//! Names of the text encoder, the same in a folder and in a single file. Source: `models/qwen3/` in transformers.
+//! Names of the text encoder: those of transformers, the same in a folder and in a single file, and those of llama.cpp in
+//! GGUF files. Sources: `models/qwen3/` in transformers; `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp, whose
+//! converter leaves the rows of Qwen3's q and k in their order.
 //!
 //! Only the layers up to the last tapped hidden state are read; which layers lie beyond it is the configuration's to say.
 
@@ -23,3 +25,25 @@ pub(super) const RULES: &[Rule] = &[
 
 /// The final norm and the output head; `{p}` is weight or the scale of an 8-bit weight.
 pub(super) const UNUSED: &[&str] = &["model.norm.{p}", "lm_head.{p}"];
+/// What stands before the number of a layer.
+pub(super) const LAYERS: &str = "model.layers.";
+
+pub(super) const LLAMA_SIGN: &str = "blk.0.attn_q_norm.weight";
+
+pub(super) const LLAMA_RULES: &[Rule] = &[
+    Same("embed", "token_embd.weight"),
+    Same("layer.{i}.attn_norm", "blk.{i}.attn_norm.weight"),
+    Same("layer.{i}.q", "blk.{i}.attn_q.weight"),
+    Same("layer.{i}.k", "blk.{i}.attn_k.weight"),
+    Same("layer.{i}.v", "blk.{i}.attn_v.weight"),
+    Same("layer.{i}.q_norm", "blk.{i}.attn_q_norm.weight"),
+    Same("layer.{i}.k_norm", "blk.{i}.attn_k_norm.weight"),
+    Same("layer.{i}.o", "blk.{i}.attn_output.weight"),
+    Same("layer.{i}.mlp_norm", "blk.{i}.ffn_norm.weight"),
+    Same("layer.{i}.gate", "blk.{i}.ffn_gate.weight"),
+    Same("layer.{i}.up", "blk.{i}.ffn_up.weight"),
+    Same("layer.{i}.down", "blk.{i}.ffn_down.weight"),
+];
+
+pub(super) const LLAMA_UNUSED: &[&str] = &["output_norm.weight", "output.weight"];
+pub(super) const LLAMA_LAYERS: &str = "blk.";

@@ -1,0 +1,339 @@
+//! One GGUF file's header, read and checked.
+//!
+//! In:  a file. Out: names, types, shapes and byte ranges that all lie within it, and what it says of its model.
+//!
+//! Format, little-endian: magic, version, number of tensors, number of metadata entries; the entries; the tensors' names,
+//! dimensions (innermost first), types and offsets; then data, each tensor at the next multiple of the alignment. Source:
+//! `docs/gguf.md` in ggml-org/ggml, whose own reader refuses the same gaps and overlaps.
+//!
+//! Every count is compared with what the rest of the file can hold before anything is made of it, and long values, such as
+//! a vocabulary, are stepped over.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read};
+
+use flux2_backend::DType;
+
+use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, ReadProblem, StoredDType, StoredTensor};
+
+/// First bytes of every file.
+pub(super) const MAGIC: &[u8] = b"GGUF";
+
+/// Where data begins and tensors lie, unless the file says otherwise.
+const ALIGNMENT: u64 = 32;
+const MAX_ALIGNMENT: u64 = 1 << 20;
+/// Most tensors and most entries: the family's have a few hundred of the one, a few dozen of the other.
+const MAX_ENTRIES: u64 = 1 << 16;
+/// Longest name of a tensor or an entry; the format's own limit.
+const MAX_NAME: u64 = u16::MAX as u64;
+/// Longest text that is kept.
+const MAX_TEXT: u64 = 4096;
+/// Arrays in arrays.
+const MAX_DEPTH: usize = 4;
+
+/// What a file says of its model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metadata(BTreeMap<String, Entry>);
+
+/// A value, as far as any is asked for.
+#[derive(Clone, Debug, PartialEq)]
+enum Entry {
+    Number(f64),
+    Text(String),
+    /// A truth, an array, a long text.
+    Other,
+}
+
+impl Metadata {
+    /// A number, whole or not.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        match self.0.get(key) {
+            Some(Entry::Number(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.0.get(key) {
+            Some(Entry::Text(value)) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// Tensors and metadata of the file of `len` bytes that `file` reads from the start.
+///
+/// # Errors
+/// For anything that is not a whole GGUF file.
+pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, StoredTensor>, Metadata), ReadProblem> {
+    let mut header = Header { file: BufReader::new(file), at: 0, len };
+    header.skip(MAGIC.len() as u64, "the magic")?;
+    let version = header.u32("the version")?;
+    if !(2..=3).contains(&version) {
+        return Err(FileProblem::GgufVersion { version }.into());
+    }
+    let (tensors, entries) = (header.u64("the number of tensors")?, header.u64("the number of entries")?);
+    at_most("the number of tensors", tensors, MAX_ENTRIES)?;
+    at_most("the number of metadata entries", entries, MAX_ENTRIES)?;
+
+    let mut metadata = BTreeMap::new();
+    for _ in 0..entries {
+        let key = header.text("the name of an entry", MAX_NAME)?;
+        let kind = header.u32("the type of an entry")?;
+        let entry = header.entry(&key, kind, 0)?;
+        if metadata.contains_key(&key) {
+            return Err(invalid(format!("has two entries `{key}`")));
+        }
+        metadata.insert(key, entry);
+    }
+    let metadata = Metadata(metadata);
+    let alignment = match metadata.0.get("general.alignment") {
+        None => ALIGNMENT,
+        Some(Entry::Number(n)) if *n >= 1.0 && *n <= MAX_ALIGNMENT as f64 && (*n as u64).is_power_of_two() => *n as u64,
+        Some(other) => {
+            return Err(invalid(format!("general.alignment is {other:?}, not a power of two up to {MAX_ALIGNMENT}")));
+        }
+    };
+
+    let infos = (0..tensors).map(|_| header.tensor()).collect::<Result<Vec<_>, _>>()?;
+    let data = header.at.next_multiple_of(alignment);
+    Ok((place(infos, data, alignment, len)?, metadata))
+}
+
+/// A tensor as the header has it.
+struct Info {
+    name: String,
+    dtype: StoredDType,
+    shape: Vec<usize>,
+    offset: u64,
+}
+
+/// Tensors by name, once each is found to lie where the one before it ends. The data begins at `data`, the file ends at
+/// `file`.
+fn place(
+    infos: Vec<Info>,
+    data: u64,
+    alignment: u64,
+    file: u64,
+) -> Result<BTreeMap<String, StoredTensor>, FileProblem> {
+    let available = file.saturating_sub(data);
+    let mut placed = Vec::with_capacity(infos.len());
+    for Info { name, dtype, shape, offset } in infos {
+        let Some(bytes) = dtype.bytes_of(&shape) else {
+            let block = dtype.block_len();
+            let dtype = dtype.to_string();
+            return Err(match shape.last().copied().unwrap_or(1).is_multiple_of(block) {
+                true => FileProblem::SizeOverflow { name, shape, dtype },
+                false => FileProblem::Blocks { name, shape, dtype, block },
+            });
+        };
+        match offset.checked_add(bytes) {
+            Some(end) if end <= available => placed.push((offset, end, name, dtype, shape)),
+            end => return Err(FileProblem::BeyondFile { name, end: end.unwrap_or(u64::MAX), available }),
+        }
+    }
+    placed.sort_by_key(|(from, to, ..)| (*from, *to));
+    let (mut end, mut tensors) = (0u64, BTreeMap::new());
+    for (from, to, name, dtype, shape) in placed {
+        let expected = end.next_multiple_of(alignment);
+        if from != expected {
+            return Err(FileProblem::Offsets { name, from, to, expected });
+        }
+        end = to;
+        let range = (data + from) as usize..(data + to) as usize;
+        if tensors.contains_key(&name) {
+            return Err(FileProblem::Duplicate { name });
+        }
+        tensors.insert(name, StoredTensor { dtype, shape, range });
+    }
+    Ok(tensors)
+}
+
+fn at_most(what: &str, found: u64, max: u64) -> Result<(), ReadProblem> {
+    match found <= max {
+        true => Ok(()),
+        false => Err(FileProblem::GgufCount { what: what.into(), found, max }.into()),
+    }
+}
+
+fn invalid(message: String) -> ReadProblem {
+    FileProblem::Gguf { message }.into()
+}
+
+/// A header being read.
+struct Header<R> {
+    file: BufReader<R>,
+    at: u64,
+    len: u64,
+}
+
+impl<R: Read> Header<R> {
+    /// Refuse to read `bytes` more if the file does not hold them, or no sane header does.
+    fn need(&self, bytes: u64, what: &str) -> Result<(), ReadProblem> {
+        let end = self.at.saturating_add(bytes);
+        if end > self.len {
+            let (what, at, file) = (what.to_owned(), self.at, self.len);
+            return Err(FileProblem::GgufCut { what, at, needed: bytes, file }.into());
+        }
+        if end > MAX_HEADER_BYTES {
+            return Err(FileProblem::HeaderTooLong { header: end, max: MAX_HEADER_BYTES }.into());
+        }
+        Ok(())
+    }
+
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], ReadProblem> {
+        self.need(N as u64, what)?;
+        let mut bytes = [0; N];
+        self.file.read_exact(&mut bytes)?;
+        self.at += N as u64;
+        Ok(bytes)
+    }
+
+    fn u32(&mut self, what: &str) -> Result<u32, ReadProblem> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, what: &str) -> Result<u64, ReadProblem> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    fn skip(&mut self, bytes: u64, what: &str) -> Result<(), ReadProblem> {
+        self.need(bytes, what)?;
+        let skipped = io::copy(&mut self.file.by_ref().take(bytes), &mut io::sink())?;
+        self.at += bytes;
+        if skipped == bytes { Ok(()) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) }
+    }
+
+    fn text(&mut self, what: &str, max: u64) -> Result<String, ReadProblem> {
+        let len = self.u64(what)?;
+        at_most(&format!("the length of {what}"), len, max)?;
+        self.need(len, what)?;
+        let mut bytes = vec![0; len as usize];
+        self.file.read_exact(&mut bytes)?;
+        self.at += len;
+        String::from_utf8(bytes).map_err(|_| invalid(format!("{what} is not UTF-8")))
+    }
+
+    /// The value of entry `key`.
+    fn entry(&mut self, key: &str, kind: u32, depth: usize) -> Result<Entry, ReadProblem> {
+        let what = &format!("entry `{key}`");
+        Ok(match kind {
+            0 => Entry::Number(f64::from(self.array(what).map(u8::from_le_bytes)?)),
+            1 => Entry::Number(f64::from(self.array(what).map(i8::from_le_bytes)?)),
+            2 => Entry::Number(f64::from(self.array(what).map(u16::from_le_bytes)?)),
+            3 => Entry::Number(f64::from(self.array(what).map(i16::from_le_bytes)?)),
+            4 => Entry::Number(f64::from(self.u32(what)?)),
+            5 => Entry::Number(f64::from(self.array(what).map(i32::from_le_bytes)?)),
+            6 => Entry::Number(f64::from(self.array(what).map(f32::from_le_bytes)?)),
+            10 => Entry::Number(self.u64(what)? as f64),
+            11 => Entry::Number(self.array(what).map(i64::from_le_bytes)? as f64),
+            12 => Entry::Number(self.array(what).map(f64::from_le_bytes)?),
+            7 => {
+                self.skip(1, what)?;
+                Entry::Other
+            }
+            8 => {
+                let len = self.u64(what)?;
+                if len > MAX_TEXT {
+                    self.skip(len, what)?;
+                    return Ok(Entry::Other);
+                }
+                self.need(len, what)?;
+                let mut bytes = vec![0; len as usize];
+                self.file.read_exact(&mut bytes)?;
+                self.at += len;
+                String::from_utf8(bytes).map_or(Entry::Other, Entry::Text)
+            }
+            9 if depth < MAX_DEPTH => {
+                let (kind, count) = (self.u32(what)?, self.u64(what)?);
+                // The least that each takes: a length for a text, a type and a length for an array.
+                let least = match kind {
+                    0 | 1 | 7 => 1,
+                    2 | 3 => 2,
+                    4..=6 => 4,
+                    8 | 10..=12 => 8,
+                    9 => 12,
+                    _ => return Err(invalid(format!("{what} is an array of the unknown type {kind}"))),
+                };
+                self.need(count.saturating_mul(least), what)?;
+                match kind {
+                    8 => {
+                        for _ in 0..count {
+                            let len = self.u64(what)?;
+                            self.skip(len, what)?;
+                        }
+                    }
+                    9 => {
+                        for _ in 0..count {
+                            self.entry(key, kind, depth + 1)?;
+                        }
+                    }
+                    _ => self.skip(count * least, what)?,
+                }
+                Entry::Other
+            }
+            9 => return Err(invalid(format!("{what} has arrays nested more than {MAX_DEPTH} deep"))),
+            _ => return Err(invalid(format!("{what} has the unknown type {kind}"))),
+        })
+    }
+
+    /// What the header says of a tensor.
+    fn tensor(&mut self) -> Result<Info, ReadProblem> {
+        let name = self.text("the name of a tensor", MAX_NAME)?;
+        let what = &format!("tensor `{name}`");
+        let axes = self.u32(what)?;
+        at_most(&format!("the number of axes of {what}"), axes.into(), MAX_AXES as u64)?;
+        let mut shape = Vec::with_capacity(axes as usize);
+        for _ in 0..axes {
+            let size = self.u64(what)?;
+            shape.push(usize::try_from(size).map_err(|_| invalid(format!("{what} has an axis of {size}")))?);
+        }
+        shape.reverse();
+        let kind = self.u32(what)?;
+        let Some(dtype) = parse_dtype(kind) else {
+            return Err(FileProblem::UnknownDType { name, dtype: kind.to_string() }.into());
+        };
+        Ok(Info { name, dtype, shape, offset: self.u64(what)? })
+    }
+}
+
+/// Types by number; those of which there is no other number were removed. Source: `ggml.h` and `ggml-common.h`.
+fn parse_dtype(kind: u32) -> Option<StoredDType> {
+    use StoredDType::{Known, Other};
+    Some(match kind {
+        0 => Known(DType::F32),
+        1 => Known(DType::F16),
+        2 => Known(DType::Q4_0),
+        3 => Known(DType::Q4_1),
+        6 => Known(DType::Q5_0),
+        7 => Known(DType::Q5_1),
+        8 => Known(DType::Q8_0),
+        9 => Other("q8_1", [32, 36]),
+        10 => Other("q2_k", [256, 84]),
+        11 => Other("q3_k", [256, 110]),
+        12 => Known(DType::Q4K),
+        13 => Known(DType::Q5K),
+        14 => Known(DType::Q6K),
+        15 => Other("q8_k", [256, 292]),
+        16 => Other("iq2_xxs", [256, 66]),
+        17 => Other("iq2_xs", [256, 74]),
+        18 => Other("iq3_xxs", [256, 98]),
+        19 => Other("iq1_s", [256, 50]),
+        20 => Other("iq4_nl", [32, 18]),
+        21 => Other("iq3_s", [256, 110]),
+        22 => Other("iq2_s", [256, 82]),
+        23 => Other("iq4_xs", [256, 136]),
+        24 => Other("i8", [1, 1]),
+        25 => Other("i16", [1, 2]),
+        26 => Other("i32", [1, 4]),
+        27 => Other("i64", [1, 8]),
+        28 => Other("f64", [1, 8]),
+        29 => Other("iq1_m", [256, 56]),
+        30 => Known(DType::Bf16),
+        34 => Other("tq1_0", [256, 54]),
+        35 => Other("tq2_0", [256, 66]),
+        39 => Other("mxfp4", [32, 17]),
+        40 => Other("nvfp4", [64, 36]),
+        _ => return None,
+    })
+}

@@ -1,0 +1,357 @@
+//! One file of tensors, in either of two containers: told apart by its first bytes, checked, mapped on request.
+//!
+//! In:  a file that somebody named. Out: names, dtypes, shapes and byte ranges that all lie within it.
+//!
+//! The file is hostile until [`TensorFile::open`] has returned.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::ops::Range;
+
+use flux2_backend::{DType, HostBytes};
+
+use super::gguf::{self, Metadata};
+use super::location::{Location, Stat};
+use super::safetensors;
+use crate::{Error, Result};
+
+/// Longest header that is read; the limit of the format of safetensors.
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Most axes a tensor may have; the family's have at most 4.
+pub(super) const MAX_AXES: usize = 8;
+
+/// A checked file. Holds no bytes of tensors and keeps nothing open.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    pub location: Location,
+    pub tensors: BTreeMap<String, StoredTensor>,
+    /// What a GGUF file says of its model; `None` in a safetensors file, which says nothing.
+    pub metadata: Option<Metadata>,
+    stat: Stat,
+}
+
+/// A tensor as its file describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredTensor {
+    pub dtype: StoredDType,
+    /// Outermost axis first.
+    pub shape: Vec<usize>,
+    /// Where its bytes are, counted from the start of the file.
+    pub range: Range<usize>,
+}
+
+/// An element type of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoredDType {
+    /// One this engine computes with.
+    Known(DType),
+    /// One that is only stepped over: its name, the elements and the bytes of a block.
+    Other(&'static str, [usize; 2]),
+}
+
+impl TensorFile {
+    /// Read and check what the file at `location` says of its tensors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Checkpoint`] for anything that is not a whole file of tensors.
+    pub fn open(location: &Location) -> Result<Self> {
+        let refuse = |problem| Error::Checkpoint { path: location.path().to_owned(), problem };
+        let stat = location.stat()?;
+        if !stat.is_file {
+            return Err(refuse(FileProblem::NotAFile));
+        }
+        let mut file = location.reader()?;
+        let mut start = Vec::with_capacity(32);
+        file.by_ref().take(32).read_to_end(&mut start).map_err(|e| location.io(e))?;
+        if let Some(looks_like) = other_format(&start) {
+            return Err(refuse(FileProblem::OtherFormat { looks_like }));
+        }
+        let is_gguf = start.starts_with(gguf::MAGIC);
+        let mut file = start.chain(file);
+        let found = match is_gguf {
+            true => gguf::read(&mut file, stat.len).map(|(tensors, metadata)| (tensors, Some(metadata))),
+            false => safetensors::read(&mut file, stat.len).map(|tensors| (tensors, None)),
+        };
+        let (tensors, metadata) = found.map_err(|problem| match problem {
+            ReadProblem::File(problem) => refuse(problem),
+            ReadProblem::Io(source) => location.io(source),
+        })?;
+        Ok(TensorFile { location: location.clone(), tensors, metadata, stat })
+    }
+
+    /// Its length and the times of its last change, in words.
+    pub fn state(&self) -> String {
+        format!("{:?}, {:?}", self.stat, self.location.change_time())
+    }
+
+    /// The whole file.
+    ///
+    /// # Errors
+    /// [`Error::FileChanged`] if it is no longer the file that was checked.
+    pub fn bytes(&self) -> Result<HostBytes> {
+        self.location.bytes(self.stat)
+    }
+}
+
+/// What a file that is neither container probably is, from its first bytes.
+fn other_format(start: &[u8]) -> Option<&'static str> {
+    [
+        (&b"version https://git-lfs"[..], "a git LFS pointer, not the file itself"),
+        (b"PK\x03\x04", "a PyTorch pickle or another zip archive"),
+        (b"\x80\x02", "a PyTorch pickle"),
+        (b"<!DOCTYPE", "a web page"),
+        (b"<!doctype", "a web page"),
+        (b"<html", "a web page"),
+    ]
+    .into_iter()
+    .find(|(magic, _)| start.starts_with(magic))
+    .map(|(_, what)| what)
+}
+
+impl StoredDType {
+    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks, or there are more than can be counted.
+    pub fn bytes_of(self, shape: &[usize]) -> Option<u64> {
+        let bytes = match self {
+            StoredDType::Known(dtype) => dtype.bytes_of(shape)?,
+            StoredDType::Other(_, [len, bytes]) => {
+                let last = shape.last().copied().unwrap_or(1);
+                let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+                (elements / len).checked_mul(bytes).filter(|_| last.is_multiple_of(len))?
+            }
+        };
+        Some(bytes as u64)
+    }
+
+    /// Elements that are stored together.
+    pub fn block_len(self) -> usize {
+        match self {
+            StoredDType::Known(dtype) => dtype.block_len(),
+            StoredDType::Other(_, [len, _]) => len,
+        }
+    }
+}
+
+impl fmt::Display for StoredDType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoredDType::Known(dtype) => dtype.fmt(f),
+            StoredDType::Other(name, _) => f.write_str(name),
+        }
+    }
+}
+
+/// Why a container could not be read.
+#[derive(Debug)]
+pub(super) enum ReadProblem {
+    File(FileProblem),
+    Io(io::Error),
+}
+
+impl From<FileProblem> for ReadProblem {
+    fn from(problem: FileProblem) -> Self {
+        ReadProblem::File(problem)
+    }
+}
+
+impl From<io::Error> for ReadProblem {
+    fn from(error: io::Error) -> Self {
+        ReadProblem::Io(error)
+    }
+}
+
+/// A name out of an untrusted file, fit to be printed: control characters escaped, not endlessly long.
+pub(crate) struct Printable<'s>(pub &'s str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MAX: usize = 120;
+        for c in self.0.chars().take(MAX) {
+            write!(f, "{}", c.escape_debug())?;
+        }
+        if self.0.chars().nth(MAX).is_some() { f.write_str("...") } else { Ok(()) }
+    }
+}
+
+/// Why a file is not a whole file of tensors.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileProblem {
+    /// A folder, a pipe or a device.
+    #[error("not a regular file")]
+    NotAFile,
+    /// Another format, told by its first bytes.
+    #[error("not a file of tensors but {looks_like}")]
+    OtherFormat {
+        /// Which.
+        looks_like: &'static str,
+    },
+    /// No room even for the header's length.
+    #[error("{bytes} bytes long, too short for a file of tensors")]
+    TooShort {
+        /// Length of the file.
+        bytes: u64,
+    },
+    /// A header length no sane file has.
+    #[error("claims a header of {header} bytes, at most {max} are read")]
+    HeaderTooLong {
+        /// Length claimed.
+        header: u64,
+        /// Largest allowed.
+        max: u64,
+    },
+    /// The header does not fit the file.
+    #[error("claims a header of {header} bytes and is only {file} bytes long")]
+    HeaderBeyondFile {
+        /// Length claimed.
+        header: u64,
+        /// Length of the file.
+        file: u64,
+    },
+    /// The header is not a JSON object.
+    #[error("the header is not valid: {}", Printable(message))]
+    Json {
+        /// What the parser says.
+        message: String,
+    },
+    /// A tensor's description does not have the form it must have.
+    #[error("the header describes `{}` wrongly: {}", Printable(name), Printable(message))]
+    Entry {
+        /// Tensor.
+        name: String,
+        /// What the parser says.
+        message: String,
+    },
+    /// Two tensors of one name.
+    #[error("has two tensors named `{}`", Printable(name))]
+    Duplicate {
+        /// Tensor.
+        name: String,
+    },
+    /// An element type the format does not have.
+    #[error("`{}` has the unknown dtype `{}`", Printable(name), Printable(dtype))]
+    UnknownDType {
+        /// Tensor.
+        name: String,
+        /// Type claimed.
+        dtype: String,
+    },
+    /// More bytes than a number can count.
+    #[error("`{}` has shape {shape:?} of {dtype}, more bytes than can be counted", Printable(name))]
+    SizeOverflow {
+        /// Tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its element type.
+        dtype: String,
+    },
+    /// Shape and byte range disagree.
+    #[error("`{}` has shape {shape:?} of {dtype}, {expected} bytes, but is given {found}", Printable(name))]
+    ByteCount {
+        /// Tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its element type.
+        dtype: String,
+        /// Bytes the shape needs.
+        expected: u64,
+        /// Bytes the range has.
+        found: u64,
+    },
+    /// A gap between two tensors, an overlap, or a range that runs backwards.
+    #[error("`{}` has bytes {from} to {to}, but the tensor before it ends at {expected}", Printable(name))]
+    Offsets {
+        /// Tensor.
+        name: String,
+        /// First byte.
+        from: u64,
+        /// One past the last byte.
+        to: u64,
+        /// Where it should begin.
+        expected: u64,
+    },
+    /// The file ends before the tensor does.
+    #[error("`{}` ends at byte {end} of the data, and there are only {available}", Printable(name))]
+    BeyondFile {
+        /// Tensor.
+        name: String,
+        /// One past its last byte.
+        end: u64,
+        /// Bytes of data in the file.
+        available: u64,
+    },
+    /// A GGUF file of a version that is not read, or in the other order of bytes.
+    #[error("a GGUF file of version {version}, only 2 and 3 in little-endian are read")]
+    GgufVersion {
+        /// Version claimed.
+        version: u32,
+    },
+    /// A number in the header of a GGUF file that no sane file has.
+    #[error("{what} is {found}, at most {max} {}", if *.max == 1 { "is read" } else { "are read" })]
+    GgufCount {
+        /// What is counted.
+        what: String,
+        /// Count claimed.
+        found: u64,
+        /// Largest allowed.
+        max: u64,
+    },
+    /// The header of a GGUF file goes on beyond the end of the file.
+    #[error("the header ends within {what}: {needed} bytes are needed at byte {at} of {file}")]
+    GgufCut {
+        /// What was being read.
+        what: String,
+        /// Where it begins.
+        at: u64,
+        /// Bytes it takes.
+        needed: u64,
+        /// Length of the file.
+        file: u64,
+    },
+    /// Something in the header of a GGUF file that means nothing.
+    #[error("the header is not valid: {}", Printable(message))]
+    Gguf {
+        /// What is wrong.
+        message: String,
+    },
+    /// Rows that cannot be stored in the blocks of their type.
+    #[error("`{}` has shape {shape:?}, whose rows are not whole blocks of {dtype}, {block} values", Printable(name))]
+    Blocks {
+        /// Tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its element type.
+        dtype: String,
+        /// Elements of a block.
+        block: usize,
+    },
+    /// The file goes on after the last tensor.
+    #[error("{bytes} bytes follow the last tensor")]
+    Trailing {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+impl FileProblem {
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            FileProblem::NotAFile => "pass a .safetensors or .gguf file, or the folder that holds model_index.json",
+            FileProblem::OtherFormat { looks_like } if looks_like.contains("LFS") => {
+                "fetch the file itself with `git lfs pull`, or download it from the hub"
+            }
+            FileProblem::OtherFormat { .. } => "pass a .safetensors or .gguf file",
+            FileProblem::GgufVersion { .. } => "convert it anew with a current version of the program it comes from",
+            FileProblem::TooShort { .. }
+            | FileProblem::HeaderBeyondFile { .. }
+            | FileProblem::BeyondFile { .. }
+            | FileProblem::GgufCut { .. }
+            | FileProblem::Trailing { .. } => "download the file again: it is not whole",
+            _ => "download the file again from a source you trust: it is damaged or not a file of tensors",
+        }
+        .into()
+    }
+}
