@@ -17,6 +17,7 @@ import torch
 import compare
 import gguf_blocks
 import golden_cases
+import lora
 import mini_cases
 import parts
 import seams
@@ -59,6 +60,7 @@ def make(out: Path) -> None:
     for case in golden_cases.CASES:
         golden_cases.write_case(case, pipelines, golden / "references", golden / f"{case.name}.safetensors")
     mini_cases.write(golden)
+    lora.write(tiny / "klein", tiny / "lora.safetensors", golden / "lora.safetensors")
     seams.write_seams(pipelines["distilled"], golden / "seams.safetensors")
     parts.write_text_encoder_fp8(tiny / "text_encoder_fp8", pipelines["distilled"], golden / "text_encoder_fp8.safetensors")
     parts.write_vae_small_decoder(tiny / "vae_small_decoder", golden / "vae_small_decoder.safetensors")

@@ -91,6 +91,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub vae: Option<PathBuf>,
 
+    /// LoRA to add to the transformer, a .safetensors file, with :SCALE for another scale than 1; repeat it for several
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
+    pub lora: Vec<OsString>,
+
     /// Member of the family, where the files do not say: klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, klein-mini
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub variant: Option<String>,
@@ -255,6 +259,10 @@ pub struct BenchGenerateArgs {
     /// Random weights, made in memory, of the size of klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini
     #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "text_encoder", "vae"], help_heading = "Model")]
     pub synthetic: Option<String>,
+
+    /// LoRA to add to the transformer, as for generate; repeat it for several
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
+    pub lora: Vec<OsString>,
 
     /// Reference image; repeat it for several
     #[arg(short, long, value_name = "FILE", help_heading = "Picture")]

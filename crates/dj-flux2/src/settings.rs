@@ -4,15 +4,15 @@
 //! Out: [`Settings`], in which nothing that any model would refuse is left. Steps and guidance that were not given
 //!      stay open, since the model's defaults fill them in once its files are read.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
-use flux2::image::Parameters;
 use flux2::image::codec::IfExists;
+use flux2::image::{LoraParameters, Parameters};
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
-use flux2::weights::Location;
+use flux2::weights::{Location, LoraPath};
 use flux2::{
     Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Precision, Residency, ResolvedRequest,
     TextCache, Variant,
@@ -30,6 +30,8 @@ pub struct Outside<'a> {
     pub text_cache: Option<PathBuf>,
     /// Parameters in the picture that `--from` names.
     pub from: Option<&'a Parameters>,
+    /// Whether there is a file of that name.
+    pub is_file: fn(&Path) -> bool,
     /// Prompts that were typed or read, if any.
     pub prompts: Vec<String>,
     /// The seed if none is given.
@@ -140,6 +142,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
             model,
             text_encoder: args.text_encoder.as_ref().map(Location::from),
             vae: args.vae.as_ref().map(Location::from),
+            loras: loras(args, from, outside.is_file)?,
             variant: args.variant.as_deref().map(Variant::by_name).transpose()?,
         },
         model_is_fallback,
@@ -202,7 +205,7 @@ fn model(args: &GenerateArgs, environment: Option<OsString>, from: Option<&Param
     if let Some(named) = args.model.clone().or(environment) {
         return Ok((named.into(), false));
     }
-    let is_whole = args.text_encoder.is_none() && args.vae.is_none() && args.variant.is_none();
+    let is_whole = args.text_encoder.is_none() && args.vae.is_none() && args.variant.is_none() && args.lora.is_empty();
     match (Location::builtin().filter(|_| is_whole), from) {
         (Some(builtin), None) => Ok((builtin, true)),
         (Some(builtin), Some(from)) if from.model == KLEIN_MINI => Ok((builtin, false)),
@@ -215,6 +218,49 @@ fn model(args: &GenerateArgs, environment: Option<OsString>, from: Option<&Param
             code::MODEL_MISSING,
             "no model is named",
             "pass -m PATH with the folder of a FLUX.2 [klein] model, or set DJ_FLUX2_MODEL to it",
+        )),
+    }
+}
+
+/// The LoRAs that were typed, else those that the picture was made with.
+fn loras(args: &GenerateArgs, from: Option<&Parameters>, is_file: fn(&Path) -> bool) -> Result<Vec<LoraPath>> {
+    match (from, &args.from) {
+        (Some(from), Some(picture)) if args.lora.is_empty() => {
+            from.loras.iter().map(|lora| recorded_lora(lora, picture, is_file)).collect()
+        }
+        _ => args.lora.iter().map(|typed| lora(typed, is_file)).collect(),
+    }
+}
+
+/// What `FILE[:SCALE]` means: a file that is called so as a whole comes first, then a number behind the last colon is the scale.
+pub fn lora(typed: &OsStr, is_file: fn(&Path) -> bool) -> Result<LoraPath> {
+    let scaled = || {
+        let (path, scale) = typed.to_str()?.rsplit_once(':')?;
+        Some((path, scale.parse::<f32>().ok()?))
+    };
+    let (location, scale) = match scaled().filter(|_| !is_file(Path::new(typed))) {
+        Some((path, scale)) => (Path::new(path).into(), scale),
+        None => (Path::new(typed).into(), 1.0),
+    };
+    if !scale.is_finite() {
+        return Err(Error::LoraScale { scale }.into());
+    }
+    Ok(LoraPath { location, scale })
+}
+
+/// The file of a LoRA that a picture was made with, here or beside the picture. Whether it is the same file is looked at later.
+fn recorded_lora(lora: &LoraParameters, picture: &Path, is_file: fn(&Path) -> bool) -> Result<LoraPath> {
+    let LoraParameters { name, scale, .. } = lora;
+    let file = PathBuf::from(format!("{name}.safetensors"));
+    // What a picture says is not trusted with a way out of the folder.
+    let is_plain = matches!(file.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let beside = picture.with_file_name(&file);
+    match [file, beside].into_iter().find(|path| is_plain && is_file(path)) {
+        Some(path) => Ok(LoraPath { location: path.into(), scale: *scale }),
+        None => Err(Failure::new(
+            code::MODEL_MISSING,
+            format!("{} was made with the LoRA {name:?}, which is neither here nor beside it", picture.display()),
+            format!("pass the LoRAs it was made with, this one with --lora FILE:{scale}"),
         )),
     }
 }
@@ -264,7 +310,14 @@ mod tests {
     }
 
     fn outside() -> Outside<'static> {
-        Outside { model: None, text_cache: None, from: None, prompts: vec!["a red fox".into()], fresh_seed: 7 }
+        Outside {
+            model: None,
+            text_cache: None,
+            from: None,
+            is_file: |_| false,
+            prompts: vec!["a red fox".into()],
+            fresh_seed: 7,
+        }
     }
 
     fn recorded_parameters() -> Parameters {
@@ -280,6 +333,7 @@ mod tests {
             width: 128,
             height: 96,
             references: vec![],
+            loras: vec![],
             software: "dj-flux2".into(),
             version: "0.1.0".into(),
         }
@@ -339,6 +393,7 @@ mod tests {
             GenerateArgs { text_encoder: Some("te".into()), ..args() },
             GenerateArgs { vae: Some("vae".into()), ..args() },
             GenerateArgs { variant: Some("klein-mini".into()), ..args() },
+            GenerateArgs { lora: vec!["style.safetensors".into()], ..args() },
         ] {
             let failure = refused(&args);
             assert_eq!((failure.code, failure.message.as_str()), (code::MODEL_MISSING, "no model is named"));
@@ -382,6 +437,51 @@ mod tests {
         let r = &settings.request;
         assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(64), Some(96), Some(5), Some(2.5)));
         assert_eq!((r.seed, r.noise, settings.options.precision), (8, NoiseKind::Philox, Precision::Bf16));
+    }
+
+    #[test]
+    fn a_lora_is_a_file_and_perhaps_a_scale() {
+        let typed = |text: &str, is_file| {
+            lora(OsStr::new(text), is_file).map(|lora| (lora.location.path().display().to_string(), lora.scale))
+        };
+        let expect = |text, is_file, path: &str, scale| {
+            assert_eq!(typed(text, is_file).unwrap(), (path.to_owned(), scale), "{text}");
+        };
+        expect("style.safetensors", |_| true, "style.safetensors", 1.0);
+        expect("style.safetensors:0.8", |_| false, "style.safetensors", 0.8);
+        expect("style:-2", |_| false, "style", -2.0);
+        expect("a:b:1e-1", |_| false, "a:b", 0.1);
+        // A colon in the name.
+        expect("style:2", |path| path == Path::new("style:2"), "style:2", 1.0);
+        expect("c:/style.safetensors", |_| false, "c:/style.safetensors", 1.0);
+        expect("style:", |_| false, "style:", 1.0);
+        expect("style:v2", |_| false, "style:v2", 1.0);
+        for text in ["style:nan", "style:inf", "style:1e400"] {
+            assert_eq!(typed(text, |_| false).unwrap_err().code, code::USAGE, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_picture_names_its_loras_and_they_are_looked_for_here_and_beside_it() {
+        let lora = |name: &str| LoraParameters { name: name.into(), scale: 0.5, sha256: "00".into() };
+        let from = |name| Parameters { loras: vec![lora(name)], ..recorded_parameters() };
+        let found = |name, typed: &[&str], is_file| {
+            let args = GenerateArgs {
+                from: Some("pictures/fox.png".into()),
+                lora: typed.iter().map(OsString::from).collect(),
+                ..args()
+            };
+            let settings = resolve(&args, Outside { from: Some(&from(name)), is_file, ..outside() })?;
+            let shown = |lora: &LoraPath| format!("{}:{}", lora.location.path().display(), lora.scale);
+            Ok::<_, Failure>(settings.paths.loras.iter().map(shown).collect::<Vec<_>>())
+        };
+        assert_eq!(found("style", &[], |_| true).unwrap(), ["style.safetensors:0.5"]);
+        assert_eq!(found("style", &[], |p| p.starts_with("pictures")).unwrap(), ["pictures/style.safetensors:0.5"]);
+        assert_eq!(found("style", &["other", "more:2"], |_| false).unwrap(), ["other:1", "more:2"]);
+        for name in ["style", "../style", "/style", "a/b"] {
+            let failure = found(name, &[], |p| p != Path::new("style.safetensors") && !p.starts_with("pictures"));
+            assert_eq!(failure.unwrap_err().code, code::MODEL_MISSING, "{name}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
-use crate::weights::{ModelFiles, ModelPaths, Precision};
+use crate::weights::{Lora, ModelFiles, ModelPaths, Precision};
 use crate::{Error, Result};
 
 /// A loaded model on some device.
@@ -21,6 +21,9 @@ pub trait Engine: Send {
 
     /// What the model is called in the parameters of its pictures.
     fn name(&self) -> &str;
+
+    /// The LoRAs that are added to it.
+    fn loras(&self) -> &[Lora];
 
     /// What it runs on, for people: device, instruction set, threads, number format.
     fn device(&self) -> &str;
@@ -113,8 +116,10 @@ pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine
 
 fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let device = describe(&be, options.precision);
+    let threads = NonZeroUsize::new(be.threads()).unwrap_or(NonZeroUsize::MIN);
     let pipeline = Pipeline::of_files(be, files, options.residency)?
         .with_precision(options.precision)
+        .with_threads(threads)
         .with_text_cache(options.text_cache.clone());
     Ok(Box::new(Loaded { pipeline, device }))
 }
@@ -173,6 +178,10 @@ impl<B: Backend> Engine for Loaded<B> {
 
     fn name(&self) -> &str {
         self.pipeline.name()
+    }
+
+    fn loras(&self) -> &[Lora] {
+        self.pipeline.loras()
     }
 
     fn device(&self) -> &str {

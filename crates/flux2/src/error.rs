@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::weights::{ConfigProblem, FileProblem, Mismatch, Part};
+use crate::weights::{ConfigProblem, FileProblem, LoraProblem, Mismatch, Part};
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,6 +59,12 @@ pub enum Error {
         count: usize,
         /// How many may be.
         max: usize,
+    },
+    /// The scale of a LoRA that is no number.
+    #[error("a LoRA cannot be scaled by {scale}")]
+    LoraScale {
+        /// What was asked for.
+        scale: f32,
     },
 
     // ---- weights ----
@@ -131,6 +137,14 @@ pub enum Error {
         path: PathBuf,
         /// Which.
         mismatch: Box<Mismatch>,
+    },
+    /// A LoRA that cannot be added to the transformer.
+    #[error("{}: {problem}", path.display())]
+    Lora {
+        /// File.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: LoraProblem,
     },
     /// Two shards with the same tensor.
     #[error("`{name}` is in {} and in {}", first.display(), path.display())]
@@ -423,7 +437,8 @@ impl Error {
             | Error::SizeRange { .. }
             | Error::Steps { .. }
             | Error::Guidance { .. }
-            | Error::ReferenceCount { .. } => ErrorKind::Usage,
+            | Error::ReferenceCount { .. }
+            | Error::LoraScale { .. } => ErrorKind::Usage,
             Error::UnknownVariant { .. } | Error::VariantSize { .. } => ErrorKind::Usage,
             Error::ModelMissing { .. } | Error::PartMissing { .. } | Error::PartNotGiven { .. } => {
                 ErrorKind::ModelMissing
@@ -463,6 +478,8 @@ impl Error {
             Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
             Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),
             Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),
+            Error::LoraScale { .. } => Some("use a finite number, as in FILE:0.8".into()),
+            Error::Lora { problem, .. } => Some(problem.hint()),
             Error::ModelMissing { .. } => Some(
                 "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file"
                     .into(),

@@ -3,13 +3,15 @@
 //! [`Pipeline::generate`] reads as the numbered steps do; each step is a method of its own, so that it can be called,
 //! watched and tested alone. Here lives also the memory policy: which network is resident when.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flux2_backend::{Backend, Compute, Format, HostTensor, Tensor, ops};
 
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
-use crate::image::{self, Parameters, RgbImage, metadata};
+use crate::image::{self, LoraParameters, Parameters, RgbImage, metadata};
 use crate::latents::{self, PositionId};
 use crate::models::Pulse;
 use crate::models::flow_transformer::{FlowTransformer, References};
@@ -20,7 +22,9 @@ use crate::sampler;
 use crate::text::{Cut, TokenizedPrompt, Tokenizer};
 use crate::text_cache::{Entry, Inputs, TextCache};
 use crate::variant::{Procedure, Variant};
-use crate::weights::{Component, MappedWeights, ModelFiles, ModelPaths, Part, Precision, WeightSource};
+use crate::weights::{
+    Component, Lora, MappedWeights, ModelFiles, ModelPaths, Part, Precision, WeightSource, WithLoras,
+};
 use crate::{Error, Result};
 
 /// Which networks stay in memory between the stages of a run.
@@ -98,6 +102,8 @@ pub struct Pipeline<B: Backend> {
     tokenizer: Tokenizer,
     residency: Residency,
     precision: Precision,
+    /// Of the host, for what the backend does not do: adding LoRAs to weights.
+    threads: NonZeroUsize,
     text_encoder: Option<Qwen3<B>>,
     transformer: Option<FlowTransformer<B>>,
     decoder: Option<vae::Decoder<B>>,
@@ -146,6 +152,7 @@ impl<B: Backend> Pipeline<B> {
             tokenizer,
             residency,
             precision,
+            threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             text_encoder: None,
             transformer: None,
             decoder: None,
@@ -172,6 +179,12 @@ impl<B: Backend> Pipeline<B> {
         Pipeline { text_cache, ..self }
     }
 
+    /// The same with at most so many threads of the host where the backend does not work; without this, as many as the
+    /// process may use.
+    pub fn with_threads(self, threads: NonZeroUsize) -> Self {
+        Pipeline { threads, ..self }
+    }
+
     /// The backend it runs on.
     pub fn backend(&self) -> &B {
         &self.be
@@ -185,6 +198,11 @@ impl<B: Backend> Pipeline<B> {
     /// What the model is called in the parameters of its pictures.
     pub fn name(&self) -> &str {
         &self.files.name
+    }
+
+    /// The LoRAs that are added to its transformer.
+    pub fn loras(&self) -> &[Lora] {
+        &self.files.loras
     }
 
     /// Make one picture.
@@ -468,9 +486,9 @@ impl<B: Backend> Pipeline<B> {
     fn load_transformer(&mut self, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
         self.release_text_encoder();
         if self.transformer.is_none() {
-            let part = &self.files.transformer;
-            let transformer = load(observer, cancel, (Part::Transformer, self.precision), part, |c, weights| {
-                FlowTransformer::load(&self.be, c, weights)
+            let (part, threads) = (&self.files.transformer, self.threads);
+            let transformer = load(observer, cancel, (Part::Transformer, self.precision), part, |c, base| {
+                FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
             })?;
             self.transformer = Some(transformer);
         }
@@ -484,6 +502,8 @@ impl<B: Backend> Pipeline<B> {
     }
 
     fn parameters(&self, request: &ResolvedRequest) -> Parameters {
+        let lora =
+            |lora: &Lora| LoraParameters { name: lora.name.clone(), scale: lora.scale, sha256: lora.sha256.clone() };
         Parameters {
             prompt: request.prompt.clone(),
             seed: request.seed,
@@ -496,6 +516,7 @@ impl<B: Backend> Pipeline<B> {
             width: request.width,
             height: request.height,
             references: request.references.iter().map(|r| r.sha256().to_owned()).collect(),
+            loras: self.files.loras.iter().map(lora).collect(),
             software: metadata::SOFTWARE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::weights::Location;
+use flux2::weights::{Location, Lora};
 use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, engine};
 
 #[cfg(feature = "hub")]
@@ -36,6 +36,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             model: std::env::var_os("DJ_FLUX2_MODEL"),
             text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
             from: from.as_ref(),
+            is_file: Path::is_file,
             prompts: read_prompts(args)?,
             fresh_seed: fresh_seed(),
         },
@@ -73,9 +74,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if let (Some(parameters), Some(file)) = (&from, &args.from) {
         let origin = Origin { file, parameters };
         origin.check_references(&settings.references, &references)?;
+        origin.check_loras(engine.loras(), !args.lora.is_empty(), &report)?;
         origin.warn_of_differences(engine.name(), &report);
     }
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
+    for lora in engine.loras() {
+        let Lora { name, scale, .. } = lora;
+        report.verbose(format_args!("LoRA {name}, scale {scale}, {} matrices", lora.matrices()));
+    }
     report.verbose(format_args!("device {}", engine.device()));
     if settings.model_is_fallback {
         report.note(fallback(engine.variant()));
@@ -252,6 +258,24 @@ impl Origin<'_> {
                 Err(Failure::usage(format!("{given} is not reference image {n} of {file}"), hint))
             }
         }
+    }
+
+    /// The LoRAs that the picture names must be those it was made with; of others that were typed a name may be the same.
+    fn check_loras(&self, loras: &[Lora], are_typed: bool, report: &Report) -> Result<()> {
+        let file = self.file.display();
+        for lora in loras {
+            let mut namesakes = self.parameters.loras.iter().filter(|made| made.name == lora.name).peekable();
+            if namesakes.peek().is_none() || namesakes.any(|made| made.sha256 == lora.sha256) {
+                continue;
+            }
+            let message = format!("{}.safetensors is not the LoRA of that name that {file} was made with", lora.name);
+            if !are_typed {
+                let hint = format!("pass the LoRAs it was made with, this one with --lora FILE:{}", lora.scale);
+                return Err(Failure::usage(message, hint));
+            }
+            report.warning(message);
+        }
+        Ok(())
     }
 
     fn warn_of_differences(&self, model: &str, report: &Report) {

@@ -29,6 +29,7 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     rows.extend(p.guidance.map(|guidance| ("guidance", guidance.to_string())));
     rows.push(("size", format!("{}x{}", p.width, p.height)));
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));
+    rows.extend(p.loras.iter().map(|lora| ("lora", format!("{}, scale {}, {}", lora.name, lora.scale, lora.sha256))));
     rows.push(("software", format!("{} {}", p.software, p.version)));
     rows
 }

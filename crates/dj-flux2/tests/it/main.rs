@@ -8,6 +8,7 @@ mod files;
 mod hub;
 #[cfg(unix)]
 mod interrupt;
+mod lora;
 #[cfg(feature = "mini")]
 mod mini;
 mod models;

@@ -58,10 +58,24 @@ pub struct Parameters {
     /// [`digest`] of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
+    /// LoRAs that were added to the model, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraParameters>,
     /// The program: [`SOFTWARE`].
     pub software: String,
     /// The program's version.
     pub version: String,
+}
+
+/// A LoRA that was added to the model.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LoraParameters {
+    /// Name of its file, without folder and extension.
+    pub name: String,
+    /// How much of it was added.
+    pub scale: f32,
+    /// [`digest`] of its file.
+    pub sha256: String,
 }
 
 impl Parameters {

@@ -15,7 +15,7 @@ pub mod metadata;
 pub mod resize;
 
 pub use codec::{ImageFormat, decode, encode, open, save};
-pub use metadata::Parameters;
+pub use metadata::{LoraParameters, Parameters};
 pub use resize::prepare_reference;
 
 use crate::{Error, Result};

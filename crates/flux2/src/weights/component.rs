@@ -17,7 +17,7 @@ use super::config::{ConfigProblem, ExpectedTensor, Json};
 use super::gguf::Metadata;
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
 use super::location::Location;
-use super::tensor_file::{Printable, StoredDType, StoredTensor, TensorFile};
+use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use super::{MAX_INDEX_BYTES, WeightSource, synthetic};
 use crate::{Error, Result};
 
@@ -424,7 +424,10 @@ impl Shapes<'_> {
 
     /// What the files say of their model, if they are GGUF files: that of the first.
     pub fn metadata(&self) -> Option<&Metadata> {
-        self.checkpoint.files.iter().find_map(|file| file.metadata.as_ref())
+        self.checkpoint.files.iter().find_map(|file| match &file.metadata {
+            FileMetadata::Gguf(metadata) => Some(metadata),
+            FileMetadata::Safetensors(_) => None,
+        })
     }
 
     /// Axis `axis` of a stored tensor that has `axes` of them; never zero, never absurd.
@@ -479,9 +482,9 @@ pub struct WrongShape {
 
 impl Mismatch {
     /// How many of each kind are printed: more than any model of the family has, less than a hostile file can hold.
-    const SHOWN: usize = 500;
+    pub(super) const SHOWN: usize = 500;
     /// Pairs of names that are compared to find neighbours, at most: a few tenths of a second.
-    const COMPARED: usize = 100_000;
+    pub(super) const COMPARED: usize = 100_000;
 
     /// For what will be printed, find the most similar name: of what is missing among what is unused, and the other way
     /// round; if nothing is missing, among the names that are `used`.

@@ -13,6 +13,7 @@
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
 //! | `component` | one network: its shards, checked against its configuration |
 //! | `model_files` | the whole model, its parts checked against each other |
+//! | `lora` | corrections that are added to the transformer's matrices when it is loaded |
 //! | `quantize` | which weights are rounded when they are loaded |
 //! | `synthetic` | a model in no file: the sizes of a member of the family, random values |
 //!
@@ -23,6 +24,7 @@ mod config;
 mod gguf;
 mod layout;
 mod location;
+mod lora;
 mod model_files;
 mod quantize;
 mod safetensors;
@@ -35,6 +37,7 @@ pub use component::{Component, MappedWeights, Mismatch, WrongShape};
 pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
 pub use layout::{Layout, Part};
 pub use location::{EmbeddedFile, Location};
+pub use lora::{Lora, LoraPath, LoraProblem, WithLoras};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;
 pub use tensor_file::FileProblem;

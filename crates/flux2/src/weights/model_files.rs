@@ -7,6 +7,7 @@ use super::component::{Checkpoint, Component, Shapes, Wants};
 use super::config::{ConfigProblem, Json, Taps, TextConfig, TransformerConfig, VaeConfig};
 use super::layout::{Dialect, Part};
 use super::location::Location;
+use super::lora::{Lora, LoraPath};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
@@ -19,6 +20,8 @@ pub struct ModelPaths {
     pub text_encoder: Option<Location>,
     /// VAE, file or folder; instead of the folder's own, and needed if `model` is a file.
     pub vae: Option<Location>,
+    /// LoRAs to add to the transformer, in this order.
+    pub loras: Vec<LoraPath>,
     /// Which member of the family it is, where files do not say; without it a single file counts as distilled.
     pub variant: Option<&'static Variant>,
 }
@@ -36,6 +39,8 @@ pub struct ModelFiles {
     pub text_encoder: Component<TextConfig>,
     /// The autoencoder.
     pub vae: Component<VaeConfig>,
+    /// LoRAs that are added to the transformer when it is loaded, in this order.
+    pub loras: Vec<Lora>,
     /// A `tokenizer.json` that came with the model; `None` means the built-in one.
     pub tokenizer: Option<Location>,
 }
@@ -45,7 +50,8 @@ impl ModelFiles {
     ///
     /// # Errors
     /// [`Error::ModelMissing`] and its siblings if files are not there; [`Error::Checkpoint`], [`Error::Config`] and
-    /// [`Error::Tensors`] if one is not what it should be; [`Error::PartsDisagree`] if they do not belong together.
+    /// [`Error::Tensors`] if one is not what it should be; [`Error::PartsDisagree`] if they do not belong together; for LoRAs
+    /// as [`with_loras`](Self::with_loras).
     pub fn open(paths: &ModelPaths) -> Result<Self> {
         if !paths.model.exists()? {
             return Err(Error::ModelMissing { path: paths.model.path().to_owned() });
@@ -75,7 +81,8 @@ impl ModelFiles {
         let stem = || paths.model.stem().unwrap_or_else(|| "model".into());
         let name = if variant.is_custom() { stem() } else { variant.name.to_owned() };
         let tokenizer = find_tokenizer(&text_location, &paths.model);
-        Ok(ModelFiles { variant, name, transformer, text_encoder, vae, tokenizer })
+        let files = ModelFiles { variant, name, transformer, text_encoder, vae, loras: Vec::new(), tokenizer };
+        files.with_loras(&paths.loras)
     }
 }
 

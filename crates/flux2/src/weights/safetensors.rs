@@ -17,11 +17,14 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, ReadProblem, StoredDType, StoredTensor};
 
-/// The tensors of the file of `len` bytes that `file` reads from the start.
+/// What the program that wrote a file says about it.
+pub(super) type Metadata = BTreeMap<String, String>;
+
+/// Tensors and metadata of the file of `len` bytes that `file` reads from the start.
 ///
 /// # Errors
 /// For anything that is not a whole safetensors file.
-pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<BTreeMap<String, StoredTensor>, ReadProblem> {
+pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, StoredTensor>, Metadata), ReadProblem> {
     let mut start = Vec::with_capacity(8);
     file.take(8).read_to_end(&mut start)?;
     let Some(length) = start.first_chunk::<8>() else { return Err(FileProblem::TooShort { bytes: len }.into()) };
@@ -37,8 +40,8 @@ pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<BTreeMap<String, Sto
     Ok(parse_header(&json, 8 + header, len)?)
 }
 
-/// Names to tensors, from the header's JSON. The data begins at `data` and the file ends at `file`.
-fn parse_header(json: &[u8], data: u64, file: u64) -> Result<BTreeMap<String, StoredTensor>, FileProblem> {
+/// Names to tensors, and the metadata, from the header's JSON. The data begins at `data` and the file ends at `file`.
+fn parse_header(json: &[u8], data: u64, file: u64) -> Result<(BTreeMap<String, StoredTensor>, Metadata), FileProblem> {
     let mut problem = None;
     let json = std::str::from_utf8(json).map_err(|e| FileProblem::Json { message: e.to_string() })?;
     let mut reader = serde_json::Deserializer::from_str(json);
@@ -46,10 +49,10 @@ fn parse_header(json: &[u8], data: u64, file: u64) -> Result<BTreeMap<String, St
         reader.end()?;
         Ok(e)
     });
-    let entries = match (entries, problem) {
+    let (entries, metadata) = match (entries, problem) {
         (_, Some(problem)) => return Err(problem),
         (Err(e), None) => return Err(FileProblem::Json { message: e.to_string() }),
-        (Ok(entries), None) => entries,
+        (Ok(header), None) => header,
     };
 
     let available = file - data;
@@ -79,12 +82,10 @@ fn parse_header(json: &[u8], data: u64, file: u64) -> Result<BTreeMap<String, St
         return Err(FileProblem::Trailing { bytes: available - end });
     }
     let absolute = |offset: u64| (data + offset) as usize;
-    Ok(entries
-        .into_iter()
-        .map(|(name, Entry { dtype, shape, data_offsets: [from, to] })| {
-            (name, StoredTensor { dtype, shape, range: absolute(from)..absolute(to) })
-        })
-        .collect())
+    let tensors = entries.into_iter().map(|(name, Entry { dtype, shape, data_offsets: [from, to] })| {
+        (name, StoredTensor { dtype, shape, range: absolute(from)..absolute(to) })
+    });
+    Ok((tensors.collect(), metadata))
 }
 
 /// Reads the header object; leaves in `problem` what serde's error could not say.
@@ -93,7 +94,7 @@ struct HeaderSeed<'p> {
 }
 
 impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
-    type Value = BTreeMap<String, Entry>;
+    type Value = (BTreeMap<String, Entry>, Metadata);
 
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
@@ -101,17 +102,17 @@ impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
 }
 
 impl<'de> Visitor<'de> for HeaderSeed<'_> {
-    type Value = BTreeMap<String, Entry>;
+    type Value = (BTreeMap<String, Entry>, Metadata);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut metadata) = (BTreeMap::new(), Metadata::new());
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value::<Option<BTreeMap<String, String>>>()?;
+                metadata = map.next_value::<Option<Metadata>>()?.unwrap_or_default();
                 continue;
             }
             let seed = EntrySeed { name: &name, problem: self.problem };
@@ -121,7 +122,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
             }
             entries.insert(name, entry);
         }
-        Ok(entries)
+        Ok((entries, metadata))
     }
 }
 

@@ -39,9 +39,26 @@ impl ModelFiles {
             transformer: Component::synthetic(transformer, of_transformer),
             text_encoder: Component::synthetic(text_encoder, of_text_encoder),
             vae: Component::synthetic(vae, of_vae),
+            loras: Vec::new(),
             tokenizer: None,
         })
     }
+}
+
+/// The sizes of transformers that LoRAs are made for, each under the name of a model that has it.
+pub(super) fn transformer_sizes() -> impl Iterator<Item = (&'static str, TransformerConfig)> {
+    let named = Variant::named().iter().filter_map(|variant| Some((variant.name, sizes(variant)?.0)));
+    let dev = |klein: TransformerConfig| TransformerConfig {
+        double_blocks: 8,
+        single_blocks: 48,
+        heads: 48,
+        context_dim: 15_360,
+        mlp_hidden: 18_432,
+        ..klein
+    };
+    // Source: `Flux2Params` in black-forest-labs/flux2.
+    let dev = named.clone().take(1).map(move |(_, klein)| ("FLUX.2 [dev]", dev(klein)));
+    named.chain(dev)
 }
 
 /// Source: `config.json` of the published folders, and that of `assets/mini`.

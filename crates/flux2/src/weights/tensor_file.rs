@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use flux2_backend::{DType, HostBytes};
 
-use super::gguf::{self, Metadata};
+use super::gguf;
 use super::location::{Location, Stat};
 use super::safetensors;
 use crate::{Error, Result};
@@ -26,9 +26,17 @@ pub(super) const MAX_AXES: usize = 8;
 pub(crate) struct TensorFile {
     pub location: Location,
     pub tensors: BTreeMap<String, StoredTensor>,
-    /// What a GGUF file says of its model; `None` in a safetensors file, which says nothing.
-    pub metadata: Option<Metadata>,
+    pub metadata: FileMetadata,
     stat: Stat,
+}
+
+/// What a file says besides its tensors.
+#[derive(Debug)]
+pub(crate) enum FileMetadata {
+    /// Texts of the program that wrote it.
+    Safetensors(safetensors::Metadata),
+    /// Sizes and settings of the model.
+    Gguf(gguf::Metadata),
 }
 
 /// A tensor as its file describes it.
@@ -70,8 +78,10 @@ impl TensorFile {
         let is_gguf = start.starts_with(gguf::MAGIC);
         let mut file = start.chain(file);
         let found = match is_gguf {
-            true => gguf::read(&mut file, stat.len).map(|(tensors, metadata)| (tensors, Some(metadata))),
-            false => safetensors::read(&mut file, stat.len).map(|tensors| (tensors, None)),
+            true => gguf::read(&mut file, stat.len).map(|(tensors, said)| (tensors, FileMetadata::Gguf(said))),
+            false => {
+                safetensors::read(&mut file, stat.len).map(|(tensors, said)| (tensors, FileMetadata::Safetensors(said)))
+            }
         };
         let (tensors, metadata) = found.map_err(|problem| match problem {
             ReadProblem::File(problem) => refuse(problem),

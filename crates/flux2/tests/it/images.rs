@@ -43,6 +43,7 @@ fn parameters(prompt: &str) -> Parameters {
         width: 512,
         height: 768,
         references: vec![metadata::digest(b"abc")],
+        loras: vec![],
         software: metadata::SOFTWARE.into(),
         version: "0.1.0".into(),
     }

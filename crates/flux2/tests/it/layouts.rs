@@ -21,7 +21,7 @@ pub fn single_files() -> ModelPaths {
         model: file("transformer.safetensors"),
         text_encoder: Some(file("text_encoder.safetensors")),
         vae: Some(file("ae.safetensors")),
-        variant: None,
+        ..Default::default()
     }
 }
 
@@ -269,7 +269,7 @@ fn fp8_scale_multiplies() {
 }
 
 /// The tiny transformer with one matrix as 8-bit ones and the given tensors beside it.
-fn with_fp8(layout: &str, names: &[&str], beside: &[(&str, Vec<usize>, Vec<f32>)]) -> File {
+pub fn with_fp8(layout: &str, names: &[&str], beside: &[(&str, Vec<usize>, Vec<f32>)]) -> File {
     let mut file = match layout {
         "bfl" => File::read(&tiny("klein-bfl/transformer.safetensors")),
         _ => File::read_folder(&tiny("klein/transformer")),

@@ -11,6 +11,7 @@ mod house;
 mod hub;
 mod images;
 mod layouts;
+mod lora;
 mod mini;
 mod noise;
 mod once;

@@ -9,7 +9,7 @@ use flux2::image::RgbImage;
 use flux2::models::vae;
 use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, StepState};
 use flux2::text::Tokenizer;
-use flux2::weights::ModelFiles;
+use flux2::weights::{LoraPath, ModelFiles};
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, NoiseKind, Reference, ResolvedRequest, Variant};
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
@@ -17,6 +17,7 @@ use safetensors::SafeTensors;
 
 use crate::evaluation;
 use crate::golden::{Golden, assert_absolute, assert_relative, f32_backend, fixture};
+use crate::lora::f32_transformer;
 
 /// One block or network, f32.
 const NETWORK: f64 = 3e-6;
@@ -74,7 +75,7 @@ fn single_files() -> ModelPaths {
         model: file("transformer.safetensors"),
         text_encoder: Some(file("text_encoder.safetensors")),
         vae: Some(file("ae.safetensors")),
-        variant: None,
+        ..Default::default()
     }
 }
 
@@ -255,6 +256,16 @@ fn kv_with_two_references() {
 #[test]
 fn kv_without_references_is_the_ordinary_model() {
     check("t2i", &as_variant("klein-kv"));
+}
+
+/// diffusers adds the products of a LoRA beside each product, here they are in the weights: of an f32 checkpoint, so that no
+/// rounding of weights comes between.
+#[test]
+fn lora() {
+    let temp = tempfile::tempdir().unwrap();
+    let model = f32_transformer(temp.path()).into();
+    let lora = LoraPath { location: fixture("tiny/lora.safetensors").into(), scale: 0.7 };
+    check("lora", &ModelPaths { model, loras: vec![lora], ..single_files() });
 }
 
 #[test]

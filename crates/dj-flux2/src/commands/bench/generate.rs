@@ -1,5 +1,6 @@
 //! `dj-flux2 bench generate`: a picture by stages, beside what the arithmetic allows.
 
+use std::path::Path;
 use std::time::Duration;
 
 use flux2::bench::{self, Cost, Flops, Peaks, Stages};
@@ -13,6 +14,7 @@ use crate::args::BenchGenerateArgs;
 use crate::commands::find::find_model;
 use crate::commands::generate::{cancelled_by_signals, read_reference};
 use crate::failure::{Failure, Result, code};
+use crate::settings;
 
 /// What is drawn: about as long as prompts are.
 const PROMPT: &str =
@@ -68,7 +70,8 @@ impl GenerateRecord {
 pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let flags = &args.flags;
     let earlier = flags.compare.as_deref().map(compare::read::<GenerateRecord>).transpose()?;
-    let files = model(args)?;
+    let loras = args.lora.iter().map(|typed| settings::lora(typed, Path::is_file)).collect::<Result<Vec<_>>>()?;
+    let files = model(args)?.with_loras(&loras)?;
     let references = args.input.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
     let request = GenerateRequest {
         prompt: PROMPT.into(),
@@ -105,7 +108,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let s = |d: Duration| rounded(d.as_secs_f64(), 6);
     let working = stages.working().as_secs_f64();
     let record = GenerateRecord {
-        model: files.name.clone(),
+        model: files.loras.iter().fold(files.name.clone(), |name, lora| format!("{name} + {}", lora.name)),
         dtype: options.precision.to_string(),
         width: resolved.width,
         height: resolved.height,
@@ -151,7 +154,7 @@ fn model(args: &BenchGenerateArgs) -> Result<ModelFiles> {
         model: find_model(&named.into())?,
         text_encoder: args.text_encoder.as_ref().map(Location::from),
         vae: args.vae.as_ref().map(Location::from),
-        variant: None,
+        ..Default::default()
     })?)
 }
 

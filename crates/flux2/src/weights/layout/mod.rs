@@ -121,6 +121,11 @@ const SCHEMES: [Scheme; 6] = [
     (Part::TextEncoder, Layout::LlamaCpp, qwen::LLAMA_SIGN, qwen::LLAMA_RULES, qwen::LLAMA_UNUSED, &[""]),
 ];
 
+/// Both schemes of the transformer's names, without a prefix.
+pub(super) fn transformer_dialects() -> impl Iterator<Item = Dialect> {
+    SCHEMES.iter().filter(|scheme| scheme.0 == Part::Transformer).map(|scheme| Dialect::new(scheme, ""))
+}
+
 /// Tell part, layout and prefix from names; `None` if no scheme fits.
 pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item = &'n str> + Clone) -> Option<Detected> {
     let has_with_prefix = |name: &str| bfl::PREFIXES.iter().any(|prefix| has(&format!("{prefix}{name}")));

@@ -1,0 +1,227 @@
+//! Names in a LoRA's file: which matrix of the transformer a tensor belongs to, and what it is there.
+//!
+//! A name is `PREFIX MODULE SUFFIX`. The module is a stored name of the transformer in either layout, so the rules of
+//! [`layout`](super::super::layout) lead to the canonical matrix and its rows. Prefix and suffix depend on the program that
+//! wrote the file:
+//!
+//! | program | prefix | suffixes |
+//! |---|---|---|
+//! | diffusers, PEFT | `transformer.`, `base_model.model.` or none | `.lora_A.weight`, `.lora_B.weight`, or with the name of an adapter: `.lora_A.default.weight` |
+//! | ai-toolkit, ComfyUI | `diffusion_model.`, `model.diffusion_model.` | the same, or `.lora_down.weight`, `.lora_up.weight` |
+//! | kohya, musubi | `lora_unet_`, with `_` for every `.` of the module | `.lora_down.weight`, `.lora_up.weight`, `.alpha` |
+//!
+//! Any suffix goes with any prefix. Sources: `loaders/lora_conversion_utils.py` in diffusers, `networks/lora_flux.py` in
+//! kohya-ss/sd-scripts.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::super::config::TransformerConfig;
+use super::super::layout::{Rule, transformer_dialects};
+
+/// Before modules whose parts are separated by dots; several may follow each other.
+const PREFIXES: [&str; 4] = ["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."];
+/// Before modules whose parts are separated by underscores.
+const UNDERSCORED: &str = "lora_unet_";
+
+/// What a tensor of a LoRA is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The factor `[rank, in]`.
+    Down,
+    /// The factor `[out, rank]`.
+    Up,
+    /// A number that is divided by the rank to scale the product.
+    Alpha,
+}
+
+/// A name, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key<'k> {
+    pub prefix: &'k str,
+    /// Name of a matrix without `.weight`; underscored ones keep their prefix.
+    pub module: &'k str,
+    pub role: Role,
+    suffix: &'k str,
+}
+
+impl<'k> Key<'k> {
+    /// `None` if the name is no tensor of a LoRA.
+    pub fn parse(name: &'k str) -> Option<Self> {
+        let (stem, role) = match name.strip_suffix(".alpha") {
+            Some(stem) => (stem, Role::Alpha),
+            None => factor(name.strip_suffix(".weight")?)?,
+        };
+        let mut module = stem;
+        while let Some(rest) = PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix)) {
+            module = rest;
+        }
+        Some(Key { prefix: &stem[..stem.len() - module.len()], module, role, suffix: &name[stem.len()..] })
+    }
+
+    /// The name of the other factor; of the first where this is neither.
+    pub fn partner(&self) -> String {
+        let suffix = match self.role {
+            Role::Down => self.suffix.replacen("lora_A", "lora_B", 1).replacen("lora_down", "lora_up", 1),
+            Role::Up => self.suffix.replacen("lora_B", "lora_A", 1).replacen("lora_up", "lora_down", 1),
+            Role::Alpha => ".lora_down.weight".into(),
+        };
+        format!("{}{}{suffix}", self.prefix, self.module)
+    }
+
+    /// This name with another module.
+    pub fn with_module(&self, module: &str) -> String {
+        format!("{}{module}{}", self.prefix, self.suffix)
+    }
+
+    /// Whether a module is written as this one is.
+    pub fn is_like(&self, module: &str) -> bool {
+        self.module.starts_with(UNDERSCORED) == module.starts_with(UNDERSCORED)
+    }
+}
+
+/// What is before the suffix of a factor, which may have the name of an adapter, and which factor it is.
+fn factor(name: &str) -> Option<(&str, Role)> {
+    let marked = |(marker, role): (&str, Role)| {
+        let (stem, adapter) = name.rsplit_once(marker)?;
+        let is_adapter = adapter.strip_prefix('.').is_some_and(|a| !a.is_empty() && !a.contains('.'));
+        (adapter.is_empty() || is_adapter).then_some((stem, role))
+    };
+    [(".lora_A", Role::Down), (".lora_down", Role::Down), (".lora_B", Role::Up), (".lora_up", Role::Up)]
+        .into_iter()
+        .find_map(marked)
+}
+
+/// Where the product of a LoRA's two factors goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Home {
+    /// The matrix.
+    pub canonical: String,
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// All its columns.
+    pub cols: usize,
+    /// Whether the halves of the rows are exchanged in the layout of this name.
+    pub is_swapped: bool,
+}
+
+/// Every module of a transformer, in both layouts and under both spellings.
+pub(super) struct Homes(BTreeMap<String, Home>);
+
+impl Homes {
+    pub fn of(config: &TransformerConfig) -> Self {
+        let mut homes = BTreeMap::new();
+        for dialect in transformer_dialects() {
+            for (canonical, shape) in config.expected_tensors() {
+                let &[rows, cols] = &shape[..] else { continue }; // LoRA is for matrices
+                let (rule, stored) = dialect.find(&canonical);
+                let height = rows / stored.len();
+                for (i, name) in stored.iter().enumerate() {
+                    let module = name.strip_suffix(".weight").unwrap_or(name);
+                    let home = Home {
+                        canonical: canonical.clone(),
+                        rows: i * height..(i + 1) * height,
+                        cols,
+                        is_swapped: matches!(rule, Rule::SwapHalves(..)),
+                    };
+                    homes.insert(format!("{UNDERSCORED}{}", module.replace('.', "_")), home.clone());
+                    if let Some(rest) = module.strip_prefix("transformer_blocks.") {
+                        homes.insert(format!("sformer_blocks.{rest}"), home.clone()); // some exports cut four letters off
+                    }
+                    homes.insert(module.to_owned(), home);
+                }
+            }
+        }
+        Homes(homes)
+    }
+
+    pub fn find(&self, module: &str) -> Option<&Home> {
+        self.0.get(module)
+    }
+
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+/// What a tensor belongs to that is no LoRA of a transformer, by a part of its name.
+pub(super) fn unsupported(name: &str) -> Option<&'static str> {
+    const TEXT_ENCODERS: [&str; 3] = ["lora_te", "text_encoder", "base_model.model.text_encoder"];
+    const KINDS: [(&str, &str); 10] = [
+        ("lokr_", "a LoKr"),
+        ("hada_", "a LoHa"),
+        ("oft_", "an OFT"),
+        ("dora_scale", "a DoRA"),
+        ("lora_magnitude_vector", "a DoRA"),
+        ("lora_mid", "a LoCon"),
+        ("diff", "changes of whole weights"),
+        ("diff_b", "changes of biases"),
+        ("bias", "changes of biases"),
+        ("lora_embedding_", "a LoRA of an embedding"),
+    ];
+    if TEXT_ENCODERS.iter().any(|prefix| name.starts_with(prefix)) {
+        return Some("a LoRA of a text encoder");
+    }
+    let is_of = |kind: &str, part: &str| part == kind || kind.ends_with('_') && part.starts_with(kind);
+    KINDS.into_iter().find(|(kind, _)| name.split('.').any(|part| is_of(kind, part))).map(|(_, what)| what)
+}
+
+/// Another family of models that has a module like this and ours have not.
+pub(super) fn other_family(name: &str) -> Option<&'static str> {
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    // FLUX.1 has a modulation in each block, and other names for its MLPs.
+    if has(&["img_mod", "txt_mod", "modulation_lin", "modulation.lin.", "norm1.linear", "norm1_context", "norm.linear"])
+        && !has(&["stream_modulation"])
+        || has(&["proj_mlp", "ff.net.", "ff_context.net.", "vector_in", "time_text_embed"])
+    {
+        return Some("FLUX.1");
+    }
+    has(&["down_blocks", "up_blocks", "mid_block", "input_blocks", "output_blocks"]).then_some("Stable Diffusion")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_prefix_a_module_and_a_suffix() {
+        let parts = |name| Key::parse(name).map(|k| (k.prefix, k.module, k.role));
+        for (name, prefix, module, role) in [
+            ("transformer.proj_out.lora_A.weight", "transformer.", "proj_out", Role::Down),
+            (
+                "transformer.transformer_blocks.0.attn.to_q.lora_B.weight",
+                "transformer.",
+                "transformer_blocks.0.attn.to_q",
+                Role::Up,
+            ),
+            ("diffusion_model.img_in.lora_up.weight", "diffusion_model.", "img_in", Role::Up),
+            ("base_model.model.img_in.lora_A.default.weight", "base_model.model.", "img_in", Role::Down),
+            (
+                "base_model.model.diffusion_model.img_in.alpha",
+                "base_model.model.diffusion_model.",
+                "img_in",
+                Role::Alpha,
+            ),
+            ("lora_unet_img_in.lora_down.weight", "", "lora_unet_img_in", Role::Down),
+            ("img_in.lora_A.weight", "", "img_in", Role::Down),
+        ] {
+            assert_eq!(parts(name), Some((prefix, module, role)), "{name}");
+        }
+        for name in ["", "img_in.weight", "img_in.lora_A", "img_in.lora_A.a.b.weight", "img_in.lora_C.weight", "alpha"]
+        {
+            assert_eq!(parts(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_partner_is_written_alike() {
+        for (name, partner) in [
+            ("transformer.proj_out.lora_A.weight", "transformer.proj_out.lora_B.weight"),
+            ("a.lora_B.default.weight", "a.lora_A.default.weight"),
+            ("lora_unet_img_in.lora_up.weight", "lora_unet_img_in.lora_down.weight"),
+            ("lora_unet_img_in.alpha", "lora_unet_img_in.lora_down.weight"),
+        ] {
+            assert_eq!(Key::parse(name).unwrap().partner(), partner);
+        }
+    }
+}
