@@ -101,6 +101,8 @@ fn help_for_generate() {
                                  klein-mini]
           --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
           --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
+          --lora <FILE[:SCALE]>  LoRA to add to the transformer, a .safetensors file, with :SCALE for
+                                 another scale than 1; repeat it for several
           --variant <NAME>       Member of the family, where the files do not say: klein-4b,
                                  klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, klein-mini
 
@@ -213,6 +215,7 @@ fn help_for_bench() {
           --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
           --synthetic <NAME>     Random weights, made in memory, of the size of klein-4b, klein-base-4b,
                                  klein-9b, klein-base-9b, klein-9b-kv or klein-mini
+          --lora <FILE[:SCALE]>  LoRA to add to the transformer, as for generate; repeat it for several
 
     Picture:
       -i, --input <FILE>  Reference image; repeat it for several

@@ -254,7 +254,7 @@ fn packed_matrices_join_and_part_by_rows() {
 // ---- whole models ----
 
 /// A model as a file of `dtype`: every matrix whose rows are whole blocks; the others, and what is no matrix, in f32.
-fn packed(file: &File, dtype: DType) -> Gguf {
+pub fn packed(file: &File, dtype: DType) -> Gguf {
     let floats = file.0.iter().filter(|(_, (stored, ..))| stored != "I64"); // a counter of the VAE's
     let tensors = floats.map(|(name, (stored, shape, bytes))| {
         let stored = if stored == "F32" { DType::F32 } else { DType::Bf16 };
@@ -267,7 +267,7 @@ fn packed(file: &File, dtype: DType) -> Gguf {
     Gguf::new(tensors.collect())
 }
 
-fn transformer() -> File {
+pub fn transformer() -> File {
     File::read(&tiny("klein-bfl/transformer.safetensors"))
 }
 

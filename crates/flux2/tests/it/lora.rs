@@ -14,6 +14,7 @@ use flux2_backend::{CpuBackend, CpuOptions, DType, HostTensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::gguf;
 use crate::golden::{f32_backend, fixture};
 use crate::layouts::{File, f32_bytes, folder, join, open, single_files, tiny, with_fp8};
 
@@ -21,9 +22,14 @@ const RANK: usize = 3;
 
 /// A LoRA in BFL's terms.
 struct Made {
-    /// By module: in and out features, the factors `[rank, in]` and `[out, rank]`.
-    modules: BTreeMap<String, ([usize; 2], Vec<f32>, Vec<f32>)>,
+    /// By module: in and out features, and the factors.
+    modules: BTreeMap<String, ([usize; 2], Down, Up)>,
 }
+
+/// `[rank, in]`.
+type Down = Vec<f32>;
+/// `[out, rank]`.
+type Up = Vec<f32>;
 
 impl Made {
     /// Random factors for the matrices of the tiny transformer that `wanted` takes.
@@ -266,6 +272,23 @@ fn weights_in_f32_stay_f32_and_8_bit_ones_become_bf16() {
     assert_eq!(got.dtype(), DType::Bf16);
     let expected = |i: usize| bf16(f64::from(scales[i / cols] - added(i)));
     assert!(got.to_f32().iter().enumerate().all(|(i, got)| *got == expected(i)));
+}
+
+#[test]
+fn blocks_of_a_gguf_file_are_decoded_first() {
+    let temp = TempDir::new().unwrap();
+    let made = Made::whole();
+    let lora = made.bfl(underscored, KOHYA, None).write(temp.path(), "lora.safetensors");
+    let model: PathBuf = gguf::packed(&gguf::transformer(), DType::Q8_0).write(temp.path(), "transformer.gguf");
+    let files = open(&with(ModelPaths { model: model.into(), ..single_files() }, &[(&lora, 0.5)]));
+    let base = files.transformer.map().unwrap();
+    let (before, got) = (base.tensor("double.1.img.mlp_out").unwrap(), merged(&files, "double.1.img.mlp_out"));
+    assert_eq!((before.dtype(), got.dtype()), (DType::Q8_0, DType::Bf16));
+    let ([cols, _], down, up) = &made.modules["double_blocks.1.img_mlp.2"];
+    for (i, (before, got)) in before.to_f32().into_iter().zip(got.to_f32()).enumerate() {
+        let product = (0..RANK).map(|k| up[i / cols * RANK + k] * 0.5 * down[k * cols + i % cols]).sum::<f32>();
+        assert_eq!(got, bf16(f64::from(before + product)), "{i}");
+    }
 }
 
 #[test]
@@ -570,6 +593,10 @@ fn other_kinds_of_files_are_called_what_they_are() {
     assert_eq!(problem(&File::default()), LoraProblem::Empty);
     let twice = edited(|f| _ = f.insert("img_in.lora_down.weight".into(), number("F32", 1.0)));
     assert_eq!(problem(&twice), LoraProblem::Twice { first: DOWN.into(), second: "img_in.lora_down.weight".into() });
+    let temp = TempDir::new().unwrap();
+    let gguf = gguf::packed(&gguf::transformer(), DType::Bf16).write(temp.path(), "lora.gguf");
+    let gguf = ModelFiles::open(&with(folder(), &[(&gguf, 1.0)])).unwrap_err();
+    assert!(matches!(gguf, Error::Lora { problem: LoraProblem::Gguf, .. }), "{gguf}");
     // A model is no LoRA, and a LoRA no model.
     let model = ModelFiles::open(&with(folder(), &[(&tiny("klein-bfl/transformer.safetensors"), 1.0)])).unwrap_err();
     assert!(matches!(model, Error::Tensors { .. }), "{model}");
