@@ -105,7 +105,7 @@ fn a_file_that_does_not_fit_is_an_error_that_says_why() {
     ----- stderr -----
     error: odd.safetensors: 1 not used:
       `transformer.transformer_blocks.0.attn.to_qq.lora_A.weight` (nearest: transformer.transformer_blocks.0.attn.to_q.lora_A.weight)
-    hint: pass a file that belongs to the model, in a dtype of f32, f16, bf16 or f8_e4m3
+    hint: pass a LoRA made for this model, in f32, f16 or bf16
     ");
 }
 

@@ -447,7 +447,7 @@ fn refused(file: &File, scale: f32) -> Error {
 
 fn mismatch(file: &File) -> Mismatch {
     match refused(file, 1.0) {
-        Error::Tensors { mismatch, .. } => *mismatch,
+        Error::Lora { problem: LoraProblem::Tensors(mismatch), .. } => *mismatch,
         other => panic!("{other}"),
     }
 }
@@ -599,7 +599,7 @@ fn other_kinds_of_files_are_called_what_they_are() {
     assert!(matches!(gguf, Error::Lora { problem: LoraProblem::Gguf, .. }), "{gguf}");
     // A model is no LoRA, and a LoRA no model.
     let model = ModelFiles::open(&with(folder(), &[(&tiny("klein-bfl/transformer.safetensors"), 1.0)])).unwrap_err();
-    assert!(matches!(model, Error::Tensors { .. }), "{model}");
+    assert!(matches!(model, Error::Lora { problem: LoraProblem::Tensors(_), .. }), "{model}");
     let missing = ModelFiles::open(&with(folder(), &[(Path::new("nowhere.safetensors"), 1.0)])).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }), "{missing}");
 }
@@ -645,7 +645,7 @@ fn a_lora_for_another_size_says_which() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(matches!(added("klein-4b", 1000), Err(Error::Tensors { .. })));
+    assert!(matches!(added("klein-4b", 1000), Err(Error::Lora { problem: LoraProblem::Tensors(_), .. })));
 }
 
 #[test]

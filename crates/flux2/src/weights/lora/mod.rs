@@ -67,8 +67,8 @@ impl ModelFiles {
     /// The same model with these LoRAs instead of those it had. Several add up, also the same one twice.
     ///
     /// # Errors
-    /// [`Error::LoraScale`] for a scale that is no number; [`Error::Checkpoint`], [`Error::Lora`] or [`Error::Tensors`] for a
-    /// file that is damaged, no LoRA for the flow transformer, or one for another model.
+    /// [`Error::LoraScale`] for a scale that is no number; [`Error::Checkpoint`] or [`Error::Lora`] for a file that is
+    /// damaged, no LoRA for the flow transformer, or one for another model.
     pub fn with_loras(self, loras: &[LoraPath]) -> Result<Self> {
         let open = |lora| Lora::open(lora, &self.transformer.config);
         let loras = loras.iter().map(open).collect::<Result<_>>()?;
@@ -93,10 +93,8 @@ impl Lora {
         let pairs = match adapters.fit(&Homes::of(config)) {
             Ok(pairs) => pairs,
             Err(mismatch) => {
-                if let Some(problem) = adapters.made_for_another(config, &mismatch) {
-                    return Err(refuse(problem));
-                }
-                return Err(Error::Tensors { path: location.path().to_owned(), mismatch: Box::new(mismatch) });
+                let other = adapters.made_for_another(config, &mismatch);
+                return Err(refuse(other.unwrap_or_else(|| LoraProblem::Tensors(Box::new(mismatch)))));
             }
         };
         let scaling = Scaling::of(metadata).map_err(refuse)?;
@@ -361,6 +359,9 @@ pub enum LoraProblem {
         /// Width of the transformer it is for.
         expected: usize,
     },
+    /// Tensors that have no place, factors without the other, other shapes and element types; all of them.
+    #[error("{0}")]
+    Tensors(Box<Mismatch>),
     /// One factor under two names.
     #[error("`{}` and `{}` are the same", Printable(first), Printable(second))]
     Twice {
@@ -402,6 +403,7 @@ impl LoraProblem {
                 "pass a LoRA of the transformer: pairs named lora_A and lora_B, or lora_down and lora_up"
             }
             LoraProblem::Gguf => "pass the LoRA as a .safetensors file",
+            LoraProblem::Tensors(_) => "pass a LoRA made for this model, in f32, f16 or bf16",
             LoraProblem::OtherFamily { .. } | LoraProblem::OtherSize { .. } => {
                 "pass a LoRA made for this model, or with -m the model it was made for"
             }
