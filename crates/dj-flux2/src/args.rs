@@ -7,9 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Words in the first place that are not a prompt.
 const SUBCOMMANDS: &[&str] = if cfg!(feature = "hub") {
-    &["generate", "info", "bench", "download", "models", "verify", "remove", "help"]
+    &["generate", "info", "plan", "bench", "download", "models", "verify", "remove", "help"]
 } else {
-    &["generate", "info", "bench", "help"]
+    &["generate", "info", "plan", "bench", "help"]
 };
 
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -49,6 +49,9 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Print what made a picture
     Info(InfoArgs),
+    /// Say how much memory a picture would take, without making it
+    #[command(args_override_self = true)]
+    Plan(Box<PlanArgs>),
     /// Time the ops, or whole pictures, on this machine
     Bench(BenchArgs),
     /// Bring a model here, or go on where that stopped
@@ -171,9 +174,76 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
     pub threads: Option<u16>,
 
+    /// Memory the run may take, as in 6GiB: keeps fewer weights in it, or refuses before any work [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
+    pub max_memory: Option<usize>,
+
     /// Keep no text embeddings on disk from run to run, and use none
     #[arg(long, help_heading = "Running")]
     pub no_text_cache: bool,
+}
+
+/// Flags of `plan`: those of `generate` that memory depends on.
+#[derive(clap::Args)]
+pub struct PlanArgs {
+    #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
+    pub model: Option<PathBuf>,
+
+    /// Text encoder, file or folder; needed if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub text_encoder: Option<PathBuf>,
+
+    /// Autoencoder, file or folder; needed if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub vae: Option<PathBuf>,
+
+    /// LoRA to add to the transformer, as for `generate`
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
+    pub lora: Vec<OsString>,
+
+    /// Member of the family, where the files do not say
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub variant: Option<String>,
+
+    /// Reference image; repeat it for several
+    #[arg(short, long, value_name = "FILE", help_heading = "Picture")]
+    pub input: Vec<PathBuf>,
+
+    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: as generate]
+    #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]
+    pub width: Option<u32>,
+
+    /// Height in pixels; likewise
+    #[arg(short = 'H', long, value_name = "PX", help_heading = "Picture")]
+    pub height: Option<u32>,
+
+    /// Width and height at once, as in 1024x768
+    #[arg(long, value_name = "WxH", value_parser = parse_size, conflicts_with_all = ["width", "height"], help_heading = "Picture")]
+    pub size: Option<(u32, u32)>,
+
+    /// Guidance scale, for base models [default: what the model was made for]
+    #[arg(short, long, value_name = "SCALE", help_heading = "Picture")]
+    pub guidance: Option<f32>,
+
+    /// Pictures: what is loaded for the first of several serves the others
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Picture")]
+    pub count: u32,
+
+    /// Number format to compute in [default: bf16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
+
+    /// CPU threads [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
+    pub threads: Option<u16>,
+
+    /// Memory the run may take, as in 6GiB: shows how it would keep to that, or that it cannot
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
+    pub max_memory: Option<usize>,
+
+    /// Print one JSON object
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
 }
 
 /// Flags of `info`.
@@ -365,6 +435,26 @@ fn parse_size(text: &str) -> Result<(u32, u32), &'static str> {
     sides.ok_or("a size is two numbers with an x between them, as in 1024x768")
 }
 
+/// Bytes from a number with a unit. `G` is short for `GiB`, as everywhere where memory is meant.
+fn parse_memory(text: &str) -> Result<usize, &'static str> {
+    let at = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let bytes = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024f64.powi(2),
+        "g" | "gib" => 1024f64.powi(3),
+        "t" | "tib" => 1024f64.powi(4),
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err("the unit is KiB, MiB, GiB, KB, MB or GB, as in 6GiB"),
+    };
+    let number: f64 = number.parse().map_err(|_| "a size is a number and a unit, as in 6GiB")?;
+    Ok((number * bytes) as usize)
+}
+
 /// The command line with `generate` put in front if no subcommand and no call for help is there.
 pub fn with_subcommand(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
@@ -404,6 +494,18 @@ mod tests {
         assert_eq!(command(&["help"]), ["help"]);
         assert_eq!(command(&["--version"]), ["--version"]);
         assert_eq!(command(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn memory_is_a_number_and_a_unit() {
+        for (text, bytes) in
+            [("6GiB", 6 << 30), ("1.5g", 3 << 29), ("800 MB", 800_000_000), ("4096", 4096), ("0.5KiB", 512)]
+        {
+            assert_eq!(parse_memory(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "GiB", "6 apples", "-6GiB", "1.2.3G", "6e9"] {
+            assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,12 +10,13 @@ use std::path::{Component, Path, PathBuf};
 
 use flux2::image::codec::IfExists;
 use flux2::image::{LoraParameters, Parameters};
+use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::{Location, LoraPath};
 use flux2::{
-    Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Precision, Residency, ResolvedRequest,
-    TextCache, Variant,
+    Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Precision, Reference, Residency,
+    ResolvedRequest, TextCache, Variant,
 };
 
 use crate::args::{self, Dtype, GenerateArgs};
@@ -47,6 +48,8 @@ pub struct Settings {
     pub model_is_fallback: bool,
     /// How to run it.
     pub options: EngineOptions,
+    /// Bytes of memory it may take; then fewer weights may stay than `options` say.
+    pub max_memory: Option<usize>,
     /// At least one.
     pub prompts: Vec<String>,
     /// Files of the reference images, in order.
@@ -106,6 +109,21 @@ impl Settings {
             Job { index, prompt, seed, path: self.output.path(index, seed) }
         })
     }
+
+    /// What the engine is asked for.
+    pub fn request_for(&self, job: &Job, references: &[Reference]) -> GenerateRequest {
+        GenerateRequest {
+            prompt: job.prompt.to_owned(),
+            references: references.to_vec(),
+            seed: job.seed,
+            ..self.request.clone()
+        }
+    }
+
+    /// As many of the requests as can differ in the memory they take: later ones come into the place of earlier ones.
+    pub fn requests(&self, references: &[Reference]) -> Vec<GenerateRequest> {
+        self.jobs().take(MAX_PREPARED_PROMPTS + 1).map(|job| self.request_for(&job, references)).collect()
+    }
 }
 
 /// Decide a run.
@@ -158,6 +176,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
             text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
         },
+        max_memory: args.max_memory,
         prompts,
         references: args.input.clone(),
         request,

@@ -43,6 +43,8 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Self::Matrix>;
     /// Give memory that no tensor uses back to the system.
     fn trim(&self);
+    /// The most memory that was in use at once since the last call.
+    fn take_memory_peak(&self) -> MemoryUse;
 
     /// See [`crate::ops::cast()`].
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>>;
@@ -113,6 +115,22 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         mean: &Tensor<Self>,
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>>;
+}
+
+/// Memory in use, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Allocated: tensors, scratch, what is kept for later, weights that are not as a file has them.
+    pub allocated: usize,
+    /// Pages of files that weights are read from. The system can take them back at any time and read them again.
+    pub mapped: usize,
+}
+
+impl MemoryUse {
+    /// Both together: what counts as resident.
+    pub fn total(self) -> usize {
+        self.allocated + self.mapped
+    }
 }
 
 /// Which keys a query may see.

@@ -16,23 +16,35 @@ use crate::{DType, Error, Result};
 pub trait ByteOwner: AsRef<[u8]> + Send + Sync {
     /// Nobody will read `range` soon: what can be had again, such as the pages of a mapped file, need not stay in memory.
     fn forget(&self, _range: Range<usize>) {}
+
+    /// Whether these bytes lie in a file the system reads them from, so that [`forget`](Self::forget) makes room.
+    fn is_mapped(&self) -> bool {
+        false
+    }
 }
 
 impl ByteOwner for Vec<u8> {}
-impl ByteOwner for &'static [u8] {}
+
+/// Of the program's own file.
+impl ByteOwner for &'static [u8] {
+    fn is_mapped(&self) -> bool {
+        true
+    }
+}
 
 /// Shared, immutable bytes: an owned buffer or a window of a mapped file.
 #[derive(Clone)]
 pub struct HostBytes {
     owner: Arc<dyn ByteOwner>,
     range: Range<usize>,
+    streamed: bool,
 }
 
 impl HostBytes {
     /// All bytes of `owner`.
     pub fn new(owner: Arc<dyn ByteOwner>) -> Self {
         let range = 0..(*owner).as_ref().len();
-        HostBytes { owner, range }
+        HostBytes { owner, range, streamed: false }
     }
 
     /// A window of these bytes; `range` counts from their start.
@@ -44,12 +56,28 @@ impl HostBytes {
         HostBytes {
             owner: Arc::clone(&self.owner),
             range: self.range.start + range.start..self.range.start + range.end,
+            streamed: self.streamed,
         }
     }
 
     /// See [`ByteOwner::forget`].
     pub fn forget(&self) {
         self.owner.forget(self.range.clone());
+    }
+
+    /// See [`ByteOwner::is_mapped`].
+    pub fn is_mapped(&self) -> bool {
+        self.owner.is_mapped()
+    }
+
+    /// The same bytes, to be [forgotten](Self::forget) after every use: they come from their file each time anew.
+    pub fn streamed(self) -> Self {
+        HostBytes { streamed: true, ..self }
+    }
+
+    /// Whether they are forgotten after every use.
+    pub fn is_streamed(&self) -> bool {
+        self.streamed && self.is_mapped()
     }
 }
 
@@ -152,6 +180,11 @@ impl HostTensor {
     /// The stored bytes.
     pub fn bytes(&self) -> &HostBytes {
         &self.bytes
+    }
+
+    /// The same tensor with [streamed](HostBytes::streamed) bytes.
+    pub fn streamed(self) -> Self {
+        HostTensor { bytes: self.bytes.streamed(), ..self }
     }
 
     /// Multipliers of an 8-bit matrix.

@@ -29,7 +29,7 @@ pub mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use backend::{AttentionMask, Backend, ConvInput, ConvShape, Convolution, GroupNorm, Rope, RopeLayout};
+pub use backend::{AttentionMask, Backend, ConvInput, ConvShape, Convolution, GroupNorm, MemoryUse, Rope, RopeLayout};
 
 pub use cpu::{CpuBackend, CpuOptions};
 pub use dtype::{Compute, DType, Format};

@@ -160,7 +160,7 @@ pub fn on_cpu<E: fmt::Debug>(
 /// If `threads` is zero.
 pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
     let threads = Some(NonZeroUsize::new(threads).expect("a thread or more"));
-    tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier) }))
+    tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), rehearse: false }))
 }
 
 /// For each function given, `fn case<B: Backend>(be: &B) -> Result<(), E>`, one `#[test]` for each way a backend of this

@@ -8,6 +8,7 @@ use flux2_backend::{Backend, CpuBackend, CpuOptions};
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
+use crate::plan::{self, MemoryPlan};
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
@@ -124,6 +125,38 @@ fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<
     Ok(Box::new(Loaded { pipeline, device }))
 }
 
+/// What `requests`, one after the other, would take of memory. Nothing is computed.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device, and anything wrong with a request.
+pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
+    plan::rehearse(cpu(options, true)?, files, options.precision, options.residency, requests)
+}
+
+/// The first way of running `requests` that needs no more than `limit` bytes: as `options` say, or with fewer weights in memory
+/// at a time. The pictures are the same.
+///
+/// # Errors
+/// [`Error::MemoryLimit`] if there is none; otherwise as [`plan`].
+pub fn within(
+    limit: usize,
+    files: &ModelFiles,
+    options: &EngineOptions,
+    requests: &[GenerateRequest],
+) -> Result<(EngineOptions, MemoryPlan)> {
+    let mut least: Option<MemoryPlan> = None;
+    for residency in options.residency.and_smaller() {
+        let options = EngineOptions { residency, ..options.clone() };
+        let plan = plan(files, &options, requests)?;
+        if plan.peak_bytes() <= limit {
+            return Ok((options, plan));
+        }
+        least = Some(plan).filter(|plan| least.as_ref().is_none_or(|l| plan.peak_bytes() < l.peak_bytes())).or(least);
+    }
+    let least = least.expect("every residency has at least itself");
+    Err(Error::MemoryLimit { limit, least: least.peak_bytes(), stage: least.largest().stage })
+}
+
 /// What the device of `options` is, and what it could do at most, measured now.
 ///
 /// # Errors
@@ -156,10 +189,16 @@ fn describe(be: &CpuBackend, precision: Precision) -> String {
 
 /// The device of `options`.
 fn backend(options: &EngineOptions) -> Result<CpuBackend> {
+    cpu(options, false)
+}
+
+fn cpu(options: &EngineOptions, rehearse: bool) -> Result<CpuBackend> {
     let EngineOptions { device, precision, threads, .. } = *options;
     let compute = precision.compute();
     match device {
-        Device::Auto | Device::Cpu => Ok(CpuBackend::new(CpuOptions { compute, threads, tier: None })),
+        Device::Auto | Device::Cpu => {
+            Ok(CpuBackend::new(CpuOptions { compute, threads, rehearse, ..Default::default() }))
+        }
         Device::Cuda => {
             Err(Error::Device { device: Device::Cuda, reason: "this version runs on the processor only".into() })
         }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::event::Phase;
+use crate::plan::Memory;
 use crate::weights::{ConfigProblem, FileProblem, LoraProblem, Mismatch, Part};
 
 /// Result with this crate's [`Error`].
@@ -163,6 +165,19 @@ pub enum Error {
         path: PathBuf,
         /// Tensor.
         name: String,
+    },
+    /// However few weights are kept, the run needs more memory than it may take.
+    #[error(
+        "this run needs at least {} of memory ({}), and may take {}",
+        Memory(*.least), .stage.name(), Memory(*.limit)
+    )]
+    MemoryLimit {
+        /// Bytes it may take.
+        limit: usize,
+        /// Bytes it needs.
+        least: usize,
+        /// The stage that needs them.
+        stage: Phase,
     },
     /// Parts of different models.
     #[error("the transformer reads {reads} features from the {part}, which makes {makes}")]
@@ -458,7 +473,9 @@ impl Error {
             #[cfg(feature = "hub")]
             Error::Hub(problem) => problem.kind(),
             Error::Cancelled => ErrorKind::Cancelled,
-            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => ErrorKind::OutOfMemory,
+            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) | Error::MemoryLimit { .. } => {
+                ErrorKind::OutOfMemory
+            }
             _ => ErrorKind::Failure,
         }
     }
@@ -535,6 +552,9 @@ impl Error {
             | Error::TokenizerToken { .. } => Some("use the tokenizer.json that Qwen3 was published with".into()),
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => {
                 Some("ask for a smaller picture or fewer reference images, or use --dtype bf16".into())
+            }
+            Error::MemoryLimit { .. } => {
+                Some("ask for a smaller picture or fewer reference images, or allow more memory".into())
             }
             Error::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {

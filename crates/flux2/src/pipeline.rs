@@ -30,6 +30,9 @@ use crate::{Error, Result};
 /// Which networks stay in memory between the stages of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Residency {
+    /// Weights are read from their files for every use and not kept, as far as files hold them in the form of the run; and
+    /// each network is released when its stage is over.
+    Streamed,
     /// Each network is released when its stage is over.
     #[default]
     OneAtATime,
@@ -37,6 +40,25 @@ pub enum Residency {
     KeepForNext,
     /// Everything that was loaded stays.
     KeepAll,
+}
+
+impl Residency {
+    /// Whether a network is released when its stage is over.
+    fn releases(self) -> bool {
+        matches!(self, Residency::Streamed | Residency::OneAtATime)
+    }
+
+    /// This one and those that keep less in memory.
+    pub(crate) fn and_smaller(self) -> impl Iterator<Item = Residency> {
+        let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed];
+        all.into_iter().skip_while(move |residency| *residency != self)
+    }
+
+    /// Whether the weights of `part` need not stay from one use to the next.
+    fn streams(self, part: Part) -> bool {
+        // Where it is loaded for one prompt, each of the text encoder's weights is used once.
+        self == Residency::Streamed || (self == Residency::OneAtATime && part == Part::TextEncoder)
+    }
 }
 
 /// A picture and how it came about.
@@ -320,9 +342,10 @@ impl<B: Backend> Pipeline<B> {
             return Ok(Arc::clone(tokens));
         }
         self.release_text_encoder();
-        let encoder = load(observer, cancel, (Part::Vae, self.precision), &self.files.vae, |c, weights| {
-            vae::Encoder::load(&self.be, c, weights)
-        })?;
+        let encoder =
+            load(observer, cancel, (Part::Vae, self.precision, self.residency), &self.files.vae, |c, weights| {
+                vae::Encoder::load(&self.be, c, weights)
+            })?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
             for (k, image) in references.iter().map(Reference::image).enumerate() {
@@ -410,20 +433,22 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
-        if self.residency == Residency::OneAtATime {
+        if self.residency.releases() {
             self.transformer = None;
+            self.be.trim();
         }
         if self.decoder.is_none() {
-            let decoder = load(observer, cancel, (Part::Vae, self.precision), &self.files.vae, |c, weights| {
-                vae::Decoder::load(&self.be, c, weights)
-            })?;
+            let decoder =
+                load(observer, cancel, (Part::Vae, self.precision, self.residency), &self.files.vae, |c, weights| {
+                    vae::Decoder::load(&self.be, c, weights)
+                })?;
             self.decoder = Some(decoder);
         }
         let decoder = self.decoder.as_ref().expect("loaded above");
         let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
             decoder.forward(latents, request.grid(), pulse)
         });
-        if self.residency == Residency::OneAtATime {
+        if self.residency.releases() {
             self.decoder = None;
         }
         self.be.trim();
@@ -469,12 +494,16 @@ impl<B: Backend> Pipeline<B> {
     ) -> Result<Vec<f32>> {
         if self.residency != Residency::KeepAll {
             self.transformer = None; // the two large ones are never resident together
+            self.be.trim();
         }
         if self.text_encoder.is_none() {
-            let encoder =
-                load(observer, cancel, (Part::TextEncoder, self.precision), &self.files.text_encoder, |c, weights| {
-                    Qwen3::load(&self.be, c, weights)
-                })?;
+            let encoder = load(
+                observer,
+                cancel,
+                (Part::TextEncoder, self.precision, self.residency),
+                &self.files.text_encoder,
+                |c, weights| Qwen3::load(&self.be, c, weights),
+            )?;
             self.text_encoder = Some(encoder);
         }
         let encoder = self.text_encoder.as_ref().expect("loaded above");
@@ -487,9 +516,10 @@ impl<B: Backend> Pipeline<B> {
         self.release_text_encoder();
         if self.transformer.is_none() {
             let (part, threads) = (&self.files.transformer, self.threads);
-            let transformer = load(observer, cancel, (Part::Transformer, self.precision), part, |c, base| {
-                FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
-            })?;
+            let transformer =
+                load(observer, cancel, (Part::Transformer, self.precision, self.residency), part, |c, base| {
+                    FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
+                })?;
             self.transformer = Some(transformer);
         }
         Ok(())
@@ -535,12 +565,12 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T>
 fn load<C, T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
-    (part, precision): (Part, Precision),
+    (part, precision, residency): (Part, Precision, Residency),
     component: &Component<C>,
     build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
 ) -> Result<T> {
     phase(observer, cancel, Phase::Load(part), 0, |_| {
-        build(&component.config, &Loading { weights: component.map()?, part, precision, cancel })
+        build(&component.config, &Loading { weights: component.map()?, part, precision, residency, cancel })
     })
 }
 
@@ -550,13 +580,15 @@ struct Loading<'a> {
     weights: MappedWeights,
     part: Part,
     precision: Precision,
+    residency: Residency,
     cancel: &'a CancelToken,
 }
 
 impl WeightSource for Loading<'_> {
     fn tensor(&self, name: &str) -> Result<HostTensor> {
         self.cancel.check()?;
-        self.weights.tensor(name)
+        let tensor = self.weights.tensor(name)?;
+        Ok(if self.residency.streams(self.part) { tensor.streamed() } else { tensor })
     }
 
     fn format(&self, name: &str) -> Format {

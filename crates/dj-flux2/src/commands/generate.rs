@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::weights::{Location, Lora};
-use flux2::{CancelToken, Engine, Error, GenerateRequest, Reference, Variant, engine};
+use flux2::plan::Memory;
+use flux2::weights::{Location, Lora, ModelFiles};
+use flux2::{CancelToken, Engine, Error, Reference, Residency, Variant, engine};
 
 #[cfg(feature = "hub")]
 use super::download::find_or_offer;
@@ -62,21 +63,27 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     for part in [&mut settings.paths.text_encoder, &mut settings.paths.vae].into_iter().flatten() {
         *part = find_part(part)?;
     }
-    let mut engine = open_model(&settings)?;
+    let mut files = ModelFiles::open(&settings.paths)?;
     // Files need not say how they are to be run, and --variant may have overruled them: the picture remembers.
     let made_as = from.as_ref().and_then(|f| f.variant.as_deref()).filter(|_| args.variant.is_none());
-    if let Some(variant) = made_as.filter(|variant| *variant != engine.variant().kind_name()) {
+    if let Some(variant) = made_as.filter(|variant| *variant != files.variant.kind_name()) {
         report.warning(format_args!("the picture was made as {variant}, so this one is too"));
         settings.paths.variant = Some(Variant::by_name(variant)?);
-        engine = open_model(&settings)?;
+        files = ModelFiles::open(&settings.paths)?;
     }
     let references = settings.references.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
     if let (Some(parameters), Some(file)) = (&from, &args.from) {
         let origin = Origin { file, parameters };
         origin.check_references(&settings.references, &references)?;
-        origin.check_loras(engine.loras(), !args.lora.is_empty(), &report)?;
-        origin.warn_of_differences(engine.name(), &report);
+        origin.check_loras(&files.loras, !args.lora.is_empty(), &report)?;
+        origin.warn_of_differences(&files.name, &report);
     }
+    if let Some(limit) = settings.max_memory {
+        let (options, plan) = engine::within(limit, &files, &settings.options, &settings.requests(&references))?;
+        report.verbose(format_args!("memory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency)));
+        settings.options = options;
+    }
+    let engine = engine::open(files, &settings.options)?;
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
     for lora in engine.loras() {
         let Lora { name, scale, .. } = lora;
@@ -119,14 +126,9 @@ impl Run<'_> {
     }
 
     fn one(&mut self, job: &Job) -> Result<()> {
-        let Settings { request, output, .. } = self.settings;
+        let output = &self.settings.output;
         let start = Instant::now();
-        let request = GenerateRequest {
-            prompt: job.prompt.to_owned(),
-            references: self.references.clone(),
-            seed: job.seed,
-            ..request.clone()
-        };
+        let request = self.settings.request_for(job, &self.references);
         let steps = request.steps.unwrap_or(self.engine.variant().default_steps);
         self.report.begin(job, self.settings.pictures(), steps);
         let made = self.engine.generate(&request, &mut self.report, &self.cancel)?;
@@ -210,8 +212,13 @@ fn fresh_seed() -> u64 {
 
 // ---- the model ----
 
-fn open_model(settings: &Settings) -> Result<Box<dyn Engine>> {
-    Ok(engine::load(&settings.paths, &settings.options)?)
+/// What a residency means, where it is not the usual one.
+pub(super) fn how(residency: Residency) -> &'static str {
+    match residency {
+        Residency::KeepAll | Residency::KeepForNext => ", networks kept for the next picture",
+        Residency::OneAtATime => ", one network at a time",
+        Residency::Streamed => ", weights read from their files for every use",
+    }
 }
 
 /// What is said where nobody named a model.

@@ -8,6 +8,7 @@ pub mod generate;
 pub mod info;
 #[cfg(feature = "hub")]
 pub mod models;
+pub mod plan;
 #[cfg(feature = "hub")]
 pub mod remove;
 #[cfg(feature = "hub")]

@@ -13,6 +13,7 @@ mod lora;
 mod mini;
 mod models;
 mod pictures;
+mod plan;
 mod prompts;
 mod text_cache;
 #[cfg(feature = "mini")]

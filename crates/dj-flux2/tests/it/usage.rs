@@ -29,6 +29,7 @@ fn no_arguments() {
     Commands:
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
+      plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
       download  Bring a model here, or go on where that stopped
       models    List the models that are known, and those that are on this disk
@@ -59,6 +60,7 @@ fn help() {
     Commands:
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
+      plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
       download  Bring a model here, or go on where that stopped
       models    List the models that are known, and those that are on this disk
@@ -80,7 +82,7 @@ fn help() {
 #[cfg(all(feature = "hub", feature = "mini"))]
 #[test]
 fn help_for_generate() {
-    snapshot!(refused(&["generate", "--help"]), @"
+    snapshot!(refused(&["generate", "--help"]), @r"
     exit code: 0
     ----- stdout -----
     Make pictures from a prompt, and from reference images
@@ -131,11 +133,13 @@ fn help_for_generate() {
       -v, --verbose        Print model, device and the time of every stage
 
     Running:
-          --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16,
-                             int8]
-          --device <DEVICE>  Where to run [default: auto] [possible values: auto, cpu, cuda]
-          --threads <N>      CPU threads [default: as many as this process may use]
-          --no-text-cache    Keep no text embeddings on disk from run to run, and use none
+          --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
+                               int8]
+          --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
+          --threads <N>        CPU threads [default: as many as this process may use]
+          --max-memory <SIZE>  Memory the run may take, as in 6GiB: keeps fewer weights in it, or
+                               refuses before any work [default: no limit]
+          --no-text-cache      Keep no text embeddings on disk from run to run, and use none
     ");
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }

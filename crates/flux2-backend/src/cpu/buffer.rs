@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Error, Result};
+use crate::{Error, MemoryUse, Result};
 
 /// Used and unused memory together may exceed what was once used at a time by this much, so that a stage which cycles
 /// through buffers of many sizes finds them all; beyond it the oldest unused goes to the system.
@@ -63,6 +63,10 @@ struct State {
     used_units: usize,
     /// The most that was used at once since the pool was cleared.
     most_used_units: usize,
+    /// Bytes of weights, which are in nobody's buffer.
+    weights: MemoryUse,
+    /// When there was most of everything.
+    peak: MemoryUse,
 }
 
 impl State {
@@ -77,6 +81,19 @@ impl State {
     fn use_units(&mut self, units: usize) {
         self.used_units += units;
         self.most_used_units = self.most_used_units.max(self.used_units);
+        self.note_peak();
+    }
+
+    fn now(&self) -> MemoryUse {
+        let buffers = (self.used_units + self.free_units) * size_of::<Unit>();
+        MemoryUse { allocated: self.weights.allocated + buffers, ..self.weights }
+    }
+
+    fn note_peak(&mut self) {
+        let now = self.now();
+        if now.total() > self.peak.total() {
+            self.peak = now;
+        }
     }
 }
 
@@ -121,6 +138,20 @@ impl BufferPool {
     /// The most bytes that were used at once since the pool was cleared.
     pub(super) fn peak_bytes(&self) -> usize {
         self.lock().most_used_units * size_of::<Unit>()
+    }
+
+    /// Count memory of weights that comes into use, and changes back when it goes.
+    pub(super) fn count_weights(&self, change: impl FnOnce(&mut MemoryUse)) {
+        let mut state = self.lock();
+        change(&mut state.weights);
+        state.note_peak();
+    }
+
+    /// The most memory there was at once since the last call, and count from now on.
+    pub(super) fn take_peak(&self) -> MemoryUse {
+        let mut state = self.lock();
+        let now = state.now();
+        std::mem::replace(&mut state.peak, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

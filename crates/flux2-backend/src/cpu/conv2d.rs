@@ -94,7 +94,7 @@ fn convolve(
             }
         };
         let block = Block { part: 0, from: 0, segments: taps, groups, first_column: 0, columns: channels };
-        let weights = Weights::Stored([conv.weight.matrix().stored()]);
+        let weights = Weights::Stored([conv.weight.matrix().stored().read()]);
         let product = Product { rows: band.len() * out_w, weights, blocks: vec![block] };
         let done = (band.start - rows.start) * out_w;
         let emit = |pixel, columns: Range<usize>, [values]: [&[f32]; 1]| emit(done + pixel, columns, values);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::gemm::{BLOCK_GROUPS, Block, Output, Product, Weights, convert, convert_sum, left_operand, row_pointer};
 use super::int8::QuantizedRows;
+use super::matrix::StoredMatrix;
 use super::simd::{MicroKernel, RowPointers, with_element};
 use super::{CpuBackend, Matrix};
 use crate::{DType, Result, Tensor};
@@ -53,16 +54,18 @@ pub(super) fn product<const N: usize>(
         // SAFETY: rows in bytes are as long as the weight's, and no block reaches beyond.
         return unsafe { product.run(be, kernel, pointers, emit) };
     }
-    let weights = Matrix::all_stored(weights).expect("weights of one product are in one format");
+    let stored = Matrix::all_stored(weights).expect("weights of one product are in one format");
     let kernel = MicroKernel::select(be.tier, be.compute);
     let operands = parts.iter().map(|x| left_operand(be, kernel, x)).collect::<Result<Vec<_>>>()?;
     let blocks = blocks(kernel, parts.iter().map(|x| x.cols()));
-    let product = Product { rows, weights: Weights::Stored(weights), blocks };
+    let product = Product { rows, weights: Weights::Stored(stored.map(StoredMatrix::read)), blocks };
     let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
         table[0][lane] = row_pointer(&operands[block.part], row).wrapping_add(block.from);
     };
     // SAFETY: `left_operand` made rows of whole groups, and no block reaches beyond its part's row.
-    unsafe { product.run(be, kernel, pointers, emit) }
+    unsafe { product.run(be, kernel, pointers, emit)? };
+    stored.iter().for_each(|weight| weight.done());
+    Ok(())
 }
 
 /// The summed axis of parts with `widths` columns, in pieces of [`BLOCK_GROUPS`].

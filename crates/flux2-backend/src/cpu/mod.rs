@@ -46,12 +46,13 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, Rope};
-use crate::{Compute, DType, Error, Format, HostTensor, Result, Tensor, Weight};
+use crate::{Compute, DType, Error, Format, HostTensor, MemoryUse, Result, Tensor, Weight};
 
 pub use buffer::Buffer;
 use buffer::BufferPool;
 use int8::Int8Matrix;
 pub use matrix::Matrix;
+use matrix::StoredMatrix;
 use pool::Threads;
 pub use simd::Tier;
 use simd::{Element, with_element};
@@ -65,11 +66,13 @@ pub struct CpuOptions {
     pub threads: Option<NonZeroUsize>,
     /// Instruction set; `None` is the best this processor has.
     pub tier: Option<Tier>,
+    /// Compute nothing: every op takes the memory it would and leaves in it what was there. To know what a run needs.
+    pub rehearse: bool,
 }
 
 impl Default for CpuOptions {
     fn default() -> Self {
-        CpuOptions { compute: Compute::Bf16, threads: None, tier: None }
+        CpuOptions { compute: Compute::Bf16, threads: None, tier: None, rehearse: false }
     }
 }
 
@@ -90,7 +93,11 @@ impl CpuBackend {
         CpuBackend {
             compute: options.compute,
             tier: options.tier.map_or_else(Tier::detect, Tier::lowered),
-            threads: Arc::new(Threads::new(options.threads)),
+            threads: Arc::new(if options.rehearse {
+                Threads::idle(options.threads)
+            } else {
+                Threads::new(options.threads)
+            }),
             buffers: Arc::default(),
         }
     }
@@ -203,13 +210,17 @@ impl Backend for CpuBackend {
 
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
         Ok(match format {
-            Format::AsStored => Matrix::Stored(matrix),
+            Format::AsStored => Matrix::Stored(StoredMatrix::new(matrix, &self.buffers)),
             Format::Int8 => Matrix::Int8(Int8Matrix::new(self, &matrix)?),
         })
     }
 
     fn trim(&self) {
         self.buffers.clear();
+    }
+
+    fn take_memory_peak(&self) -> MemoryUse {
+        self.buffers.take_peak()
     }
 
     fn linear(
@@ -264,7 +275,7 @@ impl Backend for CpuBackend {
     }
 
     fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
-        embedding::embedding(self, table.matrix().stored(), ids)
+        embedding::embedding(self, table.matrix().stored().peek(), ids)
     }
 
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {

@@ -17,6 +17,7 @@ use super::config::{ConfigProblem, ExpectedTensor, Json};
 use super::gguf::Metadata;
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
 use super::location::Location;
+use super::lora;
 use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use super::{MAX_INDEX_BYTES, WeightSource, synthetic};
 use crate::{Error, Result};
@@ -71,6 +72,30 @@ impl<C> Component<C> {
         Ok(MappedWeights { maps, plan: Arc::clone(&self.plan) })
     }
 
+    /// The same without what costs memory beyond the files': tensors that would have to be put together are blank, and so are
+    /// those that will be `changed`.
+    pub(super) fn outline(&self, changed: impl Fn(&str) -> bool) -> Self
+    where
+        C: Clone,
+    {
+        let outline = |name: &str, planned: &Planned| {
+            let form = match (&planned.form, &planned.pieces[..]) {
+                (_, pieces) if changed(name) => {
+                    Form::Blank(lora::merged_dtype(pieces.first().map_or(DType::Bf16, |p| p.dtype)))
+                }
+                (Form::Stored(Rule::ConcatRows(..) | Rule::SwapHalves(..)), [first, rest @ ..]) => {
+                    let alike = rest.iter().all(|piece| piece.dtype == first.dtype) && first.scales.is_none();
+                    Form::Blank(if alike { first.dtype } else { DType::F32 })
+                }
+                (Form::Random, _) => Form::Blank(DType::Bf16),
+                (form, _) => form.clone(),
+            };
+            Planned { form, ..planned.clone() }
+        };
+        let plan = self.plan.iter().map(|(name, planned)| (name.clone(), outline(name, planned))).collect();
+        Component { plan: Arc::new(plan), ..self.clone() }
+    }
+
     /// Tells these weights from others without reading them all: of each tensor its name, form, dtype, shape and place and
     /// [`SAMPLE_BYTES`] of its middle; of each file its length and the times of its last change.
     ///
@@ -105,7 +130,11 @@ pub struct MappedWeights {
 impl WeightSource for MappedWeights {
     fn tensor(&self, name: &str) -> Result<HostTensor> {
         let planned = self.plan.get(name).ok_or_else(|| Error::UnknownWeight { name: name.into() })?;
-        let Form::Stored(rule) = planned.form else { return synthetic::tensor(name, &planned.shape) };
+        let rule = match planned.form {
+            Form::Stored(rule) => rule,
+            Form::Random => return synthetic::tensor(name, &planned.shape),
+            Form::Blank(dtype) => return blank(dtype, &planned.shape),
+        };
         let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
         Ok(match rule {
             Rule::Same(..) => pieces.swap_remove(0),
@@ -124,8 +153,14 @@ impl WeightSource for MappedWeights {
     }
 }
 
+/// Zeros, in memory that the system need not have: nobody has written to it.
+fn blank(dtype: DType, shape: &[usize]) -> Result<HostTensor> {
+    let bytes = vec![0u8; dtype.bytes(shape.iter().product())];
+    Ok(HostTensor::new(dtype, shape, HostBytes::new(Arc::new(bytes)))?)
+}
+
 /// A canonical tensor and what it is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Planned {
     shape: Vec<usize>,
     form: Form,
@@ -133,16 +168,18 @@ struct Planned {
 }
 
 /// Where a canonical tensor comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Form {
     /// Stored pieces, put together by a rule.
     Stored(Rule),
     /// Nowhere: see [`synthetic`].
     Random,
+    /// Nowhere, and its values do not matter.
+    Blank(DType),
 }
 
 /// One stored tensor, with the multipliers that belong to it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Piece {
     file: usize,
     dtype: DType,
@@ -151,7 +188,7 @@ struct Piece {
     scales: Option<Scales>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Scales {
     values: Box<Piece>,
     block: [usize; 2],

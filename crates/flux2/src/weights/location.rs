@@ -273,6 +273,10 @@ impl AsRef<[u8]> for MappedFile {
 }
 
 impl ByteOwner for MappedFile {
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
     #[allow(unsafe_code)]
     fn forget(&self, range: Range<usize>) {
         // Whole pages within the range; its neighbours may be in use.

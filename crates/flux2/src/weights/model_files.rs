@@ -84,6 +84,14 @@ impl ModelFiles {
         let files = ModelFiles { variant, name, transformer, text_encoder, vae, loras: Vec::new(), tokenizer };
         files.with_loras(&paths.loras)
     }
+
+    /// The same for a run that computes nothing.
+    pub(crate) fn outline(&self) -> Self {
+        let ModelFiles { transformer, text_encoder, vae, .. } = self;
+        let transformer = transformer.outline(|name| self.loras.iter().any(|lora| lora.touches(name)));
+        let (text_encoder, vae) = (text_encoder.outline(|_| false), vae.outline(|_| false));
+        ModelFiles { transformer, text_encoder, vae, loras: vec![], ..self.clone() }
+    }
 }
 
 impl Component<TransformerConfig> {

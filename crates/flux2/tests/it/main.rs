@@ -16,6 +16,7 @@ mod mini;
 mod noise;
 mod once;
 mod parity;
+mod plan;
 mod schedule;
 mod tally;
 mod text_cache;

@@ -33,7 +33,7 @@ const PIXELS: f32 = 5e-5;
 
 /// Two threads, so that work is really shared out.
 fn backend(compute: Compute) -> CpuBackend {
-    CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), tier: None })
+    CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), ..Default::default() })
 }
 
 impl Golden {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use flux2::weights::{ModelFiles, ModelPaths, WeightSource};
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, Result, Rope,
-    Tensor, Weight,
+    AttentionMask, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, MemoryUse, Result,
+    Rope, Tensor, Weight,
 };
 
 /// A piece of work: what, and for how many rows.
@@ -92,6 +92,10 @@ impl Backend for Tally {
     }
 
     fn trim(&self) {}
+
+    fn take_memory_peak(&self) -> MemoryUse {
+        MemoryUse::default()
+    }
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
         self.result(dtype, x.shape())

@@ -19,10 +19,15 @@ const COLS: usize = 16;
 /// Products that are not worth another thread.
 const FEW: usize = 1 << 20;
 
+/// How a merged matrix is stored.
+pub(in crate::weights) fn merged_dtype(base: DType) -> DType {
+    if base == DType::F32 { DType::F32 } else { DType::Bf16 }
+}
+
 /// The matrix `base` with `patches` added.
 pub(super) fn merge(base: &HostTensor, patches: &[&Patch], threads: NonZeroUsize) -> Result<HostTensor> {
     let &[rows, cols] = base.shape() else { unreachable!("LoRA is for matrices") };
-    let dtype = if base.dtype() == DType::F32 { DType::F32 } else { DType::Bf16 };
+    let dtype = merged_dtype(base.dtype());
     let row_bytes = dtype.bytes(cols);
     let mut merged = vec![0; rows * row_bytes];
     // Between two bounds all rows get the same patches.

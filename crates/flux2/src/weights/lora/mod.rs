@@ -12,6 +12,8 @@ mod keys;
 mod merge;
 mod scaling;
 
+pub(super) use merge::merged_dtype;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -80,6 +82,11 @@ impl Lora {
     /// How many matrices of the transformer it changes.
     pub fn matrices(&self) -> usize {
         self.patches.len()
+    }
+
+    /// Whether it changes the matrix `name`.
+    pub(super) fn touches(&self, name: &str) -> bool {
+        self.patches.contains_key(name)
     }
 
     fn open(LoraPath { location, scale }: &LoraPath, config: &TransformerConfig) -> Result<Self> {

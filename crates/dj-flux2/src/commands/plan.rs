@@ -1,0 +1,125 @@
+//! `dj-flux2 plan`: what a picture would take of memory.
+
+use std::path::Path;
+
+use flux2::plan::{Memory, MemoryPlan, PROGRAM_BYTES};
+use flux2::request::ResolvedRequest;
+use flux2::weights::ModelFiles;
+use flux2::{EngineOptions, Residency, engine};
+use serde::Serialize;
+
+use super::find::{find_model, find_part};
+use super::generate::{how, read_reference};
+use crate::args::{GenerateArgs, PlanArgs};
+use crate::failure::Result;
+use crate::report::print;
+use crate::settings::{self, Outside};
+
+/// The plan, as `--json` prints it.
+#[derive(Serialize)]
+struct Record<'a> {
+    model: &'a str,
+    dtype: String,
+    width: u32,
+    height: u32,
+    stages: Vec<StageRecord>,
+    /// Of the program itself.
+    program_bytes: usize,
+    /// Of the largest stage, with the program.
+    peak_bytes: usize,
+    /// The same, where as few weights as possible are kept.
+    least_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct StageRecord {
+    stage: &'static str,
+    allocated_bytes: usize,
+    mapped_bytes: usize,
+}
+
+/// Print what `args` would take.
+pub fn run(args: &PlanArgs) -> Result<()> {
+    let generate = GenerateArgs {
+        model: args.model.clone(),
+        text_encoder: args.text_encoder.clone(),
+        vae: args.vae.clone(),
+        lora: args.lora.clone(),
+        variant: args.variant.clone(),
+        input: args.input.clone(),
+        width: args.width,
+        height: args.height,
+        size: args.size,
+        guidance: args.guidance,
+        count: args.count,
+        output: "{seed}.png".into(),
+        dtype: args.dtype,
+        threads: args.threads,
+        max_memory: args.max_memory,
+        ..Default::default()
+    };
+    let outside = Outside {
+        model: std::env::var_os("DJ_FLUX2_MODEL"),
+        text_cache: None,
+        from: None,
+        is_file: Path::is_file,
+        prompts: vec![String::new()],
+        fresh_seed: 0,
+    };
+    let mut settings = settings::resolve(&generate, outside)?;
+    settings.paths.model = find_model(&settings.paths.model)?;
+    for part in [&mut settings.paths.text_encoder, &mut settings.paths.vae].into_iter().flatten() {
+        *part = find_part(part)?;
+    }
+    let files = ModelFiles::open(&settings.paths)?;
+    let references = settings.references.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
+    let requests = settings.requests(&references);
+    let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;
+
+    let (options, plan) = match settings.max_memory {
+        Some(limit) => engine::within(limit, &files, &settings.options, &requests)?,
+        None => (settings.options.clone(), engine::plan(&files, &settings.options, &requests)?),
+    };
+    let streamed = EngineOptions { residency: Residency::Streamed, ..settings.options.clone() };
+    let least_bytes = engine::plan(&files, &streamed, &requests)?.peak_bytes().min(plan.peak_bytes());
+    if args.json {
+        let stages = plan.stages.iter().map(|at| StageRecord {
+            stage: at.stage.name(),
+            allocated_bytes: at.memory.allocated,
+            mapped_bytes: at.memory.mapped,
+        });
+        let record = Record {
+            model: &files.name,
+            dtype: options.precision.to_string(),
+            width,
+            height,
+            stages: stages.collect(),
+            program_bytes: PROGRAM_BYTES,
+            peak_bytes: plan.peak_bytes(),
+            least_bytes,
+        };
+        return print(&serde_json::to_string(&record).expect("strings and numbers serialise"));
+    }
+    print(&format!("{}, {width}x{height}, {}{}", files.name, options.precision, how(options.residency)))?;
+    table(&plan)?;
+    let largest = plan.largest().stage.name();
+    print(&format!(
+        "at most {}, in {largest}, with {} of the program itself",
+        Memory(plan.peak_bytes()),
+        Memory(PROGRAM_BYTES)
+    ))?;
+    match options.residency {
+        Residency::Streamed => Ok(()),
+        _ => print(&format!("with --max-memory {} or more, fewer weights are kept", Memory(least_bytes))),
+    }
+}
+
+fn table(plan: &MemoryPlan) -> Result<()> {
+    print(&format!("{:<12}{:>12}{:>14}{:>12}", "stage", "allocated", "from files", "together"))?;
+    for at in &plan.stages {
+        let [allocated, mapped, total] =
+            [at.memory.allocated, at.memory.mapped, at.memory.total()].map(|bytes| Memory(bytes).to_string());
+        print(&format!("{:<12}{allocated:>12}{mapped:>14}{total:>12}", at.stage.name()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! `plan` and `--max-memory`.
+
+use crate::cli::Cli;
+use crate::snapshot;
+
+#[test]
+fn a_plan_lists_the_stages_and_makes_no_picture() {
+    let cli = Cli::with_tiny_model();
+    let shown = cli.run(["plan", "--json", "-W", "64", "-H", "96", "--threads", "2"]);
+    let json = shown.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{shown}"));
+    let plan: serde_json::Value = serde_json::from_str(json).unwrap();
+    let stages: Vec<&str> = plan["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["text", "denoise", "decode"]);
+    assert_eq!((&plan["width"], &plan["height"], &plan["dtype"]), (&64.into(), &96.into(), &"bf16".into()));
+    let [peak, least] = ["peak_bytes", "least_bytes"].map(|key| plan[key].as_u64().unwrap());
+    assert!(least < peak && least > plan["program_bytes"].as_u64().unwrap(), "{plan}");
+    assert_eq!(cli.files(), [""; 0]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_any_work() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(cli.run(["a red fox", "--max-memory", "20MiB"]), @r"
+    exit code: 5
+    ----- stderr -----
+    error: this run needs at least 152 MiB of memory (decode), and may take 20 MiB
+    hint: ask for a smaller picture or fewer reference images, or allow more memory
+    ");
+    assert_eq!(cli.files(), [""; 0]);
+    snapshot!(cli.run(["a red fox", "--max-memory", "much"]), @r"
+    exit code: 2
+    ----- stderr -----
+    error: invalid value 'much' for '--max-memory <SIZE>': the unit is KiB, MiB, GiB, KB, MB or GB, as in 6GiB
+    hint: run it with --help to see what it takes
+    ");
+}
+
+#[test]
+fn a_run_says_how_it_keeps_to_its_limit() {
+    let cli = Cli::with_tiny_model();
+    let shown = cli.run(["a red fox", "-W", "64", "-H", "64", "-S", "1", "-v", "--max-memory", "8GiB"]);
+    assert!(shown.contains("memory: at most") && shown.contains("one network at a time"), "{shown}");
+    assert_eq!(cli.files(), ["output.png"]);
+}

@@ -1,0 +1,67 @@
+//! Keeping to a limit of memory. That plans come true is tested alone, in `tests/memory`.
+
+use flux2::weights::ModelFiles;
+use flux2::{
+    CancelToken, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision, Residency,
+    engine,
+};
+
+use crate::golden::fixture;
+
+/// The tiny model, whose weights are mapped.
+fn tiny() -> ModelFiles {
+    ModelFiles::open(&ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }).unwrap()
+}
+
+fn request() -> GenerateRequest {
+    GenerateRequest { prompt: "a red fox".into(), width: Some(64), height: Some(64), ..Default::default() }
+}
+
+fn options(residency: Residency) -> EngineOptions {
+    EngineOptions { residency, precision: Precision::Bf16, ..Default::default() }
+}
+
+fn plan(residency: Residency) -> MemoryPlan {
+    engine::plan(&tiny(), &options(residency), &[request()]).unwrap()
+}
+
+#[test]
+fn each_residency_keeps_less_than_the_one_before() {
+    let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed];
+    // Where it is loaded, the transformer's weights are all there.
+    let denoise = |residency| {
+        let plan = plan(residency);
+        plan.stages.iter().find(|at| at.stage == Phase::Denoise).unwrap().memory
+    };
+    let mapped = all.map(|residency| denoise(residency).mapped);
+    assert!(mapped[0] > mapped[1] && mapped[1] >= mapped[2] && mapped[2] > 10 * mapped[3].max(1), "{mapped:?}");
+    assert_eq!(
+        plan(Residency::OneAtATime).stages.iter().map(|at| at.stage).collect::<Vec<_>>(),
+        [Phase::Text, Phase::Denoise, Phase::Decode]
+    );
+}
+
+#[test]
+fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
+    let [kept, streamed] = [Residency::KeepAll, Residency::Streamed].map(|residency| plan(residency).peak_bytes());
+    assert!(streamed < kept);
+    let within = |limit| engine::within(limit, &tiny(), &options(Residency::KeepAll), &[request()]);
+    let (options, plan) = within(kept).unwrap();
+    assert_eq!((options.residency, plan.peak_bytes()), (Residency::KeepAll, kept));
+    let (options, plan) = within(kept - 1).unwrap();
+    assert!(options.residency != Residency::KeepAll && plan.peak_bytes() < kept);
+    assert_eq!(within(streamed).unwrap().0.residency, Residency::Streamed);
+    let refused = within(streamed - 1).unwrap_err();
+    assert!(matches!(refused, Error::MemoryLimit { limit, least, .. } if limit == streamed - 1 && least == streamed));
+    assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn streamed_weights_give_the_same_picture() {
+    let picture = |residency| {
+        let mut engine = engine::open(tiny(), &options(residency)).unwrap();
+        let made = engine.generate(&request(), &mut |_: &_| {}, &CancelToken::new()).unwrap();
+        made.image.into_pixels()
+    };
+    assert_eq!(picture(Residency::Streamed), picture(Residency::KeepAll));
+}

@@ -1,0 +1,138 @@
+//! The planner's promise: what a run takes of memory is what was said before it began.
+//!
+//! One test, since every allocation of the process counts.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flux2::image::RgbImage;
+use flux2::variant::{KLEIN_MINI, Variant};
+use flux2::weights::{ModelFiles, ModelPaths};
+use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Reference, Residency, engine};
+
+/// The system's allocator, which counts.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[allow(unsafe_code)] // an allocator cannot be written without
+// SAFETY: everything is the system's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        add(size);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(block, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+fn add(bytes: usize) {
+    PEAK.fetch_max(NOW.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
+}
+
+/// The most that `work` allocates at once beyond what there was, and its result.
+fn high_water<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = NOW.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let result = work();
+    (PEAK.load(Ordering::Relaxed) - before, result)
+}
+
+/// Relative error that a prediction may have.
+const TOLERANCE: f64 = 0.05;
+
+struct Case {
+    name: &'static str,
+    precision: Precision,
+    size: [u32; 2],
+    prompts: &'static [&'static str],
+    reference: Option<u32>,
+    residency: Residency,
+}
+
+fn requests(case: &Case) -> Vec<GenerateRequest> {
+    let picture = |side: u32| RgbImage::new(side, side, vec![100; 3 * (side * side) as usize]).unwrap();
+    let references = case.reference.map(|side| Reference::from_image(picture(side)));
+    let request = |prompt: &&str| GenerateRequest {
+        prompt: (*prompt).to_owned(),
+        width: Some(case.size[0]),
+        height: Some(case.size[1]),
+        steps: Some(2),
+        references: references.iter().cloned().collect(),
+        ..Default::default()
+    };
+    case.prompts.iter().map(request).collect()
+}
+
+#[test]
+fn a_run_takes_the_memory_that_was_planned() {
+    let case = |name, precision, size, residency| Case {
+        name,
+        precision,
+        size,
+        residency,
+        prompts: &["a fox"],
+        reference: None,
+    };
+    let cases = [
+        case("f32", Precision::F32, [512, 384], Residency::OneAtATime),
+        case("bf16", Precision::Bf16, [512, 512], Residency::OneAtATime),
+        case("streamed", Precision::Bf16, [256, 256], Residency::Streamed),
+        Case { reference: Some(512), ..case("int8, a reference", Precision::Int8, [256, 256], Residency::OneAtATime) },
+        Case {
+            prompts: &["a fox", "a cat"],
+            ..case("two prompts", Precision::Bf16, [384, 384], Residency::KeepForNext)
+        },
+    ];
+    let variant = Variant::by_name(KLEIN_MINI).unwrap();
+    let in_no_file = ModelFiles::synthetic(variant).unwrap();
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/klein");
+    let on_disk = ModelFiles::open(&ModelPaths { model: tiny.into(), ..Default::default() }).unwrap();
+    for (files, kind) in [(in_no_file, "in memory"), (on_disk, "mapped")] {
+        for case in &cases {
+            let Case { name, precision, residency, .. } = *case;
+            let options = EngineOptions { precision, residency, threads: NonZeroUsize::new(2), ..Default::default() };
+            let requests = requests(case);
+            let plan = engine::plan(&files, &options, &requests).unwrap();
+            let planned = plan.stages.iter().map(|stage| stage.memory.allocated).max().unwrap();
+            let mut engine = engine::open(files.clone(), &options).unwrap();
+            let (needed, ()) = high_water(|| run(&mut *engine, &requests));
+            let error = planned as f64 / needed as f64 - 1.0;
+            assert!(error.abs() < TOLERANCE, "{name}, {kind}: planned {planned}, needed {needed}: {plan:?}");
+        }
+    }
+}
+
+fn run(engine: &mut dyn Engine, requests: &[GenerateRequest]) {
+    let cancel = CancelToken::new();
+    if requests.len() > 1 {
+        let prompts: Vec<&str> = requests.iter().map(|request| request.prompt.as_str()).collect();
+        engine.prepare_prompts(&prompts, &mut |_: &_| {}, &cancel).unwrap();
+    }
+    for request in requests {
+        engine.generate(request, &mut |_: &_| {}, &cancel).unwrap();
+    }
+}
