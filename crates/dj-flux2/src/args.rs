@@ -86,6 +86,10 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
     pub model: Option<PathBuf>,
 
+    /// Transformer, file or folder, instead of the one in the folder of --model
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub transformer: Option<PathBuf>,
+
     /// Text encoder, file or folder; needed if --model is a file
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub text_encoder: Option<PathBuf>,
@@ -165,6 +169,10 @@ pub struct GenerateArgs {
     /// Number format to compute in [default: bf16]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]
     pub dtype: Option<Dtype>,
+
+    /// Round the weights of layers when they are loaded; int8 is --dtype int8 [default: they stay as stored]
+    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
+    pub quantize: Option<Quantize>,
 
     /// Where to run [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Running")]
@@ -358,6 +366,10 @@ pub struct BenchGenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100), help_heading = "Running")]
     pub runs: u32,
 
+    /// Round the weights of layers when they are loaded; int8 is --dtype int8 [default: they stay as stored]
+    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
+    pub quantize: Option<Quantize>,
+
     #[command(flatten)]
     pub flags: BenchFlags,
 }
@@ -420,6 +432,17 @@ pub enum Dtype {
     F32,
     Bf16,
     Int8,
+}
+
+/// Formats of weights by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    Bf16,
+    Int8,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 /// Devices by name.

@@ -13,13 +13,13 @@ use flux2::image::{LoraParameters, Parameters};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
-use flux2::weights::{Location, LoraPath};
+use flux2::weights::{Compute, Format, Location, LoraPath};
 use flux2::{
     Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Precision, Reference, Residency,
     ResolvedRequest, TextCache, Variant,
 };
 
-use crate::args::{self, Dtype, GenerateArgs};
+use crate::args::{self, Dtype, GenerateArgs, Quantize};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 
@@ -158,6 +158,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
     let settings = Settings {
         paths: ModelPaths {
             model,
+            transformer: args.transformer.as_ref().map(Location::from),
             text_encoder: args.text_encoder.as_ref().map(Location::from),
             vae: args.vae.as_ref().map(Location::from),
             loras: loras(args, from, outside.is_file)?,
@@ -170,7 +171,12 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
                 Some(args::Device::Cpu) => Device::Cpu,
                 Some(args::Device::Cuda) => Device::Cuda,
             },
-            precision: precision(args, from)?,
+            precision: match (args.dtype, args.quantize, from) {
+                (None, None, Some(from)) => {
+                    from.dtype.parse().map_err(|()| recorded("dtype", &from.dtype, "--dtype bf16"))?
+                }
+                (dtype, quantize, _) => precision(dtype, quantize)?,
+            },
             threads: threads(args.threads),
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
@@ -224,7 +230,8 @@ fn model(args: &GenerateArgs, environment: Option<OsString>, from: Option<&Param
     if let Some(named) = args.model.clone().or(environment) {
         return Ok((named.into(), false));
     }
-    let is_whole = args.text_encoder.is_none() && args.vae.is_none() && args.variant.is_none() && args.lora.is_empty();
+    let parts = [&args.transformer, &args.text_encoder, &args.vae];
+    let is_whole = parts.iter().all(|part| part.is_none()) && args.variant.is_none() && args.lora.is_empty();
     match (Location::builtin().filter(|_| is_whole), from) {
         (Some(builtin), None) => Ok((builtin, true)),
         (Some(builtin), Some(from)) if from.model == KLEIN_MINI => Ok((builtin, false)),
@@ -292,21 +299,27 @@ fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
     }
 }
 
-fn precision(args: &GenerateArgs, from: Option<&Parameters>) -> Result<Precision> {
-    match (args.dtype, from) {
-        (Some(dtype), _) => Ok(precision_of(dtype)),
-        (None, Some(from)) => from.dtype.parse().map_err(|()| recorded("dtype", &from.dtype, "--dtype bf16")),
-        (None, None) => Ok(Precision::default()),
-    }
-}
-
-/// What a dtype that was typed means.
-pub fn precision_of(dtype: Dtype) -> Precision {
-    match dtype {
-        Dtype::F32 => Precision::F32,
-        Dtype::Bf16 => Precision::Bf16,
-        Dtype::Int8 => Precision::Int8,
-    }
+/// What the number formats that were typed mean together.
+pub fn precision(dtype: Option<Dtype>, quantize: Option<Quantize>) -> Result<Precision> {
+    let weights = |format| match format {
+        Quantize::Bf16 => Format::Bf16,
+        Quantize::Int8 => Format::Int8,
+        Quantize::Q8_0 => Format::Q8_0,
+        Quantize::Q4K => Format::Q4K,
+    };
+    let (compute, weights) = match (dtype, quantize) {
+        (None | Some(Dtype::Bf16), quantize) => (Compute::Bf16, quantize.map_or(Format::AsStored, weights)),
+        (Some(Dtype::F32), quantize) => (Compute::F32, quantize.map_or(Format::AsStored, weights)),
+        (Some(Dtype::Int8), None | Some(Quantize::Int8)) => (Compute::Bf16, Format::Int8),
+        (Some(Dtype::Int8), Some(_)) => {
+            let message = "--dtype int8 rounds weights to bytes, and --quantize to something else";
+            return Err(Failure::usage(message, "leave one of the two out"));
+        }
+    };
+    Precision::new(compute, weights).ok_or_else(|| {
+        let message = "--quantize int8 multiplies bytes, and --dtype f32 rounds nothing that is multiplied";
+        Failure::usage(message, "leave --dtype out, or use --quantize q8_0")
+    })
 }
 
 /// Threads that were asked for.
@@ -373,6 +386,17 @@ mod tests {
     }
 
     #[test]
+    fn formats_that_contradict_each_other_are_refused() {
+        let of = |dtype, quantize| precision(dtype, quantize).map(|p| p.to_string()).map_err(|failure| failure.message);
+        assert_eq!(of(None, Some(Quantize::Q4K)).unwrap(), "bf16+q4_k");
+        assert_eq!(of(Some(Dtype::F32), Some(Quantize::Q8_0)).unwrap(), "f32+q8_0");
+        assert_eq!(of(None, Some(Quantize::Int8)).unwrap(), "int8");
+        assert_eq!(of(Some(Dtype::Int8), Some(Quantize::Int8)).unwrap(), "int8");
+        assert!(of(Some(Dtype::Int8), Some(Quantize::Q8_0)).unwrap_err().contains("something else"));
+        assert!(of(Some(Dtype::F32), Some(Quantize::Int8)).unwrap_err().contains("rounds nothing"));
+    }
+
+    #[test]
     fn text_embeddings_are_kept_where_the_environment_says_unless_a_flag_says_not() {
         let outside = || Outside { text_cache: Some("caches/text".into()), ..outside() };
         let folder = |args: &GenerateArgs, outside| {
@@ -409,6 +433,7 @@ mod tests {
     fn a_part_or_a_variant_without_a_model_is_refused() {
         let args = || GenerateArgs { model: None, ..args() };
         for args in [
+            GenerateArgs { transformer: Some("t".into()), ..args() },
             GenerateArgs { text_encoder: Some("te".into()), ..args() },
             GenerateArgs { vae: Some("vae".into()), ..args() },
             GenerateArgs { variant: Some("klein-mini".into()), ..args() },

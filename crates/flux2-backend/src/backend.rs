@@ -39,7 +39,7 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>>;
     /// All values as f32, row-major.
     fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>>;
-    /// Take over a matrix `[out, in]` in `format`.
+    /// Take over a matrix `[out, in]` in `format`; as it is stored if its rows are not whole blocks of that.
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Self::Matrix>;
     /// Give memory that no tensor uses back to the system.
     fn trim(&self);

@@ -126,4 +126,23 @@ pub enum Format {
     AsStored,
     /// It is rounded to bytes, and so are the rows it is multiplied with: see [`crate::quant::int8`].
     Int8,
+    /// It is rounded to bf16, and multiplied in [`Compute`].
+    Bf16,
+    /// It is rounded to blocks of [`DType::Q8_0`] if its rows are whole blocks, and multiplied in [`Compute`].
+    Q8_0,
+    /// The same with [`DType::Q4K`].
+    Q4K,
+}
+
+impl Format {
+    /// What it is stored in; `None` if it stays as it is.
+    pub const fn dtype(self) -> Option<DType> {
+        match self {
+            Format::AsStored => None,
+            Format::Int8 => Some(DType::I8),
+            Format::Bf16 => Some(DType::Bf16),
+            Format::Q8_0 => Some(DType::Q8_0),
+            Format::Q4K => Some(DType::Q4K),
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub mod testing;
 
 pub use backend::{AttentionMask, Backend, ConvInput, ConvShape, Convolution, GroupNorm, MemoryUse, Rope, RopeLayout};
 
-pub use cpu::{CpuBackend, CpuOptions};
+pub use cpu::{CpuBackend, CpuOptions, encode};
 pub use dtype::{Compute, DType, Format};
 pub use error::{Error, Result};
 pub use host::{ByteOwner, HostBytes, HostTensor};

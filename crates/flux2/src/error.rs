@@ -116,6 +116,14 @@ pub enum Error {
         /// What was asked for.
         wanted: Part,
     },
+    /// A transformer beside a model that is one.
+    #[error("{} is a transformer, and so is {}", model.display(), given.display())]
+    TwoTransformers {
+        /// The model.
+        model: PathBuf,
+        /// The other.
+        given: PathBuf,
+    },
     /// Not a whole file of tensors.
     #[error("{}: {problem}", path.display())]
     Checkpoint {
@@ -454,7 +462,9 @@ impl Error {
             | Error::Guidance { .. }
             | Error::ReferenceCount { .. }
             | Error::LoraScale { .. } => ErrorKind::Usage,
-            Error::UnknownVariant { .. } | Error::VariantSize { .. } => ErrorKind::Usage,
+            Error::UnknownVariant { .. } | Error::VariantSize { .. } | Error::TwoTransformers { .. } => {
+                ErrorKind::Usage
+            }
             Error::ModelMissing { .. } | Error::PartMissing { .. } | Error::PartNotGiven { .. } => {
                 ErrorKind::ModelMissing
             }
@@ -513,6 +523,9 @@ impl Error {
                 Part::TextEncoder => "pass the Qwen3 text encoder with --text-encoder".into(),
                 Part::Vae => "pass the FLUX.2 autoencoder with --vae".into(),
             }),
+            Error::TwoTransformers { .. } => {
+                Some("pass the folder of the model with --model, or only one of the two".into())
+            }
             Error::Checkpoint { problem, .. } => Some(problem.hint()),
             Error::Config { problem, .. } => Some(problem.hint()),
             Error::Tensors { .. } => {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use flux2_backend::DType;
+
 use crate::weights::Part;
 use crate::{Error, Result};
 
@@ -179,6 +181,17 @@ impl fmt::Display for TextCacheEvent {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
+    /// Matrices that should be rounded to blocks and have rows that are none.
+    NotQuantized {
+        /// Of which network.
+        part: Part,
+        /// How many stay as they are.
+        left: usize,
+        /// How many should be rounded.
+        all: usize,
+        /// To what.
+        dtype: DType,
+    },
     /// The prompt's token sequence is longer than the text encoder reads.
     PromptCut {
         /// Tokens of the whole prompt with its template, or of its beginning.
@@ -222,6 +235,12 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Warning::NotQuantized { part, left, all, dtype } => write!(
+                f,
+                "{left} of {all} matrices of the {part} stay as they are stored: their rows are not whole blocks of {dtype}, \
+                 {} values",
+                dtype.block_len()
+            ),
             Warning::PromptCut { tokens, more, kept, lost } => write!(
                 f,
                 "the prompt is {}{tokens} tokens long with its template and the text encoder reads {kept}: {} are cut, \

@@ -480,8 +480,13 @@ impl<B: Backend> Pipeline<B> {
             Some(known) => known,
             None => *self.text_fingerprint.insert(self.files.text_encoder.fingerprint()?),
         };
-        let (config, kernels) = (&self.files.text_encoder.config, &self.be.kernels());
-        Ok(Some(cache.entry(&Inputs { encoder, config, kernels, ids, valid })))
+        let config = &self.files.text_encoder.config;
+        let weights = self.precision.format(Part::TextEncoder, "layer.0.q");
+        let kernels = match weights.dtype() {
+            None => self.be.kernels(),
+            Some(dtype) => format!("{}, weights in {dtype}", self.be.kernels()),
+        };
+        Ok(Some(cache.entry(&Inputs { encoder, config, kernels: &kernels, ids, valid })))
     }
 
     /// Token ids to rows `[n_txt, d_text]`; the encoder is loaded if it is not there.
@@ -569,6 +574,11 @@ fn load<C, T>(
     component: &Component<C>,
     build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
 ) -> Result<T> {
+    let (left, all) = component.not_whole_blocks(|name| precision.format(part, name));
+    if left > 0 {
+        let dtype = precision.blocks().dtype().expect("something is rounded");
+        observer.on_event(&Event::Warning(Warning::NotQuantized { part, left, all, dtype }));
+    }
     phase(observer, cancel, Phase::Load(part), 0, |_| {
         build(&component.config, &Loading { weights: component.map()?, part, precision, residency, cancel })
     })

@@ -37,7 +37,7 @@ pub fn find_model(named: &Location) -> Result<Location> {
     }
 }
 
-/// A text encoder or an autoencoder that was named. One that is nowhere is left to the loader, which knows what it is.
+/// A part of a model that was named. One that is nowhere is left to the loader, which knows what it is.
 pub fn find_part(named: &Location) -> Result<Location> {
     match named.exists()? {
         true => Ok(named.clone()),

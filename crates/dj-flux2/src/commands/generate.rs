@@ -60,7 +60,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let found = find_model(&settings.paths.model);
     settings.paths.model = found?;
     let cancel = CancelToken::clone(&cancel);
-    for part in [&mut settings.paths.text_encoder, &mut settings.paths.vae].into_iter().flatten() {
+    let paths = &mut settings.paths;
+    for part in [&mut paths.transformer, &mut paths.text_encoder, &mut paths.vae].into_iter().flatten() {
         *part = find_part(part)?;
     }
     let mut files = ModelFiles::open(&settings.paths)?;

@@ -101,6 +101,8 @@ fn help_for_generate() {
       -m, --model <PATH>         Folder of the model, its transformer as a file, or a name, as in
                                  klein-4b; klein-mini is built in [default: $DJ_FLUX2_MODEL, or
                                  klein-mini]
+          --transformer <PATH>   Transformer, file or folder, instead of the one in the folder of
+                                 --model
           --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
           --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
           --lora <FILE[:SCALE]>  LoRA to add to the transformer, a .safetensors file, with :SCALE for

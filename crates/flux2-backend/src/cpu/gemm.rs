@@ -224,8 +224,8 @@ fn pack_weight(
             staging.values.resize(values, 0.0);
             staging.groups.clear();
             for row in rows.clone() {
-                weight.decode_row(row, column + from * kernel.group(), &mut staging.values);
-                group_values(kernel, &staging.values, &mut staging.groups);
+                let first = column + from * kernel.group();
+                stage(tier, kernel, weight, row, first, &mut staging.values, &mut staging.groups);
             }
             let panel = &mut panel[from * kernel.cols..][..groups * kernel.cols];
             // SAFETY: as long as the panel's groups, sliced so.
@@ -234,7 +234,23 @@ fn pack_weight(
     }
 }
 
+vectorised! {
+    /// Decode `values.len()` values of a row and append them as groups.
+    fn stage(
+        kernel: MicroKernel,
+        weight: &HostTensor,
+        row: usize,
+        first: usize,
+        values: &mut [f32],
+        groups: &mut Vec<u32>,
+    ) {
+        weight.decode_row(row, first, values);
+        group_values(kernel, values, groups);
+    }
+}
+
 /// Append `values` as groups of `kernel`, the last one filled up with zero.
+#[inline(always)]
 fn group_values(kernel: MicroKernel, values: &[f32], out: &mut Vec<u32>) {
     if kernel.operand == Operand::F32 {
         return out.extend(values.iter().map(|v| v.to_bits()));

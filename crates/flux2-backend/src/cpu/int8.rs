@@ -7,7 +7,7 @@ use super::gemm::{self, Output, Staging};
 use super::simd::{Element, MicroKernel, Tier, vectorised, with_element};
 use super::{Buffer, CpuBackend};
 use crate::quant::int8;
-use crate::{HostTensor, Result, Tensor};
+use crate::{DType, HostTensor, Result, Tensor};
 
 /// A weight `[n, k]` in bytes, in the order in which the micro-kernel reads it: panels of `cols` rows, in each for every
 /// four columns the bytes of all its rows.
@@ -22,7 +22,7 @@ pub struct Int8Matrix {
 }
 
 impl Int8Matrix {
-    /// Round and pack `weight`, on all threads.
+    /// Round and pack `weight`, on all threads; one that is stored in bytes with a scale for each row is only packed.
     pub(super) fn new(be: &CpuBackend, weight: &HostTensor) -> Result<Self> {
         let &[n, k] = weight.shape() else { unreachable!("`Weight::load` takes matrices only") };
         assert!(k <= int8::MAX_TERMS, "{k} terms do not fit an i32");
@@ -30,6 +30,7 @@ impl Int8Matrix {
         let groups = k.div_ceil(4);
         let panel_len = groups * kernel.cols;
         let panels = n.div_ceil(kernel.cols);
+        let stored = weight.scales().filter(|scales| weight.dtype() == DType::I8 && scales.block == [1, k]);
         let mut packed = be.buffers.take(4 * panels * panel_len)?;
         // Scale and sum of each row, also of those that fill up the last panel.
         let mut rows = vec![(0f32, 0i32); panels * kernel.cols];
@@ -44,9 +45,18 @@ impl Int8Matrix {
                 staging.values.resize(k, 0.0);
                 for (row, (out, bytes)) in weight_rows.clone().zip(rows.iter_mut().zip(bytes.chunks_exact_mut(groups)))
                 {
-                    weight.decode_row(row, 0, &mut staging.values);
                     let bytes: &mut [i8] = bytemuck::cast_slice_mut(bytes);
-                    *out = (quantize_weights(be.tier, &staging.values, &mut bytes[..k]), sum(be.tier, &bytes[..k]));
+                    let scale = match stored {
+                        Some(scales) => {
+                            bytes[..k].copy_from_slice(bytemuck::cast_slice(&weight.bytes()[row * k..][..k]));
+                            scales.values[row]
+                        }
+                        None => {
+                            weight.decode_row(row, 0, &mut staging.values);
+                            quantize_weights(be.tier, &staging.values, &mut bytes[..k])
+                        }
+                    };
+                    *out = (scale, sum(be.tier, &bytes[..k]));
                 }
                 let row = |r: usize| bytes[r * groups..][..groups].as_ptr();
                 // SAFETY: each row has as many groups as the panel.

@@ -7,6 +7,7 @@
 //! | `simd/` | instruction sets: which are there, the micro-kernels written for each |
 //! | `gemm.rs` | the blocked product `linear`, its fused forms and `conv2d` are made of |
 //! | `matrix.rs`, `int8.rs` | weights as they are multiplied; rounding to bytes |
+//! | `encode.rs` | weights into other formats of storage |
 //! | `lanes.rs` | sums over a row |
 //! | `peak.rs` | what the processor reaches at most, for benchmarks |
 //! | the others | one op each |
@@ -21,6 +22,7 @@ mod cast;
 mod concat_rows;
 mod conv2d;
 mod embedding;
+mod encode;
 mod euler_step;
 mod gemm;
 mod group_norm;
@@ -50,6 +52,7 @@ use crate::{Compute, DType, Error, Format, HostTensor, MemoryUse, Result, Tensor
 
 pub use buffer::Buffer;
 use buffer::BufferPool;
+pub use encode::encode;
 use int8::Int8Matrix;
 pub use matrix::Matrix;
 use matrix::StoredMatrix;
@@ -212,6 +215,9 @@ impl Backend for CpuBackend {
         Ok(match format {
             Format::AsStored => Matrix::Stored(StoredMatrix::new(matrix, &self.buffers)),
             Format::Int8 => Matrix::Int8(Int8Matrix::new(self, &matrix)?),
+            Format::Bf16 => Matrix::Stored(encode::on(&self.threads, self.tier, &matrix, DType::Bf16)?),
+            Format::Q8_0 => Matrix::Stored(encode::on(&self.threads, self.tier, &matrix, DType::Q8_0)?),
+            Format::Q4K => Matrix::Stored(encode::on(&self.threads, self.tier, &matrix, DType::Q4K)?),
         })
     }
 

@@ -51,10 +51,10 @@ fn select(tier: Tier, compute: Compute, format: Format) -> Option<Loop> {
         (Format::Int8, Tier::Avx512Vnni | Tier::Avx512Bf16, _) => return Some(x86::AVX512_INT8),
         (Format::Int8, Tier::Avx2Vnni, _) => return Some(x86::AVX2_VNNI_INT8),
         (Format::Int8, ..) => return None,
-        (Format::AsStored, Tier::Avx512Bf16, Compute::Bf16) => return Some(x86::AVX512_BF16),
-        (Format::AsStored, Tier::Avx512 | Tier::Avx512Vnni | Tier::Avx512Bf16, _) => return Some(x86::AVX512_F32),
-        (Format::AsStored, Tier::Avx2 | Tier::Avx2Vnni, _) => return Some(x86::AVX2_F32),
-        (Format::AsStored, Tier::Portable, _) => {}
+        (_, Tier::Avx512Bf16, Compute::Bf16) => return Some(x86::AVX512_BF16),
+        (_, Tier::Avx512 | Tier::Avx512Vnni | Tier::Avx512Bf16, _) => return Some(x86::AVX512_F32),
+        (_, Tier::Avx2 | Tier::Avx2Vnni, _) => return Some(x86::AVX2_F32),
+        (_, Tier::Portable, _) => {}
     }
     let _ = (tier, compute, format);
     None

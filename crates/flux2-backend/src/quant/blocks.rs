@@ -13,6 +13,14 @@
 //!
 //! `d`, `dmin` and the `m` of `Q4_1` and `Q5_1` are f16. Source: `ggml-quants.c` and `ggml-common.h` in ggml-org/ggml, of
 //! which these are another writing; the same products in the same order, so decoded values are equal to the bit.
+//!
+//! Two are also written. `Q8_0` errs by at most `d / 2`, `d = max|w| / 127`, and the 2^-11 of `w` that rounding `d` costs. Of
+//! `Q4K` only the mean square is bounded, by that of steps of `(max - min) / 15`, each end rounded to 63rds of the widest of
+//! its eight: codes, scales and minima are searched for the least square error, and single values may pay for others.
+
+use half::f16;
+
+use super::int8::{nearest, range};
 
 /// How a format's blocks are laid out and decoded.
 pub trait Block {
@@ -241,6 +249,186 @@ impl Block for Q6K {
                     let q = low >> (run / 2 * 4) & 15 | (high >> (2 * run) & 3) << 4;
                     *out = scale * (i32::from(q) - 32) as f32;
                 }
+            }
+        }
+    }
+}
+
+// ---- writing ----
+
+/// Round whole blocks of values.
+#[inline(always)]
+pub fn encode_q8_0(values: &[f32], out: &mut [u8]) {
+    for (values, block) in values.chunks_exact(Q8_0::LEN).zip(out.chunks_exact_mut(Q8_0::BYTES)) {
+        let (min, max) = range(values, |v| *v);
+        let d = (if -min > max { -min } else { max }) / 127.0;
+        let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+        block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        for (q, value) in block[2..].iter_mut().zip(values) {
+            *q = nearest(value * inverse).clamp(-127, 127) as i8 as u8;
+        }
+    }
+}
+
+/// Values that share a scale and a minimum.
+const SUB: usize = 32;
+type Sub = [f32; SUB];
+
+/// The sum over a sub-block, in an order that every instruction set keeps.
+#[inline(always)]
+fn sum(value: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0f32; SUB / 2];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = value(i) + value(i + SUB / 2);
+    }
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
+}
+
+/// The code of each value for steps of `1 / inverse` above `-min`.
+#[inline(always)]
+fn codes(x: &Sub, inverse: f32, min: f32) -> Sub {
+    std::array::from_fn(|i| nearest((x[i] + min) * inverse).clamp(0, 15) as f32)
+}
+
+/// Round whole blocks of values, for the least square error that is found.
+#[inline(always)]
+pub fn encode_q4_k(values: &[f32], out: &mut [u8]) {
+    for (values, block) in values.chunks_exact(Q4K::LEN).zip(out.chunks_exact_mut(Q4K::BYTES)) {
+        let subs: [&Sub; 8] = std::array::from_fn(|i| values[i * SUB..][..SUB].try_into().expect("as long"));
+        encode_q4_k_block(subs, block);
+    }
+}
+
+#[inline(always)]
+fn encode_q4_k_block(subs: [&Sub; 8], block: &mut [u8]) {
+    let fitted = subs.map(fit);
+    let largest = |of: fn(&(f32, f32)) -> f32| fitted.iter().map(of).fold(0f32, f32::max);
+    // What is not finite would be lost in comparisons: 0 times it is NaN.
+    let poison: f32 = subs.iter().map(|x| sum(|i| x[i] * 0.0)).sum();
+    let steps = [largest(|(scale, _)| *scale) / 63.0 + poison, largest(|(_, min)| *min) / 63.0];
+    let mut best = Rounded::new(subs, &fitted, steps.map(f16::from_f32));
+    for _ in 0..2 {
+        let next = Rounded::new(subs, &fitted, best.better_steps(subs).map(f16::from_f32));
+        if next.error >= best.error || next.error.is_nan() {
+            break;
+        }
+        best = next;
+    }
+    best.pack(block);
+}
+
+/// Scale and minimum, neither of them negative, for which codes of 4 bits come nearest to `x`: steps of several sizes between
+/// the ends of its range, each with the line that fits its codes best.
+#[inline(always)]
+fn fit(x: &Sub) -> (f32, f32) {
+    let low = x.iter().fold(0f32, |m, v| if *v < m { *v } else { m });
+    let high = x.iter().fold(f32::MIN, |m, v| if *v > m { *v } else { m });
+    let width = high - low;
+    if width.is_nan() || width <= 0.0 {
+        return (0.0, -low);
+    }
+    let (sum_x, sum_xx) = (sum(|i| x[i]), sum(|i| x[i] * x[i]));
+    let mut best = (width / 15.0, -low);
+    let mut least = f32::MAX;
+    let mut attempt = |q: Sub| {
+        let (sum_q, sum_qq, sum_xq) = (sum(|i| q[i]), sum(|i| q[i] * q[i]), sum(|i| x[i] * q[i]));
+        let n = SUB as f32;
+        let determinant = n * sum_qq - sum_q * sum_q;
+        let mut scale = (n * sum_xq - sum_q * sum_x) / determinant;
+        let mut min = (scale * sum_q - sum_x) / n;
+        if min < 0.0 {
+            (scale, min) = (sum_xq / sum_qq, 0.0);
+        }
+        let error = sum_xx - scale * sum_xq + min * sum_x;
+        if determinant > 0.0 && scale > 0.0 && error < least {
+            (best, least) = ((scale, min), error);
+        }
+        best
+    };
+    for i in 0..20 {
+        attempt(codes(x, (14.0 + 0.2 * i as f32) / width, -low));
+    }
+    let (scale, min) = attempt(codes(x, 15.0 / width, -low));
+    let (scale, min) = attempt(codes(x, 1.0 / scale, min));
+    attempt(codes(x, 1.0 / scale, min))
+}
+
+/// A block of `Q4K` on its way: all that is stored, and what it errs by.
+struct Rounded {
+    steps: [f16; 2],
+    scales: [u8; 8],
+    mins: [u8; 8],
+    codes: [Sub; 8],
+    error: f32,
+}
+
+impl Rounded {
+    /// The nearest scales and minima in `steps`, or their neighbours where these are better.
+    #[inline(always)]
+    fn new(subs: [&Sub; 8], fitted: &[(f32, f32); 8], steps: [f16; 2]) -> Self {
+        let [d, dmin] = steps.map(f16::to_f32);
+        let mut rounded = Rounded { steps, scales: [0; 8], mins: [0; 8], codes: [[0.0; SUB]; 8], error: 0.0 };
+        for (i, x) in subs.into_iter().enumerate() {
+            let whole = |value: f32, step: f32| if step > 0.0 { nearest((value / step).min(63.0)) } else { 0 };
+            let (scale, min) = (whole(fitted[i].0, d), whole(fitted[i].1, dmin));
+            let mut least = f32::INFINITY;
+            for s in (scale - 1).max(0)..=(scale + 1).min(63) {
+                for m in (min - 1).max(0)..=(min + 1).min(63) {
+                    let (size, low) = (d * s as f32, dmin * m as f32);
+                    let q = codes(x, if size > 0.0 { 1.0 / size } else { 0.0 }, low);
+                    let error = sum(|i| {
+                        let error = size * q[i] - low - x[i];
+                        error * error
+                    });
+                    if error < least {
+                        (least, rounded.scales[i], rounded.mins[i], rounded.codes[i]) = (error, s as u8, m as u8, q);
+                    }
+                }
+            }
+            rounded.error += least;
+        }
+        rounded
+    }
+
+    /// The `d` and `dmin` that fit best what all else is: least squares of `d * s * q - dmin * m`.
+    #[inline(always)]
+    fn better_steps(&self, subs: [&Sub; 8]) -> [f32; 2] {
+        let (mut aa, mut ab, mut bb, mut ax, mut bx) = (0f32, 0f32, 0f32, 0f32, 0f32);
+        for (i, x) in subs.into_iter().enumerate() {
+            let (s, m, q) = (f32::from(self.scales[i]), f32::from(self.mins[i]), &self.codes[i]);
+            let (sum_q, sum_x) = (sum(|i| q[i]), sum(|i| x[i]));
+            aa += s * s * sum(|i| q[i] * q[i]);
+            ab -= s * m * sum_q;
+            bb += m * m * SUB as f32;
+            ax += s * sum(|i| q[i] * x[i]);
+            bx -= m * sum_x;
+        }
+        let determinant = aa * bb - ab * ab;
+        match determinant > 0.0 {
+            true => [(ax * bb - bx * ab) / determinant, ((bx * aa - ax * ab) / determinant).max(0.0)],
+            false => self.steps.map(f16::to_f32),
+        }
+    }
+
+    /// As [`scale_min`] and [`Q4K`] read it.
+    #[inline(always)]
+    fn pack(&self, block: &mut [u8]) {
+        let Rounded { steps, scales, mins, codes, .. } = self;
+        block[..2].copy_from_slice(&steps[0].to_le_bytes());
+        block[2..4].copy_from_slice(&steps[1].to_le_bytes());
+        for i in 0..4 {
+            block[4 + i] = scales[i] | scales[i + 4] >> 4 << 6;
+            block[8 + i] = mins[i] | mins[i + 4] >> 4 << 6;
+            block[12 + i] = scales[i + 4] & 15 | (mins[i + 4] & 15) << 4;
+        }
+        for (pair, bytes) in codes.chunks_exact(2).zip(block[16..].chunks_exact_mut(SUB)) {
+            for (i, byte) in bytes.iter_mut().enumerate() {
+                *byte = pair[0][i] as u8 | (pair[1][i] as u8) << 4;
             }
         }
     }

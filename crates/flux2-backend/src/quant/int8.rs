@@ -65,7 +65,7 @@ pub fn quantize_activation(value: f32, inverse_scale: f32, zero: i32) -> u8 {
 
 /// The nearest integer, even at halves, of a value below 2^22; plain arithmetic, so that loops vectorise.
 #[inline(always)]
-fn nearest(value: f32) -> i32 {
+pub(super) fn nearest(value: f32) -> i32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }

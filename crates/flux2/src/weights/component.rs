@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flux2_backend::host::BlockScales;
-use flux2_backend::{DType, HostBytes, HostTensor};
+use flux2_backend::{DType, Format, HostBytes, HostTensor};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -61,6 +61,15 @@ impl<C> Component<C> {
         }
         let of_none = if self.layout == Layout::Synthetic { DType::Bf16 } else { DType::F32 };
         bytes.into_iter().max_by_key(|(_, n)| *n).map_or(of_none, |(d, _)| d)
+    }
+
+    /// Of the matrices that `format` would round to blocks, those whose rows are not whole blocks, and all; both counted.
+    pub(crate) fn not_whole_blocks(&self, format: impl Fn(&str) -> Format) -> (usize, usize) {
+        let matrices = self.plan.iter().filter(|(_, planned)| planned.shape.len() == 2);
+        let rounded = matrices.filter_map(|(name, planned)| Some((format(name).dtype()?, planned.shape[1])));
+        rounded.fold((0, 0), |(left, all), (dtype, cols)| {
+            (left + usize::from(!cols.is_multiple_of(dtype.block_len())), all + 1)
+        })
     }
 
     /// Map its files. They are unmapped when the result and every tensor taken from it are dropped.

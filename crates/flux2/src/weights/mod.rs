@@ -31,7 +31,8 @@ mod safetensors;
 pub(crate) mod synthetic;
 mod tensor_file;
 
-use flux2_backend::{Format, HostTensor};
+use flux2_backend::HostTensor;
+pub use flux2_backend::{Compute, Format};
 
 pub use component::{Component, MappedWeights, Mismatch, WrongShape};
 pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};

@@ -16,6 +16,8 @@ use crate::{Error, Result};
 pub struct ModelPaths {
     /// A diffusers folder (with `model_index.json`), or the transformer as one file.
     pub model: Location,
+    /// Transformer, file or folder; instead of the folder's own.
+    pub transformer: Option<Location>,
     /// Text encoder, file or folder; instead of the folder's own, and needed if `model` is a file.
     pub text_encoder: Option<Location>,
     /// VAE, file or folder; instead of the folder's own, and needed if `model` is a file.
@@ -58,8 +60,15 @@ impl ModelFiles {
         }
         let is_folder = paths.model.is_dir();
         let (kind, taps) = if is_folder { read_model_index(&paths.model)? } else { (Kind::Distilled, Taps::default()) };
-        let transformer =
-            if is_folder { present(paths.model.join("transformer"), "transformer")? } else { paths.model.clone() };
+        let transformer = match &paths.transformer {
+            None if !is_folder => paths.model.clone(),
+            None => present(paths.model.join("transformer"), "transformer")?,
+            Some(given) if is_folder => present(given.clone(), "transformer")?,
+            Some(given) => {
+                let (model, given) = (paths.model.path().to_owned(), given.path().to_owned());
+                return Err(Error::TwoTransformers { model, given });
+            }
+        };
         // A file that is something else says so before the other two are asked for.
         let transformer = Component::<TransformerConfig>::open(transformer)?;
         let beside = |given: &Option<Location>, folder: &str, part: Part, flag: &'static str| match given {

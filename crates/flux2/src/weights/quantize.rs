@@ -1,4 +1,4 @@
-//! What `--dtype` means for each weight: which are rounded when they are loaded, and to what.
+//! What `--dtype` and `--quantize` mean for each weight: which are rounded when they are loaded, and to what.
 //!
 //! The formats themselves are the backend's ([`flux2_backend::quant`]). Which layers bear them was measured, see
 //! docs/reference/formats.md.
@@ -6,56 +6,77 @@
 use std::fmt;
 use std::str::FromStr;
 
-use flux2_backend::{Compute, Format};
+use flux2_backend::{Compute, DType, Format};
 
 use super::Part;
 
-/// The number format of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
+/// The number formats of a run: what products are computed in, and what weights are rounded to when they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Precision {
+    compute: Compute,
+    weights: Format,
+}
+
+#[allow(non_upper_case_globals)] // values with a name, used as variants are
+impl Precision {
     /// Everything in single precision.
-    F32,
+    pub const F32: Self = Precision { compute: Compute::F32, weights: Format::AsStored };
     /// What enters a product is bf16.
-    #[default]
-    Bf16,
+    pub const Bf16: Self = Precision { compute: Compute::Bf16, weights: Format::AsStored };
     /// Bytes in the products of the flow transformer's blocks, which are most of the work; elsewhere as [`Precision::Bf16`].
-    Int8,
+    pub const Int8: Self = Precision { compute: Compute::Bf16, weights: Format::Int8 };
+}
+
+impl Default for Precision {
+    fn default() -> Self {
+        Precision::Bf16
+    }
 }
 
 impl Precision {
-    /// All of them.
-    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+    /// Products in `compute` of weights in `weights`; `None` for [`Format::Int8`] in f32: products of bytes round what enters
+    /// them.
+    pub fn new(compute: Compute, weights: Format) -> Option<Self> {
+        (weights != Format::Int8 || compute == Compute::Bf16).then_some(Precision { compute, weights })
+    }
 
     /// What a backend for it multiplies in.
     pub fn compute(self) -> Compute {
-        match self {
-            Precision::F32 => Compute::F32,
-            Precision::Bf16 | Precision::Int8 => Compute::Bf16,
-        }
+        self.compute
     }
 
     /// What becomes of the matrices of the flow transformer's blocks.
     pub fn blocks(self) -> Format {
-        match self {
-            Precision::F32 | Precision::Bf16 => Format::AsStored,
-            Precision::Int8 => Format::Int8,
-        }
+        self.weights
     }
 
     /// What becomes of the matrix `name` (canonical) of a network.
     pub fn format(self, part: Part, name: &str) -> Format {
-        let in_block = name.starts_with("double.") || name.starts_with("single.");
-        if part == Part::Transformer && in_block { self.blocks() } else { Format::AsStored }
+        if is_rounded(self.weights, part, name) { self.weights } else { Format::AsStored }
     }
 }
 
+/// Whether the matrix `name` (canonical) of a network is rounded to `format`: for `bf16` all of transformer and text encoder,
+/// for `int8` those of the transformer's blocks, for the formats in blocks these and the text encoder's layers.
+pub(super) fn is_rounded(format: Format, part: Part, name: &str) -> bool {
+    let in_block = name.starts_with("double.") || name.starts_with("single.");
+    match (part, format) {
+        (Part::Vae, _) | (_, Format::AsStored) => false,
+        (_, Format::Bf16) => true,
+        (Part::Transformer, _) => in_block,
+        (Part::TextEncoder, Format::Int8) => false,
+        (Part::TextEncoder, Format::Q8_0 | Format::Q4K) => name.starts_with("layer."),
+    }
+}
+
+/// `bf16`, or with rounded weights `bf16+q8_0`; bytes are `int8`.
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Int8 => "int8",
-        })
+        match (self.compute, self.weights.dtype()) {
+            (compute, None) => compute.fmt(f),
+            (_, Some(DType::I8)) => f.write_str("int8"),
+            (compute, Some(weights)) => write!(f, "{compute}+{weights}"),
+        }
     }
 }
 
@@ -63,6 +84,40 @@ impl FromStr for Precision {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|precision| precision.to_string() == name).ok_or(())
+        let formats = [Format::AsStored, Format::Bf16, Format::Q8_0, Format::Q4K];
+        let all = [Compute::F32, Compute::Bf16].into_iter().flat_map(|c| formats.map(|f| Precision::new(c, f)));
+        let found = all.flatten().chain([Precision::Int8]).find(|precision| precision.to_string() == name);
+        found.ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_precision_is_what_it_is_called() {
+        for name in ["f32", "bf16", "int8", "f32+bf16", "bf16+bf16", "f32+q8_0", "bf16+q4_k"] {
+            assert_eq!(name.parse::<Precision>().unwrap().to_string(), name);
+        }
+        for name in ["", "f8", "f32+int8", "f32+i8", "bf16+", "bf16+q5_k"] {
+            assert!(name.parse::<Precision>().is_err(), "{name}");
+        }
+        assert_eq!(Precision::new(Compute::F32, Format::Int8), None);
+    }
+
+    #[test]
+    fn layers_are_rounded_and_what_stands_around_them_is_not() {
+        for (format, part, name, rounded) in [
+            (Format::Q4K, Part::Transformer, "single.3.out", true),
+            (Format::Q4K, Part::Transformer, "img_in", false),
+            (Format::Q8_0, Part::TextEncoder, "layer.0.q", true),
+            (Format::Q8_0, Part::TextEncoder, "embed", false),
+            (Format::Int8, Part::TextEncoder, "layer.0.q", false),
+            (Format::Bf16, Part::Transformer, "img_in", true),
+            (Format::Bf16, Part::Vae, "decoder.mid.attn.q.weight", false),
+        ] {
+            assert_eq!(is_rounded(format, part, name), rounded, "{format:?} {part} {name}");
+        }
     }
 }

@@ -85,7 +85,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let resolved = ResolvedRequest::new(&request, files.variant)?;
     let cost = Cost::of(&files, &resolved)?;
 
-    let (cancel, options, mut report) = (cancelled_by_signals(), options(flags), report(flags));
+    let (cancel, options, mut report) = (cancelled_by_signals(), options(flags, args.quantize)?, report(flags));
     report.counted("peak", 0, 1);
     let (device, peaks) = engine::peaks(&options)?;
     let mut runs = Vec::new();

@@ -8,7 +8,7 @@ mod ops;
 
 use flux2::{EngineOptions, Residency};
 
-use crate::args::{Bench, BenchArgs, BenchFlags};
+use crate::args::{Bench, BenchArgs, BenchFlags, Quantize};
 use crate::failure::Result;
 use crate::report::Report;
 use crate::settings::{self, Detail};
@@ -22,14 +22,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// How to run: nothing is remembered from run to run.
-fn options(flags: &BenchFlags) -> EngineOptions {
-    EngineOptions {
-        precision: flags.dtype.map_or(EngineOptions::default().precision, settings::precision_of),
+fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptions> {
+    Ok(EngineOptions {
+        precision: settings::precision(flags.dtype, quantize)?,
         threads: settings::threads(flags.threads),
         residency: Residency::OneAtATime,
         text_cache: None,
         ..EngineOptions::default()
-    }
+    })
 }
 
 fn report(flags: &BenchFlags) -> Report {

@@ -62,7 +62,7 @@ pub fn run(args: &BenchOpsArgs) -> Result<()> {
         }
     };
     let filter = args.filter.as_deref().unwrap_or_default();
-    let timed = engine::time_ops(&options(&args.flags), filter, &mut each, &cancel);
+    let timed = engine::time_ops(&options(&args.flags, None)?, filter, &mut each, &cancel);
     match (failure, timed) {
         (Some(failure), _) => Err(failure),
         (None, Err(Error::Cancelled)) => Err(Error::Cancelled.into()),
