@@ -7,9 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Words in the first place that are not a prompt.
 const SUBCOMMANDS: &[&str] = if cfg!(feature = "hub") {
-    &["generate", "info", "plan", "bench", "download", "models", "verify", "remove", "help"]
+    &["generate", "info", "plan", "bench", "convert", "download", "models", "verify", "remove", "help"]
 } else {
-    &["generate", "info", "plan", "bench", "help"]
+    &["generate", "info", "plan", "bench", "convert", "help"]
 };
 
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -54,6 +54,8 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Time the ops, or whole pictures, on this machine
     Bench(BenchArgs),
+    /// Write a model in another number format, or go on where that stopped
+    Convert(ConvertArgs),
     /// Bring a model here, or go on where that stopped
     #[cfg(feature = "hub")]
     Download(DownloadArgs),
@@ -374,6 +376,38 @@ pub struct BenchGenerateArgs {
     pub flags: BenchFlags,
 }
 
+/// Flags of `convert`.
+#[derive(clap::Args)]
+pub struct ConvertArgs {
+    /// What to convert: a model as -m takes it, or one of its networks, file or folder
+    #[arg(value_name = "IN")]
+    pub model: PathBuf,
+
+    /// What to make: a folder of a whole model, a file of one network
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+
+    /// Number format of the weights; bf16 and int8 are written as safetensors, q8_0 and q4_k as GGUF
+    #[arg(long, value_name = "FORMAT")]
+    pub to: Quantize,
+
+    /// Only this network of a model, as one file
+    #[arg(long, value_name = "NETWORK")]
+    pub component: Option<Component>,
+
+    /// Replace OUT if it is there
+    #[arg(long)]
+    pub force: bool,
+
+    /// CPU threads [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Print errors and OUT only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
 /// Flags of `download`.
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
@@ -443,6 +477,14 @@ pub enum Quantize {
     Q8_0,
     #[value(name = "q4_k")]
     Q4K,
+}
+
+/// Networks of a model by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    Transformer,
+    TextEncoder,
+    Vae,
 }
 
 /// Devices by name.

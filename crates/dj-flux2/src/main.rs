@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Info(args) => commands::info::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         #[cfg(feature = "hub")]
         Command::Download(args) => commands::download::run(args),
         #[cfg(feature = "hub")]

@@ -6,14 +6,11 @@ use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-#[cfg(feature = "hub")]
 use std::{collections::VecDeque, time::Instant};
 
 use clap::error::ErrorKind as ClapErrorKind;
-#[cfg(feature = "hub")]
 pub use flux2::event::Bytes as Size;
-#[cfg(feature = "hub")]
-use flux2::event::DownloadEvent;
+use flux2::event::FilesEvent;
 use flux2::image::Parameters;
 use flux2::{Event, Observer, Phase, Timings, Warning};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,8 +26,7 @@ pub struct Report {
     json: bool,
     bar: Option<ProgressBar>,
     steps: Steps,
-    #[cfg(feature = "hub")]
-    coming: Download,
+    coming: Transfer,
     /// Warnings that were given; a run of several pictures gives each once.
     warned: Vec<Warning>,
 }
@@ -92,8 +88,7 @@ impl Report {
             json,
             bar: None,
             steps: Steps::default(),
-            #[cfg(feature = "hub")]
-            coming: Download::default(),
+            coming: Transfer::default(),
             warned: Vec::new(),
         }
     }
@@ -229,10 +224,9 @@ impl Report {
     }
 }
 
-/// How far a download is, and how fast it was in the last seconds.
-#[cfg(feature = "hub")]
+/// How far a download or a conversion is, and how fast it was in the last seconds.
 #[derive(Default)]
-struct Download {
+struct Transfer {
     done: u64,
     total: u64,
     /// When how much was here, the oldest first.
@@ -241,8 +235,7 @@ struct Download {
     said: Option<Instant>,
 }
 
-#[cfg(feature = "hub")]
-impl Download {
+impl Transfer {
     /// Of the time that the speed is told of.
     const WINDOW: Duration = Duration::from_secs(10);
     /// Between lines where there is no bar.
@@ -282,12 +275,11 @@ impl Download {
     }
 }
 
-#[cfg(feature = "hub")]
 impl Report {
-    fn download(&mut self, event: &DownloadEvent) {
+    fn files(&mut self, event: &FilesEvent) {
         match event {
-            DownloadEvent::Started { files, done, total } => {
-                self.coming = Download { done: *done, total: *total, said: Some(Instant::now()), ..Default::default() };
+            FilesEvent::Started { files, done, total } => {
+                self.coming = Transfer { done: *done, total: *total, said: Some(Instant::now()), ..Default::default() };
                 self.coming.here(*done, Instant::now());
                 let here = if *done > 0 { format!(", {} are here", Size(*done)) } else { String::new() };
                 let files = if *files == 1 { "1 file".into() } else { format!("{files} files") };
@@ -304,25 +296,25 @@ impl Report {
                     false => self.line(format_args!("{files}, {}{here}", Size(*total))),
                 }
             }
-            DownloadEvent::Progress { done } => {
+            FilesEvent::Progress { done } => {
                 self.coming.here(*done, Instant::now());
                 let text = self.coming.text();
                 if let Some(bar) = &self.bar {
                     bar.set_position(*done);
                     bar.set_message(text);
-                } else if self.coming.said.is_none_or(|said| said.elapsed() >= Download::BETWEEN_LINES) {
+                } else if self.coming.said.is_none_or(|said| said.elapsed() >= Transfer::BETWEEN_LINES) {
                     self.coming.said = Some(Instant::now());
                     self.line(text);
                 }
             }
-            DownloadEvent::FileFinished { path, size, elapsed } => {
+            FilesEvent::FileFinished { path, size, elapsed } => {
                 self.line(format_args!("{path} {} {}", Size(*size), Time(*elapsed)));
             }
-            DownloadEvent::Waiting { path } => self.note(format_args!("{path}: another process is bringing it")),
-            DownloadEvent::Again { reason, pause } => {
+            FilesEvent::Waiting { path } => self.note(format_args!("{path}: another process is bringing it")),
+            FilesEvent::Again { reason, pause } => {
                 self.warning(format_args!("{reason}; again in {}", Time(*pause)));
             }
-            DownloadEvent::Finished => self.clear_bar(),
+            FilesEvent::Finished => self.clear_bar(),
             _ => {}
         }
     }
@@ -361,8 +353,7 @@ impl Observer for Report {
                 self.warned.push(warning.clone());
             }
             Event::TextCache(what) => self.verbose(what),
-            #[cfg(feature = "hub")]
-            Event::Download(event) => self.download(event),
+            Event::Files(event) => self.files(event),
             _ => {}
         }
     }
@@ -478,13 +469,12 @@ mod tests {
         assert_eq!([time(0.04), time(12.34), time(185.0)], ["0.04 s", "12.3 s", "3 min 05 s"]);
     }
 
-    #[cfg(feature = "hub")]
     #[test]
     fn a_download_tells_its_speed_and_the_time_left() {
-        let (mut download, start) = (Download { total: 16_000_000_000, ..Default::default() }, Instant::now());
+        let (mut transfer, start) = (Transfer { total: 16_000_000_000, ..Default::default() }, Instant::now());
         let mut at = |seconds, done| {
-            download.here(done, start + Duration::from_secs_f64(seconds));
-            download.text()
+            transfer.here(done, start + Duration::from_secs_f64(seconds));
+            transfer.text()
         };
         assert_eq!(at(0.0, 0), "0 bytes of 16.0 GB");
         assert_eq!(at(1.0, 100_000_000), "100 MB of 16.0 GB, 100 MB/s, 2 min 39 s left");

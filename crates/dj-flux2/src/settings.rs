@@ -301,15 +301,10 @@ fn noise(args: &GenerateArgs, from: Option<&Parameters>) -> Result<NoiseKind> {
 
 /// What the number formats that were typed mean together.
 pub fn precision(dtype: Option<Dtype>, quantize: Option<Quantize>) -> Result<Precision> {
-    let weights = |format| match format {
-        Quantize::Bf16 => Format::Bf16,
-        Quantize::Int8 => Format::Int8,
-        Quantize::Q8_0 => Format::Q8_0,
-        Quantize::Q4K => Format::Q4K,
-    };
+    let weights = quantize.map_or(Format::AsStored, format);
     let (compute, weights) = match (dtype, quantize) {
-        (None | Some(Dtype::Bf16), quantize) => (Compute::Bf16, quantize.map_or(Format::AsStored, weights)),
-        (Some(Dtype::F32), quantize) => (Compute::F32, quantize.map_or(Format::AsStored, weights)),
+        (None | Some(Dtype::Bf16), _) => (Compute::Bf16, weights),
+        (Some(Dtype::F32), _) => (Compute::F32, weights),
         (Some(Dtype::Int8), None | Some(Quantize::Int8)) => (Compute::Bf16, Format::Int8),
         (Some(Dtype::Int8), Some(_)) => {
             let message = "--dtype int8 rounds weights to bytes, and --quantize to something else";
@@ -320,6 +315,16 @@ pub fn precision(dtype: Option<Dtype>, quantize: Option<Quantize>) -> Result<Pre
         let message = "--quantize int8 multiplies bytes, and --dtype f32 rounds nothing that is multiplied";
         Failure::usage(message, "leave --dtype out, or use --quantize q8_0")
     })
+}
+
+/// What a format of weights that was typed means.
+pub fn format(typed: Quantize) -> Format {
+    match typed {
+        Quantize::Bf16 => Format::Bf16,
+        Quantize::Int8 => Format::Int8,
+        Quantize::Q8_0 => Format::Q8_0,
+        Quantize::Q4K => Format::Q4K,
+    }
 }
 
 /// Threads that were asked for.

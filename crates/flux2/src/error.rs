@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::event::Phase;
 use crate::plan::Memory;
+use crate::weights::convert::ConvertProblem;
 use crate::weights::{ConfigProblem, FileProblem, LoraProblem, Mismatch, Part};
 
 /// Result with this crate's [`Error`].
@@ -116,6 +117,9 @@ pub enum Error {
         /// What was asked for.
         wanted: Part,
     },
+    /// A conversion that cannot be made.
+    #[error("{0}")]
+    Convert(ConvertProblem),
     /// A transformer beside a model that is one.
     #[error("{} is a transformer, and so is {}", model.display(), given.display())]
     TwoTransformers {
@@ -482,6 +486,8 @@ impl Error {
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
             #[cfg(feature = "hub")]
             Error::Hub(problem) => problem.kind(),
+            Error::Convert(ConvertProblem::DiskFull { .. } | ConvertProblem::Busy { .. }) => ErrorKind::Failure,
+            Error::Convert(_) => ErrorKind::Usage,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) | Error::MemoryLimit { .. } => {
                 ErrorKind::OutOfMemory
@@ -523,6 +529,7 @@ impl Error {
                 Part::TextEncoder => "pass the Qwen3 text encoder with --text-encoder".into(),
                 Part::Vae => "pass the FLUX.2 autoencoder with --vae".into(),
             }),
+            Error::Convert(problem) => Some(problem.hint().into()),
             Error::TwoTransformers { .. } => {
                 Some("pass the folder of the model with --model, or only one of the two".into())
             }

@@ -81,19 +81,17 @@ pub enum Event {
     Warning(Warning),
     /// What became of a text embedding on disk, for those who look inside: it changes no picture.
     TextCache(TextCacheEvent),
-    /// Files of a model come, or are looked at.
-    #[cfg(feature = "hub")]
-    Download(DownloadEvent),
+    /// Files of a model come, are looked at, or are made of others.
+    Files(FilesEvent),
 }
 
 /// How far the files of a model are.
-#[cfg(feature = "hub")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum DownloadEvent {
+pub enum FilesEvent {
     /// It begins.
     Started {
-        /// Files that are brought or looked at.
+        /// Files that are brought, looked at or made.
         files: usize,
         /// Bytes of them that are here from an earlier time.
         done: u64,
@@ -105,9 +103,9 @@ pub enum DownloadEvent {
         /// Of all files.
         done: u64,
     },
-    /// A file is here, whole and with the right hash.
+    /// A file is here, whole; one that was brought has the right hash.
     FileFinished {
-        /// Its path in the repository.
+        /// Its path in the repository, or in the folder that is made.
         path: String,
         /// Its length in bytes.
         size: u64,
@@ -131,10 +129,8 @@ pub enum DownloadEvent {
 }
 
 /// A number of bytes as people say it: `168 MB`, `7.8 GB`.
-#[cfg(feature = "hub")]
 pub struct Bytes(pub u64);
 
-#[cfg(feature = "hub")]
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0 as f64;

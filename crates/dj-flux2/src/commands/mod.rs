@@ -1,6 +1,7 @@
 //! One file a subcommand, and what several of them share; `find` knows what a model's name stands for.
 
 pub mod bench;
+pub mod convert;
 #[cfg(feature = "hub")]
 pub mod download;
 mod find;

@@ -3,6 +3,7 @@
 mod again;
 mod bench;
 mod cli;
+mod convert;
 mod files;
 #[cfg(feature = "hub")]
 mod hub;

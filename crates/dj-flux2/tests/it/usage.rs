@@ -31,6 +31,7 @@ fn no_arguments() {
       info      Print what made a picture
       plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
+      convert   Write a model in another number format, or go on where that stopped
       download  Bring a model here, or go on where that stopped
       models    List the models that are known, and those that are on this disk
       verify    Compare the files of models with their hashes
@@ -62,6 +63,7 @@ fn help() {
       info      Print what made a picture
       plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
+      convert   Write a model in another number format, or go on where that stopped
       download  Bring a model here, or go on where that stopped
       models    List the models that are known, and those that are on this disk
       verify    Compare the files of models with their hashes
@@ -137,6 +139,8 @@ fn help_for_generate() {
     Running:
           --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
                                int8]
+          --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
+                               [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
           --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
           --threads <N>        CPU threads [default: as many as this process may use]
           --max-memory <SIZE>  Memory the run may take, as in 6GiB: keeps fewer weights in it, or
@@ -230,18 +234,45 @@ fn help_for_bench() {
       -s, --steps <N>     Denoising steps [default: what the model was made for]
 
     Running:
-          --warmup <N>     Pictures made before, whose times do not count [default: 0]
-          --runs <N>       Pictures whose times count; the one with the median time is shown [default:
-                           1]
-          --dtype <DTYPE>  Number format to compute in [default: bf16] [possible values: f32, bf16,
-                           int8]
-          --threads <N>    CPU threads [default: as many as this process may use]
+          --warmup <N>         Pictures made before, whose times do not count [default: 0]
+          --runs <N>           Pictures whose times count; the one with the median time is shown
+                               [default: 1]
+          --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
+                               [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
+          --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
+                               int8]
+          --threads <N>        CPU threads [default: as many as this process may use]
 
     Output:
           --json            Print one JSON object a result on standard output
           --compare <FILE>  Show the results beside those of an earlier run, a file of what --json
                             printed
       -q, --quiet           Print errors and results only
+    ");
+}
+
+#[test]
+fn help_for_convert() {
+    snapshot!(refused(&["convert", "-h"]), @"
+    exit code: 0
+    ----- stdout -----
+    Write a model in another number format, or go on where that stopped
+
+    Usage: dj-flux2 convert [OPTIONS] --to <FORMAT> <IN> <OUT>
+
+    Arguments:
+      <IN>   What to convert: a model as -m takes it, or one of its networks, file or folder
+      <OUT>  What to make: a folder of a whole model, a file of one network
+
+    Options:
+          --to <FORMAT>          Number format of the weights; bf16 and int8 are written as safetensors,
+                                 q8_0 and q4_k as GGUF [possible values: bf16, int8, q8_0, q4_k]
+          --component <NETWORK>  Only this network of a model, as one file [possible values:
+                                 transformer, text-encoder, vae]
+          --force                Replace OUT if it is there
+          --threads <N>          CPU threads [default: as many as this process may use]
+      -q, --quiet                Print errors and OUT only
+      -h, --help                 Print help
     ");
 }
 

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
 use super::{HubProblem, RepoId};
-use crate::event::{CancelToken, DownloadEvent, Event, Observer};
+use crate::event::{CancelToken, Event, FilesEvent, Observer};
 use crate::{Error, Result};
 
 /// The folder of all repositories.
@@ -147,7 +147,7 @@ impl Cache {
         }
         let total = planned.iter().map(|(file, _)| file.size).sum();
         let mut done = 0;
-        observer.on_event(&Event::Download(DownloadEvent::Started { files: planned.len(), done, total }));
+        observer.on_event(&Event::Files(FilesEvent::Started { files: planned.len(), done, total }));
         let mut checked = Vec::new();
         for (file, blob) in planned {
             let mut hasher = file.digest.hasher(file.size);
@@ -161,12 +161,12 @@ impl Cache {
                 }
                 hasher.update(&buffer[..read]);
                 done += read as u64;
-                observer.on_event(&Event::Download(DownloadEvent::Progress { done }));
+                observer.on_event(&Event::Files(FilesEvent::Progress { done }));
             }
             let is_whole = hasher.hex() == file.digest.hex();
             checked.push(Checked { path: file.path, blob, is_whole });
         }
-        observer.on_event(&Event::Download(DownloadEvent::Finished));
+        observer.on_event(&Event::Files(FilesEvent::Finished));
         Ok(checked)
     }
 

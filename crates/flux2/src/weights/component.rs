@@ -63,6 +63,16 @@ impl<C> Component<C> {
         bytes.into_iter().max_by_key(|(_, n)| *n).map_or(of_none, |(d, _)| d)
     }
 
+    /// Every tensor with its shape and the dtype it is handed out in.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], DType)> {
+        self.plan.iter().map(|(name, planned)| {
+            let mut dtypes = planned.pieces.iter().map(|piece| piece.dtype);
+            let first = dtypes.next().unwrap_or(DType::Bf16); // random ones are
+            let dtype = if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 };
+            (name.as_str(), &planned.shape[..], dtype)
+        })
+    }
+
     /// Of the matrices that `format` would round to blocks, those whose rows are not whole blocks, and all; both counted.
     pub(crate) fn not_whole_blocks(&self, format: impl Fn(&str) -> Format) -> (usize, usize) {
         let matrices = self.plan.iter().filter(|(_, planned)| planned.shape.len() == 2);
@@ -290,6 +300,14 @@ impl Checkpoint {
         }
         let config = Some(folder.join("config.json")).filter(Location::is_file);
         Ok(Checkpoint { location: location.clone(), files, index, config })
+    }
+
+    /// Which network this is, if it is one of a model.
+    pub fn part(&self) -> Option<Part> {
+        match detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str)) {
+            Some(Detected::Part(part, _)) => Some(part),
+            _ => None,
+        }
     }
 
     /// Which network this is and how its tensors are named.

@@ -1,4 +1,4 @@
-//! One GGUF file's header, read and checked.
+//! One GGUF file's header: read and checked, or written.
 //!
 //! In:  a file. Out: names, types, shapes and byte ranges that all lie within it, and what it says of its model.
 //!
@@ -14,13 +14,13 @@ use std::io::{self, BufReader, Read};
 
 use flux2_backend::DType;
 
-use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, ReadProblem, StoredDType, StoredTensor};
+use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, NewTensor, ReadProblem, StoredDType, StoredTensor};
 
 /// First bytes of every file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
 
 /// Where data begins and tensors lie, unless the file says otherwise.
-const ALIGNMENT: u64 = 32;
+pub(super) const ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 20;
 /// Most tensors and most entries: the family's have a few hundred of the one, a few dozen of the other.
 const MAX_ENTRIES: u64 = 1 << 16;
@@ -336,4 +336,64 @@ fn parse_dtype(kind: u32) -> Option<StoredDType> {
         40 => Other("nvfp4", [64, 36]),
         _ => return None,
     })
+}
+
+// ---- writing ----
+
+/// A value that is to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    U32(u32),
+    F32(f32),
+    Text(String),
+}
+
+impl From<usize> for Value {
+    fn from(value: usize) -> Self {
+        Value::U32(value.try_into().expect("sizes of models are small"))
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Value::Text(value.to_owned())
+    }
+}
+
+/// The header of a file of `tensors`, which follow it in their order, each at the next multiple of [`ALIGNMENT`].
+///
+/// # Panics
+/// If one has a dtype that the format has not.
+pub(super) fn header(tensors: &[NewTensor], metadata: &[(&str, Value)]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    out.extend(3u32.to_le_bytes());
+    out.extend((tensors.len() as u64).to_le_bytes());
+    out.extend((metadata.len() as u64).to_le_bytes());
+    for (key, value) in metadata {
+        text(&mut out, key);
+        match value {
+            Value::U32(value) => [4, *value].iter().for_each(|n| out.extend(n.to_le_bytes())),
+            Value::F32(value) => [6, value.to_bits()].iter().for_each(|n| out.extend(n.to_le_bytes())),
+            Value::Text(value) => {
+                out.extend(8u32.to_le_bytes());
+                text(&mut out, value);
+            }
+        }
+    }
+    let mut offset = 0u64;
+    for tensor in tensors {
+        text(&mut out, &tensor.name);
+        out.extend((tensor.shape.len() as u32).to_le_bytes());
+        tensor.shape.iter().rev().for_each(|n| out.extend((*n as u64).to_le_bytes()));
+        let kind = (0..64).find(|kind| parse_dtype(*kind) == Some(StoredDType::Known(tensor.dtype)));
+        out.extend(kind.unwrap_or_else(|| panic!("no GGUF file holds {}", tensor.dtype)).to_le_bytes());
+        out.extend(offset.to_le_bytes());
+        offset = (offset + tensor.bytes() as u64).next_multiple_of(ALIGNMENT);
+    }
+    out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
+    out
 }

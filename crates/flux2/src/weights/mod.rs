@@ -14,13 +14,15 @@
 //! | `component` | one network: its shards, checked against its configuration |
 //! | `model_files` | the whole model, its parts checked against each other |
 //! | `lora` | corrections that are added to the transformer's matrices when it is loaded |
-//! | `quantize` | which weights are rounded when they are loaded |
+//! | `quantize` | which weights are rounded when they are loaded or converted |
+//! | `convert` | a model in another number format, as files |
 //! | `synthetic` | a model in no file: the sizes of a member of the family, random values |
 //!
 //! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
 
 mod component;
 mod config;
+pub mod convert;
 mod gguf;
 mod layout;
 mod location;

@@ -1,4 +1,4 @@
-//! One safetensors file's header, read and checked.
+//! One safetensors file's header: read and checked, or written.
 //!
 //! In:  a file. Out: names, dtypes, shapes and byte ranges that all lie within it.
 //!
@@ -14,8 +14,9 @@ use std::io::Read;
 use flux2_backend::DType;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
 
-use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, ReadProblem, StoredDType, StoredTensor};
+use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, NewTensor, ReadProblem, StoredDType, StoredTensor};
 
 /// What the program that wrote a file says about it.
 pub(super) type Metadata = BTreeMap<String, String>;
@@ -190,6 +191,32 @@ impl<'de> Deserialize<'de> for Shape {
         }
         deserializer.deserialize_seq(Axes)
     }
+}
+
+/// The header of a file of `tensors`, which follow it in their order without gaps.
+///
+/// # Panics
+/// If one has a dtype that the format has not.
+pub(super) fn header(tensors: &[NewTensor], metadata: &[(&str, String)]) -> Vec<u8> {
+    let metadata: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+    let mut entries = serde_json::Map::from_iter([("__metadata__".to_owned(), metadata.into())]);
+    let mut from = 0;
+    for tensor in tensors {
+        let to = from + tensor.bytes();
+        let dtype = match tensor.dtype {
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            DType::Bf16 => "BF16",
+            DType::I8 => "I8",
+            other => panic!("no safetensors file holds {other}"),
+        };
+        entries.insert(tensor.name.clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [from, to]}));
+        from = to;
+    }
+    let mut text = serde_json::Value::Object(entries).to_string().into_bytes();
+    // Data that begins at a multiple of 8 is aligned for all dtypes.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    [&(text.len() as u64).to_le_bytes()[..], &text].concat()
 }
 
 /// Every name the format has; sub-byte types are left out, nothing that could be loaded here uses them.

@@ -49,6 +49,23 @@ pub(crate) struct StoredTensor {
     pub range: Range<usize>,
 }
 
+/// A tensor that is to be written.
+#[derive(Clone, Debug)]
+pub(super) struct NewTensor {
+    pub name: String,
+    pub dtype: DType,
+    /// Outermost axis first.
+    pub shape: Vec<usize>,
+}
+
+impl NewTensor {
+    /// # Panics
+    /// If its rows are not whole blocks.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes_of(&self.shape).expect("rows of whole blocks")
+    }
+}
+
 /// An element type of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoredDType {
@@ -299,7 +316,7 @@ pub enum FileProblem {
         version: u32,
     },
     /// A number in the header of a GGUF file that no sane file has.
-    #[error("{what} is {found}, at most {max} {}", if *.max == 1 { "is read" } else { "are read" })]
+    #[error("{} is {found}, at most {max} is read", Printable(what))]
     GgufCount {
         /// What is counted.
         what: String,
@@ -309,7 +326,7 @@ pub enum FileProblem {
         max: u64,
     },
     /// The header of a GGUF file goes on beyond the end of the file.
-    #[error("the header ends within {what}: {needed} bytes are needed at byte {at} of {file}")]
+    #[error("the header ends within {}: {needed} bytes are needed at byte {at} of {file}", Printable(what))]
     GgufCut {
         /// What was being read.
         what: String,

@@ -346,6 +346,15 @@ fn a_decoder_may_be_narrower_than_its_encoder() {
 }
 
 #[test]
+fn a_transformer_may_take_the_place_of_the_folders_own() {
+    let file = tiny("klein-bfl/transformer.safetensors");
+    let files = open(&ModelPaths { transformer: Some(file.clone().into()), ..folder() });
+    assert_eq!((files.transformer.layout(), files.vae.layout()), (Layout::Bfl, Layout::Diffusers));
+    let two = ModelPaths { transformer: Some(file.into()), ..single_files() };
+    assert!(matches!(ModelFiles::open(&two), Err(flux2::Error::TwoTransformers { .. })));
+}
+
+#[test]
 fn layers_after_the_last_tap_need_not_be_there_nor_be_right() {
     let temp = tempfile::tempdir().unwrap();
     let text = File::read(&tiny("klein-bfl/text_encoder.safetensors"));

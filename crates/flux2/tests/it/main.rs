@@ -1,11 +1,13 @@
 //! Integration tests.
 
 mod cancel;
+mod convert;
 mod embedded;
 mod evaluation;
 mod gguf;
 mod golden;
 mod hostile_files;
+mod hostile_gguf;
 mod house;
 #[cfg(feature = "hub")]
 mod hub;

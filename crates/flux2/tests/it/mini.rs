@@ -4,6 +4,7 @@
 
 use std::num::NonZeroUsize;
 
+use flux2::weights::{Compute, Format};
 use flux2::{CancelToken, Engine, EngineOptions, Event, GenerateRequest, Precision, Residency};
 
 use crate::evaluation::judge::Judge;
@@ -26,6 +27,8 @@ const WORDINGS: f64 = 0.85;
 const BF16: f64 = 35.0;
 /// The same of an int8 picture.
 const INT8: f64 = 34.0;
+/// The same with weights in q8_0.
+const Q8_0: f64 = 30.0;
 
 /// Requests of each kind in the part that is tested.
 fn a_few(kind: Kind) -> usize {
@@ -125,9 +128,15 @@ fn an_edit_changes_the_background_and_keeps_the_subject() {
 }
 
 #[test]
-fn bf16_and_int8_agree_with_f32() {
+fn bf16_and_rounded_weights_agree_with_f32() {
     let mut full = engine(Precision::F32, 2);
-    for (precision, least) in [(Precision::Bf16, BF16), (Precision::Int8, INT8)] {
+    let rounded = |compute, weights| Precision::new(compute, weights).unwrap();
+    for (precision, least) in [
+        (Precision::Bf16, BF16),
+        (Precision::Int8, INT8),
+        (rounded(Compute::Bf16, Format::Q8_0), Q8_0),
+        (rounded(Compute::F32, Format::Q8_0), Q8_0),
+    ] {
         let mut engine = engine(precision, 2);
         for (seed, prompt) in
             [(1, "a cat on a blue background"), (2, "two apples, yellow gradient"), (3, "small owl, pink stripes")]

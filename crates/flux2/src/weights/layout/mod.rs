@@ -156,6 +156,11 @@ impl Dialect {
         Dialect { layout, rules, unused, prefix, last_level: 0 }
     }
 
+    /// The scheme of `part` in `layout`, without a prefix; `None` if there is none.
+    pub fn of(part: Part, layout: Layout) -> Option<Self> {
+        SCHEMES.iter().find(|scheme| (scheme.0, scheme.1) == (part, layout)).map(|scheme| Self::new(scheme, ""))
+    }
+
     /// Whether a stored name is one that this scheme has, at whatever index.
     fn knows(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(self.prefix) else { return false };

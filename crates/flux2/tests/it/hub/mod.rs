@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flux2::event::DownloadEvent;
+use flux2::event::FilesEvent;
 use flux2::hub::{Cache, Hub, HubOptions, HubProblem, Patience, Proxies, RepoId, State, Token};
 use flux2::{CancelToken, Error, ErrorKind, Event};
 use server::{Answer, COMMIT, REPO, Repo, Request, Server, bytes, hash};
@@ -79,10 +79,10 @@ impl Place {
     }
 }
 
-fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<DownloadEvent>) {
+fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<FilesEvent>) {
     let mut events = Vec::new();
     let mut observer = |event: &Event| {
-        if let Event::Download(event) = event {
+        if let Event::Files(event) = event {
             events.push(event.clone());
         }
     };
@@ -121,7 +121,7 @@ fn assert_whole(root: &Path, snapshot: &Path, expected: &Repo) {
 }
 
 /// Download from a server with faults, to success.
-fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<DownloadEvent>) {
+fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<FilesEvent>) {
     let (place, server) = (Place::new(), Server::start(model(), faults));
     let (done, events) = download(&place.hub(&server));
     assert_whole(&place.root(), &done.unwrap(), &model());
@@ -144,10 +144,10 @@ fn a_model_comes_whole_and_only_once() {
     let (done, events) = download(&hub);
     assert_whole(&place.root(), &done.unwrap(), &model());
     let total = plan.bytes();
-    assert_eq!(events.first(), Some(&DownloadEvent::Started { files: 8, done: 0, total }));
-    let last = events.iter().rev().find(|event| matches!(event, DownloadEvent::Progress { .. }));
-    assert_eq!(last, Some(&DownloadEvent::Progress { done: total }));
-    assert_eq!(events.iter().filter(|event| matches!(event, DownloadEvent::FileFinished { .. })).count(), 8);
+    assert_eq!(events.first(), Some(&FilesEvent::Started { files: 8, done: 0, total }));
+    let last = events.iter().rev().find(|event| matches!(event, FilesEvent::Progress { .. }));
+    assert_eq!(last, Some(&FilesEvent::Progress { done: total }));
+    assert_eq!(events.iter().filter(|event| matches!(event, FilesEvent::FileFinished { .. })).count(), 8);
     // What is not needed was not asked for, and of two files with the same bytes perhaps one.
     assert!(server.seen_of("README.md").is_empty() && server.seen_of("flux-2-klein-4b.safetensors").is_empty());
 
@@ -169,7 +169,7 @@ fn what_another_program_left_is_used() {
     fs::write(place.blobs().join(hash("vae.safetensors", &vae)), &vae).unwrap();
     let (done, events) = download(&place.hub(&server));
     assert_whole(&place.root(), &done.unwrap(), &model());
-    assert!(matches!(events[0], DownloadEvent::Started { done: 123_456, .. }), "{events:?}");
+    assert!(matches!(events[0], FilesEvent::Started { done: 123_456, .. }), "{events:?}");
     assert_eq!(server.seen_of(WEIGHTS)[0].from, Some(123_456));
     assert!(server.seen_of("vae/diffusion_pytorch_model.safetensors").is_empty());
 }
@@ -203,7 +203,7 @@ fn cut_connections_are_resumed() {
     }));
     let from: Vec<_> = server.seen_of(WEIGHTS).iter().map(|request| request.from).collect();
     assert_eq!(from, [None, Some(100_000), Some(100_001), Some(100_001), Some(100_001)]);
-    let again = events.iter().filter(|event| matches!(event, DownloadEvent::Again { .. }));
+    let again = events.iter().filter(|event| matches!(event, FilesEvent::Again { .. }));
     assert_eq!(again.count(), 4);
 }
 
@@ -256,7 +256,7 @@ fn corrupted_bytes_are_found_by_their_hash() {
     let once = |request: &Request| if request.number == 0 { Answer::Corrupt(299_999) } else { Answer::File };
     let (server, events) = survives(weights(once));
     assert_eq!(server.seen_of(WEIGHTS).len(), 2);
-    assert!(events.iter().any(|event| matches!(event, DownloadEvent::Again { reason, .. } if reason.contains("hash"))));
+    assert!(events.iter().any(|event| matches!(event, FilesEvent::Again { reason, .. } if reason.contains("hash"))));
 
     let (place, server) = (Place::new(), Server::start(model(), weights(|_| Answer::Corrupt(0))));
     assert!(matches!(place.problem(&server), HubProblem::Digest { file, .. } if file == WEIGHTS));
@@ -293,7 +293,7 @@ fn a_pause_that_is_asked_for_is_made() {
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(server.seen_of(WEIGHTS).len(), 3);
     let pause = Duration::from_secs(1);
-    assert!(events.iter().any(|event| matches!(event, DownloadEvent::Again { pause: p, .. } if *p == pause)));
+    assert!(events.iter().any(|event| matches!(event, FilesEvent::Again { pause: p, .. } if *p == pause)));
 
     let long = |_: &Request| Answer::Status(429, vec![("Retry-After", "3600".into())]);
     match Place::new().problem(&Server::start(model(), long)) {
@@ -468,7 +468,7 @@ fn a_download_can_be_stopped_and_goes_on_later() {
     let (cancel, mut seen) = (CancelToken::new(), 0);
     let token = cancel.clone();
     let mut observer = |event: &Event| {
-        if let Event::Download(DownloadEvent::Progress { done }) = event {
+        if let Event::Files(FilesEvent::Progress { done }) = event {
             seen = *done;
             // All others are small and came before.
             if seen > plan.bytes() - 200_001 {

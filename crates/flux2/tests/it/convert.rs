@@ -1,0 +1,387 @@
+//! Converted models draw what their source draws in the same format, stop and go on, and harm nothing that is there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use flux2::weights::convert::{Conversion, ConvertProblem, Converted};
+use flux2::weights::{
+    Component, Compute, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
+    VaeConfig, WeightSource,
+};
+use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision, engine};
+use flux2_backend::DType;
+use safetensors::SafeTensors;
+
+use crate::evaluation;
+use crate::layouts::{File, assert_same, copy_of_tiny, f32_bytes, folder, open, single_files, tiny};
+
+const FORMATS: [Format; 4] = [Format::Bf16, Format::Int8, Format::Q8_0, Format::Q4K];
+
+fn conversion(model: impl Into<Location>, format: Format, out: &Path) -> Conversion {
+    Conversion { model: model.into(), part: None, format, out: out.into(), replace: false, threads: None }
+}
+
+fn run(conversion: &Conversion) -> Result<Converted, Error> {
+    conversion.run(&mut |_: &Event| {}, &CancelToken::new())
+}
+
+fn precision(format: Format) -> Precision {
+    Precision::new(Compute::Bf16, format).unwrap()
+}
+
+fn picture(paths: &ModelPaths, precision: Precision) -> Vec<u8> {
+    let options = EngineOptions { precision, ..Default::default() };
+    let mut engine = engine::load(paths, &options).unwrap();
+    let request = GenerateRequest {
+        prompt: "a cat on a blue background".into(),
+        width: Some(64),
+        height: Some(64),
+        seed: 1,
+        ..Default::default()
+    };
+    engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image.pixels().to_vec()
+}
+
+fn model(path: &Path) -> ModelPaths {
+    ModelPaths { model: path.into(), ..ModelPaths::default() }
+}
+
+/// Every file below a folder, by its path in it.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in std::fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().display().to_string();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_converted_model_draws_what_its_source_draws_in_that_format() {
+    let temp = tempfile::tempdir().unwrap();
+    let mini = evaluation::mini();
+    for (i, source) in [folder(), mini].into_iter().enumerate() {
+        for format in FORMATS {
+            let out = temp.path().join(format!("{i} {format:?}"));
+            let converted = run(&conversion(source.model.clone(), format, &out)).unwrap();
+            assert!(converted.bytes > 0 && converted.rounded + converted.left > 0);
+            let expected = picture(&source, precision(format));
+            // A file in bytes is multiplied in bytes where that is asked for; the others are as they are.
+            let loaded = if format == Format::Int8 { Precision::Int8 } else { Precision::Bf16 };
+            assert!(picture(&model(&out), loaded) == expected, "{format:?} of {:?}", source.model);
+            if i == 1 && format == Format::Q8_0 {
+                assert_eq!((converted.left, expected == picture(&source, Precision::Bf16)), (0, false));
+            }
+            let names: Vec<String> = files(&out).into_keys().filter(|name| name.contains("/.")).collect();
+            assert!(names.is_empty(), "{names:?}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2 * FORMATS.len(), "{left:?}");
+}
+
+/// A transformer for the text encoder and the VAE of the tiny model whose rows are whole blocks of 256.
+fn wide_transformer(folder: &Path) -> PathBuf {
+    let tiny = open(&self::folder()).transformer.config;
+    let config = TransformerConfig {
+        heads: 2,
+        head_dim: 128,
+        mlp_hidden: 512,
+        double_blocks: 1,
+        single_blocks: 2,
+        rope_axes: vec![32; 4],
+        ..tiny
+    };
+    let names = [
+        ("img_in", "img_in.weight"),
+        ("txt_in", "txt_in.weight"),
+        ("time_in.0", "time_in.in_layer.weight"),
+        ("time_in.1", "time_in.out_layer.weight"),
+        ("modulation.img", "double_stream_modulation_img.lin.weight"),
+        ("modulation.txt", "double_stream_modulation_txt.lin.weight"),
+        ("modulation.single", "single_stream_modulation.lin.weight"),
+        ("final.modulation", "final_layer.adaLN_modulation.1.weight"),
+        ("final.proj", "final_layer.linear.weight"),
+    ];
+    let stored = |name: &str| {
+        if let Some((_, stored)) = names.iter().find(|(canonical, _)| *canonical == name) {
+            return (*stored).to_owned();
+        }
+        let parts: Vec<&str> = name.split('.').collect();
+        match parts[..] {
+            ["double", i, stream, part] => {
+                let part = match part {
+                    "qkv" => format!("{stream}_attn.qkv.weight"),
+                    "q_norm" => format!("{stream}_attn.norm.query_norm.scale"),
+                    "k_norm" => format!("{stream}_attn.norm.key_norm.scale"),
+                    "proj" => format!("{stream}_attn.proj.weight"),
+                    "mlp_in" => format!("{stream}_mlp.0.weight"),
+                    _ => format!("{stream}_mlp.2.weight"),
+                };
+                format!("double_blocks.{i}.{part}")
+            }
+            ["single", i, part] => {
+                let part = match part {
+                    "qkv_mlp" => "linear1.weight",
+                    "q_norm" => "norm.query_norm.scale",
+                    "k_norm" => "norm.key_norm.scale",
+                    _ => "linear2.weight",
+                };
+                format!("single_blocks.{i}.{part}")
+            }
+            _ => panic!("{name}"),
+        }
+    };
+    let mut state = 7u32;
+    let mut unit = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let tensors = config.expected_tensors().into_iter().map(|(name, shape)| {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = match shape.len() {
+            1 => (0..count).map(|_| 1.0 + 0.2 * unit()).collect(),
+            _ => (0..count).map(|_| 3.0 * unit() / (shape[1] as f32).sqrt()).collect(),
+        };
+        (stored(&name), ("F32".to_owned(), shape, f32_bytes(values)))
+    });
+    File(tensors.collect()).write(folder, "wide.safetensors")
+}
+
+#[test]
+fn rows_of_whole_blocks_become_q4_k_and_draw_what_they_do_when_rounded_on_loading() {
+    let temp = tempfile::tempdir().unwrap();
+    let wide = wide_transformer(temp.path());
+    let with = |transformer: &Path| ModelPaths { transformer: Some(transformer.into()), ..folder() };
+    // The rows of the tiny text encoder are no blocks of 256, so that the transformer alone is rounded either way.
+    for (format, dtype) in [(Format::Q4K, DType::Q4K), (Format::Int8, DType::I8)] {
+        let out = temp.path().join(format!("{format:?}"));
+        let converted = run(&conversion(&*wide, format, &out)).unwrap();
+        assert_eq!((converted.rounded, converted.left), (8 + 2 * 2, 0));
+        let component = Component::<TransformerConfig>::open(&*out).unwrap();
+        assert_eq!(component.layout(), Layout::Bfl);
+        let mapped = component.map().unwrap();
+        for (name, expected) in [
+            ("single.1.out", dtype),
+            ("double.0.txt.mlp_in", dtype),
+            ("img_in", DType::F32),
+            ("final.proj", DType::F32),
+        ] {
+            assert_eq!(mapped.tensor(name).unwrap().dtype(), expected, "{name}");
+        }
+        let loaded = if format == Format::Int8 { Precision::Int8 } else { Precision::Bf16 };
+        let rounded = picture(&with(&out), loaded);
+        assert!(rounded == picture(&with(&wide), precision(format)), "{format:?}");
+        assert!(rounded != picture(&with(&wide), Precision::Bf16), "{format:?} rounded nothing");
+        if format != Format::Int8 {
+            let f32 = |weights| Precision::new(Compute::F32, weights).unwrap();
+            assert!(picture(&with(&out), Precision::F32) == picture(&with(&wide), f32(format)), "{format:?} in f32");
+        }
+    }
+}
+
+#[test]
+fn every_network_is_a_file_of_its_own_if_asked() {
+    let temp = tempfile::tempdir().unwrap();
+    let source = open(&folder());
+    let convert = |part, format, name: &str| {
+        let out = temp.path().join(name);
+        let whole = conversion(tiny("klein"), format, &out);
+        run(&Conversion { part: Some(part), ..whole }).unwrap();
+        out
+    };
+    // The tiny model is bf16 throughout: nothing is lost.
+    let bf16 = |part, name: &str| convert(part, Format::Bf16, name);
+    let transformer = Component::<TransformerConfig>::open(&*bf16(Part::Transformer, "t")).unwrap();
+    assert_eq!(transformer.layout(), Layout::Bfl);
+    assert_same(&transformer, &source.transformer, true);
+    let text = Component::<TextConfig>::open(&*bf16(Part::TextEncoder, "te")).unwrap();
+    assert_same(&text, &source.text_encoder, true);
+    assert_same(&Component::<VaeConfig>::open(&*bf16(Part::Vae, "vae")).unwrap(), &source.vae, true);
+
+    // Of a GGUF file a text encoder takes what no shape tells; its 32 columns are one block.
+    let text = Component::<TextConfig>::open(&*convert(Part::TextEncoder, Format::Q8_0, "te.gguf")).unwrap();
+    assert_eq!((text.layout(), text.dtype()), (Layout::LlamaCpp, DType::Q8_0));
+    let config = TextConfig { layers: source.text_encoder.config.used_layers(), ..source.text_encoder.config.clone() };
+    assert_eq!(text.config, config);
+    // The same from the file of the part alone, and again from what was converted.
+    for (i, from) in [tiny("klein/text_encoder"), temp.path().join("te")].into_iter().enumerate() {
+        let out = temp.path().join(format!("alone {i}"));
+        run(&conversion(&*from, Format::Q8_0, &out)).unwrap();
+        assert_same(&Component::<TextConfig>::open(&*out).unwrap(), &text, true);
+    }
+    let packed = conversion(tiny("klein"), Format::Q8_0, &temp.path().join("no"));
+    let refused = run(&Conversion { part: Some(Part::Vae), ..packed });
+    assert!(matches!(refused, Err(Error::Convert(ConvertProblem::Vae { format: DType::Q8_0 }))));
+}
+
+#[test]
+fn a_model_in_bf16_has_the_names_of_its_layout_for_other_programs() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("out");
+    run(&conversion(tiny("klein"), Format::Bf16, &out)).unwrap();
+    for folder in ["transformer", "text_encoder"] {
+        let (mut found, mut source) =
+            (File::read_folder(&out.join(folder)), File::read_folder(&tiny("klein").join(folder)));
+        // What is not read is not written.
+        source.0.retain(|name, _| !name.starts_with("model.layers.27.") && name != "model.norm.weight");
+        found.0.retain(|_, (dtype, ..)| dtype == "BF16");
+        assert_eq!(found.0.keys().collect::<Vec<_>>(), source.0.keys().collect::<Vec<_>>());
+        assert!(found.0 == source.0, "{folder}");
+    }
+    let (made, source) = (files(&out), files(&tiny("klein")));
+    for same in ["model_index.json", "vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"] {
+        assert!(made[same] == source[same], "{same}");
+    }
+    let bytes = &made["transformer/diffusion_pytorch_model.safetensors"];
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!((metadata["dj-flux2.format"].as_str(), metadata["dj-flux2.source"].as_str()), ("bf16", "klein"));
+    assert_eq!(metadata["dj-flux2.source_fingerprint"].len(), 64);
+}
+
+/// Run until so many bytes are written, then be cancelled.
+fn cancelled_at(conversion: &Conversion, bytes: u64) {
+    let cancel = CancelToken::new();
+    let result = conversion.run(
+        &mut |event: &Event| {
+            if let Event::Files(flux2::event::FilesEvent::Progress { done }) = event
+                && *done >= bytes
+            {
+                cancel.cancel();
+            }
+        },
+        &cancel,
+    );
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+}
+
+#[test]
+fn what_was_interrupted_goes_on_and_comes_to_the_same_bytes() {
+    let temp = tempfile::tempdir().unwrap();
+    let source = tiny("klein-bfl/transformer.safetensors");
+    let (whole, out) = (temp.path().join("whole.gguf"), temp.path().join("out.gguf"));
+    run(&conversion(&*source, Format::Q8_0, &whole)).unwrap();
+    let expected = std::fs::read(&whole).unwrap();
+    let (part, list) = (temp.path().join(".out.gguf.part"), temp.path().join(".out.gguf.part.done"));
+    let conversion = conversion(&*source, Format::Q8_0, &out);
+    let half = expected.len() as u64 / 2;
+    let damages: [(&str, &dyn Fn()); 6] = [
+        ("as it was left", &|| ()),
+        ("a byte in the first tensor", &|| flip(&part, expected.len() / 10)),
+        ("a byte of the header", &|| flip(&part, 20)),
+        ("cut short", &|| cut(&part, expected.len() as u64 / 3)),
+        ("a list of nonsense", &|| std::fs::write(&list, [0xff; 1000]).unwrap()),
+        ("no list", &|| std::fs::remove_file(&list).unwrap()),
+    ];
+    for (what, damage) in damages {
+        cancelled_at(&conversion, half);
+        assert!(!out.exists() && part.exists(), "{what}");
+        let kept = std::fs::read_to_string(&list).unwrap().lines().count();
+        assert!(kept > 3, "{what}: {kept} tensors are finished");
+        damage();
+        run(&conversion).unwrap();
+        assert!(std::fs::read(&out).unwrap() == expected, "{what}");
+        assert!(!part.exists() && !list.exists(), "{what}");
+        std::fs::remove_file(&out).unwrap();
+    }
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path, len: u64) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+#[test]
+fn tensors_that_are_finished_are_not_made_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("out");
+    let conversion = conversion(tiny("klein"), Format::Q8_0, &out);
+    let mut total = 0;
+    let mut started = |event: &Event| {
+        if let Event::Files(flux2::event::FilesEvent::Started { total: bytes, .. }) = event {
+            total = *bytes;
+        }
+    };
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    assert!(matches!(conversion.run(&mut started, &cancel), Err(Error::Cancelled)));
+    cancelled_at(&conversion, total - 1000);
+    // The transformer is whole, and its time tells that it was kept; what another format left is not.
+    let work = temp.path().join(".out.part");
+    let kept = work.join("transformer/diffusion_pytorch_model.gguf");
+    let before = std::fs::metadata(&kept).unwrap().modified().unwrap();
+    std::fs::write(work.join("transformer/other.gguf"), b"").unwrap();
+    run(&conversion).unwrap();
+    let after = std::fs::metadata(out.join("transformer/diffusion_pytorch_model.gguf")).unwrap();
+    assert_eq!(after.modified().unwrap(), before);
+    assert!(!work.exists() && !out.join("transformer/other.gguf").exists());
+    assert!(ModelFiles::open(&model(&out)).is_ok());
+}
+
+#[test]
+fn what_is_there_is_replaced_only_where_that_is_asked_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let problem = |conversion: &Conversion| match run(conversion) {
+        Err(error @ Error::Convert(_)) => {
+            assert!(error.hint().is_some());
+            let Error::Convert(problem) = error else { unreachable!("matched above") };
+            problem
+        }
+        other => panic!("{other:?}"),
+    };
+    let source = copy_of_tiny(temp.path());
+    let force = |c: Conversion| Conversion { replace: true, ..c };
+    let onto = |out: &Path| conversion(&*source, Format::Q8_0, out);
+    assert_eq!(problem(&force(onto(&source))), ConvertProblem::IsSource { path: source.clone() });
+
+    let precious = temp.path().join("precious");
+    std::fs::create_dir(&precious).unwrap();
+    std::fs::write(precious.join("letter"), b"dear").unwrap();
+    assert_eq!(problem(&onto(&precious)), ConvertProblem::Exists { path: precious.clone() });
+    assert_eq!(problem(&force(onto(&precious))), ConvertProblem::NoModel { path: precious.clone() });
+    assert_eq!(std::fs::read(precious.join("letter")).unwrap(), b"dear");
+
+    let model = temp.path().join("model");
+    run(&conversion(&*source, Format::Bf16, &model)).unwrap();
+    assert_eq!(problem(&onto(&model)), ConvertProblem::Exists { path: model.clone() });
+    run(&force(onto(&model))).unwrap();
+    assert!(model.join("transformer/diffusion_pytorch_model.gguf").is_file());
+    assert!(!model.join("transformer/diffusion_pytorch_model.safetensors").exists());
+
+    let file = temp.path().join("file.gguf");
+    std::fs::write(&file, b"old").unwrap();
+    let part = |out: &Path| Conversion { part: Some(Part::Transformer), ..onto(out) };
+    assert_eq!(problem(&part(&file)), ConvertProblem::Exists { path: file.clone() });
+    assert_eq!(std::fs::read(&file).unwrap(), b"old");
+    run(&force(part(&file))).unwrap();
+    assert!(Component::<TransformerConfig>::open(&*file).is_ok());
+    assert_eq!(problem(&force(part(&model))), ConvertProblem::Exists { path: model.clone() });
+    assert_eq!(problem(&conversion(&*source, Format::AsStored, &temp.path().join("x"))), ConvertProblem::NoFormat);
+}
+
+#[test]
+fn what_is_no_model_is_refused_as_it_is_everywhere() {
+    let temp = tempfile::tempdir().unwrap();
+    let (out, junk) = (temp.path().join("out"), temp.path().join("junk"));
+    let missing = run(&conversion(temp.path().join("nowhere"), Format::Q8_0, &out));
+    assert!(matches!(missing, Err(Error::ModelMissing { .. })));
+    std::fs::write(&junk, b"GGUF\x03\0\0\0").unwrap();
+    assert!(matches!(run(&conversion(&*junk, Format::Q8_0, &out)), Err(Error::Checkpoint { .. })));
+    let wrong = Conversion { part: Some(Part::Vae), ..conversion(single_files().model, Format::Bf16, &out) };
+    assert!(matches!(run(&wrong), Err(Error::WrongPart { .. })));
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "nothing was begun");
+}
