@@ -199,6 +199,10 @@ pub struct PlanArgs {
     #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
     pub model: Option<PathBuf>,
 
+    /// Transformer, file or folder, instead of the one in the folder of --model
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub transformer: Option<PathBuf>,
+
     /// Text encoder, file or folder; needed if --model is a file
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub text_encoder: Option<PathBuf>,
@@ -242,6 +246,10 @@ pub struct PlanArgs {
     /// Number format to compute in [default: bf16]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]
     pub dtype: Option<Dtype>,
+
+    /// Round the weights of layers when they are loaded; int8 is --dtype int8 [default: they stay as stored]
+    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
+    pub quantize: Option<Quantize>,
 
     /// CPU threads [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]

@@ -42,6 +42,7 @@ struct StageRecord {
 pub fn run(args: &PlanArgs) -> Result<()> {
     let generate = GenerateArgs {
         model: args.model.clone(),
+        transformer: args.transformer.clone(),
         text_encoder: args.text_encoder.clone(),
         vae: args.vae.clone(),
         lora: args.lora.clone(),
@@ -54,6 +55,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         count: args.count,
         output: "{seed}.png".into(),
         dtype: args.dtype,
+        quantize: args.quantize,
         threads: args.threads,
         max_memory: args.max_memory,
         ..Default::default()
@@ -68,7 +70,8 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     };
     let mut settings = settings::resolve(&generate, outside)?;
     settings.paths.model = find_model(&settings.paths.model)?;
-    for part in [&mut settings.paths.text_encoder, &mut settings.paths.vae].into_iter().flatten() {
+    let paths = &mut settings.paths;
+    for part in [&mut paths.transformer, &mut paths.text_encoder, &mut paths.vae].into_iter().flatten() {
         *part = find_part(part)?;
     }
     let files = ModelFiles::open(&settings.paths)?;

@@ -212,13 +212,14 @@ impl Backend for CpuBackend {
     }
 
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
-        Ok(match format {
-            Format::AsStored => Matrix::Stored(StoredMatrix::new(matrix, &self.buffers)),
-            Format::Int8 => Matrix::Int8(Int8Matrix::new(self, &matrix)?),
-            Format::Bf16 => Matrix::Stored(encode::on(&self.threads, self.tier, &matrix, DType::Bf16)?),
-            Format::Q8_0 => Matrix::Stored(encode::on(&self.threads, self.tier, &matrix, DType::Q8_0)?),
-            Format::Q4K => Matrix::Stored(encode::on(&self.threads, self.tier, &matrix, DType::Q4K)?),
-        })
+        let stored = match format {
+            Format::Int8 => return Ok(Matrix::Int8(Int8Matrix::new(self, &matrix)?)),
+            Format::AsStored => matrix,
+            Format::Bf16 => encode::on(&self.threads, self.tier, &matrix, DType::Bf16)?,
+            Format::Q8_0 => encode::on(&self.threads, self.tier, &matrix, DType::Q8_0)?,
+            Format::Q4K => encode::on(&self.threads, self.tier, &matrix, DType::Q4K)?,
+        };
+        Ok(Matrix::Stored(StoredMatrix::new(stored, &self.buffers)))
     }
 
     fn trim(&self) {
