@@ -13,9 +13,11 @@ use flux2_backend::{DType, HostBytes, HostTensor};
 use super::Patch;
 use crate::Result;
 
-/// Rows and columns of the tile whose sums stay in registers.
-const ROWS: usize = 4;
+/// Rows and columns of the tile whose sums stay in registers, those of every processor of the architecture.
+const ROWS: usize = 2;
 const COLS: usize = 16;
+/// Rows that go past a panel of `down` while it is in the nearest cache.
+const GROUP: usize = 16;
 /// Products that are not worth another thread.
 const FEW: usize = 1 << 20;
 
@@ -96,7 +98,7 @@ impl Product {
     ) {
         let work = self.rows.len() * self.cols * (self.rank + 1);
         let threads = threads.get().min(work / FEW).max(1);
-        let share = self.rows.len().div_ceil(threads).next_multiple_of(ROWS);
+        let share = self.rows.len().div_ceil(threads).next_multiple_of(GROUP);
         let part = |(i, out): (usize, &mut [u8])| self.add_from(base, i * share, out, encode);
         let mut parts = out.chunks_mut(share * self.cols * N).enumerate();
         let own = parts.next();
@@ -116,19 +118,22 @@ impl Product {
         encode: impl Fn(f32) -> [u8; N],
     ) {
         let Product { rows, cols, rank, up, down } = self;
-        let mut values = vec![0f32; ROWS * cols];
-        let mut up_tile = vec![[0.0; ROWS]; *rank];
-        for (i, out) in out.chunks_mut(ROWS * cols * N).enumerate() {
-            let (first, height) = (from + i * ROWS, out.len() / (cols * N));
+        let mut values = vec![0f32; GROUP * cols];
+        // `[GROUP / ROWS, rank, ROWS]`.
+        let mut up_tiles = vec![[0f32; ROWS]; GROUP / ROWS * rank];
+        for (i, out) in out.chunks_mut(GROUP * cols * N).enumerate() {
+            let (first, height) = (from + i * GROUP, out.len() / (cols * N));
             for r in 0..height {
                 base.decode_row(rows.start + first + r, 0, &mut values[r * cols..][..*cols]);
                 let up = &up[(first + r) * rank..][..*rank];
-                up_tile.iter_mut().zip(up).for_each(|(tile, up)| tile[r] = *up);
+                let tile = &mut up_tiles[r / ROWS * rank..][..*rank];
+                tile.iter_mut().zip(up).for_each(|(tile, up)| tile[r % ROWS] = *up);
             }
             for (panel, down) in down.chunks_exact((*rank).max(1)).enumerate() {
-                let sums = tile(&up_tile, down);
-                for (values, sums) in values.chunks_exact_mut(*cols).zip(&sums).take(height) {
-                    values[panel * COLS..].iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
+                for (up, values) in up_tiles.chunks_exact(*rank).zip(values.chunks_mut(ROWS * cols)) {
+                    for (values, sums) in values.chunks_exact_mut(*cols).zip(&tile(up, down)) {
+                        values[panel * COLS..].iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
+                    }
                 }
             }
             for (bytes, value) in out.chunks_exact_mut(N).zip(&values) {

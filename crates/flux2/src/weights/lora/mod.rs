@@ -97,9 +97,11 @@ impl Lora {
         let file = TensorFile::open(location)?;
         let FileMetadata::Safetensors(metadata) = &file.metadata else { return Err(refuse(LoraProblem::Gguf)) };
         let adapters = Adapters::of(&file).map_err(refuse)?;
-        let pairs = match adapters.fit(&Homes::of(config)) {
+        let homes = Homes::of(config);
+        let pairs = match adapters.fit(&homes) {
             Ok(pairs) => pairs,
-            Err(mismatch) => {
+            Err(mut mismatch) => {
+                adapters.name_neighbours(&homes, &mut mismatch);
                 let other = adapters.made_for_another(config, &mismatch);
                 return Err(refuse(other.unwrap_or_else(|| LoraProblem::Tensors(Box::new(mismatch)))));
             }
@@ -222,7 +224,6 @@ impl<'f> Adapters<'f> {
             return Ok(pairs);
         }
         mismatch.unused.sort_unstable();
-        self.name_neighbours(homes, &mut mismatch);
         Err(mismatch)
     }
 
@@ -230,12 +231,14 @@ impl<'f> Adapters<'f> {
     fn name_neighbours(&self, homes: &Homes, mismatch: &mut Mismatch) {
         let shown = Mismatch::SHOWN.min(Mismatch::COMPARED / homes.modules().count().max(1));
         for name in mismatch.unused.iter().take(shown) {
-            let candidates: Vec<String> = match Key::parse(name) {
-                Some(key) => homes.modules().filter(|m| key.is_like(m)).map(|m| key.with_module(m)).collect(),
-                None => homes.modules().map(str::to_owned).collect(),
+            let nearest = match Key::parse(name) {
+                Some(key) => {
+                    let modules = homes.modules().filter(|module| key.is_like(module));
+                    nearest_name(key.module, modules).map(|module| key.with_module(module))
+                }
+                None => nearest_name(name, homes.modules()).map(str::to_owned),
             };
-            let nearest = nearest_name(name, candidates.iter().map(String::as_str));
-            mismatch.nearest.extend(nearest.map(|nearest| (name.clone(), nearest.to_owned())));
+            mismatch.nearest.extend(nearest.map(|nearest| (name.clone(), nearest)));
         }
     }
 

@@ -1,0 +1,244 @@
+//! Every loader against some hundred hostile files: none panics, takes a second or more memory than the file gives reason for.
+//!
+//! A binary of its own, since its allocator counts. What is wrong with a single file, and how that is said, is told by
+//! `tests/it/hostile_files.rs`; here it only has to be taken or refused.
+
+#[path = "../allocator/mod.rs"]
+mod allocator;
+mod corpus;
+mod meter;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flux2::Result;
+use flux2::text::Tokenizer;
+use flux2::weights::{
+    Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
+    WithLoras,
+};
+use tempfile::TempDir;
+
+use corpus::{Hostile, Kind, corpus};
+use meter::alone;
+
+/// The longest a file may keep a processor.
+const TIME: Duration = Duration::from_secs(1);
+/// The longest message, in bytes.
+const MESSAGE: usize = 1 << 20;
+const MIB: usize = 1 << 20;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// The tiny model, in a folder where its files can be replaced.
+struct Model {
+    temp: TempDir,
+}
+
+impl Model {
+    fn new() -> Self {
+        fn copy(from: &Path, to: &Path) {
+            fs::create_dir_all(to).unwrap();
+            for entry in fs::read_dir(from).unwrap() {
+                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+                if from.is_dir() { copy(&from, &to) } else { fs::write(to, fs::read(from).unwrap()).unwrap() }
+            }
+        }
+        let temp = TempDir::new().unwrap();
+        copy(&fixtures().join("tiny/klein"), temp.path());
+        Model { temp }
+    }
+
+    fn path(&self, place: &str) -> PathBuf {
+        self.temp.path().join(place)
+    }
+
+    fn paths(&self) -> ModelPaths {
+        ModelPaths { model: self.temp.path().into(), ..ModelPaths::default() }
+    }
+}
+
+/// What a loader hands out, before anything is done with it.
+enum Opened {
+    Transformer(Component<TransformerConfig>),
+    TextEncoder(Component<TextConfig>),
+    Vae(Component<VaeConfig>),
+    Model(Box<ModelFiles>),
+    Tokenizer(Tokenizer),
+}
+
+impl Opened {
+    /// Opens the file at `path`, which is `place` of a model.
+    fn open(kind: Kind, path: &Path, place: &str, paths: &ModelPaths) -> Result<Self> {
+        let folder = path.parent().unwrap();
+        Ok(match (kind, place.split_once('/').map(|(folder, _)| folder)) {
+            (Kind::Safetensors | Kind::Gguf, _) => Opened::Transformer(Component::<TransformerConfig>::open(path)?),
+            (Kind::Lora, _) => {
+                let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];
+                Opened::Model(ModelFiles::open(&ModelPaths { loras, ..paths.clone() })?.into())
+            }
+            (Kind::Tokenizer, _) => Opened::Tokenizer(Tokenizer::from_file(path)?),
+            (_, Some("transformer")) => Opened::Transformer(Component::<TransformerConfig>::open(folder)?),
+            (_, Some("text_encoder")) => Opened::TextEncoder(Component::<TextConfig>::open(folder)?),
+            (_, Some(_)) => Opened::Vae(Component::<VaeConfig>::open(folder)?),
+            (_, None) => Opened::Model(ModelFiles::open(paths)?.into()),
+        })
+    }
+
+    /// Uses all of it: what was accepted is not checked again.
+    fn read(&self) -> Result<()> {
+        fn whole<C>(component: &Component<C>, loras: &[Lora]) -> Result<()> {
+            let base = &component.map()?;
+            let weights = WithLoras { base, loras, threads: NonZeroUsize::MIN };
+            component.names().try_for_each(|name| weights.tensor(name).map(|tensor| drop(tensor.to_f32())))
+        }
+        match self {
+            Opened::Transformer(part) => whole(part, &[]),
+            Opened::TextEncoder(part) => whole(part, &[]),
+            Opened::Vae(part) => whole(part, &[]),
+            Opened::Model(files) => {
+                whole(&files.transformer, &files.loras)?;
+                whole(&files.text_encoder, &[])?;
+                whole(&files.vae, &[])
+            }
+            Opened::Tokenizer(tokenizer) => {
+                tokenizer.encode_prompt("a red fox, ein Fuchs \u{1f98a}", 64);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Opens every file of a kind and holds it to the limits: in memory, its own length and `more` bytes.
+fn check(kind: Kind, more: usize) {
+    let (meter, model) = (alone(), Model::new());
+    let mut wrong = vec![];
+    let mut refused = 0;
+    for Hostile { what, place, bytes } in corpus(kind, &fixtures()) {
+        let path = model.path(place);
+        let whole = fs::read(&path).ok();
+        fs::write(&path, &bytes).unwrap();
+        let mut hold = |problem: String| wrong.push(format!("{place}: {what}: {problem}"));
+
+        let (paths, file) = (model.paths(), path.clone());
+        let open = move || Opened::open(kind, &file, place, &paths).map_err(|e| format!("{e}\n{:?}", e.hint()));
+        match meter.measure(open) {
+            Err(how) => hold(format!("opening {how}")),
+            Ok((opened, taken)) => {
+                if taken.time > TIME {
+                    hold(format!("opening takes {:?}", taken.time));
+                }
+                if taken.bytes > bytes.len() + more {
+                    hold(format!("opening takes {} bytes, the file has {}", taken.bytes, bytes.len()));
+                }
+                match opened {
+                    Err(message) if message.len() > MESSAGE => hold(format!("a message of {} bytes", message.len())),
+                    Err(_) => refused += 1,
+                    Ok(opened) => match meter.measure(move || opened.read()) {
+                        Ok((Ok(()), _)) => {}
+                        Ok((Err(error), _)) => hold(format!("was accepted and cannot be read: {error}")),
+                        Err(how) => hold(format!("reading {how}")),
+                    },
+                }
+            }
+        }
+        match whole {
+            Some(whole) => fs::write(&path, whole).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+    }
+    assert!(wrong.is_empty(), "{} files:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(refused > 40, "only {refused} are refused: they are not hostile");
+}
+
+#[test]
+fn there_are_over_300_different_files_and_always_the_same() {
+    let _meter = alone();
+    let all = || Kind::ALL.into_iter().flat_map(|kind| corpus(kind, &fixtures()));
+    let different: BTreeSet<Vec<u8>> = all().map(|file| file.bytes).collect();
+    assert!(different.len() >= 300, "{}", different.len());
+    assert!(all().zip(all()).all(|(a, b)| a.what == b.what && a.bytes == b.bytes));
+    for kind in Kind::ALL {
+        let files = corpus(kind, &fixtures());
+        let different: BTreeSet<&[u8]> = files.iter().map(|file| &file.bytes[..]).collect();
+        assert!(different.len() >= 50 && 10 * different.len() >= 9 * files.len(), "{kind:?}: {}", different.len());
+    }
+}
+
+#[test]
+fn the_whole_files_are_accepted() {
+    let (_meter, model) = (alone(), Model::new());
+    for (kind, place) in [
+        (Kind::Lora, "lora.safetensors"),
+        (Kind::Config, "transformer/config.json"),
+        (Kind::Config, "model_index.json"),
+        (Kind::Tokenizer, "tokenizer/tokenizer.json"),
+        (Kind::Index, "text_encoder/model.safetensors.index.json"),
+    ] {
+        let path = model.path(place);
+        fs::copy(fixtures().join("tiny/lora.safetensors"), model.path("lora.safetensors")).unwrap();
+        Opened::open(kind, &path, place, &model.paths()).unwrap().read().unwrap();
+    }
+}
+
+// How much more than its length a file may take is about twice what was measured. Most of it is what 20000 names, texts or numbers
+// take once they are read: a few times their bytes in the file, for JSON whose form is not known in advance the most.
+
+#[test]
+fn safetensors() {
+    check(Kind::Safetensors, 8 * MIB);
+}
+
+#[test]
+fn gguf() {
+    check(Kind::Gguf, 8 * MIB);
+}
+
+#[test]
+fn lora() {
+    check(Kind::Lora, 4 * MIB);
+}
+
+#[test]
+fn configurations() {
+    check(Kind::Config, 4 * MIB);
+}
+
+#[test]
+fn tokenizers() {
+    check(Kind::Tokenizer, 8 * MIB);
+}
+
+#[test]
+fn indices() {
+    check(Kind::Index, 32 * MIB);
+}
+
+#[test]
+fn the_meter_sees_memory_time_and_panics() {
+    let meter = alone();
+    let (_, taken) = meter.measure(|| drop(vec![1u8; 10 * MIB])).unwrap();
+    assert!((10 * MIB..11 * MIB).contains(&taken.bytes), "{}", taken.bytes);
+    let (sum, taken) = meter.measure(|| (0..200_000_000u64).fold(0, |sum, i| sum ^ i.wrapping_mul(sum | 1))).unwrap();
+    assert!(sum > 0 && taken.time > Duration::from_millis(20), "{:?}", taken.time);
+    assert_eq!(meter.measure(|| panic!("of {}", 7)).map(|((), _)| ()).unwrap_err(), "panics: of 7");
+}
+
+/// Links that lead to themselves are no shards, and nothing follows them for ever.
+#[cfg(unix)]
+#[test]
+fn a_shard_that_is_a_link_to_itself() {
+    let (meter, model) = (alone(), Model::new());
+    let shard = model.path("text_encoder/model-00001-of-00002.safetensors");
+    fs::remove_file(&shard).unwrap();
+    std::os::unix::fs::symlink(&shard, &shard).unwrap();
+    let folder = model.path("text_encoder");
+    let (error, _) =
+        meter.measure(move || Component::<TextConfig>::open(folder).map(drop).unwrap_err().to_string()).unwrap();
+    assert!(error.contains("model-00001-of-00002.safetensors"), "{error}");
+}
