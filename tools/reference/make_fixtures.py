@@ -19,6 +19,7 @@ import gguf_blocks
 import golden_cases
 import lora
 import mini_cases
+import nvfp4
 import parts
 import seams
 import single_files
@@ -67,6 +68,7 @@ def make(out: Path) -> None:
     tables.write_noise(golden / "noise.json")
     tables.write_schedule(pipelines["distilled"], golden / "schedule.json")
     gguf_blocks.write(golden / "gguf_blocks.safetensors")
+    nvfp4.write(golden / "nvfp4.safetensors")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Words in the first place that are not a prompt.
 const SUBCOMMANDS: &[&str] = if cfg!(feature = "hub") {
-    &["generate", "info", "plan", "bench", "convert", "download", "models", "verify", "remove", "help"]
+    &["generate", "info", "inspect", "plan", "bench", "convert", "download", "models", "verify", "remove", "help"]
 } else {
-    &["generate", "info", "plan", "bench", "convert", "help"]
+    &["generate", "info", "inspect", "plan", "bench", "convert", "help"]
 };
 
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -49,6 +49,8 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Print what made a picture
     Info(InfoArgs),
+    /// Say what a file or folder of weights is, without loading it
+    Inspect(InspectArgs),
     /// Say how much memory a picture would take, without making it
     #[command(args_override_self = true)]
     Plan(Box<PlanArgs>),
@@ -272,6 +274,18 @@ pub struct InfoArgs {
     pub file: PathBuf,
 
     /// Print the parameters as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `inspect`.
+#[derive(clap::Args)]
+pub struct InspectArgs {
+    /// Folder of a model or of one of its parts, a file of weights, a LoRA, or the name of a model that is here
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -13,6 +13,8 @@ pub enum DType {
     Bf16,
     /// OCP e4m3fn: no infinities, largest finite value 448.
     F8E4M3,
+    /// OCP e2m1, two in a byte, the first in its high bits: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+    F4E2M1,
     /// -128..=127; a multiplier for each row or block stands beside the matrix.
     I8,
     /// Blocks of 32: a scale, 8 bits each. This and what follows are GGML's, see [`crate::quant::blocks`].
@@ -51,6 +53,7 @@ impl DType {
             DType::F32 => (1, 4),
             DType::F16 | DType::Bf16 => (1, 2),
             DType::F8E4M3 | DType::I8 => (1, 1),
+            DType::F4E2M1 => (2, 1),
             DType::Q8_0 => (32, 34),
             DType::Q4_0 => (32, 18),
             DType::Q4_1 => (32, 20),
@@ -80,6 +83,7 @@ impl fmt::Display for DType {
             DType::F16 => "f16",
             DType::Bf16 => "bf16",
             DType::F8E4M3 => "f8_e4m3",
+            DType::F4E2M1 => "f4_e2m1",
             DType::I8 => "i8",
             DType::Q8_0 => "q8_0",
             DType::Q4_0 => "q4_0",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use crate::quant::{blocks, fp8};
+use crate::quant::{blocks, fp4, fp8};
 use crate::{DType, Error, Result};
 
 /// What [`HostBytes`] are a window of.
@@ -95,13 +95,93 @@ impl fmt::Debug for HostBytes {
     }
 }
 
-/// Multipliers of an 8-bit matrix, e4m3 or integers, `[rows, cols]`: one for each block of `block[0]` x `block[1]` elements.
+/// Multipliers of a matrix `[rows, cols]` in 8 or 4 bits: one for each block of `block[0]` x `block[1]` elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockScales {
     /// `[ceil(rows / block[0]), ceil(cols / block[1])]`, row-major.
-    pub values: Arc<[f32]>,
+    pub values: Multipliers,
     /// Rows and columns that share a multiplier.
     pub block: [usize; 2],
+}
+
+/// A row of multipliers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Multipliers {
+    /// As numbers.
+    F32(Arc<[f32]>),
+    /// In e4m3, each to be multiplied by the same factor.
+    F8E4M3(Arc<[u8]>, f32),
+}
+
+impl Multipliers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Multipliers::F32(values) => values.len(),
+            Multipliers::F8E4M3(bytes, _) => bytes.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One of them.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> f32 {
+        match self {
+            Multipliers::F32(values) => values[i],
+            Multipliers::F8E4M3(bytes, factor) => factor * fp8::e4m3_to_f32(bytes[i]),
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    /// Those in `ranges`, one after the other.
+    fn pick(&self, ranges: impl Iterator<Item = Range<usize>>) -> Self {
+        match self {
+            Multipliers::F32(values) => Multipliers::F32(ranges.flat_map(|r| values[r].iter().copied()).collect()),
+            Multipliers::F8E4M3(bytes, factor) => {
+                Multipliers::F8E4M3(ranges.flat_map(|r| bytes[r].iter().copied()).collect(), *factor)
+            }
+        }
+    }
+
+    /// All of `parts`, one after the other; `None` if they are of different kinds.
+    fn join<'m>(parts: impl Iterator<Item = &'m Multipliers> + Clone) -> Option<Self> {
+        match parts.clone().next()? {
+            Multipliers::F32(_) => {
+                let values = parts.map(|m| if let Multipliers::F32(values) = m { Some(&values[..]) } else { None });
+                Some(Multipliers::F32(values.collect::<Option<Vec<_>>>()?.concat().into()))
+            }
+            Multipliers::F8E4M3(_, factor) => {
+                let bytes = parts.map(|m| match m {
+                    Multipliers::F8E4M3(bytes, other) if other == factor => Some(&bytes[..]),
+                    _ => None,
+                });
+                Some(Multipliers::F8E4M3(bytes.collect::<Option<Vec<_>>>()?.concat().into(), *factor))
+            }
+        }
+    }
+}
+
+impl FromIterator<f32> for Multipliers {
+    fn from_iter<I: IntoIterator<Item = f32>>(values: I) -> Self {
+        Multipliers::F32(values.into_iter().collect())
+    }
+}
+
+impl From<Vec<f32>> for Multipliers {
+    fn from(values: Vec<f32>) -> Self {
+        Multipliers::F32(values.into())
+    }
 }
 
 /// A tensor on the host: row-major, little-endian, the first axis outermost.
@@ -135,14 +215,14 @@ impl HostTensor {
         Self::new(DType::F32, shape, HostBytes::new(Arc::new(bytes))).expect("as many values as the shape says")
     }
 
-    /// Attach the multipliers of an [`DType::F8E4M3`] or [`DType::I8`] matrix.
+    /// Attach the multipliers of an [`DType::F8E4M3`], [`DType::F4E2M1`] or [`DType::I8`] matrix.
     ///
     /// # Errors
     /// [`Error::DType`] if it is none, [`Error::Shape`] if it is not a matrix or the multipliers do not cover it.
     pub fn with_scales(mut self, scales: BlockScales) -> Result<Self> {
         let wrong =
             |expected: String| Error::Shape { what: "block scales", found: vec![scales.values.len()], expected };
-        if !matches!(self.dtype, DType::F8E4M3 | DType::I8) {
+        if !matches!(self.dtype, DType::F8E4M3 | DType::F4E2M1 | DType::I8) {
             return Err(Error::DType { what: "block scales", found: self.dtype, expected: DType::F8E4M3 });
         }
         let [rows, cols] = self.shape[..] else { return Err(wrong("a matrix".into())) };
@@ -224,8 +304,8 @@ impl HostTensor {
                 // Blocks count from the first row, so a cut within one needs its multiplier on both sides of the cut:
                 // every row gets its own.
                 let per_row = cols.div_ceil(s.block[1]);
-                let values = range.flat_map(|r| s.values[r / s.block[0] * per_row..][..per_row].iter().copied());
-                Some(BlockScales { values: values.collect(), block: [1, s.block[1]] })
+                let of_row = |r: usize| r / s.block[0] * per_row..(r / s.block[0] + 1) * per_row;
+                Some(BlockScales { values: s.values.pick(range.map(of_row)), block: [1, s.block[1]] })
             }
         };
         Ok(HostTensor { dtype: self.dtype, shape, bytes, scales })
@@ -281,6 +361,7 @@ impl HostTensor {
                 decode(stored, from, out, |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
             }
             DType::F8E4M3 => decode(stored, from, out, |[b]: [u8; 1]| fp8::e4m3_to_f32(b)),
+            DType::F4E2M1 => fp4::decode(stored, from, out),
             DType::I8 => decode(stored, from, out, |[b]: [u8; 1]| f32::from(b as i8)),
             DType::Q8_0 => blocks::decode::<blocks::Q8_0>(stored, from, out),
             DType::Q4_0 => blocks::decode::<blocks::Q4_0>(stored, from, out),
@@ -292,12 +373,12 @@ impl HostTensor {
             DType::Q6K => blocks::decode::<blocks::Q6K>(stored, from, out),
         }
         if let Some(BlockScales { values, block }) = &self.scales {
-            let scales = &values[row / block[0] * cols.div_ceil(block[1])..];
+            let first = row / block[0] * cols.div_ceil(block[1]);
             let mut column = from;
             let mut rest = out;
             while !rest.is_empty() {
                 let (here, behind) = rest.split_at_mut((block[1] - column % block[1]).min(rest.len()));
-                let scale = scales[column / block[1]];
+                let scale = values.get(first + column / block[1]);
                 here.iter_mut().for_each(|v| *v *= scale);
                 column += here.len();
                 rest = behind;
@@ -316,8 +397,8 @@ fn concat_scales(parts: &[HostTensor]) -> Option<Option<BlockScales>> {
     // Only the last matrix may end within a block.
     let whole = parts[..parts.len() - 1].iter().all(|p| p.shape[0] % block[0] == 0);
     let alike = parts.iter().filter_map(HostTensor::scales).all(|s| s.block == block);
-    let values = parts.iter().filter_map(HostTensor::scales).flat_map(|s| s.values.iter().copied());
-    (whole && alike).then(|| Some(BlockScales { values: values.collect(), block }))
+    let values = Multipliers::join(parts.iter().filter_map(HostTensor::scales).map(|s| &s.values))?;
+    (whole && alike).then_some(Some(BlockScales { values, block }))
 }
 
 #[inline(always)]
@@ -335,7 +416,7 @@ mod tests {
     fn block_scales_multiply() {
         // 0x38 is 1.0 in e4m3; blocks of 2x2 over a 3x3 matrix, the last ones cut.
         let bytes = HostBytes::new(Arc::new(vec![0x38u8; 9]));
-        let scales = BlockScales { values: vec![1.0, 2.0, 3.0, 4.0].into(), block: [2, 2] };
+        let scales = BlockScales { values: [1.0, 2.0, 3.0, 4.0].into_iter().collect(), block: [2, 2] };
         let t = HostTensor::new(DType::F8E4M3, [3, 3], bytes).unwrap().with_scales(scales).unwrap();
         assert_eq!(t.to_f32(), [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0]);
     }
@@ -344,7 +425,7 @@ mod tests {
     fn scaled_matrices_join_and_part_by_rows() {
         let matrix = |rows: usize, values: &[f32], block| {
             let bytes = HostBytes::new(Arc::new(vec![0x38u8; rows * 2]));
-            let scales = BlockScales { values: values.into(), block };
+            let scales = BlockScales { values: values.iter().copied().collect(), block };
             HostTensor::new(DType::F8E4M3, [rows, 2], bytes).unwrap().with_scales(scales).unwrap()
         };
         let joined = HostTensor::concat_rows(&[matrix(2, &[2.0], [2, 2]), matrix(1, &[3.0], [2, 2])]).unwrap();

@@ -20,6 +20,11 @@ pub enum Kind {
     Kv,
 }
 
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Kind] = &[Kind::Distilled, Kind::Base, Kind::Kv];
+}
+
 /// How reference images enter the denoising loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Procedure {

@@ -7,6 +7,7 @@ pub mod download;
 mod find;
 pub mod generate;
 pub mod info;
+pub mod inspect;
 #[cfg(feature = "hub")]
 pub mod models;
 pub mod plan;

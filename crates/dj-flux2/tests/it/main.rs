@@ -7,6 +7,7 @@ mod convert;
 mod files;
 #[cfg(feature = "hub")]
 mod hub;
+mod inspect;
 #[cfg(unix)]
 mod interrupt;
 mod lora;

@@ -29,6 +29,7 @@ fn no_arguments() {
     Commands:
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
+      inspect   Say what a file or folder of weights is, without loading it
       plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
       convert   Write a model in another number format, or go on where that stopped
@@ -61,6 +62,7 @@ fn help() {
     Commands:
       generate  Make pictures from a prompt, and from reference images
       info      Print what made a picture
+      inspect   Say what a file or folder of weights is, without loading it
       plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
       convert   Write a model in another number format, or go on where that stopped

@@ -49,7 +49,7 @@ impl Int8Matrix {
                     let scale = match stored {
                         Some(scales) => {
                             bytes[..k].copy_from_slice(bytemuck::cast_slice(&weight.bytes()[row * k..][..k]));
-                            scales.values[row]
+                            scales.values.get(row)
                         }
                         None => {
                             weight.decode_row(row, 0, &mut staging.values);

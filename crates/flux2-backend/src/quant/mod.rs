@@ -1,5 +1,6 @@
 //! Number formats smaller than 16 bits: layout, unpacking, error bound. Which layer uses one is not decided here.
 
 pub mod blocks;
+pub mod fp4;
 pub mod fp8;
 pub mod int8;

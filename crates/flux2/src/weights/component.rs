@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use flux2_backend::host::BlockScales;
+use flux2_backend::host::{BlockScales, Multipliers};
 use flux2_backend::{DType, Format, HostBytes, HostTensor};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -18,9 +18,12 @@ use super::gguf::Metadata;
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
 use super::location::Location;
 use super::lora;
+use super::mismatch::{Mismatch, WrongShape, nearest_name};
 use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use super::{MAX_INDEX_BYTES, WeightSource, synthetic};
 use crate::{Error, Result};
+
+mod scales;
 
 /// A network of a checkpoint: its sizes, and where its weights are. Holds no weights until it is mapped.
 #[derive(Clone, Debug)]
@@ -48,6 +51,11 @@ impl<C> Component<C> {
     /// Canonical names of all its tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plan.keys().map(String::as_str)
+    }
+
+    /// How many values all its tensors have.
+    pub fn parameters(&self) -> u64 {
+        self.plan.values().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
     }
 
     /// The element type most of its bytes have.
@@ -207,10 +215,13 @@ struct Piece {
     scales: Option<Scales>,
 }
 
+/// Where the multipliers of a matrix are.
 #[derive(Clone, Debug)]
-struct Scales {
-    values: Box<Piece>,
-    block: [usize; 2],
+enum Scales {
+    /// One for each block.
+    Blocks { values: Box<Piece>, block: [usize; 2] },
+    /// One for 16 columns of a row, in the order of [`scales::tiled`], and one for the matrix.
+    Tiles { values: Box<Piece>, whole: Box<Piece> },
 }
 
 impl Piece {
@@ -220,9 +231,17 @@ impl Piece {
         sha.update(format!("{file} {dtype} {shape:?} {range:?}\n"));
         let len = range.len().min(SAMPLE_BYTES);
         sha.update(&maps[*file][range.start + (range.len() - len) / 2..][..len]);
-        if let Some(Scales { values, block }) = scales {
-            sha.update(format!("scales {block:?}\n"));
-            values.sample(maps, sha);
+        match scales {
+            None => {}
+            Some(Scales::Blocks { values, block }) => {
+                sha.update(format!("scales {block:?}\n"));
+                values.sample(maps, sha);
+            }
+            Some(Scales::Tiles { values, whole }) => {
+                sha.update("tiles\n");
+                values.sample(maps, sha);
+                whole.sample(maps, sha);
+            }
         }
     }
 
@@ -231,9 +250,15 @@ impl Piece {
         let tensor = HostTensor::new(self.dtype, self.shape.clone(), bytes)?;
         Ok(match &self.scales {
             None => tensor,
-            Some(Scales { values, block }) => {
+            Some(Scales::Blocks { values, block }) => {
                 let values = values.tensor(maps)?.to_f32().into();
                 tensor.with_scales(BlockScales { values, block: *block })?
+            }
+            Some(Scales::Tiles { values, whole }) => {
+                let [rows, cols] = [self.shape[0], self.shape[1] / scales::TILE_COLUMNS];
+                let values = scales::in_order(values.tensor(maps)?.bytes(), rows, cols);
+                let values = Multipliers::F8E4M3(values.into(), whole.tensor(maps)?.to_f32()[0]);
+                tensor.with_scales(BlockScales { values, block: [1, scales::TILE_COLUMNS] })?
             }
         })
     }
@@ -246,7 +271,7 @@ impl Piece {
 pub(super) struct Checkpoint {
     /// What was passed in: for errors.
     location: Location,
-    files: Vec<TensorFile>,
+    pub(super) files: Vec<TensorFile>,
     /// Name to index of its file.
     index: BTreeMap<String, usize>,
     /// The configuration beside the files.
@@ -302,9 +327,14 @@ impl Checkpoint {
         Ok(Checkpoint { location: location.clone(), files, index, config })
     }
 
+    /// What its names say it is.
+    pub fn detect(&self) -> Option<Detected> {
+        detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str))
+    }
+
     /// Which network this is, if it is one of a model.
     pub fn part(&self) -> Option<Part> {
-        match detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str)) {
+        match self.detect() {
             Some(Detected::Part(part, _)) => Some(part),
             _ => None,
         }
@@ -316,7 +346,7 @@ impl Checkpoint {
     /// [`Error::WrongPart`] unless it is `wanted`.
     pub fn dialect(&self, wanted: Part) -> Result<Dialect> {
         let wrong = |found: String| Error::WrongPart { path: self.location.path().to_owned(), found, wanted };
-        match detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str)) {
+        match self.detect() {
             Some(Detected::Part(part, mut dialect)) if part == wanted => {
                 let level = |i: usize| dialect.find(&format!("encoder.down.{i}.res.0.conv1.weight")).1;
                 if part == Part::Vae {
@@ -349,8 +379,13 @@ impl Checkpoint {
 
     /// Find every tensor the configuration asks for, and account for every tensor there is.
     pub fn plan<C>(self, config: C, wants: Wants) -> Result<Component<C>> {
-        let mut planner =
-            Planner { checkpoint: &self, wants: &wants, mismatch: Mismatch::default(), used: BTreeSet::new() };
+        let mut planner = Planner {
+            checkpoint: &self,
+            wants: &wants,
+            formats: self.formats()?,
+            mismatch: Mismatch::default(),
+            used: BTreeSet::new(),
+        };
         let mut plan = BTreeMap::new();
         for (canonical, shape) in &wants.tensors {
             let (form, names) = wants.dialect.find(canonical);
@@ -375,6 +410,8 @@ impl Checkpoint {
 struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     wants: &'a Wants,
+    /// How matrices are stored, where the file says so.
+    formats: BTreeMap<String, scales::Format>,
     mismatch: Mismatch,
     used: BTreeSet<String>,
 }
@@ -387,16 +424,25 @@ impl Planner<'_> {
             return None;
         };
         self.used.insert(name.to_owned());
-        // Before the shape: a 4-bit matrix is packed, and its shape is only wrong because its dtype is.
-        let StoredDType::Known(dtype) = stored.dtype else {
-            self.mismatch.dtypes.push((name.to_owned(), stored.dtype.to_string()));
+        if let Some(format) = self.foreign_format(name, stored.dtype) {
+            self.mismatch.dtypes.push((name.to_owned(), format));
             return None;
+        }
+        // Before the shape: a 4-bit matrix is packed, and its shape is only wrong because its dtype is.
+        let dtype = match stored.dtype {
+            StoredDType::Known(dtype) => dtype,
+            StoredDType::Other(..) => {
+                if let (true, &[rows, cols]) = (self.is_nvfp4(name), shape) {
+                    return self.nvfp4(name, [rows, cols]);
+                }
+                self.mismatch.dtypes.push((name.to_owned(), stored.dtype.to_string()));
+                return None;
+            }
         };
         let is_flat_conv =
             matches!(form, Rule::Flatten(..)) && stored.shape.strip_prefix(shape).is_some_and(|rest| rest == [1, 1]);
         if stored.shape != shape && !is_flat_conv {
-            let (found, expected) = (stored.shape.clone(), shape.to_vec());
-            self.mismatch.shapes.push(WrongShape { name: name.to_owned(), found, expected });
+            self.wrong_shape(name, &stored.shape, shape);
             return None;
         }
         let scales = match (dtype, shape) {
@@ -411,31 +457,9 @@ impl Planner<'_> {
         Some(Piece { file, dtype, shape: shape.to_vec(), range: stored.range.clone(), scales })
     }
 
-    /// The multipliers of an 8-bit matrix, if the file has any for it.
-    ///
-    /// `weight_scale_inv` has one for each block, `weight_scale` one for the matrix or one for each row; all multiply.
-    /// Sources: transformers `integrations/finegrained_fp8.py`; black-forest-labs/FLUX.2-klein-4b-fp8.
-    fn scales(&mut self, name: &str, [rows, cols]: [usize; 2]) -> Option<Scales> {
-        let stem = name.strip_suffix(".weight")?;
-        // The scale for activations quantised on the fly, which are not: they stay in the compute dtype.
-        self.used.insert(format!("{stem}.input_scale"));
-        let (blocks, whole) = (format!("{stem}.weight_scale_inv"), format!("{stem}.weight_scale"));
-        let (name, block) = match (self.checkpoint.get(&blocks), self.checkpoint.get(&whole)) {
-            (Some(_), _) => (blocks, self.wants.fp8_block),
-            (None, Some((_, scale))) if scale.shape.iter().all(|n| *n == 1) => (whole, [rows, cols]),
-            (None, Some(_)) => (whole, [1, cols]),
-            (None, None) => return None,
-        };
-        let [grid_rows, grid_cols] = [rows.div_ceil(block[0]), cols.div_ceil(block[1])];
-        let (_, stored) = self.checkpoint.get(&name)?;
-        // A column or a single value is also written with fewer axes.
-        let shape = match stored.shape[..] {
-            [] if grid_rows == 1 && grid_cols == 1 => vec![],
-            [_] if grid_cols == 1 => vec![grid_rows],
-            _ => vec![grid_rows, grid_cols],
-        };
-        let values = self.piece(&name, &shape, &Rule::Same("", ""))?;
-        Some(Scales { values: Box::new(values), block })
+    fn wrong_shape(&mut self, name: &str, found: &[usize], expected: &[usize]) {
+        let (name, found, expected) = (name.to_owned(), found.to_vec(), expected.to_vec());
+        self.mismatch.shapes.push(WrongShape { name, found, expected });
     }
 
     /// What is missing, left over or wrong, if anything is.
@@ -503,8 +527,10 @@ impl Shapes<'_> {
             let mismatch = Mismatch { missing: vec![name.clone()], nearest, ..Mismatch::default() };
             return Err(Error::Tensors { path: self.path().to_owned(), mismatch: Box::new(mismatch) });
         };
-        match stored.shape.get(axis) {
-            Some(&n) if stored.shape.len() == axes && (1..=1 << 24).contains(&n) => Ok(n),
+        // Two values in a byte.
+        let packed = if axis == 1 && self.checkpoint.is_nvfp4(name) { 2 } else { 1 };
+        match stored.shape.get(axis).map(|n| n * packed) {
+            Some(n) if stored.shape.len() == axes && (1..=1 << 24).contains(&n) => Ok(n),
             _ => {
                 let problem = ConfigProblem::Shape { tensor: name.clone(), shape: stored.shape.clone(), axes };
                 Err(Error::Config { path: self.path().to_owned(), problem })
@@ -515,91 +541,6 @@ impl Shapes<'_> {
     /// How many of `name(0)`, `name(1)`, ... there are.
     pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|i| self.checkpoint.get(&self.dialect.find(&name(*i)).1[0]).is_some()).count()
-    }
-}
-
-/// Tensors a file should have and has not, or has and should not; all of them, under their stored names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mismatch {
-    /// Asked for and not there.
-    pub missing: Vec<String>,
-    /// There and not asked for.
-    pub unused: Vec<String>,
-    /// There with another shape.
-    pub shapes: Vec<WrongShape>,
-    /// There with an element type that is not computed with, and which.
-    pub dtypes: Vec<(String, String)>,
-    /// For the first of the missing and the unused: the most similar name on the other side.
-    pub nearest: BTreeMap<String, String>,
-}
-
-/// A tensor with the wrong shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrongShape {
-    /// Its stored name.
-    pub name: String,
-    /// The shape it has.
-    pub found: Vec<usize>,
-    /// The shape it should have.
-    pub expected: Vec<usize>,
-}
-
-impl Mismatch {
-    /// How many of each kind are printed: more than any model of the family has, less than a hostile file can hold.
-    pub(super) const SHOWN: usize = 500;
-    /// Pairs of names that are compared to find neighbours, at most: a few tenths of a second.
-    pub(super) const COMPARED: usize = 100_000;
-
-    /// For what will be printed, find the most similar name: of what is missing among what is unused, and the other way
-    /// round; if nothing is missing, among the names that are `used`.
-    fn name_neighbours<'n>(&mut self, used: impl Iterator<Item = &'n String>) {
-        let used: Vec<&String> = if self.missing.is_empty() { used.collect() } else { vec![] };
-        let mut nearest = BTreeMap::new();
-        for (names, others) in [(&self.missing, &self.unused), (&self.unused, &self.missing)] {
-            let others_count = (others.len() + used.len()).max(1);
-            for name in names.iter().take(Self::SHOWN.min(Self::COMPARED / others_count)) {
-                let candidates = others.iter().chain(used.iter().copied()).map(String::as_str);
-                nearest.extend(nearest_name(name, candidates).map(|n| (name.clone(), n.to_owned())));
-            }
-        }
-        self.nearest = nearest;
-    }
-}
-
-/// The most similar of `names`, if one is similar at all. Bounded work, whatever a hostile file holds.
-pub(crate) fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    const LONGEST: usize = 200;
-    let similar = |n: &&str| n.len() <= LONGEST && *n != name;
-    let scored = names.filter(similar).take(4096).map(|n| (strsim::normalized_damerau_levenshtein(name, n), n));
-    let best = scored.filter(|_| name.len() <= LONGEST).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(score, _)| *score >= 0.5).map(|(_, n)| n)
-}
-
-impl std::fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let nearest =
-            |name: &String| self.nearest.get(name).map_or(String::new(), |n| format!(" (nearest: {})", Printable(n)));
-        let mut groups: Vec<String> = Vec::new();
-        let mut group = |what: &str, lines: &mut dyn Iterator<Item = String>, count: usize| {
-            if count > 0 {
-                let mut text = format!("{count} {what}:");
-                for line in lines.take(Self::SHOWN) {
-                    text += &format!("\n  {line}");
-                }
-                if count > Self::SHOWN {
-                    text += &format!("\n  and {} more", count - Self::SHOWN);
-                }
-                groups.push(text);
-            }
-        };
-        let named = |n: &String| format!("`{}`{}", Printable(n), nearest(n));
-        group("missing", &mut self.missing.iter().map(named), self.missing.len());
-        group("not used", &mut self.unused.iter().map(named), self.unused.len());
-        let shape = |s: &WrongShape| format!("`{}` is {:?}, expected {:?}", Printable(&s.name), s.found, s.expected);
-        group("of the wrong shape", &mut self.shapes.iter().map(shape), self.shapes.len());
-        let dtype = |(n, d): &(String, String)| format!("`{}` is {d}", Printable(n));
-        group("of a dtype that is not supported", &mut self.dtypes.iter().map(dtype), self.dtypes.len());
-        f.write_str(&groups.join("\n"))
     }
 }
 

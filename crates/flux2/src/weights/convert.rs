@@ -425,7 +425,7 @@ impl Network {
                 for from in range.clone().step_by(at_once) {
                     let piece = host.slice_rows(from..(from + at_once).min(range.end))?;
                     let piece = in_dtype(&piece, new.dtype, self.threads)?;
-                    all_scales.extend(piece.scales().into_iter().flat_map(|s| s.values.iter().copied()));
+                    all_scales.extend(piece.scales().into_iter().flat_map(|s| s.values.iter()));
                     each(piece.bytes())?;
                 }
             }

@@ -59,6 +59,16 @@ impl Metadata {
             _ => None,
         }
     }
+
+    /// All texts and numbers, as texts.
+    pub fn texts(&self) -> BTreeMap<String, String> {
+        let text = |(key, entry): (&String, &Entry)| match entry {
+            Entry::Number(value) => Some((key.clone(), value.to_string())),
+            Entry::Text(value) => Some((key.clone(), value.clone())),
+            Entry::Other => None,
+        };
+        self.0.iter().filter_map(text).collect()
+    }
 }
 
 /// Tensors and metadata of the file of `len` bytes that `file` reads from the start.

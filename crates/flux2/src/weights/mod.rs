@@ -12,6 +12,8 @@
 //! | `layout` | the two naming schemes as tables of rules, and how to tell them apart |
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
 //! | `component` | one network: its shards, checked against its configuration |
+//! | `inspect` | what a file or folder is, for people who wonder |
+//! | `mismatch` | what a file lacks or has too much, with the nearest names |
 //! | `model_files` | the whole model, its parts checked against each other |
 //! | `lora` | corrections that are added to the transformer's matrices when it is loaded |
 //! | `quantize` | which weights are rounded when they are loaded or converted |
@@ -24,9 +26,11 @@ mod component;
 mod config;
 pub mod convert;
 mod gguf;
+mod inspect;
 mod layout;
 mod location;
 mod lora;
+mod mismatch;
 mod model_files;
 mod quantize;
 mod safetensors;
@@ -36,16 +40,18 @@ mod tensor_file;
 use flux2_backend::HostTensor;
 pub use flux2_backend::{Compute, Format};
 
-pub use component::{Component, MappedWeights, Mismatch, WrongShape};
+pub use component::{Component, MappedWeights};
 pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
+pub use inspect::{InspectedModel, InspectedPart, Inspection, PartKind, inspect};
 pub use layout::{Layout, Part};
 pub use location::{EmbeddedFile, Location};
 pub use lora::{Lora, LoraPath, LoraProblem, WithLoras};
+pub use mismatch::{Mismatch, WrongShape};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;
 pub use tensor_file::FileProblem;
 
-pub(crate) use component::nearest_name;
+pub(crate) use mismatch::nearest_name;
 
 /// Longest JSON file that is read: an index of shards is about 100 kB.
 const MAX_INDEX_BYTES: u64 = 16 << 20;

@@ -173,6 +173,11 @@ fn wants(dialect: Dialect, tensors: Vec<(String, Vec<usize>)>) -> Wants {
     Wants { dialect, tensors, layers_unused_from: usize::MAX, fp8_block: [128; 2] }
 }
 
+/// Whether a folder's model is distilled, base or KV.
+pub(super) fn kind_of_folder(folder: &Location) -> Result<Kind> {
+    Ok(read_model_index(folder)?.0)
+}
+
 /// What `model_index.json` says that nothing else does: the kind of model, and which text states it reads.
 fn read_model_index(folder: &Location) -> Result<(Kind, Taps)> {
     let file = folder.join("model_index.json");
@@ -212,7 +217,7 @@ fn check_fit(transformer: &TransformerConfig, text: &TextConfig, vae: &VaeConfig
 }
 
 /// The tokenizer that belongs to the text encoder, else the one that came with the model.
-fn find_tokenizer(text_encoder: &Location, model: &Location) -> Option<Location> {
+pub(super) fn find_tokenizer(text_encoder: &Location, model: &Location) -> Option<Location> {
     let folder = |location: &Location| if location.is_dir() { location.clone() } else { location.parent() };
     let (text, model) = (folder(text_encoder), folder(model));
     let beside = text.parent();

@@ -334,6 +334,100 @@ fn fp8_q_k_and_v_keep_their_scales_when_joined() {
     check(&[&names[0], &names[2]], [2.0, f32::NAN, 4.0], DType::F32);
 }
 
+/// A matrix in NVFP4 out of the golden file: its tensors as they are stored, and the values they stand for.
+fn nvfp4(name: &str) -> (BTreeMap<String, Stored>, Vec<f32>) {
+    let golden = File::read(&tiny("../golden/nvfp4.safetensors"));
+    let part = |n: &String| n.strip_prefix(name).and_then(|n| n.strip_prefix('.')).map(str::to_owned);
+    let mut tensors: BTreeMap<String, Stored> =
+        golden.0.iter().filter_map(|(n, stored)| Some((part(n)?, stored.clone()))).collect();
+    let (_, _, values) = tensors.remove("values").unwrap();
+    (tensors, values.chunks_exact(4).map(|v| f32::from_le_bytes(v.try_into().unwrap())).collect())
+}
+
+#[test]
+fn nvfp4_has_the_values_that_comfyui_reads() {
+    let temp = tempfile::tempdir().unwrap();
+    let stem = "model.diffusion_model.single_blocks.0.linear2"; // [64, 256]
+    let mut file = File::read(&tiny("klein-bfl/transformer.safetensors"));
+    let (tensors, values) = nvfp4("small");
+    file.0.extend(tensors.into_iter().map(|(name, stored)| (format!("{stem}.{name}"), stored)));
+    file.0.insert(format!("{stem}.input_scale"), ("F32".into(), vec![], f32_bytes([0.5])));
+    let marked = |format: &str| {
+        let json = format!("{{\"format\": \"{format}\"}}").into_bytes();
+        let mut file = file.clone();
+        file.0.insert(format!("{stem}.comfy_quant"), ("U8".into(), vec![json.len()], json));
+        file
+    };
+    for file in [&file, &marked("nvfp4")] {
+        let component = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap();
+        let tensor = component.map().unwrap().tensor("single.0.out").unwrap();
+        assert_eq!(tensor.dtype(), DType::F4E2M1);
+        assert!(tensor.to_f32() == values);
+        // Any rows and columns of it are the same values.
+        let rows = tensor.slice_rows(33..35).unwrap();
+        let mut window = [0.0; 50];
+        rows.decode_row(1, 17, &mut window);
+        assert_eq!(window, values[34 * 256 + 17..][..50]);
+    }
+    let refused = |file: &File| {
+        let opened = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors"));
+        opened.map(|_| ()).unwrap_err().to_string()
+    };
+    let error = refused(&marked("mxfp4"));
+    assert!(error.contains("linear2.weight` is U8 as mxfp4"), "{error}");
+    let mut short = file.clone();
+    short.0.remove(&format!("{stem}.weight_scale"));
+    assert!(refused(&short).contains(&format!("{stem}.weight_scale`")));
+    // Without the second multiplier it is just bytes.
+    short.0.remove(&format!("{stem}.weight_scale_2"));
+    assert!(refused(&short).contains("linear2.weight` is U8"));
+}
+
+#[test]
+fn what_comfyui_says_of_a_matrix_must_be_known() {
+    let temp = tempfile::tempdir().unwrap();
+    let (name, stem) = ("model.diffusion_model.single_blocks.0.linear2.weight", "single_blocks.0.linear2");
+    let scale = (format!("{name}_scale"), vec![], vec![3.0]);
+    let file = with_fp8("bfl", &[name], &[(&scale.0, scale.1, scale.2)]);
+    let described = |format: Value| {
+        let (mut header, data) = file.parts();
+        let said = json!({"format_version": "1.0", "layers": {stem: format}}).to_string();
+        header.insert("__metadata__".into(), json!({"_quantization_metadata": said}));
+        let path = temp.path().join("t.safetensors");
+        std::fs::write(&path, join(&Value::Object(header).to_string(), &data)).unwrap();
+        Component::<TransformerConfig>::open(&path)
+            .map(|c| c.map().unwrap().tensor("single.0.out").unwrap().to_f32()[0])
+    };
+    assert_eq!(described(json!({"format": "float8_e4m3fn"})).unwrap(), 3.0);
+    let error = described(json!({"format": "mxfp8"})).unwrap_err().to_string();
+    assert!(error.contains("linear2.weight` is f8_e4m3 as mxfp8"), "{error}");
+}
+
+#[test]
+fn names_of_older_comfyui_files() {
+    let temp = tempfile::tempdir().unwrap();
+    let name = "model.diffusion_model.single_blocks.0.linear2.weight";
+    let [scale, input] = ["scale_weight", "scale_input"].map(|s| name.replace("weight", s));
+    let mut file = with_fp8("bfl", &[name], &[(&scale, vec![], vec![3.0]), (&input, vec![], vec![0.5])]);
+    file.0.insert("model.diffusion_model.scaled_fp8".into(), ("F8_E4M3".into(), vec![2], vec![0; 2]));
+    let component = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap();
+    assert_eq!(component.map().unwrap().tensor("single.0.out").unwrap().to_f32()[0], 3.0);
+}
+
+#[test]
+fn text_encoder_and_vae_may_have_prefixes_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let reference = open(&single_files());
+    let text = File::read(&tiny("klein-bfl/text_encoder.safetensors"));
+    let path = text.renamed(|n| format!("text_encoders.qwen3_4b.transformer.{n}")).write(temp.path(), "t.safetensors");
+    assert_same(&Component::<TextConfig>::open(&path).unwrap(), &reference.text_encoder, true);
+    let vae = File::read(&tiny("klein-bfl/ae.safetensors"));
+    for prefix in ["vae.", "first_stage_model."] {
+        let path = vae.renamed(|n| format!("{prefix}{n}")).write(temp.path(), "v.safetensors");
+        assert_same(&Component::<VaeConfig>::open(&path).unwrap(), &reference.vae, true);
+    }
+}
+
 #[test]
 fn a_decoder_may_be_narrower_than_its_encoder() {
     let paths = ModelPaths { vae: Some(tiny("vae_small_decoder").into()), ..folder() };

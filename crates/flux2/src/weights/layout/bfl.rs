@@ -9,6 +9,12 @@ use super::Rule::{self, Flatten, Same};
 /// What other programs put before every name of the transformer, longest first.
 pub(super) const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", ""];
 
+/// And of the autoencoder.
+pub(super) const VAE_PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
+
+/// A mark of ComfyUI's: matrices are 8-bit with scales.
+pub(super) const UNUSED: &[&str] = &["scaled_fp8"];
+
 pub(super) const TRANSFORMER_SIGN: &str = "double_stream_modulation_img.lin.weight";
 pub(super) const VAE_SIGN: &str = "encoder.down.0.block.0.conv1.weight";
 pub(super) const GUIDANCE: &str = "guidance_in.in_layer.weight";

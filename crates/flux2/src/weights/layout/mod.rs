@@ -113,11 +113,18 @@ pub(super) enum Detected {
 type Scheme = (Part, Layout, &'static str, &'static [Rule], &'static [&'static str], &'static [&'static str]);
 
 const SCHEMES: [Scheme; 6] = [
-    (Part::Transformer, Layout::Bfl, bfl::TRANSFORMER_SIGN, bfl::TRANSFORMER, &[], &bfl::PREFIXES),
-    (Part::Transformer, Layout::Diffusers, diffusers::TRANSFORMER_SIGN, diffusers::TRANSFORMER, &[], &bfl::PREFIXES),
-    (Part::Vae, Layout::Bfl, bfl::VAE_SIGN, bfl::VAE, bfl::VAE_UNUSED, &[""]),
-    (Part::Vae, Layout::Diffusers, diffusers::VAE_SIGN, diffusers::VAE, diffusers::VAE_UNUSED, &[""]),
-    (Part::TextEncoder, Layout::HuggingFace, qwen::SIGN, qwen::RULES, qwen::UNUSED, &[""]),
+    (Part::Transformer, Layout::Bfl, bfl::TRANSFORMER_SIGN, bfl::TRANSFORMER, bfl::UNUSED, &bfl::PREFIXES),
+    (
+        Part::Transformer,
+        Layout::Diffusers,
+        diffusers::TRANSFORMER_SIGN,
+        diffusers::TRANSFORMER,
+        bfl::UNUSED,
+        &bfl::PREFIXES,
+    ),
+    (Part::Vae, Layout::Bfl, bfl::VAE_SIGN, bfl::VAE, bfl::VAE_UNUSED, &bfl::VAE_PREFIXES),
+    (Part::Vae, Layout::Diffusers, diffusers::VAE_SIGN, diffusers::VAE, diffusers::VAE_UNUSED, &bfl::VAE_PREFIXES),
+    (Part::TextEncoder, Layout::HuggingFace, qwen::SIGN, qwen::RULES, qwen::UNUSED, &qwen::PREFIXES),
     (Part::TextEncoder, Layout::LlamaCpp, qwen::LLAMA_SIGN, qwen::LLAMA_RULES, qwen::LLAMA_UNUSED, &[""]),
 ];
 
@@ -191,7 +198,7 @@ impl Dialect {
             Layout::LlamaCpp => qwen::LLAMA_LAYERS,
             _ => return None,
         };
-        stored.strip_prefix(layers)?.split('.').next()?.parse().ok()
+        stored.strip_prefix(self.prefix)?.strip_prefix(layers)?.split('.').next()?.parse().ok()
     }
 
     fn fill(&self, pattern: &str, captured: &[(&str, &str)]) -> String {

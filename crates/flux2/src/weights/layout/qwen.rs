@@ -6,6 +6,10 @@
 
 use super::Rule::{self, Same};
 
+/// What ComfyUI puts before every name in files of a whole model.
+pub(super) const PREFIXES: [&str; 3] =
+    ["text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", ""];
+
 pub(super) const SIGN: &str = "model.layers.0.self_attn.q_norm.weight";
 
 pub(super) const RULES: &[Rule] = &[
@@ -24,7 +28,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// The final norm and the output head; `{p}` is weight or the scale of an 8-bit weight.
-pub(super) const UNUSED: &[&str] = &["model.norm.{p}", "lm_head.{p}"];
+pub(super) const UNUSED: &[&str] = &["model.norm.{p}", "lm_head.{p}", "scaled_fp8"];
 /// What stands before the number of a layer.
 pub(super) const LAYERS: &str = "model.layers.";
 

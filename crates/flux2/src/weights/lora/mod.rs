@@ -23,9 +23,9 @@ use flux2_backend::{DType, Format, HostBytes, HostTensor};
 
 use self::keys::{Home, Homes, Key, Role};
 use self::scaling::Scaling;
-use super::component::{Mismatch, WrongShape, nearest_name};
 use super::config::TransformerConfig;
 use super::location::Location;
+use super::mismatch::{Mismatch, WrongShape, nearest_name};
 use super::synthetic::transformer_sizes;
 use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use super::{ModelFiles, WeightSource};
@@ -89,7 +89,7 @@ impl Lora {
         self.patches.contains_key(name)
     }
 
-    fn open(LoraPath { location, scale }: &LoraPath, config: &TransformerConfig) -> Result<Self> {
+    pub(super) fn open(LoraPath { location, scale }: &LoraPath, config: &TransformerConfig) -> Result<Self> {
         if !scale.is_finite() {
             return Err(Error::LoraScale { scale: *scale });
         }

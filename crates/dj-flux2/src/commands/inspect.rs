@@ -1,0 +1,130 @@
+//! `dj-flux2 inspect`: what a file or folder of weights is.
+
+use std::collections::BTreeMap;
+
+use flux2::weights::{InspectedPart, Inspection, Location, inspect};
+use serde::Serialize;
+
+use super::find::find_model;
+use crate::args::InspectArgs;
+use crate::failure::Result;
+use crate::report::{Size, print};
+
+/// What is known, as `--json` prints it.
+#[derive(Serialize)]
+struct Record<'a> {
+    path: String,
+    /// Whether it is the folder of a whole model.
+    is_model: bool,
+    /// Whether all of it can be loaded.
+    is_complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    has_tokenizer: Option<bool>,
+    parts: Vec<PartRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct PartRecord<'a> {
+    path: String,
+    what: String,
+    container: &'a str,
+    files: usize,
+    bytes: u64,
+    dtypes: Vec<DtypeRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sizes: Option<&'a str>,
+    variants: &'a [&'static str],
+    metadata: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DtypeRecord<'a> {
+    dtype: &'a str,
+    tensors: usize,
+    bytes: u64,
+}
+
+/// Print what `args` names.
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let location = find_model(&Location::from(&args.path))?;
+    let found = inspect(&location)?;
+    if args.json {
+        let record = Record {
+            path: location.path().display().to_string(),
+            is_model: found.model.is_some(),
+            is_complete: found.parts.iter().all(|part| part.problem.is_none()),
+            has_tokenizer: found.model.as_ref().map(|model| model.has_tokenizer),
+            parts: found.parts.iter().map(record).collect(),
+        };
+        return print(&serde_json::to_string(&record).expect("strings and numbers serialise"));
+    }
+    let Inspection { parts, model } = &found;
+    for (i, part) in parts.iter().enumerate() {
+        let path = part.location.path().display();
+        print(&format!("{}{path}", if i > 0 { "\n" } else { "" }))?;
+        rows(part).iter().try_for_each(|(name, value)| print(&format!("  {name:<11} {value}")))?;
+    }
+    if let Some(model) = model {
+        let broken = parts.iter().filter(|part| part.problem.is_some()).count();
+        let whole = match broken {
+            0 => "complete".to_owned(),
+            1 => "1 of 3 parts cannot be loaded".to_owned(),
+            n => format!("{n} of 3 parts cannot be loaded"),
+        };
+        let name = if model.variants.is_empty() { "of no published size".into() } else { model.variants.join(" or ") };
+        let tokenizer = if model.has_tokenizer { "its own tokenizer" } else { "the built-in tokenizer" };
+        print(&format!("\nmodel: {name}, with {tokenizer}; {whole}"))?;
+    }
+    Ok(())
+}
+
+fn record(part: &InspectedPart) -> PartRecord<'_> {
+    let dtypes =
+        part.dtypes.iter().map(|(dtype, tensors, bytes)| DtypeRecord { dtype, tensors: *tensors, bytes: *bytes });
+    PartRecord {
+        path: part.location.path().display().to_string(),
+        what: part.kind.to_string(),
+        container: part.container,
+        files: part.files,
+        bytes: part.bytes,
+        dtypes: dtypes.collect(),
+        parameters: part.parameters,
+        sizes: part.sizes.as_deref(),
+        variants: &part.variants,
+        metadata: &part.metadata,
+        problem: part.problem.as_ref().map(ToString::to_string),
+    }
+}
+
+fn rows(part: &InspectedPart) -> Vec<(String, String)> {
+    let mut rows = vec![];
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    if part.files > 0 {
+        row("what", part.kind.to_string());
+        row(
+            "container",
+            match part.files {
+                1 => part.container.to_owned(),
+                files => format!("{}, {files} files", part.container),
+            },
+        );
+        let dtype = |(dtype, tensors, bytes): &(String, usize, u64)| format!("{dtype} {} in {tensors}", Size(*bytes));
+        let dtypes = part.dtypes.iter().map(dtype).collect::<Vec<_>>().join(", ");
+        row("tensors", format!("{}: {dtypes}", Size(part.bytes)));
+    }
+    part.sizes.iter().for_each(|sizes| row("sizes", sizes.clone()));
+    part.parameters.iter().for_each(|n| row("parameters", format!("{:.2} million", *n as f64 / 1e6)));
+    if !part.variants.is_empty() {
+        row("fits", part.variants.join(", "));
+    }
+    part.metadata.iter().for_each(|(key, value)| row("says", format!("{key}: {value}")));
+    if let Some(problem) = &part.problem {
+        row("problem", problem.to_string().replace('\n', "\n              "));
+        problem.hint().into_iter().for_each(|hint| row("hint", hint));
+    }
+    rows
+}

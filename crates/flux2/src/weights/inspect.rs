@@ -1,0 +1,275 @@
+//! What a file or folder is, from its headers alone: for people who have one and wonder.
+//!
+//! In:  a place on disk. Out: [`Inspection`]; what keeps a part from being loaded is in it and no error.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::component::{Checkpoint, Component};
+use super::config::{TextConfig, TransformerConfig, VaeConfig};
+use super::layout::{Detected, Layout, Part};
+use super::location::Location;
+use super::lora::{Lora, LoraPath, LoraProblem};
+use super::model_files::{find_tokenizer, kind_of_folder};
+use super::synthetic::transformer_sizes;
+use super::tensor_file::{FileMetadata, Printable};
+use crate::variant::{Kind, Variant};
+use crate::{Error, Result};
+
+/// What is known of a file or folder.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The parts of a model; one if it is no whole model.
+    pub parts: Vec<InspectedPart>,
+    /// The folder of a whole model.
+    pub model: Option<InspectedModel>,
+}
+
+/// What is known of a folder of a whole model beside its parts.
+#[derive(Debug)]
+pub struct InspectedModel {
+    /// Members of the family that it can be: one, or none if its sizes are nobody's.
+    pub variants: Vec<&'static str>,
+    /// Whether a tokenizer comes with it; without, the built-in one is used.
+    pub has_tokenizer: bool,
+}
+
+/// A network, or a file that is none.
+#[derive(Debug)]
+pub struct InspectedPart {
+    /// Where it is.
+    pub location: Location,
+    /// What it is.
+    pub kind: PartKind,
+    /// `safetensors` or `gguf`; empty if there is no such file.
+    pub container: &'static str,
+    /// How many files.
+    pub files: usize,
+    /// Of all tensors.
+    pub bytes: u64,
+    /// How many tensors there are of an element type and the bytes they take, the most bytes first.
+    pub dtypes: Vec<(String, usize, u64)>,
+    /// Sizes of the network.
+    pub sizes: Option<String>,
+    /// How many parameters it has; known where nothing is wrong.
+    pub parameters: Option<u64>,
+    /// Members of the family that a transformer can be one of: base and distilled ones differ in nothing but values.
+    pub variants: Vec<&'static str>,
+    /// What the file says of itself, a line each; long texts are left out.
+    pub metadata: BTreeMap<String, String>,
+    /// Why it cannot be loaded.
+    pub problem: Option<Error>,
+}
+
+/// What a set of tensors is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartKind {
+    /// A network of the family, and how its tensors are named.
+    Network(Part, Layout),
+    /// A LoRA for the transformer, by how many matrices it changes; 0 if it fits none.
+    Lora(usize),
+    /// Something else that is recognised.
+    Other(&'static str),
+    /// Nothing that is recognised.
+    Unknown,
+}
+
+impl fmt::Display for PartKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartKind::Network(part, layout) => write!(f, "{part}, {layout} names"),
+            PartKind::Lora(0) => f.write_str("LoRA"),
+            PartKind::Lora(matrices) => write!(f, "LoRA for {matrices} matrices of the transformer"),
+            PartKind::Other(what) => f.write_str(what),
+            PartKind::Unknown => f.write_str("nothing this program knows"),
+        }
+    }
+}
+
+/// Longest text of a file's metadata that is shown.
+const MAX_TEXT: usize = 200;
+
+/// Look at the headers of a model's folder, of a network's folder, or of a file.
+///
+/// # Errors
+/// [`Error::ModelMissing`] if there is nothing; [`Error::Checkpoint`] or [`Error::Io`] for a file that is no file of tensors.
+pub fn inspect(location: &Location) -> Result<Inspection> {
+    if !location.exists()? {
+        return Err(Error::ModelMissing { path: location.path().to_owned() });
+    }
+    if !location.join("model_index.json").is_file() {
+        let part = InspectedPart::of(location, Kind::ALL)?;
+        return Ok(Inspection { parts: vec![part], model: None });
+    }
+    let (kinds, problem) = match kind_of_folder(location) {
+        Ok(kind) => (vec![kind], None),
+        Err(problem) => (vec![], Some(problem)),
+    };
+    let mut parts = Vec::new();
+    for (folder, what) in [("transformer", "transformer"), ("text_encoder", "text encoder"), ("vae", "VAE")] {
+        let location = location.join(folder);
+        let missing = |problem| InspectedPart::missing(&location, problem);
+        parts.push(match location.exists()? {
+            false => missing(Error::PartMissing { what, path: location.path().to_owned() }),
+            true => InspectedPart::of(&location, &kinds).unwrap_or_else(missing),
+        });
+    }
+    if let Some(problem) = problem {
+        parts[0].problem.get_or_insert(problem);
+    }
+    let has_tokenizer = find_tokenizer(&location.join("text_encoder"), location).is_some();
+    let variants = parts[0].variants.clone();
+    Ok(Inspection { parts, model: Some(InspectedModel { variants, has_tokenizer }) })
+}
+
+impl InspectedPart {
+    fn missing(location: &Location, problem: Error) -> Self {
+        InspectedPart {
+            location: location.clone(),
+            kind: PartKind::Unknown,
+            container: "",
+            files: 0,
+            bytes: 0,
+            dtypes: vec![],
+            sizes: None,
+            parameters: None,
+            variants: vec![],
+            metadata: BTreeMap::new(),
+            problem: Some(problem),
+        }
+    }
+
+    /// `kinds` are those a transformer may be of.
+    fn of(location: &Location, kinds: &[Kind]) -> Result<Self> {
+        let checkpoint = Checkpoint::open(location)?;
+        let mut dtypes: Vec<(String, usize, u64)> = Vec::new();
+        for tensor in checkpoint.files.iter().flat_map(|file| file.tensors.values()) {
+            let (name, bytes) = (tensor.dtype.to_string(), tensor.range.len() as u64);
+            match dtypes.iter_mut().find(|known| known.0 == name) {
+                Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
+                None => dtypes.push((name, 1, bytes)),
+            }
+        }
+        dtypes.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
+        let (container, metadata) = match checkpoint.files.first().map(|file| &file.metadata) {
+            Some(FileMetadata::Safetensors(texts)) => ("safetensors", shown(texts)),
+            Some(FileMetadata::Gguf(values)) => ("gguf", shown(&values.texts())),
+            None => ("", BTreeMap::new()),
+        };
+        let part = InspectedPart {
+            location: location.clone(),
+            kind: PartKind::Unknown,
+            container,
+            files: checkpoint.files.len(),
+            bytes: dtypes.iter().map(|(_, _, bytes)| bytes).sum(),
+            dtypes,
+            sizes: None,
+            parameters: None,
+            variants: vec![],
+            metadata,
+            problem: None,
+        };
+        Ok(match checkpoint.detect() {
+            Some(Detected::Part(Part::Transformer, dialect)) => {
+                let part = part.network(Part::Transformer, dialect.layout);
+                part.opened(Component::<TransformerConfig>::open(location.clone()), |part, config| {
+                    part.variants = kinds
+                        .iter()
+                        .map(|kind| Variant::detect(config, *kind))
+                        .filter(|v| !v.is_custom())
+                        .map(|v| v.name)
+                        .collect();
+                    sizes_of_transformer(config)
+                })
+            }
+            Some(Detected::Part(Part::TextEncoder, dialect)) => {
+                let part = part.network(Part::TextEncoder, dialect.layout);
+                part.opened(Component::<TextConfig>::open(location.clone()), |_, config| sizes_of_text_encoder(config))
+            }
+            Some(Detected::Part(Part::Vae, dialect)) => {
+                let part = part.network(Part::Vae, dialect.layout);
+                part.opened(Component::<VaeConfig>::open(location.clone()), |_, config| sizes_of_vae(config))
+            }
+            Some(Detected::Other("a LoRA")) => part.lora(),
+            Some(Detected::Other(what)) => InspectedPart { kind: PartKind::Other(what), ..part },
+            None => part,
+        })
+    }
+
+    fn network(self, part: Part, layout: Layout) -> Self {
+        InspectedPart { kind: PartKind::Network(part, layout), ..self }
+    }
+
+    fn opened<C>(mut self, opened: Result<Component<C>>, sizes: impl FnOnce(&mut Self, &C) -> String) -> Self {
+        match opened {
+            Ok(component) => {
+                self.sizes = Some(sizes(&mut self, &component.config));
+                self.parameters = Some(component.parameters());
+            }
+            Err(problem) => self.problem = Some(problem),
+        }
+        self
+    }
+
+    /// A LoRA fits the transformers of one size.
+    fn lora(mut self) -> Self {
+        self.kind = PartKind::Lora(0);
+        let path = LoraPath { location: self.location.clone(), scale: 1.0 };
+        let mut first_problem = None;
+        let mut has_homes = false;
+        for (name, config) in transformer_sizes() {
+            match Lora::open(&path, &config) {
+                Ok(lora) => {
+                    self.kind = PartKind::Lora(lora.matrices());
+                    self.variants.push(name);
+                }
+                Err(problem) => {
+                    has_homes |=
+                        matches!(&problem, Error::Lora { problem: LoraProblem::Tensors(m), .. } if m.is_of_size());
+                    first_problem.get_or_insert(problem);
+                }
+            }
+        }
+        if self.variants.is_empty() {
+            match has_homes {
+                true => self.sizes = Some("those of no published model".into()),
+                false => self.problem = first_problem,
+            }
+        }
+        self
+    }
+}
+
+/// Texts that are not too long, fit to be printed.
+fn shown(texts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    // Every file says in which library its tensors were.
+    let short = texts.iter().filter(|(key, text)| *key != "format" && text.len() <= MAX_TEXT);
+    short.map(|(key, text)| (Printable(key).to_string(), Printable(text).to_string())).collect()
+}
+
+fn sizes_of_transformer(c: &TransformerConfig) -> String {
+    let TransformerConfig { double_blocks, single_blocks, heads, head_dim, context_dim, .. } = c;
+    let width = c.hidden();
+    format!(
+        "{double_blocks} double and {single_blocks} single blocks, width {width}, {heads} heads of {head_dim}, reads {context_dim} text features"
+    )
+}
+
+fn sizes_of_text_encoder(c: &TextConfig) -> String {
+    let TextConfig { layers, hidden, heads, kv_heads, vocab, .. } = c;
+    let used = c.used_layers();
+    format!(
+        "{layers} layers of which {used} are used, width {hidden}, {heads} heads over {kv_heads}, {vocab} tokens, makes {} features",
+        c.embedding_dim()
+    )
+}
+
+fn sizes_of_vae(c: &VaeConfig) -> String {
+    let widths = |channels: &[usize]| channels.iter().map(usize::to_string).collect::<Vec<_>>().join("-");
+    format!(
+        "{} latent channels, encoder {}, decoder {}",
+        c.latent_channels,
+        widths(&c.encoder_channels),
+        widths(&c.decoder_channels)
+    )
+}
