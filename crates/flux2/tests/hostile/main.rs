@@ -6,23 +6,18 @@
 #[path = "../allocator/mod.rs"]
 mod allocator;
 mod corpus;
+mod load;
 mod meter;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flux2::Result;
-use flux2::text::Tokenizer;
-use flux2::weights::{
-    Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
-    WithLoras,
-};
-use tempfile::TempDir;
+use flux2::weights::{Component, TextConfig};
 
 use corpus::{Hostile, Kind, corpus};
+use load::{Model, Opened};
 use meter::alone;
 
 /// The longest a file may keep a processor.
@@ -35,99 +30,16 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
-/// The tiny model, in a folder where its files can be replaced.
-struct Model {
-    temp: TempDir,
-}
-
-impl Model {
-    fn new() -> Self {
-        fn copy(from: &Path, to: &Path) {
-            fs::create_dir_all(to).unwrap();
-            for entry in fs::read_dir(from).unwrap() {
-                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-                if from.is_dir() { copy(&from, &to) } else { fs::write(to, fs::read(from).unwrap()).unwrap() }
-            }
-        }
-        let temp = TempDir::new().unwrap();
-        copy(&fixtures().join("tiny/klein"), temp.path());
-        Model { temp }
-    }
-
-    fn path(&self, place: &str) -> PathBuf {
-        self.temp.path().join(place)
-    }
-
-    fn paths(&self) -> ModelPaths {
-        ModelPaths { model: self.temp.path().into(), ..ModelPaths::default() }
-    }
-}
-
-/// What a loader hands out, before anything is done with it.
-enum Opened {
-    Transformer(Component<TransformerConfig>),
-    TextEncoder(Component<TextConfig>),
-    Vae(Component<VaeConfig>),
-    Model(Box<ModelFiles>),
-    Tokenizer(Tokenizer),
-}
-
-impl Opened {
-    /// Opens the file at `path`, which is `place` of a model.
-    fn open(kind: Kind, path: &Path, place: &str, paths: &ModelPaths) -> Result<Self> {
-        let folder = path.parent().unwrap();
-        Ok(match (kind, place.split_once('/').map(|(folder, _)| folder)) {
-            (Kind::Safetensors | Kind::Gguf, _) => Opened::Transformer(Component::<TransformerConfig>::open(path)?),
-            (Kind::Lora, _) => {
-                let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];
-                Opened::Model(ModelFiles::open(&ModelPaths { loras, ..paths.clone() })?.into())
-            }
-            (Kind::Tokenizer, _) => Opened::Tokenizer(Tokenizer::from_file(path)?),
-            (_, Some("transformer")) => Opened::Transformer(Component::<TransformerConfig>::open(folder)?),
-            (_, Some("text_encoder")) => Opened::TextEncoder(Component::<TextConfig>::open(folder)?),
-            (_, Some(_)) => Opened::Vae(Component::<VaeConfig>::open(folder)?),
-            (_, None) => Opened::Model(ModelFiles::open(paths)?.into()),
-        })
-    }
-
-    /// Uses all of it: what was accepted is not checked again.
-    fn read(&self) -> Result<()> {
-        fn whole<C>(component: &Component<C>, loras: &[Lora]) -> Result<()> {
-            let base = &component.map()?;
-            let weights = WithLoras { base, loras, threads: NonZeroUsize::MIN };
-            component.names().try_for_each(|name| weights.tensor(name).map(|tensor| drop(tensor.to_f32())))
-        }
-        match self {
-            Opened::Transformer(part) => whole(part, &[]),
-            Opened::TextEncoder(part) => whole(part, &[]),
-            Opened::Vae(part) => whole(part, &[]),
-            Opened::Model(files) => {
-                whole(&files.transformer, &files.loras)?;
-                whole(&files.text_encoder, &[])?;
-                whole(&files.vae, &[])
-            }
-            Opened::Tokenizer(tokenizer) => {
-                tokenizer.encode_prompt("a red fox, ein Fuchs \u{1f98a}", 64);
-                Ok(())
-            }
-        }
-    }
-}
-
 /// Opens every file of a kind and holds it to the limits: in memory, its own length and `more` bytes.
 fn check(kind: Kind, more: usize) {
-    let (meter, model) = (alone(), Model::new());
+    let (meter, model) = (alone(), Model::new(&fixtures()));
     let mut wrong = vec![];
     let mut refused = 0;
     for Hostile { what, place, bytes } in corpus(kind, &fixtures()) {
-        let path = model.path(place);
-        let whole = fs::read(&path).ok();
-        fs::write(&path, &bytes).unwrap();
+        let folder = model.path("");
+        let open = move || Opened::open(kind, &folder, place).map_err(|e| format!("{e}\n{:?}", e.hint()));
         let mut hold = |problem: String| wrong.push(format!("{place}: {what}: {problem}"));
-
-        let (paths, file) = (model.paths(), path.clone());
-        let open = move || Opened::open(kind, &file, place, &paths).map_err(|e| format!("{e}\n{:?}", e.hint()));
-        match meter.measure(open) {
+        model.with(place, &bytes, || match meter.measure(open) {
             Err(how) => hold(format!("opening {how}")),
             Ok((opened, taken)) => {
                 if taken.time > TIME {
@@ -146,11 +58,7 @@ fn check(kind: Kind, more: usize) {
                     },
                 }
             }
-        }
-        match whole {
-            Some(whole) => fs::write(&path, whole).unwrap(),
-            None => fs::remove_file(&path).unwrap(),
-        }
+        });
     }
     assert!(wrong.is_empty(), "{} files:\n{}", wrong.len(), wrong.join("\n"));
     assert!(refused > 40, "only {refused} are refused: they are not hostile");
@@ -172,7 +80,7 @@ fn there_are_over_300_different_files_and_always_the_same() {
 
 #[test]
 fn the_whole_files_are_accepted() {
-    let (_meter, model) = (alone(), Model::new());
+    let (_meter, model) = (alone(), Model::new(&fixtures()));
     for (kind, place) in [
         (Kind::Lora, "lora.safetensors"),
         (Kind::Config, "transformer/config.json"),
@@ -180,9 +88,8 @@ fn the_whole_files_are_accepted() {
         (Kind::Tokenizer, "tokenizer/tokenizer.json"),
         (Kind::Index, "text_encoder/model.safetensors.index.json"),
     ] {
-        let path = model.path(place);
         fs::copy(fixtures().join("tiny/lora.safetensors"), model.path("lora.safetensors")).unwrap();
-        Opened::open(kind, &path, place, &model.paths()).unwrap().read().unwrap();
+        Opened::open(kind, &model.path(""), place).unwrap().read().unwrap();
     }
 }
 
@@ -233,7 +140,7 @@ fn the_meter_sees_memory_time_and_panics() {
 #[cfg(unix)]
 #[test]
 fn a_shard_that_is_a_link_to_itself() {
-    let (meter, model) = (alone(), Model::new());
+    let (meter, model) = (alone(), Model::new(&fixtures()));
     let shard = model.path("text_encoder/model-00001-of-00002.safetensors");
     fs::remove_file(&shard).unwrap();
     std::os::unix::fs::symlink(&shard, &shard).unwrap();

@@ -1,0 +1,106 @@
+//! Files in the place of those of the tiny model, opened by the loader that reads them. The targets of `fuzz/` share this.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use flux2::Result;
+use flux2::text::Tokenizer;
+use flux2::weights::{
+    Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
+    WithLoras,
+};
+use tempfile::TempDir;
+
+use super::corpus::Kind;
+
+/// The tiny model, in a folder where its files can be replaced.
+pub struct Model {
+    temp: TempDir,
+}
+
+impl Model {
+    /// A copy of that of the repository's `fixtures`.
+    pub fn new(fixtures: &Path) -> Self {
+        fn copy(from: &Path, to: &Path) {
+            fs::create_dir_all(to).unwrap();
+            for entry in fs::read_dir(from).unwrap() {
+                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+                if from.is_dir() { copy(&from, &to) } else { fs::write(to, fs::read(from).unwrap()).unwrap() }
+            }
+        }
+        let temp = TempDir::new().unwrap();
+        copy(&fixtures.join("tiny/klein"), temp.path());
+        Model { temp }
+    }
+
+    pub fn path(&self, place: &str) -> PathBuf {
+        self.temp.path().join(place)
+    }
+
+    /// What `use_it` makes of the model while `bytes` are at `place`.
+    pub fn with<T>(&self, place: &str, bytes: &[u8], use_it: impl FnOnce() -> T) -> T {
+        let path = self.path(place);
+        let whole = fs::read(&path).ok();
+        fs::write(&path, bytes).unwrap();
+        let result = use_it();
+        match whole {
+            Some(whole) => fs::write(&path, whole).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        result
+    }
+}
+
+/// What a loader hands out, before anything is done with it.
+pub enum Opened {
+    Transformer(Component<TransformerConfig>),
+    TextEncoder(Component<TextConfig>),
+    Vae(Component<VaeConfig>),
+    Model(Box<ModelFiles>),
+    Tokenizer(Tokenizer),
+}
+
+impl Opened {
+    /// Opens the file of `kind` at `place` of the model in the folder `model`, or what it is a part of.
+    pub fn open(kind: Kind, model: &Path, place: &str) -> Result<Self> {
+        let path = model.join(place);
+        let folder = path.parent().unwrap();
+        let paths = ModelPaths { model: model.into(), ..ModelPaths::default() };
+        Ok(match (kind, place.split_once('/').map(|(folder, _)| folder)) {
+            (Kind::Safetensors | Kind::Gguf, _) => Opened::Transformer(Component::<TransformerConfig>::open(path)?),
+            (Kind::Lora, _) => {
+                let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];
+                Opened::Model(ModelFiles::open(&ModelPaths { loras, ..paths })?.into())
+            }
+            (Kind::Tokenizer, _) => Opened::Tokenizer(Tokenizer::from_file(path)?),
+            (_, Some("transformer")) => Opened::Transformer(Component::<TransformerConfig>::open(folder)?),
+            (_, Some("text_encoder")) => Opened::TextEncoder(Component::<TextConfig>::open(folder)?),
+            (_, Some(_)) => Opened::Vae(Component::<VaeConfig>::open(folder)?),
+            (_, None) => Opened::Model(ModelFiles::open(&paths)?.into()),
+        })
+    }
+
+    /// Uses all of it: what was accepted is not checked again.
+    pub fn read(&self) -> Result<()> {
+        fn whole<C>(component: &Component<C>, loras: &[Lora]) -> Result<()> {
+            let base = &component.map()?;
+            let weights = WithLoras { base, loras, threads: NonZeroUsize::MIN };
+            component.names().try_for_each(|name| weights.tensor(name).map(|tensor| drop(tensor.to_f32())))
+        }
+        match self {
+            Opened::Transformer(part) => whole(part, &[]),
+            Opened::TextEncoder(part) => whole(part, &[]),
+            Opened::Vae(part) => whole(part, &[]),
+            Opened::Model(files) => {
+                whole(&files.transformer, &files.loras)?;
+                whole(&files.text_encoder, &[])?;
+                whole(&files.vae, &[])
+            }
+            Opened::Tokenizer(tokenizer) => {
+                tokenizer.encode_prompt("a red fox, ein Fuchs \u{1f98a}", 64);
+                Ok(())
+            }
+        }
+    }
+}
