@@ -1,4 +1,4 @@
-//! What number formats cost on a checkpoint: how far bf16 and int8 are from f32, and how far each block and each kind of
+//! What number formats cost on a checkpoint: how far bf16, q8_0, q4_k and int8 are from f32, and how far each block and each kind of
 //! matrix is from bf16 if it alone is in bytes. Relative L2 of the text embedding, and of the first step's velocity.
 //!
 //! `cargo run --release -p flux2 --example precision -- MODEL [SIDE_PX]`
@@ -21,19 +21,23 @@ fn main() -> Result<()> {
     let paths = ModelPaths { model: model.into(), ..Default::default() };
     let files = ModelFiles::open(&paths)?;
 
-    let [text, text_bf16] = [Compute::F32, Compute::Bf16].map(|compute| embedding(&paths, compute));
-    let (text, text_bf16) = (text?, text_bf16?);
+    let rounded = |format| Precision::new(Compute::Bf16, format).expect("bf16 goes with every format");
+    let formats = [Precision::Bf16, rounded(Format::Q8_0), rounded(Format::Q4K)];
+    let text = embedding(&paths, Precision::F32)?;
     println!("| against f32 | relative L2 |\n|---|---|");
-    println!("| text embedding, bf16 | {:.2e} |", relative(&text_bf16, &text));
+    for precision in formats {
+        println!("| text embedding, {precision} | {:.2e} |", relative(&embedding(&paths, precision)?, &text));
+    }
     // All velocities start from the same text, so that the figures are the transformer's alone.
     let velocity = |precision: Precision, formats: &dyn Fn(&str) -> Format| {
         velocity(&files, precision.compute(), formats, &text, side / 16)
     };
     let exact = velocity(Precision::F32, &|_| Format::AsStored)?;
     let bf16 = velocity(Precision::Bf16, &|_| Format::AsStored)?;
-    let int8 = velocity(Precision::Int8, &|name| Precision::Int8.format(Part::Transformer, name))?;
-    println!("| velocity, bf16 | {:.2e} |", relative(&bf16, &exact));
-    println!("| velocity, int8 | {:.2e} |", relative(&int8, &exact));
+    for precision in formats.into_iter().chain([Precision::Int8]) {
+        let found = velocity(precision, &|name| precision.format(Part::Transformer, name))?;
+        println!("| velocity, {precision} | {:.2e} |", relative(&found, &exact));
+    }
 
     println!("\n| in bytes alone, against bf16 | relative L2 |\n|---|---|");
     let alone = |what: &str, chosen: &dyn Fn(&str) -> bool| -> Result<()> {
@@ -61,8 +65,9 @@ fn backend(compute: Compute) -> CpuBackend {
     CpuBackend::new(CpuOptions { compute, ..Default::default() })
 }
 
-fn embedding(paths: &ModelPaths, compute: Compute) -> Result<Vec<f32>> {
-    let mut pipeline = Pipeline::load(backend(compute), paths, Residency::OneAtATime)?;
+fn embedding(paths: &ModelPaths, precision: Precision) -> Result<Vec<f32>> {
+    let pipeline = Pipeline::load(backend(precision.compute()), paths, Residency::OneAtATime)?;
+    let mut pipeline = pipeline.with_precision(precision);
     let text = pipeline.encode_prompt(PROMPT, &mut |_: &Event| (), &CancelToken::new())?;
     Ok(text.rows.to_vec())
 }

@@ -6,7 +6,8 @@
 //!     --count N        at most N requests of each kind; by default all
 //!     --seed S         of the first request; by default 1
 //!     --steps 4,20     one column for each; by default 4
-//!     --dtype DTYPE    f32, bf16 (by default) or int8
+//!     --dtype DTYPE    f32, bf16 (by default) or int8; with weights rounded to a format, bf16+q8_0
+//!     --padded         round weights to q4_k, whose blocks are longer than the model's rows, as if these were filled up
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
 //!     --misses         list what was wrong
 //!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
@@ -31,7 +32,11 @@ use std::time::Instant;
 use flux2::Precision;
 use flux2::image::{self, ImageFormat, codec::IfExists};
 
+use flux2_backend::DType;
+use tempfile::TempDir;
+
 use evaluation::judge::Judge;
+use evaluation::padded::padded;
 use evaluation::world::{Layout, Picture, World};
 use evaluation::{Case, Drawing, Kind, Outcome};
 use reconstruction::Line;
@@ -46,13 +51,23 @@ struct Args {
     misses: bool,
     keep: Option<PathBuf>,
     sheet: Option<PathBuf>,
+    /// The rounded model that is drawn with.
+    padded: Option<TempDir>,
 }
 
 impl Args {
     fn parse() -> Result<Self, Failure> {
         let drawing = Drawing { model: evaluation::mini(), precision: Precision::Bf16, steps: 4, seed: 1 };
-        let mut args =
-            Args { drawing, steps: vec![4], count: usize::MAX, pictures: None, misses: false, keep: None, sheet: None };
+        let mut args = Args {
+            drawing,
+            steps: vec![4],
+            count: usize::MAX,
+            pictures: None,
+            misses: false,
+            keep: None,
+            sheet: None,
+            padded: None,
+        };
         let mut given = std::env::args().skip(1);
         while let Some(flag) = given.next() {
             let mut value = || given.next().ok_or(format!("{flag} needs a value"));
@@ -63,11 +78,15 @@ impl Args {
                 "--steps" => args.steps = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
                 "--dtype" => args.drawing.precision = value()?.parse().map_err(|()| "no such dtype")?,
                 "--pictures" => args.pictures = Some(value()?.into()),
+                "--padded" => args.padded = Some(padded(args.drawing.model.model.path(), DType::Q4K)?),
                 "--misses" => args.misses = true,
                 "--keep" => args.keep = Some(value()?.into()),
                 "--sheet" => args.sheet = Some(value()?.into()),
                 _ => return Err(format!("unknown argument {flag}; see the first lines of this example").into()),
             }
+        }
+        if let Some(folder) = &args.padded {
+            args.drawing.model.model = folder.path().into();
         }
         Ok(args)
     }

@@ -5,6 +5,7 @@
 //! The tests hold a few requests to it, the example `evaluate_mini` all of them.
 
 pub mod judge;
+pub mod padded;
 pub mod world;
 
 use std::num::NonZeroUsize;
