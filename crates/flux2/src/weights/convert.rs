@@ -373,8 +373,8 @@ impl Network {
                         DType::F32 if part == Part::Vae && shape.len() > 1 => DType::Bf16,
                         DType::F32 | DType::F16 | DType::Bf16 => stored,
                         _ if !is_matrix => DType::F32,
-                        DType::F8E4M3 | DType::I8 => DType::Bf16,
-                        _ if packed => stored,
+                        // Blocks stay; what else is packed is packed as no GGUF file has it, or with scales beside it.
+                        _ if packed && stored.block_len() > 1 && stored != DType::F4E2M1 => stored,
                         _ => DType::Bf16,
                     }
                 }

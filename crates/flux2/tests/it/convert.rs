@@ -224,6 +224,31 @@ fn every_network_is_a_file_of_its_own_if_asked() {
 }
 
 #[test]
+fn what_has_scales_beside_it_is_bf16_where_it_is_not_rounded() {
+    let temp = tempfile::tempdir().unwrap();
+    let source = Component::<TextConfig>::open(tiny("text_encoder_fp8")).unwrap();
+    let before = source.map().unwrap();
+    for format in FORMATS {
+        let out = temp.path().join(format!("{format:?}"));
+        run(&conversion(tiny("text_encoder_fp8"), format, &out)).unwrap();
+        let made = Component::<TextConfig>::open(&*out).unwrap();
+        let after = made.map().unwrap();
+        for name in source.names() {
+            let (before, after) = (before.tensor(name).unwrap(), after.tensor(name).unwrap());
+            // The one whose rows are whole blocks, of 32 values.
+            if format == Format::Q8_0 && name.ends_with(".o") {
+                assert_eq!(after.dtype(), DType::Q8_0, "{name}");
+                continue;
+            }
+            assert!(matches!(after.dtype(), DType::Bf16 | DType::F32), "{name} is {}", after.dtype());
+            for (before, after) in before.to_f32().iter().zip(after.to_f32()) {
+                assert!((before - after).abs() <= before.abs() * 2f32.powi(-8), "{name}: {before} became {after}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_model_in_bf16_has_the_names_of_its_layout_for_other_programs() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("out");
