@@ -190,6 +190,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
     pub max_memory: Option<usize>,
 
+    /// Round weights to q8_0 or q4_k where nothing else keeps within --max-memory; it is said if it happens
+    #[arg(long, requires = "max_memory", help_heading = "Running")]
+    pub allow_quantize: bool,
+
     /// Keep no text embeddings on disk from run to run, and use none
     #[arg(long, help_heading = "Running")]
     pub no_text_cache: bool,
@@ -260,6 +264,10 @@ pub struct PlanArgs {
     /// Memory the run may take, as in 6GiB: shows how it would keep to that, or that it cannot
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
     pub max_memory: Option<usize>,
+
+    /// Round weights to q8_0 or q4_k where nothing else keeps within --max-memory
+    #[arg(long, requires = "max_memory", help_heading = "Running")]
+    pub allow_quantize: bool,
 
     /// Print one JSON object
     #[arg(long, help_heading = "Output")]

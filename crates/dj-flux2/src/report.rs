@@ -12,6 +12,7 @@ use clap::error::ErrorKind as ClapErrorKind;
 pub use flux2::event::Bytes as Size;
 use flux2::event::FilesEvent;
 use flux2::image::Parameters;
+use flux2::pipeline::KernelRun;
 use flux2::{Event, Observer, Phase, Timings, Warning};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -53,6 +54,35 @@ pub struct Record<'a> {
     pub device: &'a str,
     /// Seconds.
     pub timings: Seconds,
+    /// What really ran.
+    pub kernels: Vec<Kernel>,
+}
+
+/// Products of one kind.
+#[derive(Serialize)]
+pub struct Kernel {
+    op: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<String>,
+    kernel: String,
+    products: u64,
+}
+
+impl Kernel {
+    pub fn new(run: &KernelRun) -> Self {
+        let KernelRun { op, weights, kernel, products } = run;
+        Kernel { op, weights: weights.map(|dtype| dtype.to_string()), kernel: kernel.clone(), products: *products }
+    }
+}
+
+impl Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Kernel { op, weights, kernel, products } = self;
+        match weights {
+            Some(weights) => write!(f, "{products} {op} of {weights} weights in {kernel}"),
+            None => write!(f, "{products} {op} in {kernel}"),
+        }
+    }
 }
 
 /// Seconds a picture took; a stage whose result was still known took none.
@@ -162,6 +192,7 @@ impl Report {
 
     /// A picture is where it should be.
     pub fn saved(&self, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
+        record.kernels.iter().for_each(|kernel| self.verbose(format_args!("ran {kernel}")));
         let shown = match path {
             Some(path) => path.display().to_string(),
             None => "to standard output".into(),

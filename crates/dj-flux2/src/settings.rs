@@ -50,6 +50,8 @@ pub struct Settings {
     pub options: EngineOptions,
     /// Bytes of memory it may take; then fewer weights may stay than `options` say.
     pub max_memory: Option<usize>,
+    /// Formats that weights may be rounded to for that, the best first.
+    pub allowed: &'static [Format],
     /// At least one.
     pub prompts: Vec<String>,
     /// Files of the reference images, in order.
@@ -183,6 +185,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
             text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
         },
         max_memory: args.max_memory,
+        allowed: if args.allow_quantize { &[Format::Q8_0, Format::Q4K] } else { &[] },
         prompts,
         references: args.input.clone(),
         request,

@@ -45,6 +45,9 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn trim(&self);
     /// The most memory that was in use at once since the last call.
     fn take_memory_peak(&self) -> MemoryUse;
+    /// Which kernels multiplied what since the last call, in the order they came first. Written down where the kernel is
+    /// started, not where it was asked for.
+    fn take_kernels_run(&self) -> Vec<KernelRun>;
 
     /// See [`crate::ops::cast()`].
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>>;
@@ -115,6 +118,19 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         mean: &Tensor<Self>,
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>>;
+}
+
+/// Products of one kind that a backend has computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRun {
+    /// `linear` for all products of activations and weights, `conv2d` or `attention`.
+    pub op: &'static str,
+    /// How the weights were stored; of none for attention.
+    pub weights: Option<DType>,
+    /// The kernel: its instruction set, and the format of the numbers it multiplies.
+    pub kernel: String,
+    /// How many.
+    pub products: u64,
 }
 
 /// Memory in use, in bytes.

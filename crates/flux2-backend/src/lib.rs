@@ -29,7 +29,9 @@ pub mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use backend::{AttentionMask, Backend, ConvInput, ConvShape, Convolution, GroupNorm, MemoryUse, Rope, RopeLayout};
+pub use backend::{
+    AttentionMask, Backend, ConvInput, ConvShape, Convolution, GroupNorm, KernelRun, MemoryUse, Rope, RopeLayout,
+};
 
 pub use cpu::{CpuBackend, CpuOptions, encode};
 pub use dtype::{Compute, DType, Format};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
-use flux2_backend::{Backend, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, CpuBackend, CpuOptions, Format};
 
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
@@ -134,7 +134,8 @@ pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateReq
 }
 
 /// The first way of running `requests` that needs no more than `limit` bytes: as `options` say, or with fewer weights in memory
-/// at a time. The pictures are the same.
+/// at a time, which gives the same pictures; if neither will do, with weights in one of the formats that are `allowed`, the
+/// first that fits.
 ///
 /// # Errors
 /// [`Error::MemoryLimit`] if there is none; otherwise as [`plan`].
@@ -143,10 +144,15 @@ pub fn within(
     files: &ModelFiles,
     options: &EngineOptions,
     requests: &[GenerateRequest],
+    allowed: &[Format],
 ) -> Result<(EngineOptions, MemoryPlan)> {
+    let compute = options.precision.compute();
+    let rounded = allowed.iter().filter_map(|format| Precision::new(compute, *format));
+    let precisions = std::iter::once(options.precision).chain(rounded);
+    let ways = precisions.flat_map(|p| options.residency.and_smaller().map(move |residency| (p, residency)));
     let mut least: Option<MemoryPlan> = None;
-    for residency in options.residency.and_smaller() {
-        let options = EngineOptions { residency, ..options.clone() };
+    for (precision, residency) in ways {
+        let options = EngineOptions { precision, residency, ..options.clone() };
         let plan = plan(files, &options, requests)?;
         if plan.peak_bytes() <= limit {
             return Ok((options, plan));

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use flux2_backend::{Backend, Compute, Format, HostTensor, Tensor, ops};
 
+pub use flux2_backend::KernelRun;
+
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, metadata};
 use crate::latents::{self, PositionId};
@@ -70,6 +72,8 @@ pub struct GeneratedImage {
     pub parameters: Parameters,
     /// How long the stages took.
     pub timings: Timings,
+    /// What really ran since the picture before: kernels, and the formats of the weights they multiplied.
+    pub kernels: Vec<KernelRun>,
 }
 
 /// How long the stages of a run took; a stage whose result was still known took no time.
@@ -265,7 +269,8 @@ impl<B: Backend> Pipeline<B> {
 
         // 7. Latents -> pixels.
         let image = timed(&mut timings.decode, || self.decode(&latents, &request, observer, cancel))?;
-        Ok(GeneratedImage { image, parameters: self.parameters(&request), timings })
+        let (parameters, kernels) = (self.parameters(&request), self.be.take_kernels_run());
+        Ok(GeneratedImage { image, parameters, timings, kernels })
     }
 
     /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the encoder is loaded once for all.

@@ -22,7 +22,7 @@ use crate::args::GenerateArgs;
 use crate::cache_folder;
 use crate::failure::{Failure, Result, code};
 use crate::output;
-use crate::report::{Record, Report, Seconds};
+use crate::report::{Kernel, Record, Report, Seconds};
 use crate::settings::{self, Job, Outside, Settings};
 
 /// Most bytes of prompts that are read from a file or standard input.
@@ -80,7 +80,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         origin.warn_of_differences(&files.name, &report);
     }
     if let Some(limit) = settings.max_memory {
-        let (options, plan) = engine::within(limit, &files, &settings.options, &settings.requests(&references))?;
+        let requests = settings.requests(&references);
+        let (options, plan) = engine::within(limit, &files, &settings.options, &requests, settings.allowed)?;
+        if options.precision != settings.options.precision {
+            report.note(format_args!("weights are rounded to keep within {}: {}", Memory(limit), options.precision));
+        }
         report.verbose(format_args!("memory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency)));
         settings.options = options;
     }
@@ -144,6 +148,7 @@ impl Run<'_> {
             parameters: &made.parameters,
             device: self.engine.device(),
             timings: Seconds::new(&made.timings, total),
+            kernels: made.kernels.iter().map(Kernel::new).collect(),
         };
         self.report.saved(job.path.as_deref(), &record, total)
     }

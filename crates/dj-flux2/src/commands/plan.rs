@@ -58,6 +58,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         quantize: args.quantize,
         threads: args.threads,
         max_memory: args.max_memory,
+        allow_quantize: args.allow_quantize,
         ..Default::default()
     };
     let outside = Outside {
@@ -80,7 +81,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;
 
     let (options, plan) = match settings.max_memory {
-        Some(limit) => engine::within(limit, &files, &settings.options, &requests)?,
+        Some(limit) => engine::within(limit, &files, &settings.options, &requests, settings.allowed)?,
         None => (settings.options.clone(), engine::plan(&files, &settings.options, &requests)?),
     };
     let streamed = EngineOptions { residency: Residency::Streamed, ..settings.options.clone() };

@@ -112,6 +112,7 @@ macro_rules! snapshot {
             (r"\d+\.\d+ s\b", "[TIME]"),
             (r"/\S*/fixtures/", "[FIXTURES]/"),
             (r"cpu, [a-z0-9-]+, \d+ threads?", "cpu, [SIMD]"),
+            (r" in [a-z0-9-]+ (f32|bf16|int8)\b", " in [KERNEL]"),
             (r"dj-flux2 \d+\.\d+\.\d+", "dj-flux2 [VERSION]"),
             (r#"this is "\d+\.\d+\.\d+""#, "this is [VERSION]"),
             (r"\b[0-9a-f]{64}\b", "[SHA-256]"),

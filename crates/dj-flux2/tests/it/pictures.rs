@@ -32,7 +32,7 @@ fn a_picture() {
 #[test]
 fn verbose_names_model_device_and_stages() {
     let cli = Cli::with_tiny_model();
-    snapshot!(cli.run(["generate", "a red fox", "-v", "-o", "fox.webp"].iter().chain(&QUICK)), @"
+    snapshot!(cli.run(["generate", "a red fox", "-v", "-o", "fox.webp"].iter().chain(&QUICK)), @r"
     exit code: 0
     ----- stdout -----
     fox.webp
@@ -46,6 +46,9 @@ fn verbose_names_model_device_and_stages() {
     denoise [TIME]
     load VAE [TIME]
     decode [TIME]
+    ran 233 linear of bf16 weights in [KERNEL]
+    ran 33 attention in [KERNEL]
+    ran 37 conv2d of bf16 weights in [KERNEL]
     saved fox.webp (seed 7, [TIME])
     ");
 }
@@ -199,7 +202,7 @@ fn json_is_one_object_a_picture() {
     let records: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 2);
     let fields = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    snapshot!(fields(&records[0]), @"path index prompt seed noise model variant dtype steps width height references software version device timings");
+    snapshot!(fields(&records[0]), @"path index prompt seed noise model variant dtype steps width height references software version device timings kernels");
     snapshot!(fields(&records[0]["timings"]), @"text references steps decode total");
     for (i, record) in records.iter().enumerate() {
         assert_eq!(record["path"], format!("output-{}.png", i + 1));
@@ -251,4 +254,26 @@ fn without_a_terminal_there_is_no_colour_and_no_bar() {
     let cli = Cli::with_tiny_model();
     let output = cli.output(["a red fox", "-g", "3", "-n", "2"].iter().chain(&QUICK));
     assert!(!output.stderr.contains(&0x1b) && !output.stderr.contains(&b'\r'));
+}
+
+#[test]
+fn a_run_says_which_kernels_and_weights_it_multiplied() {
+    let cli = Cli::with_tiny_model();
+    let said = |args: &[&str]| {
+        let line = cli.stdout(["a red fox", "--json"].iter().chain(&QUICK).chain(args));
+        let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let text = |kernel: &serde_json::Value, key: &str| kernel[key].as_str().unwrap_or_default().to_owned();
+        let kernels = record["kernels"].as_array().unwrap().iter();
+        kernels.map(|k| (text(k, "op"), text(k, "weights"), text(k, "kernel"))).collect::<Vec<_>>()
+    };
+    let has =
+        |said: &[(String, String, String)], weights: &str| said.iter().any(|(op, w, _)| op == "linear" && w == weights);
+    let int8 = said(&["--dtype", "int8"]);
+    assert!(has(&int8, "i8") && int8.iter().any(|(_, _, kernel)| kernel.ends_with(" int8")), "{int8:?}");
+    let q8_0 = said(&["--quantize", "q8_0"]);
+    assert!(has(&q8_0, "q8_0") && !has(&q8_0, "i8"), "{q8_0:?}");
+    let f32 = said(&["--dtype", "f32"]);
+    assert!(f32.iter().all(|(_, _, kernel)| kernel.ends_with(" f32")), "{f32:?}");
+    let verbose = cli.run(["a red fox", "-v"].iter().chain(&QUICK));
+    assert!(verbose.contains("linear of bf16 weights in "), "{verbose}");
 }

@@ -147,6 +147,8 @@ fn help_for_generate() {
           --threads <N>        CPU threads [default: as many as this process may use]
           --max-memory <SIZE>  Memory the run may take, as in 6GiB: keeps fewer weights in it, or
                                refuses before any work [default: no limit]
+          --allow-quantize     Round weights to q8_0 or q4_k where nothing else keeps within
+                               --max-memory; it is said if it happens
           --no-text-cache      Keep no text embeddings on disk from run to run, and use none
     ");
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));

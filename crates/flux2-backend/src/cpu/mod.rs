@@ -43,12 +43,12 @@ mod silu;
 mod simd;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytemuck::Pod;
 
 use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, Rope};
-use crate::{Compute, DType, Error, Format, HostTensor, MemoryUse, Result, Tensor, Weight};
+use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, MemoryUse, Result, Tensor, Weight};
 
 pub use buffer::Buffer;
 use buffer::BufferPool;
@@ -58,7 +58,7 @@ pub use matrix::Matrix;
 use matrix::StoredMatrix;
 use pool::Threads;
 pub use simd::Tier;
-use simd::{Element, with_element};
+use simd::{Element, MicroKernel, with_element};
 
 /// How to set up a [`CpuBackend`].
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,7 @@ pub struct CpuBackend {
     tier: Tier,
     threads: Arc<Threads>,
     buffers: Arc<BufferPool>,
+    kernels_run: Arc<Mutex<Vec<KernelRun>>>,
 }
 
 impl CpuBackend {
@@ -102,6 +103,7 @@ impl CpuBackend {
                 Threads::new(options.threads)
             }),
             buffers: Arc::default(),
+            kernels_run: Arc::default(),
         }
     }
 
@@ -119,6 +121,16 @@ impl CpuBackend {
     /// later beside tensors in use stays within this and 128 MiB.
     pub fn peak_bytes(&self) -> usize {
         self.buffers.peak_bytes()
+    }
+
+    /// Write down that `kernel` runs.
+    fn note_run(&self, op: &'static str, weights: Option<DType>, kernel: MicroKernel) {
+        let kernel = format!("{} {}", self.tier, kernel.operand_name());
+        let mut runs = self.kernels_run.lock().expect("no panic while the lock is held");
+        match runs.iter_mut().find(|run| (run.op, run.weights, &run.kernel) == (op, weights, &kernel)) {
+            Some(run) => run.products += 1,
+            None => runs.push(KernelRun { op, weights, kernel, products: 1 }),
+        }
     }
 
     /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
@@ -228,6 +240,10 @@ impl Backend for CpuBackend {
 
     fn take_memory_peak(&self) -> MemoryUse {
         self.buffers.take_peak()
+    }
+
+    fn take_kernels_run(&self) -> Vec<KernelRun> {
+        std::mem::take(&mut *self.kernels_run.lock().expect("no panic while the lock is held"))
     }
 
     fn linear(

@@ -12,6 +12,7 @@ mod house;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
+mod kernels;
 mod layouts;
 mod lora;
 mod mini;

@@ -43,6 +43,13 @@ fn stages(variant: &str, request: &GenerateRequest) -> Vec<(Phase, Vec<Call>)> {
     stages
 }
 
+/// Products with the matrices of the flow transformer's blocks in a picture of so many steps.
+pub fn products_of_blocks(steps: u32) -> u64 {
+    let stages = stages("klein", &request(0, steps));
+    let calls = stages.iter().flat_map(|(_, calls)| calls);
+    calls.filter(|call| call.what.starts_with("double.") || call.what.starts_with("single.")).count() as u64
+}
+
 /// How often each thing that does not depend on the step is done in all steps together.
 fn check(variant: &str, references: usize, steps: u32, expected: &[(&str, usize)]) {
     let stages = stages(variant, &request(references, steps));

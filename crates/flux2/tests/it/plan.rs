@@ -1,9 +1,9 @@
 //! Keeping to a limit of memory. That plans come true is tested alone, in `tests/memory`.
 
-use flux2::weights::ModelFiles;
+use flux2::weights::{Format, ModelFiles};
 use flux2::{
     CancelToken, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision, Residency,
-    engine,
+    Variant, engine,
 };
 
 use crate::golden::fixture;
@@ -45,7 +45,7 @@ fn each_residency_keeps_less_than_the_one_before() {
 fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
     let [kept, streamed] = [Residency::KeepAll, Residency::Streamed].map(|residency| plan(residency).peak_bytes());
     assert!(streamed < kept);
-    let within = |limit| engine::within(limit, &tiny(), &options(Residency::KeepAll), &[request()]);
+    let within = |limit| engine::within(limit, &tiny(), &options(Residency::KeepAll), &[request()], &[]);
     let (options, plan) = within(kept).unwrap();
     assert_eq!((options.residency, plan.peak_bytes()), (Residency::KeepAll, kept));
     let (options, plan) = within(kept - 1).unwrap();
@@ -54,6 +54,23 @@ fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
     let refused = within(streamed - 1).unwrap_err();
     assert!(matches!(refused, Error::MemoryLimit { limit, least, .. } if limit == streamed - 1 && least == streamed));
     assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
+    // In no file, so that streaming saves nothing.
+    let files = ModelFiles::synthetic(Variant::by_name("klein-mini").unwrap()).unwrap();
+    let request = GenerateRequest { width: Some(64), height: Some(64), ..request() };
+    let within = |limit, allowed: &[Format]| {
+        engine::within(limit, &files, &options(Residency::OneAtATime), std::slice::from_ref(&request), allowed)
+    };
+    let as_stored = engine::plan(&files, &options(Residency::OneAtATime), std::slice::from_ref(&request)).unwrap();
+    let limit = as_stored.peak_bytes();
+    assert_eq!(within(limit, &[Format::Q8_0]).unwrap().0.precision, Precision::Bf16);
+    assert!(matches!(within(limit - 1, &[]), Err(Error::MemoryLimit { .. })));
+    let (options, plan) = within(limit - 1, &[Format::Q8_0, Format::Q4K]).unwrap();
+    assert_eq!(options.precision.to_string(), "bf16+q8_0");
+    assert!(plan.peak_bytes() < limit);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use flux2::weights::{ModelFiles, ModelPaths, WeightSource};
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, MemoryUse, Result,
-    Rope, Tensor, Weight,
+    AttentionMask, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, KernelRun,
+    MemoryUse, Result, Rope, Tensor, Weight,
 };
 
 /// A piece of work: what, and for how many rows.
@@ -95,6 +95,10 @@ impl Backend for Tally {
 
     fn take_memory_peak(&self) -> MemoryUse {
         MemoryUse::default()
+    }
+
+    fn take_kernels_run(&self) -> Vec<KernelRun> {
+        vec![]
     }
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {

@@ -417,6 +417,15 @@ impl MicroKernel {
         }
     }
 
+    /// What it multiplies, as people call it.
+    pub(super) fn operand_name(&self) -> &'static str {
+        match self.operand {
+            Operand::F32 => "f32",
+            Operand::Bf16 => "bf16",
+            Operand::Int8 => "int8",
+        }
+    }
+
     /// The dtype of a left operand that is a tensor.
     pub(super) fn dtype(&self) -> DType {
         match self.operand {
