@@ -7,9 +7,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Words in the first place that are not a prompt.
 const SUBCOMMANDS: &[&str] = if cfg!(feature = "hub") {
-    &["generate", "info", "inspect", "plan", "bench", "convert", "download", "models", "verify", "remove", "help"]
+    &[
+        "generate", "info", "inspect", "plan", "bench", "convert", "doctor", "download", "models", "verify", "remove",
+        "help",
+    ]
 } else {
-    &["generate", "info", "inspect", "plan", "bench", "convert", "help"]
+    &["generate", "info", "inspect", "plan", "bench", "convert", "doctor", "help"]
 };
 
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -58,6 +61,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write a model in another number format, or go on where that stopped
     Convert(ConvertArgs),
+    /// Say what this machine computes with, and what is missing for its GPU
+    Doctor,
     /// Bring a model here, or go on where that stopped
     #[cfg(feature = "hub")]
     Download(DownloadArgs),
@@ -323,6 +328,10 @@ pub struct BenchFlags {
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]
     pub dtype: Option<Dtype>,
 
+    /// Where to run [default: auto]
+    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
+    pub device: Option<Device>,
+
     /// CPU threads [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
     pub threads: Option<u16>,
@@ -401,6 +410,10 @@ pub struct BenchGenerateArgs {
     /// Round the weights of layers when they are loaded; int8 is --dtype int8 [default: they stay as stored]
     #[arg(long, value_name = "FORMAT", help_heading = "Running")]
     pub quantize: Option<Quantize>,
+
+    /// Keep everything loaded from one picture to the next, as a server does; each still has a prompt of its own
+    #[arg(long, help_heading = "Running")]
+    pub resident: bool,
 
     #[command(flatten)]
     pub flags: BenchFlags,

@@ -18,7 +18,7 @@ pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 /// The folder for caches that the system gives to a user. A relative path is no such folder: it would be another one in each
 /// place the program is started from.
-fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if cfg!(windows) {
         return folder("LOCALAPPDATA");

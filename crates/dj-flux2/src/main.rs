@@ -8,6 +8,7 @@
 //! settings  what that means              report    events, warnings and errors on the terminal
 //! commands  one file a subcommand        failure   why a command stopped, and its exit code
 //! cache_folder   where text embeddings are kept      hub_options   how the hub is reached, where models are kept
+//! gpu_options    where a GPU's libraries are
 //! ```
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod args;
 mod cache_folder;
 mod commands;
 mod failure;
+mod gpu_options;
 #[cfg(feature = "hub")]
 mod hub_options;
 mod output;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Convert(args) => commands::convert::run(args),
+        Command::Doctor => commands::doctor::run(),
         #[cfg(feature = "hub")]
         Command::Download(args) => commands::download::run(args),
         #[cfg(feature = "hub")]

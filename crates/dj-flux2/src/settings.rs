@@ -15,7 +15,7 @@ use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::{Compute, Format, Location, LoraPath};
 use flux2::{
-    Device, EngineOptions, Error, GenerateRequest, ModelPaths, NoiseKind, Precision, Reference, Residency,
+    Device, EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, NoiseKind, Precision, Reference, Residency,
     ResolvedRequest, TextCache, Variant,
 };
 
@@ -27,6 +27,8 @@ use crate::output::Output;
 pub struct Outside<'a> {
     /// `DJ_FLUX2_MODEL`.
     pub model: Option<OsString>,
+    /// Where the environment says that a GPU's libraries are.
+    pub gpu: GpuOptions,
     /// The folder of text embeddings that the environment chooses, if any.
     pub text_cache: Option<PathBuf>,
     /// Parameters in the picture that `--from` names.
@@ -168,10 +170,10 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
         },
         model_is_fallback,
         options: EngineOptions {
-            device: match args.device {
-                None | Some(args::Device::Auto) => Device::Auto,
-                Some(args::Device::Cpu) => Device::Cpu,
-                Some(args::Device::Cuda) => Device::Cuda,
+            // Memory is planned for the processor only.
+            device: match device_of(args.device) {
+                Device::Auto if args.max_memory.is_some() => Device::Cpu,
+                device => device,
             },
             precision: match (args.dtype, args.quantize, from) {
                 (None, None, Some(from)) => {
@@ -180,6 +182,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
                 (dtype, quantize, _) => precision(dtype, quantize)?,
             },
             threads: threads(args.threads),
+            gpu: outside.gpu,
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
             text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
@@ -202,6 +205,15 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
     };
     check(&settings)?;
     Ok(settings)
+}
+
+/// Where to run, by what was typed.
+pub fn device_of(typed: Option<args::Device>) -> Device {
+    match typed {
+        None | Some(args::Device::Auto) => Device::Auto,
+        Some(args::Device::Cpu) => Device::Cpu,
+        Some(args::Device::Cuda) => Device::Cuda,
+    }
 }
 
 /// What no model would do is refused before one is looked for.
@@ -352,6 +364,7 @@ mod tests {
     fn outside() -> Outside<'static> {
         Outside {
             model: None,
+            gpu: GpuOptions::default(),
             text_cache: None,
             from: None,
             is_file: |_| false,

@@ -48,6 +48,13 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// Which kernels multiplied what since the last call, in the order they came first. Written down where the kernel is
     /// started, not where it was asked for.
     fn take_kernels_run(&self) -> Vec<KernelRun>;
+    /// Wait until all that was called is done: a device may still be at work when a call returns.
+    ///
+    /// # Errors
+    /// What went wrong meanwhile.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// See [`crate::ops::cast()`].
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>>;

@@ -5,8 +5,8 @@ use crate::DType;
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an op or an upload was refused. Everything but [`Error::OutOfMemory`] is a caller's mistake, found by the
-/// contract before a kernel runs.
+/// Why an op or an upload was refused. Everything but the last three is a caller's mistake, found by the contract before a
+/// kernel runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -53,5 +53,19 @@ pub enum Error {
     OutOfMemory {
         /// Bytes asked for.
         bytes: usize,
+    },
+    /// The device has no such thing.
+    #[error("there are no {what}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A call of the device's driver or libraries failed.
+    #[error("{call}: {reason}")]
+    Device {
+        /// Its name.
+        call: &'static str,
+        /// What it said.
+        reason: String,
     },
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`ops`] | one file per op: contract, reference |
 //! | [`cpu`] | the CPU backend: kernels, thread pool, buffer pool |
+//! | `cuda` | the CUDA backend: libraries, kernels, memory (feature `cuda`, on Linux) |
 //! | [`host`] | tensors as bytes on the host: mapped files, decoded values |
 //! | [`quant`] | number formats smaller than 16 bits |
 //! | `testing` | seeded values, tolerances, `on_every_backend!` (feature `testing`) |
@@ -20,6 +21,8 @@ compile_error!("checkpoints are read in place, and they are little-endian");
 
 pub mod backend;
 pub mod cpu;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+pub mod cuda;
 pub mod dtype;
 pub mod error;
 pub mod host;
@@ -34,6 +37,8 @@ pub use backend::{
 };
 
 pub use cpu::{CpuBackend, CpuOptions, encode};
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+pub use cuda::{CudaBackend, CudaOptions};
 pub use dtype::{Compute, DType, Format};
 pub use error::{Error, Result};
 pub use host::{ByteOwner, HostBytes, HostTensor};

@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use crate::cpu::Tier;
 use crate::{Backend, Compute, CpuBackend, CpuOptions, DType, Result, Tensor};
 
-pub use crate::on_every_backend;
+pub use crate::{on_every_backend, on_every_cpu};
 
 /// A pseudo-random number in 0..1 for element `index` of the tensor called `name`, the same on every machine.
 ///
@@ -163,24 +163,90 @@ pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
     tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), rehearse: false }))
 }
 
+/// Run `case` on the first GPU, or say why there is none.
+///
+/// # Panics
+/// If `case` returns an error.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+pub fn on_cuda<E: fmt::Debug>(compute: Compute, case: impl FnOnce(&crate::CudaBackend) -> Result<(), E>) {
+    match cuda(compute) {
+        Ok(be) => case(&be).unwrap_or_else(|error| panic!("{error:?}")),
+        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+        Err(reason) => eprintln!("skipped: no GPU: {reason}"),
+    }
+}
+
+/// A backend on the first GPU, one for all tests of a process, or why there is none.
+///
+/// # Errors
+/// As [`CudaBackend::new`](crate::CudaBackend::new).
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+pub fn cuda(compute: Compute) -> Result<crate::CudaBackend, crate::cuda::Unavailable> {
+    use std::sync::OnceLock;
+    static BACKENDS: [OnceLock<Result<crate::CudaBackend, crate::cuda::Unavailable>>; 2] =
+        [OnceLock::new(), OnceLock::new()];
+    let options = crate::CudaOptions { compute, ordinal: 0, libraries: Default::default(), kernel_cache: None };
+    BACKENDS[usize::from(compute == Compute::Bf16)].get_or_init(|| crate::CudaBackend::new(options)).clone()
+}
+
 /// For each function given, `fn case<B: Backend>(be: &B) -> Result<(), E>`, one `#[test]` for each way a backend of this
-/// build can be set up: both compute dtypes on every instruction set, one thread and two.
+/// build can be set up: both compute dtypes on every instruction set, one thread and two, and on a GPU if there is one.
 #[macro_export]
 macro_rules! on_every_backend {
     ($($case:ident),+ $(,)?) => {$(
         mod $case {
-            $crate::on_every_backend! { @cpu $case
+            $crate::on_every_cpu! { @inside $case }
+            $crate::on_cuda! { $case }
+        }
+    )+};
+}
+
+/// Two tests on the GPU; none where the backend is built without.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! on_cuda {
+    ($case:ident) => {
+        #[test]
+        fn cuda_f32() {
+            $crate::testing::on_cuda($crate::Compute::F32, super::$case);
+        }
+        #[test]
+        fn cuda_bf16() {
+            $crate::testing::on_cuda($crate::Compute::Bf16, super::$case);
+        }
+    };
+}
+
+/// Two tests on the GPU; none where the backend is built without.
+#[cfg(not(all(feature = "cuda", target_os = "linux")))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! on_cuda {
+    ($case:ident) => {};
+}
+
+/// As [`on_every_backend!`](crate::on_every_backend), for what there is on the processor alone.
+#[macro_export]
+macro_rules! on_every_cpu {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_cpu! { @inside $case }
+        }
+    )+};
+    (@inside $case:ident) => {
+            $crate::on_every_cpu! { @cpu $case
                 cpu_f32_portable: F32, Portable, 1;
                 cpu_bf16_portable: Bf16, Portable, 2;
             }
             #[cfg(target_arch = "aarch64")]
-            $crate::on_every_backend! { @cpu $case
+            $crate::on_every_cpu! { @cpu $case
                 cpu_f32_neon: F32, Neon, 2;
                 cpu_bf16_neon: Bf16, Neon, 1;
                 cpu_bf16_neonbf16: Bf16, NeonBf16, 2;
             }
             #[cfg(target_arch = "x86_64")]
-            $crate::on_every_backend! { @cpu $case
+            $crate::on_every_cpu! { @cpu $case
                 cpu_f32_avx2: F32, Avx2, 2;
                 cpu_f32_avx512: F32, Avx512, 1;
                 cpu_bf16_avx2: Bf16, Avx2, 1;
@@ -189,8 +255,7 @@ macro_rules! on_every_backend {
                 cpu_bf16_avx512vnni: Bf16, Avx512Vnni, 2;
                 cpu_bf16_avx512bf16: Bf16, Avx512Bf16, 1;
             }
-        }
-    )+};
+    };
     (@cpu $case:ident $($setup:ident: $compute:ident, $tier:ident, $threads:literal;)+) => {$(
         #[test]
         fn $setup() {

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use flux2_backend::{Backend, CpuBackend, CpuOptions, Format};
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+use flux2_backend::{CudaBackend, CudaOptions, cuda};
 
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
@@ -28,6 +31,9 @@ pub trait Engine: Send {
 
     /// What it runs on, for people: device, instruction set, threads, number format.
     fn device(&self) -> &str;
+
+    /// Why it is not a GPU that it runs on, if one might have been expected.
+    fn why_no_gpu(&self) -> Option<&NoGpu>;
 
     /// Make one picture; see [`Pipeline::generate`].
     ///
@@ -71,6 +77,28 @@ impl fmt::Display for Device {
     }
 }
 
+/// Why [`Device::Auto`] is the processor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoGpu {
+    /// In a line.
+    pub reason: String,
+    /// What would help.
+    pub hint: Option<String>,
+    /// Whether there is a driver, so that somebody meant this machine to have a GPU.
+    pub has_driver: bool,
+}
+
+/// What a GPU needs of this machine. Nothing here matters to the processor.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Folders with NVIDIA's libraries, searched before the usual ones.
+    pub library_folders: Vec<PathBuf>,
+    /// Where Pythons are installed: pip has packages of the libraries.
+    pub python_prefixes: Vec<PathBuf>,
+    /// Where compiled kernels are kept from run to run; `None` compiles them each time.
+    pub kernel_cache: Option<PathBuf>,
+}
+
 /// How to run a model.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -80,6 +108,8 @@ pub struct EngineOptions {
     pub precision: Precision,
     /// CPU threads; `None` is as many as this process may use.
     pub threads: Option<NonZeroUsize>,
+    /// For GPUs.
+    pub gpu: GpuOptions,
     /// What stays in memory between stages.
     pub residency: Residency,
     /// Where text embeddings are kept from run to run; `None` keeps none.
@@ -92,19 +122,30 @@ impl Default for EngineOptions {
             device: Device::Auto,
             precision: Precision::default(),
             threads: None,
+            gpu: GpuOptions::default(),
             residency: Residency::default(),
             text_cache: None,
         }
     }
 }
 
+/// Evaluate an expression on whichever backend was chosen.
+macro_rules! on_backend {
+    ($chosen:expr, $be:ident => $work:expr) => {
+        match $chosen {
+            Chosen::Cpu($be, _) => $work,
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Chosen::Cuda($be) => $work,
+        }
+    };
+}
 /// Open a model on the device of `options`.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::load`].
 pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engine>> {
-    let be = backend(options)?;
-    loaded(be, ModelFiles::open(paths)?, options)
+    let backend = Chosen::new(options)?;
+    backend.engine(ModelFiles::open(paths)?, options)
 }
 
 /// The same with a model that was opened before, or [one that is in no file](ModelFiles::synthetic).
@@ -112,17 +153,7 @@ pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engin
 /// # Errors
 /// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::of_files`].
 pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
-    loaded(backend(options)?, files, options)
-}
-
-fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
-    let device = describe(&be, options.precision);
-    let threads = NonZeroUsize::new(be.threads()).unwrap_or(NonZeroUsize::MIN);
-    let pipeline = Pipeline::of_files(be, files, options.residency)?
-        .with_precision(options.precision)
-        .with_threads(threads)
-        .with_text_cache(options.text_cache.clone());
-    Ok(Box::new(Loaded { pipeline, device }))
+    Chosen::new(options)?.engine(files, options)
 }
 
 /// What `requests`, one after the other, would take of memory. Nothing is computed.
@@ -130,7 +161,13 @@ fn loaded(be: CpuBackend, files: ModelFiles, options: &EngineOptions) -> Result<
 /// # Errors
 /// [`Error::Device`] if there is no such device, and anything wrong with a request.
 pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
-    plan::rehearse(cpu(options, true)?, files, options.precision, options.residency, requests)
+    let EngineOptions { device, precision, threads, residency, .. } = *options;
+    if device == Device::Cuda {
+        let reason = "memory is planned for the processor only".into();
+        return Err(Error::Device { device, reason, hint: None });
+    }
+    let cpu = CpuOptions { compute: precision.compute(), threads, rehearse: true, ..Default::default() };
+    plan::rehearse(CpuBackend::new(cpu), files, precision, residency, requests)
 }
 
 /// The first way of running `requests` that needs no more than `limit` bytes: as `options` say, or with fewer weights in memory
@@ -168,8 +205,9 @@ pub fn within(
 /// # Errors
 /// [`Error::Device`] if there is no such device.
 pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
-    let be = backend(options)?;
-    Ok((describe(&be, options.precision), Peaks::measure(&be, options.precision)))
+    let (chosen, precision) = (Chosen::new(options)?, options.precision);
+    let peaks = on_backend!(&chosen, be => Peaks::measure(be, precision));
+    Ok((chosen.describe(precision), peaks))
 }
 
 /// Time the ops whose name and shape hold `filter` on the device of `options`, and tell `each` what happens; returns how many
@@ -183,37 +221,163 @@ pub fn time_ops(
     each: &mut dyn FnMut(OpEvent),
     cancel: &CancelToken,
 ) -> Result<usize> {
-    let be = backend(options)?;
-    let device = OpEvent::Device { name: describe(&be, options.precision), threads: be.threads() };
-    bench::time_ops(&be, options.precision, device, filter, each, cancel)
+    let (chosen, precision) = (Chosen::new(options)?, options.precision);
+    let device = OpEvent::Device { name: chosen.describe(precision), threads: chosen.threads() };
+    on_backend!(&chosen, be => bench::time_ops(be, precision, device, filter, each, cancel))
 }
 
-fn describe(be: &CpuBackend, precision: Precision) -> String {
-    let threads = be.threads();
-    format!("cpu, {}, {threads} thread{}, {precision}", be.tier(), if threads == 1 { "" } else { "s" })
+/// What this machine could run a model on.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Instruction set of the processor's kernels.
+    pub processor: String,
+    /// Threads of the processor.
+    pub threads: usize,
+    /// The GPUs that the driver knows.
+    pub gpus: Vec<String>,
+    /// What a GPU needs.
+    pub libraries: Vec<SystemLibrary>,
+    /// Why [`Device::Auto`] is not a GPU, if it is not.
+    pub no_gpu: Option<NoGpu>,
 }
 
-/// The device of `options`.
-fn backend(options: &EngineOptions) -> Result<CpuBackend> {
-    cpu(options, false)
+/// A library of the system that a GPU needs.
+#[derive(Clone, Debug)]
+pub struct SystemLibrary {
+    /// What people call it.
+    pub name: &'static str,
+    /// Its version and where it is, or why it cannot be used.
+    pub state: Result<(String, PathBuf), String>,
+    /// The command that installs it.
+    pub install: &'static str,
 }
 
-fn cpu(options: &EngineOptions, rehearse: bool) -> Result<CpuBackend> {
-    let EngineOptions { device, precision, threads, .. } = *options;
-    let compute = precision.compute();
-    match device {
-        Device::Auto | Device::Cpu => {
-            Ok(CpuBackend::new(CpuOptions { compute, threads, rehearse, ..Default::default() }))
+/// What this machine could run a model on with `options`.
+pub fn machine(options: &EngineOptions) -> Machine {
+    let (compute, threads) = (options.precision.compute(), options.threads);
+    let cpu = CpuBackend::new(CpuOptions { compute, threads, ..Default::default() });
+    let no_gpu = Chosen::gpu(options).err();
+    let (libraries, gpus) = gpu_parts(options);
+    Machine { processor: cpu.tier().to_string(), threads: cpu.threads(), gpus, libraries, no_gpu }
+}
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn gpu_parts(options: &EngineOptions) -> (Vec<SystemLibrary>, Vec<String>) {
+    let search = search(&options.gpu);
+    let libraries = cuda::libraries(&search).iter().map(|cuda::Found { library, state }| SystemLibrary {
+        name: library.name(),
+        state: state.as_ref().map(|loaded| (loaded.version.clone(), loaded.path.clone())).map_err(String::clone),
+        install: library.install(),
+    });
+    let gpus = cuda::gpus(&search).unwrap_or_default();
+    let gpus = gpus.iter().map(|cuda::GpuInfo { name, capability: [major, minor], memory, multiprocessors }| {
+        let memory = plan::Memory(*memory);
+        format!("{name}, compute capability {major}.{minor}, {memory}, {multiprocessors} multiprocessors")
+    });
+    (libraries.collect(), gpus.collect())
+}
+
+#[cfg(not(all(feature = "cuda", target_os = "linux")))]
+fn gpu_parts(_options: &EngineOptions) -> (Vec<SystemLibrary>, Vec<String>) {
+    (Vec::new(), Vec::new())
+}
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn search(gpu: &GpuOptions) -> cuda::LibrarySearch {
+    cuda::LibrarySearch { folders: gpu.library_folders.clone(), python_prefixes: gpu.python_prefixes.clone() }
+}
+
+/// The backend of a run.
+enum Chosen {
+    Cpu(CpuBackend, Option<NoGpu>),
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    Cuda(CudaBackend),
+}
+
+impl Chosen {
+    /// The device of `options`.
+    fn new(options: &EngineOptions) -> Result<Self> {
+        let no_gpu = match options.device {
+            Device::Cpu => None,
+            Device::Auto | Device::Cuda => match Self::gpu(options) {
+                Ok(gpu) => return Ok(gpu),
+                Err(no_gpu) if options.device == Device::Cuda => {
+                    let NoGpu { reason, hint, .. } = no_gpu;
+                    return Err(Error::Device { device: Device::Cuda, reason, hint });
+                }
+                Err(no_gpu) => Some(no_gpu),
+            },
+        };
+        let (compute, threads) = (options.precision.compute(), options.threads);
+        Ok(Chosen::Cpu(CpuBackend::new(CpuOptions { compute, threads, ..Default::default() }), no_gpu))
+    }
+
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    fn gpu(options: &EngineOptions) -> Result<Self, NoGpu> {
+        let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
+        let driver = cuda::libraries(&libraries).iter().find(|found| found.library == cuda::Library::Driver);
+        let has_driver = driver.is_some_and(|found| found.state.is_ok());
+        if options.precision.blocks() == Format::Int8 {
+            let reason = format!("{} is computed on the processor only", options.precision);
+            return Err(NoGpu { reason, hint: Some("leave --dtype out, or add --device cpu".into()), has_driver });
         }
-        Device::Cuda => {
-            Err(Error::Device { device: Device::Cuda, reason: "this version runs on the processor only".into() })
+        let options = CudaOptions { compute: options.precision.compute(), ordinal: 0, libraries, kernel_cache };
+        let backend = CudaBackend::new(options);
+        backend.map(Chosen::Cuda).map_err(|error| NoGpu {
+            reason: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+            has_driver,
+        })
+    }
+
+    #[cfg(not(all(feature = "cuda", target_os = "linux")))]
+    fn gpu(_options: &EngineOptions) -> Result<Self, NoGpu> {
+        Err(NoGpu { reason: "this program was built without GPUs".into(), hint: None, has_driver: false })
+    }
+
+    /// For people: device, instruction set, threads, number format.
+    fn describe(&self, precision: Precision) -> String {
+        match self {
+            Chosen::Cpu(be, _) => {
+                let threads = be.threads();
+                format!("cpu, {}, {threads} thread{}, {precision}", be.tier(), if threads == 1 { "" } else { "s" })
+            }
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Chosen::Cuda(be) => format!("cuda, {}, {precision}", be.gpu().name),
         }
+    }
+
+    /// Of the processor that compute; a GPU's are not counted.
+    fn threads(&self) -> usize {
+        match self {
+            Chosen::Cpu(be, _) => be.threads(),
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Chosen::Cuda(_) => 0,
+        }
+    }
+
+    fn engine(self, files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+        let device = self.describe(options.precision);
+        let no_gpu = match &self {
+            Chosen::Cpu(_, no_gpu) => no_gpu.clone(),
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Chosen::Cuda(_) => None,
+        };
+        let threads = NonZeroUsize::new(self.threads()).unwrap_or(NonZeroUsize::MIN);
+        on_backend!(self, be => {
+            let pipeline = Pipeline::of_files(be, files, options.residency)?
+                .with_precision(options.precision)
+                .with_threads(threads)
+                .with_text_cache(options.text_cache.clone());
+            Ok(Box::new(Loaded { pipeline, device, no_gpu }))
+        })
     }
 }
 
 struct Loaded<B: Backend> {
     pipeline: Pipeline<B>,
     device: String,
+    no_gpu: Option<NoGpu>,
 }
 
 impl<B: Backend> Engine for Loaded<B> {
@@ -231,6 +395,10 @@ impl<B: Backend> Engine for Loaded<B> {
 
     fn device(&self) -> &str {
         &self.device
+    }
+
+    fn why_no_gpu(&self) -> Option<&NoGpu> {
+        self.no_gpu.as_ref()
     }
 
     fn generate(

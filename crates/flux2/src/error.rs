@@ -409,6 +409,8 @@ pub enum Error {
         device: crate::engine::Device,
         /// Why it cannot be had.
         reason: String,
+        /// What would help.
+        hint: Option<String>,
     },
     /// The run was stopped by its [`CancelToken`](crate::CancelToken).
     #[error("cancelled")]
@@ -507,7 +509,7 @@ impl Error {
                 Some(format!("use --{axis} {}", if px < min { min } else { max }))
             }
             Error::NotFinite => Some("check the files of the model, or try --dtype f32".into()),
-            Error::Device { .. } => Some("use --device auto or --device cpu".into()),
+            Error::Device { hint, .. } => hint.clone().or_else(|| Some("use --device auto or --device cpu".into())),
             Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
             Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),
             Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),

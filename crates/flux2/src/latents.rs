@@ -6,6 +6,8 @@
 //! Host arithmetic, done once per request. Ids follow `prepare_ids` of black-forest-labs/flux2, the tables
 //! `Flux2PosEmbed` in diffusers and `Qwen3RotaryEmbedding` in transformers.
 
+use std::collections::HashMap;
+
 /// Where a token is: image (t), row (h), column (w), place in the text (l).
 pub type PositionId = [u32; 4];
 
@@ -45,10 +47,23 @@ pub fn rope_tables(ids: &[PositionId], axes: &[usize], theta: f64) -> (Vec<f32>,
         .iter()
         .map(|channels| (0..channels / 2).map(|i| theta.powf(-2.0 * i as f64 / *channels as f64)).collect())
         .collect();
-    let angles = ids.iter().flat_map(|id| {
-        id.iter().zip(&frequencies).flat_map(|(p, axis)| axis.iter().map(move |frequency| f64::from(*p) * frequency))
-    });
-    angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
+    // A picture has thousands of tokens and a few dozen positions on each axis.
+    let turns = |position: u32, axis: usize| -> Vec<(f32, f32)> {
+        let angles = frequencies[axis].iter().map(|frequency| f64::from(position) * frequency);
+        angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect()
+    };
+    let mut known: HashMap<(u32, usize), Vec<(f32, f32)>> = HashMap::new();
+    let pairs = frequencies.iter().map(Vec::len).sum::<usize>() * ids.len();
+    let (mut cosines, mut sines) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
+    for id in ids {
+        for (axis, position) in id.iter().enumerate() {
+            for (cosine, sine) in known.entry((*position, axis)).or_insert_with(|| turns(*position, axis)) {
+                cosines.push(*cosine);
+                sines.push(*sine);
+            }
+        }
+    }
+    (cosines, sines)
 }
 
 /// Rotary tables of the text encoder for positions `0..n`: cosines and sines, each `[n, head_dim / 2]`.

@@ -53,7 +53,7 @@ pub mod text_cache;
 pub mod variant;
 pub mod weights;
 
-pub use engine::{Device, Engine, EngineOptions};
+pub use engine::{Device, Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};

@@ -417,6 +417,7 @@ impl<B: Backend> Pipeline<B> {
             } else {
                 ops::euler_step(be, &mut latents, &velocity, dt)?;
             }
+            be.wait()?;
             let elapsed = start.elapsed();
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents: &latents, elapsed });

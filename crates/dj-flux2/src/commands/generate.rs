@@ -12,7 +12,7 @@ use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::plan::Memory;
 use flux2::weights::{Location, Lora, ModelFiles};
-use flux2::{CancelToken, Engine, Error, Reference, Residency, Variant, engine};
+use flux2::{CancelToken, Engine, Error, NoGpu, Reference, Residency, Variant, engine};
 
 #[cfg(feature = "hub")]
 use super::download::find_or_offer;
@@ -21,6 +21,7 @@ use super::read_parameters;
 use crate::args::GenerateArgs;
 use crate::cache_folder;
 use crate::failure::{Failure, Result, code};
+use crate::gpu_options::gpu_options;
 use crate::output;
 use crate::report::{Kernel, Record, Report, Seconds};
 use crate::settings::{self, Job, Outside, Settings};
@@ -35,6 +36,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         args,
         Outside {
             model: std::env::var_os("DJ_FLUX2_MODEL"),
+            gpu: gpu_options(),
             text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
             from: from.as_ref(),
             is_file: Path::is_file,
@@ -95,6 +97,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         report.verbose(format_args!("LoRA {name}, scale {scale}, {} matrices", lora.matrices()));
     }
     report.verbose(format_args!("device {}", engine.device()));
+    if let Some(NoGpu { reason, hint, has_driver }) = engine.why_no_gpu() {
+        let hint = hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
+        // Where nobody installed a driver, nobody is surprised.
+        let line = format!("no GPU is used: {reason}{hint}");
+        if *has_driver { report.note(line) } else { report.verbose(line) }
+    }
     if settings.model_is_fallback {
         report.note(fallback(engine.variant()));
     }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod convert;
+pub mod doctor;
 #[cfg(feature = "hub")]
 pub mod download;
 mod find;

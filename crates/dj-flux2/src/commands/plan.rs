@@ -5,7 +5,7 @@ use std::path::Path;
 use flux2::plan::{Memory, MemoryPlan, PROGRAM_BYTES};
 use flux2::request::ResolvedRequest;
 use flux2::weights::ModelFiles;
-use flux2::{EngineOptions, Residency, engine};
+use flux2::{EngineOptions, GpuOptions, Residency, engine};
 use serde::Serialize;
 
 use super::find::{find_model, find_part};
@@ -63,6 +63,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     };
     let outside = Outside {
         model: std::env::var_os("DJ_FLUX2_MODEL"),
+        gpu: GpuOptions::default(),
         text_cache: None,
         from: None,
         is_file: Path::is_file,

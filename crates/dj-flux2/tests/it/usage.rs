@@ -33,6 +33,7 @@ fn no_arguments() {
       plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
       convert   Write a model in another number format, or go on where that stopped
+      doctor    Say what this machine computes with, and what is missing for its GPU
       download  Bring a model here, or go on where that stopped
       models    List the models that are known, and those that are on this disk
       verify    Compare the files of models with their hashes
@@ -66,6 +67,7 @@ fn help() {
       plan      Say how much memory a picture would take, without making it
       bench     Time the ops, or whole pictures, on this machine
       convert   Write a model in another number format, or go on where that stopped
+      doctor    Say what this machine computes with, and what is missing for its GPU
       download  Bring a model here, or go on where that stopped
       models    List the models that are known, and those that are on this disk
       verify    Compare the files of models with their hashes
@@ -202,9 +204,10 @@ fn help_for_bench() {
       -h, --help           Print help
 
     Running:
-          --dtype <DTYPE>  Number format to compute in [default: bf16] [possible values: f32, bf16,
-                           int8]
-          --threads <N>    CPU threads [default: as many as this process may use]
+          --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16,
+                             int8]
+          --device <DEVICE>  Where to run [default: auto] [possible values: auto, cpu, cuda]
+          --threads <N>      CPU threads [default: as many as this process may use]
 
     Output:
           --json            Print one JSON object a result on standard output
@@ -243,8 +246,11 @@ fn help_for_bench() {
                                [default: 1]
           --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
                                [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
+          --resident           Keep everything loaded from one picture to the next, as a server does;
+                               each still has a prompt of its own
           --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
                                int8]
+          --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
           --threads <N>        CPU threads [default: as many as this process may use]
 
     Output:

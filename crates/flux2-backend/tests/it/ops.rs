@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use flux2_backend::cpu::Tier;
 use flux2_backend::host::BlockScales;
-use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, random, tensor};
+use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, on_every_cpu, random, tensor};
 use flux2_backend::{
     AttentionMask, Backend, Compute, ConvInput, ConvShape, Convolution, CpuBackend, DType, Error, Format, GroupNorm,
     HostBytes, HostTensor, Result, Rope, RopeLayout, Tensor, Weight, ops,
@@ -47,9 +47,8 @@ matrix!(
 
 on_every_backend!(
     a_streamed_map_is_the_map,
+    attention_of_aligned_rows,
     convolutions_normalise_what_they_read,
-    weights_in_bytes,
-    nan_survives_rounding_to_bytes,
     keys_that_no_query_sees_may_be_left_out,
     large_scores_do_not_overflow,
     wrong_shapes_are_named,
@@ -57,6 +56,8 @@ on_every_backend!(
     in_place_ops_leave_shared_memory_alone,
     in_place_ops_find_where_a_window_starts
 );
+
+on_every_cpu!(weights_in_bytes, nan_survives_rounding_to_bytes);
 
 #[test]
 fn every_op_has_a_row() {
@@ -69,6 +70,7 @@ fn every_op_has_a_row() {
     assert_eq!(files, ROWS.iter().map(ToString::to_string).collect(), "files in src/ops and rows of the matrix");
     for name in files {
         assert!(src.join("cpu").join(&name).with_extension("rs").is_file(), "no CPU kernel for {name}");
+        assert!(src.join("cuda").join(&name).with_extension("rs").is_file(), "no CUDA kernel for {name}");
     }
 }
 
@@ -95,6 +97,30 @@ fn attention<B: Backend>(be: &B) -> Result<()> {
         let got = ops::attention(be, &q, &k, &v, head_dim, mask)?;
         let expected = ops::attention::reference(&qs, &ks, &vs, heads, head_dim, mask);
         assert_eq!((got.shape(), got.dtype()), (&[n, heads[0] * head_dim][..], be.compute().dtype()));
+        assert_close(&be.download(&got)?, &expected, attention_tolerance(be, head_dim + m));
+    }
+    Ok(())
+}
+
+/// Rows that begin where wide loads can, as those of the model do.
+fn attention_of_aligned_rows<B: Backend>(be: &B) -> Result<()> {
+    let causal = |valid| AttentionMask::Causal { valid };
+    for (n, m, heads, head_dim, mask) in [
+        (1, 1, [1, 1], 8, AttentionMask::None),
+        (65, 63, [4, 2], 40, AttentionMask::None),
+        (130, 129, [2, 1], 128, AttentionMask::None),
+        (70, 264, [1, 1], 136, AttentionMask::None),
+        (530, 520, [2, 1], 64, AttentionMask::None), // so many that a library may do it
+        (64, 64, [2, 2], 64, causal(64)),
+        (130, 130, [4, 2], 128, causal(70)),
+        (200, 33, [2, 1], 32, causal(33)),
+    ] {
+        let compute = be.compute().dtype();
+        let (q, qs) = tensor(be, "q", &[n, heads[0] * head_dim], compute)?;
+        let (k, ks) = tensor(be, "k", &[m, heads[1] * head_dim], compute)?;
+        let (v, vs) = tensor(be, "v", &[m, heads[1] * head_dim], compute)?;
+        let got = ops::attention(be, &q, &k, &v, head_dim, mask)?;
+        let expected = ops::attention::reference(&qs, &ks, &vs, heads, head_dim, mask);
         assert_close(&be.download(&got)?, &expected, attention_tolerance(be, head_dim + m));
     }
     Ok(())
@@ -170,11 +196,17 @@ fn conv2d<B: Backend>(be: &B) -> Result<()> {
         (Same, [5, 7, 3], 8),
         (Same, [4, 3, 130], 50),
         (Same, [40, 41, 3], 5), // more pixels than one task takes
+        (Same, [19, 21, 72], 136),
+        (Same, [18, 35, 64], 264), // more channels than a tile has
+        (Same, [17, 16, 8], 3),
         (Downsample, [2, 2, 3], 4),
         (Downsample, [6, 10, 5], 49),
         (Upsample, [1, 1, 3], 4),
         (Upsample, [3, 5, 6], 50),
         (Upsample, [7, 1, 8], 3),
+        (Upsample, [9, 5, 16], 8),
+        (Pointwise, [20, 30, 40], 136),
+        (Pointwise, [20, 30, 72], 8),
     ] {
         let compute = be.compute().dtype();
         let k = conv.kernel() * conv.kernel() * c;
@@ -361,7 +393,7 @@ fn linear<B: Backend>(be: &B) -> Result<()> {
 
 fn linear_add<B: Backend>(be: &B) -> Result<()> {
     let compute = be.compute().dtype();
-    for [n, k, m] in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [9, 2051, 17], [1600, 24, 50]] {
+    for [n, k, m] in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [9, 2051, 17], [1600, 24, 50], [1100, 72, 136]] {
         let (y, ys) = window(be, "y", &[n, k], compute)?;
         let (weight, ws) = weight(be, "weight", [m, k])?;
         let (gate, gates) = window(be, "gate", &[1, m], F32)?;
@@ -389,8 +421,12 @@ fn linear_add<B: Backend>(be: &B) -> Result<()> {
 
 fn linear_swiglu<B: Backend>(be: &B) -> Result<()> {
     let compute = be.compute().dtype();
-    for [n, k, m] in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [8, 64, 401], [9, 2051, 17], [1600, 24, 50]] {
-        let (x, xs) = window(be, "x", &[n, k], compute)?;
+    for ([n, k, m], aligned) in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [8, 64, 401], [9, 2051, 17], [1600, 24, 50]]
+        .into_iter()
+        .map(|shape| (shape, false))
+        .chain([([140, 72, 200], true), ([129, 2048, 136], true)])
+    {
+        let (x, xs) = if aligned { tensor(be, "x", &[n, k], compute)? } else { window(be, "x", &[n, k], compute)? };
         let ((gate, gates), (up, ups)) = (weight(be, "gate", [m, k])?, weight(be, "up", [m, k])?);
         let [gates, ups] = [gates, ups].map(|w| ops::linear::reference(&xs, &w, &[], k));
         let expected = ops::linear_swiglu::reference(&gates, &ups);
@@ -467,9 +503,11 @@ fn modulated_layer_norm<B: Backend>(be: &B) -> Result<()> {
 
 fn norm_rope<B: Backend>(be: &B) -> Result<()> {
     let compute = be.compute().dtype();
-    for [n, heads, d] in [[1, 1, 2], [3, 2, 6], [7, 3, 34], [300, 2, 128]] {
+    for [n, heads, d] in [[1, 1, 2], [3, 2, 6], [7, 3, 34], [300, 2, 128], [50, 3, 128]] {
         for layout in [RopeLayout::Interleaved, RopeLayout::Halves] {
-            let (x, xs) = window(be, "x", &[n, heads * d], compute)?;
+            let aligned = n == 50;
+            let shape = [n, heads * d];
+            let (x, xs) = if aligned { tensor(be, "x", &shape, compute)? } else { window(be, "x", &shape, compute)? };
             let (weight, ws) = tensor(be, "weight", &[d], F32)?;
             let angles = random("angle", &[n, d / 2]);
             let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();

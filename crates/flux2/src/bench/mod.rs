@@ -19,7 +19,7 @@ use crate::weights::Precision;
 
 pub use cost::{Cost, Flops};
 pub use ops::{Bound, OpEvent, OpTiming};
-pub use stages::{Stages, generate};
+pub use stages::{Stages, generate, generate_with};
 
 pub(crate) use ops::time_ops;
 

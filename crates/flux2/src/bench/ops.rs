@@ -150,11 +150,13 @@ pub(crate) fn time_ops<B: Backend>(
 fn median<B: Backend>(case: &Case<B>, be: &B, cancel: &CancelToken) -> Result<Duration> {
     let mut run = (case.prepare)(be)?;
     run()?;
+    be.wait()?;
     let (start, mut times) = (Instant::now(), Vec::new());
     while times.len() < 5 || (times.len() < 25 && start.elapsed() < Duration::from_millis(500)) {
         cancel.check()?;
         let start = Instant::now();
         run()?;
+        be.wait()?;
         times.push(start.elapsed());
     }
     times.sort();

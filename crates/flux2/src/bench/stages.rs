@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::request::GenerateRequest;
 use crate::weights::ModelFiles;
-use crate::{EngineOptions, Result, engine};
+use crate::{Engine, EngineOptions, Result, engine};
 
 /// How long the stages of a picture took. Unlike [`Timings`](crate::Timings), loading counts by itself.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,7 +34,7 @@ impl Stages {
 /// Make a picture from nothing loaded and nothing remembered.
 ///
 /// # Errors
-/// As [`engine::open`] and [`Engine::generate`](crate::Engine::generate).
+/// As [`engine::open`] and [`Engine::generate`].
 pub fn generate(
     files: &ModelFiles,
     request: &GenerateRequest,
@@ -44,7 +44,25 @@ pub fn generate(
 ) -> Result<Stages> {
     let start = Instant::now();
     let mut engine = engine::open(files.clone(), options)?;
-    let mut stages = Stages { load: start.elapsed(), ..Stages::default() };
+    let opened = start.elapsed();
+    let mut stages = generate_with(&mut *engine, request, observer, cancel)?;
+    stages.load += opened;
+    stages.total += opened;
+    Ok(stages)
+}
+
+/// Make a picture with a model that may have made others.
+///
+/// # Errors
+/// As [`Engine::generate`].
+pub fn generate_with(
+    engine: &mut dyn Engine,
+    request: &GenerateRequest,
+    observer: &mut dyn Observer,
+    cancel: &CancelToken,
+) -> Result<Stages> {
+    let start = Instant::now();
+    let mut stages = Stages::default();
     let mut listen = |event: &Event| {
         match event {
             Event::PhaseFinished { phase, elapsed } => match phase {

@@ -20,7 +20,9 @@
 
 use std::f64::consts::{LN_2, TAU};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::thread;
 
 /// Which generator turns a seed into noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -100,7 +102,7 @@ fn parse_gpu(gpu: &str) -> Option<NoiseKind> {
 /// ```
 pub fn noise(kind: NoiseKind, seed: u64, n: usize) -> Vec<f32> {
     match kind {
-        NoiseKind::Philox => (0..n as u64).map(|index| philox_normal(seed, 0, index, 0)).collect(),
+        NoiseKind::Philox => philox(seed, n),
         NoiseKind::TorchCpu if n < TORCH_CPU_BLOCK => torch_cpu_few(seed, n),
         NoiseKind::TorchCpu => torch_cpu(seed, n),
         NoiseKind::TorchCuda { sms, threads_per_sm } => {
@@ -111,6 +113,25 @@ pub fn noise(kind: NoiseKind, seed: u64, n: usize) -> Vec<f32> {
 }
 
 // ---- torch-cuda and philox ----
+
+/// Every value by itself, so on several threads: a megapixel has half a million.
+fn philox(seed: u64, n: usize) -> Vec<f32> {
+    /// Values for which starting a thread pays.
+    const SHARE: usize = 16_384;
+    let mut values = vec![0.0; n];
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(n.div_ceil(SHARE)).max(1);
+    let share = n.div_ceil(threads).max(1);
+    let fill = |(i, values): (usize, &mut [f32])| {
+        values.iter_mut().zip(i as u64 * share as u64..).for_each(|(v, index)| *v = philox_normal(seed, 0, index, 0));
+    };
+    let mut shares = values.chunks_mut(share).enumerate();
+    let first = shares.next();
+    thread::scope(|scope| {
+        shares.for_each(|share| drop(scope.spawn(move || fill(share))));
+        first.map(fill);
+    });
+    values
+}
 
 /// Threads of one block of PyTorch's random kernels.
 const CUDA_BLOCK: u64 = 256;

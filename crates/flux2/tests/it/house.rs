@@ -38,7 +38,7 @@ fn check(path: &str, words: &[&str], except: &str) {
 #[test]
 fn only_the_engine_names_a_backend() {
     for path in ["flux2/src", "dj-flux2/src"] {
-        check(path, &["CpuBackend", "CpuOptions", "cudarc"], "engine.rs");
+        check(path, &["CpuBackend", "CpuOptions", "CudaBackend", "CudaOptions", "cudarc"], "engine.rs");
     }
 }
 

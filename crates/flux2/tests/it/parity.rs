@@ -11,6 +11,8 @@ use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, StepS
 use flux2::text::Tokenizer;
 use flux2::weights::{LoraPath, ModelFiles};
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, NoiseKind, Reference, ResolvedRequest, Variant};
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+use flux2_backend::testing::on_cuda;
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 
 use safetensors::SafeTensors;
@@ -85,11 +87,20 @@ fn as_variant(name: &str) -> ModelPaths {
 
 fn ignore(_: &Event) {}
 
-/// Run a golden request stage by stage and hold every stage to the reference.
+/// Hold every stage of a golden request to the reference, on the processor and on a GPU.
 fn check(case: &str, paths: &ModelPaths) {
+    check_on(&backend(Compute::F32), case, paths);
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    on_cuda(Compute::F32, |be| -> Result<(), ()> {
+        check_on(be, case, paths);
+        Ok(())
+    });
+}
+
+/// Run a golden request stage by stage and hold every stage to the reference.
+fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let golden = Golden::open(case);
-    let mut pipeline = Pipeline::load(backend(Compute::F32), paths, Residency::KeepAll).unwrap();
-    let be = pipeline.backend().clone();
+    let mut pipeline = Pipeline::load(be.clone(), paths, Residency::KeepAll).unwrap();
     let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
     let cancel = CancelToken::new();
 
@@ -116,7 +127,7 @@ fn check(case: &str, paths: &ModelPaths) {
     assert_eq!(flux2::latents::pack(&noise, 32, h, w), golden.values("noise"));
     let sigmas = flux2::sampler::sigmas(request.steps, request.grid().iter().product()).unwrap();
     assert_absolute("sigmas", &sigmas, &golden.values("sigmas"), 2e-7);
-    let mut inspect = |state: &StepState<CpuBackend>| {
+    let mut inspect = |state: &StepState<B>| {
         let i = state.step;
         let hold = |name: &str, got, tolerance| {
             let name = format!("{name}_{i}");
@@ -142,7 +153,7 @@ fn check(case: &str, paths: &ModelPaths) {
 
     if golden.has("decoded") {
         let part = ModelFiles::open(paths).unwrap().vae;
-        let decoder = vae::Decoder::load(&be, &part.config, &part.map().unwrap()).unwrap();
+        let decoder = vae::Decoder::load(be, &part.config, &part.map().unwrap()).unwrap();
         let pixels = decoder.forward(&latents, request.grid(), &mut || Ok(())).unwrap();
         assert_absolute("decoded", &pixels, &golden.channels_last("decoded"), PIXELS);
     }
@@ -166,8 +177,17 @@ fn hold_picture(golden: &Golden, image: &RgbImage) {
 
 /// klein-mini as shipped, against diffusers' own pipeline: the same noise, the same picture.
 fn check_mini(case: &str) {
+    check_mini_on(&backend(Compute::F32), case);
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    on_cuda(Compute::F32, |be| -> Result<(), ()> {
+        check_mini_on(be, case);
+        Ok(())
+    });
+}
+
+fn check_mini_on<B: Backend>(be: &B, case: &str) {
     let golden = Golden::open(case);
-    let mut pipeline = Pipeline::load(backend(Compute::F32), &evaluation::mini(), Residency::KeepAll).unwrap();
+    let mut pipeline = Pipeline::load(be.clone(), &evaluation::mini(), Residency::KeepAll).unwrap();
     let request = golden.request();
     let image = pipeline.generate(&request, &mut ignore, &CancelToken::new()).unwrap().image;
     hold_picture(&golden, &image);
@@ -270,14 +290,22 @@ fn lora() {
 
 #[test]
 fn bf16_stays_near_f32() {
+    bf16_stays_near_f32_on(&backend(Compute::Bf16));
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    on_cuda(Compute::Bf16, |be| -> Result<(), ()> {
+        bf16_stays_near_f32_on(be);
+        Ok(())
+    });
+}
+
+fn bf16_stays_near_f32_on<B: Backend>(be: &B) {
     let golden = Golden::open("t2i");
-    let mut pipeline = Pipeline::load(backend(Compute::Bf16), &folder(), Residency::KeepAll).unwrap();
-    let be = pipeline.backend().clone();
+    let mut pipeline = Pipeline::load(be.clone(), &folder(), Residency::KeepAll).unwrap();
     let cancel = CancelToken::new();
     let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
     let text = pipeline.encode_prompt(&request.prompt, &mut ignore, &cancel).unwrap();
     assert_relative("text embedding", &text.rows, &golden.values("text_embedding"), 2e-2);
-    let mut inspect = |state: &StepState<CpuBackend>| {
+    let mut inspect = |state: &StepState<B>| {
         let name = format!("velocity_{}", state.step);
         // What a random network of this family shows in bf16 against f64 is 3e-2.
         assert_relative(&name, &be.download(state.velocity).unwrap(), &golden.values(&name), 4e-2);

@@ -10,6 +10,7 @@ use flux2::{EngineOptions, Residency};
 
 use crate::args::{Bench, BenchArgs, BenchFlags, Quantize};
 use crate::failure::Result;
+use crate::gpu_options::gpu_options;
 use crate::report::Report;
 use crate::settings::{self, Detail};
 
@@ -25,10 +26,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptions> {
     Ok(EngineOptions {
         precision: settings::precision(flags.dtype, quantize)?,
+        device: settings::device_of(flags.device),
         threads: settings::threads(flags.threads),
+        gpu: gpu_options(),
         residency: Residency::OneAtATime,
         text_cache: None,
-        ..EngineOptions::default()
     })
 }
 

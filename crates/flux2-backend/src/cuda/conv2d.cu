@@ -1,0 +1,71 @@
+// Convolution as a product: the pixels that an output pixel sees, side by side. Contract: ops/conv2d.rs
+//   x [h, w, c] compute with a pixel stride; columns [pixels, k] compute, k = kernel * kernel * c, zeros from there to `wide`
+//   one thread N neighbouring values of a row; memory bound: what is written, nine times the map for 3x3
+
+// For output pixels `first..first + n / wide`, row by row. `up` is 2 where the map is doubled first, `before` what is padded
+// above and on the left.
+template <int N>
+__device__ void columns(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h, int w, int c, int out_w,
+                        const compute *x, i64 pixel_stride, compute *y) {
+    i64 i = thread_index() * N;
+    if (i >= n) return;
+    i64 pixel = first + i / wide;
+    int from = i % wide, tap = from / c, channel = from % c;
+    i64 row = pixel / out_w * stride + tap / kernel - before;
+    i64 column = pixel % out_w * stride + tap % kernel - before;
+    float v[N] = {};
+    if (tap < kernel * kernel && row >= 0 && row < (i64)h * up && column >= 0 && column < (i64)w * up)
+        load(x + (row / up * w + column / up) * pixel_stride + channel, v);
+    store(y + i, v);
+}
+
+#define COLUMNS(name, N)                                                                                            \
+    extern "C" __global__ void name(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h,  \
+                                    int w, int c, int out_w, const compute *x, i64 pixel_stride, compute *y) {      \
+        columns<N>(n, wide, first, kernel, stride, up, before, h, w, c, out_w, x, pixel_stride, y);                 \
+    }
+COLUMNS(conv_columns, 1)
+COLUMNS(conv_columns_wide, 8)
+
+// Every pixel twice in both directions: y [2h, 2w, c]. Memory bound: 5 * h * w * c values.
+template <int N> __device__ void doubled(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {
+    i64 i = thread_index() * N;
+    if (i >= n) return;
+    i64 pixel = i / c, row = pixel / (2 * w) / 2, column = pixel % (2 * w) / 2;
+    float v[N];
+    load(x + (row * w + column) * stride + i % c, v);
+    store(y + i, v);
+}
+extern "C" __global__ void double_map(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {
+    doubled<1>(n, w, c, x, stride, y);
+}
+extern "C" __global__ void double_map_wide(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {
+    doubled<8>(n, w, c, x, stride, y);
+}
+
+// The product with its bias, and with `residual` what it is added to; rounded once.
+template <typename T, int N>
+__device__ void finish(i64 n, int cols, const float *product, i64 stride, const float *bias, const compute *residual, T *y) {
+    i64 i = thread_index() * N;
+    if (i >= n) return;
+    int col = i % cols;
+    float v[N], b[N];
+    load(product + i / cols * stride + col, v);
+    load(bias + col, b);
+    for (int j = 0; j < N; j++) v[j] += b[j];
+    if (residual) {
+        load(residual + i, b);
+        for (int j = 0; j < N; j++) v[j] += b[j];
+    }
+    store(y + i, v);
+}
+
+#define FINISH(name, T, N)                                                                                          \
+    extern "C" __global__ void name(i64 n, int cols, const float *product, i64 stride, const float *bias,           \
+                                    const compute *residual, T *y) {                                                \
+        finish<T, N>(n, cols, product, stride, bias, residual, y);                                                  \
+    }
+FINISH(conv_finish_f32, float, 1)
+FINISH(conv_finish_f32_wide, float, 4)
+FINISH(conv_finish_compute, compute, 1)
+FINISH(conv_finish_compute_wide, compute, 4)

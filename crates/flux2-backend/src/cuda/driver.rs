@@ -1,0 +1,241 @@
+//! A GPU as this process holds it: context, stream, the handle of cuBLASLt, and calls with their errors.
+//!
+//! All work goes to one stream, so what is called later sees what was called before, and memory that a tensor gave back can
+//! be given out again at once.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::cublaslt::{result as cublaslt, sys as cublaslt_sys};
+use cudarc::driver::{DriverError, result, sys};
+
+use super::libraries::{self, Found, Library, LibrarySearch};
+use crate::{Error, Result};
+
+/// Why there is no GPU to use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// A library is not there.
+    #[error("{} cannot be used: {reason}", library.name())]
+    Library {
+        /// Which one.
+        library: Library,
+        /// What the loader said.
+        reason: String,
+    },
+    /// The driver knows no GPU of this number.
+    #[error("there is no GPU {ordinal}: the driver knows {count}")]
+    NoDevice {
+        /// What was asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The GPU lacks the instructions the kernels are made of.
+    #[error("{name} has compute capability {}.{}, and 8.0 is needed", capability[0], capability[1])]
+    TooOld {
+        /// The GPU.
+        name: String,
+        /// Major and minor.
+        capability: [i32; 2],
+    },
+    /// The driver refused.
+    #[error("{0}")]
+    Driver(Error),
+}
+
+impl Unavailable {
+    /// What to do about it, as one sentence.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Unavailable::Library { library, .. } => Some(library.install()),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuInfo {
+    /// As the driver calls it.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: [i32; 2],
+    /// Bytes of memory.
+    pub memory: usize,
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+}
+
+/// A context on a GPU, alive as long as anything on it.
+pub(super) struct Device {
+    pub(super) info: GpuInfo,
+    context: sys::CUcontext,
+    pub(super) stream: sys::CUstream,
+    pub(super) cublaslt: cublaslt_sys::cublasLtHandle_t,
+    ordinal: sys::CUdevice,
+}
+
+// SAFETY: contexts, streams and cuBLASLt's handles may be used from any thread.
+unsafe impl Send for Device {}
+// SAFETY: as above; calls on one stream are queued by the driver.
+unsafe impl Sync for Device {}
+
+impl Device {
+    pub(super) fn open(ordinal: usize, search: &LibrarySearch) -> Result<Arc<Self>, Unavailable> {
+        for Found { library, state } in libraries::load(search) {
+            if let (Err(reason), true) = (state, library.is_required()) {
+                return Err(Unavailable::Library { library: *library, reason: reason.clone() });
+            }
+        }
+        let refused = |call| move |error| Unavailable::Driver(driver_error(call, error));
+        let info = info(ordinal)?;
+        if info.capability[0] < 8 {
+            return Err(Unavailable::TooOld { name: info.name, capability: info.capability });
+        }
+        let ordinal = result::device::get(ordinal as i32).map_err(refused("cuDeviceGet"))?;
+        // SAFETY: `ordinal` is a device of this driver.
+        let context = unsafe { result::primary_ctx::retain(ordinal) }.map_err(refused("cuDevicePrimaryCtxRetain"))?;
+        // SAFETY: the context was retained above.
+        unsafe { result::ctx::set_current(context) }.map_err(refused("cuCtxSetCurrent"))?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(refused("cuStreamCreate"))?;
+        let cublaslt = cublaslt::create_handle().map_err(|error| {
+            Unavailable::Driver(Error::Device { call: "cublasLtCreate", reason: error.to_string() })
+        })?;
+        Ok(Arc::new(Device { info, context, stream, cublaslt, ordinal }))
+    }
+
+    /// Make this device the one that the calling thread's calls go to.
+    pub(super) fn bind(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context) })
+    }
+
+    /// Wait until all that was called is done.
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        check("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
+    }
+
+    /// Run a kernel.
+    ///
+    /// # Safety
+    /// `arguments` must be what the kernel takes, and memory they point to must be large enough for it.
+    pub(super) unsafe fn launch(
+        &self,
+        function: sys::CUfunction,
+        geometry: Geometry,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        self.bind()?;
+        let Geometry { grid: [x, y, z], block, shared } = geometry;
+        // SAFETY: the caller vouches for the arguments; the stream lives as long as `self`.
+        let launched =
+            unsafe { result::launch_kernel(function, (x, y, z), (block, 1, 1), shared, self.stream, arguments) };
+        check("cuLaunchKernel", launched)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here.
+        // SAFETY: made in `open`, and nothing that uses them outlives `self`.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            let _ = result::stream::synchronize(self.stream);
+            let _ = cublaslt::destroy_handle(self.cublaslt);
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.ordinal);
+        }
+    }
+}
+
+/// How many blocks of how many threads run a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub(super) grid: [u32; 3],
+    pub(super) block: u32,
+    /// Bytes of shared memory beside what the kernel declares.
+    pub(super) shared: u32,
+}
+
+impl Geometry {
+    /// Blocks of 256 threads, one thread for each of `items`.
+    pub(super) fn each(items: usize) -> Self {
+        Geometry { grid: [blocks(items, 256), 1, 1], block: 256, shared: 0 }
+    }
+
+    /// A block of `block` threads for each of `items`.
+    pub(super) fn block_each(items: usize, block: u32) -> Self {
+        Geometry { grid: [blocks(items, 1), 1, 1], block, shared: 0 }
+    }
+
+    /// A warp for each of `items`, eight in a block.
+    pub(super) fn warp_each(items: usize) -> Self {
+        Geometry { grid: [blocks(items, 8), 1, 1], block: 256, shared: 0 }
+    }
+}
+
+/// Blocks that hold `items`, `each` in one.
+///
+/// # Panics
+/// If a grid is not that large: no tensor of the model is.
+pub(super) fn blocks(items: usize, each: usize) -> u32 {
+    let blocks = items.div_ceil(each);
+    assert!(blocks <= i32::MAX as usize, "a grid of {blocks} blocks");
+    blocks as u32
+}
+
+/// What the driver says of GPU `ordinal`. The libraries must be loaded.
+pub(super) fn info(ordinal: usize) -> Result<GpuInfo, Unavailable> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let refused = |call| move |error| Unavailable::Driver(driver_error(call, error));
+    result::init().map_err(refused("cuInit"))?;
+    let count = result::device::get_count().map_err(refused("cuDeviceGetCount"))? as usize;
+    if ordinal >= count {
+        return Err(Unavailable::NoDevice { ordinal, count });
+    }
+    let device = result::device::get(ordinal as i32).map_err(refused("cuDeviceGet"))?;
+    // SAFETY: `device` is one of this driver's.
+    let attribute =
+        |which| unsafe { result::device::get_attribute(device, which) }.map_err(refused("cuDeviceGetAttribute"));
+    Ok(GpuInfo {
+        name: result::device::get_name(device).map_err(refused("cuDeviceGetName"))?,
+        capability: [
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ],
+        // SAFETY: as above.
+        memory: unsafe { result::device::total_mem(device) }.map_err(refused("cuDeviceTotalMem"))?,
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+    })
+}
+
+/// The result of a call of the driver.
+pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T> {
+    result.map_err(|error| driver_error(call, error))
+}
+
+fn driver_error(call: &'static str, error: DriverError) -> Error {
+    let text = |text: Result<&std::ffi::CStr, DriverError>| text.map(|t| t.to_string_lossy().into_owned());
+    let reason = text(error.error_string()).unwrap_or_else(|_| format!("error {}", error.0 as u32));
+    Error::Device { call, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_cover_every_item_and_no_block_is_empty() {
+        for items in [1, 255, 256, 257, 100_000] {
+            let grid = Geometry::each(items).grid[0] as usize;
+            assert!(grid * 256 >= items && (grid - 1) * 256 < items, "{items} in {grid} blocks");
+        }
+        assert_eq!(Geometry::warp_each(17).grid, [3, 1, 1]);
+        assert_eq!(Geometry::block_each(5, 128), Geometry { grid: [5, 1, 1], block: 128, shared: 0 });
+    }
+}

@@ -1,0 +1,320 @@
+// Products on Hopper (sm_90a) with what follows them: 2-D products and 3x3 convolutions, bf16 operands, sums in f32.
+//   Contracts: ops/linear.rs, ops/linear_swiglu.rs, ops/conv2d.rs
+//
+//   A [rows, k] (or pixels [h, w, c] of which each tap sees shifted ones), B [cols, k], both with k innermost. The copy engine brings tiles of 64 of k into a ring of stages (swizzled by 128 bytes; what lies outside is zero:
+//   the padding of a convolution comes for free). Two warpgroups multiply (wgmma), each M_TILES * 64 rows by BN columns; a
+//   third feeds them. Two blocks of a cluster have neighbouring rows and the same columns: each brings half of B for both.
+//   A cluster takes one tile after the other, so the first stages of the next are on their way while a tile is finished.
+//   bound by the tensor cores where k is long; by the cache between them and memory where M_TILES * BN is small
+
+typedef unsigned long long u64;
+
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+
+enum Finish { STORE, SWIGLU };
+
+// What a call multiplies and where the result goes.
+struct Task {
+    int rows, cols, iterations, m_tiles, n_tiles;
+    // Of a convolution: pixels, channels, and tiles of TILE_W columns in a row.
+    int height, width, channels, tiles_across;
+    int stride;         // of `out`, in elements
+    const float *bias;
+    const void *add;    // what is added before rounding, as `out`; or null
+    void *out;
+};
+
+constexpr int TILE_K = 64, TILE_W = 16, CONSUMERS = 2;
+
+__device__ inline u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ inline void barrier_init(u32 barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+__device__ inline void barrier_expect(u32 barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ inline void barrier_wait(u32 barrier, int parity) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}" ::"r"(barrier), "r"(parity) : "memory");
+}
+// On the barrier at this address in block `rank` of the cluster. Released to the own block only: wider, it is a fence that takes
+// longer than a stage, and what was read is written next by the copy engine, which the barrier itself holds back.
+__device__ inline void barrier_arrive(u32 barrier, int rank) {
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
+}
+__device__ inline void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ inline int cluster_rank() {
+    int rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ inline void bring(u32 to, const TensorMap &map, u32 barrier, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+        "l"(&map), "r"(x), "r"(y), "r"(barrier) : "memory");
+}
+__device__ inline void bring(u32 to, const TensorMap &map, u32 barrier, int x, int y, int z) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory");
+}
+// To the same place in both blocks of the cluster.
+__device__ inline void bring_to_both(u32 to, const TensorMap &map, u32 barrier, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3) : "memory");
+}
+
+// A tile with rows of 128 swizzled bytes, 8 of them 1024 bytes after the last 8.
+__device__ inline u64 tile_descriptor(u32 address) {
+    return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)64 << 32 | (u64)1 << 62;
+}
+
+#define REGISTERS_8(d) "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7])
+#define REGISTERS_32(d) REGISTERS_8(d), REGISTERS_8((d) + 8), REGISTERS_8((d) + 16), REGISTERS_8((d) + 24)
+#define REGISTERS_64(d) REGISTERS_32(d), REGISTERS_32((d) + 32)
+#define REGISTERS_128(d) REGISTERS_64(d), REGISTERS_64((d) + 64)
+
+// d [64, N] (+)= a [64, 16] * b [N, 16]^T
+template <int N> __device__ inline void wgmma(float *d, u64 a, u64 b, int accumulate);
+template <> __device__ inline void wgmma<128>(float *d, u64 a, u64 b, int accumulate) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
+        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+        "%62, %63"
+        "}, %64, %65, p, 1, 1, 0, 0;\n}"
+        : REGISTERS_64(d)
+        : "l"(a), "l"(b), "r"(accumulate));
+}
+template <> __device__ inline void wgmma<256>(float *d, u64 a, u64 b, int accumulate) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
+        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+        "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "
+        "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, "
+        "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "
+        "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+        "}, %128, %129, p, 1, 1, 0, 0;\n}"
+        : REGISTERS_128(d)
+        : "l"(a), "l"(b), "r"(accumulate));
+}
+
+// Exact to a few units of f32's last place, and rounded to bf16 behind it.
+__device__ inline float fast_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+
+__device__ inline u32 pack(float low, float high) {
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
+// Four lanes hold four words each; lane i gets word i of each of them.
+__device__ inline void transpose(u32 (&words)[4]) {
+    int own = threadIdx.x % 4;
+    u32 to[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[i] = words[i];
+#pragma unroll
+    for (int step = 1; step < 4; step++) {
+        int other = own ^ step;
+        u32 out = other == 0 ? words[0] : other == 1 ? words[1] : other == 2 ? words[2] : words[3];
+        u32 in = __shfl_xor_sync(0xffffffffu, out, step);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (i == other) to[i] = in;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) words[i] = to[i];
+}
+
+// One row of a tile of 64 x BN, columns 8j + 2 * (lane % 4) of it in d[4j] and d[4j + 1], from column `n0` of the result on.
+template <int BN, Finish FINISH, typename T>
+__device__ inline void finish_row(const Task &task, const float *d, i64 row, bool valid, int n0) {
+    int own = threadIdx.x % 4;
+    i64 at = row * task.stride + n0;
+    if constexpr (sizeof(T) == 4) {
+        float *out = (float *)task.out + at;
+        if (!valid) return;
+#pragma unroll
+        for (int j = 0; j < BN / 8; j++) {
+            int col = 8 * j + 2 * own;
+            // Not in pairs: a picture has three columns.
+            if (n0 + col < task.cols) out[col] = d[4 * j] + task.bias[n0 + col];
+            if (n0 + col + 1 < task.cols) out[col + 1] = d[4 * j + 1] + task.bias[n0 + col + 1];
+        }
+    } else {
+        constexpr int COLUMNS = FINISH == SWIGLU ? BN / 2 : BN;
+        bf16 *out = (bf16 *)task.out + at;
+        const bf16 *add = task.add ? (const bf16 *)task.add + at : nullptr;
+        // All at once: each waits for memory.
+        u32 added[COLUMNS / 8] = {};
+        if (add && valid) {
+#pragma unroll
+            for (int j = 0; j < COLUMNS / 8; j++)
+                if (n0 + 8 * j < task.cols) added[j] = *(const u32 *)(add + 8 * j + 2 * own);
+        }
+#pragma unroll
+        for (int j = 0; j < COLUMNS / 8; j += 4) {
+            u32 words[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int col = 8 * (j + i) + 2 * own;
+                float low = d[4 * (j + i)], high = d[4 * (j + i) + 1];
+                if constexpr (FINISH == SWIGLU) {
+                    low = fast_silu(low) * d[4 * (j + i) + BN / 4];
+                    high = fast_silu(high) * d[4 * (j + i) + 1 + BN / 4];
+                } else if (valid && n0 + col < task.cols) {
+                    float2 bias = *(const float2 *)(task.bias + n0 + col);
+                    low += bias.x + __uint_as_float(added[j + i] << 16);
+                    high += bias.y + __uint_as_float(added[j + i] & 0xffff0000u);
+                }
+                words[i] = pack(low, high);
+            }
+            transpose(words);
+            int col = 8 * (j + own);
+            if (valid && n0 + col < task.cols) *(uint4 *)(out + col) = uint4{words[0], words[1], words[2], words[3]};
+        }
+    }
+}
+
+// Which tile comes in place `tile`: those of a few rows and all columns after each other, so that the rows stay in the cache.
+__device__ inline void place(int tile, int pairs, int n_tiles, int &m, int &n) {
+    constexpr int TOGETHER = 6;
+    int group = tile / (TOGETHER * n_tiles), first = group * TOGETHER, size = min(TOGETHER, pairs - first);
+    int within = tile - first * n_tiles;
+    m = first + within % size;
+    n = within / size;
+}
+
+template <int M_TILES, int BN, int STAGES, Finish FINISH, bool CONV, typename T>
+__device__ void multiply(const TensorMap &a, const TensorMap &b, const TensorMap &second_b, const Task &task) {
+    constexpr int BM = M_TILES * 64 * CONSUMERS, A_BYTES = BM * TILE_K * 2, B_BYTES = BN * TILE_K * 2;
+    constexpr int N_STEP = FINISH == SWIGLU ? BN / 2 : BN;
+    extern __shared__ u8 memory[];
+    __shared__ alignas(8) u64 full_barriers[STAGES], empty_barriers[STAGES];
+    u32 tiles = (shared_address(memory) + 1023) & ~1023u;
+    u32 full = shared_address(full_barriers), empty = shared_address(empty_barriers);
+    int rank = cluster_rank(), group = threadIdx.x / 128;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, 2 * CONSUMERS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    cluster_sync();
+    int pairs = (task.m_tiles + 1) / 2, clusters = gridDim.x / 2;
+    int stage = 0, parity = 0;
+    if (group == CONSUMERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == CONSUMERS * 128) {
+            for (int tile = blockIdx.x / 2; tile < pairs * task.n_tiles; tile += clusters) {
+                int m, n;
+                place(tile, pairs, task.n_tiles, m, n);
+                m = 2 * m + rank;
+                int b_row = n * N_STEP + (FINISH == SWIGLU ? 0 : rank * (BN / 2));
+                int chunks = (task.channels + TILE_K - 1) / TILE_K;
+                int x0 = CONV ? m % task.tiles_across * TILE_W : 0;
+                int y0 = CONV ? m / task.tiles_across * (BM / TILE_W) : 0;
+                for (int i = 0; i < task.iterations; i++) {
+                    u32 a_tile = tiles + stage * (A_BYTES + B_BYTES), b_tile = a_tile + A_BYTES;
+                    u32 barrier = full + 8 * stage;
+                    barrier_wait(empty + 8 * stage, parity ^ 1);
+                    barrier_expect(barrier, A_BYTES + B_BYTES);
+                    int b_column;
+                    if constexpr (CONV) {
+                        int tap = i / chunks, channel = i % chunks * TILE_K;
+                        b_column = tap * task.channels + channel;
+                        bring(a_tile, a, barrier, channel, x0 + tap % 3 - 1, y0 + tap / 3 - 1);
+                    } else {
+                        b_column = i * TILE_K;
+                        bring(a_tile, a, barrier, i * TILE_K, m * BM);
+                    }
+                    bring_to_both(b_tile + rank * (B_BYTES / 2), rank ? second_b : b, barrier, b_column, b_row);
+                    if (++stage == STAGES) stage = 0, parity ^= 1;
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        int thread = threadIdx.x % 128;
+        for (int tile = blockIdx.x / 2; tile < pairs * task.n_tiles; tile += clusters) {
+            int m, n;
+            place(tile, pairs, task.n_tiles, m, n);
+            m = 2 * m + rank;
+            float d[M_TILES][BN / 2];
+            int last = 0;
+            for (int i = 0; i < task.iterations; i++) {
+                barrier_wait(full + 8 * stage, parity);
+                u32 a_tile = tiles + stage * (A_BYTES + B_BYTES);
+                u64 b_tile = tile_descriptor(a_tile + A_BYTES);
+                u64 own = tile_descriptor(a_tile + group * M_TILES * 64 * TILE_K * 2);
+                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+                for (int k = 0; k < TILE_K / 16; k++) {
+#pragma unroll
+                    for (int t = 0; t < M_TILES; t++) wgmma<BN>(d[t], own + t * 512 + 2 * k, b_tile + 2 * k, i + k > 0);
+                }
+                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                // The stage before this one has been read.
+                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+                if (i > 0 && thread < 2) barrier_arrive(empty + 8 * last, thread);
+                last = stage;
+                if (++stage == STAGES) stage = 0, parity ^= 1;
+            }
+            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            if (thread < 2) barrier_arrive(empty + 8 * last, thread);
+#pragma unroll
+            for (int t = 0; t < M_TILES; t++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int row = (group * M_TILES + t) * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * half;
+                    i64 at;
+                    bool valid;
+                    if constexpr (CONV) {
+                        int x = m % task.tiles_across * TILE_W + row % TILE_W;
+                        int y = m / task.tiles_across * (BM / TILE_W) + row / TILE_W;
+                        at = (i64)y * task.width + x;
+                        valid = x < task.width && y < task.height;
+                    } else {
+                        at = (i64)m * BM + row;
+                        valid = at < task.rows;
+                    }
+                    finish_row<BN, FINISH, T>(task, d[t] + 2 * half, at, valid, n * N_STEP);
+                }
+            }
+        }
+    }
+    // No block goes while another may still write to it.
+    cluster_sync();
+}
+
+#define MULTIPLY(name, M_TILES, BN, STAGES, FINISH, CONV, T)                                                        \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)                                  \
+        name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,                              \
+             const __grid_constant__ TensorMap second_b, const __grid_constant__ Task task) {                       \
+        multiply<M_TILES, BN, STAGES, FINISH, CONV, T>(a, b, second_b, task);                                       \
+    }
+MULTIPLY(product_bf16, 1, 256, 4, STORE, false, bf16)
+MULTIPLY(product_bf16_narrow, 2, 128, 4, STORE, false, bf16)
+MULTIPLY(product_swiglu, 1, 256, 4, SWIGLU, false, bf16)
+MULTIPLY(convolution_bf16, 1, 256, 4, STORE, true, bf16)
+MULTIPLY(convolution_bf16_narrow, 2, 128, 4, STORE, true, bf16)
+MULTIPLY(convolution_f32, 2, 128, 4, STORE, true, float)

@@ -1,0 +1,542 @@
+//! The CUDA backend: one NVIDIA GPU, its libraries found at run time.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `libraries.rs` | where NVIDIA's libraries are, and which of them |
+//! | `driver.rs` | context, stream, launches, errors |
+//! | `memory.rs` | the pool that buffers come from, copies to and from the host |
+//! | `kernels.rs` | `.cu` files to machine code, kept on disk |
+//! | `gemm.rs` | products through cuBLASLt |
+//! | `cudnn.rs` | attention through cuDNN |
+//! | `hopper.rs` | products on Hopper with what follows them in one kernel |
+//! | `peak.rs` | what the GPU reaches at most, for benchmarks |
+//! | `common.cuh` | what all kernels share |
+//! | the others | one op each: a launcher, and a `.cu` file, which several small ops may share |
+//!
+//! Calls return when the work is queued; [`Backend::wait`] and [`Backend::download`] wait for it. Nothing in an op waits.
+//! Every output element is summed in one order, so the same GPU gives the same bytes.
+
+#![allow(unsafe_code)] // calls of libraries and kernels: every block says why it holds
+
+mod attention;
+mod cast;
+mod concat_rows;
+mod conv2d;
+mod cudnn;
+mod driver;
+mod embedding;
+mod euler_step;
+mod gemm;
+mod group_norm;
+mod guide;
+mod hopper;
+mod kernels;
+mod libraries;
+mod linear;
+mod linear_add;
+mod linear_swiglu;
+mod memory;
+mod modulated_layer_norm;
+mod norm_rope;
+mod patchify;
+mod peak;
+mod rms_norm;
+mod silu;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::sys;
+use half::bf16;
+
+use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, MemoryUse, Rope};
+use crate::cpu::encode;
+use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
+
+use cudnn::Cudnn;
+use driver::{Device, Geometry, check};
+pub use driver::{GpuInfo, Unavailable};
+use gemm::{Gemm, padded};
+use kernels::{Kernels, Source};
+pub use libraries::{Found, Library, LibrarySearch, Loaded};
+pub use memory::Buffer;
+use memory::Pool;
+
+/// How to set up a [`CudaBackend`].
+#[derive(Clone, Debug)]
+pub struct CudaOptions {
+    /// What products are computed in.
+    pub compute: Compute,
+    /// Which GPU, as the driver counts.
+    pub ordinal: usize,
+    /// Where the libraries may be. Those of the first backend of a process stay.
+    pub libraries: LibrarySearch,
+    /// Where compiled kernels are kept; `None` compiles them in every process, which takes some seconds.
+    pub kernel_cache: Option<PathBuf>,
+}
+
+/// An NVIDIA GPU as a [`Backend`].
+#[derive(Clone)]
+pub struct CudaBackend {
+    // In the order in which they must go: what uses the context before it.
+    cudnn: Option<Arc<Cudnn>>,
+    gemm: Arc<Gemm>,
+    kernels: Arc<Kernels>,
+    pool: Arc<Pool>,
+    device: Arc<Device>,
+    compute: Compute,
+    kernels_run: Arc<Mutex<Vec<KernelRun>>>,
+}
+
+/// A weight on the GPU: `[rows, stride]` in the compute dtype, zeros behind the columns.
+pub struct Matrix {
+    buffer: Buffer,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+/// The libraries as they are, loaded if they were not before.
+pub fn libraries(search: &LibrarySearch) -> &'static [Found] {
+    libraries::load(search)
+}
+
+/// The GPUs that the driver knows.
+///
+/// # Errors
+/// If there is no driver, or it has none.
+pub fn gpus(search: &LibrarySearch) -> Result<Vec<GpuInfo>, Unavailable> {
+    if let Some(Found { library, state: Err(reason) }) =
+        libraries::load(search).iter().find(|found| found.library == Library::Driver)
+    {
+        return Err(Unavailable::Library { library: *library, reason: reason.clone() });
+    }
+    let mut gpus = vec![driver::info(0)?];
+    while let Ok(next) = driver::info(gpus.len()) {
+        gpus.push(next);
+    }
+    Ok(gpus)
+}
+
+impl CudaBackend {
+    /// Open a GPU.
+    ///
+    /// # Errors
+    /// If there is none, it is too old, or a library is missing.
+    pub fn new(options: CudaOptions) -> Result<Self, Unavailable> {
+        let CudaOptions { compute, ordinal, libraries, kernel_cache } = options;
+        let device = Device::open(ordinal, &libraries)?;
+        let pool = Pool::new(Arc::clone(&device), ordinal).map_err(Unavailable::Driver)?;
+        let gemm = Arc::new(Gemm::new(compute, &pool).map_err(Unavailable::Driver)?);
+        let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
+        let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
+        Ok(CudaBackend { cudnn, gemm, kernels, pool, device, compute, kernels_run: Arc::default() })
+    }
+
+    /// The GPU.
+    pub fn gpu(&self) -> &GpuInfo {
+        &self.device.info
+    }
+
+    /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
+    fn note(&self, op: &'static str, kernel: &str) {
+        let weights = (op != "attention").then_some(self.compute.dtype());
+        let kernel = format!("{kernel} {}", self.compute);
+        let mut runs = self.kernels_run.lock().expect("no panic while the lock is held");
+        match runs.iter_mut().find(|run| run.op == op && run.kernel == kernel) {
+            Some(run) => run.products += 1,
+            None => runs.push(KernelRun { op, weights, kernel, products: 1 }),
+        }
+    }
+
+    /// Bytes of an element in the compute dtype.
+    fn compute_size(&self) -> usize {
+        self.compute.dtype().bytes(1)
+    }
+
+    /// A tensor whose elements are whatever was in memory: every one must be written.
+    fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor<Self>> {
+        let buffer = self.pool.take(shape.iter().product::<usize>() * dtype.bytes(1))?;
+        Ok(Tensor::from_buffer(buffer, dtype, shape))
+    }
+
+    /// Queue a kernel of `source`.
+    ///
+    /// # Safety
+    /// As [`Device::launch`].
+    unsafe fn launch(
+        &self,
+        source: Source,
+        name: &'static str,
+        geometry: Geometry,
+        arguments: &mut [Argument],
+    ) -> Result<()> {
+        if geometry.grid.contains(&0) {
+            return Ok(());
+        }
+        let function = self.kernels.function(&self.device, source, name)?;
+        let mut pointers: Vec<_> = arguments.iter_mut().map(Argument::pointer).collect();
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { self.device.launch(function, geometry, &mut pointers) }
+    }
+
+    /// Let a kernel have more shared memory than kernels have by themselves.
+    fn allow_shared(&self, source: Source, name: &'static str, bytes: u32) -> Result<()> {
+        let function = self.kernels.function(&self.device, source, name)?;
+        let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is loaded.
+        check("cuFuncSetAttribute", unsafe {
+            cudarc::driver::result::function::set_function_attribute(function, allowed, bytes as i32)
+        })
+    }
+
+    /// Copy the rows of `x` to `to`, `stride` elements apart.
+    fn copy_rows(&self, x: &Tensor<Self>, to: u64, stride: usize) -> Result<()> {
+        let (rows, cols, size) = (x.rows(), x.cols(), x.dtype().bytes(1));
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        self.device.bind()?;
+        if x.is_contiguous() && (stride == cols || rows == 1) {
+            // SAFETY: the callers made `to` that large.
+            let copied = unsafe {
+                cudarc::driver::result::memcpy_dtod_async(to, x.address(), rows * cols * size, self.device.stream)
+            };
+            return check("cuMemcpyDtoDAsync", copied);
+        }
+        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: device,
+            srcHost: std::ptr::null(),
+            srcDevice: x.address(),
+            srcArray: std::ptr::null_mut(),
+            srcPitch: x.row_stride() * size,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: device,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: stride * size,
+            WidthInBytes: cols * size,
+            Height: rows,
+        };
+        // SAFETY: the rows lie in `x`, and the callers made `to` that large.
+        check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.device.stream) }.result())
+    }
+
+    fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
+        self.device.bind()?;
+        // SAFETY: the callers made `to` that large.
+        check("cuMemsetD8Async", unsafe { cudarc::driver::result::memset_d8_async(to, 0, bytes, self.device.stream) })
+    }
+
+    /// `x` without gaps between its rows: itself, or a copy.
+    fn contiguous(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
+        if x.is_contiguous() {
+            return Ok(x.clone());
+        }
+        let copy = self.empty(x.shape(), x.dtype())?;
+        self.copy_rows(x, copy.address(), x.cols())?;
+        Ok(copy)
+    }
+
+    /// Make `x` the only tensor in its memory, without gaps; copied if it was not.
+    fn make_mut(&self, x: &mut Tensor<Self>) -> Result<()> {
+        if !x.is_contiguous() || x.buffer_mut().is_none() {
+            let copy = self.empty(x.shape(), x.dtype())?;
+            self.copy_rows(x, copy.address(), x.cols())?;
+            *x = copy;
+        }
+        Ok(())
+    }
+}
+
+impl Tensor<CudaBackend> {
+    /// Of the first element, on the GPU.
+    fn address(&self) -> u64 {
+        self.buffer().address() + (self.offset() * self.dtype().bytes(1)) as u64
+    }
+
+    /// Whether `n` neighbours at a time can be loaded of every row.
+    fn is_wide(&self, n: usize) -> bool {
+        let size = n * self.dtype().bytes(1);
+        self.address().is_multiple_of(size as u64)
+            && self.cols().is_multiple_of(n)
+            && (self.rows() <= 1 || self.row_stride().is_multiple_of(n))
+    }
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+enum Argument {
+    /// An address on the GPU, 0 for none, or an `i64`.
+    Long(u64),
+    /// An `int`.
+    Int(i32),
+    /// A `float`.
+    Float(f32),
+}
+
+impl Argument {
+    fn pointer(&mut self) -> *mut std::ffi::c_void {
+        match self {
+            Argument::Long(value) => (&raw mut *value).cast(),
+            Argument::Int(value) => (&raw mut *value).cast(),
+            Argument::Float(value) => (&raw mut *value).cast(),
+        }
+    }
+}
+
+impl From<usize> for Argument {
+    fn from(value: usize) -> Self {
+        Argument::Long(value as u64)
+    }
+}
+
+impl From<u64> for Argument {
+    fn from(address: u64) -> Self {
+        Argument::Long(address)
+    }
+}
+
+impl From<i32> for Argument {
+    fn from(value: i32) -> Self {
+        Argument::Int(value)
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Argument::Float(value)
+    }
+}
+
+/// The address of a tensor, of its first element.
+impl From<&Tensor<CudaBackend>> for Argument {
+    fn from(x: &Tensor<CudaBackend>) -> Self {
+        Argument::Long(x.address())
+    }
+}
+
+/// A size as the kernels' `int`.
+///
+/// # Panics
+/// If it is none: lengths of rows are not that large.
+fn int(size: usize) -> i32 {
+    i32::try_from(size).expect("the length of a row")
+}
+
+/// Queue a kernel: `launch!(backend, source, name, geometry, [arguments])`.
+macro_rules! launch {
+    ($be:expr, $source:expr, $name:expr, $geometry:expr, [$($argument:expr),+ $(,)?]) => {
+        $be.launch($source, $name, $geometry, &mut [$($crate::cuda::Argument::from($argument)),+])
+    };
+}
+use launch;
+
+impl Backend for CudaBackend {
+    type Buffer = Buffer;
+    type Matrix = Matrix;
+
+    fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    fn kernels(&self) -> String {
+        let versions = libraries::load(&LibrarySearch::default()).iter().filter_map(|found| found.state.as_ref().ok());
+        let versions: Vec<_> = versions.map(|loaded| loaded.version.as_str()).collect();
+        format!("cuda, {}, {}, {}", self.device.info.name, versions.join(", "), self.compute)
+    }
+
+    fn peak_flops(&self, format: Format) -> Option<f64> {
+        (format != Format::Int8).then(|| peak::flops(self).ok())?
+    }
+
+    fn peak_bandwidth(&self) -> Option<f64> {
+        peak::bandwidth(self).ok()
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.device.synchronize()
+    }
+
+    fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Error::ByteCount { bytes: 4 * values.len(), dtype: DType::F32, shape: shape.to_vec() });
+        }
+        let x = self.empty(shape, DType::F32)?;
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        const UNIT: usize = 64 << 10;
+        self.pool
+            .upload(x.buffer(), bytes.len(), UNIT, |i, out| out.copy_from_slice(&bytes[i * UNIT..][..out.len()]))?;
+        Ok(x)
+    }
+
+    fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>> {
+        let x = if x.dtype() == DType::F32 { self.contiguous(x)? } else { self.cast(x, DType::F32)? };
+        let mut values = vec![0.0; x.rows() * x.cols()];
+        if x.offset() == 0 {
+            self.pool.download(x.buffer(), &mut values)?;
+        } else {
+            let whole = self.empty(x.shape(), DType::F32)?;
+            self.copy_rows(&x, whole.address(), x.cols())?;
+            self.pool.download(whole.buffer(), &mut values)?;
+        }
+        Ok(values)
+    }
+
+    fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
+        // Rounded as on the processor, but multiplied in the compute dtype.
+        let matrix = match format.dtype() {
+            None => matrix,
+            Some(DType::I8) => return Err(Error::Unsupported { what: "products of bytes on a GPU" }),
+            Some(dtype) => encode(&matrix, dtype, None)?,
+        };
+        let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
+        let (stride, size, dtype) = (padded(cols), self.compute_size(), self.compute.dtype());
+        let buffer = self.pool.take(rows * stride * size)?;
+        let stored = matrix.bytes();
+        self.pool.upload(&buffer, rows * stride * size, stride * size, |row, out| {
+            let (values, zeros) = out.split_at_mut(cols * size);
+            zeros.fill(0);
+            if matrix.dtype() == dtype {
+                values.copy_from_slice(&stored[row * cols * size..][..cols * size]);
+                return;
+            }
+            let mut decoded = vec![0f32; cols];
+            matrix.decode_row(row, 0, &mut decoded);
+            match self.compute {
+                Compute::F32 => values.copy_from_slice(bytemuck::cast_slice(&decoded)),
+                Compute::Bf16 => {
+                    for (out, value) in values.chunks_exact_mut(2).zip(&decoded) {
+                        out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
+                    }
+                }
+            }
+        })?;
+        Ok(Matrix { buffer, rows, cols, stride })
+    }
+
+    fn trim(&self) {
+        // What went wrong is reported by the next call that can.
+        let _ = self.pool.trim();
+    }
+
+    fn take_memory_peak(&self) -> MemoryUse {
+        MemoryUse { allocated: self.pool.take_peak(), mapped: 0 }
+    }
+
+    fn take_kernels_run(&self) -> Vec<KernelRun> {
+        std::mem::take(&mut *self.kernels_run.lock().expect("no panic while the lock is held"))
+    }
+
+    fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
+        cast::cast(self, x, dtype)
+    }
+
+    fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
+        concat_rows::concat_rows(self, parts)
+    }
+
+    fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
+        embedding::embedding(self, table.matrix(), ids)
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Weight<Self>,
+        bias: Option<&Tensor<Self>>,
+        out: DType,
+    ) -> Result<Tensor<Self>> {
+        linear::linear(self, x, weight.matrix(), bias, out)
+    }
+
+    fn linear_add(
+        &self,
+        x: &mut Tensor<Self>,
+        gate: Option<&Tensor<Self>>,
+        y: &[&Tensor<Self>],
+        weight: &Weight<Self>,
+    ) -> Result<()> {
+        linear_add::linear_add(self, x, gate, y, weight.matrix())
+    }
+
+    fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
+        linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
+    }
+
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {
+        rms_norm::rms_norm(self, x, weight, eps)
+    }
+
+    fn modulated_layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        shift: &Tensor<Self>,
+        scale: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<Tensor<Self>> {
+        modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
+    }
+
+    fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>> {
+        norm_rope::norm_rope(self, x, weight, rope, eps)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor<Self>,
+        k: &Tensor<Self>,
+        v: &Tensor<Self>,
+        head_dim: usize,
+        mask: AttentionMask,
+    ) -> Result<Tensor<Self>> {
+        attention::attention(self, q, k, v, head_dim, mask)
+    }
+
+    fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
+        silu::silu(self, x)
+    }
+
+    fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {
+        euler_step::euler_step(self, x, velocity, dt)
+    }
+
+    fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>> {
+        guide::guide(self, uncond, cond, guidance)
+    }
+
+    fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
+        conv2d::conv2d(self, x, conv, out)
+    }
+
+    fn conv2d_add(&self, y: &mut Tensor<Self>, x: &ConvInput<Self>, conv: &Convolution<Self>) -> Result<()> {
+        conv2d::conv2d_add(self, y, x, conv)
+    }
+
+    fn group_norm(&self, x: &Tensor<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
+        group_norm::group_norm(self, x, norm)
+    }
+
+    fn group_norm_statistics(&self, x: &ConvInput<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
+        group_norm::group_norm_statistics(self, x, norm)
+    }
+
+    fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>> {
+        patchify::patchify(self, x, mean, std)
+    }
+
+    fn unpatchify(
+        &self,
+        tokens: &Tensor<Self>,
+        size: [usize; 2],
+        mean: &Tensor<Self>,
+        std: &Tensor<Self>,
+    ) -> Result<Tensor<Self>> {
+        patchify::unpatchify(self, tokens, size, mean, std)
+    }
+}
