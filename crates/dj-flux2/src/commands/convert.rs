@@ -39,6 +39,6 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
             conversion.format.dtype().map_or(1, |dtype| dtype.block_len()),
         ));
     }
-    report.note(format_args!("{}, {} matrices rounded", Size(converted.bytes), converted.rounded));
+    report.note(format_args!("{}, {} tensors rounded", Size(converted.bytes), converted.rounded));
     print(&args.out.display().to_string())
 }

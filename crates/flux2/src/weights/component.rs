@@ -164,8 +164,7 @@ impl WeightSource for MappedWeights {
         };
         let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
         Ok(match rule {
-            Rule::Same(..) => pieces.swap_remove(0),
-            Rule::Flatten(..) => pieces.swap_remove(0).reshape(planned.shape.clone()),
+            Rule::Same(..) | Rule::Flatten(..) => pieces.swap_remove(0), // a piece is planned in its canonical shape
             Rule::ConcatRows(..) => {
                 let joined = HostTensor::concat_rows(&pieces)?;
                 pieces.iter().for_each(|piece| piece.bytes().forget()); // there is a copy now

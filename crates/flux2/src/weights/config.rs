@@ -30,6 +30,22 @@ const QWEN3_2507_THETA: f64 = 5e6;
 /// Tokens the family's transformer reads.
 const DEFAULT_MAX_LENGTH: usize = 512;
 
+/// What a configuration says of a network that the shapes of its tensors do not, and that is not what is taken without it.
+pub(super) struct Untold {
+    pub key: &'static str,
+    pub found: String,
+    pub taken: String,
+}
+
+/// The first of some keys, each with what a configuration says and what is taken without one, in which these differ.
+fn first_untold(told: impl IntoIterator<Item = (&'static str, String, String)>) -> Option<Untold> {
+    let differs = told.into_iter().find(|(_, found, taken)| found != taken);
+    differs.map(|(key, found, taken)| Untold { key, found, taken })
+}
+
+/// Added in the norms of all that is published.
+const NORM_EPS: f32 = 1e-6;
+
 // ---- the transformer ----
 
 /// Sizes of the flow transformer.
@@ -60,6 +76,9 @@ pub struct TransformerConfig {
 }
 
 impl TransformerConfig {
+    /// Of all that is published.
+    const ROPE_THETA: f64 = 2000.0;
+
     /// Width of the residual stream.
     pub fn hidden(&self) -> usize {
         self.heads * self.head_dim
@@ -123,7 +142,7 @@ impl TransformerConfig {
                 Some(axes) => axes,
                 None => vec![head_dim / 4; 4],
             },
-            rope_theta: json.number("rope_theta", 1.0..=1e9, Some(2000.0))?,
+            rope_theta: json.number("rope_theta", 1.0..=1e9, Some(Self::ROPE_THETA))?,
             eps: json.number("eps", 1e-12..=1e-2, Some(1e-6))? as f32,
         }
         .checked(&json.path)
@@ -141,10 +160,20 @@ impl TransformerConfig {
             mlp_hidden: shapes.axis("double.0.img.mlp_out", 2, 1)?,
             time_channels: shapes.axis("time_in.0", 2, 1)?,
             rope_axes: vec![head_dim / 4; 4],
-            rope_theta: 2000.0,
-            eps: 1e-6,
+            rope_theta: Self::ROPE_THETA,
+            eps: NORM_EPS,
         }
         .checked(shapes.path())
+    }
+
+    /// What [`infer`](Self::infer) would get wrong of this network.
+    pub(super) fn untold(&self) -> Option<Untold> {
+        let axes = |axes: &[usize]| format!("{axes:?}");
+        first_untold([
+            ("axes_dims_rope", axes(&self.rope_axes), axes(&vec![self.head_dim / 4; 4])),
+            ("rope_theta", self.rope_theta.to_string(), Self::ROPE_THETA.to_string()),
+            ("eps", self.eps.to_string(), NORM_EPS.to_string()),
+        ])
     }
 
     /// What both sources must satisfy.
@@ -198,6 +227,9 @@ pub struct TextConfig {
 }
 
 impl TextConfig {
+    /// Of the first Qwen3, with which the family was trained.
+    const ROPE_THETA: f64 = 1e6;
+
     /// Width of the text embedding: the hidden size once for each tap.
     pub fn embedding_dim(&self) -> usize {
         self.taps.len() * self.hidden
@@ -291,7 +323,7 @@ impl TextConfig {
     pub(super) fn infer(shapes: &Shapes, taps: &Taps) -> Result<Self> {
         let head_dim = shapes.axis("layer.0.q_norm", 1, 0)?;
         let (rope_theta, rms_eps) = match shapes.metadata() {
-            None => (1e6, 1e-6),
+            None => (Self::ROPE_THETA, NORM_EPS),
             Some(metadata) => {
                 let (path, architecture) = (shapes.path(), metadata.text("general.architecture"));
                 if architecture != Some("qwen3") {
@@ -325,6 +357,14 @@ impl TextConfig {
             fp8_block: [128; 2],
         }
         .checked(shapes.path())
+    }
+
+    /// What [`infer`](Self::infer) would get wrong of this network in a safetensors file.
+    pub(super) fn untold(&self) -> Option<Untold> {
+        first_untold([
+            ("rope_theta", self.rope_theta.to_string(), Self::ROPE_THETA.to_string()),
+            ("rms_norm_eps", self.rms_eps.to_string(), NORM_EPS.to_string()),
+        ])
     }
 
     fn checked(self, path: &Path) -> Result<Self> {
@@ -415,6 +455,9 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
+    /// Of all that is published.
+    const BN_EPS: f32 = 1e-4;
+
     /// Every tensor the model asks for.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let mut t = Vec::new();
@@ -497,19 +540,31 @@ impl VaeConfig {
         let mut decoder_channels = channels("decoder.up")?;
         decoder_channels.reverse();
         let encoder_channels = channels("encoder.down")?;
-        // Every published VAE has 32 groups; one too narrow for that has as many as fit all its widths.
-        let fits = |groups: &usize| encoder_channels.iter().chain(&decoder_channels).all(|c| c.is_multiple_of(*groups));
-        let groups = [32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1);
         VaeConfig {
+            groups: Self::likely_groups(&encoder_channels, &decoder_channels),
             latent_channels: shapes.axis("decoder.conv_in.weight", 4, 1)?,
             encoder_channels,
             decoder_channels,
             layers_per_block: shapes.count(|j| format!("encoder.down.0.res.{j}.conv1.weight")),
-            groups,
-            group_norm_eps: 1e-6,
-            bn_eps: 1e-4,
+            group_norm_eps: NORM_EPS,
+            bn_eps: Self::BN_EPS,
         }
         .checked(shapes.path())
+    }
+
+    /// Every published VAE has 32 groups; one too narrow for that has as many as fit all its widths.
+    fn likely_groups(encoder_channels: &[usize], decoder_channels: &[usize]) -> usize {
+        let fits = |groups: &usize| encoder_channels.iter().chain(decoder_channels).all(|c| c.is_multiple_of(*groups));
+        [32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// What [`infer`](Self::infer) would get wrong of this network.
+    pub(super) fn untold(&self) -> Option<Untold> {
+        let groups = Self::likely_groups(&self.encoder_channels, &self.decoder_channels);
+        first_untold([
+            ("norm_num_groups", self.groups.to_string(), groups.to_string()),
+            ("batch_norm_eps", self.bn_eps.to_string(), Self::BN_EPS.to_string()),
+        ])
     }
 
     fn checked(self, path: &Path) -> Result<Self> {

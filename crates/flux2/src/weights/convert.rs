@@ -6,7 +6,8 @@
 //! `.NAME.part` and gets its name when it is whole and on the disk. Beside a file that grows lies a list of the digests of
 //! its finished tensors: whoever starts the same conversion again keeps those whose bytes still have them, and finished
 //! files of a folder if they begin with the header they should and have the length it implies. The header names source,
-//! format and program, so a part of another conversion is never gone on with.
+//! format and program, so a part of another conversion is never gone on with. A lock keeps a second conversion to the same
+//! place out as long as one runs. A folder that is replaced is `.NAME.old` until the new one has its name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -15,12 +16,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use flux2_backend::host::BlockScales;
 use flux2_backend::{DType, Format, HostTensor, encode};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::component::{Checkpoint, Component, MappedWeights};
-use super::config::{Json, TextConfig, TransformerConfig, VaeConfig};
+use super::config::{Json, TextConfig, TransformerConfig, Untold, VaeConfig};
 use super::gguf;
 use super::layout::{Dialect, Layout, Part, Rule};
 use super::location::Location;
@@ -60,7 +62,7 @@ pub struct Conversion {
 pub struct Converted {
     /// Bytes of the networks that were written or found.
     pub bytes: u64,
-    /// Matrices that are in the format asked for.
+    /// Matrices that are in the format asked for; of the VAE kernels too.
     pub rounded: usize,
     /// Matrices that should be and have rows that are not whole blocks.
     pub left: usize,
@@ -82,11 +84,23 @@ pub enum ConvertProblem {
         /// What was to be made.
         path: PathBuf,
     },
-    /// In and out are one.
-    #[error("{} is what is to be converted", path.display())]
+    /// In and out are one, or one lies in the other.
+    #[error("{} is what is to be converted, lies in it or holds it", path.display())]
     IsSource {
-        /// Both.
+        /// What was to be made.
         path: PathBuf,
+    },
+    /// A network whose configuration says what nobody would know of the file without it.
+    #[error("`{key}` is {found}, and a file of the {part} alone would be loaded with {taken}")]
+    Untold {
+        /// Which network.
+        part: Part,
+        /// Key of the configuration.
+        key: &'static str,
+        /// What it says.
+        found: String,
+        /// What counts where nothing is said.
+        taken: String,
     },
     /// A format that the autoencoder is not rounded to.
     #[error("the VAE has no matrices to round to {format}")]
@@ -108,9 +122,9 @@ pub enum ConvertProblem {
         free: u64,
     },
     /// Somebody else is at it.
-    #[error("another process writes {}", path.display())]
+    #[error("another conversion writes {}", path.display())]
     Busy {
-        /// What grows.
+        /// What is being made.
         path: PathBuf,
     },
 }
@@ -121,6 +135,7 @@ impl ConvertProblem {
             ConvertProblem::Exists { .. } => "name another place, or add --force to replace it",
             ConvertProblem::NoModel { .. } => "name another place: only a folder with model_index.json is replaced",
             ConvertProblem::IsSource { .. } => "name another place",
+            ConvertProblem::Untold { .. } => "convert the whole model: its folder keeps the configuration",
             ConvertProblem::Vae { .. } => "use --to bf16, or leave it as it is: it is a small part of a model",
             ConvertProblem::NoFormat => "use bf16, int8, q8_0 or q4_k",
             ConvertProblem::DiskFull { .. } => "free some room, or name a place on another disk",
@@ -141,13 +156,13 @@ impl Conversion {
     /// leaves what is done for the next time, as does [`Error::Io`].
     pub fn run(&self, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<Converted> {
         let Some(dtype) = self.format.dtype() else { return refuse(ConvertProblem::NoFormat) };
-        self.check_out()?;
         let is_model = self.part.is_none() && self.model.join("model_index.json").is_file();
-        if !is_model && self.out.is_dir() {
-            return refuse(ConvertProblem::Exists { path: self.out.clone() });
-        }
+        self.check_out(is_model)?;
         let files = if is_model { self.model_files()? } else { vec![self.network_file(dtype)?] };
         let total = files.iter().map(NewFile::bytes).sum();
+        let _lock = Lock::of(&self.out)?;
+        self.put_back()?;
+        self.check_out(is_model)?; // nobody else changes it from here on
         let work = sibling(&self.out, ".part");
         if is_model {
             fs::create_dir_all(&work).map_err(|e| io_error(&work, e))?;
@@ -176,19 +191,22 @@ impl Conversion {
         Ok(converted)
     }
 
-    fn check_out(&self) -> Result<()> {
+    /// Whether anything may be made there.
+    fn check_out(&self, is_model: bool) -> Result<()> {
         let path = self.out.clone();
-        let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if same(&path, self.model.path()) {
+        if let (Some(from), Some(to)) = (self.model.canonical(), canonical(&path))
+            && (from.starts_with(&to) || to.starts_with(&from))
+        {
             return refuse(ConvertProblem::IsSource { path });
         }
         match path.symlink_metadata() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(io_error(&path, e)),
             Ok(_) if !self.replace => refuse(ConvertProblem::Exists { path }),
-            Ok(meta) if meta.is_dir() && !path.join("model_index.json").is_file() => {
+            Ok(_) if path.is_dir() && !path.join("model_index.json").is_file() => {
                 refuse(ConvertProblem::NoModel { path })
             }
+            Ok(_) if path.is_dir() && !is_model => refuse(ConvertProblem::Exists { path }),
             Ok(_) => Ok(()),
         }
     }
@@ -211,18 +229,23 @@ impl Conversion {
             copy(path, Content::Copy);
         }
         copy("text_encoder/config.json", Content::TextConfig);
+        // The one that is read may lie with the text encoder.
+        let tokenizer = "tokenizer/tokenizer.json";
+        all.extend(files.tokenizer.map(|from| NewFile { path: tokenizer.into(), content: Content::Copy(from) }));
         for folder in ["tokenizer", "vae"] {
             let folder_at = self.model.join(folder);
             for file in if folder_at.is_dir() { folder_at.entries()? } else { vec![] } {
                 let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let path = format!("{folder}/{name}");
                 let is_hidden = name.starts_with('.');
-                if file.is_file() && !is_hidden {
-                    all.push(NewFile { path: format!("{folder}/{name}"), content: Content::Copy(file) });
+                if file.is_file() && !is_hidden && path != tokenizer {
+                    all.push(NewFile { path, content: Content::Copy(file) });
                 }
             }
         }
-        let transformer = Network::transformer(self, &files.transformer, for_transformer)?;
-        let text_encoder = Network::text_encoder(self, &files.text_encoder, for_text)?;
+        let has_config = |folder: &str| self.model.join(folder).join("config.json").is_file();
+        let transformer = Network::transformer(self, &files.transformer, for_transformer, has_config("transformer"))?;
+        let text_encoder = Network::text_encoder(self, &files.text_encoder, for_text, has_config("text_encoder"))?;
         for (stem, network) in
             [("transformer/diffusion_pytorch_model", transformer), ("text_encoder/model", text_encoder)]
         {
@@ -237,8 +260,8 @@ impl Conversion {
         let network = if self.model.join("model_index.json").is_file() {
             let files = ModelFiles::open(&ModelPaths { model: self.model.clone(), ..ModelPaths::default() })?;
             match self.part.expect("without one it is a whole model") {
-                Part::Transformer => Network::transformer(self, &files.transformer, Layout::Bfl),
-                Part::TextEncoder => Network::text_encoder(self, &files.text_encoder, text_layout(packed)),
+                Part::Transformer => Network::transformer(self, &files.transformer, Layout::Bfl, false),
+                Part::TextEncoder => Network::text_encoder(self, &files.text_encoder, text_layout(packed), false),
                 Part::Vae => Network::vae(self, &files.vae, dtype),
             }
         } else {
@@ -252,11 +275,12 @@ impl Conversion {
             };
             match part {
                 Part::Transformer => {
-                    Network::transformer(self, &Component::<TransformerConfig>::open(self.model.clone())?, Layout::Bfl)
+                    let component = Component::<TransformerConfig>::open(self.model.clone())?;
+                    Network::transformer(self, &component, Layout::Bfl, false)
                 }
                 Part::TextEncoder => {
                     let component = Component::<TextConfig>::open(self.model.clone())?;
-                    Network::text_encoder(self, &component, text_layout(packed))
+                    Network::text_encoder(self, &component, text_layout(packed), false)
                 }
                 Part::Vae => Network::vae(self, &Component::<VaeConfig>::open(self.model.clone())?, dtype),
             }
@@ -272,13 +296,70 @@ impl Conversion {
         if is_there {
             fs::rename(&self.out, &old).map_err(|e| io_error(&self.out, e))?;
         }
-        fs::rename(work, &self.out).map_err(|e| io_error(&self.out, e))?;
-        sync_folder(&self.out);
-        if is_there {
-            let remove = if old.is_dir() { fs::remove_dir_all } else { fs::remove_file };
-            remove(&old).map_err(|e| io_error(&old, e))?;
+        let put = fs::rename(work, &self.out).map_err(|e| io_error(&self.out, e));
+        if put.is_err() && is_there {
+            fs::rename(&old, &self.out).map_err(|e| io_error(&old, e))?;
         }
-        Ok(())
+        put?;
+        sync_folder(&self.out);
+        if is_there { remove(&old) } else { Ok(()) }
+    }
+
+    /// Clean up after a process that ended in the middle of [`put_folder`](Self::put_folder): what was to be replaced has its
+    /// name again if nothing else has, and goes otherwise.
+    fn put_back(&self) -> Result<()> {
+        let old = sibling(&self.out, ".old");
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        match is_there(&old) {
+            true if is_there(&self.out) => remove(&old),
+            true => fs::rename(&old, &self.out).map_err(|e| io_error(&old, e)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Keeps every other conversion to one place out as long as it lives.
+struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    fn of(out: &Path) -> Result<Self> {
+        let path = sibling(out, ".lock");
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).map_err(|e| io_error(folder, e))?;
+        }
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = open.map_err(|e| io_error(&path, e))?;
+        let is_free = match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => false,
+            // A file system without locks: as if nobody else were there.
+            Ok(()) | Err(fs::TryLockError::Error(_)) => is_at(&file, &path),
+        };
+        if is_free { Ok(Lock { path, file }) } else { refuse(ConvertProblem::Busy { path: out.to_owned() }) }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is held: who opened it before and locks it afterwards finds that it is gone.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.file.unlock();
+    }
+}
+
+/// Whether `path` still leads to `file`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(file), Ok(there)) = (file.metadata(), path.metadata()) else { return false };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        (file.dev(), file.ino()) == (there.dev(), there.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        file.is_file() && there.is_file()
     }
 }
 
@@ -314,15 +395,23 @@ struct Outgoing {
 }
 
 impl Network {
-    fn transformer(to: &Conversion, from: &Component<TransformerConfig>, layout: Layout) -> Result<Self> {
+    /// `has_config`: a configuration goes with it.
+    fn transformer(
+        to: &Conversion,
+        from: &Component<TransformerConfig>,
+        layout: Layout,
+        has_config: bool,
+    ) -> Result<Self> {
+        refuse_untold(Part::Transformer, from.config.untold().filter(|_| !has_config))?;
         let packed = is_gguf(to.format);
         // The architecture by which other programs know FLUX.2 as well: they tell the two by names of tensors.
         let metadata = if packed { vec![("general.architecture", gguf::Value::from("flux"))] } else { vec![] };
         Self::new(to, from, Part::Transformer, layout, metadata)
     }
 
-    fn text_encoder(to: &Conversion, from: &Component<TextConfig>, layout: Layout) -> Result<Self> {
+    fn text_encoder(to: &Conversion, from: &Component<TextConfig>, layout: Layout, has_config: bool) -> Result<Self> {
         let c = &from.config;
+        refuse_untold(Part::TextEncoder, c.untold().filter(|_| !has_config && !is_gguf(to.format)))?;
         let metadata = vec![
             ("general.architecture", gguf::Value::from("qwen3")),
             ("qwen3.block_count", c.used_layers().into()),
@@ -341,7 +430,10 @@ impl Network {
 
     fn vae(to: &Conversion, from: &Component<VaeConfig>, dtype: DType) -> Result<Self> {
         match to.format {
-            Format::Bf16 => Self::new(to, from, Part::Vae, Layout::Diffusers, vec![]),
+            Format::Bf16 => {
+                refuse_untold(Part::Vae, from.config.untold())?;
+                Self::new(to, from, Part::Vae, Layout::Diffusers, vec![])
+            }
             _ => refuse(ConvertProblem::Vae { format: dtype }),
         }
     }
@@ -358,7 +450,11 @@ impl Network {
         let (mut rounded, mut left, mut tensors) = (0, 0, vec![]);
         for (name, shape, stored) in from.tensors() {
             let is_matrix = shape.len() == 2;
-            let wanted = to.format.dtype().filter(|_| is_matrix && is_rounded(to.format, part, name));
+            let is_wanted = match part {
+                Part::Vae => shape.len() > 1,
+                _ => is_matrix && is_rounded(to.format, part, name),
+            };
+            let wanted = to.format.dtype().filter(|_| is_wanted);
             let fits = |dtype: &DType| shape[shape.len() - 1].is_multiple_of(dtype.block_len());
             let dtype = match wanted.filter(fits) {
                 Some(dtype) => {
@@ -370,7 +466,6 @@ impl Network {
                     match stored {
                         // What has no block, in f32 where other programs read GGUF files: they add to it in f32.
                         _ if !is_matrix && packed => DType::F32,
-                        DType::F32 if part == Part::Vae && shape.len() > 1 => DType::Bf16,
                         DType::F32 | DType::F16 | DType::Bf16 => stored,
                         _ if !is_matrix => DType::F32,
                         // Blocks stay; what else is packed is packed as no GGUF file has it, or with scales beside it.
@@ -418,7 +513,11 @@ impl Network {
     fn encode(&self, tensor: &Outgoing, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let Outgoing { canonical, rows, new, scales } = tensor;
         let host = self.weights.tensor(canonical)?;
-        let mut all_scales = vec![];
+        let (mut all_scales, mut written) = (vec![], 0);
+        let mut put = |bytes: &[u8]| {
+            written += bytes.len();
+            each(bytes)
+        };
         if host.shape().len() == 2 {
             let at_once = (PIECE / host.shape()[1].max(1)).max(1);
             for range in rows {
@@ -426,27 +525,43 @@ impl Network {
                     let piece = host.slice_rows(from..(from + at_once).min(range.end))?;
                     let piece = in_dtype(&piece, new.dtype, self.threads)?;
                     all_scales.extend(piece.scales().into_iter().flat_map(|s| s.values.iter()));
-                    each(piece.bytes())?;
+                    put(piece.bytes())?;
                 }
             }
         } else {
-            each(in_dtype(&host, new.dtype, self.threads)?.bytes())?;
+            put(in_dtype(&host, new.dtype, self.threads)?.bytes())?;
         }
         if scales.is_some() {
-            each(&all_scales.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
+            put(&all_scales.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
         }
-        let written = new.bytes() + scales.as_ref().map_or(0, NewTensor::bytes);
         host.bytes().forget();
+        if written != new.bytes() + scales.as_ref().map_or(0, NewTensor::bytes) {
+            // The header says otherwise: whatever comes behind it would be read from the wrong place.
+            let (dtype, shape) = (new.dtype, new.shape.clone());
+            return Err(flux2_backend::Error::ByteCount { bytes: written, dtype, shape }.into());
+        }
         each(&vec![0; self.size(tensor) - written])
     }
 }
 
-/// A tensor in another dtype.
+fn refuse_untold(part: Part, untold: Option<Untold>) -> Result<()> {
+    match untold {
+        None => Ok(()),
+        Some(Untold { key, found, taken }) => refuse(ConvertProblem::Untold { part, key, found, taken }),
+    }
+}
+
+/// A piece of rows, or what is no matrix, in another dtype.
 fn in_dtype(host: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> Result<HostTensor> {
-    if host.dtype() == dtype && (host.scales().is_none() || dtype == DType::I8) {
+    // Beside bytes one multiplier is written for each row.
+    let is_told = |scales: &BlockScales| dtype == DType::I8 && scales.values.len() == host.shape()[0];
+    if host.dtype() == dtype && host.scales().is_none_or(is_told) {
         return Ok(host.clone());
     }
     match dtype {
+        DType::I8 if host.dtype() == dtype => {
+            Ok(encode(&HostTensor::from_f32(host.shape(), &host.to_f32()), dtype, threads)?)
+        }
         DType::F32 => Ok(HostTensor::from_f32(host.shape(), &host.to_f32())),
         _ => {
             let rows = host.clone();
@@ -593,11 +708,15 @@ fn remove_others(folder: &Path, wanted: &[PathBuf]) -> Result<()> {
         if wanted.iter().any(|file| file.starts_with(&path) && *file != path) {
             remove_others(&path, wanted)?;
         } else if !wanted.contains(&path) {
-            let remove = if path.is_dir() { fs::remove_dir_all } else { fs::remove_file };
-            remove(&path).map_err(|e| io_error(&path, e))?;
+            remove(&path)?;
         }
     }
     Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let remove = if path.is_dir() { fs::remove_dir_all } else { fs::remove_file };
+    remove(path).map_err(|e| io_error(path, e))
 }
 
 /// So that a name outlives a power cut; not every file system can, and the bytes are safe either way.
@@ -614,13 +733,7 @@ impl Network {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
             file.map_err(|e| io_error(path, e))
         };
-        let mut digests = open(&list)?;
-        match digests.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => return refuse(ConvertProblem::Busy { path: part }),
-            // A file system without locks: as if nobody else were there.
-            Ok(()) | Err(fs::TryLockError::Error(_)) => {}
-        }
-        let mut file = open(&part)?;
+        let (mut digests, mut file) = (open(&list)?, open(&part)?);
         let done = self.verified(&mut file, &mut digests, progress).map_err(|problem| match problem {
             Stopped::Io(e) => io_error(&part, e),
             Stopped::Cancelled(e) => e,
@@ -729,6 +842,15 @@ fn sibling(path: &Path, ending: &str) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(ending);
     path.with_file_name(name)
+}
+
+/// Where `path` leads, whether or not anything is there yet.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().or_else(|| {
+        let folder = path.parent()?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        Some(canonical(folder)?.join(path.file_name()?))
+    })
 }
 
 /// Refuse to begin what cannot end.

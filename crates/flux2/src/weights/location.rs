@@ -84,6 +84,11 @@ impl Location {
         }
     }
 
+    /// Where it leads on the disk, through all links; `None` if it is not there, or not on the disk.
+    pub(crate) fn canonical(&self) -> Option<PathBuf> {
+        self.table.is_none().then(|| self.path.canonicalize().ok())?
+    }
+
     /// What is called `name` in this folder.
     pub(crate) fn join(&self, name: impl AsRef<Path>) -> Self {
         Location { path: self.path.join(name), table: self.table }

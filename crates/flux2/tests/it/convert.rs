@@ -12,8 +12,8 @@ use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision
 use flux2_backend::DType;
 use safetensors::SafeTensors;
 
-use crate::evaluation;
-use crate::layouts::{File, assert_same, copy_of_tiny, f32_bytes, folder, open, single_files, tiny};
+use crate::layouts::{File, assert_same, copy_of_tiny, edit_json, f32_bytes, folder, open, single_files, tiny};
+use crate::{evaluation, gguf};
 
 const FORMATS: [Format; 4] = [Format::Bf16, Format::Int8, Format::Q8_0, Format::Q4K];
 
@@ -221,6 +221,272 @@ fn every_network_is_a_file_of_its_own_if_asked() {
     let packed = conversion(tiny("klein"), Format::Q8_0, &temp.path().join("no"));
     let refused = run(&Conversion { part: Some(Part::Vae), ..packed });
     assert!(matches!(refused, Err(Error::Convert(ConvertProblem::Vae { format: DType::Q8_0 }))));
+}
+
+/// The tiny transformer with a matrix that is rounded and one that is not, both stored as `how` says.
+fn transformer_in(folder: &Path, how: &str) -> PathBuf {
+    let blocks = [
+        DType::Q8_0,
+        DType::Q4_0,
+        DType::Q4_1,
+        DType::Q5_0,
+        DType::Q5_1,
+        DType::Q4K,
+        DType::Q5K,
+        DType::Q6K,
+        DType::F16,
+    ];
+    if let Some(dtype) = blocks.into_iter().find(|dtype| dtype.to_string() == how) {
+        return gguf::packed(&gguf::transformer(), dtype).write(folder, &format!("{how}.gguf"));
+    }
+    let mut file = gguf::transformer();
+    for stem in ["single_blocks.0.linear2", "img_in"].map(|name| format!("model.diffusion_model.{name}")) {
+        let name = format!("{stem}.weight");
+        let (_, shape, bf16) = file.0[&name].clone();
+        let [rows, cols] = shape[..] else { panic!("{name} is a matrix") };
+        let values: Vec<f32> = bf16.chunks_exact(2).map(|v| half::bf16::from_le_bytes([v[0], v[1]]).to_f32()).collect();
+        let mut beside = |what: &str, dtype: &str, shape: Vec<usize>, bytes: Vec<u8>| {
+            file.0.insert(format!("{stem}.{what}"), (dtype.into(), shape, bytes));
+        };
+        // Some number for each code, all of them finite.
+        let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 0x70) as u8 | (i % 2 << 7) as u8).collect();
+        let grid = [rows.div_ceil(128), cols.div_ceil(128)];
+        let steps = |count: usize| f32_bytes((0..count).map(|i| 0.001 * (1 + i % 7) as f32));
+        match how {
+            "f32" => beside("weight", "F32", shape, f32_bytes(values)),
+            "bf16" => {}
+            "fp8" => beside("weight", "F8_E4M3", shape, codes),
+            "fp8 in blocks" => {
+                beside("weight", "F8_E4M3", shape, codes);
+                beside("weight_scale_inv", "F32", grid.into(), steps(grid[0] * grid[1]));
+            }
+            "int8 by rows" => {
+                beside("weight", "I8", shape, codes);
+                beside("weight_scale", "F32", vec![rows], steps(rows));
+            }
+            "int8" => {
+                beside("weight", "I8", shape, codes);
+                beside("weight_scale", "F32", vec![], steps(1));
+            }
+            "int8 in blocks" => {
+                beside("weight", "I8", shape, codes);
+                beside("weight_scale_inv", "F32", grid.into(), steps(grid[0] * grid[1]));
+            }
+            "nvfp4" => {
+                let table = [rows.div_ceil(128) * 128, cols.div_ceil(64) * 4];
+                let multipliers = (0..table[0] * table[1]).map(|i| 0x30 + (i % 16) as u8).collect();
+                beside("weight", "U8", vec![rows, cols / 2], codes[..rows * cols / 2].into());
+                beside("weight_scale", "F8_E4M3", table.into(), multipliers);
+                beside("weight_scale_2", "F32", vec![], f32_bytes([0.01]));
+            }
+            _ => panic!("{how}"),
+        }
+    }
+    file.write(folder, &format!("{how}.safetensors"))
+}
+
+#[test]
+fn every_stored_format_becomes_every_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let in_safetensors =
+        ["f32", "bf16", "fp8", "fp8 in blocks", "int8", "int8 by rows", "int8 in blocks", "nvfp4"].into_iter();
+    let in_gguf = ["f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"];
+    for how in in_safetensors.chain(in_gguf) {
+        let source = transformer_in(temp.path(), how);
+        let before = Component::<TransformerConfig>::open(&*source).unwrap().map().unwrap();
+        for format in FORMATS {
+            let what = format!("{how} to {format:?}");
+            let out = temp.path().join("out");
+            run(&Conversion { replace: true, ..conversion(&*source, format, &out) }).unwrap();
+            let after = Component::<TransformerConfig>::open(&*out).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let after = after.map().unwrap();
+            for name in ["single.0.out", "img_in"] {
+                let (before, after) = (before.tensor(name).unwrap(), after.tensor(name).unwrap());
+                let is_rounded = name == "single.0.out" || format == Format::Bf16;
+                if is_rounded {
+                    assert_eq!(Some(after.dtype()), format.dtype(), "{what}: {name}");
+                }
+                // Of the largest value of the matrix: half a step of the format, and of q4_k a few for the scales' own rounding.
+                let error = match format {
+                    _ if !is_rounded => 1.0 / 256.0,
+                    Format::Q4K => 3.0 / 15.0,
+                    _ => 1.0 / 200.0,
+                };
+                let (stored, made) = (before.to_f32(), after.to_f32());
+                let largest = stored.iter().fold(0f32, |most, v| most.max(v.abs()));
+                assert!(largest > 0.0, "{what}: {name}");
+                let worst = stored.iter().zip(&made).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                assert!(worst <= error * largest, "{what}: {name} is off by {worst} of {largest}");
+                // Bytes with a scale for each row are what is written: nothing is rounded again.
+                if format == Format::Int8 && is_rounded && ["int8", "int8 by rows"].contains(&how) {
+                    assert!(stored == made, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_tensor_of_the_vae_that_has_axes_becomes_bf16() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut file = File::read(&tiny("klein-bfl/ae.safetensors"));
+    let halves = |bytes: &[u8]| {
+        let values = bytes.chunks_exact(4).map(|v| f32::from_le_bytes(v.try_into().unwrap()));
+        values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let (mut matrices, mut eights) = (0, 0);
+    for (name, (dtype, shape, bytes)) in file.0.iter_mut().filter(|(_, (_, shape, _))| shape.len() > 1) {
+        matrices += 1;
+        (*dtype, *bytes) = match name.contains("mid") {
+            true => ("F8_E4M3".into(), vec![0x2c; shape.iter().product()]),
+            false => ("F16".into(), halves(bytes)),
+        };
+        eights += usize::from(name.contains("mid"));
+    }
+    assert!(eights > 0 && eights < matrices);
+    // Attention is in 1x1 kernels, which may have a scale as other matrices do.
+    let scale = ("F32".into(), vec![], f32_bytes([3.0]));
+    file.0.insert("decoder.mid.attn_1.proj_out.weight_scale".into(), scale);
+    let (source, out) = (file.write(temp.path(), "ae.safetensors"), temp.path().join("vae"));
+    let converted = run(&conversion(&*source, Format::Bf16, &out)).unwrap();
+    assert_eq!((converted.rounded, converted.left), (matrices, 0));
+    let (before, after) =
+        (Component::<VaeConfig>::open(&*source).unwrap(), Component::<VaeConfig>::open(&*out).unwrap());
+    let (before, mapped) = (before.map().unwrap(), after.map().unwrap());
+    for name in after.names() {
+        let (before, after) = (before.tensor(name).unwrap(), mapped.tensor(name).unwrap());
+        let expected = if after.shape().len() > 1 { DType::Bf16 } else { DType::F32 };
+        assert_eq!(after.dtype(), expected, "{name}");
+        for (before, after) in before.to_f32().iter().zip(after.to_f32()) {
+            assert!((before - after).abs() <= before.abs() * 2f32.powi(-8), "{name}: {before} became {after}");
+        }
+    }
+}
+
+#[test]
+fn a_network_that_its_file_alone_would_not_describe_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let source = copy_of_tiny(temp.path());
+    let out = temp.path().join("out");
+    let untold = |part, format| match run(&Conversion { part: Some(part), ..conversion(&*source, format, &out) }) {
+        Err(Error::Convert(ConvertProblem::Untold { key, found, taken, .. })) => (key, found, taken),
+        other => panic!("{other:?}"),
+    };
+    let set = |folder: &str, key: &str, value: f64| {
+        edit_json(&source.join(folder).join("config.json"), |config| _ = config.insert(key.into(), value.into()));
+    };
+    set("text_encoder", "rope_theta", 5e5);
+    set("transformer", "eps", 1e-5);
+    edit_json(&source.join("vae/config.json"), |config| _ = config.insert("norm_num_groups".into(), 4.into()));
+    let text = |found: &str, taken: &str| (found.to_owned(), taken.to_owned());
+    let (key, found, taken) = untold(Part::TextEncoder, Format::Bf16);
+    assert_eq!((key, (found, taken)), ("rope_theta", text("500000", "1000000")));
+    for format in [Format::Int8, Format::Q8_0] {
+        let (key, found, taken) = untold(Part::Transformer, format);
+        assert_eq!((key, (found, taken)), ("eps", text("0.00001", "0.000001")));
+    }
+    let (key, found, taken) = untold(Part::Vae, Format::Bf16);
+    assert_eq!((key, (found, taken)), ("norm_num_groups", text("4", "8")));
+    assert!(!out.exists());
+
+    // A GGUF file says it itself, and so does a folder.
+    let file = temp.path().join("te.gguf");
+    run(&Conversion { part: Some(Part::TextEncoder), ..conversion(&*source, Format::Q8_0, &file) }).unwrap();
+    assert_eq!(Component::<TextConfig>::open(&*file).unwrap().config.rope_theta, 5e5);
+    run(&conversion(&*source, Format::Bf16, &out)).unwrap();
+    let made = ModelFiles::open(&model(&out)).unwrap();
+    assert_eq!(
+        (made.text_encoder.config.rope_theta, made.transformer.config.eps, made.vae.config.groups),
+        (5e5, 1e-5, 4)
+    );
+}
+
+#[test]
+fn the_tokenizer_that_is_read_comes_along_from_wherever_it_lies() {
+    let temp = tempfile::tempdir().unwrap();
+    let source = copy_of_tiny(temp.path());
+    let old = std::fs::read(source.join("tokenizer/tokenizer.json")).unwrap();
+    // The same tokens, told apart by their bytes.
+    let own = [&old[..], b"\n"].concat();
+    for place in ["text_encoder", "text_encoder/tokenizer"] {
+        for has_other in [true, false] {
+            let out = temp.path().join(format!("{} {has_other}", place.len()));
+            std::fs::create_dir_all(source.join(place)).unwrap();
+            std::fs::write(source.join(place).join("tokenizer.json"), &own).unwrap();
+            if has_other {
+                std::fs::write(source.join("tokenizer/tokenizer.json"), &old).unwrap();
+            } else {
+                std::fs::remove_file(source.join("tokenizer/tokenizer.json")).unwrap();
+            }
+            run(&conversion(&*source, Format::Bf16, &out)).unwrap();
+            let found = ModelFiles::open(&model(&out)).unwrap().tokenizer.unwrap();
+            assert_eq!(found.path(), out.join("tokenizer/tokenizer.json"));
+            assert!(std::fs::read(found.path()).unwrap() == own, "{place}");
+            std::fs::remove_file(source.join(place).join("tokenizer.json")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn two_conversions_to_one_place_exclude_each_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("out");
+    let second = conversion(tiny("klein"), Format::Bf16, &out);
+    let mut refused = 0;
+    let mut meanwhile = |event: &Event| {
+        if let Event::Files(flux2::event::FilesEvent::Progress { .. }) = event {
+            let problem = run(&second);
+            assert!(
+                matches!(&problem, Err(Error::Convert(ConvertProblem::Busy { path })) if *path == out),
+                "{problem:?}"
+            );
+            refused += 1;
+        }
+    };
+    conversion(tiny("klein"), Format::Q8_0, &out).run(&mut meanwhile, &CancelToken::new()).unwrap();
+    assert!(refused > 10);
+    let left: Vec<_> = std::fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["out"]);
+    // Nobody is in the way afterwards.
+    run(&Conversion { replace: true, ..second }).unwrap();
+}
+
+#[test]
+fn a_folder_that_was_being_replaced_is_not_lost_and_does_not_stay() {
+    let temp = tempfile::tempdir().unwrap();
+    let (out, old) = (temp.path().join("out"), temp.path().join(".out.old"));
+    let again = conversion(tiny("klein"), Format::Q8_0, &out);
+    let forced = Conversion { replace: true, ..again.clone() };
+    run(&conversion(tiny("klein"), Format::Bf16, &out)).unwrap();
+    let before = files(&out);
+    // Killed between its renames: what was there is there again.
+    std::fs::rename(&out, &old).unwrap();
+    assert!(matches!(run(&again), Err(Error::Convert(ConvertProblem::Exists { .. }))));
+    assert!(files(&out) == before && !old.exists());
+    std::fs::rename(&out, &old).unwrap();
+    run(&forced).unwrap();
+    assert!(out.join("transformer/diffusion_pytorch_model.gguf").is_file() && !old.exists());
+    // Killed before the old one was removed.
+    std::fs::create_dir(&old).unwrap();
+    std::fs::write(old.join("model_index.json"), b"{}").unwrap();
+    run(&forced).unwrap();
+    assert!(ModelFiles::open(&model(&out)).is_ok() && !old.exists());
+}
+
+#[test]
+fn a_source_is_never_replaced_with_what_it_lies_in() {
+    let temp = tempfile::tempdir().unwrap();
+    let outer = copy_of_tiny(temp.path());
+    let inner = outer.join("inner");
+    run(&conversion(tiny("klein"), Format::Bf16, &inner)).unwrap();
+    let before = files(&outer);
+    let crossed = temp.path().join("elsewhere/../copy");
+    std::fs::create_dir(temp.path().join("elsewhere")).unwrap();
+    for (from, to) in [(&inner, &outer), (&inner, &crossed), (&outer, &inner), (&outer, &outer.join("new"))] {
+        let problem = run(&Conversion { replace: true, ..conversion(&**from, Format::Q8_0, to) });
+        assert!(matches!(problem, Err(Error::Convert(ConvertProblem::IsSource { .. }))), "{problem:?}");
+    }
+    assert!(files(&outer) == before);
 }
 
 #[test]
