@@ -170,7 +170,7 @@ impl TransformerConfig {
     pub(super) fn untold(&self) -> Option<Untold> {
         let axes = |axes: &[usize]| format!("{axes:?}");
         first_untold([
-            ("axes_dims_rope", axes(&self.rope_axes), axes(&vec![self.head_dim / 4; 4])),
+            ("axes_dims_rope", axes(&self.rope_axes), axes(&[self.head_dim / 4; 4])),
             ("rope_theta", self.rope_theta.to_string(), Self::ROPE_THETA.to_string()),
             ("eps", self.eps.to_string(), NORM_EPS.to_string()),
         ])

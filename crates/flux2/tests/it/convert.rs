@@ -249,7 +249,7 @@ fn transformer_in(folder: &Path, how: &str) -> PathBuf {
             file.0.insert(format!("{stem}.{what}"), (dtype.into(), shape, bytes));
         };
         // Some number for each code, all of them finite.
-        let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 0x70) as u8 | (i % 2 << 7) as u8).collect();
+        let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 0x70) as u8 | ((i % 2) << 7) as u8).collect();
         let grid = [rows.div_ceil(128), cols.div_ceil(128)];
         let steps = |count: usize| f32_bytes((0..count).map(|i| 0.001 * (1 + i % 7) as f32));
         match how {

@@ -1,4 +1,4 @@
-//! The planner's promise: what a run takes of memory is what was said before it began.
+//! What was promised of memory: a run takes what was planned before it began, a conversion has no network in memory.
 //!
 //! One test, since every allocation of the process counts.
 
@@ -9,7 +9,8 @@ use std::num::NonZeroUsize;
 
 use flux2::image::RgbImage;
 use flux2::variant::{KLEIN_MINI, Variant};
-use flux2::weights::{ModelFiles, ModelPaths};
+use flux2::weights::convert::Conversion;
+use flux2::weights::{Format, ModelFiles, ModelPaths};
 use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Reference, Residency, engine};
 
 use allocator::high_water;
@@ -41,6 +42,34 @@ fn requests(case: &Case) -> Vec<GenerateRequest> {
 }
 
 #[test]
+fn memory_is_what_was_promised() {
+    a_run_takes_the_memory_that_was_planned();
+    a_conversion_has_one_tensor_in_memory();
+}
+
+/// What a conversion may take beside its largest tensor in f32: buffers, headers, the plan of every tensor.
+const CONVERSION: usize = 2_500_000;
+
+fn a_conversion_has_one_tensor_in_memory() {
+    let mini = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/mini");
+    let files = ModelFiles::open(&ModelPaths { model: mini.into(), ..Default::default() }).unwrap();
+    let (transformer, text) =
+        (files.transformer.config.expected_tensors(), files.text_encoder.config.expected_tensors());
+    let sizes = transformer.iter().chain(&text).map(|(_, shape)| 4 * shape.iter().product::<usize>());
+    let (largest, all) = (sizes.clone().max().unwrap(), sizes.sum::<usize>());
+    let temp = tempfile::tempdir().unwrap();
+    for format in [Format::Bf16, Format::Int8, Format::Q8_0, Format::Q4K] {
+        let out = temp.path().join(format!("{format:?}"));
+        let threads = NonZeroUsize::new(2);
+        let conversion = Conversion { model: mini.into(), part: None, format, out, replace: false, threads };
+        let (needed, converted) = high_water(|| conversion.run(&mut |_: &_| {}, &CancelToken::new()).unwrap());
+        let most = largest + CONVERSION;
+        assert!(needed <= most, "{format:?}: {needed} of {most}, {all} in all");
+        // As much as that would not be a promise if the model were no larger.
+        assert!(converted.bytes as usize > most, "{format:?}: {} bytes were written, {needed} taken", converted.bytes);
+    }
+}
+
 fn a_run_takes_the_memory_that_was_planned() {
     let case = |name, precision, size, residency| Case {
         name,
