@@ -184,7 +184,10 @@ pub fn within(
     allowed: &[Format],
 ) -> Result<(EngineOptions, MemoryPlan)> {
     let compute = options.precision.compute();
-    let rounded = allowed.iter().filter_map(|format| Precision::new(compute, *format));
+    // No format is any use that is no smaller than the one there is.
+    let size = |format: Format| format.dtype().map_or(usize::MAX, |dtype| dtype.bytes(256));
+    let smaller = allowed.iter().filter(|format| size(**format) < size(options.precision.blocks()));
+    let rounded = smaller.filter_map(|format| Precision::new(compute, *format));
     let precisions = std::iter::once(options.precision).chain(rounded);
     let ways = precisions.flat_map(|p| options.residency.and_smaller().map(move |residency| (p, residency)));
     let mut least: Option<MemoryPlan> = None;

@@ -5,7 +5,7 @@ use std::path::Path;
 use flux2::plan::{Memory, MemoryPlan, PROGRAM_BYTES};
 use flux2::request::ResolvedRequest;
 use flux2::weights::ModelFiles;
-use flux2::{EngineOptions, GpuOptions, Residency, engine};
+use flux2::{Error, GpuOptions, Residency, engine};
 use serde::Serialize;
 
 use super::find::{find_model, find_part};
@@ -85,8 +85,11 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         Some(limit) => engine::within(limit, &files, &settings.options, &requests, settings.allowed)?,
         None => (settings.options.clone(), engine::plan(&files, &settings.options, &requests)?),
     };
-    let streamed = EngineOptions { residency: Residency::Streamed, ..settings.options.clone() };
-    let least_bytes = engine::plan(&files, &streamed, &requests)?.peak_bytes().min(plan.peak_bytes());
+    // No limit can be kept that is smaller than what the refusal of an impossible one names.
+    let least_bytes = match engine::within(0, &files, &settings.options, &requests, settings.allowed) {
+        Err(Error::MemoryLimit { least, .. }) => least,
+        other => return other.map(|_| ()).map_err(Into::into),
+    };
     if args.json {
         let stages = plan.stages.iter().map(|at| StageRecord {
             stage: at.stage.name(),

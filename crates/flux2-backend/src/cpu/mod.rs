@@ -125,11 +125,10 @@ impl CpuBackend {
 
     /// Write down that `kernel` runs.
     fn note_run(&self, op: &'static str, weights: Option<DType>, kernel: MicroKernel) {
-        let kernel = format!("{} {}", self.tier, kernel.operand_name());
         let mut runs = self.kernels_run.lock().expect("no panic while the lock is held");
-        match runs.iter_mut().find(|run| (run.op, run.weights, &run.kernel) == (op, weights, &kernel)) {
+        match runs.iter_mut().find(|run| (run.op, run.weights, &*run.kernel) == (op, weights, kernel.name)) {
             Some(run) => run.products += 1,
-            None => runs.push(KernelRun { op, weights, kernel, products: 1 }),
+            None => runs.push(KernelRun { op, weights, kernel: kernel.name.to_owned(), products: 1 }),
         }
     }
 

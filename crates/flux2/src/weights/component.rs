@@ -355,6 +355,7 @@ impl Checkpoint {
                 Ok(dialect)
             }
             Some(Detected::Part(part, _)) => Err(wrong(format!("the {part}"))),
+            Some(Detected::Lora) => Err(wrong("a LoRA".into())),
             Some(Detected::Other(what)) => Err(wrong(what.into())),
             None => Err(wrong("no model this program knows".into())),
         }
@@ -410,7 +411,7 @@ struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     wants: &'a Wants,
     /// How matrices are stored, where the file says so.
-    formats: BTreeMap<String, scales::Format>,
+    formats: BTreeMap<String, scales::SaidFormat>,
     mismatch: Mismatch,
     used: BTreeSet<String>,
 }
@@ -528,7 +529,7 @@ impl Shapes<'_> {
         };
         // Two values in a byte.
         let packed = if axis == 1 && self.checkpoint.is_nvfp4(name) { 2 } else { 1 };
-        match stored.shape.get(axis).map(|n| n * packed) {
+        match stored.shape.get(axis).and_then(|n| n.checked_mul(packed)) {
             Some(n) if stored.shape.len() == axes && (1..=1 << 24).contains(&n) => Ok(n),
             _ => {
                 let problem = ConfigProblem::Shape { tensor: name.clone(), shape: stored.shape.clone(), axes };

@@ -14,7 +14,9 @@ use std::io::{self, BufReader, Read};
 
 use flux2_backend::DType;
 
-use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, NewTensor, ReadProblem, StoredDType, StoredTensor};
+use super::tensor_file::{
+    FileProblem, MAX_AXES, MAX_HEADER_BYTES, MAX_TENSORS, NewTensor, ReadProblem, StoredDType, StoredTensor,
+};
 
 /// First bytes of every file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
@@ -22,7 +24,7 @@ pub(super) const MAGIC: &[u8] = b"GGUF";
 /// Where data begins and tensors lie, unless the file says otherwise.
 pub(super) const ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 20;
-/// Most tensors and most entries: the family's have a few hundred of the one, a few dozen of the other.
+/// Most entries: the family's files have a few dozen.
 const MAX_ENTRIES: u64 = 1 << 16;
 /// Longest name of a tensor or an entry; the format's own limit.
 const MAX_NAME: u64 = u16::MAX as u64;
@@ -83,7 +85,7 @@ pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, St
         return Err(FileProblem::GgufVersion { version }.into());
     }
     let (tensors, entries) = (header.u64("the number of tensors")?, header.u64("the number of entries")?);
-    at_most("the number of tensors", tensors, MAX_ENTRIES)?;
+    at_most("the number of tensors", tensors, MAX_TENSORS as u64)?;
     at_most("the number of metadata entries", entries, MAX_ENTRIES)?;
 
     let mut metadata = BTreeMap::new();

@@ -12,7 +12,7 @@ use super::location::Location;
 use super::lora::{Lora, LoraPath, LoraProblem};
 use super::model_files::{find_tokenizer, kind_of_folder};
 use super::synthetic::transformer_sizes;
-use super::tensor_file::{FileMetadata, Printable};
+use super::tensor_file::{FileMetadata, Printable, TensorFile};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
@@ -190,7 +190,7 @@ impl InspectedPart {
                 let part = part.network(Part::Vae, dialect.layout);
                 part.opened(Component::<VaeConfig>::open(location.clone()), |_, config| sizes_of_vae(config))
             }
-            Some(Detected::Other("a LoRA")) => part.lora(),
+            Some(Detected::Lora) => part.lora(&checkpoint.files[0])?,
             Some(Detected::Other(what)) => InspectedPart { kind: PartKind::Other(what), ..part },
             None => part,
         })
@@ -212,13 +212,14 @@ impl InspectedPart {
     }
 
     /// A LoRA fits the transformers of one size.
-    fn lora(mut self) -> Self {
+    fn lora(mut self, file: &TensorFile) -> Result<Self> {
+        let bytes = file.bytes()?;
         self.kind = PartKind::Lora(0);
         let path = LoraPath { location: self.location.clone(), scale: 1.0 };
         let mut first_problem = None;
         let mut has_homes = false;
         for (name, config) in transformer_sizes() {
-            match Lora::open(&path, &config) {
+            match Lora::of(file, &bytes, &path, &config) {
                 Ok(lora) => {
                     self.kind = PartKind::Lora(lora.matrices());
                     self.variants.push(name);
@@ -236,7 +237,7 @@ impl InspectedPart {
                 false => self.problem = first_problem,
             }
         }
-        self
+        Ok(self)
     }
 }
 

@@ -16,7 +16,10 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
-use super::tensor_file::{FileProblem, MAX_AXES, MAX_HEADER_BYTES, NewTensor, ReadProblem, StoredDType, StoredTensor};
+use super::tensor_file::{
+    FileProblem, MAX_AXES, MAX_HEADER_BYTES, MAX_METADATA_TEXT, MAX_TENSORS, NewTensor, ReadProblem, StoredDType,
+    StoredTensor,
+};
 
 /// What the program that wrote a file says about it.
 pub(super) type Metadata = BTreeMap<String, String>;
@@ -113,7 +116,8 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
         let (mut entries, mut metadata) = (BTreeMap::new(), Metadata::new());
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                metadata = map.next_value::<Option<Metadata>>()?.unwrap_or_default();
+                let texts = map.next_value::<Option<BTreeMap<String, Text>>>()?.unwrap_or_default();
+                metadata = texts.into_iter().map(|(key, Text(text))| (key, text)).collect();
                 continue;
             }
             let seed = EntrySeed { name: &name, problem: self.problem };
@@ -122,8 +126,32 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
                 return Err(note(self.problem, FileProblem::Duplicate { name }));
             }
             entries.insert(name, entry);
+            if entries.len() > MAX_TENSORS {
+                return Err(note(self.problem, FileProblem::TooManyTensors { max: MAX_TENSORS }));
+            }
         }
         Ok((entries, metadata))
+    }
+}
+
+/// A text of the metadata, cut behind [`MAX_METADATA_TEXT`] bytes.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Cut;
+        impl Visitor<'_> for Cut {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text[..text.len().min(text.ceil_char_boundary(MAX_METADATA_TEXT + 1))].to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Cut)
     }
 }
 

@@ -18,6 +18,10 @@ use crate::{Error, Result};
 
 /// Longest header that is read; the limit of the format of safetensors.
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Most tensors of a file: the family's have a few hundred.
+pub(super) const MAX_TENSORS: usize = 1 << 14;
+/// Longest text of a file's metadata that is looked into. Of longer ones so much and a little more is kept.
+pub(super) const MAX_METADATA_TEXT: usize = 1 << 20;
 /// Most axes a tensor may have; the family's have at most 4.
 pub(super) const MAX_AXES: usize = 8;
 
@@ -212,6 +216,12 @@ pub enum FileProblem {
     OtherFormat {
         /// Which.
         looks_like: &'static str,
+    },
+    /// More tensors than any model has.
+    #[error("more than {max} tensors")]
+    TooManyTensors {
+        /// As many are read.
+        max: usize,
     },
     /// No room even for the header's length.
     #[error("{bytes} bytes long, too short for a file of tensors")]

@@ -39,7 +39,16 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
     match kind {
         Kind::Safetensors => {
             files.place = "transformer.safetensors";
-            safetensors(&mut files, &mut rng, &Tensors::parse(&read("klein-bfl/transformer.safetensors")));
+            let transformer = Tensors::parse(&read("klein-bfl/transformer.safetensors"));
+            safetensors(&mut files, &mut rng, &transformer);
+            files.place = "packed.safetensors";
+            let packed = transformer.with_matrices_of_few_bits(&Tensors::parse(&read("../golden/nvfp4.safetensors")));
+            matrices_of_few_bits(&mut files, &packed);
+            tensors(&mut files, &mut rng, &packed);
+            files.place = "vae.safetensors";
+            tensors(&mut files, &mut rng, &Tensors::parse(&read("klein-bfl/ae.safetensors")));
+            files.place = "text.safetensors";
+            tensors(&mut files, &mut rng, &Tensors::parse(&read("klein-bfl/text_encoder.safetensors")));
         }
         Kind::Gguf => {
             files.place = "transformer.gguf";
@@ -323,6 +332,42 @@ impl Tensors {
         Value::Object(self.header.clone()).to_string()
     }
 
+    /// A tensor's entry and bytes.
+    fn get(&self, name: &str) -> (Value, &[u8]) {
+        let entry = &self.header[name];
+        let place = |i: usize| entry["data_offsets"][i].as_u64().expect("a number") as usize;
+        (entry.clone(), &self.data[place(0)..place(1)])
+    }
+
+    /// The transformer with a matrix in NVFP4, one in fp8 with a scale, and what ComfyUI says of both.
+    fn with_matrices_of_few_bits(&self, golden: &Tensors) -> Self {
+        let mut packed = Tensors { header: Map::new(), data: vec![] };
+        let mut add = |name: String, dtype: Value, shape: Value, bytes: &[u8]| {
+            let from = packed.data.len();
+            packed.data.extend(bytes);
+            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [from, packed.data.len()]});
+            packed.header.insert(name, entry);
+        };
+        let (nvfp4, fp8) = (format!("{BLOCK}0.linear2"), format!("{BLOCK}1.linear2"));
+        for name in self.names() {
+            let (entry, bytes) = self.get(&name);
+            if name == format!("{fp8}.weight") {
+                add(name, json!("F8_E4M3"), entry["shape"].clone(), &bytes[..bytes.len() / 2]);
+            } else if name != format!("{nvfp4}.weight") {
+                add(name, entry["dtype"].clone(), entry["shape"].clone(), bytes);
+            }
+        }
+        for part in ["weight", "weight_scale", "weight_scale_2"] {
+            let (entry, bytes) = golden.get(&format!("small.{part}"));
+            add(format!("{nvfp4}.{part}"), entry["dtype"].clone(), entry["shape"].clone(), bytes);
+        }
+        add(format!("{fp8}.weight_scale"), json!("F32"), json!([]), &1f32.to_le_bytes());
+        for (stem, said) in [(&nvfp4, &b"{\"format\": \"nvfp4\"}"[..]), (&fp8, b"{\"format\": \"float8_e4m3fn\"}")] {
+            add(format!("{stem}.comfy_quant"), json!("U8"), json!([said.len()]), said);
+        }
+        packed
+    }
+
     /// Names of the tensors.
     fn names(&self) -> Vec<String> {
         self.header.keys().filter(|name| *name != "__metadata__").cloned().collect()
@@ -369,12 +414,58 @@ fn safetensors(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
     };
     let empty = many(10_000, &|i| format!("t{i}"));
     files.add("10000 empty tensors", empty.with(empty.text()));
+    let most = many(16_385, &|i| format!("double_blocks.{i}.q"));
+    files.add("16385 tensors", most.with(most.text()));
     let alike = many(3000, &|i| format!("double_blocks.{i}.img_attn.qkv.weights"));
     files.add("3000 names that are nearly right", alike.with(alike.text()));
     let long = many(20, &|i| format!("{i}{}", "\u{1b}[2Jé".repeat(10_000)));
     files.add("20 names of 70000 bytes", long.with(long.text()));
     let blocks = many(5000, &|i| format!("single_blocks.{i}.norm.query_norm.scale"));
     files.add("5000 blocks", blocks.with(blocks.text()));
+}
+
+/// Blocks of the fixture that is published by Black Forest Labs' names.
+const BLOCK: &str = "model.diffusion_model.single_blocks.";
+
+/// What is wrong with the multipliers of matrices, and with what is said of them.
+fn matrices_of_few_bits(files: &mut Files, whole: &Tensors) {
+    files.add("as it is", whole.with(whole.text()));
+    for part in
+        ["0.linear2.weight_scale", "0.linear2.weight_scale_2", "1.linear2.weight_scale", "0.linear2.comfy_quant"]
+    {
+        let name = format!("{BLOCK}{part}");
+        for (dtype, shape) in
+            [("F32", json!([1u64 << 40])), ("BF16", json!([])), ("U8", json!([0])), ("I64", json!([1, 1, 1]))]
+        {
+            let file = whole.changed(|header| {
+                header[&name]["dtype"] = json!(dtype);
+                header[&name]["shape"] = shape.clone();
+            });
+            files.add(format!("{part}: {dtype} of {shape}"), file);
+        }
+    }
+    // An axis that twice itself is more than can be counted.
+    let axis = whole.changed(|header| {
+        for (name, dtype, shape) in
+            [("img_in.weight", "U8", json!([0, 1u64 << 63])), ("img_in.weight_scale_2", "F32", json!([0]))]
+        {
+            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [0, 0]});
+            header.insert(format!("model.diffusion_model.{name}"), entry);
+        }
+    });
+    files.add("an axis of two in a byte that is 2^63", axis);
+    for said in ["", "[", "null", "{\"layers\": 7}", "{\"layers\": {\"single_blocks.0.linear2\": {\"format\": [[]]}}}"]
+    {
+        let file = whole.changed(|header| {
+            header.insert("__metadata__".into(), json!({"_quantization_metadata": said}));
+        });
+        files.add(format!("formats said to be {said}"), file);
+    }
+    let long = format!("{{\"x\": [{}0]}}", "0,".repeat(2_000_000));
+    let file = whole.changed(|header| {
+        header.insert("__metadata__".into(), json!({"_quantization_metadata": long}));
+    });
+    files.add("a list of 2 million numbers among the formats", file);
 }
 
 /// Changes of what a header says of single tensors.
@@ -426,6 +517,11 @@ fn tensors(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
 
 fn lora(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
     tensors(files, rng, whole);
+    let long = format!("{{\"x\": [{}0]}}", "0,".repeat(2_000_000));
+    let file = whole.changed(|header| {
+        header.insert("__metadata__".into(), json!({"lora_adapter_metadata": long}));
+    });
+    files.add("a list of 2 million numbers in its configuration", file);
     let text = whole.text();
     bytes(files, rng, &whole.with(&text), text.len() + 8, 20);
     let said = whole.header["__metadata__"]["lora_adapter_metadata"].as_str().expect("the fixture has some");

@@ -68,6 +68,10 @@ impl Opened {
         let folder = path.parent().unwrap();
         let paths = ModelPaths { model: model.into(), ..ModelPaths::default() };
         Ok(match (kind, place.split_once('/').map(|(folder, _)| folder)) {
+            (Kind::Safetensors, _) if place == "vae.safetensors" => Opened::Vae(Component::<VaeConfig>::open(path)?),
+            (Kind::Safetensors, _) if place == "text.safetensors" => {
+                Opened::TextEncoder(Component::<TextConfig>::open(path)?)
+            }
             (Kind::Safetensors | Kind::Gguf, _) => Opened::Transformer(Component::<TransformerConfig>::open(path)?),
             (Kind::Lora, _) => {
                 let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];

@@ -108,7 +108,7 @@ fn gguf() {
 
 #[test]
 fn lora() {
-    check(Kind::Lora, 4 * MIB);
+    check(Kind::Lora, 12 * MIB);
 }
 
 #[test]

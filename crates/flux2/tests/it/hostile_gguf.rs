@@ -88,12 +88,12 @@ fn versions_that_are_not_read() {
 
 #[test]
 fn counts_that_no_file_holds() {
-    for count in [65_537, 1 << 32, u64::MAX] {
-        for bytes in [start(3, count, 0), start(3, 0, count)] {
-            assert!(matches!(problem(&bytes), FileProblem::GgufCount { found, .. } if found == count), "{count}");
-        }
+    for (tensors, entries) in [(16_385, 0), (0, 65_537), (1 << 32, 0), (0, 1 << 32), (u64::MAX, 0), (0, u64::MAX)] {
+        let found = problem(&start(3, tensors, entries));
+        let count = tensors.max(entries);
+        assert!(matches!(found, FileProblem::GgufCount { found, .. } if found == count), "{tensors}, {entries}");
     }
-    for bytes in [start(3, 65_536, 0), start(3, 0, 65_536), start(2, 1, 1)] {
+    for bytes in [start(3, 16_384, 0), start(3, 0, 65_536), start(2, 1, 1)] {
         assert!(matches!(problem(&bytes), FileProblem::GgufCut { .. }));
     }
 }

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use flux2::image::RgbImage;
 use flux2::variant::{KLEIN_MINI, Variant};
 use flux2::weights::convert::Conversion;
-use flux2::weights::{Format, ModelFiles, ModelPaths};
+use flux2::weights::{Compute, Format, Location, LoraPath, ModelFiles, ModelPaths};
 use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Reference, Residency, engine};
 
 use allocator::high_water;
@@ -18,6 +18,7 @@ use allocator::high_water;
 /// Relative error that a prediction may have.
 const TOLERANCE: f64 = 0.05;
 
+#[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     precision: Precision,
@@ -82,6 +83,7 @@ fn a_run_takes_the_memory_that_was_planned() {
     let cases = [
         case("f32", Precision::F32, [512, 384], Residency::OneAtATime),
         case("bf16", Precision::Bf16, [512, 512], Residency::OneAtATime),
+        case("q8_0", Precision::new(Compute::Bf16, Format::Q8_0).unwrap(), [256, 256], Residency::OneAtATime),
         case("streamed", Precision::Bf16, [256, 256], Residency::Streamed),
         Case { reference: Some(512), ..case("int8, a reference", Precision::Int8, [256, 256], Residency::OneAtATime) },
         Case {
@@ -91,10 +93,22 @@ fn a_run_takes_the_memory_that_was_planned() {
     ];
     let variant = Variant::by_name(KLEIN_MINI).unwrap();
     let in_no_file = ModelFiles::synthetic(variant).unwrap();
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/klein");
-    let on_disk = ModelFiles::open(&ModelPaths { model: tiny.into(), ..Default::default() }).unwrap();
-    for (files, kind) in [(in_no_file, "in memory"), (on_disk, "mapped")] {
-        for case in &cases {
+    let tiny = |name: &str| Location::from(format!("{}/../../fixtures/tiny/{name}", env!("CARGO_MANIFEST_DIR")));
+    let open = |variant, loras| {
+        let variant = Some(Variant::by_name(variant).unwrap());
+        ModelFiles::open(&ModelPaths { model: tiny("klein"), variant, loras, ..Default::default() }).unwrap()
+    };
+    let lora = LoraPath { location: tiny("lora.safetensors"), scale: 1.0 };
+    let small = case("bf16, 256x256", Precision::Bf16, [256, 256], Residency::OneAtATime);
+    let edit = Case { reference: Some(256), ..case("an edit", Precision::Bf16, [256, 256], Residency::OneAtATime) };
+    for (files, kind, cases) in [
+        (in_no_file, "in memory", &cases[..]),
+        (open("klein", vec![]), "mapped", &cases),
+        (open("klein", vec![lora]), "with a LoRA", &[small]),
+        (open("klein-base", vec![]), "with guidance", &[small]),
+        (open("klein-kv", vec![]), "with references read once", &[edit]),
+    ] {
+        for case in cases {
             let Case { name, precision, residency, .. } = *case;
             let options = EngineOptions { precision, residency, threads: NonZeroUsize::new(2), ..Default::default() };
             let requests = requests(case);

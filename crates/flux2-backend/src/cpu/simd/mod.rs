@@ -325,6 +325,8 @@ pub(super) struct MicroKernel {
     pub cols: usize,
     /// What is in a group.
     pub operand: Operand,
+    /// The instructions it is made of, and what they multiply.
+    pub name: &'static str,
     run: unsafe fn(&[RowPointers], usize, *const u32, *mut f32, usize, bool),
 }
 
@@ -335,28 +337,46 @@ impl MicroKernel {
         #[cfg(target_arch = "x86_64")]
         match (tier, compute) {
             (Tier::Avx512Bf16, Compute::Bf16) => {
-                return MicroKernel { rows: 8, cols: 48, operand: Bf16, run: x86::avx512_bf16::<8, 3> };
+                return MicroKernel {
+                    rows: 8,
+                    cols: 48,
+                    operand: Bf16,
+                    name: "avx512-bf16 bf16",
+                    run: x86::avx512_bf16::<8, 3>,
+                };
             }
             (Tier::Avx512 | Tier::Avx512Vnni | Tier::Avx512Bf16, _) => {
-                return MicroKernel { rows: 8, cols: 48, operand: F32, run: x86::avx512_f32::<8, 3> };
+                return MicroKernel {
+                    rows: 8,
+                    cols: 48,
+                    operand: F32,
+                    name: "avx512 f32",
+                    run: x86::avx512_f32::<8, 3>,
+                };
             }
             (Tier::Avx2 | Tier::Avx2Vnni, _) => {
-                return MicroKernel { rows: 6, cols: 16, operand: F32, run: x86::avx2_f32::<6, 2> };
+                return MicroKernel { rows: 6, cols: 16, operand: F32, name: "avx2 f32", run: x86::avx2_f32::<6, 2> };
             }
             (Tier::Portable, _) => {}
         }
         #[cfg(target_arch = "aarch64")]
         match (tier, compute) {
             (Tier::NeonBf16, Compute::Bf16) => {
-                return MicroKernel { rows: 6, cols: 16, operand: Bf16, run: aarch64::neon_bf16_6x16 };
+                return MicroKernel {
+                    rows: 6,
+                    cols: 16,
+                    operand: Bf16,
+                    name: "neon-bf16 bf16",
+                    run: aarch64::neon_bf16_6x16,
+                };
             }
             (Tier::NeonBf16 | Tier::Neon, _) => {
-                return MicroKernel { rows: 6, cols: 16, operand: F32, run: aarch64::neon_f32_6x16 };
+                return MicroKernel { rows: 6, cols: 16, operand: F32, name: "neon f32", run: aarch64::neon_f32_6x16 };
             }
             (Tier::Portable, _) => {}
         }
         let _ = (tier, compute, Bf16);
-        MicroKernel { rows: 4, cols: 16, operand: F32, run: portable::f32_4x16 }
+        MicroKernel { rows: 4, cols: 16, operand: F32, name: "portable f32", run: portable::f32_4x16 }
     }
 
     /// The same for attention, whose heads of 128 channels the widest tiles do not divide.
@@ -377,20 +397,34 @@ impl MicroKernel {
         #[cfg(target_arch = "x86_64")]
         match tier {
             Tier::Avx512Vnni | Tier::Avx512Bf16 => {
-                return MicroKernel { rows: 8, cols: 48, operand, run: x86::avx512_int8::<8, 3> };
+                return MicroKernel {
+                    rows: 8,
+                    cols: 48,
+                    operand,
+                    name: "avx512-vnni int8",
+                    run: x86::avx512_int8::<8, 3>,
+                };
             }
-            Tier::Avx2Vnni => return MicroKernel { rows: 6, cols: 16, operand, run: x86::avx2_vnni_int8::<6, 2> },
+            Tier::Avx2Vnni => {
+                return MicroKernel {
+                    rows: 6,
+                    cols: 16,
+                    operand,
+                    name: "avx2-vnni int8",
+                    run: x86::avx2_vnni_int8::<6, 2>,
+                };
+            }
             Tier::Avx2 | Tier::Avx512 => {
-                return MicroKernel { rows: 3, cols: 16, operand, run: x86::avx2_int8_3x16 };
+                return MicroKernel { rows: 3, cols: 16, operand, name: "avx2 int8", run: x86::avx2_int8_3x16 };
             }
             Tier::Portable => {}
         }
         #[cfg(target_arch = "aarch64")]
         if tier == Tier::NeonBf16 {
-            return MicroKernel { rows: 6, cols: 16, operand, run: aarch64::neon_int8_6x16 };
+            return MicroKernel { rows: 6, cols: 16, operand, name: "neon-i8mm int8", run: aarch64::neon_int8_6x16 };
         }
         let _ = tier;
-        MicroKernel { rows: 4, cols: 16, operand, run: portable::int8_4x16 }
+        MicroKernel { rows: 4, cols: 16, operand, name: "portable int8", run: portable::int8_4x16 }
     }
 
     /// The same kernel with a tile just wide enough for `columns`, where there is one: for the last panel of a product,
@@ -414,15 +448,6 @@ impl MicroKernel {
             Operand::F32 => 1,
             Operand::Bf16 => 2,
             Operand::Int8 => 4,
-        }
-    }
-
-    /// What it multiplies, as people call it.
-    pub(super) fn operand_name(&self) -> &'static str {
-        match self.operand {
-            Operand::F32 => "f32",
-            Operand::Bf16 => "bf16",
-            Operand::Int8 => "int8",
         }
     }
 
@@ -492,6 +517,30 @@ pub(super) unsafe fn interleave_8(tier: Tier, rows: [*const u32; 8], groups: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_is_called_by_its_own_instructions_and_not_by_the_best_there_are() {
+        #[cfg(target_arch = "x86_64")]
+        for (tier, bf16, int8) in [
+            (Tier::Avx512Bf16, "avx512-bf16 bf16", "avx512-vnni int8"),
+            (Tier::Avx512Vnni, "avx512 f32", "avx512-vnni int8"),
+            (Tier::Avx512, "avx512 f32", "avx2 int8"),
+            (Tier::Avx2Vnni, "avx2 f32", "avx2-vnni int8"),
+            (Tier::Avx2, "avx2 f32", "avx2 int8"),
+        ] {
+            assert_eq!(MicroKernel::select(tier, Compute::Bf16).name, bf16, "{tier}");
+            assert_eq!(MicroKernel::select_int8(tier).name, int8, "{tier}");
+        }
+        #[cfg(target_arch = "aarch64")]
+        for (tier, bf16, int8) in
+            [(Tier::NeonBf16, "neon-bf16 bf16", "neon-i8mm int8"), (Tier::Neon, "neon f32", "portable int8")]
+        {
+            assert_eq!(MicroKernel::select(tier, Compute::Bf16).name, bf16, "{tier}");
+            assert_eq!(MicroKernel::select_int8(tier).name, int8, "{tier}");
+        }
+        assert_eq!(MicroKernel::select(Tier::Portable, Compute::Bf16).name, "portable f32");
+        assert_eq!(MicroKernel::select_int8(Tier::Portable).name, "portable int8");
+    }
 
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {

@@ -19,9 +19,9 @@ use flux2_backend::DType;
 use serde_json::Value;
 
 use super::super::layout::{Layout, Rule};
-use super::super::tensor_file::{FileMetadata, StoredDType};
+use super::super::tensor_file::{FileMetadata, FileProblem, MAX_METADATA_TEXT, StoredDType};
 use super::{Checkpoint, Piece, Planner, Scales};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Columns of a row that share a multiplier in NVFP4.
 pub(super) const TILE_COLUMNS: usize = 16;
@@ -32,28 +32,35 @@ const MAX_FORMAT_BYTES: usize = 4096;
 
 /// How a matrix is stored, as the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Format(String);
+pub(super) struct SaidFormat(String);
 
-impl Format {
+impl SaidFormat {
     /// From a JSON object such as `{"format": "nvfp4"}`, or the name alone.
     fn of(value: &Value) -> Self {
         let name = value.get("format").unwrap_or(value).as_str().unwrap_or("unknown");
         let is_rotated = value.get("convrot").is_some_and(|rotated| *rotated != Value::Bool(false));
-        Format(if is_rotated { format!("{name}, rotated (convrot)") } else { name.to_owned() })
+        SaidFormat(if is_rotated { format!("{name}, rotated (convrot)") } else { name.to_owned() })
     }
 }
 
 impl Checkpoint {
     /// What the files say of how matrices are stored, by the matrix's name without `.weight`.
-    pub(super) fn formats(&self) -> Result<BTreeMap<String, Format>> {
+    pub(super) fn formats(&self) -> Result<BTreeMap<String, SaidFormat>> {
         let mut formats = BTreeMap::new();
         for file in &self.files {
+            if let FileMetadata::Safetensors(metadata) = &file.metadata
+                && metadata.get("_quantization_metadata").is_some_and(|json| json.len() > MAX_METADATA_TEXT)
+            {
+                let message = format!("more than {MAX_METADATA_TEXT} bytes of _quantization_metadata");
+                let problem = FileProblem::Json { message };
+                return Err(Error::Checkpoint { path: file.location.path().to_owned(), problem });
+            }
             if let FileMetadata::Safetensors(metadata) = &file.metadata
                 && let Some(json) = metadata.get("_quantization_metadata")
                 && let Ok(json) = serde_json::from_str::<Value>(json)
                 && let Some(layers) = json.get("layers").and_then(Value::as_object)
             {
-                formats.extend(layers.iter().map(|(name, format)| (name.clone(), Format::of(format))));
+                formats.extend(layers.iter().map(|(name, format)| (name.clone(), SaidFormat::of(format))));
             }
             let described = || file.tensors.iter().filter_map(|(n, t)| Some((n.strip_suffix(".comfy_quant")?, t)));
             if described().next().is_none() {
@@ -64,7 +71,7 @@ impl Checkpoint {
                 let text = &bytes[tensor.range.clone()];
                 let json =
                     Some(text).filter(|t| t.len() <= MAX_FORMAT_BYTES).and_then(|t| serde_json::from_slice(t).ok());
-                formats.insert(stem.to_owned(), json.as_ref().map_or(Format("unknown".into()), Format::of));
+                formats.insert(stem.to_owned(), json.as_ref().map_or(SaidFormat("unknown".into()), SaidFormat::of));
             }
         }
         Ok(formats)
@@ -83,7 +90,7 @@ impl Planner<'_> {
     pub(super) fn foreign_format(&self, name: &str, dtype: StoredDType) -> Option<String> {
         let stem = name.strip_suffix(".weight")?;
         let bare = stem.strip_prefix(self.wants.dialect.prefix).unwrap_or(stem);
-        let Format(format) = self.formats.get(stem).or_else(|| self.formats.get(bare))?;
+        let SaidFormat(format) = self.formats.get(stem).or_else(|| self.formats.get(bare))?;
         let known = match dtype {
             StoredDType::Known(DType::F8E4M3) => format == "float8_e4m3fn",
             StoredDType::Known(DType::I8) => format == "int8_tensorwise",
@@ -135,7 +142,15 @@ impl Planner<'_> {
         let tiles = [rows.div_ceil(TILE[0]), cols.div_ceil(TILE_COLUMNS * TILE[1])];
         let same = Rule::Same("", "");
         let table = [tiles[0] * TILE[0], tiles[1] * TILE[1]];
-        let values = self.piece(&format!("{stem}.weight_scale"), &table, &same);
+        let scale = format!("{stem}.weight_scale");
+        if let Some((_, found)) =
+            self.checkpoint.get(&scale).filter(|(_, t)| t.dtype != StoredDType::Known(DType::F8E4M3))
+        {
+            self.used.insert(scale.clone());
+            self.mismatch.dtypes.push((scale, format!("{} beside NVFP4", found.dtype)));
+            return None;
+        }
+        let values = self.piece(&scale, &table, &same);
         let whole = format!("{stem}.weight_scale_2");
         let shape = self.checkpoint.get(&whole).map_or(vec![], |(_, t)| if t.shape == [1] { vec![1] } else { vec![] });
         let whole = self.piece(&whole, &shape, &same);
@@ -218,7 +233,7 @@ mod tests {
 
     #[test]
     fn formats_are_told_apart() {
-        let format = |json: &str| Format::of(&serde_json::from_str(json).unwrap()).0;
+        let format = |json: &str| SaidFormat::of(&serde_json::from_str(json).unwrap()).0;
         assert_eq!(format(r#"{"format": "nvfp4"}"#), "nvfp4");
         assert_eq!(format(r#""float8_e4m3fn""#), "float8_e4m3fn");
         assert_eq!(format(r#"{"format": "int8_tensorwise", "convrot": false}"#), "int8_tensorwise");

@@ -104,6 +104,8 @@ pub(super) struct Dialect {
 #[derive(Debug)]
 pub(super) enum Detected {
     Part(Part, Dialect),
+    /// A LoRA.
+    Lora,
     /// Not a checkpoint of this family, but recognisably this.
     Other(&'static str),
 }
@@ -146,15 +148,16 @@ pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item =
         return Some(Detected::Part(scheme.0, dialect));
     }
     if names.clone().any(|n| [".lora_A.", ".lora_down.", ".lora_B."].iter().any(|part| n.contains(part))) {
-        return Some(Detected::Other("a LoRA"));
+        return Some(Detected::Lora);
     }
     if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
         return Some(Detected::Other("FLUX.1"));
     }
     // The telling name may be the one that is missing: take the scheme that most of the names fit.
-    let fitting = |dialect: &Dialect| names.clone().filter(|name| dialect.knows(name)).count();
+    const LOOKED_AT: usize = 1000;
+    let fitting = |dialect: &Dialect| names.clone().take(LOOKED_AT).filter(|name| dialect.knows(name)).count();
     let (fits, scheme, dialect) = candidates().map(|(s, d)| (fitting(&d), s, d)).max_by_key(|(fits, ..)| *fits)?;
-    (2 * fits > names.count()).then_some(Detected::Part(scheme.0, dialect))
+    (2 * fits > names.take(LOOKED_AT).count()).then_some(Detected::Part(scheme.0, dialect))
 }
 
 impl Dialect {

@@ -89,14 +89,26 @@ impl Lora {
         self.patches.contains_key(name)
     }
 
-    pub(super) fn open(LoraPath { location, scale }: &LoraPath, config: &TransformerConfig) -> Result<Self> {
-        if !scale.is_finite() {
-            return Err(Error::LoraScale { scale: *scale });
+    fn open(path: &LoraPath, config: &TransformerConfig) -> Result<Self> {
+        if !path.scale.is_finite() {
+            return Err(Error::LoraScale { scale: path.scale });
         }
+        let file = TensorFile::open(&path.location)?;
+        let bytes = file.bytes()?;
+        Ok(Lora { sha256: digest(&bytes), ..Self::of(&file, &bytes, path, config)? })
+    }
+
+    /// The LoRA in a file, without its digest.
+    pub(super) fn of(
+        file: &TensorFile,
+        bytes: &HostBytes,
+        path: &LoraPath,
+        config: &TransformerConfig,
+    ) -> Result<Self> {
+        let LoraPath { location, scale } = path;
         let refuse = |problem| Error::Lora { path: location.path().to_owned(), problem };
-        let file = TensorFile::open(location)?;
         let FileMetadata::Safetensors(metadata) = &file.metadata else { return Err(refuse(LoraProblem::Gguf)) };
-        let adapters = Adapters::of(&file).map_err(refuse)?;
+        let adapters = Adapters::of(file).map_err(refuse)?;
         let homes = Homes::of(config);
         let pairs = match adapters.fit(&homes) {
             Ok(pairs) => pairs,
@@ -107,15 +119,14 @@ impl Lora {
             }
         };
         let scaling = Scaling::of(metadata).map_err(refuse)?;
-        let bytes = file.bytes()?;
         let mut patches: BTreeMap<String, Vec<Patch>> = BTreeMap::new();
         for pair in pairs {
-            let factor = pair.factor(pair.alpha(&bytes)?, scaling.as_ref(), *scale).map_err(refuse)?;
-            patches.entry(pair.home.canonical.clone()).or_default().extend(pair.patches(&bytes, factor)?);
+            let factor = pair.factor(pair.alpha(bytes)?, scaling.as_ref(), *scale).map_err(refuse)?;
+            patches.entry(pair.home.canonical.clone()).or_default().extend(pair.patches(bytes, factor)?);
         }
         Ok(Lora {
             name: location.stem().unwrap_or_else(|| "lora".into()),
-            sha256: digest(&bytes),
+            sha256: String::new(),
             scale: *scale,
             patches: Arc::new(patches),
         })
@@ -244,9 +255,9 @@ impl<'f> Adapters<'f> {
 
     /// Another model that the file was made for, if one can be told.
     fn made_for_another(&self, config: &TransformerConfig, mismatch: &Mismatch) -> Option<LoraProblem> {
-        let family = |name: &String| Some((name.clone(), keys::other_family(name)?));
-        if let Some((name, family)) = mismatch.unused.iter().find_map(family) {
-            return Some(LoraProblem::OtherFamily { name, family });
+        let family = |name: &String| keys::other_family(name);
+        if let Some(family) = mismatch.unused.iter().find_map(family) {
+            return Some(LoraProblem::OtherFamily { family, mismatch: Box::new(mismatch.clone()) });
         }
         let fits = |other: &TransformerConfig| self.fit(&Homes::of(other)).is_ok();
         let (made_for, other) = transformer_sizes().find(|(_, other)| other != config && fits(other))?;
@@ -263,7 +274,7 @@ impl<'f> Adapter<'f> {
     fn fit(&self, module: &'f str, home: &Home, mismatch: &mut Mismatch) -> Option<Pair<'f>> {
         let before = mismatch.missing.len() + mismatch.dtypes.len() + mismatch.shapes.len();
         for Named { name, tensor, .. } in self.named() {
-            if matches!(tensor.dtype, StoredDType::Other(..) | StoredDType::Known(DType::I8)) {
+            if !matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)) {
                 mismatch.dtypes.push(((*name).to_owned(), tensor.dtype.to_string()));
             }
         }
@@ -352,12 +363,12 @@ pub enum LoraProblem {
         what: &'static str,
     },
     /// For models of another architecture.
-    #[error("is a LoRA for {family}: it has `{}`", Printable(name))]
+    #[error("looks like a LoRA for {family}: {mismatch}")]
     OtherFamily {
-        /// A tensor only those have.
-        name: String,
         /// Which.
         family: &'static str,
+        /// What has no place here.
+        mismatch: Box<Mismatch>,
     },
     /// For a model of another size.
     #[error("is a LoRA for {made_for}, of width {width}; this transformer has width {expected}")]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::super::tensor_file::MAX_METADATA_TEXT;
 use super::LoraProblem;
 
 /// Where the configuration is among a file's metadata.
@@ -28,6 +29,9 @@ impl Scaling {
     /// `None` if the file has no configuration.
     pub fn of(metadata: &BTreeMap<String, String>) -> Result<Option<Self>, LoraProblem> {
         let Some(json) = metadata.get(KEY) else { return Ok(None) };
+        if json.len() > MAX_METADATA_TEXT {
+            return Err(wrong(format!("more than {MAX_METADATA_TEXT} bytes long")));
+        }
         let object: Map<String, Value> = serde_json::from_str(json).map_err(|e| wrong(e.to_string()))?;
         let get = |key: &str| {
             let found = object.get(&format!("transformer.{key}")).or_else(|| object.get(key));
