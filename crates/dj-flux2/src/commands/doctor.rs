@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn memory_is_what_the_kernel_says() {
-        assert_eq!(memory("MemTotal:  2097152 kB\nMemAvailable: 1048576 kB\n"), "2.00 GiB, 1.00 GiB free");
+        assert_eq!(memory("MemTotal:  2097152 kB\nMemAvailable: 1048576 kB\n"), "2.0 GiB, 1.0 GiB free");
         assert_eq!(memory(""), "unknown");
     }
 }
