@@ -4,6 +4,7 @@
 //! those of the op contracts.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::{Compute, DType, Format, HostTensor, Result, Tensor, Weight};
 
@@ -138,6 +139,29 @@ pub struct KernelRun {
     pub kernel: String,
     /// How many.
     pub products: u64,
+}
+
+/// What a backend writes down of the kernels it starts.
+#[derive(Clone, Default)]
+pub(crate) struct KernelLog(Arc<Mutex<Vec<KernelRun>>>);
+
+impl KernelLog {
+    pub(crate) fn note(&self, op: &'static str, weights: Option<DType>, kernel: &str) {
+        let mut runs = self.lock();
+        match runs.iter_mut().find(|run| (run.op, run.weights, &*run.kernel) == (op, weights, kernel)) {
+            Some(run) => run.products += 1,
+            None => runs.push(KernelRun { op, weights, kernel: kernel.to_owned(), products: 1 }),
+        }
+    }
+
+    /// See [`Backend::take_kernels_run`].
+    pub(crate) fn take(&self) -> Vec<KernelRun> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<KernelRun>> {
+        self.0.lock().expect("no panic while the lock is held")
+    }
 }
 
 /// Memory in use, in bytes.

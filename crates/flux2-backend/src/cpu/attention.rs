@@ -26,7 +26,7 @@ pub(super) fn attention(
     mask: AttentionMask,
 ) -> Result<Tensor<CpuBackend>> {
     let kernel = MicroKernel::select_attention(be.tier, be.compute);
-    be.note_run("attention", None, kernel);
+    be.log.note("attention", None, kernel.name);
     let shape = [q.rows(), q.cols()];
     let [q, k, v] = [left_operand(be, kernel, q)?, left_operand(be, kernel, k)?, left_operand(be, kernel, v)?];
     // The contract asks for q in the compute dtype, and that is what comes out.

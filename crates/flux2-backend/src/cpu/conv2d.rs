@@ -74,7 +74,7 @@ fn convolve(
     emit: impl Fn(usize, Range<usize>, &[f32]) + Sync,
 ) -> Result<()> {
     let kernel = MicroKernel::select(be.tier, be.compute);
-    be.note_run("conv2d", Some(conv.weight.matrix().stored().peek().dtype()), kernel);
+    be.log.note("conv2d", Some(conv.weight.matrix().stored().peek().dtype()), kernel.name);
     let [h, w, channels] = x.size()?;
     let (shape, taps) = (conv.shape, conv.shape.kernel() * conv.shape.kernel());
     let out_w = shape.output(w);

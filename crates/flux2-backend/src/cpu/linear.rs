@@ -46,7 +46,7 @@ pub(super) fn product<const N: usize>(
     if let Some(weights) = Matrix::all_int8(weights) {
         let left = QuantizedRows::new(be, parts)?;
         let kernel = MicroKernel::select_int8(be.tier);
-        weights.iter().for_each(|_| be.note_run("linear", Some(DType::I8), kernel));
+        weights.iter().for_each(|_| be.log.note("linear", Some(DType::I8), kernel.name));
         let blocks = blocks(kernel, [weights[0].shape()[1]]);
         let product = Product { rows, weights: Weights::Int8(weights, &left), blocks };
         let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
@@ -57,7 +57,7 @@ pub(super) fn product<const N: usize>(
     }
     let stored = Matrix::all_stored(weights).expect("weights of one product are in one format");
     let kernel = MicroKernel::select(be.tier, be.compute);
-    stored.iter().for_each(|weight| be.note_run("linear", Some(weight.peek().dtype()), kernel));
+    stored.iter().for_each(|weight| be.log.note("linear", Some(weight.peek().dtype()), kernel.name));
     let operands = parts.iter().map(|x| left_operand(be, kernel, x)).collect::<Result<Vec<_>>>()?;
     let blocks = blocks(kernel, parts.iter().map(|x| x.cols()));
     let product = Product { rows, weights: Weights::Stored(stored.map(StoredMatrix::read)), blocks };

@@ -43,11 +43,11 @@ mod silu;
 mod simd;
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, Rope};
+use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, Rope};
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, MemoryUse, Result, Tensor, Weight};
 
 pub use buffer::Buffer;
@@ -58,7 +58,7 @@ pub use matrix::Matrix;
 use matrix::StoredMatrix;
 use pool::Threads;
 pub use simd::Tier;
-use simd::{Element, MicroKernel, with_element};
+use simd::{Element, with_element};
 
 /// How to set up a [`CpuBackend`].
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,7 @@ pub struct CpuBackend {
     tier: Tier,
     threads: Arc<Threads>,
     buffers: Arc<BufferPool>,
-    kernels_run: Arc<Mutex<Vec<KernelRun>>>,
+    log: KernelLog,
 }
 
 impl CpuBackend {
@@ -103,7 +103,7 @@ impl CpuBackend {
                 Threads::new(options.threads)
             }),
             buffers: Arc::default(),
-            kernels_run: Arc::default(),
+            log: KernelLog::default(),
         }
     }
 
@@ -121,15 +121,6 @@ impl CpuBackend {
     /// later beside tensors in use stays within this and 128 MiB.
     pub fn peak_bytes(&self) -> usize {
         self.buffers.peak_bytes()
-    }
-
-    /// Write down that `kernel` runs.
-    fn note_run(&self, op: &'static str, weights: Option<DType>, kernel: MicroKernel) {
-        let mut runs = self.kernels_run.lock().expect("no panic while the lock is held");
-        match runs.iter_mut().find(|run| (run.op, run.weights, &*run.kernel) == (op, weights, kernel.name)) {
-            Some(run) => run.products += 1,
-            None => runs.push(KernelRun { op, weights, kernel: kernel.name.to_owned(), products: 1 }),
-        }
     }
 
     /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
@@ -242,7 +233,7 @@ impl Backend for CpuBackend {
     }
 
     fn take_kernels_run(&self) -> Vec<KernelRun> {
-        std::mem::take(&mut *self.kernels_run.lock().expect("no panic while the lock is held"))
+        self.log.take()
     }
 
     fn linear(

@@ -44,12 +44,12 @@ mod rms_norm;
 mod silu;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cudarc::driver::sys;
 use half::bf16;
 
-use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, MemoryUse, Rope};
+use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, MemoryUse, Rope};
 use crate::cpu::encode;
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
 
@@ -85,7 +85,7 @@ pub struct CudaBackend {
     pool: Arc<Pool>,
     device: Arc<Device>,
     compute: Compute,
-    kernels_run: Arc<Mutex<Vec<KernelRun>>>,
+    log: KernelLog,
 }
 
 /// A weight on the GPU: `[rows, stride]` in the compute dtype, zeros behind the columns.
@@ -130,7 +130,7 @@ impl CudaBackend {
         let gemm = Arc::new(Gemm::new(compute, &pool).map_err(Unavailable::Driver)?);
         let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
         let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
-        Ok(CudaBackend { cudnn, gemm, kernels, pool, device, compute, kernels_run: Arc::default() })
+        Ok(CudaBackend { cudnn, gemm, kernels, pool, device, compute, log: KernelLog::default() })
     }
 
     /// The GPU.
@@ -141,12 +141,7 @@ impl CudaBackend {
     /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
     fn note(&self, op: &'static str, kernel: &str) {
         let weights = (op != "attention").then_some(self.compute.dtype());
-        let kernel = format!("{kernel} {}", self.compute);
-        let mut runs = self.kernels_run.lock().expect("no panic while the lock is held");
-        match runs.iter_mut().find(|run| run.op == op && run.kernel == kernel) {
-            Some(run) => run.products += 1,
-            None => runs.push(KernelRun { op, weights, kernel, products: 1 }),
-        }
+        self.log.note(op, weights, &format!("{kernel} {}", self.compute));
     }
 
     /// Bytes of an element in the compute dtype.
@@ -430,7 +425,7 @@ impl Backend for CudaBackend {
     }
 
     fn take_kernels_run(&self) -> Vec<KernelRun> {
-        std::mem::take(&mut *self.kernels_run.lock().expect("no panic while the lock is held"))
+        self.log.take()
     }
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
