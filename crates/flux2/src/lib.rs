@@ -36,6 +36,7 @@
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod event;

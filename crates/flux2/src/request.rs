@@ -1,8 +1,9 @@
 //! What is asked for ([`GenerateRequest`]), and the same with every default filled in and every limit checked
 //! ([`ResolvedRequest`]). Behind this door nobody checks again.
 
+use crate::digest::sha256;
 use crate::event::Warning;
-use crate::image::{self, RgbImage, metadata, resize};
+use crate::image::{self, RgbImage, resize};
 use crate::sampler::NoiseKind;
 use crate::sampler::schedule::MAX_STEPS;
 use crate::variant::Variant;
@@ -50,7 +51,7 @@ pub struct Reference {
 impl Reference {
     /// Pixels that come from no file; they are named by their own digest.
     pub fn from_image(image: RgbImage) -> Self {
-        let sha256 = metadata::digest(image.pixels());
+        let sha256 = sha256(image.pixels());
         Reference { image, sha256 }
     }
 
@@ -59,7 +60,7 @@ impl Reference {
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        Ok(Reference { image: image::decode(bytes, name)?, sha256: metadata::digest(bytes) })
+        Ok(Reference { image: image::decode(bytes, name)?, sha256: sha256(bytes) })
     }
 
     /// Its pixels.

@@ -23,6 +23,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
 use crate::event::{Event, Observer, TextCacheEvent};
 use crate::weights::TextConfig;
 
@@ -63,8 +64,7 @@ impl TextCache {
         let shape = [inputs.ids.len(), inputs.config.embedding_dim()];
         header.extend(shape.iter().flat_map(|n| (*n as u64).to_le_bytes()));
         header.extend(key);
-        let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = self.folder.join(name + EXTENSION);
+        let path = self.folder.join(hex(&key) + EXTENSION);
         Entry { cache: self.clone(), path, header, values: shape[0] * shape[1] }
     }
 

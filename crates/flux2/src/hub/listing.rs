@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::http::Client;
 use super::{Hub, HubProblem, RepoId};
 use crate::Result;
+use crate::digest::hex;
 
 /// The files of a model at one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,6 @@ impl Hasher {
     }
 
     pub fn hex(self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Hasher::Sha256(hash) => hex(&hash.finalize()),
             Hasher::GitBlob(hash) => hex(&hash.finalize()),

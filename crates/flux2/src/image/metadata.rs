@@ -16,7 +16,6 @@ use std::io::{Cursor, Read};
 
 use exif::{Field, In, Tag, Value};
 use flate2::read::ZlibDecoder;
-use sha2::{Digest, Sha256};
 
 use super::ImageFormat;
 use crate::{Error, Result};
@@ -92,14 +91,6 @@ impl Parameters {
     fn json(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers serialise")
     }
-}
-
-/// SHA-256 of a file's bytes in lower-case hexadecimal.
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// Whether parameters with this prompt fit a picture of this format, for a check before long work.

@@ -13,8 +13,9 @@ use flux2_backend::{DType, Format, HostBytes, HostTensor};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::config::{ConfigProblem, ExpectedTensor, Json};
+use super::config::ExpectedTensor;
 use super::gguf::Metadata;
+use super::json::{ConfigProblem, Json};
 use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
 use super::location::Location;
 use super::lora;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::component::{Checkpoint, Component};
-use super::config::{TextConfig, TransformerConfig, VaeConfig};
+use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
 use super::layout::{Detected, Layout, Part};
 use super::location::Location;
 use super::lora::{Lora, LoraPath, LoraProblem};
@@ -172,7 +172,7 @@ impl InspectedPart {
         Ok(match checkpoint.detect() {
             Some(Detected::Part(Part::Transformer, dialect)) => {
                 let part = part.network(Part::Transformer, dialect.layout);
-                part.opened(Component::<TransformerConfig>::open(location.clone()), |part, config| {
+                part.opened(Component::<TransformerConfig>::of(checkpoint), |part, config| {
                     part.variants = kinds
                         .iter()
                         .map(|kind| Variant::detect(config, *kind))
@@ -184,11 +184,13 @@ impl InspectedPart {
             }
             Some(Detected::Part(Part::TextEncoder, dialect)) => {
                 let part = part.network(Part::TextEncoder, dialect.layout);
-                part.opened(Component::<TextConfig>::open(location.clone()), |_, config| sizes_of_text_encoder(config))
+                part.opened(Component::<TextConfig>::of(checkpoint, &Taps::default()), |_, config| {
+                    sizes_of_text_encoder(config)
+                })
             }
             Some(Detected::Part(Part::Vae, dialect)) => {
                 let part = part.network(Part::Vae, dialect.layout);
-                part.opened(Component::<VaeConfig>::open(location.clone()), |_, config| sizes_of_vae(config))
+                part.opened(Component::<VaeConfig>::of(checkpoint), |_, config| sizes_of_vae(config))
             }
             Some(Detected::Lora) => part.lora(&checkpoint.files[0])?,
             Some(Detected::Other(what)) => InspectedPart { kind: PartKind::Other(what), ..part },

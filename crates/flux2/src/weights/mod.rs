@@ -12,6 +12,7 @@
 //! | `layout` | the two naming schemes as tables of rules, and how to tell them apart |
 //! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
 //! | `component` | one network: its shards, checked against its configuration |
+//! | `json` | JSON files, hostile as the others |
 //! | `inspect` | what a file or folder is, for people who wonder |
 //! | `mismatch` | what a file lacks or has too much, with the nearest names |
 //! | `model_files` | the whole model, its parts checked against each other |
@@ -27,6 +28,7 @@ mod config;
 pub mod convert;
 mod gguf;
 mod inspect;
+mod json;
 mod layout;
 mod location;
 mod lora;
@@ -41,8 +43,9 @@ use flux2_backend::HostTensor;
 pub use flux2_backend::{Compute, Format};
 
 pub use component::{Component, MappedWeights};
-pub use config::{ConfigProblem, ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
+pub use config::{ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
 pub use inspect::{InspectedModel, InspectedPart, Inspection, PartKind, inspect};
+pub use json::ConfigProblem;
 pub use layout::{Layout, Part};
 pub use location::{EmbeddedFile, Location};
 pub use lora::{Lora, LoraPath, LoraProblem, WithLoras};

@@ -4,7 +4,8 @@
 
 use super::MAX_INDEX_BYTES;
 use super::component::{Checkpoint, Component, Shapes, Wants};
-use super::config::{ConfigProblem, Json, Taps, TextConfig, TransformerConfig, VaeConfig};
+use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
+use super::json::{ConfigProblem, Json};
 use super::layout::{Dialect, Part};
 use super::location::Location;
 use super::lora::{Lora, LoraPath};
@@ -79,7 +80,7 @@ impl ModelFiles {
         let text_location = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder, "--text-encoder")?;
         let vae_location = beside(&paths.vae, "vae", Part::Vae, "--vae")?;
         let text_location = present(text_location, "text encoder")?;
-        let text_encoder = Component::<TextConfig>::open_with(&text_location, &taps)?;
+        let text_encoder = Component::<TextConfig>::of(Checkpoint::open(&text_location)?, &taps)?;
         let vae = Component::<VaeConfig>::open(present(vae_location, "VAE")?)?;
         check_fit(&transformer.config, &text_encoder.config, &vae.config)?;
 
@@ -109,7 +110,11 @@ impl Component<TransformerConfig> {
     /// # Errors
     /// As [`ModelFiles::open`].
     pub fn open(location: impl Into<Location>) -> Result<Self> {
-        let (checkpoint, dialect) = open_part(&location.into(), Part::Transformer)?;
+        Self::of(Checkpoint::open(&location.into())?)
+    }
+
+    pub(super) fn of(checkpoint: Checkpoint) -> Result<Self> {
+        let dialect = checkpoint.dialect(Part::Transformer)?;
         let config = match checkpoint.config(Part::Transformer)? {
             Some(json) => TransformerConfig::from_json(&json)?,
             None => TransformerConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect })?,
@@ -125,11 +130,11 @@ impl Component<TextConfig> {
     /// # Errors
     /// As [`ModelFiles::open`].
     pub fn open(location: impl Into<Location>) -> Result<Self> {
-        Self::open_with(&location.into(), &Taps::default())
+        Self::of(Checkpoint::open(&location.into())?, &Taps::default())
     }
 
-    fn open_with(location: &Location, taps: &Taps) -> Result<Self> {
-        let (checkpoint, dialect) = open_part(location, Part::TextEncoder)?;
+    pub(super) fn of(checkpoint: Checkpoint, taps: &Taps) -> Result<Self> {
+        let dialect = checkpoint.dialect(Part::TextEncoder)?;
         let config = match checkpoint.config(Part::TextEncoder)? {
             Some(json) => TextConfig::from_json(&json, taps)?,
             None => TextConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect }, taps)?,
@@ -146,7 +151,11 @@ impl Component<VaeConfig> {
     /// # Errors
     /// As [`ModelFiles::open`].
     pub fn open(location: impl Into<Location>) -> Result<Self> {
-        let (checkpoint, dialect) = open_part(&location.into(), Part::Vae)?;
+        Self::of(Checkpoint::open(&location.into())?)
+    }
+
+    pub(super) fn of(checkpoint: Checkpoint) -> Result<Self> {
+        let dialect = checkpoint.dialect(Part::Vae)?;
         let config = match checkpoint.config(Part::Vae)? {
             Some(json) => VaeConfig::from_json(&json)?,
             None => VaeConfig::infer(&Shapes { checkpoint: &checkpoint, dialect: &dialect })?,
@@ -161,12 +170,6 @@ fn present(location: Location, what: &'static str) -> Result<Location> {
         true => Ok(location),
         false => Err(Error::PartMissing { what, path: location.path().to_owned() }),
     }
-}
-
-fn open_part(location: &Location, part: Part) -> Result<(Checkpoint, Dialect)> {
-    let checkpoint = Checkpoint::open(location)?;
-    let dialect = checkpoint.dialect(part)?;
-    Ok((checkpoint, dialect))
 }
 
 fn wants(dialect: Dialect, tensors: Vec<(String, Vec<usize>)>) -> Wants {

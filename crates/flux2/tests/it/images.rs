@@ -42,7 +42,7 @@ fn parameters(prompt: &str) -> Parameters {
         guidance: None,
         width: 512,
         height: 768,
-        references: vec![metadata::digest(b"abc")],
+        references: vec![flux2::digest::sha256(b"abc")],
         loras: vec![],
         software: metadata::SOFTWARE.into(),
         version: "0.1.0".into(),
@@ -484,7 +484,7 @@ fn a_prompt_too_long_for_jpeg_fits_the_others() {
 
 #[test]
 fn digest_is_sha256() {
-    assert_eq!(metadata::digest(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(flux2::digest::sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 proptest! {
@@ -545,7 +545,7 @@ fn references_are_prepared_as_diffusers_does() {
     for case in cases {
         let image = prepare_reference(&rough(case.from.0, case.from.1)).unwrap();
         assert_eq!((image.width(), image.height()), case.to, "from {:?}", case.from);
-        assert_eq!(metadata::digest(image.pixels()), case.sha256, "from {:?}", case.from);
+        assert_eq!(flux2::digest::sha256(image.pixels()), case.sha256, "from {:?}", case.from);
     }
 }
 

@@ -405,7 +405,7 @@ fn a_picture_is_the_same_in_every_dialect_and_says_what_was_added() {
             let GeneratedImage { image, parameters, .. } = picture(&with(paths, &[(&path, 0.7)]));
             let [lora] = &parameters.loras[..] else { panic!("{parameters:?}") };
             assert_eq!((lora.name.as_str(), lora.scale), (dialect, 0.7));
-            assert_eq!(lora.sha256, flux2::image::metadata::digest(&std::fs::read(&path).unwrap()));
+            assert_eq!(lora.sha256, flux2::digest::sha256(&std::fs::read(&path).unwrap()));
             pictures.push(image);
         }
     }

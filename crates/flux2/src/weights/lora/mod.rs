@@ -29,7 +29,7 @@ use super::mismatch::{Mismatch, WrongShape, nearest_name};
 use super::synthetic::transformer_sizes;
 use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use super::{ModelFiles, WeightSource};
-use crate::image::metadata::digest;
+use crate::digest::sha256;
 use crate::{Error, Result};
 
 /// A LoRA to add to a model.
@@ -95,7 +95,7 @@ impl Lora {
         }
         let file = TensorFile::open(&path.location)?;
         let bytes = file.bytes()?;
-        Ok(Lora { sha256: digest(&bytes), ..Self::of(&file, &bytes, path, config)? })
+        Ok(Lora { sha256: sha256(&bytes), ..Self::of(&file, &bytes, path, config)? })
     }
 
     /// The LoRA in a file, without its digest.
