@@ -55,8 +55,8 @@ pub enum Command {
     /// Say what a file or folder of weights is, without loading it
     Inspect(InspectArgs),
     /// Say how much memory a picture would take, without making it
-    #[command(args_override_self = true)]
-    Plan(Box<PlanArgs>),
+    #[command(allow_negative_numbers = true, args_override_self = true)]
+    Plan(Box<GenerateArgs>),
     /// Time the ops, or whole pictures, on this machine
     Bench(BenchArgs),
     /// Write a model in another number format, or go on where that stopped
@@ -77,7 +77,7 @@ pub enum Command {
     Remove(RemoveArgs),
 }
 
-/// Flags of `generate`.
+/// Flags of `generate`, and of `plan`: any command line can be planned.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct GenerateArgs {
     /// What the picture shows, in quotes; `-` reads it from standard input
@@ -202,81 +202,6 @@ pub struct GenerateArgs {
     /// Keep no text embeddings on disk from run to run, and use none
     #[arg(long, help_heading = "Running")]
     pub no_text_cache: bool,
-}
-
-/// Flags of `plan`: those of `generate` that memory depends on.
-#[derive(clap::Args)]
-pub struct PlanArgs {
-    #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
-    pub model: Option<PathBuf>,
-
-    /// Transformer, file or folder, instead of the one in the folder of --model
-    #[arg(long, value_name = "PATH", help_heading = "Model")]
-    pub transformer: Option<PathBuf>,
-
-    /// Text encoder, file or folder; needed if --model is a file
-    #[arg(long, value_name = "PATH", help_heading = "Model")]
-    pub text_encoder: Option<PathBuf>,
-
-    /// Autoencoder, file or folder; needed if --model is a file
-    #[arg(long, value_name = "PATH", help_heading = "Model")]
-    pub vae: Option<PathBuf>,
-
-    /// LoRA to add to the transformer, as for `generate`
-    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
-    pub lora: Vec<OsString>,
-
-    /// Member of the family, where the files do not say
-    #[arg(long, value_name = "NAME", help_heading = "Model")]
-    pub variant: Option<String>,
-
-    /// Reference image; repeat it for several
-    #[arg(short, long, value_name = "FILE", help_heading = "Picture")]
-    pub input: Vec<PathBuf>,
-
-    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: as generate]
-    #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]
-    pub width: Option<u32>,
-
-    /// Height in pixels; likewise
-    #[arg(short = 'H', long, value_name = "PX", help_heading = "Picture")]
-    pub height: Option<u32>,
-
-    /// Width and height at once, as in 1024x768
-    #[arg(long, value_name = "WxH", value_parser = parse_size, conflicts_with_all = ["width", "height"], help_heading = "Picture")]
-    pub size: Option<(u32, u32)>,
-
-    /// Guidance scale, for base models [default: what the model was made for]
-    #[arg(short, long, value_name = "SCALE", help_heading = "Picture")]
-    pub guidance: Option<f32>,
-
-    /// Pictures: what is loaded for the first of several serves the others
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Picture")]
-    pub count: u32,
-
-    /// Number format to compute in [default: bf16]
-    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
-    pub dtype: Option<Dtype>,
-
-    /// Round the weights of layers when they are loaded; int8 is --dtype int8 [default: they stay as stored]
-    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
-    pub quantize: Option<Quantize>,
-
-    /// CPU threads [default: as many as this process may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
-    pub threads: Option<u16>,
-
-    /// Memory the run may take, as in 6GiB: shows how it would keep to that, or that it cannot
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
-    pub max_memory: Option<usize>,
-
-    /// Round weights to q8_0 or q4_k where nothing else keeps within --max-memory
-    #[arg(long, requires = "max_memory", help_heading = "Running")]
-    pub allow_quantize: bool,
-
-    /// Print one JSON object
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
 }
 
 /// Flags of `info`.

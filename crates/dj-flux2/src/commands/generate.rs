@@ -165,7 +165,7 @@ impl Run<'_> {
 // ---- what is read before anything is made ----
 
 /// The prompts on the command line, in a file or on standard input; none if there are none.
-fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
+pub(super) fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
     if let Some(path) = &args.prompt_file {
         let text = match path.to_str() {
             Some("-") => read_text(io::stdin(), "standard input")?,

@@ -1,4 +1,4 @@
-//! `dj-flux2 plan`: what a picture would take of memory.
+//! `dj-flux2 plan`: what a command line of `generate` would take of memory.
 
 use std::path::Path;
 
@@ -9,8 +9,9 @@ use flux2::{Error, GpuOptions, Residency, engine};
 use serde::Serialize;
 
 use super::find::{find_model, find_part};
-use super::generate::{how, read_reference};
-use crate::args::{GenerateArgs, PlanArgs};
+use super::generate::{how, read_prompts, read_reference};
+use super::read_parameters;
+use crate::args::GenerateArgs;
 use crate::failure::Result;
 use crate::report::print;
 use crate::settings::{self, Outside};
@@ -39,38 +40,22 @@ struct StageRecord {
 }
 
 /// Print what `args` would take.
-pub fn run(args: &PlanArgs) -> Result<()> {
-    let generate = GenerateArgs {
-        model: args.model.clone(),
-        transformer: args.transformer.clone(),
-        text_encoder: args.text_encoder.clone(),
-        vae: args.vae.clone(),
-        lora: args.lora.clone(),
-        variant: args.variant.clone(),
-        input: args.input.clone(),
-        width: args.width,
-        height: args.height,
-        size: args.size,
-        guidance: args.guidance,
-        count: args.count,
-        output: "{seed}.png".into(),
-        dtype: args.dtype,
-        quantize: args.quantize,
-        threads: args.threads,
-        max_memory: args.max_memory,
-        allow_quantize: args.allow_quantize,
-        ..Default::default()
-    };
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    let from = args.from.as_deref().map(read_parameters).transpose()?;
+    let mut prompts = read_prompts(args)?;
+    if prompts.is_empty() && from.is_none() {
+        prompts.push(String::new()); // every prompt takes the same
+    }
     let outside = Outside {
         model: std::env::var_os("DJ_FLUX2_MODEL"),
         gpu: GpuOptions::default(),
         text_cache: None,
-        from: None,
+        from: from.as_ref(),
         is_file: Path::is_file,
-        prompts: vec![String::new()],
+        prompts,
         fresh_seed: 0,
     };
-    let mut settings = settings::resolve(&generate, outside)?;
+    let mut settings = settings::resolve(args, outside)?;
     settings.paths.model = find_model(&settings.paths.model)?;
     let paths = &mut settings.paths;
     for part in [&mut paths.transformer, &mut paths.text_encoder, &mut paths.vae].into_iter().flatten() {

@@ -18,6 +18,15 @@ fn a_plan_lists_the_stages_and_makes_no_picture() {
 }
 
 #[test]
+fn any_command_line_of_generate_can_be_planned() {
+    let cli = Cli::with_tiny_model();
+    let line = ["a red fox", "-W", "64", "-H", "64", "-n", "3", "-s", "1", "-S", "7", "-o", "fox.png"];
+    let shown = cli.stdout(["plan"].iter().chain(&line));
+    assert!(shown.starts_with("klein, 64x64, bf16, networks kept for the next picture\n"), "{shown}");
+    assert_eq!(cli.files(), [""; 0]);
+}
+
+#[test]
 fn what_does_not_fit_is_refused_before_any_work() {
     let cli = Cli::with_tiny_model();
     snapshot!(cli.run(["a red fox", "--max-memory", "20MiB"]), @r"

@@ -52,7 +52,11 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
         }
         Kind::Gguf => {
             files.place = "transformer.gguf";
-            gguf(&mut files, &mut rng, &Tensors::parse(&read("klein-bfl/transformer.safetensors")));
+            gguf(&mut files, &mut rng, &Gguf::of(&Tensors::parse(&read("klein-bfl/transformer.safetensors"))));
+            files.place = "text.gguf";
+            let text = Gguf::text_encoder(&Tensors::parse(&read("klein-bfl/text_encoder.safetensors")));
+            text_encoder_metadata(&mut files, &text);
+            gguf(&mut files, &mut rng, &text);
         }
         Kind::Lora => {
             files.place = "lora.safetensors";
@@ -698,6 +702,38 @@ impl Gguf {
         Gguf { magic: *b"GGUF", version: 3, counts: [0, 0], entries, tensors, data }
     }
 
+    /// Under the names of llama.cpp, with what it says of such a model.
+    fn text_encoder(whole: &Tensors) -> Self {
+        let mut file = Self::of(whole);
+        for (name, ..) in &mut file.tensors {
+            let renamed = [
+                ("model.layers.", "blk."),
+                ("model.embed_tokens.", "token_embd."),
+                ("model.norm.", "output_norm."),
+                ("lm_head.", "output."),
+                ("input_layernorm", "attn_norm"),
+                ("post_attention_layernorm", "ffn_norm"),
+                ("self_attn.q_norm", "attn_q_norm"),
+                ("self_attn.k_norm", "attn_k_norm"),
+                ("self_attn.q_proj", "attn_q"),
+                ("self_attn.k_proj", "attn_k"),
+                ("self_attn.v_proj", "attn_v"),
+                ("self_attn.o_proj", "attn_output"),
+                ("mlp.gate_proj", "ffn_gate"),
+                ("mlp.up_proj", "ffn_up"),
+                ("mlp.down_proj", "ffn_down"),
+            ]
+            .iter()
+            .fold(String::from_utf8_lossy(name).into_owned(), |name, (from, to)| name.replace(from, to));
+            *name = renamed.into_bytes();
+        }
+        file.entries[0].2 = gguf_text(b"qwen3");
+        for (key, value) in [("qwen3.rope.freq_base", 1e6f32), ("qwen3.attention.layer_norm_rms_epsilon", 1e-6)] {
+            file.entries.push((key.into(), 6, value.to_le_bytes().to_vec()));
+        }
+        file
+    }
+
     fn header(&self) -> Vec<u8> {
         let mut header = self.magic.to_vec();
         header.extend(self.version.to_le_bytes());
@@ -727,8 +763,34 @@ impl Gguf {
     }
 }
 
-fn gguf(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
-    let whole = Gguf::of(whole);
+/// What is wrong with what a text encoder says of itself.
+fn text_encoder_metadata(files: &mut Files, whole: &Gguf) {
+    files.add("as it is", whole.bytes());
+    let number = |value: f64| (value as f32).to_le_bytes().to_vec();
+    for (key, values) in [
+        ("qwen3.rope.freq_base", [0.0, -1.0, f64::NAN, 5e6, 1e30]),
+        ("qwen3.attention.layer_norm_rms_epsilon", [0.0, -1.0, f64::NAN, 1.0, f64::INFINITY]),
+    ] {
+        let at = whole.entries.iter().position(|(k, ..)| k == key.as_bytes()).expect("an entry of it");
+        for value in values {
+            let mut file = whole.clone();
+            file.entries[at].2 = number(value);
+            files.add(format!("{key} of {value}"), file.bytes());
+        }
+        let mut file = whole.clone();
+        file.entries[at] = (key.into(), 8, gguf_text(b"1"));
+        files.add(format!("{key} as a text"), file.bytes());
+        file.entries.remove(at);
+        files.add(format!("no {key}"), file.bytes());
+    }
+    for architecture in [&b"llama"[..], b"", b"\xff", b"\x1b[2J"] {
+        let mut file = whole.clone();
+        file.entries[0].2 = gguf_text(architecture);
+        files.add(format!("of the architecture {}", architecture.escape_ascii()), file.bytes());
+    }
+}
+
+fn gguf(files: &mut Files, rng: &mut Rng, whole: &Gguf) {
     let header = whole.header().len();
     bytes(files, rng, &whole.bytes(), header, 40);
     let mut add = |what: String, change: &dyn Fn(&mut Gguf)| {

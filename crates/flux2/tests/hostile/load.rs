@@ -69,7 +69,7 @@ impl Opened {
         let paths = ModelPaths { model: model.into(), ..ModelPaths::default() };
         Ok(match (kind, place.split_once('/').map(|(folder, _)| folder)) {
             (Kind::Safetensors, _) if place == "vae.safetensors" => Opened::Vae(Component::<VaeConfig>::open(path)?),
-            (Kind::Safetensors, _) if place == "text.safetensors" => {
+            (Kind::Safetensors | Kind::Gguf, _) if place == "text.safetensors" || place == "text.gguf" => {
                 Opened::TextEncoder(Component::<TextConfig>::open(path)?)
             }
             (Kind::Safetensors | Kind::Gguf, _) => Opened::Transformer(Component::<TransformerConfig>::open(path)?),

@@ -621,6 +621,13 @@ fn absurd_values_are_refused_by_key() {
 }
 
 #[test]
+fn attention_and_mlp_are_not_too_wide_together() {
+    // 16416 and 49248 side by side: each would do.
+    let error = configured("transformer/config.json", "num_attention_heads", &json!(513)).to_string();
+    assert!(error.contains("`(mlp_ratio + 1) x hidden size` is 65664"), "{error}");
+}
+
+#[test]
 fn wrong_taps_and_lengths_are_told_what_would_do() {
     let error = configured("model_index.json", "text_encoder_out_layers", &json!([18, 9])).to_string();
     let expected = "`text_encoder_out_layers` is [18,9], expected 1 to 16 ascending whole numbers from 1 to 256";
