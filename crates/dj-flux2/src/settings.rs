@@ -402,7 +402,7 @@ mod tests {
         let request = &settings.request;
         assert_eq!((request.width, request.height, request.steps, request.guidance), (None, None, None, None));
         assert_eq!((request.seed, settings.seed_is_fresh), (7, true));
-        assert_eq!((settings.options.precision, request.noise), (Precision::Bf16, NoiseKind::Philox));
+        assert_eq!((settings.options.precision, request.noise), (Precision::BF16, NoiseKind::Philox));
         assert_eq!(settings.detail, Detail::Normal);
     }
 
@@ -501,7 +501,7 @@ mod tests {
         assert_eq!(settings.prompts, ["a red fox"]);
         let r = &settings.request;
         assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(64), Some(96), Some(5), Some(2.5)));
-        assert_eq!((r.seed, r.noise, settings.options.precision), (8, NoiseKind::Philox, Precision::Bf16));
+        assert_eq!((r.seed, r.noise, settings.options.precision), (8, NoiseKind::Philox, Precision::BF16));
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let files = ModelFiles::open(&paths)?;
 
     let rounded = |format| Precision::new(Compute::Bf16, format).expect("bf16 goes with every format");
-    let formats = [Precision::Bf16, rounded(Format::Q8_0), rounded(Format::Q4K)];
+    let formats = [Precision::BF16, rounded(Format::Q8_0), rounded(Format::Q4K)];
     let text = embedding(&paths, Precision::F32)?;
     println!("| against f32 | relative L2 |\n|---|---|");
     for precision in formats {
@@ -33,8 +33,8 @@ fn main() -> Result<()> {
         velocity(&files, precision.compute(), formats, &text, side / 16)
     };
     let exact = velocity(Precision::F32, &|_| Format::AsStored)?;
-    let bf16 = velocity(Precision::Bf16, &|_| Format::AsStored)?;
-    for precision in formats.into_iter().chain([Precision::Int8]) {
+    let bf16 = velocity(Precision::BF16, &|_| Format::AsStored)?;
+    for precision in formats.into_iter().chain([Precision::INT8]) {
         let found = velocity(precision, &|name| precision.format(Part::Transformer, name))?;
         println!("| velocity, {precision} | {:.2e} |", relative(&found, &exact));
     }
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     println!("\n| in bytes alone, against bf16 | relative L2 |\n|---|---|");
     let alone = |what: &str, chosen: &dyn Fn(&str) -> bool| -> Result<()> {
         let formats = |name: &str| if chosen(name) { Format::Int8 } else { Format::AsStored };
-        println!("| {what} | {:.2e} |", relative(&velocity(Precision::Int8, &formats)?, &bf16));
+        println!("| {what} | {:.2e} |", relative(&velocity(Precision::INT8, &formats)?, &bf16));
         Ok(())
     };
     for matrix in ["qkv", "proj", "mlp_in", "mlp_out", "qkv_mlp", "out"] {

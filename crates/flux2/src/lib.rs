@@ -22,15 +22,17 @@
 //! |---|---|
 //! | [`pipeline`] | the recipe, in numbered steps; what is resident when |
 //! | [`engine`] | the same behind an object, with the device chosen |
+//! | [`plan`] | what a run takes of memory, known before |
 //! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
-//! | [`weights`], [`variant`] | checkpoints in either layout; the members of the family |
+//! | [`weights`], [`variant`] | checkpoints of any kind, LoRAs, conversion; the members of the family |
 //! | `hub` | models from the Hugging Face hub, and its cache on this disk (feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
 //! | [`text_cache`] | text embeddings on disk, from run to run |
 //! | [`image`] | pictures in and out, references prepared, parameters stored |
 //! | [`bench`] | ops and whole pictures timed, beside what the device could do at most |
+//! | [`digest`] | hashes as names |
 //! | [`event`], [`error`] | what a run says; what can go wrong |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.

@@ -170,7 +170,7 @@ impl<B: Backend> Pipeline<B> {
         }
         let precision = match be.compute() {
             Compute::F32 => Precision::F32,
-            Compute::Bf16 => Precision::Bf16,
+            Compute::Bf16 => Precision::BF16,
         };
         Ok(Pipeline {
             be,
@@ -347,10 +347,9 @@ impl<B: Backend> Pipeline<B> {
             return Ok(Arc::clone(tokens));
         }
         self.release_text_encoder();
-        let encoder =
-            load(observer, cancel, (Part::Vae, self.precision, self.residency), &self.files.vae, |c, weights| {
-                vae::Encoder::load(&self.be, c, weights)
-            })?;
+        let encoder = load(observer, cancel, self.terms(Part::Vae), &self.files.vae, |c, weights| {
+            vae::Encoder::load(&self.be, c, weights)
+        })?;
         let tokens = phase(observer, cancel, Phase::References, references.len(), |pulse| {
             let mut all = ReferenceTokens::default();
             for (k, image) in references.iter().map(Reference::image).enumerate() {
@@ -444,10 +443,9 @@ impl<B: Backend> Pipeline<B> {
             self.be.trim();
         }
         if self.decoder.is_none() {
-            let decoder =
-                load(observer, cancel, (Part::Vae, self.precision, self.residency), &self.files.vae, |c, weights| {
-                    vae::Decoder::load(&self.be, c, weights)
-                })?;
+            let decoder = load(observer, cancel, self.terms(Part::Vae), &self.files.vae, |c, weights| {
+                vae::Decoder::load(&self.be, c, weights)
+            })?;
             self.decoder = Some(decoder);
         }
         let decoder = self.decoder.as_ref().expect("loaded above");
@@ -508,13 +506,10 @@ impl<B: Backend> Pipeline<B> {
             self.be.trim();
         }
         if self.text_encoder.is_none() {
-            let encoder = load(
-                observer,
-                cancel,
-                (Part::TextEncoder, self.precision, self.residency),
-                &self.files.text_encoder,
-                |c, weights| Qwen3::load(&self.be, c, weights),
-            )?;
+            let encoder =
+                load(observer, cancel, self.terms(Part::TextEncoder), &self.files.text_encoder, |c, weights| {
+                    Qwen3::load(&self.be, c, weights)
+                })?;
             self.text_encoder = Some(encoder);
         }
         let encoder = self.text_encoder.as_ref().expect("loaded above");
@@ -527,13 +522,16 @@ impl<B: Backend> Pipeline<B> {
         self.release_text_encoder();
         if self.transformer.is_none() {
             let (part, threads) = (&self.files.transformer, self.threads);
-            let transformer =
-                load(observer, cancel, (Part::Transformer, self.precision, self.residency), part, |c, base| {
-                    FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
-                })?;
+            let transformer = load(observer, cancel, self.terms(Part::Transformer), part, |c, base| {
+                FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
+            })?;
             self.transformer = Some(transformer);
         }
         Ok(())
+    }
+
+    fn terms(&self, part: Part) -> Terms {
+        Terms { part, precision: self.precision, residency: self.residency }
     }
 
     fn release_text_encoder(&mut self) {
@@ -572,21 +570,30 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T>
     result
 }
 
+/// How a network is loaded.
+#[derive(Clone, Copy)]
+struct Terms {
+    part: Part,
+    precision: Precision,
+    residency: Residency,
+}
+
 /// Load a network, with the events of [`Phase::Load`] around it.
 fn load<C, T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
-    (part, precision, residency): (Part, Precision, Residency),
+    terms: Terms,
     component: &Component<C>,
     build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
 ) -> Result<T> {
+    let Terms { part, precision, .. } = terms;
     let (left, all) = component.not_whole_blocks(|name| precision.format(part, name));
     if left > 0 {
         let dtype = precision.blocks().dtype().expect("something is rounded");
         observer.on_event(&Event::Warning(Warning::NotQuantized { part, left, all, dtype }));
     }
     phase(observer, cancel, Phase::Load(part), 0, |_| {
-        build(&component.config, &Loading { weights: component.map()?, part, precision, residency, cancel })
+        build(&component.config, &Loading { weights: component.map()?, terms, cancel })
     })
 }
 
@@ -594,9 +601,7 @@ fn load<C, T>(
 /// from a slow disk.
 struct Loading<'a> {
     weights: MappedWeights,
-    part: Part,
-    precision: Precision,
-    residency: Residency,
+    terms: Terms,
     cancel: &'a CancelToken,
 }
 
@@ -604,11 +609,12 @@ impl WeightSource for Loading<'_> {
     fn tensor(&self, name: &str) -> Result<HostTensor> {
         self.cancel.check()?;
         let tensor = self.weights.tensor(name)?;
-        Ok(if self.residency.streams(self.part) { tensor.streamed() } else { tensor })
+        let Terms { part, residency, .. } = self.terms;
+        Ok(if residency.streams(part) { tensor.streamed() } else { tensor })
     }
 
     fn format(&self, name: &str) -> Format {
-        self.precision.format(self.part, name)
+        self.terms.precision.format(self.terms.part, name)
     }
 }
 

@@ -57,7 +57,7 @@ struct Args {
 
 impl Args {
     fn parse() -> Result<Self, Failure> {
-        let drawing = Drawing { model: evaluation::mini(), precision: Precision::Bf16, steps: 4, seed: 1 };
+        let drawing = Drawing { model: evaluation::mini(), precision: Precision::BF16, steps: 4, seed: 1 };
         let mut args = Args {
             drawing,
             steps: vec![4],

@@ -17,19 +17,18 @@ pub struct Precision {
     weights: Format,
 }
 
-#[allow(non_upper_case_globals)] // values with a name, used as variants are
 impl Precision {
     /// Everything in single precision.
     pub const F32: Self = Precision { compute: Compute::F32, weights: Format::AsStored };
     /// What enters a product is bf16.
-    pub const Bf16: Self = Precision { compute: Compute::Bf16, weights: Format::AsStored };
-    /// Bytes in the products of the flow transformer's blocks, which are most of the work; elsewhere as [`Precision::Bf16`].
-    pub const Int8: Self = Precision { compute: Compute::Bf16, weights: Format::Int8 };
+    pub const BF16: Self = Precision { compute: Compute::Bf16, weights: Format::AsStored };
+    /// Bytes in the products of the flow transformer's blocks, which are most of the work; elsewhere as [`Precision::BF16`].
+    pub const INT8: Self = Precision { compute: Compute::Bf16, weights: Format::Int8 };
 }
 
 impl Default for Precision {
     fn default() -> Self {
-        Precision::Bf16
+        Precision::BF16
     }
 }
 
@@ -86,7 +85,7 @@ impl FromStr for Precision {
     fn from_str(name: &str) -> Result<Self, ()> {
         let formats = [Format::AsStored, Format::Bf16, Format::Q8_0, Format::Q4K];
         let all = [Compute::F32, Compute::Bf16].into_iter().flat_map(|c| formats.map(|f| Precision::new(c, f)));
-        let found = all.flatten().chain([Precision::Int8]).find(|precision| precision.to_string() == name);
+        let found = all.flatten().chain([Precision::INT8]).find(|precision| precision.to_string() == name);
         found.ok_or(())
     }
 }

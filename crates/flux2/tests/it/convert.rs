@@ -75,10 +75,10 @@ fn a_converted_model_draws_what_its_source_draws_in_that_format() {
             assert!(converted.bytes > 0 && converted.rounded + converted.left > 0);
             let expected = picture(&source, precision(format));
             // A file in bytes is multiplied in bytes where that is asked for; the others are as they are.
-            let loaded = if format == Format::Int8 { Precision::Int8 } else { Precision::Bf16 };
+            let loaded = if format == Format::Int8 { Precision::INT8 } else { Precision::BF16 };
             assert!(picture(&model(&out), loaded) == expected, "{format:?} of {:?}", source.model);
             if i == 1 && format == Format::Q8_0 {
-                assert_eq!((converted.left, expected == picture(&source, Precision::Bf16)), (0, false));
+                assert_eq!((converted.left, expected == picture(&source, Precision::BF16)), (0, false));
             }
             let names: Vec<String> = files(&out).into_keys().filter(|name| name.contains("/.")).collect();
             assert!(names.is_empty(), "{names:?}");
@@ -177,10 +177,10 @@ fn rows_of_whole_blocks_become_q4_k_and_draw_what_they_do_when_rounded_on_loadin
         ] {
             assert_eq!(mapped.tensor(name).unwrap().dtype(), expected, "{name}");
         }
-        let loaded = if format == Format::Int8 { Precision::Int8 } else { Precision::Bf16 };
+        let loaded = if format == Format::Int8 { Precision::INT8 } else { Precision::BF16 };
         let rounded = picture(&with(&out), loaded);
         assert!(rounded == picture(&with(&wide), precision(format)), "{format:?}");
-        assert!(rounded != picture(&with(&wide), Precision::Bf16), "{format:?} rounded nothing");
+        assert!(rounded != picture(&with(&wide), Precision::BF16), "{format:?} rounded nothing");
         if format != Format::Int8 {
             let f32 = |weights| Precision::new(Compute::F32, weights).unwrap();
             assert!(picture(&with(&out), Precision::F32) == picture(&with(&wide), f32(format)), "{format:?} in f32");

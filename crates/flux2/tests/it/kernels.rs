@@ -47,7 +47,7 @@ fn f32_multiplies_f32() {
 
 #[test]
 fn rounded_weights_are_those_of_the_blocks_and_no_others() {
-    let stored = total(&ran(Precision::Bf16));
+    let stored = total(&ran(Precision::BF16));
     let blocks = products_of_blocks(STEPS);
     for (weights, dtype) in [(Format::Int8, DType::I8), (Format::Q8_0, DType::Q8_0)] {
         let runs = ran(Precision::new(Compute::Bf16, weights).unwrap());

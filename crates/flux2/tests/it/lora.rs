@@ -429,8 +429,8 @@ fn merged_weights_are_rounded_to_bytes_like_others() {
     let distance = |a: &flux2::image::RgbImage, b: &flux2::image::RgbImage| {
         a.pixels().iter().zip(b.pixels()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.pixels().len() as f64
     };
-    let (bf16, int8) = (draw(&with_lora, Precision::Bf16), draw(&with_lora, Precision::Int8));
-    let without = draw(&folder(), Precision::Int8);
+    let (bf16, int8) = (draw(&with_lora, Precision::BF16), draw(&with_lora, Precision::INT8));
+    let without = draw(&folder(), Precision::INT8);
     let (near, far) = (distance(&bf16, &int8), distance(&without, &int8));
     assert!(near > 0.0 && 3.0 * near < far, "{near} from bf16, {far} from int8 without the LoRA");
 }

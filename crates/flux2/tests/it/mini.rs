@@ -52,7 +52,7 @@ fn a_few(kind: Kind) -> usize {
 fn a_part_of_the_evaluation() {
     let judge = Judge::load();
     let cases = evaluation::cases(a_few);
-    let drawing = Drawing { model: evaluation::mini(), precision: Precision::Bf16, steps: 4, seed: 1 };
+    let drawing = Drawing { model: evaluation::mini(), precision: Precision::BF16, steps: 4, seed: 1 };
     let outcomes = drawing.outcomes(&judge, &cases, &|_| ()).unwrap();
 
     type About = fn(Kind) -> bool;
@@ -95,7 +95,7 @@ fn picture(world: &World, colour: &str, subject: &str, layout: Layout) -> Pictur
 
 #[test]
 fn a_red_circle_is_red_and_round_where_it_should_be() {
-    let mut engine = engine(Precision::Bf16, 2);
+    let mut engine = engine(Precision::BF16, 2);
     let image = draw(engine.as_mut(), "a large red circle at the top left on a white background", &[], 4, 1).unwrap();
     // A large thing at the top left fills the first 96 pixels both ways; a circle's radius is 15/32 of that.
     let (middle, radius) = (47.5, 45.0);
@@ -114,7 +114,7 @@ fn a_red_circle_is_red_and_round_where_it_should_be() {
 #[test]
 fn an_edit_changes_the_background_and_keeps_the_subject() {
     let judge = Judge::load();
-    let mut engine = engine(Precision::Bf16, 2);
+    let mut engine = engine(Precision::BF16, 2);
     let cat = picture(&judge.world, "blue", "cat", Layout { size: 2, count: 1, place: 4 });
     let before = draw(engine.as_mut(), "a large cat in the center on a blue background", &[], 4, 1).unwrap();
     assert_eq!(judge.look(&before, &cat), cat);
@@ -139,8 +139,8 @@ fn bf16_and_rounded_weights_agree_with_f32() {
     let mut full = engine(Precision::F32, 2);
     let rounded = |compute, weights| Precision::new(compute, weights).unwrap();
     for (precision, least) in [
-        (Precision::Bf16, BF16),
-        (Precision::Int8, INT8),
+        (Precision::BF16, BF16),
+        (Precision::INT8, INT8),
         (rounded(Compute::Bf16, Format::Q8_0), Q8_0),
         (rounded(Compute::F32, Format::Q8_0), Q8_0),
     ] {
@@ -150,7 +150,7 @@ fn bf16_and_rounded_weights_agree_with_f32() {
             let psnr = psnr(&of(&mut engine), &of(&mut full));
             assert!(psnr >= least, "\"{prompt}\": {precision} is {psnr:.1} dB from f32");
             assert!(
-                precision == Precision::Bf16 || psnr < 60.0,
+                precision == Precision::BF16 || psnr < 60.0,
                 "\"{prompt}\": {precision} rounded nothing, {psnr:.1} dB"
             );
         }
@@ -172,7 +172,7 @@ fn q4_k_agrees_with_f32_where_rows_are_filled_up_to_its_blocks() {
 
 #[test]
 fn the_seed_is_the_picture() {
-    let (mut one, mut other) = (engine(Precision::Bf16, 1), engine(Precision::Bf16, 2));
+    let (mut one, mut other) = (engine(Precision::BF16, 1), engine(Precision::BF16, 2));
     let first = draw(one.as_mut(), "cat", &[], 4, 7).unwrap();
     assert_eq!(draw(other.as_mut(), "cat", &[], 4, 7).unwrap(), first, "the same seed");
     // A bare caption leaves background, size and place to the seed.
@@ -182,7 +182,7 @@ fn the_seed_is_the_picture() {
 
 #[test]
 fn other_sizes_do_not_break() {
-    let mut engine = engine(Precision::Bf16, 2);
+    let mut engine = engine(Precision::BF16, 2);
     for (width, height) in [(64, 64), (96, 96), (192, 192), (256, 256), (192, 96), (80, 160)] {
         let request = GenerateRequest {
             prompt: "a fox on a green background".into(),

@@ -18,7 +18,7 @@ fn request() -> GenerateRequest {
 }
 
 fn options(residency: Residency) -> EngineOptions {
-    EngineOptions { residency, precision: Precision::Bf16, ..Default::default() }
+    EngineOptions { residency, precision: Precision::BF16, ..Default::default() }
 }
 
 fn plan(residency: Residency) -> MemoryPlan {
@@ -66,7 +66,7 @@ fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
     };
     let as_stored = engine::plan(&files, &options(Residency::OneAtATime), std::slice::from_ref(&request)).unwrap();
     let limit = as_stored.peak_bytes();
-    assert_eq!(within(limit, &[Format::Q8_0]).unwrap().0.precision, Precision::Bf16);
+    assert_eq!(within(limit, &[Format::Q8_0]).unwrap().0.precision, Precision::BF16);
     assert!(matches!(within(limit - 1, &[]), Err(Error::MemoryLimit { .. })));
     let (options, plan) = within(limit - 1, &[Format::Q8_0, Format::Q4K]).unwrap();
     assert_eq!(options.precision.to_string(), "bf16+q8_0");

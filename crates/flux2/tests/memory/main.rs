@@ -82,13 +82,13 @@ fn a_run_takes_the_memory_that_was_planned() {
     };
     let cases = [
         case("f32", Precision::F32, [512, 384], Residency::OneAtATime),
-        case("bf16", Precision::Bf16, [512, 512], Residency::OneAtATime),
+        case("bf16", Precision::BF16, [512, 512], Residency::OneAtATime),
         case("q8_0", Precision::new(Compute::Bf16, Format::Q8_0).unwrap(), [256, 256], Residency::OneAtATime),
-        case("streamed", Precision::Bf16, [256, 256], Residency::Streamed),
-        Case { reference: Some(512), ..case("int8, a reference", Precision::Int8, [256, 256], Residency::OneAtATime) },
+        case("streamed", Precision::BF16, [256, 256], Residency::Streamed),
+        Case { reference: Some(512), ..case("int8, a reference", Precision::INT8, [256, 256], Residency::OneAtATime) },
         Case {
             prompts: &["a fox", "a cat"],
-            ..case("two prompts", Precision::Bf16, [384, 384], Residency::KeepForNext)
+            ..case("two prompts", Precision::BF16, [384, 384], Residency::KeepForNext)
         },
     ];
     let variant = Variant::by_name(KLEIN_MINI).unwrap();
@@ -99,8 +99,8 @@ fn a_run_takes_the_memory_that_was_planned() {
         ModelFiles::open(&ModelPaths { model: tiny("klein"), variant, loras, ..Default::default() }).unwrap()
     };
     let lora = LoraPath { location: tiny("lora.safetensors"), scale: 1.0 };
-    let small = case("bf16, 256x256", Precision::Bf16, [256, 256], Residency::OneAtATime);
-    let edit = Case { reference: Some(256), ..case("an edit", Precision::Bf16, [256, 256], Residency::OneAtATime) };
+    let small = case("bf16, 256x256", Precision::BF16, [256, 256], Residency::OneAtATime);
+    let edit = Case { reference: Some(256), ..case("an edit", Precision::BF16, [256, 256], Residency::OneAtATime) };
     for (files, kind, cases) in [
         (in_no_file, "in memory", &cases[..]),
         (open("klein", vec![]), "mapped", &cases),
