@@ -434,6 +434,7 @@ pub enum Dtype {
     F32,
     Bf16,
     Int8,
+    Fp8,
 }
 
 /// Formats of weights by name.

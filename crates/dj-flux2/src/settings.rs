@@ -321,8 +321,10 @@ pub fn precision(dtype: Option<Dtype>, quantize: Option<Quantize>) -> Result<Pre
         (None | Some(Dtype::Bf16), _) => (Compute::Bf16, weights),
         (Some(Dtype::F32), _) => (Compute::F32, weights),
         (Some(Dtype::Int8), None | Some(Quantize::Int8)) => (Compute::Bf16, Format::Int8),
-        (Some(Dtype::Int8), Some(_)) => {
-            let message = "--dtype int8 rounds weights to bytes, and --quantize to something else";
+        (Some(Dtype::Fp8), None) => (Compute::Bf16, Format::Fp8),
+        (Some(bytes @ (Dtype::Int8 | Dtype::Fp8)), Some(_)) => {
+            let name = if bytes == Dtype::Int8 { "int8" } else { "fp8" };
+            let message = format!("--dtype {name} rounds weights to bytes, and --quantize to something else");
             return Err(Failure::usage(message, "leave one of the two out"));
         }
     };

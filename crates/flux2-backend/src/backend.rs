@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::{Compute, DType, Format, HostTensor, Result, Tensor, Weight};
+use crate::{Compute, DType, Error, Format, HostTensor, Result, Tensor, Weight};
 
 /// A device that holds tensors and runs the ops on them.
 ///
@@ -16,6 +16,10 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     type Buffer: Send + Sync;
     /// Where a [`Weight`] lives, in whatever form suits the device.
     type Matrix: Send + Sync;
+    /// A place in the order of all calls.
+    type Mark: Send;
+    /// What [`replay`](Backend::replay) remembers. Goes before the weights that were used.
+    type Recordings: Default + Send + Sync;
 
     /// What products are computed in.
     fn compute(&self) -> Compute;
@@ -26,6 +30,10 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// measured now, on all threads; `None` where that cannot be measured. All other products are those of
     /// [`Format::AsStored`].
     fn peak_flops(&self, _format: Format) -> Option<f64> {
+        None
+    }
+    /// The same of attention, softmax and all, where that is bound by something else than products are.
+    fn peak_attention_flops(&self) -> Option<f64> {
         None
     }
     /// Bytes a second, those read and those written, at which a copy between buffers larger than the caches runs, measured now.
@@ -49,6 +57,10 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// Which kernels multiplied what since the last call, in the order they came first. Written down where the kernel is
     /// started, not where it was asked for.
     fn take_kernels_run(&self) -> Vec<KernelRun>;
+    /// Whether calls may return before they are done, so that the host can do something else meanwhile.
+    fn works_beside_host(&self) -> bool {
+        false
+    }
     /// Wait until all that was called is done: a device may still be at work when a call returns.
     ///
     /// # Errors
@@ -56,9 +68,41 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn wait(&self) -> Result<()> {
         Ok(())
     }
+    /// The place behind what was called until now.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn mark(&self) -> Result<Self::Mark>;
+    /// Whether all before `mark` is done.
+    ///
+    /// # Errors
+    /// What went wrong meanwhile.
+    fn is_done(&self, mark: &Self::Mark) -> Result<bool>;
+    /// Wait until all before `mark` is done, whatever was called since.
+    ///
+    /// # Errors
+    /// What went wrong meanwhile.
+    fn wait_for(&self, mark: &Self::Mark) -> Result<()>;
+    /// `work(inputs)`, for work that does the same for inputs of the same shapes, whatever their values, and depends on nothing else
+    /// but weights. `recordings` belong to this work. A device may remember what was called and call that instead of `work`, or call
+    /// `work` without running anything; the result is the same.
+    ///
+    /// # Errors
+    /// Those of `work`, and what went wrong on the device.
+    fn replay<E: From<Error>>(
+        &self,
+        _recordings: &Self::Recordings,
+        inputs: &[&Tensor<Self>],
+        mut work: impl FnMut(&[Tensor<Self>]) -> Result<Tensor<Self>, E>,
+    ) -> Result<Tensor<Self>, E> {
+        let inputs: Vec<Tensor<Self>> = inputs.iter().copied().cloned().collect();
+        work(&inputs)
+    }
 
     /// See [`crate::ops::cast()`].
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::concat_cols()`].
+    fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>>;
     /// See [`crate::ops::concat_rows()`].
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>>;
     /// See [`crate::ops::embedding()`].
@@ -147,16 +191,40 @@ pub(crate) struct KernelLog(Arc<Mutex<Vec<KernelRun>>>);
 
 impl KernelLog {
     pub(crate) fn note(&self, op: &'static str, weights: Option<DType>, kernel: &str) {
-        let mut runs = self.lock();
-        match runs.iter_mut().find(|run| (run.op, run.weights, &*run.kernel) == (op, weights, kernel)) {
-            Some(run) => run.products += 1,
-            None => runs.push(KernelRun { op, weights, kernel: kernel.to_owned(), products: 1 }),
-        }
+        self.add(&[KernelRun { op, weights, kernel: kernel.to_owned(), products: 1 }]);
     }
 
     /// See [`Backend::take_kernels_run`].
     pub(crate) fn take(&self) -> Vec<KernelRun> {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// What it holds now.
+    pub(crate) fn snapshot(&self) -> Vec<KernelRun> {
+        self.lock().clone()
+    }
+
+    /// Take out what came behind a [`snapshot`](Self::snapshot).
+    pub(crate) fn take_since(&self, before: Vec<KernelRun>) -> Vec<KernelRun> {
+        let mut after = std::mem::replace(&mut *self.lock(), before.clone());
+        for old in &before {
+            let same = |run: &&mut KernelRun| (run.op, run.weights, &run.kernel) == (old.op, old.weights, &old.kernel);
+            after.iter_mut().find(same).into_iter().for_each(|run| run.products -= old.products);
+        }
+        after.retain(|run| run.products > 0);
+        after
+    }
+
+    /// Write down what ran again.
+    pub(crate) fn add(&self, again: &[KernelRun]) {
+        let mut runs = self.lock();
+        for new in again {
+            let same = |run: &&mut KernelRun| (run.op, run.weights, &run.kernel) == (new.op, new.weights, &new.kernel);
+            match runs.iter_mut().find(same) {
+                Some(run) => run.products += new.products,
+                None => runs.push(new.clone()),
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<KernelRun>> {

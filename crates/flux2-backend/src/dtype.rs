@@ -130,6 +130,8 @@ pub enum Format {
     AsStored,
     /// It is rounded to bytes, and so are the rows it is multiplied with: see [`crate::quant::int8`].
     Int8,
+    /// It is rounded to e4m3, and so are the rows it is multiplied with: see [`crate::quant::fp8`].
+    Fp8,
     /// It is rounded to bf16, and multiplied in [`Compute`].
     Bf16,
     /// It is rounded to blocks of [`DType::Q8_0`] if its rows are whole blocks, and multiplied in [`Compute`].
@@ -144,6 +146,7 @@ impl Format {
         match self {
             Format::AsStored => None,
             Format::Int8 => Some(DType::I8),
+            Format::Fp8 => Some(DType::F8E4M3),
             Format::Bf16 => Some(DType::Bf16),
             Format::Q8_0 => Some(DType::Q8_0),
             Format::Q4K => Some(DType::Q4K),

@@ -1,7 +1,9 @@
-//! What number formats cost on a checkpoint: how far bf16, q8_0, q4_k and int8 are from f32, and how far each block and each kind of
+//! What number formats cost on a checkpoint: how far bf16, q8_0, q4_k and bytes are from f32, and how far each block and each kind of
 //! matrix is from bf16 if it alone is in bytes. Relative L2 of the text embedding, and of the first step's velocity.
 //!
-//! `cargo run --release -p flux2 --example precision -- MODEL [SIDE_PX]`
+//! `cargo run --release -p flux2 --example precision -- MODEL [SIDE_PX] [cuda]`
+//!
+//! MODEL is a folder, or `klein-4b`: random weights of that size. On a GPU the bytes are int8 and fp8, on the processor int8.
 
 #![allow(clippy::print_stdout)] // its result
 
@@ -9,40 +11,65 @@ use flux2::latents::pack;
 use flux2::models::flow_transformer::{FlowTransformer, References};
 use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::{MappedWeights, ModelFiles, Part, WeightSource};
-use flux2::{CancelToken, Event, ModelPaths, Precision, Result, sampler};
+use flux2::{CancelToken, Event, ModelPaths, Precision, Result, Variant, sampler};
 use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions, Format, HostTensor};
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+use flux2_backend::{CudaBackend, CudaOptions};
 
 const PROMPT: &str = "a small wooden house beside a quiet lake at sunset";
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let model = args.next().expect("usage: precision MODEL [SIDE_PX]");
+    let model = args.next().expect("usage: precision MODEL [SIDE_PX] [cuda]");
     let side = args.next().map_or(256, |px| px.parse().expect("a number of pixels"));
-    let paths = ModelPaths { model: model.into(), ..Default::default() };
-    let files = ModelFiles::open(&paths)?;
+    let files = match Variant::by_name(&model).ok().and_then(ModelFiles::synthetic) {
+        Some(synthetic) => synthetic,
+        None => ModelFiles::open(&ModelPaths { model: model.into(), ..Default::default() })?,
+    };
+    match args.next().as_deref() {
+        None => report(&files, side, &cpu, &[Precision::INT8]),
+        #[cfg(all(feature = "cuda", target_os = "linux"))]
+        Some("cuda") => report(&files, side, &gpu, &[Precision::INT8, Precision::FP8]),
+        Some(other) => panic!("no such device: {other}"),
+    }
+}
 
+/// Print the tables; `bytes` are the formats that are looked at matrix by matrix.
+fn report<B: Backend>(
+    files: &ModelFiles,
+    side: usize,
+    backend: &dyn Fn(Compute) -> B,
+    bytes: &[Precision],
+) -> Result<()> {
     let rounded = |format| Precision::new(Compute::Bf16, format).expect("bf16 goes with every format");
     let formats = [Precision::BF16, rounded(Format::Q8_0), rounded(Format::Q4K)];
-    let text = embedding(&paths, Precision::F32)?;
+    let text = |precision: Precision| embedding(backend(precision.compute()), files, precision);
+    let exact = text(Precision::F32)?;
     println!("| against f32 | relative L2 |\n|---|---|");
     for precision in formats {
-        println!("| text embedding, {precision} | {:.2e} |", relative(&embedding(&paths, precision)?, &text));
+        println!("| text embedding, {precision} | {:.2e} |", relative(&text(precision)?, &exact));
     }
     // All velocities start from the same text, so that the figures are the transformer's alone.
+    let text = exact;
     let velocity = |precision: Precision, formats: &dyn Fn(&str) -> Format| {
-        velocity(&files, precision.compute(), formats, &text, side / 16)
+        velocity(&backend(precision.compute()), files, formats, &text, side / 16)
     };
     let exact = velocity(Precision::F32, &|_| Format::AsStored)?;
     let bf16 = velocity(Precision::BF16, &|_| Format::AsStored)?;
-    for precision in formats.into_iter().chain([Precision::INT8]) {
-        let found = velocity(precision, &|name| precision.format(Part::Transformer, name))?;
+    for precision in formats.iter().chain(bytes) {
+        let found = velocity(*precision, &|name| precision.format(Part::Transformer, name))?;
         println!("| velocity, {precision} | {:.2e} |", relative(&found, &exact));
     }
 
-    println!("\n| in bytes alone, against bf16 | relative L2 |\n|---|---|");
+    let names: Vec<String> = bytes.iter().map(Precision::to_string).collect();
+    println!("\n| in bytes alone, against bf16 | {} |\n|---|{}", names.join(" | "), "---|".repeat(bytes.len()));
     let alone = |what: &str, chosen: &dyn Fn(&str) -> bool| -> Result<()> {
-        let formats = |name: &str| if chosen(name) { Format::Int8 } else { Format::AsStored };
-        println!("| {what} | {:.2e} |", relative(&velocity(Precision::INT8, &formats)?, &bf16));
+        print!("| {what} |");
+        for precision in bytes {
+            let formats = |name: &str| if chosen(name) { precision.blocks() } else { Format::AsStored };
+            print!(" {:.2e} |", relative(&velocity(*precision, &formats)?, &bf16));
+        }
+        println!();
         Ok(())
     };
     for matrix in ["qkv", "proj", "mlp_in", "mlp_out", "qkv_mlp", "out"] {
@@ -61,33 +88,39 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn backend(compute: Compute) -> CpuBackend {
+fn cpu(compute: Compute) -> CpuBackend {
     CpuBackend::new(CpuOptions { compute, ..Default::default() })
 }
 
-fn embedding(paths: &ModelPaths, precision: Precision) -> Result<Vec<f32>> {
-    let pipeline = Pipeline::load(backend(precision.compute()), paths, Residency::OneAtATime)?;
-    let mut pipeline = pipeline.with_precision(precision);
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn gpu(compute: Compute) -> CudaBackend {
+    let options = CudaOptions { compute, ordinal: 0, libraries: Default::default(), kernel_cache: None };
+    CudaBackend::new(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn embedding<B: Backend>(be: B, files: &ModelFiles, precision: Precision) -> Result<Vec<f32>> {
+    let mut pipeline = Pipeline::of_files(be, files.clone(), Residency::OneAtATime)?.with_precision(precision);
     let text = pipeline.encode_prompt(PROMPT, &mut |_: &Event| (), &CancelToken::new())?;
-    Ok(text.rows.to_vec())
+    Ok(pipeline.backend().download(&text.rows)?)
 }
 
 /// Of the first of four steps on a square of `grid` tokens.
-fn velocity(
+fn velocity<B: Backend>(
+    be: &B,
     files: &ModelFiles,
-    compute: Compute,
     formats: &dyn Fn(&str) -> Format,
     text: &[f32],
     grid: usize,
 ) -> Result<Vec<f32>> {
-    let be = backend(compute);
     let source = Formatted { weights: files.transformer.map()?, formats };
-    let transformer = FlowTransformer::load(&be, &files.transformer.config, &source)?;
+    let transformer = FlowTransformer::load(be, &files.transformer.config, &source)?;
+    let dim = files.transformer.config.context_dim;
+    let text = be.upload(&[text.len() / dim, dim], text)?;
     let c = files.transformer.config.in_channels;
     let noise = sampler::noise(Default::default(), 1, c * grid * grid);
     let latents = be.upload(&[grid * grid, c], &pack(&noise, c, grid, grid))?;
     let modulations = transformer.modulations(&sampler::sigmas(4, grid * grid)?[..1])?;
-    let conditioning = transformer.condition(text, [grid, grid], &References::Tokens(&[], &[]))?;
+    let conditioning = transformer.condition(&text, [grid, grid], &References::Tokens(&[], &[]))?;
     let velocity = transformer.forward(&latents, &conditioning, &modulations[0], &mut || Ok(()))?;
     Ok(be.download(&velocity)?)
 }

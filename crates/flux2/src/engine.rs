@@ -166,6 +166,10 @@ pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateReq
         let reason = "memory is planned for the processor only".into();
         return Err(Error::Device { device, reason, hint: None });
     }
+    if precision.blocks() == Format::Fp8 {
+        let (reason, hint) = ("fp8 is computed on GPUs, and memory is planned for the processor only".into(), None);
+        return Err(Error::Device { device, reason, hint });
+    }
     let cpu = CpuOptions { compute: precision.compute(), threads, rehearse: true, ..Default::default() };
     plan::rehearse(CpuBackend::new(cpu), files, precision, residency, requests)
 }
@@ -311,7 +315,13 @@ impl Chosen {
                 Err(no_gpu) => Some(no_gpu),
             },
         };
-        let (compute, threads) = (options.precision.compute(), options.threads);
+        let EngineOptions { precision, threads, .. } = *options;
+        if precision.blocks() == Format::Fp8 {
+            let reason = no_gpu.map_or_else(|| "no processor has products of fp8".into(), |no_gpu| no_gpu.reason);
+            let hint = Some("fp8 is for GPUs; on a processor --dtype int8 is as small, and fast".into());
+            return Err(Error::Device { device: options.device, reason, hint });
+        }
+        let compute = precision.compute();
         Ok(Chosen::Cpu(CpuBackend::new(CpuOptions { compute, threads, ..Default::default() }), no_gpu))
     }
 
@@ -320,17 +330,19 @@ impl Chosen {
         let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
         let driver = cuda::libraries(&libraries).iter().find(|found| found.library == cuda::Library::Driver);
         let has_driver = driver.is_some_and(|found| found.state.is_ok());
-        if options.precision.blocks() == Format::Int8 {
-            let reason = format!("{} is computed on the processor only", options.precision);
-            return Err(NoGpu { reason, hint: Some("leave --dtype out, or add --device cpu".into()), has_driver });
-        }
-        let options = CudaOptions { compute: options.precision.compute(), ordinal: 0, libraries, kernel_cache };
-        let backend = CudaBackend::new(options);
-        backend.map(Chosen::Cuda).map_err(|error| NoGpu {
+        let precision = options.precision;
+        let options = CudaOptions { compute: precision.compute(), ordinal: 0, libraries, kernel_cache };
+        let backend = CudaBackend::new(options).map_err(|error| NoGpu {
             reason: error.to_string(),
             hint: error.hint().map(str::to_owned),
             has_driver,
-        })
+        })?;
+        if !backend.takes(precision.blocks()) {
+            let cuda::GpuInfo { name, capability: [major, minor], .. } = backend.gpu();
+            let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
+            return Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver });
+        }
+        Ok(Chosen::Cuda(backend))
     }
 
     #[cfg(not(all(feature = "cuda", target_os = "linux")))]

@@ -47,6 +47,7 @@ pub mod hub;
 pub mod image;
 pub mod latents;
 pub mod models;
+mod parallel;
 pub mod pipeline;
 pub mod plan;
 pub mod request;

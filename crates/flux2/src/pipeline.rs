@@ -4,6 +4,7 @@
 //! watched and tested alone. Here lives also the memory policy: which network is resident when.
 
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,12 +100,17 @@ pub struct ReferenceTokens {
 }
 
 /// The output of the text encoder for one prompt.
-#[derive(Clone, Debug)]
-pub struct TextEmbedding {
-    /// `[n_txt, d_text]`.
-    pub rows: Arc<Vec<f32>>,
+pub struct TextEmbedding<B: Backend> {
+    /// f32 `[n_txt, d_text]`.
+    pub rows: Tensor<B>,
     /// If the prompt was too long.
     pub warning: Option<Warning>,
+}
+
+impl<B: Backend> Clone for TextEmbedding<B> {
+    fn clone(&self) -> Self {
+        TextEmbedding { rows: self.rows.clone(), warning: self.warning.clone() }
+    }
 }
 
 /// What the sampler saw at one step, for those who want to look inside.
@@ -117,8 +123,14 @@ pub struct StepState<'a, B: Backend> {
     pub velocity_uncond: Option<&'a Tensor<B>>,
     /// After the step, f32 `[n_img, c]`.
     pub latents: &'a Tensor<B>,
-    /// How long the step took.
-    pub elapsed: Duration,
+}
+
+/// What the sampler made of noise.
+pub struct Denoised<B: Backend> {
+    /// f32 `[n_img, c]`.
+    pub latents: Tensor<B>,
+    /// How long each step took.
+    pub steps: Vec<Duration>,
 }
 
 /// A model ready to make pictures: checked once, its networks loaded when their stage comes.
@@ -134,7 +146,7 @@ pub struct Pipeline<B: Backend> {
     transformer: Option<FlowTransformer<B>>,
     decoder: Option<vae::Decoder<B>>,
     /// Prompts and their embeddings, latest last.
-    embeddings: Vec<(String, TextEmbedding)>,
+    embeddings: Vec<(String, TextEmbedding<B>)>,
     text_cache: Option<TextCache>,
     /// Of the text encoder, once the cache has asked for it.
     text_fingerprint: Option<[u8; 32]>,
@@ -247,13 +259,23 @@ impl<B: Backend> Pipeline<B> {
         request.warnings.iter().for_each(|w| observer.on_event(&Event::Warning(w.clone())));
         let mut timings = Timings::default();
 
-        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt.
+        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt. Noise is always made by the host:
+        // meanwhile, if it is another device that encodes.
         let guidance = request.guidance.filter(|g| *g > 1.0);
-        let (text, uncond) = timed(&mut timings.text, || {
-            let text = self.encode_prompt(&request.prompt, observer, cancel)?;
-            let uncond = guidance.map(|_| self.encode_prompt("", observer, cancel)).transpose()?;
-            Ok((text, uncond))
-        })?;
+        let channels = self.files.transformer.config.in_channels;
+        let noise = || request.initial_latents(channels);
+        let beside = self.be.works_beside_host();
+        let (latents, texts) = thread::scope(|scope| {
+            let other = beside.then(|| scope.spawn(noise));
+            let texts = timed(&mut timings.text, || {
+                let text = self.encode_prompt(&request.prompt, observer, cancel)?;
+                let uncond = guidance.map(|_| self.encode_prompt("", observer, cancel)).transpose()?;
+                Ok((text, uncond))
+            });
+            let latents = other.map_or_else(|| Ok(noise()), |other| other.join());
+            (latents.unwrap_or_else(|panic| resume_unwind(panic)), texts)
+        });
+        let (text, uncond) = texts?;
         if let Some(warning) = &text.warning {
             observer.on_event(&Event::Warning(warning.clone()));
         }
@@ -264,8 +286,10 @@ impl<B: Backend> Pipeline<B> {
 
         // 4, 5, 6. Noise, schedule, steps.
         let guided = uncond.as_ref().zip(guidance);
-        let inputs = DenoiseInputs { request: &request, text: &text, guided, references: &references };
-        let latents = self.denoise(&inputs, &mut |state| timings.steps.push(state.elapsed), observer, cancel)?;
+        let inputs =
+            DenoiseInputs { request: &request, latents: &latents, text: &text, guided, references: &references };
+        let Denoised { latents, steps } = self.denoise(&inputs, &mut |_| {}, observer, cancel)?;
+        timings.steps = steps;
 
         // 7. Latents -> pixels.
         let image = timed(&mut timings.decode, || self.decode(&latents, &request, observer, cancel))?;
@@ -301,7 +325,7 @@ impl<B: Backend> Pipeline<B> {
         prompt: &str,
         observer: &mut dyn Observer,
         cancel: &CancelToken,
-    ) -> Result<TextEmbedding> {
+    ) -> Result<TextEmbedding<B>> {
         if let Some(i) = self.embeddings.iter().position(|(known, _)| known == prompt) {
             let known = self.embeddings.remove(i);
             self.embeddings.push(known.clone());
@@ -311,17 +335,19 @@ impl<B: Backend> Pipeline<B> {
             self.tokenizer.encode_prompt(prompt, self.files.text_encoder.config.max_length);
         let on_disk = self.text_cache_entry(&ids, valid)?;
         let rows = match on_disk.as_ref().and_then(|entry| entry.load(observer)) {
-            Some(rows) => rows,
+            Some(rows) => self.be.upload(&[ids.len(), self.files.text_encoder.config.embedding_dim()], &rows)?,
             None => {
                 let rows = self.run_text_encoder(&ids, valid, observer, cancel)?;
-                on_disk.iter().for_each(|entry| entry.store(&rows, observer));
+                if let Some(entry) = on_disk {
+                    entry.store(&self.be.download(&rows)?, observer);
+                }
                 rows
             }
         };
 
         let kept = ids.len();
         let warning = cut.map(|Cut { tokens, more, lost }| Warning::PromptCut { tokens, more, kept, lost });
-        let embedding = TextEmbedding { rows: Arc::new(rows), warning };
+        let embedding = TextEmbedding { rows, warning };
         if self.embeddings.len() > MAX_PREPARED_PROMPTS {
             self.embeddings.remove(0);
         }
@@ -368,25 +394,24 @@ impl<B: Backend> Pipeline<B> {
         Ok(tokens)
     }
 
-    /// From noise to latents, f32 `[n_img, c]`; `inspect` is shown every step.
+    /// From noise to latents; `inspect` is shown every step.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or if the transformer cannot be read.
     pub fn denoise(
         &mut self,
-        inputs: &DenoiseInputs,
+        inputs: &DenoiseInputs<B>,
         inspect: &mut dyn FnMut(&StepState<B>),
         observer: &mut dyn Observer,
         cancel: &CancelToken,
-    ) -> Result<Tensor<B>> {
+    ) -> Result<Denoised<B>> {
         self.load_transformer(observer, cancel)?;
         let (be, transformer) = (&self.be, self.transformer.as_ref().expect("loaded above"));
         let request = inputs.request;
         let [h, w] = request.grid();
         let c = self.files.transformer.config.in_channels;
 
-        let noise = sampler::noise(request.noise, request.seed, c * h * w);
-        let mut latents = be.upload(&[h * w, c], &latents::pack(&noise, c, h, w))?; // [n_img, c]
+        let mut latents = be.upload(&[h * w, c], inputs.latents)?; // [n_img, c]
         let sigmas = sampler::sigmas(request.steps, h * w)?;
         let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
 
@@ -404,8 +429,8 @@ impl<B: Backend> Pipeline<B> {
             None => None,
         };
 
+        let mut clock = StepClock { be, steps: Vec::new(), since: Instant::now(), running: None };
         for (step, modulation) in modulations.iter().enumerate() {
-            let start = Instant::now();
             let velocity = transformer.forward(&latents, &prompt, modulation, &mut || meter.tick())?;
             let dt = sigmas[step + 1] - sigmas[step];
             let mut velocity_uncond = None;
@@ -416,15 +441,15 @@ impl<B: Backend> Pipeline<B> {
             } else {
                 ops::euler_step(be, &mut latents, &velocity, dt)?;
             }
-            be.wait()?;
-            let elapsed = start.elapsed();
             let velocity_uncond = velocity_uncond.as_ref();
-            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents: &latents, elapsed });
-            meter.observer.on_event(&Event::Step { step: step as u32 + 1, steps: request.steps, elapsed });
+            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents: &latents });
+            clock.step_called(request.steps, meter.observer)?;
         }
+        clock.wait(request.steps, meter.observer)?;
         meter.finish();
+        let steps = clock.steps;
         be.trim();
-        Ok(latents)
+        Ok(Denoised { latents, steps })
     }
 
     /// From latents, f32 `[n_img, c]`, to the picture.
@@ -465,13 +490,15 @@ impl<B: Backend> Pipeline<B> {
 }
 
 /// What the denoising loop starts from.
-pub struct DenoiseInputs<'a> {
-    /// Size, steps, seed, noise, guidance.
+pub struct DenoiseInputs<'a, B: Backend> {
+    /// Size and steps.
     pub request: &'a ResolvedRequest,
+    /// [What the steps start from](ResolvedRequest::initial_latents), `[n_img, c]`.
+    pub latents: &'a [f32],
     /// Embedding of the prompt.
-    pub text: &'a TextEmbedding,
+    pub text: &'a TextEmbedding<B>,
     /// Embedding of the empty prompt and the guidance scale, for steps with guidance.
-    pub guided: Option<(&'a TextEmbedding, f32)>,
+    pub guided: Option<(&'a TextEmbedding<B>, f32)>,
     /// Tokens of the references, or none.
     pub references: &'a ReferenceTokens,
 }
@@ -493,14 +520,14 @@ impl<B: Backend> Pipeline<B> {
         Ok(Some(cache.entry(&Inputs { encoder, config, kernels: &kernels, ids, valid })))
     }
 
-    /// Token ids to rows `[n_txt, d_text]`; the encoder is loaded if it is not there.
+    /// Token ids to rows, f32 `[n_txt, d_text]`; the encoder is loaded if it is not there.
     fn run_text_encoder(
         &mut self,
         ids: &[u32],
         valid: usize,
         observer: &mut dyn Observer,
         cancel: &CancelToken,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Tensor<B>> {
         if self.residency != Residency::KeepAll {
             self.transformer = None; // the two large ones are never resident together
             self.be.trim();
@@ -513,7 +540,11 @@ impl<B: Backend> Pipeline<B> {
             self.text_encoder = Some(encoder);
         }
         let encoder = self.text_encoder.as_ref().expect("loaded above");
-        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| encoder.forward(ids, valid, pulse));
+        let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| {
+            let rows = encoder.forward(ids, valid, pulse)?;
+            self.be.wait()?;
+            Ok(rows)
+        });
         self.be.trim();
         rows
     }
@@ -559,6 +590,40 @@ impl<B: Backend> Pipeline<B> {
             software: metadata::SOFTWARE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         }
+    }
+}
+
+/// Takes the time of steps on a device that may still be at work on one when the next is called: it waits for a step only when
+/// the one behind it is called, so the device always has work.
+struct StepClock<'a, B: Backend> {
+    be: &'a B,
+    steps: Vec<Duration>,
+    /// When the last step was done.
+    since: Instant,
+    /// The step that was called and is not known to be done.
+    running: Option<B::Mark>,
+}
+
+impl<B: Backend> StepClock<'_, B> {
+    /// All of a step, of `of`, was called.
+    fn step_called(&mut self, of: u32, observer: &mut dyn Observer) -> Result<()> {
+        let called = self.be.mark()?;
+        self.wait(of, observer)?;
+        let done = self.be.is_done(&called)?;
+        self.running = Some(called);
+        if done { self.wait(of, observer) } else { Ok(()) }
+    }
+
+    /// Until every step is done that was called before.
+    fn wait(&mut self, of: u32, observer: &mut dyn Observer) -> Result<()> {
+        if let Some(running) = self.running.take() {
+            self.be.wait_for(&running)?;
+            let elapsed = self.since.elapsed();
+            self.since = Instant::now();
+            self.steps.push(elapsed);
+            observer.on_event(&Event::Step { step: self.steps.len() as u32, steps: of, elapsed });
+        }
+        Ok(())
     }
 }
 

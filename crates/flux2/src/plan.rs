@@ -3,7 +3,6 @@
 //!
 //! In:  a model's files, how it is to be run, the requests. Out: [`MemoryPlan`], the most that each stage takes at once.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use flux2_backend::{Backend, MemoryUse};
@@ -76,10 +75,8 @@ pub(crate) fn rehearse<B: Backend>(
     for request in requests {
         pipeline.generate(request, &mut stages, &cancel)?;
     }
-    // What the host holds beside the backend: the rows of every prompt, the largest reference, the finished pixels as f32.
+    // What the host holds beside the backend: the largest reference, the finished pixels as f32.
     let mut stages = stages.stages;
-    let prompts: BTreeSet<&str> = requests.iter().map(|request| request.prompt.as_str()).collect();
-    let text = &files.text_encoder.config;
     let [mut reference, mut picture] = [0; 2];
     for request in requests {
         let request = ResolvedRequest::new(request, files.variant)?;
@@ -88,7 +85,6 @@ pub(crate) fn rehearse<B: Backend>(
         picture = picture.max(3 * request.width as usize * request.height as usize);
     }
     for StageMemory { stage, memory } in &mut stages {
-        memory.allocated += size_of::<f32>() * prompts.len() * text.max_length * text.embedding_dim();
         memory.allocated += match stage {
             Phase::References => (size_of::<f32>() + 1) * reference, // its bytes, and what the encoder reads
             Phase::Decode => size_of::<f32>() * picture,

@@ -4,10 +4,10 @@
 use crate::digest::sha256;
 use crate::event::Warning;
 use crate::image::{self, RgbImage, resize};
-use crate::sampler::NoiseKind;
 use crate::sampler::schedule::MAX_STEPS;
+use crate::sampler::{self, NoiseKind};
 use crate::variant::Variant;
-use crate::{Error, Result};
+use crate::{Error, Result, latents};
 
 /// Sides of a picture are multiples of this many pixels: one token of the flow transformer.
 pub const GRID_PX: u32 = 16;
@@ -98,6 +98,12 @@ pub struct ResolvedRequest {
 }
 
 impl ResolvedRequest {
+    /// Noise of the seed as the latents that denoising starts from: tokens `[n_img, channels]`.
+    pub fn initial_latents(&self, channels: usize) -> Vec<f32> {
+        let [h, w] = self.grid();
+        latents::pack(&sampler::noise(self.noise, self.seed, channels * h * w), channels, h, w)
+    }
+
     /// Fill in what `variant` has defaults for, prepare the references, check the limits.
     ///
     /// # Errors

@@ -142,7 +142,7 @@ fn help_for_generate() {
 
     Running:
           --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
-                               int8]
+                               int8, fp8]
           --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
                                [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
           --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
@@ -205,7 +205,7 @@ fn help_for_bench() {
 
     Running:
           --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16,
-                             int8]
+                             int8, fp8]
           --device <DEVICE>  Where to run [default: auto] [possible values: auto, cpu, cuda]
           --threads <N>      CPU threads [default: as many as this process may use]
 
@@ -249,7 +249,7 @@ fn help_for_bench() {
           --resident           Keep everything loaded from one picture to the next, as a server does;
                                each still has a prompt of its own
           --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
-                               int8]
+                               int8, fp8]
           --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
           --threads <N>        CPU threads [default: as many as this process may use]
 
@@ -456,7 +456,7 @@ fn names_of_nothing() {
     snapshot!(fox_refused(&["--dtype", "f16"]), @"
     exit code: 2
     ----- stderr -----
-    error: invalid value 'f16' for '--dtype <DTYPE>' [possible values: f32, bf16, int8]
+    error: invalid value 'f16' for '--dtype <DTYPE>' [possible values: f32, bf16, int8, fp8]
     hint: a similar value exists: 'bf16'
     ");
     snapshot!(fox_refused(&["--device", "gpu"]), @"

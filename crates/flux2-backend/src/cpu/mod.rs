@@ -19,6 +19,7 @@
 mod attention;
 mod buffer;
 mod cast;
+mod concat_cols;
 mod concat_rows;
 mod conv2d;
 mod embedding;
@@ -177,6 +178,8 @@ impl Tensor<CpuBackend> {
 impl Backend for CpuBackend {
     type Buffer = Buffer;
     type Matrix = Matrix;
+    type Mark = ();
+    type Recordings = ();
 
     fn compute(&self) -> Compute {
         self.compute
@@ -193,6 +196,18 @@ impl Backend for CpuBackend {
 
     fn peak_bandwidth(&self) -> Option<f64> {
         Some(peak::bandwidth(&self.threads))
+    }
+
+    fn mark(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_done(&self, (): &()) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn wait_for(&self, (): &()) -> Result<()> {
+        Ok(())
     }
 
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
@@ -216,6 +231,7 @@ impl Backend for CpuBackend {
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
         let stored = match format {
             Format::Int8 => return Ok(Matrix::Int8(Int8Matrix::new(self, &matrix)?)),
+            Format::Fp8 => return Err(Error::Unsupported { what: "products of e4m3 on the processor" }),
             Format::AsStored => matrix,
             Format::Bf16 => encode::on(&self.threads, self.tier, &matrix, DType::Bf16)?,
             Format::Q8_0 => encode::on(&self.threads, self.tier, &matrix, DType::Q8_0)?,
@@ -281,6 +297,10 @@ impl Backend for CpuBackend {
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
         cast::cast(self, x, dtype)
+    }
+
+    fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
+        concat_cols::concat_cols(self, parts)
     }
 
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {

@@ -57,6 +57,34 @@ extern "C" __global__ void softmax(int m, const float *scores, float scale, comp
         weights[i] = from_float<compute>(expf((scores[i] - largest) * scale) * inverse);
 }
 
+// The same for rows of up to VECTORS * 4 * blockDim.x scores, a multiple of 4: read once, kept in registers.
+constexpr int VECTORS = 8;
+extern "C" __global__ void __launch_bounds__(512) softmax_wide(int m, const float *scores, float scale, compute *weights) {
+    scores += (i64)blockIdx.x * m;
+    weights += (i64)blockIdx.x * m;
+    float x[VECTORS][4], largest = -INF, total = 0;
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        int i = (v * blockDim.x + threadIdx.x) * 4;
+        if (i < m) load(scores + i, x[v]);
+        for (int j = 0; j < 4; j++) {
+            if (i >= m) x[v][j] = -INF;
+            largest = fmaxf(largest, x[v][j]);
+        }
+    }
+    largest = block_max(largest);
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++)
+        for (int j = 0; j < 4; j++) total += x[v][j] = expf((x[v][j] - largest) * scale);
+    float inverse = 1.0f / block_sum(total);
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        int i = (v * blockDim.x + threadIdx.x) * 4;
+        for (int j = 0; j < 4; j++) x[v][j] *= inverse;
+        if (i < m) store(weights + i, x[v]);
+    }
+}
+
 #ifdef COMPUTE_BF16
 // Tiles of 64 queries and 64 keys through the tensor cores (mma), the softmax carried along in registers.
 //   four warps with 16 queries of a head each; heads of up to D channels, zeros behind them; rows 16-byte aligned

@@ -2,7 +2,7 @@
 //! large head of the autoencoder by products with a softmax between them.
 
 use super::driver::{Geometry, blocks};
-use super::gemm::{Right, Shape};
+use super::gemm::{Operands, Right, Shape};
 use super::kernels::source;
 use super::{CudaBackend, Source, cudnn, int, launch};
 use crate::{AttentionMask, Compute, DType, Error, Result, Tensor};
@@ -12,8 +12,12 @@ const ATTENTION: Source = source!("attention.cu");
 /// Queries and keys of a block, as in `attention.cu`.
 const TILE: usize = 64;
 
-/// Bytes of scores at a time, about, where they are kept: what stays in the cache.
-const SCORE_BYTES: usize = 24 << 20;
+/// Bytes of scores at a time, about, where they are kept: so many rows that the products fill the GPU. Fewer would stay in the
+/// cache, and took 2.5 times as long.
+const SCORE_BYTES: usize = 256 << 20;
+/// Threads of a row of scores, and the longest one that they hold in registers, as in `attention.cu`.
+const SOFTMAX_THREADS: u32 = 512;
+const SOFTMAX_ROW: usize = 8 * 4 * SOFTMAX_THREADS as usize;
 
 /// Products of queries and keys from which on building cuDNN's plan pays.
 const CUDNN_SCORES: usize = 512 * 512;
@@ -141,6 +145,7 @@ fn by_products(
     for first in (0..n).step_by(at_once) {
         let rows = at_once.min(n - first);
         let shape = Shape {
+            operands: Operands::Compute,
             rows,
             cols: m,
             k: d,
@@ -158,8 +163,9 @@ fn by_products(
         unsafe {
             be.gemm.run(&be.device, shape, [queries, k.address(), scores.address()])?;
             let arguments = [scores.address(), weights.address()];
-            let geometry = Geometry::block_each(rows, 256);
-            launch!(be, ATTENTION, "softmax", geometry, [int(m), arguments[0], scale, arguments[1]])?;
+            let geometry = Geometry::block_each(rows, SOFTMAX_THREADS);
+            let name = if m.is_multiple_of(4) && m <= SOFTMAX_ROW { "softmax_wide" } else { "softmax" };
+            launch!(be, ATTENTION, name, geometry, [int(m), arguments[0], scale, arguments[1]])?;
             let shape = Shape {
                 cols: d,
                 k: m,

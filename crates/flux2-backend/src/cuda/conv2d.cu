@@ -29,11 +29,12 @@ COLUMNS(conv_columns_wide, 8)
 
 // Every pixel twice in both directions: y [2h, 2w, c]. Memory bound: 5 * h * w * c values.
 template <int N> __device__ void doubled(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {
-    i64 i = thread_index() * N;
+    u32 item = blockIdx.x * blockDim.x + threadIdx.x, lanes = (u32)c / N, pixel = item / lanes;
+    i64 i = (i64)item * N;
     if (i >= n) return;
-    i64 pixel = i / c, row = pixel / (2 * w) / 2, column = pixel % (2 * w) / 2;
+    u32 row = pixel / (2 * w), column = pixel - row * (2 * w);
     float v[N];
-    load(x + (row * w + column) * stride + i % c, v);
+    load(x + ((i64)(row / 2) * w + column / 2) * stride + (item - pixel * lanes) * N, v);
     store(y + i, v);
 }
 extern "C" __global__ void double_map(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {

@@ -2,7 +2,7 @@
 //! convolution before it and the doubling of a map.
 
 use super::driver::Geometry;
-use super::gemm::{Right, Shape, padded};
+use super::gemm::{Operands, Right, Shape, padded};
 use super::group_norm::norm_silu;
 use super::hopper::{Finish, Left};
 use super::kernels::source;
@@ -91,7 +91,8 @@ fn fast(
         DType::F32 => Finish::F32 { bias },
         _ => Finish::Bf16 { bias, add: residual },
     };
-    let left = if conv.shape == ConvShape::Pointwise { Left::Rows(map) } else { Left::Pixels(map) };
+    let rows = [map];
+    let left = if conv.shape == ConvShape::Pointwise { Left::Rows(&rows) } else { Left::Pixels(map) };
     // SAFETY: `y` has a pixel for each of the map, and a value for each of the bias.
     unsafe { be.multiply("conv2d", left, conv.weight.matrix(), finish, y.address()) }
 }
@@ -166,6 +167,7 @@ fn unfolded(
             )?;
         }
         let shape = Shape {
+            operands: Operands::Compute,
             rows,
             cols,
             k,

@@ -96,8 +96,6 @@ impl Cudnn {
         let mut handle = ptr::null_mut();
         // SAFETY: the library is loaded; `handle` outlives the call.
         check("cudnnCreate", unsafe { (functions.create)(&mut handle) }).ok()?;
-        // SAFETY: the handle was made above, and the stream lives as long as the device.
-        check("cudnnSetStream", unsafe { (functions.set_stream)(handle, device.stream.cast()) }).ok()?;
         Some(Cudnn { functions, state: Mutex::new(State { handle, plans: HashMap::new() }) })
     }
 
@@ -125,6 +123,8 @@ impl Cudnn {
         pack.set(Attribute::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Type::CUDNN_TYPE_VOID_PTR, &pointers)?;
         pack.set(Attribute::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Type::CUDNN_TYPE_VOID_PTR, &[workspace])?;
         pack.finish()?;
+        // SAFETY: handle and stream are alive.
+        check("cudnnSetStream", unsafe { (self.functions.set_stream)(state.handle, device.stream().cast()) })?;
         // SAFETY: the caller vouches for the operands; handle, plan and pack are alive.
         check("cudnnBackendExecute", unsafe {
             (self.functions.execute)(state.handle, plan.plan.object.as_ptr(), pack.object.as_ptr())

@@ -3,6 +3,7 @@
 //! All work goes to one stream, so what is called later sees what was called before, and memory that a tensor gave back can
 //! be given out again at once.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -72,9 +73,14 @@ pub struct GpuInfo {
 pub(super) struct Device {
     pub(super) info: GpuInfo,
     context: sys::CUcontext,
-    pub(super) stream: sys::CUstream,
+    stream: sys::CUstream,
     pub(super) cublaslt: cublaslt_sys::cublasLtHandle_t,
-    ordinal: sys::CUdevice,
+    pub(super) ordinal: sys::CUdevice,
+}
+
+thread_local! {
+    /// The device whose calls of this thread are recorded, and the stream that records them.
+    static RECORDING: Cell<Option<(*const Device, sys::CUstream)>> = const { Cell::new(None) };
 }
 
 // SAFETY: contexts, streams and cuBLASLt's handles may be used from any thread.
@@ -107,6 +113,39 @@ impl Device {
         Ok(Arc::new(Device { info, context, stream, cublaslt, ordinal }))
     }
 
+    /// Where calls of this thread are queued: on the device's stream, or while they are [recorded](Self::record) on another.
+    pub(super) fn stream(&self) -> sys::CUstream {
+        match RECORDING.get() {
+            Some((device, stream)) if std::ptr::eq(device, self) => stream,
+            _ => self.stream,
+        }
+    }
+
+    /// What `work` calls on this thread as a graph, of which nothing runs. Other threads go on meanwhile; `work` must not wait.
+    pub(super) fn record<T>(&self, work: impl FnOnce() -> T) -> Result<(T, Result<sys::CUgraph>)> {
+        struct Recorded(sys::CUstream);
+        impl Drop for Recorded {
+            fn drop(&mut self) {
+                RECORDING.set(None);
+                // SAFETY: made below; nothing runs on it. Nothing can be done about an error here.
+                let _ = unsafe { result::stream::destroy(self.0) };
+            }
+        }
+        self.bind()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
+        let stream = Recorded(check("cuStreamCreate", stream)?);
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream was made above.
+        check("cuStreamBeginCapture", unsafe { result::stream::begin_capture(stream.0, mode) })?;
+        RECORDING.set(Some((self, stream.0)));
+        let done = work();
+        RECORDING.set(None);
+        self.bind()?;
+        // SAFETY: the stream is alive.
+        let graph = check("cuStreamEndCapture", unsafe { result::stream::end_capture(stream.0) });
+        Ok((done, graph))
+    }
+
     /// Make this device the one that the calling thread's calls go to.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
@@ -134,7 +173,7 @@ impl Device {
         let Geometry { grid: [x, y, z], block, shared } = geometry;
         // SAFETY: the caller vouches for the arguments; the stream lives as long as `self`.
         let launched =
-            unsafe { result::launch_kernel(function, (x, y, z), (block, 1, 1), shared, self.stream, arguments) };
+            unsafe { result::launch_kernel(function, (x, y, z), (block, 1, 1), shared, self.stream(), arguments) };
         check("cuLaunchKernel", launched)
     }
 }

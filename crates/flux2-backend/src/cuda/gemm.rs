@@ -1,25 +1,31 @@
 //! Products through cuBLASLt: sums in f32, never in tf32.
 //!
-//! What a call needs (descriptors, the algorithm that cuBLASLt's heuristic picks) is made once for a shape and kept, so a
-//! repeated call is a look-up and a launch. The same shape gets the same algorithm, hence the same bytes.
+//! What a call needs (descriptors, the algorithm) is made once for a shape and kept, so a repeated call is a look-up and a launch.
+//! Of large products the algorithms are timed, see `tuning.rs`; of others cuBLASLt's heuristic picks one. The same shape gets the same algorithm, hence the same bytes.
 //!
 //! cuBLASLt is at its best, and for some shapes at all there, only where addresses and rows are multiples of 16 bytes.
 //! Weights are stored so; other operands are copied first if they are not ([`CudaBackend::side_by_side`]).
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 
 use super::driver::Device;
 use super::memory::{Buffer, Pool};
+use super::tuning::{Algorithm, Choices};
 use super::{CudaBackend, Matrix};
 use crate::{Compute, DType, Error, Result, Tensor};
 
 /// Scratch of cuBLASLt's algorithms; what NVIDIA advises for Hopper, twice.
 const WORKSPACE: usize = 64 << 20;
+/// Algorithms that are timed for a shape, at most.
+const CANDIDATES: usize = 12;
+/// Operations of products that are worth it.
+const TIMED: usize = 1 << 30;
 
 /// Elements to which rows of operands are rounded up: 16 bytes of bf16.
 pub(super) fn padded(cols: usize) -> usize {
@@ -35,9 +41,21 @@ pub(super) enum Right {
     InOut,
 }
 
+/// What is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Operands {
+    /// Values in the compute dtype.
+    Compute,
+    /// Signed bytes; the sums are i32, whatever `out` says.
+    Int8,
+    /// e4m3.
+    E4m3,
+}
+
 /// `out [rows, cols] = left [rows, k] * right`, all row-major with strides in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
+    pub(super) operands: Operands,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) k: usize,
@@ -52,22 +70,32 @@ pub(super) struct Shape {
     pub(super) batch_strides: [usize; 3],
 }
 
+impl Shape {
+    /// Multiplications and additions.
+    fn operations(&self) -> usize {
+        2 * self.rows * self.cols * self.k * self.batch
+    }
+}
+
 /// cuBLASLt's plans, and its scratch.
 pub(super) struct Gemm {
     compute: Compute,
+    pool: Arc<Pool>,
     workspace: Buffer,
+    choices: Option<Arc<Choices>>,
     plans: Mutex<HashMap<(Shape, [u32; 3]), Plan>>,
 }
 
 impl Gemm {
-    pub(super) fn new(compute: Compute, pool: &std::sync::Arc<Pool>) -> Result<Self> {
-        Ok(Gemm { compute, workspace: pool.take(WORKSPACE)?, plans: Mutex::default() })
+    pub(super) fn new(compute: Compute, pool: &Arc<Pool>, choices: Option<Arc<Choices>>) -> Result<Self> {
+        let workspace = pool.take(WORKSPACE)?;
+        Ok(Gemm { compute, pool: Arc::clone(pool), workspace, choices, plans: Mutex::default() })
     }
 
     /// Call the product of what lies at these addresses.
     ///
     /// # Safety
-    /// The operands must be as large as `shape` says, in the backend's compute dtype and `shape.out`.
+    /// The operands must be as large as `shape` says, in `shape.operands` and `shape.out`.
     pub(super) unsafe fn run(&self, device: &Device, shape: Shape, [left, right, out]: [u64; 3]) -> Result<()> {
         if shape.rows == 0 {
             return Ok(());
@@ -78,10 +106,69 @@ impl Gemm {
         let plan = match plans.entry((shape, alignments)) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                new.insert(Plan::new(device, self.compute, shape, alignments)?)
+                let mut plan = Plan::new(device, self.compute, shape, alignments)?;
+                if let Some(choices) = &self.choices
+                    && shape.operations() >= TIMED
+                {
+                    let usable = |algorithm: &Algorithm| plan.takes(device, algorithm);
+                    let name = format!("{shape:?} {alignments:?}");
+                    // SAFETY: the caller vouches for the operands.
+                    let time = || unsafe { self.fastest(device, shape, &plan, [left, right, out]) };
+                    plan.algorithm.data = choices.choose(&name, usable, time)?;
+                }
+                new.insert(plan)
             }
         };
+        // SAFETY: as above.
+        unsafe { self.call(device, shape, plan, &plan.algorithm, [left, right, out]) }
+    }
+
+    /// The algorithm that takes the least time, of those that cuBLASLt expects to do well. Waits for the device.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn fastest(&self, device: &Device, shape: Shape, plan: &Plan, at: [u64; 3]) -> Result<Algorithm> {
+        const CALLS: u32 = 3;
+        // What is added to must not change.
+        let [left, right, mut out] = at;
+        let scratch = if shape.accumulate { Some(self.pool.take(shape.rows * shape.strides[2] * 4)?) } else { None };
+        if let Some(scratch) = &scratch {
+            out = scratch.address();
+        }
+        let mut best = (Duration::MAX, plan.algorithm.data);
+        for algorithm in &plan.candidates {
+            // SAFETY: the caller vouches for the operands. One that does not work is not chosen.
+            let call = || unsafe { self.call(device, shape, plan, algorithm, [left, right, out]) };
+            if call().and_then(|()| device.synchronize()).is_err() {
+                continue;
+            }
+            let start = Instant::now();
+            (0..CALLS).try_for_each(|_| call())?;
+            device.synchronize()?;
+            let elapsed = start.elapsed();
+            if elapsed < best.0 {
+                best = (elapsed, algorithm.data);
+            }
+        }
+        Ok(best.1)
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn call(
+        &self,
+        device: &Device,
+        shape: Shape,
+        plan: &Plan,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        [left, right, out]: [u64; 3],
+    ) -> Result<()> {
         let (alpha, beta) = (1f32, if shape.accumulate { 1f32 } else { 0f32 });
+        let whole = [1i32, 0];
+        let (alpha, beta): (*const c_void, *const c_void) = match shape.operands {
+            Operands::Int8 => ((&raw const whole[0]).cast(), (&raw const whole[1]).cast()),
+            _ => ((&raw const alpha).cast(), (&raw const beta).cast()),
+        };
         let pointer = |address: u64| address as *mut c_void;
         // cuBLASLt counts columns first, so operands change places: out^T = right^T * left^T.
         // SAFETY: the caller vouches for the operands; plan, handle, workspace and stream are alive.
@@ -89,8 +176,8 @@ impl Gemm {
             result::matmul(
                 device.cublaslt,
                 plan.description,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
+                alpha,
+                beta,
                 pointer(right),
                 plan.right,
                 pointer(left),
@@ -99,10 +186,10 @@ impl Gemm {
                 plan.out,
                 pointer(out),
                 plan.out,
-                &plan.algorithm,
+                algorithm,
                 pointer(self.workspace.address()),
                 WORKSPACE,
-                device.stream.cast(),
+                device.stream().cast(),
             )
         };
         called.map_err(|error| refused(shape, &error))
@@ -116,6 +203,8 @@ struct Plan {
     right: sys::cublasLtMatrixLayout_t,
     out: sys::cublasLtMatrixLayout_t,
     algorithm: sys::cublasLtMatmulAlgo_t,
+    /// All that the heuristic offers, what it likes best first.
+    candidates: Vec<sys::cublasLtMatmulAlgo_t>,
 }
 
 // SAFETY: plain descriptions on the host.
@@ -130,7 +219,13 @@ impl Plan {
         use sys::cublasLtMatmulDescAttributes_t::{CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB};
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let Shape { rows, cols, k, strides, right, batch, batch_strides, .. } = shape;
-        let (operand, out) = (data_type(compute.dtype()), data_type(shape.out));
+        use sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32I};
+        use sys::cudaDataType_t::{CUDA_R_8F_E4M3, CUDA_R_8I, CUDA_R_32F, CUDA_R_32I};
+        let (operand, out, sums, scale) = match shape.operands {
+            Operands::Compute => (data_type(compute.dtype()), data_type(shape.out), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+            Operands::E4m3 => (CUDA_R_8F_E4M3, data_type(shape.out), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+            Operands::Int8 => (CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I),
+        };
         let (right_size, transposed) = match right {
             Right::OutIn => ([k, cols], 1i32),
             Right::InOut => ([cols, k], 0i32),
@@ -156,14 +251,20 @@ impl Plan {
             }
             Ok::<_, CublasError>(layout)
         };
-        let description =
-            result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F)?;
+        let description = result::create_matmul_desc(sums, scale)?;
         let (as_it_is, transposed) = (0i32, transposed); // CUBLAS_OP_N, CUBLAS_OP_T or _N
         // SAFETY: both attributes are 32-bit enumerations.
         unsafe {
             let (a, b) = ((&raw const transposed).cast(), (&raw const as_it_is).cast());
             result::set_matmul_desc_attribute(description, CUBLASLT_MATMUL_DESC_TRANSA, a, 4)?;
             result::set_matmul_desc_attribute(description, CUBLASLT_MATMUL_DESC_TRANSB, b, 4)?;
+        }
+        if shape.operands == Operands::E4m3 {
+            // As in `hopper.cu`: sums stay in the tensor core, with fewer bits than f32 has.
+            let fast = 1i8;
+            let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_FAST_ACCUM;
+            // SAFETY: this attribute is a byte.
+            unsafe { result::set_matmul_desc_attribute(description, attribute, (&raw const fast).cast(), 1)? };
         }
         let (left, right) = (layout(operand, [k, rows], 0)?, layout(operand, right_size, 1)?);
         let out = layout(out, [cols, rows], 2)?;
@@ -186,12 +287,49 @@ impl Plan {
         // SAFETY: this attribute is a size; all descriptions are alive.
         let found = unsafe {
             result::set_matmul_pref_attribute(preference, attribute, (&raw const workspace).cast(), 8)?;
-            let found =
-                result::get_matmul_algo_heuristic(device.cublaslt, description, right, left, out, out, preference);
+            let mut found = [std::mem::zeroed::<sys::cublasLtMatmulHeuristicResult_t>(); CANDIDATES];
+            let (mut count, room, to) = (0, CANDIDATES as i32, found.as_mut_ptr());
+            let asked = sys::cublasLtMatmulAlgoGetHeuristic(
+                device.cublaslt,
+                description,
+                right,
+                left,
+                out,
+                out,
+                preference,
+                room,
+                to,
+                &mut count,
+            );
             result::destroy_matmul_pref(preference)?;
-            found?
+            asked.result()?;
+            let works =
+                |f: &&sys::cublasLtMatmulHeuristicResult_t| f.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+            found[..count as usize].iter().filter(works).map(|f| f.algo).collect::<Vec<_>>()
         };
-        Ok(Plan { description, left, right, out, algorithm: found.algo })
+        let algorithm = *found.first().ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        Ok(Plan { description, left, right, out, algorithm, candidates: found })
+    }
+
+    /// Whether `algorithm` can be used for this.
+    fn takes(&self, device: &Device, algorithm: &Algorithm) -> bool {
+        let algorithm = sys::cublasLtMatmulAlgo_t { data: *algorithm };
+        let Plan { description, left, right, out, .. } = *self;
+        // SAFETY: a plain struct; all descriptions are alive, and the call refuses what is no algorithm.
+        unsafe {
+            let mut found = std::mem::zeroed::<sys::cublasLtMatmulHeuristicResult_t>();
+            let status = sys::cublasLtMatmulAlgoCheck(
+                device.cublaslt,
+                description,
+                right,
+                left,
+                out,
+                out,
+                &algorithm,
+                &mut found,
+            );
+            status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && found.workspaceSize <= WORKSPACE
+        }
     }
 }
 
@@ -239,6 +377,7 @@ impl CudaBackend {
         let mut column = 0;
         for part in joined.rows.iter() {
             let shape = Shape {
+                operands: Operands::Compute,
                 rows,
                 cols: weight.rows,
                 k: part.k,

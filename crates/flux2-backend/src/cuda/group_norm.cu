@@ -83,19 +83,21 @@ extern "C" __global__ void group_statistics(i64 pixels, int blocks, int c, int g
     }
 }
 
+// Whole numbers of 32 bits, since divisions of longer ones take longer than memory does: there are not so many groups of N.
 template <int N, bool SILU>
 __device__ void normalise(i64 n, int c, const compute *x, i64 stride, const float *statistics, compute *y) {
-    i64 i = thread_index() * N;
+    u32 item = blockIdx.x * blockDim.x + threadIdx.x, lanes = (u32)c / N;
+    i64 i = (i64)item * N;
     if (i >= n) return;
-    int channel = i % c;
+    u32 pixel = item / lanes, channel = (item - pixel * lanes) * N;
     float v[N], mean[N], scale[N], bias[N];
-    load(x + i / c * stride + channel, v);
+    load(x + pixel * stride + channel, v);
     load(statistics + channel, mean);
     load(statistics + c + channel, scale);
     load(statistics + 2 * c + channel, bias);
     for (int j = 0; j < N; j++) {
         v[j] = (v[j] - mean[j]) * scale[j] + bias[j];
-        if (SILU) v[j] = silu(v[j]);
+        if (SILU) v[j] = sizeof(compute) == 2 ? fast_silu(v[j]) : silu(v[j]);
     }
     store(y + i, v);
 }

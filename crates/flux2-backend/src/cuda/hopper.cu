@@ -1,10 +1,12 @@
-// Products on Hopper (sm_90a) with what follows them: 2-D products and 3x3 convolutions, bf16 operands, sums in f32.
-//   Contracts: ops/linear.rs, ops/linear_swiglu.rs, ops/conv2d.rs
+// Products on Hopper (sm_90a) with what follows them: 2-D products and 3x3 convolutions, sums in f32.
+//   Contracts: ops/linear.rs, ops/linear_add.rs, ops/linear_swiglu.rs, ops/conv2d.rs; of e4m3: quant/fp8.rs
 //
-//   A [rows, k] (or pixels [h, w, c] of which each tap sees shifted ones), B [cols, k], both with k innermost. The copy engine brings tiles of 64 of k into a ring of stages (swizzled by 128 bytes; what lies outside is zero:
-//   the padding of a convolution comes for free). Two warpgroups multiply (wgmma), each M_TILES * 64 rows by BN columns; a
-//   third feeds them. Two blocks of a cluster have neighbouring rows and the same columns: each brings half of B for both.
+//   A [rows, k] (or pixels [h, w, c] of which each tap sees shifted ones), B [cols, k], both with k innermost, bf16 or e4m3. The copy
+//   engine brings tiles of 128 bytes of k into a ring of stages (swizzled by 128 bytes; what lies outside is zero: the padding of a
+//   convolution comes for free). CONSUMERS warpgroups multiply (wgmma), each M_TILES * 64 rows by BN columns; one more
+//   feeds them. Two blocks of a cluster have neighbouring rows and the same columns: each brings half of B for both.
 //   A cluster takes one tile after the other, so the first stages of the next are on their way while a tile is finished.
+//   What belongs to the columns of a tile (bias, gate, scale) is asked for before the product and waits in shared memory behind it.
 //   bound by the tensor cores where k is long; by the cache between them and memory where M_TILES * BN is small
 
 typedef unsigned long long u64;
@@ -13,7 +15,13 @@ struct alignas(64) TensorMap {
     u64 words[16];
 };
 
-enum Finish { STORE, SWIGLU };
+// Rounded to T after `+ bias + add`; SwiGLU, whose two products lie side by side in a tile; `out += gate * product` in f32.
+enum Finish { STORE, SWIGLU, GATED_ADD };
+
+// One byte of a product's operand.
+struct e4m3 {
+    u8 bits;
+};
 
 // What a call multiplies and where the result goes.
 struct Task {
@@ -21,12 +29,17 @@ struct Task {
     // Of a convolution: pixels, channels, and tiles of TILE_W columns in a row.
     int height, width, channels, tiles_across;
     int stride;         // of `out`, in elements
-    const float *bias;
+    // A may be two matrices side by side: iterations of the first, and its columns.
+    int first_iterations, first_k;
+    // For each column, or null: what is added, what is multiplied.
+    const float *bias, *gate;
+    // Of e4m3: what a row of A, a column of the product, and one of the second product is to be multiplied by.
+    const float *row_scale, *scale, *second_scale;
     const void *add;    // what is added before rounding, as `out`; or null
     void *out;
 };
 
-constexpr int TILE_K = 64, TILE_W = 16, CONSUMERS = 2;
+constexpr int TILE_BYTES = 128, TILE_W = 16;
 
 __device__ inline u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
@@ -84,45 +97,56 @@ __device__ inline u64 tile_descriptor(u32 address) {
 #define REGISTERS_8(d) "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7])
 #define REGISTERS_32(d) REGISTERS_8(d), REGISTERS_8((d) + 8), REGISTERS_8((d) + 16), REGISTERS_8((d) + 24)
 #define REGISTERS_64(d) REGISTERS_32(d), REGISTERS_32((d) + 32)
+#define REGISTERS_96(d) REGISTERS_64(d), REGISTERS_32((d) + 64)
 #define REGISTERS_128(d) REGISTERS_64(d), REGISTERS_64((d) + 64)
+#define NAMES_64 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_96 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define NAMES_128 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-// d [64, N] (+)= a [64, 16] * b [N, 16]^T
-template <int N> __device__ inline void wgmma(float *d, u64 a, u64 b, int accumulate);
-template <> __device__ inline void wgmma<128>(float *d, u64 a, u64 b, int accumulate) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
-        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
-        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
-        "%62, %63"
-        "}, %64, %65, p, 1, 1, 0, 0;\n}"
-        : REGISTERS_64(d)
-        : "l"(a), "l"(b), "r"(accumulate));
-}
-template <> __device__ inline void wgmma<256>(float *d, u64 a, u64 b, int accumulate) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
-        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
-        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
-        "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "
-        "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, "
-        "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "
-        "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-        "}, %128, %129, p, 1, 1, 0, 0;\n}"
-        : REGISTERS_128(d)
-        : "l"(a), "l"(b), "r"(accumulate));
-}
-
-// Exact to a few units of f32's last place, and rounded to bf16 behind it.
-__device__ inline float fast_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+// d [64, N] (+)= a [64, 32 bytes] * b [N, 32 bytes]^T
+template <typename IN, int N> __device__ inline void wgmma(float *d, u64 a, u64 b, int accumulate);
+#define WGMMA(IN, N, KIND, END, NAMES, REGISTERS, A, B, ACCUMULATE)                                                  \
+    template <> __device__ inline void wgmma<IN, N>(float *d, u64 a, u64 b, int accumulate) {                         \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE ", 0;\n"                                         \
+                     "wgmma.mma_async.sync.aligned.m64n" #N KIND " {" NAMES "}, " A ", " B ", p, 1, 1" END ";\n}"     \
+                     : REGISTERS(d)                                                                                   \
+                     : "l"(a), "l"(b), "r"(accumulate));                                                              \
+    }
+#define WGMMA_BF16(N, NAMES, REGISTERS, A, B, P) WGMMA(bf16, N, "k16.f32.bf16.bf16", ", 0, 0", NAMES, REGISTERS, A, B, P)
+#define WGMMA_E4M3(N, NAMES, REGISTERS, A, B, P) WGMMA(e4m3, N, "k32.f32.e4m3.e4m3", "", NAMES, REGISTERS, A, B, P)
+WGMMA_BF16(128, NAMES_64, REGISTERS_64, "%64", "%65", "%66")
+WGMMA_BF16(192, NAMES_96, REGISTERS_96, "%96", "%97", "%98")
+WGMMA_BF16(256, NAMES_128, REGISTERS_128, "%128", "%129", "%130")
+WGMMA_E4M3(192, NAMES_96, REGISTERS_96, "%96", "%97", "%98")
+WGMMA_E4M3(256, NAMES_128, REGISTERS_128, "%128", "%129", "%130")
 
 __device__ inline u32 pack(float low, float high) {
     u32 both;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
+}
+
+// Where they are, in the cache: nobody waits. No other thread adds to them, so there is one order.
+__device__ inline void add_to(float *to, float first, float second) {
+    asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
 }
 
 // Four lanes hold four words each; lane i gets word i of each of them.
@@ -145,53 +169,106 @@ __device__ inline void transpose(u32 (&words)[4]) {
 }
 
 // One row of a tile of 64 x BN, columns 8j + 2 * (lane % 4) of it in d[4j] and d[4j + 1], from column `n0` of the result on.
-template <int BN, Finish FINISH, typename T>
-__device__ inline void finish_row(const Task &task, const float *d, i64 row, bool valid, int n0) {
+//   columns: what belongs to each column of the tile, see `column_value`
+template <typename IN, int BN, Finish FINISH, typename T>
+__device__ inline void finish_row(const Task &task, const float *d, const float *columns, i64 row, bool valid, int n0) {
+    constexpr bool SCALED = sizeof(IN) == 1;
     int own = threadIdx.x % 4;
     i64 at = row * task.stride + n0;
-    if constexpr (sizeof(T) == 4) {
+    float scale = SCALED && valid ? task.row_scale[row] : 1.0f;
+    auto column = [&](int j) { return *(const float2 *)(columns + 8 * j + 2 * own); };
+    if constexpr (FINISH == GATED_ADD) {
+        float *out = (float *)task.out + at;
+        if (!valid) return;
+#pragma unroll
+        for (int j = 0; j < BN / 8; j++) {
+            float2 gate = column(j);
+            if (n0 + 8 * j < task.cols) add_to(out + 8 * j + 2 * own, gate.x * scale * d[4 * j], gate.y * scale * d[4 * j + 1]);
+        }
+    } else if constexpr (sizeof(T) == 4) {
         float *out = (float *)task.out + at;
         if (!valid) return;
 #pragma unroll
         for (int j = 0; j < BN / 8; j++) {
             int col = 8 * j + 2 * own;
+            float2 bias = column(j);
             // Not in pairs: a picture has three columns.
-            if (n0 + col < task.cols) out[col] = d[4 * j] + task.bias[n0 + col];
-            if (n0 + col + 1 < task.cols) out[col + 1] = d[4 * j + 1] + task.bias[n0 + col + 1];
+            if (n0 + col < task.cols) out[col] = d[4 * j] + bias.x;
+            if (n0 + col + 1 < task.cols) out[col + 1] = d[4 * j + 1] + bias.y;
         }
     } else {
         constexpr int COLUMNS = FINISH == SWIGLU ? BN / 2 : BN;
         bf16 *out = (bf16 *)task.out + at;
         const bf16 *add = task.add ? (const bf16 *)task.add + at : nullptr;
-        // All at once: each waits for memory.
-        u32 added[COLUMNS / 8] = {};
-        if (add && valid) {
+        // Many at once, since each waits for memory.
+        constexpr int AT_ONCE = 16;
+        constexpr bool ADDS = FINISH == STORE && !SCALED;
+        u32 added[AT_ONCE] = {};
 #pragma unroll
-            for (int j = 0; j < COLUMNS / 8; j++)
-                if (n0 + 8 * j < task.cols) added[j] = *(const u32 *)(add + 8 * j + 2 * own);
-        }
+        for (int first = 0; first < COLUMNS / 8; first += 4) {
+            if (ADDS && first % AT_ONCE == 0 && add && valid) {
 #pragma unroll
-        for (int j = 0; j < COLUMNS / 8; j += 4) {
+                for (int i = 0; i < AT_ONCE; i++) {
+                    int j = first + i;
+                    if (j < COLUMNS / 8 && n0 + 8 * j < task.cols) added[i] = *(const u32 *)(add + 8 * j + 2 * own);
+                }
+            }
             u32 words[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int col = 8 * (j + i) + 2 * own;
-                float low = d[4 * (j + i)], high = d[4 * (j + i) + 1];
+                int j = first + i;
+                float low = d[4 * j], high = d[4 * j + 1];
                 if constexpr (FINISH == SWIGLU) {
-                    low = fast_silu(low) * d[4 * (j + i) + BN / 4];
-                    high = fast_silu(high) * d[4 * (j + i) + 1 + BN / 4];
-                } else if (valid && n0 + col < task.cols) {
-                    float2 bias = *(const float2 *)(task.bias + n0 + col);
-                    low += bias.x + __uint_as_float(added[j + i] << 16);
-                    high += bias.y + __uint_as_float(added[j + i] & 0xffff0000u);
+                    float up_low = d[4 * j + BN / 4], up_high = d[4 * j + 1 + BN / 4];
+                    if constexpr (SCALED) {
+                        float2 gate = column(j), up = column(j + BN / 16);
+                        low *= scale * gate.x;
+                        high *= scale * gate.y;
+                        up_low *= scale * up.x;
+                        up_high *= scale * up.y;
+                    }
+                    low = fast_silu(low) * up_low;
+                    high = fast_silu(high) * up_high;
+                } else if constexpr (SCALED) {
+                    low *= scale * column(j).x;
+                    high *= scale * column(j).y;
+                } else {
+                    float2 bias = column(j);
+                    low += bias.x + __uint_as_float(added[j % AT_ONCE] << 16);
+                    high += bias.y + __uint_as_float(added[j % AT_ONCE] & 0xffff0000u);
                 }
                 words[i] = pack(low, high);
             }
             transpose(words);
-            int col = 8 * (j + own);
+            int col = 8 * (first + own);
             if (valid && n0 + col < task.cols) *(uint4 *)(out + col) = uint4{words[0], words[1], words[2], words[3]};
         }
     }
+}
+
+// Ask the cache for what `finish_row` is going to read of this row, or add to.
+template <int BN, Finish FINISH> __device__ inline void expect_row(const Task &task, i64 row, bool valid, int n0) {
+    const void *from = FINISH == GATED_ADD ? task.out : task.add;
+    constexpr int SIZE = FINISH == GATED_ADD ? 4 : 2, LINE = 128 / SIZE;
+    if (!from || !valid) return;
+#pragma unroll
+    for (int i = 0; i < BN / LINE; i += 4) {
+        int column = (i + threadIdx.x % 4) * LINE;
+        if (column < BN && n0 + column < task.cols)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)from + (row * task.stride + n0 + column) * SIZE));
+    }
+}
+
+// What belongs to column `i` of a tile whose first is column `n0` of the result.
+template <typename IN, int BN, Finish FINISH> __device__ inline float column_value(const Task &task, int i, int n0) {
+    constexpr bool SCALED = sizeof(IN) == 1;
+    bool second = FINISH == SWIGLU && i >= BN / 2;
+    int col = n0 + (second ? i - BN / 2 : i);
+    if (col >= task.cols) return 0.0f;
+    if constexpr (FINISH == SWIGLU) return SCALED ? (second ? task.second_scale : task.scale)[col] : 1.0f;
+    float scale = SCALED ? task.scale[col] : 1.0f;
+    if constexpr (FINISH == GATED_ADD) return task.gate ? task.gate[col] * scale : scale;
+    return SCALED ? scale : task.bias[col];
 }
 
 // Which tile comes in place `tile`: those of a few rows and all columns after each other, so that the rows stay in the cache.
@@ -203,12 +280,16 @@ __device__ inline void place(int tile, int pairs, int n_tiles, int &m, int &n) {
     n = within / size;
 }
 
-template <int M_TILES, int BN, int STAGES, Finish FINISH, bool CONV, typename T>
-__device__ void multiply(const TensorMap &a, const TensorMap &b, const TensorMap &second_b, const Task &task) {
-    constexpr int BM = M_TILES * 64 * CONSUMERS, A_BYTES = BM * TILE_K * 2, B_BYTES = BN * TILE_K * 2;
+template <typename IN, int CONSUMERS, int M_TILES, int BN, int STAGES, Finish FINISH, bool CONV, typename T>
+__device__ void multiply(const TensorMap &a, const TensorMap &second_a, const TensorMap &b, const TensorMap &second_b,
+                         const Task &task) {
+    constexpr int TILE_K = TILE_BYTES / sizeof(IN);
+    constexpr int BM = M_TILES * 64 * CONSUMERS, A_BYTES = BM * TILE_BYTES, B_BYTES = BN * TILE_BYTES;
     constexpr int N_STEP = FINISH == SWIGLU ? BN / 2 : BN;
     extern __shared__ u8 memory[];
     __shared__ alignas(8) u64 full_barriers[STAGES], empty_barriers[STAGES];
+    // Of this tile and the one before it, which a slower warp may still read.
+    __shared__ alignas(8) float columns[2][BN];
     u32 tiles = (shared_address(memory) + 1023) & ~1023u;
     u32 full = shared_address(full_barriers), empty = shared_address(empty_barriers);
     int rank = cluster_rank(), group = threadIdx.x / 128;
@@ -244,8 +325,10 @@ __device__ void multiply(const TensorMap &a, const TensorMap &b, const TensorMap
                         b_column = tap * task.channels + channel;
                         bring(a_tile, a, barrier, channel, x0 + tap % 3 - 1, y0 + tap / 3 - 1);
                     } else {
-                        b_column = i * TILE_K;
-                        bring(a_tile, a, barrier, i * TILE_K, m * BM);
+                        bool second = i >= task.first_iterations;
+                        int column = (second ? i - task.first_iterations : i) * TILE_K;
+                        b_column = second ? task.first_k + column : column;
+                        bring(a_tile, second ? second_a : a, barrier, column, m * BM);
                     }
                     bring_to_both(b_tile + rank * (B_BYTES / 2), rank ? second_b : b, barrier, b_column, b_row);
                     if (++stage == STAGES) stage = 0, parity ^= 1;
@@ -253,24 +336,45 @@ __device__ void multiply(const TensorMap &a, const TensorMap &b, const TensorMap
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        int thread = threadIdx.x % 128;
-        for (int tile = blockIdx.x / 2; tile < pairs * task.n_tiles; tile += clusters) {
+        if constexpr (CONSUMERS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        if constexpr (CONSUMERS == 3) asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
+        int thread = threadIdx.x % 128, turn = 0;
+        for (int tile = blockIdx.x / 2; tile < pairs * task.n_tiles; tile += clusters, turn ^= 1) {
             int m, n;
             place(tile, pairs, task.n_tiles, m, n);
             m = 2 * m + rank;
+            float of_column = threadIdx.x < BN ? column_value<IN, BN, FINISH>(task, threadIdx.x, n * N_STEP) : 0.0f;
+            // Of the two rows that a thread has of each 64.
+            auto own_row = [&](int t, int half, bool &valid) -> i64 {
+                int row = (group * M_TILES + t) * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * half;
+                if constexpr (CONV) {
+                    int x = m % task.tiles_across * TILE_W + row % TILE_W;
+                    int y = m / task.tiles_across * (BM / TILE_W) + row / TILE_W;
+                    valid = x < task.width && y < task.height;
+                    return (i64)y * task.width + x;
+                }
+                valid = m * BM + row < task.rows;
+                return (i64)m * BM + row;
+            };
+            if constexpr (FINISH != SWIGLU) {
+                for (int i = 0; i < 2 * M_TILES; i++) {
+                    bool valid;
+                    i64 row = own_row(i / 2, i % 2, valid);
+                    expect_row<BN, FINISH>(task, row, valid, n * N_STEP);
+                }
+            }
             float d[M_TILES][BN / 2];
             int last = 0;
             for (int i = 0; i < task.iterations; i++) {
                 barrier_wait(full + 8 * stage, parity);
                 u32 a_tile = tiles + stage * (A_BYTES + B_BYTES);
                 u64 b_tile = tile_descriptor(a_tile + A_BYTES);
-                u64 own = tile_descriptor(a_tile + group * M_TILES * 64 * TILE_K * 2);
+                u64 own = tile_descriptor(a_tile + group * M_TILES * 64 * TILE_BYTES);
                 asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-                for (int k = 0; k < TILE_K / 16; k++) {
+                for (int k = 0; k < TILE_BYTES / 32; k++) {
 #pragma unroll
-                    for (int t = 0; t < M_TILES; t++) wgmma<BN>(d[t], own + t * 512 + 2 * k, b_tile + 2 * k, i + k > 0);
+                    for (int t = 0; t < M_TILES; t++) wgmma<IN, BN>(d[t], own + t * 512 + 2 * k, b_tile + 2 * k, i + k > 0);
                 }
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                 // The stage before this one has been read.
@@ -281,23 +385,15 @@ __device__ void multiply(const TensorMap &a, const TensorMap &b, const TensorMap
             }
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (thread < 2) barrier_arrive(empty + 8 * last, thread);
+            if (threadIdx.x < BN) columns[turn][threadIdx.x] = of_column;
+            asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 128) : "memory");
 #pragma unroll
             for (int t = 0; t < M_TILES; t++) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    int row = (group * M_TILES + t) * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * half;
-                    i64 at;
                     bool valid;
-                    if constexpr (CONV) {
-                        int x = m % task.tiles_across * TILE_W + row % TILE_W;
-                        int y = m / task.tiles_across * (BM / TILE_W) + row / TILE_W;
-                        at = (i64)y * task.width + x;
-                        valid = x < task.width && y < task.height;
-                    } else {
-                        at = (i64)m * BM + row;
-                        valid = at < task.rows;
-                    }
-                    finish_row<BN, FINISH, T>(task, d[t] + 2 * half, at, valid, n * N_STEP);
+                    i64 row = own_row(t, half, valid);
+                    finish_row<IN, BN, FINISH, T>(task, d[t] + 2 * half, columns[turn], row, valid, n * N_STEP);
                 }
             }
         }
@@ -306,15 +402,26 @@ __device__ void multiply(const TensorMap &a, const TensorMap &b, const TensorMap
     cluster_sync();
 }
 
-#define MULTIPLY(name, M_TILES, BN, STAGES, FINISH, CONV, T)                                                        \
-    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)                                  \
-        name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,                              \
-             const __grid_constant__ TensorMap second_b, const __grid_constant__ Task task) {                       \
-        multiply<M_TILES, BN, STAGES, FINISH, CONV, T>(a, b, second_b, task);                                       \
+#define MULTIPLY(name, IN, CONSUMERS, M_TILES, BN, FINISH, CONV, T)                                                  \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(128 * (CONSUMERS + 1), 1)                 \
+        name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap second_a,                       \
+             const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap second_b,                       \
+             const __grid_constant__ Task task) {                                                                   \
+        multiply<IN, CONSUMERS, M_TILES, BN, 4, FINISH, CONV, T>(a, second_a, b, second_b, task);                    \
     }
-MULTIPLY(product_bf16, 1, 256, 4, STORE, false, bf16)
-MULTIPLY(product_bf16_narrow, 2, 128, 4, STORE, false, bf16)
-MULTIPLY(product_swiglu, 1, 256, 4, SWIGLU, false, bf16)
-MULTIPLY(convolution_bf16, 1, 256, 4, STORE, true, bf16)
-MULTIPLY(convolution_bf16_narrow, 2, 128, 4, STORE, true, bf16)
-MULTIPLY(convolution_f32, 2, 128, 4, STORE, true, float)
+// Tiles of 128 x 256, of 192 x 192, and of 256 x 128.
+MULTIPLY(product_bf16, bf16, 2, 1, 256, STORE, false, bf16)
+MULTIPLY(product_bf16_narrow, bf16, 2, 2, 128, STORE, false, bf16)
+MULTIPLY(product_swiglu, bf16, 2, 1, 256, SWIGLU, false, bf16)
+MULTIPLY(product_swiglu_square, bf16, 3, 1, 192, SWIGLU, false, bf16)
+MULTIPLY(product_add, bf16, 2, 1, 256, GATED_ADD, false, float)
+MULTIPLY(product_add_square, bf16, 3, 1, 192, GATED_ADD, false, float)
+MULTIPLY(product_e4m3, e4m3, 2, 1, 256, STORE, false, bf16)
+MULTIPLY(product_e4m3_square, e4m3, 3, 1, 192, STORE, false, bf16)
+MULTIPLY(product_swiglu_e4m3, e4m3, 2, 1, 256, SWIGLU, false, bf16)
+MULTIPLY(product_swiglu_e4m3_square, e4m3, 3, 1, 192, SWIGLU, false, bf16)
+MULTIPLY(product_add_e4m3, e4m3, 2, 1, 256, GATED_ADD, false, float)
+MULTIPLY(product_add_e4m3_square, e4m3, 3, 1, 192, GATED_ADD, false, float)
+MULTIPLY(convolution_bf16, bf16, 2, 1, 256, STORE, true, bf16)
+MULTIPLY(convolution_bf16_narrow, bf16, 2, 2, 128, STORE, true, bf16)
+MULTIPLY(convolution_f32, bf16, 2, 2, 128, STORE, true, float)

@@ -110,8 +110,8 @@ impl Kernels {
     }
 }
 
-/// Write a file as a whole or not at all. Without it, kernels are compiled anew.
-fn keep(file: &Path, code: &[u8]) {
+/// Write a file as a whole or not at all. Without it, what is in it is made anew.
+pub(super) fn keep(file: &Path, code: &[u8]) {
     let Some(folder) = file.parent() else { return };
     let unfinished = file.with_extension(format!("{}.tmp", std::process::id()));
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(&unfinished, code));

@@ -21,12 +21,13 @@ __device__ void biased(i64 n, int cols, const float *product, i64 stride, const 
 
 // x += gate * product, x contiguous
 template <int N> __device__ void gated(i64 n, int cols, float *x, const float *gate, const float *product, i64 stride) {
-    i64 i = thread_index() * N;
+    u32 item = blockIdx.x * blockDim.x + threadIdx.x, lanes = (u32)cols / N, row = item / lanes;
+    i64 i = (i64)item * N;
     if (i >= n) return;
-    int col = i % cols;
+    int col = (item - row * lanes) * N;
     float v[N], p[N];
     load(x + i, v);
-    load(product + i / cols * stride + col, p);
+    load(product + row * stride + col, p);
     if (gate) {
         float g[N];
         load(gate + col, g);

@@ -4,7 +4,7 @@ use super::driver::Geometry;
 use super::gemm::padded;
 use super::hopper::{Finish, Left};
 use super::kernels::source;
-use super::{CudaBackend, Matrix, Source, int, launch};
+use super::{CudaBackend, Matrix, Source, bytes, int, launch};
 use crate::{DType, Result, Tensor};
 
 /// Shared by the ops around products.
@@ -21,6 +21,10 @@ pub(super) fn linear(
     let cols = weight.rows;
     *shape.last_mut().expect("a tensor has at least one axis") = cols;
     let y = be.empty(&shape, out)?;
+    if let Some(bytes) = &weight.bytes {
+        bytes::linear(be, x, weight, bytes, bias, &y)?;
+        return Ok(y);
+    }
     if bias.is_none() && cols == padded(cols) {
         be.product(&[x], weight, y.address(), (cols, out), false)?;
         return Ok(y);
@@ -32,7 +36,7 @@ pub(super) fn linear(
         && bias.is_wide(2)
     {
         // SAFETY: `y` has a row for each of `x`, and the bias as many values as one.
-        unsafe { be.multiply("linear", Left::Rows(x), weight, Finish::Bf16 { bias, add: 0 }, y.address())? };
+        unsafe { be.multiply("linear", Left::Rows(&[x]), weight, Finish::Bf16 { bias, add: 0 }, y.address())? };
         return Ok(y);
     }
     let (n, stride) = (x.rows() * cols, padded(cols));

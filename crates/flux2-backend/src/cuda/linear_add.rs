@@ -1,9 +1,10 @@
-//! `linear_add`: without a gate the product adds itself; with one a pass behind it does.
+//! `linear_add`: on Hopper one kernel; elsewhere the product adds itself without a gate, and a pass behind it does with one.
 
 use super::driver::Geometry;
 use super::gemm::padded;
+use super::hopper::{Finish, Left};
 use super::linear::LINEAR;
-use super::{CudaBackend, Matrix, int, launch};
+use super::{CudaBackend, Matrix, bytes, int, launch};
 use crate::{DType, Result, Tensor};
 
 pub(super) fn linear_add(
@@ -15,6 +16,14 @@ pub(super) fn linear_add(
 ) -> Result<()> {
     be.make_mut(x)?;
     let cols = x.cols();
+    if let Some(bytes) = &weight.bytes {
+        return bytes::linear_add(be, x, gate, parts, weight, bytes);
+    }
+    if be.on_hopper(parts) && be.fills_hopper([x.rows(), cols]) && cols.is_multiple_of(8) && x.is_wide(2) {
+        let finish = Finish::Add { gate };
+        // SAFETY: `x` has a row for each of `parts` and is nobody else's; the gate, if there is one, as many values as one.
+        return unsafe { be.multiply("linear", Left::Rows(parts), weight, finish, x.address()) };
+    }
     if gate.is_none() && cols == padded(cols) && x.is_wide(4) {
         return be.product(parts, weight, x.address(), (cols, DType::F32), true);
     }

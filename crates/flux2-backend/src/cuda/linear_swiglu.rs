@@ -4,7 +4,7 @@ use super::driver::Geometry;
 use super::gemm::padded;
 use super::hopper::{Finish, Left};
 use super::linear::LINEAR;
-use super::{CudaBackend, Matrix, int, launch};
+use super::{CudaBackend, Matrix, bytes, int, launch};
 use crate::{DType, Result, Tensor};
 
 pub(super) fn linear_swiglu(
@@ -15,9 +15,13 @@ pub(super) fn linear_swiglu(
 ) -> Result<Tensor<CudaBackend>> {
     let cols = gate.rows;
     let y = be.empty(&[x.rows(), cols], be.compute.dtype())?;
+    if let (Some(gate_bytes), Some(up_bytes)) = (&gate.bytes, &up.bytes) {
+        bytes::linear_swiglu(be, x, [(gate, gate_bytes), (up, up_bytes)], &y)?;
+        return Ok(y);
+    }
     if be.on_hopper(&[x]) && cols.is_multiple_of(8) {
         // SAFETY: `y` has a row for each of `x`, and both weights one shape.
-        unsafe { be.multiply("linear", Left::Rows(x), gate, Finish::Swiglu { up }, y.address())? };
+        unsafe { be.multiply("linear", Left::Rows(&[x]), gate, Finish::Swiglu { up }, y.address())? };
         return Ok(y);
     }
     let (n, half) = (x.rows() * cols, padded(cols));

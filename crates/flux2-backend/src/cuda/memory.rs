@@ -9,11 +9,12 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{result, sys};
 use rayon::prelude::*;
 
+use super::bytes::RoundedRows;
 use super::driver::{Device, check};
 use crate::{Error, Result};
 
@@ -30,12 +31,19 @@ pub struct Buffer {
     pool: Arc<Pool>,
     address: sys::CUdeviceptr,
     bytes: usize,
+    /// The rows of the tensor that fills this, in bytes, once they are known: several products read the same rows.
+    rounded: Mutex<Option<Arc<RoundedRows>>>,
 }
 
 impl Buffer {
     /// Of the first byte, on the GPU.
     pub(super) fn address(&self) -> u64 {
         self.address
+    }
+
+    /// The rows in bytes; `None` before they are known.
+    pub(super) fn rounded(&self) -> MutexGuard<'_, Option<Arc<RoundedRows>>> {
+        self.rounded.lock().expect("no panic while the lock is held")
     }
 }
 
@@ -45,7 +53,7 @@ impl Drop for Buffer {
         // Nothing can be done about an error here; what caused it is reported by the next call.
         let _ = self.pool.device.bind();
         // SAFETY: taken in `take`, and whatever still uses it was called before on the same stream.
-        let _ = unsafe { result::free_async(self.address, self.pool.device.stream) };
+        let _ = unsafe { result::free_async(self.address, self.pool.device.stream()) };
     }
 }
 
@@ -88,14 +96,15 @@ impl Pool {
         self.device.bind()?;
         let mut address = 0;
         // SAFETY: pool and stream live as long as `self`, `address` outlives the call.
-        let status = unsafe { sys::cuMemAllocFromPoolAsync(&mut address, bytes.max(1), self.pool, self.device.stream) };
+        let status =
+            unsafe { sys::cuMemAllocFromPoolAsync(&mut address, bytes.max(1), self.pool, self.device.stream()) };
         if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
             return Err(Error::OutOfMemory { bytes });
         }
         check("cuMemAllocFromPoolAsync", status.result())?;
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(used, Ordering::Relaxed);
-        Ok(Buffer { pool: Arc::clone(self), address, bytes })
+        Ok(Buffer { pool: Arc::clone(self), address, bytes, rounded: Mutex::default() })
     }
 
     /// The most that buffers took at once since the last call, in bytes.
@@ -127,7 +136,7 @@ impl Pool {
             self.device.bind()?;
             // SAFETY: `to` is large enough, and pageable memory is read before the call returns.
             return check("cuMemcpyHtoDAsync", unsafe {
-                result::memcpy_htod_async(to.address, &values, self.device.stream)
+                result::memcpy_htod_async(to.address, &values, self.device.stream())
             });
         }
         let units = PIECE / unit;
@@ -142,7 +151,7 @@ impl Pool {
                 tasks.for_each(|(j, out)| fill(i * units + j, out));
                 // SAFETY: `to` is large enough; the piece is left alone until `wait` saw the copy end.
                 check("cuMemcpyHtoDAsync", unsafe {
-                    result::memcpy_htod_async(to.address + from as u64, values, self.device.stream)
+                    result::memcpy_htod_async(to.address + from as u64, values, self.device.stream())
                 })?;
                 piece.record(&self.device)?;
             }
@@ -157,7 +166,7 @@ impl Pool {
         if out.len() <= SMALL {
             self.device.bind()?;
             // SAFETY: `from` is large enough, and `out` is not used before the stream is done.
-            check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(out, from.address, self.device.stream) })?;
+            check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(out, from.address, self.device.stream()) })?;
             return self.device.synchronize();
         }
         let len = out.len();
@@ -167,7 +176,7 @@ impl Pool {
                 let values = &mut piece.bytes()[..PIECE.min(len - at)];
                 // SAFETY: `from` is large enough; the piece is left alone until `wait` saw the copy end.
                 check("cuMemcpyDtoHAsync", unsafe {
-                    result::memcpy_dtoh_async(values, from.address + at as u64, self.device.stream)
+                    result::memcpy_dtoh_async(values, from.address + at as u64, self.device.stream())
                 })?;
                 piece.record(&self.device)
             };
@@ -232,7 +241,7 @@ impl Piece {
     /// Remember the copy that was just called.
     fn record(&self, device: &Device) -> Result<()> {
         // SAFETY: event and stream are alive.
-        check("cuEventRecord", unsafe { result::event::record(self.event, device.stream) })
+        check("cuEventRecord", unsafe { result::event::record(self.event, device.stream()) })
     }
 
     /// Until the last copy is done.

@@ -6,8 +6,10 @@
 //! | `driver.rs` | context, stream, launches, errors |
 //! | `memory.rs` | the pool that buffers come from, copies to and from the host |
 //! | `kernels.rs` | `.cu` files to machine code, kept on disk |
-//! | `gemm.rs` | products through cuBLASLt |
+//! | `gemm.rs`, `tuning.rs` | products through cuBLASLt, and its fastest algorithms |
+//! | `bytes.rs` | products of bytes: int8, e4m3 |
 //! | `cudnn.rs` | attention through cuDNN |
+//! | `replay.rs` | what is called again and again, as CUDA graphs |
 //! | `hopper.rs` | products on Hopper with what follows them in one kernel |
 //! | `peak.rs` | what the GPU reaches at most, for benchmarks |
 //! | `common.cuh` | what all kernels share |
@@ -19,7 +21,9 @@
 #![allow(unsafe_code)] // calls of libraries and kernels: every block says why it holds
 
 mod attention;
+mod bytes;
 mod cast;
+mod concat_cols;
 mod concat_rows;
 mod conv2d;
 mod cudnn;
@@ -40,11 +44,14 @@ mod modulated_layer_norm;
 mod norm_rope;
 mod patchify;
 mod peak;
+mod replay;
 mod rms_norm;
 mod silu;
+mod tuning;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::sys;
 use half::bf16;
@@ -53,6 +60,7 @@ use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, 
 use crate::cpu::encode;
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
 
+use bytes::{Bytes, Code};
 use cudnn::Cudnn;
 use driver::{Device, Geometry, check};
 pub use driver::{GpuInfo, Unavailable};
@@ -61,6 +69,8 @@ use kernels::{Kernels, Source};
 pub use libraries::{Found, Library, LibrarySearch, Loaded};
 pub use memory::Buffer;
 use memory::Pool;
+pub use replay::{Mark, Recordings};
+use tuning::Choices;
 
 /// How to set up a [`CudaBackend`].
 #[derive(Clone, Debug)]
@@ -71,7 +81,8 @@ pub struct CudaOptions {
     pub ordinal: usize,
     /// Where the libraries may be. Those of the first backend of a process stay.
     pub libraries: LibrarySearch,
-    /// Where compiled kernels are kept; `None` compiles them in every process, which takes some seconds.
+    /// Where compiled kernels are kept, and which algorithms are fastest; `None` compiles them in every process, which takes some
+    /// seconds, and takes the algorithms that cuBLASLt expects to be fast.
     pub kernel_cache: Option<PathBuf>,
 }
 
@@ -86,14 +97,18 @@ pub struct CudaBackend {
     device: Arc<Device>,
     compute: Compute,
     log: KernelLog,
+    /// Lengths of rows that weights in e4m3 are multiplied with: what writes such rows writes them in e4m3 too.
+    e4m3_rows: Arc<Mutex<BTreeSet<usize>>>,
 }
 
-/// A weight on the GPU: `[rows, stride]` in the compute dtype, zeros behind the columns.
+/// A weight on the GPU: `[rows, stride]` in the compute dtype or in bytes, zeros behind the columns.
 pub struct Matrix {
     buffer: Buffer,
     rows: usize,
     cols: usize,
     stride: usize,
+    /// If its elements are bytes that stand for something else.
+    bytes: Option<Bytes>,
 }
 
 /// The libraries as they are, loaded if they were not before.
@@ -127,10 +142,12 @@ impl CudaBackend {
         let CudaOptions { compute, ordinal, libraries, kernel_cache } = options;
         let device = Device::open(ordinal, &libraries)?;
         let pool = Pool::new(Arc::clone(&device), ordinal).map_err(Unavailable::Driver)?;
-        let gemm = Arc::new(Gemm::new(compute, &pool).map_err(Unavailable::Driver)?);
+        let choices = kernel_cache.as_deref().map(|folder| Choices::of(folder, &device.info, compute));
+        let gemm = Arc::new(Gemm::new(compute, &pool, choices).map_err(Unavailable::Driver)?);
         let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
         let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
-        Ok(CudaBackend { cudnn, gemm, kernels, pool, device, compute, log: KernelLog::default() })
+        let (log, e4m3_rows) = (KernelLog::default(), Arc::default());
+        Ok(CudaBackend { cudnn, gemm, kernels, pool, device, compute, log, e4m3_rows })
     }
 
     /// The GPU.
@@ -138,10 +155,21 @@ impl CudaBackend {
         &self.device.info
     }
 
+    /// Whether weights in `format` can be multiplied on this GPU.
+    pub fn takes(&self, format: Format) -> bool {
+        Code::of(format).is_none_or(|code| self.multiplies(code))
+    }
+
     /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
     fn note(&self, op: &'static str, kernel: &str) {
         let weights = (op != "attention").then_some(self.compute.dtype());
         self.log.note(op, weights, &format!("{kernel} {}", self.compute));
+    }
+
+    /// Write down that `kernel` multiplies bytes.
+    fn note_bytes(&self, kernel: &str, bytes: &Bytes) {
+        let dtype = bytes.code.dtype();
+        self.log.note("linear", Some(dtype), &format!("{kernel} {}", bytes.code));
     }
 
     /// Bytes of an element in the compute dtype.
@@ -195,7 +223,7 @@ impl CudaBackend {
         if x.is_contiguous() && (stride == cols || rows == 1) {
             // SAFETY: the callers made `to` that large.
             let copied = unsafe {
-                cudarc::driver::result::memcpy_dtod_async(to, x.address(), rows * cols * size, self.device.stream)
+                cudarc::driver::result::memcpy_dtod_async(to, x.address(), rows * cols * size, self.device.stream())
             };
             return check("cuMemcpyDtoDAsync", copied);
         }
@@ -219,13 +247,13 @@ impl CudaBackend {
             Height: rows,
         };
         // SAFETY: the rows lie in `x`, and the callers made `to` that large.
-        check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.device.stream) }.result())
+        check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.device.stream()) }.result())
     }
 
     fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
         self.device.bind()?;
         // SAFETY: the callers made `to` that large.
-        check("cuMemsetD8Async", unsafe { cudarc::driver::result::memset_d8_async(to, 0, bytes, self.device.stream) })
+        check("cuMemsetD8Async", unsafe { cudarc::driver::result::memset_d8_async(to, 0, bytes, self.device.stream()) })
     }
 
     /// `x` without gaps between its rows: itself, or a copy.
@@ -245,6 +273,8 @@ impl CudaBackend {
             self.copy_rows(x, copy.address(), x.cols())?;
             *x = copy;
         }
+        // They are about to change.
+        *x.buffer().rounded() = None;
         Ok(())
     }
 }
@@ -335,6 +365,8 @@ use launch;
 impl Backend for CudaBackend {
     type Buffer = Buffer;
     type Matrix = Matrix;
+    type Mark = Mark;
+    type Recordings = Recordings;
 
     fn compute(&self) -> Compute {
         self.compute
@@ -347,15 +379,44 @@ impl Backend for CudaBackend {
     }
 
     fn peak_flops(&self, format: Format) -> Option<f64> {
-        (format != Format::Int8).then(|| peak::flops(self).ok())?
+        peak::flops(self, format).ok()
+    }
+
+    fn peak_attention_flops(&self) -> Option<f64> {
+        peak::attention_flops(self).ok()
     }
 
     fn peak_bandwidth(&self) -> Option<f64> {
         peak::bandwidth(self).ok()
     }
 
+    fn works_beside_host(&self) -> bool {
+        true
+    }
+
     fn wait(&self) -> Result<()> {
         self.device.synchronize()
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        Mark::new(&self.device)
+    }
+
+    fn is_done(&self, mark: &Mark) -> Result<bool> {
+        mark.is_done()
+    }
+
+    fn wait_for(&self, mark: &Mark) -> Result<()> {
+        mark.wait()
+    }
+
+    fn replay<E: From<Error>>(
+        &self,
+        recordings: &Recordings,
+        inputs: &[&Tensor<Self>],
+        work: impl FnMut(&[Tensor<Self>]) -> Result<Tensor<Self>, E>,
+    ) -> Result<Tensor<Self>, E> {
+        replay::replay(self, recordings, inputs, work)
     }
 
     fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Tensor<Self>> {
@@ -385,9 +446,11 @@ impl Backend for CudaBackend {
 
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
         // Rounded as on the processor, but multiplied in the compute dtype.
+        if let Some(code) = Code::of(format) {
+            return self.load_bytes(&matrix, code);
+        }
         let matrix = match format.dtype() {
             None => matrix,
-            Some(DType::I8) => return Err(Error::Unsupported { what: "products of bytes on a GPU" }),
             Some(dtype) => encode(&matrix, dtype, None)?,
         };
         let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
@@ -412,7 +475,7 @@ impl Backend for CudaBackend {
                 }
             }
         })?;
-        Ok(Matrix { buffer, rows, cols, stride })
+        Ok(Matrix { buffer, rows, cols, stride, bytes: None })
     }
 
     fn trim(&self) {
@@ -430,6 +493,10 @@ impl Backend for CudaBackend {
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
         cast::cast(self, x, dtype)
+    }
+
+    fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
+        concat_cols::concat_cols(self, parts)
     }
 
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {

@@ -68,3 +68,48 @@ extern "C" __global__ void modulated_layer_norm_wide(int d, const float *x, i64 
                                                      const float *scale, float eps, compute *y) {
     layer_norm<4>(d, x, stride, shift, scale, eps, y);
 }
+
+#if defined(COMPUTE_BF16) && defined(HAS_E4M3)
+// The same, and the rows in e4m3 behind their rounding to bf16: see quant/fp8.rs. d is a multiple of 16 and at most ROUNDS * 4 *
+// blockDim.x; a thread keeps its values in registers.
+constexpr int ROUNDS = 4;
+extern "C" __global__ void modulated_layer_norm_e4m3(int d, const float *x, i64 stride, const float *shift, const float *scale,
+                                                     float eps, bf16 *y, u16 *q, float *scales) {
+    x += blockIdx.x * stride;
+    y += (i64)blockIdx.x * d;
+    q += (i64)blockIdx.x * (d / 2);
+    float v[ROUNDS][4], sum = 0, squares = 0;
+    u32 largest = 0;
+    auto each_own = [&](auto f) {
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+            int i = (r * blockDim.x + threadIdx.x) * 4;
+            if (i < d) f(i, v[r]);
+        }
+    };
+    each_own([&](int i, float (&v)[4]) {
+        load(x + i, v);
+        for (int j = 0; j < 4; j++) sum += v[j];
+    });
+    float mean = block_sum(sum) / d;
+    each_own([&](int, float (&v)[4]) {
+        for (int j = 0; j < 4; j++) squares += (v[j] - mean) * (v[j] - mean);
+    });
+    float inverse = 1.0f / sqrtf(block_sum(squares) / d + eps);
+    each_own([&](int i, float (&v)[4]) {
+        float a[4], b[4];
+        load(scale + i, a);
+        load(shift + i, b);
+        for (int j = 0; j < 4; j++) {
+            v[j] = to_float(from_float<bf16>((1.0f + a[j]) * ((v[j] - mean) * inverse) + b[j]));
+            largest = max(largest, magnitude(v[j]));
+        }
+        store(y + i, v);
+    });
+    float of_row = e4m3_scale(block_max(largest), inverse);
+    each_own([&](int i, float (&v)[4]) {
+        *(Vec<u16, 2> *)(q + i / 2) = {to_e4m3(v[0] * inverse, v[1] * inverse), to_e4m3(v[2] * inverse, v[3] * inverse)};
+    });
+    if (threadIdx.x == 0) scales[blockIdx.x] = of_row;
+}
+#endif

@@ -47,12 +47,12 @@ extern "C" __global__ void norm_rope(i64 items, int heads, int d, const compute 
 template <bool HALVES>
 __device__ void of_128(i64 items, int heads, const compute *x, i64 stride, const float *weight, const float *cos,
                        i64 cos_stride, const float *sin, i64 sin_stride, float eps, compute *y) {
-    i64 item = thread_index() / 32;
+    // Heads are not so many that they need more bits, and divisions of longer numbers take longer than memory does.
+    u32 item = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, token = item / (u32)heads;
     int lane = threadIdx.x % 32;
     if (item >= items) return;
-    i64 token = item / heads;
-    x += token * stride + item % heads * 128;
-    y += item * 128;
+    x += token * stride + (item - token * heads) * 128;
+    y += (i64)item * 128;
     // Pairs 2 * lane and the next: neighbours, or as far apart as half a head.
     int first = HALVES ? 2 * lane : 4 * lane, second = HALVES ? first + 64 : first + 2;
     float a[2], b[2], wa[2], wb[2], c[2], s[2];

@@ -3,36 +3,59 @@
 use std::time::{Duration, Instant};
 
 use super::CudaBackend;
-use super::gemm::{Right, Shape};
-use crate::{Backend, DType, Result, ops};
+use super::bytes::Code;
+use super::gemm::{Operands, Right, Shape};
+use crate::{AttentionMask, Backend, DType, Format, Result, ops};
 
 /// Rows and columns of the product.
 const SIDE: usize = 8192;
 /// Bytes of the copy.
 const COPY: usize = 1 << 30;
 
-/// Floating-point operations a second.
-pub(super) fn flops(be: &CudaBackend) -> Result<f64> {
+/// Floating-point operations a second with weights in `format`.
+pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
+    let code = Code::of(format);
+    let operands = match code {
+        None => Operands::Compute,
+        Some(Code::Int8) => Operands::Int8,
+        Some(Code::E4m3) => Operands::E4m3,
+    };
     // Not zeros: they take less power, so the clock would be higher than it is for a model.
     let values: Vec<f32> = (0..SIDE * 64).map(|i| (i * 7919 % 8191) as f32 / 8191.0 - 0.5).collect();
     let block = ops::cast(be, &be.upload(&[64, SIDE], &values)?, be.compute.dtype())?;
     let x = ops::concat_rows(be, &[&block; SIDE / 64])?;
-    let y = be.empty(&[SIDE, SIDE], be.compute.dtype())?;
+    let rounded = code.map(|code| be.round(&[&x], code)).transpose()?;
+    let x = rounded.as_ref().map_or(x.address(), |rows| rows.buffer.address());
+    let y = be.empty(&[SIDE, SIDE], DType::F32)?;
     let shape = Shape {
+        operands,
         rows: SIDE,
         cols: SIDE,
         k: SIDE,
         strides: [SIDE; 3],
         right: Right::OutIn,
-        out: be.compute.dtype(),
+        out: if operands == Operands::Compute { be.compute.dtype() } else { DType::F32 },
         accumulate: false,
         batch: 1,
         batch_strides: [0; 3],
     };
     // SAFETY: all three are square.
-    let product = || unsafe { be.gemm.run(&be.device, shape, [x.address(), x.address(), y.address()]) };
+    let product = || unsafe { be.gemm.run(&be.device, shape, [x, x, y.address()]) };
     let seconds = shortest(be, product)?.as_secs_f64();
     Ok(2.0 * (SIDE as f64).powi(3) / seconds)
+}
+
+/// Floating-point operations a second of attention with the heads of the flow transformer, so many tokens that nothing else counts.
+pub(super) fn attention_flops(be: &CudaBackend) -> Result<f64> {
+    const TOKENS: usize = 8192;
+    const HEADS: usize = 24;
+    const CHANNELS: usize = 128;
+    let values: Vec<f32> = (0..64 * HEADS * CHANNELS).map(|i| (i * 7919 % 8191) as f32 / 8191.0 - 0.5).collect();
+    let block = ops::cast(be, &be.upload(&[64, HEADS * CHANNELS], &values)?, be.compute.dtype())?;
+    let x = ops::concat_rows(be, &[&block; TOKENS / 64])?;
+    let attend = || ops::attention(be, &x, &x, &x, CHANNELS, AttentionMask::None).map(drop);
+    let seconds = shortest(be, attend)?.as_secs_f64();
+    Ok((4 * TOKENS * TOKENS * HEADS * CHANNELS) as f64 / seconds)
 }
 
 /// Bytes a second, those read and those written.
@@ -44,19 +67,16 @@ pub(super) fn bandwidth(be: &CudaBackend) -> Result<f64> {
     Ok(2.0 * COPY as f64 / seconds)
 }
 
-/// Of a few runs, each of several calls in a row.
+/// The shortest of a few runs, each as long as a picture takes: in a shorter one the GPU is not yet as slow as its power makes it.
 fn shortest(be: &CudaBackend, call: impl Fn() -> Result<()>) -> Result<Duration> {
-    const CALLS: u32 = 10;
-    call()?;
-    be.wait()?;
-    let mut shortest = Duration::MAX;
-    for _ in 0..3 {
+    const RUN: Duration = Duration::from_millis(200);
+    let run = |calls: u32| -> Result<Duration> {
         let start = Instant::now();
-        for _ in 0..CALLS {
-            call()?;
-        }
+        (0..calls).try_for_each(|_| call())?;
         be.wait()?;
-        shortest = shortest.min(start.elapsed() / CALLS);
-    }
-    Ok(shortest)
+        Ok(start.elapsed() / calls)
+    };
+    run(1)?;
+    let calls = (RUN.as_secs_f64() / run(2)?.as_secs_f64().max(1e-6)).ceil() as u32;
+    (0..3).map(|_| run(calls)).try_fold(Duration::MAX, |shortest, next| Ok(shortest.min(next?)))
 }

@@ -2,10 +2,10 @@
 //!
 //! Used by every model. [`linear_f32`] gives what starts a residual stream or leaves a model.
 //!
-//! A weight in bytes ([`crate::Format::Int8`]) is multiplied with rows that are rounded to bytes first, see
-//! [`crate::quant::int8`]; that goes for every product.
+//! A weight in bytes ([`crate::Format::Int8`], [`crate::Format::Fp8`]) is multiplied with rows that are rounded to bytes first,
+//! see [`crate::quant::int8`] and [`crate::quant::fp8`]; that goes for every product.
 
-use crate::quant::int8;
+use crate::quant::{fp8, int8};
 use crate::{Backend, DType, Result, Tensor, Weight};
 
 /// `x` compute `[.., k]`, `weight` `[m, k]`, `bias` f32 `[m]` -> compute `[.., m]`.
@@ -80,4 +80,17 @@ pub fn int8_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
         y.extend(weights.iter().map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>()));
     }
     y
+}
+
+/// The same for a weight in e4m3, see [`crate::quant::fp8`].
+pub fn e4m3_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
+    let round_rows = |rows: &[f32]| -> Vec<f32> {
+        let round_row = |row: &[f32]| {
+            let mut bytes = vec![0; k];
+            let scale = fp8::quantize_row(row, &mut bytes);
+            bytes.into_iter().map(move |b| scale * fp8::e4m3_to_f32(b)).collect::<Vec<_>>()
+        };
+        rows.chunks_exact(k).flat_map(round_row).collect()
+    };
+    reference(&round_rows(x), &round_rows(weight), &[], k)
 }

@@ -19,6 +19,7 @@
 //! | [`euler_step()`] | `x += dt * velocity` | sampler |
 //! | [`guide()`] | `uncond + g * (cond - uncond)` | sampler |
 //! | [`cast()`] | another dtype | model inputs and outputs |
+//! | [`concat_cols()`] | matrices side by side | what the text encoder taps |
 //! | [`concat_rows()`] | matrices on top of each other | text and image tokens |
 //! | [`embedding()`] | rows of a table | Qwen3 |
 //! | [`conv2d()`], [`conv2d_f32`], [`conv2d_add`] | 1x1 or 3x3 convolution, norm and SiLU before and residual after it | autoencoder |
@@ -27,6 +28,7 @@
 
 pub mod attention;
 pub mod cast;
+pub mod concat_cols;
 pub mod concat_rows;
 pub mod conv2d;
 pub mod embedding;
@@ -44,6 +46,7 @@ pub mod silu;
 
 pub use attention::attention;
 pub use cast::cast;
+pub use concat_cols::concat_cols;
 pub use concat_rows::concat_rows;
 pub use conv2d::{conv2d, conv2d_add, conv2d_f32};
 pub use embedding::embedding;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use flux2_backend::cpu::Tier;
 use flux2_backend::host::BlockScales;
-use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, on_every_cpu, random, tensor};
+use flux2_backend::testing::{Tolerance, assert_close, cpu, on_every_backend, random, tensor};
 use flux2_backend::{
     AttentionMask, Backend, Compute, ConvInput, ConvShape, Convolution, CpuBackend, DType, Error, Format, GroupNorm,
     HostBytes, HostTensor, Result, Rope, RopeLayout, Tensor, Weight, ops,
@@ -29,6 +29,7 @@ macro_rules! matrix {
 matrix!(
     attention,
     cast,
+    concat_cols,
     concat_rows,
     conv2d,
     embedding,
@@ -54,10 +55,14 @@ on_every_backend!(
     wrong_shapes_are_named,
     wrong_dtypes_are_named,
     in_place_ops_leave_shared_memory_alone,
-    in_place_ops_find_where_a_window_starts
+    in_place_ops_find_where_a_window_starts,
+    nan_survives_rounding_to_bytes,
+    weights_in_bytes
 );
 
-on_every_cpu!(weights_in_bytes, nan_survives_rounding_to_bytes);
+mod weights_in_e4m3 {
+    flux2_backend::on_cuda! { weights_in_e4m3 }
+}
 
 #[test]
 fn every_op_has_a_row() {
@@ -166,6 +171,20 @@ fn cast<B: Backend>(be: &B) -> Result<()> {
         for (from, to) in [(F32, be.compute().dtype()), (be.compute().dtype(), F32)] {
             let (x, xs) = window(be, "x", shape, from)?;
             check(be, &ops::cast(be, &x, to)?, shape, to, &ops::cast::reference(&xs), 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn concat_cols<B: Backend>(be: &B) -> Result<()> {
+    for (rows, cols) in [(1, &[1][..]), (13, &[2, 5, 1]), (64, &[300, 129])] {
+        for dtype in [F32, be.compute().dtype()] {
+            let part = |d: &usize| window(be, &format!("part of {d}"), &[rows, *d], dtype);
+            let parts = cols.iter().map(part).collect::<Result<Vec<_>>>()?;
+            let tensors: Vec<_> = parts.iter().map(|(x, _)| x).collect();
+            let values: Vec<_> = parts.iter().zip(cols).map(|((_, values), d)| (values.as_slice(), *d)).collect();
+            let got = ops::concat_cols(be, &tensors)?;
+            check(be, &got, &[rows, cols.iter().sum()], dtype, &ops::concat_cols::reference(&values), 1)?;
         }
     }
     Ok(())
@@ -406,8 +425,15 @@ fn linear_add<B: Backend>(be: &B) -> Result<()> {
         ops::linear_add(be, &mut x, None, &y, &weight)?;
         check(be, &x, &[n, m], F32, &ops::linear_add::reference(&xs, &[], &product), k)?;
     }
-    for [n, k1, k2, m] in [[1, 1, 1, 1], [5, 3, 8, 50], [7, 32, 96, 33], [4, 2050, 1100, 10]] {
-        let ((a, values_a), (b, values_b)) = (window(be, "a", &[n, k1], compute)?, window(be, "b", &[n, k2], compute)?);
+    for ([n, k1, k2, m], aligned) in [[1, 1, 1, 1], [5, 3, 8, 50], [7, 32, 96, 33], [4, 2050, 1100, 10]]
+        .into_iter()
+        .map(|shape| (shape, false))
+        // So many that a GPU has no multiprocessor without work.
+        .chain([([1500, 40, 72, 3080], true), ([4300, 72, 8, 1032], true)])
+    {
+        let part =
+            |name, k| if aligned { tensor(be, name, &[n, k], compute) } else { window(be, name, &[n, k], compute) };
+        let ((a, values_a), (b, values_b)) = (part("a", k1)?, part("b", k2)?);
         let rows = values_a.chunks(k1).zip(values_b.chunks(k2));
         let both: Vec<f32> = rows.flat_map(|(a, b)| [a, b].concat()).collect();
         let (weight, ws) = weight(be, "weight", [m, k1 + k2])?;
@@ -424,7 +450,7 @@ fn linear_swiglu<B: Backend>(be: &B) -> Result<()> {
     for ([n, k, m], aligned) in [[1, 1, 1], [3, 7, 5], [13, 31, 97], [8, 64, 401], [9, 2051, 17], [1600, 24, 50]]
         .into_iter()
         .map(|shape| (shape, false))
-        .chain([([140, 72, 200], true), ([129, 2048, 136], true)])
+        .chain([([140, 72, 200], true), ([129, 2048, 136], true), ([1540, 24, 1544], true)])
     {
         let (x, xs) = if aligned { tensor(be, "x", &[n, k], compute)? } else { window(be, "x", &[n, k], compute)? };
         let ((gate, gates), (up, ups)) = (weight(be, "gate", [m, k])?, weight(be, "up", [m, k])?);
@@ -496,6 +522,77 @@ fn weights_in_bytes<B: Backend>(be: &B) -> Result<()> {
         let error = flux2_backend::testing::relative_l2(&got, &exact);
         assert!(k < 30 || error < 0.012, "{n} x {k} x {m}: bytes are {error:.4} away");
     }
+    Ok(())
+}
+
+/// The same in e4m3, where GPUs have it. Tensor cores keep fewer bits of a sum than f32 has: 13 behind the point of the largest of
+/// the 32 terms and what was there before, so each 32 terms may cost 2^-13 of the largest sum there was.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn weights_in_e4m3(be: &flux2_backend::CudaBackend) -> Result<()> {
+    if !be.takes(Format::Fp8) {
+        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+        {
+            eprintln!("skipped: this GPU has no products of e4m3");
+        }
+        return Ok(());
+    }
+    let compute = be.compute().dtype();
+    for [n, k, m] in [
+        [1, 1, 1],
+        [3, 7, 5],
+        [13, 33, 97],
+        [2, 4097, 48],
+        [140, 72, 200],
+        [129, 2048, 136],
+        [300, 16392, 264], // a row too long for registers
+        [1500, 112, 3080],
+        [4300, 80, 1032],
+    ] {
+        let (x, xs) = tensor(be, "x", &[n, k], compute)?;
+        let [gates, ups] = ["gate", "up"].map(|name| random(name, &[m, k]));
+        let load = |values: &[f32]| Weight::load_as(be, HostTensor::from_f32([m, k], values), Format::Fp8);
+        let (gate, up) = (load(&gates)?, load(&ups)?);
+        let lost = k.div_ceil(32) as f64 * 2f64.powi(-13);
+        let close = |got: &Tensor<flux2_backend::CudaBackend>, dtype, expected: &[f64], lost: f64| -> Result<()> {
+            assert_eq!((got.shape(), got.dtype()), (&[n, m][..], dtype));
+            let Tolerance { relative, of_rms } = Tolerance::of(dtype, 1);
+            // The largest sum on the way is no larger than the last one and four times the root mean square together.
+            let tolerance = Tolerance { relative: relative + lost, of_rms: of_rms + 4.0 * lost };
+            assert_close(&be.download(got)?, expected, tolerance);
+            Ok(())
+        };
+        let gated = ops::linear::e4m3_reference(&xs, &gates, k);
+        close(&ops::linear_f32(be, &x, &gate, None)?, F32, &gated, lost)?;
+        close(&ops::linear(be, &x, &gate, None)?, compute, &gated, lost)?;
+        let joined = ops::linear_swiglu::reference(&gated, &ops::linear::e4m3_reference(&xs, &ups, k));
+        // Of either sum, the other one as large as the largest of thousands.
+        close(&ops::linear_swiglu(be, &x, &gate, &up)?, compute, &joined, 10.0 * lost)?;
+        let (before, values) = tensor(be, "sum", &[n, m], F32)?;
+        let (factor, gates) = window(be, "factor", &[1, m], F32)?;
+        let mut sum = before.clone();
+        ops::linear_add(be, &mut sum, Some(&factor), &x, &gate)?;
+        close(&sum, F32, &ops::linear_add::reference(&values, &gates, &gated), lost)?;
+        if k > 1 {
+            let cut = (k / 3).next_multiple_of(8).min(k - 1);
+            let (a, b) = (x.slice_cols(0..cut), x.slice_cols(cut..k));
+            let mut sum = before;
+            ops::linear_pair_add(be, &mut sum, None, [&a, &b], &gate)?;
+            close(&sum, F32, &ops::linear_add::reference(&values, &[], &gated), lost)?;
+        }
+    }
+    // A matrix that is stored so is taken as it is.
+    let host = scaled_fp8([40, 64]);
+    let whole = HostTensor::new(DType::F8E4M3, [40, 64], host.bytes().clone())?
+        .with_scales(BlockScales { values: vec![0.25; 40].into(), block: [1, 64] })?;
+    let (x, xs) = tensor(be, "x", &[9, 64], compute)?;
+    let mut rounded = vec![0; 64];
+    let rows = xs.chunks_exact(64).flat_map(|row| {
+        let scale = flux2_backend::quant::fp8::quantize_row(row, &mut rounded);
+        rounded.iter().map(|b| scale * flux2_backend::quant::fp8::e4m3_to_f32(*b)).collect::<Vec<_>>()
+    });
+    let expected = ops::linear::reference(&rows.collect::<Vec<_>>(), &whole.to_f32(), &[], 64);
+    let got = ops::linear_f32(be, &x, &Weight::load_as(be, whole, Format::Fp8)?, None)?;
+    assert_close(&be.download(&got)?, &expected, Tolerance::of(F32, 1).and_of_rms(2f64.powi(-12)));
     Ok(())
 }
 
@@ -640,6 +737,7 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("attention: k", attend(&[2, 4], &[2, 4], &[2, 4], 2, causal(3)));
     refused("attention: k", attend(&[2, 4], &[1, 4], &[1, 4], 2, causal(2)));
     refused("attention: v", attend(&[2, 4], &[3, 4], &[2, 4], 2, none));
+    refused("concat_cols: parts", ops::concat_cols::<B>(be, &[]).map(drop));
     refused("concat_rows: parts", ops::concat_rows::<B>(be, &[]).map(drop));
     refused("concat_rows: parts", ops::concat_rows(be, &[&f(&[2, 3])?, &f(&[2, 4])?]).map(drop));
     let conv = |w, b: &[usize], shape| Ok(Convolution { weight: weight(w)?, bias: f(b)?, shape });

@@ -28,7 +28,9 @@ pub(crate) use ops::time_ops;
 pub struct Peaks {
     /// Floating-point operations a second of products with the matrices of the flow transformer's blocks.
     pub blocks: Option<f64>,
-    /// Of all other products, attention and convolutions.
+    /// Of attention.
+    pub attention: Option<f64>,
+    /// Of all other products and convolutions.
     pub others: Option<f64>,
 }
 
@@ -37,11 +39,12 @@ impl Peaks {
         let others = be.peak_flops(Format::AsStored);
         let format = precision.blocks();
         let blocks = if format == Format::AsStored { others } else { be.peak_flops(format) };
-        Peaks { blocks, others }
+        Peaks { blocks, attention: be.peak_attention_flops().or(others), others }
     }
 
     /// Seconds that `flops` take at least.
     pub fn seconds(&self, flops: Flops) -> Option<f64> {
-        Some(flops.blocks / self.blocks? + (flops.total() - flops.blocks) / self.others?)
+        let others = flops.total() - flops.blocks - flops.attention;
+        Some(flops.blocks / self.blocks? + flops.attention / self.attention? + others / self.others?)
     }
 }

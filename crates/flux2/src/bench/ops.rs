@@ -138,6 +138,7 @@ pub(crate) fn time_ops<B: Backend>(
         let (op, shape) = (case.op, case.shape.clone());
         let dtype = match case.format {
             Format::Int8 => "int8".to_owned(),
+            Format::Fp8 => "fp8".to_owned(),
             _ => be.compute().to_string(),
         };
         each(OpEvent::Finished(OpTiming { op, shape, dtype, median, flops, bound, share_of_peak }));

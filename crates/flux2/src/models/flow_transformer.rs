@@ -1,7 +1,7 @@
 //! The flow transformer: predicts the velocity that carries noisy latents towards the picture.
 //!
 //! In:  latents `[n_img, c]`, text embedding `[n_txt, d_text]`, reference tokens `[n_ref, c]`, position ids, the noise
-//!      level sigma in 0..=1 (through its [`Modulations`]).
+//!      level sigma in 0..=1 (through its [`ModulationRows`]).
 //! Out: velocity `[n_img, c]`, noise minus data.
 //!
 //! Double blocks keep two streams, text and image, that attend jointly; single blocks run on `[text | image]`. Text comes
@@ -28,6 +28,7 @@ use crate::weights::{TransformerConfig, WeightSource};
 /// The flow transformer with its weights.
 pub struct FlowTransformer<B: Backend> {
     be: B,
+    recordings: B::Recordings,
     config: TransformerConfig,
     img_in: Weight<B>,
     txt_in: Weight<B>,
@@ -69,13 +70,17 @@ struct Modulation<B: Backend> {
 }
 
 /// What one noise level does to every block.
-pub struct Modulations<B: Backend> {
+struct Modulations<B: Backend> {
     img: [Modulation<B>; 2],
     txt: [Modulation<B>; 2],
     single: Modulation<B>,
     final_shift: Tensor<B>,
     final_scale: Tensor<B>,
 }
+
+/// The same as it comes out of the products: f32 `[1, 6 * hidden]` for the image stream and for the text stream, `[1, 3 *
+/// hidden]` for single blocks, `[1, 2 * hidden]` for the head.
+pub struct ModulationRows<B: Backend>([Tensor<B>; 4]);
 
 /// Keys and values of the reference tokens in every block, after normalisation and rotation: 2 x `[n_ref, hidden]` for each
 /// block, so 2 GiB for a megapixel in the 9B model.
@@ -101,6 +106,7 @@ impl<B: Backend> FlowTransformer<B> {
         let single = |i| SingleBlock::load(&w.at("single").at(i));
         Ok(FlowTransformer {
             be: be.clone(),
+            recordings: B::Recordings::default(),
             config: config.clone(),
             img_in: w.matrix("img_in")?,
             txt_in: w.matrix("txt_in")?,
@@ -120,17 +126,17 @@ impl<B: Backend> FlowTransformer<B> {
         self.double_blocks.len() + self.single_blocks.len()
     }
 
-    /// Prepare text `[n_txt, d_text]` and references for an image of `grid` rows and columns of tokens.
+    /// Prepare text, f32 `[n_txt, d_text]`, and references for an image of `grid` rows and columns of tokens.
     ///
     /// # Errors
     /// If shapes do not fit.
     pub fn condition(
         &self,
-        text_embedding: &[f32],
+        text_embedding: &Tensor<B>,
         [h, w]: [usize; 2],
         references: &References<B>,
     ) -> Result<Conditioning<B>> {
-        let text = self.embed(text_embedding, self.config.context_dim, &self.txt_in)?;
+        let text = self.embed(text_embedding, &self.txt_in)?;
         let mut ids = latents::text_ids(text.rows());
         ids.extend(latents::image_ids(h, w));
         let (references, cache) = match references {
@@ -138,19 +144,19 @@ impl<B: Backend> FlowTransformer<B> {
             References::Tokens([], _) => (None, None),
             References::Tokens(tokens, reference_ids) => {
                 ids.extend(*reference_ids);
-                (Some(self.embed(tokens, self.config.in_channels, &self.img_in)?), None)
+                (Some(self.embed(&self.upload(tokens)?, &self.img_in)?), None)
             }
         };
         Ok(Conditioning { text, references, cache, rope: self.rope(&ids)? })
     }
 
-    /// The same picture with another text `[n_txt, d_text]` of as many tokens, such as the empty prompt's: the references
+    /// The same picture with another text, f32 `[n_txt, d_text]`, of as many tokens, such as the empty prompt's: the references
     /// and the angles are those of `conditioning`.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn with_text(&self, conditioning: &Conditioning<B>, text_embedding: &[f32]) -> Result<Conditioning<B>> {
-        let text = self.embed(text_embedding, self.config.context_dim, &self.txt_in)?;
+    pub fn with_text(&self, conditioning: &Conditioning<B>, text_embedding: &Tensor<B>) -> Result<Conditioning<B>> {
+        let text = self.embed(text_embedding, &self.txt_in)?;
         text.expect_shape("another text", conditioning.text.shape())?;
         let Conditioning { references, cache, rope, .. } = conditioning;
         Ok(Conditioning { text, references: references.clone(), cache: cache.clone(), rope: rope.clone() })
@@ -162,9 +168,9 @@ impl<B: Backend> FlowTransformer<B> {
     /// What `pulse` returns, or if shapes do not fit.
     pub fn reference_cache(&self, tokens: &[f32], ids: &[PositionId], pulse: &mut Pulse) -> Result<ReferenceCache<B>> {
         let rope = self.rope(ids)?;
-        let modulations = self.modulations(&[0.0])?.remove(0);
+        let modulations = Modulations::new(&self.modulations(&[0.0])?.remove(0).0);
         let pass = self.pass(&modulations, &rope, 0);
-        let mut image = self.embed(tokens, self.config.in_channels, &self.img_in)?; // [n_ref, hidden]
+        let mut image = self.embed(&self.upload(tokens)?, &self.img_in)?; // [n_ref, hidden]
         let mut cache = ReferenceCache { double: Vec::new(), single: Vec::new() };
         for block in &self.double_blocks {
             cache.double.push(block.forward_references(&pass, &mut image)?);
@@ -181,7 +187,7 @@ impl<B: Backend> FlowTransformer<B> {
     ///
     /// # Errors
     /// If the backend has no room.
-    pub fn modulations(&self, sigmas: &[f32]) -> Result<Vec<Modulations<B>>> {
+    pub fn modulations(&self, sigmas: &[f32]) -> Result<Vec<ModulationRows<B>>> {
         let be = &self.be;
         let channels = self.config.time_channels;
         let waves: Vec<f32> = sigmas.iter().flat_map(|sigma| timestep_embedding(*sigma, channels)).collect();
@@ -192,17 +198,7 @@ impl<B: Backend> FlowTransformer<B> {
         let txt = ops::linear_f32(be, &time, &self.modulation_txt, None)?; // [steps, 6 * hidden]
         let single = ops::linear_f32(be, &time, &self.modulation_single, None)?; // [steps, 3 * hidden]
         let last = ops::linear_f32(be, &time, &self.final_modulation, None)?; // [steps, 2 * hidden]
-        let step = |i: usize| {
-            let row = |x: &Tensor<B>| x.slice_rows(i..i + 1);
-            let [final_shift, final_scale] = row(&last).chunk_cols();
-            Modulations {
-                img: row(&img).chunk_cols().map(|half| Modulation::new(&half)),
-                txt: row(&txt).chunk_cols().map(|half| Modulation::new(&half)),
-                single: Modulation::new(&row(&single)),
-                final_shift,
-                final_scale,
-            }
-        };
+        let step = |i: usize| ModulationRows([&img, &txt, &single, &last].map(|x| x.slice_rows(i..i + 1)));
         Ok((0..sigmas.len()).map(step).collect())
     }
 
@@ -214,18 +210,56 @@ impl<B: Backend> FlowTransformer<B> {
         &self,
         latents: &Tensor<B>,
         conditioning: &Conditioning<B>,
-        modulations: &Modulations<B>,
+        modulations: &ModulationRows<B>,
+        pulse: &mut Pulse,
+    ) -> Result<Tensor<B>> {
+        let Conditioning { text, references, cache, rope } = conditioning;
+        let ModulationRows(rows) = modulations;
+        if let Some(cache) = cache {
+            // Too large to be copied for a recording.
+            return self.pass_through(latents, [text, &rope.cos, &rope.sin], None, Some(cache), rows, pulse);
+        }
+        let mut inputs = vec![latents, text, &rope.cos, &rope.sin];
+        inputs.extend(rows);
+        inputs.extend(references);
+        let mut blocks = 0;
+        let velocity = self.be.replay(&self.recordings, &inputs, |inputs| {
+            let [latents, text, cos, sin, rows @ ..] = inputs else { unreachable!("as above") };
+            let (rows, references) = rows.split_at(4);
+            let rows = rows.try_into().expect("four of them");
+            let mut counted = || {
+                blocks += 1;
+                pulse()
+            };
+            self.pass_through(latents, [text, cos, sin], references.first(), None, rows, &mut counted)
+        })?;
+        // Those that ran without being called.
+        for _ in blocks..self.blocks() {
+            pulse()?;
+        }
+        Ok(velocity)
+    }
+
+    /// The pass of [`forward`](Self::forward).
+    fn pass_through(
+        &self,
+        latents: &Tensor<B>,
+        [text, cos, sin]: [&Tensor<B>; 3],
+        references: Option<&Tensor<B>>,
+        cache: Option<&ReferenceCache<B>>,
+        modulations: &[Tensor<B>; 4],
         pulse: &mut Pulse,
     ) -> Result<Tensor<B>> {
         let be = &self.be;
-        let (n_img, n_txt) = (latents.rows(), conditioning.text.rows());
-        let pass = self.pass(modulations, &conditioning.rope, n_txt);
-        let cache = conditioning.cache.as_deref();
+        let (n_img, n_txt) = (latents.rows(), text.rows());
+        let rope = Rope { cos: cos.clone(), sin: sin.clone(), layout: RopeLayout::Interleaved };
+        let modulations = &Modulations::new(modulations);
+        let pass = self.pass(modulations, &rope, n_txt);
 
         let latents = ops::cast(be, latents, be.compute().dtype())?;
-        let mut text = conditioning.text.clone(); // [n_txt, hidden]
+        let mut text = text.clone(); // [n_txt, hidden]
         let mut image = ops::linear_f32(be, &latents, &self.img_in, None)?; // [n_img, hidden]
-        if let Some(references) = &conditioning.references {
+        if let Some(references) = references {
             image = ops::concat_rows(be, &[&image, references])?; // [n_img + n_ref, hidden]
         }
         for (i, block) in self.double_blocks.iter().enumerate() {
@@ -252,11 +286,16 @@ impl<B: Backend> FlowTransformer<B> {
         Pass { be: &self.be, modulations, rope, n_txt, head_dim, eps }
     }
 
-    /// Host rows of `dim` values through an embedder -> f32 `[n, hidden]`.
-    fn embed(&self, rows: &[f32], dim: usize, embedder: &Weight<B>) -> Result<Tensor<B>> {
-        let be = &self.be;
-        let rows = ops::cast(be, &be.upload(&[rows.len() / dim, dim], rows)?, be.compute().dtype())?;
-        Ok(ops::linear_f32(be, &rows, embedder, None)?)
+    /// Tokens `[n, c]` of the host.
+    fn upload(&self, tokens: &[f32]) -> Result<Tensor<B>> {
+        let c = self.config.in_channels;
+        Ok(self.be.upload(&[tokens.len() / c, c], tokens)?)
+    }
+
+    /// f32 `[n, d]` through an embedder -> f32 `[n, hidden]`.
+    fn embed(&self, rows: &Tensor<B>, embedder: &Weight<B>) -> Result<Tensor<B>> {
+        let rows = ops::cast(&self.be, rows, self.be.compute().dtype())?;
+        Ok(ops::linear_f32(&self.be, &rows, embedder, None)?)
     }
 
     fn rope(&self, ids: &[PositionId]) -> Result<Rope<B>> {
@@ -301,6 +340,20 @@ impl<B: Backend> Pass<'_, B> {
 
     fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {
         Ok(ops::attention(self.be, q, k, v, self.head_dim, AttentionMask::None)?)
+    }
+}
+
+impl<B: Backend> Modulations<B> {
+    /// From the rows of [`ModulationRows`].
+    fn new([img, txt, single, last]: &[Tensor<B>; 4]) -> Self {
+        let [final_shift, final_scale] = last.chunk_cols();
+        Modulations {
+            img: img.chunk_cols().map(|half| Modulation::new(&half)),
+            txt: txt.chunk_cols().map(|half| Modulation::new(&half)),
+            single: Modulation::new(single),
+            final_shift,
+            final_scale,
+        }
     }
 }
 

@@ -54,11 +54,11 @@ impl<B: Backend> Qwen3<B> {
         self.layers.len()
     }
 
-    /// `ids` `[n_txt]`, of which the first `valid` are real -> `[n_txt, taps * hidden]`, row-major, on the host.
+    /// `ids` `[n_txt]`, of which the first `valid` are real -> f32 `[n_txt, taps * hidden]`.
     ///
     /// # Errors
     /// What `pulse` returns, or an id outside the vocabulary.
-    pub fn forward(&self, ids: &[u32], valid: usize, pulse: &mut Pulse) -> Result<Vec<f32>> {
+    pub fn forward(&self, ids: &[u32], valid: usize, pulse: &mut Pulse) -> Result<Tensor<B>> {
         let (be, c) = (&self.be, &self.config);
         let n = ids.len();
         let (cos, sin) = rope_tables_1d(n, c.head_dim, c.rope_theta);
@@ -68,21 +68,18 @@ impl<B: Backend> Qwen3<B> {
             layout: RopeLayout::Halves,
         };
 
-        let width = c.taps.len() * c.hidden;
-        let mut embedding = vec![0.0; n * width];
+        let mut taps = vec![None; c.taps.len()];
         let mut hidden_states = ops::embedding(be, &self.embed, ids)?; // [n, hidden]
         for (i, layer) in self.layers.iter().enumerate() {
             layer.forward(be, c, &mut hidden_states, &rope, valid)?;
             // Tap k is the stream after k layers; the embedding itself would be tap 0.
             if let Some(tap) = c.taps.iter().position(|tap| *tap == i + 1) {
-                let rows = be.download(&hidden_states)?;
-                for (row, out) in rows.chunks_exact(c.hidden).zip(embedding.chunks_exact_mut(width)) {
-                    out[tap * c.hidden..][..c.hidden].copy_from_slice(row);
-                }
+                taps[tap] = Some(hidden_states.clone());
             }
             pulse()?;
         }
-        Ok(embedding)
+        let taps: Vec<_> = taps.iter().map(|tap| tap.as_ref().expect("the layers go to the last tap")).collect();
+        Ok(ops::concat_cols(be, &taps)?)
     }
 }
 
@@ -144,7 +141,7 @@ mod tests {
         let model = Qwen3::load(&f32_backend(), config, weights).unwrap();
         let ids: Vec<u32> = golden.values("token_ids").iter().map(|id| *id as u32).collect();
         let valid = golden.values("attention_mask").iter().filter(|m| **m == 1.0).count();
-        model.forward(&ids, valid, &mut || Ok(())).unwrap()
+        model.be.download(&model.forward(&ids, valid, &mut || Ok(())).unwrap()).unwrap()
     }
 
     fn open(path: &str) -> Component<TextConfig> {
@@ -216,7 +213,8 @@ mod tests {
     fn embed(ids: &[u32], valid: usize) -> (Vec<f32>, usize) {
         let part = open("tiny/klein/text_encoder");
         let model = Qwen3::load(&f32_backend(), &part.config, &part.map().unwrap()).unwrap();
-        (model.forward(ids, valid, &mut || Ok(())).unwrap(), part.config.embedding_dim())
+        let rows = model.forward(ids, valid, &mut || Ok(())).unwrap();
+        (model.be.download(&rows).unwrap(), part.config.embedding_dim())
     }
 
     #[test]

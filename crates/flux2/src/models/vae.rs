@@ -38,6 +38,7 @@ pub struct Encoder<B: Backend> {
 /// Tokens to pictures.
 pub struct Decoder<B: Backend> {
     be: B,
+    recordings: B::Recordings,
     statistics: Statistics<B>,
     post_quant: Conv<B>,
     conv_in: Conv<B>,
@@ -148,6 +149,7 @@ impl<B: Backend> Decoder<B> {
         });
         Ok(Decoder {
             be: be.clone(),
+            recordings: B::Recordings::default(),
             statistics: Statistics::load(&all, config)?,
             post_quant: Conv::load(&w.at("post_quant"), ConvShape::Pointwise)?,
             conv_in: Conv::load(&w.at("conv_in"), ConvShape::Same)?,
@@ -173,6 +175,25 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// What `pulse`, called after every block, returns.
     pub fn forward(&self, tokens: &Tensor<B>, grid: [usize; 2], pulse: &mut Pulse) -> Result<Vec<f32>> {
+        let mut blocks = 0;
+        // Tokens of one shape make pictures of several: of `[h, w]` and `[w, h]`. As a map they do not.
+        let map = tokens.reshape("tokens", [grid[0], grid[1], tokens.cols()])?;
+        let pixels = self.be.replay(&self.recordings, &[&map], |inputs| {
+            let mut counted = || {
+                blocks += 1;
+                pulse()
+            };
+            self.pixels(&inputs[0].reshape("tokens", tokens.shape().to_vec())?, grid, &mut counted)
+        })?;
+        // Those that ran without being called.
+        for _ in blocks..self.blocks() {
+            pulse()?;
+        }
+        Ok(self.be.download(&pixels)?)
+    }
+
+    /// The pass of [`forward`](Self::forward).
+    fn pixels(&self, tokens: &Tensor<B>, grid: [usize; 2], pulse: &mut Pulse) -> Result<Tensor<B>> {
         let be = &self.be;
         let x = ops::unpatchify(be, tokens, grid, &self.statistics.mean, &self.statistics.std)?;
         let mut x = self.conv_in.forward(be, &self.post_quant.forward(be, &x)?)?;
@@ -191,7 +212,7 @@ impl<B: Backend> Decoder<B> {
             }
             upsample = level.resample.as_ref();
         }
-        Ok(be.download(&self.conv_out.forward_f32(be, self.norm_out.silu(be, &x)?)?)?)
+        self.conv_out.forward_f32(be, self.norm_out.silu(be, &x)?)
     }
 }
 

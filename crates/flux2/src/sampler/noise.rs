@@ -20,9 +20,9 @@
 
 use std::f64::consts::{LN_2, TAU};
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::str::FromStr;
-use std::thread;
+
+use crate::parallel::in_shares;
 
 /// Which generator turns a seed into noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -119,16 +119,8 @@ fn philox(seed: u64, n: usize) -> Vec<f32> {
     /// Values for which starting a thread pays.
     const SHARE: usize = 16_384;
     let mut values = vec![0.0; n];
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(n.div_ceil(SHARE)).max(1);
-    let share = n.div_ceil(threads).max(1);
-    let fill = |(i, values): (usize, &mut [f32])| {
-        values.iter_mut().zip(i as u64 * share as u64..).for_each(|(v, index)| *v = philox_normal(seed, 0, index, 0));
-    };
-    let mut shares = values.chunks_mut(share).enumerate();
-    let first = shares.next();
-    thread::scope(|scope| {
-        shares.for_each(|share| drop(scope.spawn(move || fill(share))));
-        first.map(fill);
+    in_shares(&mut values, SHARE, |first, share| {
+        share.iter_mut().zip(first as u64..).for_each(|(v, index)| *v = philox_normal(seed, 0, index, 0));
     });
     values
 }

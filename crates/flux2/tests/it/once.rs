@@ -80,19 +80,19 @@ fn modulations(times: usize) -> Vec<(&'static str, usize)> {
 fn what_does_not_depend_on_the_step_is_computed_once_a_request() {
     for steps in [2, 5] {
         let n = steps as usize;
-        // Uploads: noise, time, text, cosines, sines.
-        let text = [modulations(1), vec![("txt_in", 1), ("img_in", n), ("upload", 5)]].concat();
+        // Uploads: noise, time, cosines, sines.
+        let text = [modulations(1), vec![("txt_in", 1), ("img_in", n), ("upload", 4)]].concat();
         check("klein", 0, steps, &text);
         // And the references, which are projected once.
-        let edit = [modulations(1), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 6)]].concat();
+        let edit = [modulations(1), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 5)]].concat();
         check("klein", 2, steps, &edit);
-        // Two passes a step with guidance; the empty prompt adds its text and nothing else.
-        let guided = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n), ("upload", 6)]].concat();
+        // Two passes a step with guidance; the empty prompt adds nothing else.
+        let guided = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n), ("upload", 4)]].concat();
         check("klein-base", 0, steps, &guided);
-        let guided_edit = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n + 1), ("upload", 7)]].concat();
+        let guided_edit = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n + 1), ("upload", 5)]].concat();
         check("klein-base", 2, steps, &guided_edit);
         // The KV variant reads its references in a pass of their own, at noise level 0.
-        let cached = [modulations(2), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 9)]].concat();
+        let cached = [modulations(2), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 8)]].concat();
         check("klein-kv", 2, steps, &cached);
     }
 }

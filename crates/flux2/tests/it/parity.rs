@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 
 use flux2::image::RgbImage;
 use flux2::models::vae;
-use flux2::pipeline::{DenoiseInputs, Pipeline, ReferenceTokens, Residency, StepState};
+use flux2::pipeline::{DenoiseInputs, Denoised, Pipeline, ReferenceTokens, Residency, StepState};
 use flux2::text::Tokenizer;
 use flux2::weights::{LoraPath, ModelFiles};
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, NoiseKind, Reference, ResolvedRequest, Variant};
@@ -112,7 +112,8 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let text = pipeline.encode_prompt(&request.prompt, &mut ignore, &cancel).unwrap();
     assert_eq!(text.warning.is_some(), tokens.valid == 512 && case == "t2i_long_prompt");
     if golden.has("text_embedding") {
-        assert_relative("text embedding", &text.rows, &golden.values("text_embedding"), NETWORK);
+        let rows = pipeline.backend().download(&text.rows).unwrap();
+        assert_relative("text embedding", &rows, &golden.values("text_embedding"), NETWORK);
     }
     let uncond = request.guidance.map(|_| pipeline.encode_prompt("", &mut ignore, &cancel).unwrap());
     let references = pipeline.encode_references(&request.references, &mut ignore, &cancel).unwrap();
@@ -122,9 +123,8 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
         assert_eq!(ids, golden.values("reference_ids"));
     }
 
-    let [h, w] = request.grid();
-    let noise = flux2::sampler::noise(request.noise, request.seed, 32 * h * w);
-    assert_eq!(flux2::latents::pack(&noise, 32, h, w), golden.values("noise"));
+    let latents = request.initial_latents(32);
+    assert_eq!(latents, golden.values("noise"));
     let sigmas = flux2::sampler::sigmas(request.steps, request.grid().iter().product()).unwrap();
     assert_absolute("sigmas", &sigmas, &golden.values("sigmas"), 2e-7);
     let mut inspect = |state: &StepState<B>| {
@@ -145,11 +145,12 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     };
     let inputs = DenoiseInputs {
         request: &request,
+        latents: &latents,
         text: &text,
         guided: uncond.as_ref().zip(request.guidance),
         references: &references,
     };
-    let latents = pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
+    let Denoised { latents, .. } = pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
 
     if golden.has("decoded") {
         let part = ModelFiles::open(paths).unwrap().vae;
@@ -304,14 +305,16 @@ fn bf16_stays_near_f32_on<B: Backend>(be: &B) {
     let cancel = CancelToken::new();
     let request = ResolvedRequest::new(&golden.request(), pipeline.variant()).unwrap();
     let text = pipeline.encode_prompt(&request.prompt, &mut ignore, &cancel).unwrap();
-    assert_relative("text embedding", &text.rows, &golden.values("text_embedding"), 2e-2);
+    let rows = pipeline.backend().download(&text.rows).unwrap();
+    assert_relative("text embedding", &rows, &golden.values("text_embedding"), 2e-2);
     let mut inspect = |state: &StepState<B>| {
         let name = format!("velocity_{}", state.step);
         // What a random network of this family shows in bf16 against f64 is 3e-2.
         assert_relative(&name, &be.download(state.velocity).unwrap(), &golden.values(&name), 4e-2);
     };
     let none = ReferenceTokens::default();
-    let inputs = DenoiseInputs { request: &request, text: &text, guided: None, references: &none };
+    let latents = request.initial_latents(32);
+    let inputs = DenoiseInputs { request: &request, latents: &latents, text: &text, guided: None, references: &none };
     pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
 }
 

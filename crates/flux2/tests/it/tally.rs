@@ -63,6 +63,8 @@ const COMPUTE: DType = DType::Bf16;
 impl Backend for Tally {
     type Buffer = ();
     type Matrix = String;
+    type Mark = ();
+    type Recordings = ();
 
     fn compute(&self) -> Compute {
         Compute::Bf16
@@ -70,6 +72,18 @@ impl Backend for Tally {
 
     fn kernels(&self) -> String {
         "none".into()
+    }
+
+    fn mark(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_done(&self, (): &()) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn wait_for(&self, (): &()) -> Result<()> {
+        Ok(())
     }
 
     fn upload(&self, shape: &[usize], _: &[f32]) -> Result<Tensor<Self>> {
@@ -103,6 +117,11 @@ impl Backend for Tally {
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
         self.result(dtype, x.shape())
+    }
+
+    fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
+        self.note("concat_cols", parts[0].rows());
+        self.result(parts[0].dtype(), [parts[0].rows(), parts.iter().map(|part| part.cols()).sum()])
     }
 
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {

@@ -11,7 +11,7 @@ use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::Part;
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, TextCache, Variant};
 use flux2_backend::cpu::Tier;
-use flux2_backend::{Compute, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
 use tempfile::TempDir;
 
 use crate::golden::{f32_backend, fixture};
@@ -33,8 +33,9 @@ fn load(paths: &ModelPaths, cache: Option<TextCache>) -> Pipeline<CpuBackend> {
 fn encode(paths: &ModelPaths, cache: Option<TextCache>, prompt: &str) -> (Vec<f32>, Vec<Event>) {
     let mut events = vec![];
     let mut observer = |event: &Event| events.push(event.clone());
-    let text = load(paths, cache).encode_prompt(prompt, &mut observer, &CancelToken::new()).unwrap();
-    (text.rows.to_vec(), events)
+    let mut pipeline = load(paths, cache);
+    let text = pipeline.encode_prompt(prompt, &mut observer, &CancelToken::new()).unwrap();
+    (pipeline.backend().download(&text.rows).unwrap(), events)
 }
 
 fn is_hit(events: &[Event]) -> bool {
@@ -234,7 +235,7 @@ fn whatever_the_values_depend_on_is_in_the_key() {
         let pipeline = Pipeline::load(be, &paths, Residency::OneAtATime).unwrap();
         let mut pipeline = pipeline.with_text_cache(Some(cache(folder.path())));
         let text = pipeline.encode_prompt(prompt, &mut |_: &Event| {}, &CancelToken::new()).unwrap();
-        text.rows.to_vec()
+        pipeline.backend().download(&text.rows).unwrap()
     };
     let fox = || with(Compute::F32, Some(Tier::Portable), "a red fox");
     let first = fox();

@@ -13,11 +13,16 @@ fn golden() -> (Golden, FlowTransformer<CpuBackend>, Modulations<CpuBackend>, Ro
     let golden = Golden::open("seams");
     let part = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap();
     let model = FlowTransformer::load(&f32_backend(), &part.config, &part.map().unwrap()).unwrap();
-    let modulations = model.modulations(&golden.values("timestep")).unwrap().remove(0);
+    let modulations = Modulations::new(&rows(&model, &golden).0);
     let ids: Vec<PositionId> =
         golden.values("rope.ids").chunks_exact(4).map(|id| [0, 1, 2, 3].map(|i| id[i] as u32)).collect();
     let rope = model.rope(&ids).unwrap();
     (golden, model, modulations, rope)
+}
+
+/// What the noise level of the golden pass does.
+fn rows(model: &FlowTransformer<CpuBackend>, golden: &Golden) -> ModulationRows<CpuBackend> {
+    model.modulations(&golden.values("timestep")).unwrap().remove(0)
 }
 
 fn upload(be: &CpuBackend, golden: &Golden, name: &str) -> Tensor<CpuBackend> {
@@ -94,10 +99,11 @@ fn single_block_matches_the_reference() {
 
 #[test]
 fn one_pass_matches_the_reference() {
-    let (golden, model, m, _) = golden();
-    let be = &model.be;
+    let (golden, model, ..) = golden();
+    let (be, m) = (&model.be, rows(&model, &golden));
     let none = References::Tokens(&[], &[]);
-    let conditioning = model.condition(&golden.values("text_embedding"), [4, 6], &none).unwrap();
+    let text = upload(be, &golden, "text_embedding");
+    let conditioning = model.condition(&text, [4, 6], &none).unwrap();
     let latents = upload(be, &golden, "transformer.in");
     let velocity = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
     assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
@@ -119,8 +125,9 @@ fn moved_by(mistake: impl Fn(&str, HostTensor) -> HostTensor) -> f64 {
     let weights = Tampered(part.map().unwrap(), mistake);
     let model = FlowTransformer::load(&f32_backend(), &part.config, &weights).unwrap();
     let none = References::Tokens(&[], &[]);
-    let conditioning = model.condition(&golden.values("text_embedding"), [4, 6], &none).unwrap();
-    let m = model.modulations(&golden.values("timestep")).unwrap().remove(0);
+    let text = upload(&model.be, &golden, "text_embedding");
+    let conditioning = model.condition(&text, [4, 6], &none).unwrap();
+    let m = rows(&model, &golden);
     let latents = upload(&model.be, &golden, "transformer.in");
     let got = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
     let (got, expected) = (model.be.download(&got).unwrap(), golden.values("transformer.out"));

@@ -1,0 +1,185 @@
+//! CUDA graphs: what is called the same way again and again is recorded once and called as a whole.
+//!
+//! In a graph kernels follow each other without the host, and the memory between them has a place of its own that no other work
+//! uses. What goes in and out is copied, so a graph never sees another address: tensors are values here as everywhere.
+//!
+//! The first call with inputs of some shapes runs as it is, which compiles kernels and makes the libraries' plans; the second is
+//! recorded. What cannot be recorded runs as it is for ever.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{result, sys};
+
+use super::driver::check;
+use super::{CudaBackend, Device};
+use crate::{DType, Error, KernelRun, Result, Tensor};
+
+/// Recordings that are kept, the latest ones: a graph's memory stays as long as it does.
+const KEPT: usize = 4;
+
+/// What a caller of [`replay`] keeps.
+#[derive(Default)]
+pub struct Recordings(Mutex<Vec<(Shapes, State)>>);
+
+/// Of all inputs.
+type Shapes = Vec<(Vec<usize>, DType)>;
+
+enum State {
+    /// It ran once; its result had this shape.
+    Seen(Vec<usize>, DType),
+    Recorded(Box<Recording>),
+    /// It cannot be recorded.
+    Refused,
+}
+
+/// A graph and what it reads and writes.
+struct Recording {
+    // Before what it uses.
+    graph: Graph,
+    inputs: Vec<Tensor<CudaBackend>>,
+    output: Tensor<CudaBackend>,
+    /// What it multiplies, for the log.
+    runs: Vec<KernelRun>,
+}
+
+/// See [`crate::Backend::replay`].
+pub(super) fn replay<E: From<Error>>(
+    be: &CudaBackend,
+    recordings: &Recordings,
+    inputs: &[&Tensor<CudaBackend>],
+    mut work: impl FnMut(&[Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>, E>,
+) -> Result<Tensor<CudaBackend>, E> {
+    let mut kept = recordings.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let shapes: Shapes = inputs.iter().map(|x| (x.shape().to_vec(), x.dtype())).collect();
+    let as_it_is: Vec<Tensor<CudaBackend>> = inputs.iter().copied().cloned().collect();
+    let Some(at) = kept.iter().position(|(known, _)| *known == shapes) else {
+        let result = work(&as_it_is)?;
+        if kept.len() == KEPT {
+            kept.remove(0);
+        }
+        kept.push((shapes, State::Seen(result.shape().to_vec(), result.dtype())));
+        return Ok(result);
+    };
+    let (shapes, state) = kept.remove(at);
+    let state = match state {
+        State::Seen(shape, dtype) => match record(be, inputs, be.empty(&shape, dtype)?, &mut work)? {
+            Some(recording) => State::Recorded(Box::new(recording)),
+            None => State::Refused,
+        },
+        known => known,
+    };
+    let result = match &state {
+        State::Recorded(recording) => recording.run(be, inputs).map_err(E::from),
+        _ => work(&as_it_is),
+    };
+    kept.push((shapes, state));
+    result
+}
+
+/// The graph of `work`, of which nothing runs here; `None` if it cannot be had, whatever `work` said to that.
+fn record<E: From<Error>>(
+    be: &CudaBackend,
+    inputs: &[&Tensor<CudaBackend>],
+    output: Tensor<CudaBackend>,
+    work: &mut impl FnMut(&[Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>, E>,
+) -> Result<Option<Recording>, E> {
+    let own = inputs.iter().map(|x| be.empty(x.shape(), x.dtype())).collect::<Result<Vec<_>>>()?;
+    let before = be.log.snapshot();
+    let (done, captured) = be
+        .device
+        .record(|| work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?)))?;
+    let runs = be.log.take_since(before);
+    let Ok(graph) = captured else { return Ok(None) };
+    // SAFETY: the graph was made above, and nothing refers to it behind this.
+    let executable = unsafe {
+        let executable = done.map(|()| result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)));
+        let _ = result::graph::destroy(graph);
+        executable?
+    };
+    let Ok(executable) = executable else { return Ok(None) };
+    let graph = Graph { executable, device: Arc::clone(&be.device) };
+    Ok(Some(Recording { graph, inputs: own, output, runs }))
+}
+
+impl Recording {
+    /// A result that is nobody else's.
+    fn run(&self, be: &CudaBackend, inputs: &[&Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>> {
+        for (x, own) in inputs.iter().zip(&self.inputs) {
+            be.copy_rows(x, own.address(), own.cols())?;
+        }
+        be.device.bind()?;
+        // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output here,
+        // and weights, as long as whoever keeps the recordings keeps them.
+        check("cuGraphLaunch", unsafe { result::graph::launch(self.graph.executable, be.device.stream()) })?;
+        be.log.add(&self.runs);
+        let result = be.empty(self.output.shape(), self.output.dtype())?;
+        be.copy_rows(&self.output, result.address(), result.cols())?;
+        Ok(result)
+    }
+}
+
+/// A graph that can be called.
+struct Graph {
+    executable: sys::CUgraphExec,
+    device: Arc<Device>,
+}
+
+// SAFETY: graphs may be used from any thread, one at a time, and the lock around them sees to that.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here.
+        let _ = self.device.synchronize();
+        // SAFETY: made in `record`, and no call of it is under way. The driver keeps a graph's memory for the next one unless it
+        // is told not to.
+        unsafe {
+            let _ = result::graph::exec_destroy(self.executable);
+            let _ = sys::cuDeviceGraphMemTrim(self.device.ordinal);
+        }
+    }
+}
+
+/// See [`crate::Backend::mark`].
+pub struct Mark {
+    event: sys::CUevent,
+    device: Arc<Device>,
+}
+
+// SAFETY: events may be used from any thread.
+unsafe impl Send for Mark {}
+
+impl Mark {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Self> {
+        device.bind()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let mark = Mark { event: check("cuEventCreate", event)?, device: Arc::clone(device) };
+        // SAFETY: event and stream are alive.
+        check("cuEventRecord", unsafe { result::event::record(mark.event, device.stream()) })?;
+        Ok(mark)
+    }
+
+    pub(super) fn is_done(&self) -> Result<bool> {
+        self.device.bind()?;
+        // SAFETY: the event is alive.
+        match unsafe { result::event::query(self.event) } {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => check("cuEventQuery", other).map(|()| true),
+        }
+    }
+
+    pub(super) fn wait(&self) -> Result<()> {
+        self.device.bind()?;
+        // SAFETY: the event is alive.
+        check("cuEventSynchronize", unsafe { result::event::synchronize(self.event) })
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here.
+        let _ = self.device.bind();
+        // SAFETY: made in `new`; the driver lets go of it when it is done.
+        let _ = unsafe { result::event::destroy(self.event) };
+    }
+}
