@@ -30,8 +30,7 @@ impl Choices {
         let found = libraries::load(&LibrarySearch::default()).iter().find(|found| found.library == Library::CublasLt);
         let version = found.and_then(|found| found.state.as_ref().ok()).map_or("", |loaded| &loaded.version);
         let name = format!("products {} {version} {compute}", gpu.name);
-        let file =
-            folder.join(name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-")).with_extension("txt");
+        let file = folder.join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-") + ".txt");
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.iter().find(|choices| choices.file == file) {
             return Arc::clone(known);
