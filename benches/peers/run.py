@@ -7,7 +7,6 @@ Each program runs as a process of its own and makes two pictures; the second cou
 the machine is left out. Prints seconds, and how many times as long each stage takes as in dj-flux2.
 """
 import argparse
-import json
 import os
 import re
 import selectors
@@ -18,10 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import PROMPT, SEED, last_json, print_table
+
 HERE = Path(__file__).resolve().parent
-# What `dj-flux2 bench generate` draws, with its seed.
-PROMPT = "A photo of a small wooden house beside a quiet lake at sunset, with mountains and pine trees in the distance"
-SEED = 42
 STAGES = ["load", "text", "reference", "step", "decode", "work"]
 
 
@@ -45,14 +43,7 @@ def arguments():
 # ---- contenders: each makes two pictures of a size and returns the second's seconds by stage ----
 
 
-def last_json(command, env=None):
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    if done.returncode != 0:
-        raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def common(args, width, height):
+def shared_arguments(args, width, height):
     inputs = [part for path in args.input for part in ("-i", path)]
     return ["--width", width, "--height", height, "--steps", args.steps, "--threads", args.threads, *inputs]
 
@@ -60,7 +51,7 @@ def common(args, width, height):
 def ours(args, dtype):
     def run(width, height):
         result = last_json([args.binary, "bench", "generate", "-m", args.model, "--dtype", dtype, "--warmup", 1, "--json",
-                            "--quiet", *common(args, width, height)])
+                            "--quiet", *shared_arguments(args, width, height)])
         return result | {"work_s": result["total_s"] - result["load_s"]}
 
     return run
@@ -72,7 +63,7 @@ def diffusers(args, dtype, compiled):
 
     def run(width, height):
         command = [args.peers, HERE / "time_diffusers.py", args.model, "--dtype", dtype, "--prompt", PROMPT, "--seed", SEED]
-        return last_json([*command, *common(args, width, height), *(["--compile"] if compiled else [])], env)
+        return last_json([*command, *shared_arguments(args, width, height), *(["--compile"] if compiled else [])], env)
 
     return run
 
@@ -82,7 +73,7 @@ def sdcpp(args):
 
     def run(width, height):
         command = [args.peers, HERE / "time_sdcpp.py", args.single_files, "--prompt", PROMPT, "--seed", SEED]
-        return last_json([*command, *common(args, width, height)], env)
+        return last_json([*command, *shared_arguments(args, width, height)], env)
 
     return run
 
@@ -148,31 +139,17 @@ def contenders(args):
 # ---- the tables ----
 
 
-def seconds(result):
+def columns(result):
     steps = result["step_s"]
-    return {"step": statistics.mean(steps) if steps else None} | {
+    peak = result["peak_rss_bytes"]
+    return {"step": statistics.mean(steps) if steps else None, "peak GiB": peak / 2**30 if peak else None} | {
         stage: result[f"{stage}_s"] for stage in STAGES if stage != "step"}
 
 
 def median(results):
-    columns = {stage: [r[stage] for r in results if r[stage] is not None] for stage in STAGES}
-    return {stage: statistics.median(values) if values else None for stage, values in columns.items()}
-
-
-def print_table(rows, peaks):
-    heads = "".join(f"{stage:>12}" for stage in STAGES)
-    base = next(iter(rows.values()))
-    print(f"{'seconds':28}{heads}{'peak GiB':>10}")
-    for name, row in rows.items():
-        cells = "".join(f"{'-' if row[s] is None else format(row[s], '.3f'):>12}" for s in STAGES)
-        peak = "-" if peaks[name] is None else f"{peaks[name] / 2**30:.2f}"
-        print(f"{name:28}{cells}{peak:>10}")
-    # Loading is another thing in each of them.
-    print(f"\n{'times ' + next(iter(rows)):28}" + "".join(f"{stage:>12}" for stage in STAGES[1:]))
-    for name, row in list(rows.items())[1:]:
-        ratios = [format(row[s] / base[s], ".2f") if row[s] and base[s] else "-" for s in STAGES[1:]]
-        print(f"{name:28}" + "".join(f"{ratio:>12}" for ratio in ratios))
-    print(flush=True)
+    """Column by column; of the rounds that have the number."""
+    found = {column: [r[column] for r in results if r[column] is not None] for column in results[0]}
+    return {column: statistics.median(values) if values else None for column, values in found.items()}
 
 
 def processor():
@@ -190,7 +167,7 @@ def main():
           "picture without loading, step the mean\n", flush=True)
     for size in args.size or ["512x512"]:
         width, height = (int(side) for side in size.split("x"))
-        results, peaks = {name: [] for name in runs}, {}
+        results = {name: [] for name in runs}
         for turn in range(args.rounds):
             for name, run in runs.items():
                 load = os.getloadavg()[0]
@@ -199,14 +176,14 @@ def main():
                 except (RuntimeError, OSError) as error:
                     print(f"{name}: {error}", file=sys.stderr, flush=True)
                     continue
-                results[name].append(seconds(result))
-                peaks[name] = result["peak_rss_bytes"]
+                results[name].append(columns(result))
                 print(f"{size} round {turn + 1}, {name}: {result['work_s']:.2f} s (load average {load:.1f} before)",
                       file=sys.stderr, flush=True)
         rows = {name: median(found) for name, found in results.items() if found}
         print(size)
         if rows:
-            print_table(rows, peaks)
+            # Loading is another thing in each of them.
+            print_table(rows, [*STAGES, "peak GiB"], STAGES[1:])
     print(f"load average {os.getloadavg()[0]:.1f} after")
 
 

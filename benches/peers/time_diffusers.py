@@ -11,8 +11,9 @@ import resource
 import sys
 import time
 
+from common import PROMPT, SEED, timed_stages
+
 START = time.perf_counter()
-PROMPT = "A photo of a small wooden house beside a quiet lake at sunset, with mountains and pine trees in the distance"
 
 
 def main():
@@ -21,7 +22,7 @@ def main():
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("-i", "--input", action="append", default=[])
     parser.add_argument("--dtype", choices=["bf16", "f32"], default="bf16")
@@ -44,34 +45,17 @@ def main():
     images = [load_image(path) for path in args.input]
     load_s = time.perf_counter() - START
 
-    stages = {}
-
-    def watch(owner, name, label):
-        original = getattr(owner, name)
-
-        def timed(*positional, **named):
-            start = time.perf_counter()
-            result = original(*positional, **named)
-            stages[label].append(time.perf_counter() - start)
-            return result
-
-        setattr(owner, name, timed)
-
-    watch(pipeline, "encode_prompt", "text")
-    watch(pipeline.vae, "encode", "references")
-    watch(pipeline.transformer, "forward", "steps")
-    watch(pipeline.vae, "decode", "decode")
     totals = []
     for run in range(args.runs):
-        stages.update(text=[], references=[], steps=[], decode=[])
         start = time.perf_counter()
-        pipeline(prompt=args.prompt, image=images or None, width=args.width, height=args.height,
-                 num_inference_steps=args.steps, guidance_scale=1.0, generator=torch.Generator().manual_seed(args.seed))
+        with timed_stages(pipeline) as stages:
+            pipeline(prompt=args.prompt, image=images or None, width=args.width, height=args.height,
+                     num_inference_steps=args.steps, guidance_scale=1.0, generator=torch.Generator().manual_seed(args.seed))
         totals.append(time.perf_counter() - start)
         print(f"picture {run + 1}: {totals[-1]:.2f} s", file=sys.stderr, flush=True)
     print(json.dumps({
-        "load_s": load_s, "first_s": totals[0], "text_s": sum(stages["text"]), "reference_s": sum(stages["references"]),
-        "step_s": stages["steps"], "decode_s": sum(stages["decode"]), "work_s": totals[-1],
+        "load_s": load_s, "first_s": totals[0], "text_s": sum(stages["text"]), "reference_s": sum(stages["reference"]),
+        "step_s": stages["step"], "decode_s": sum(stages["decode"]), "work_s": totals[-1],
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }))
 
