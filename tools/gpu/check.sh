@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What a GPU makes of this program: the op matrix, parity with the reference, klein-mini, and synthetic klein-4b timed.
+# What a GPU makes of this program, in one table: the op matrix, parity with the reference, klein-mini, and pictures of
+# klein-4b's size with random weights timed, without and with references, in bf16 and fp8.
 #
 #   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS]
 #
@@ -9,38 +10,75 @@
 #   cargo test --workspace --no-run      prints target/debug/deps/it-…, that of flux2-backend and that of flux2
 #
 # FLUX2_TESTS reads fixtures/ below the folder it was built in, so leave it out on another machine, or copy that folder to the
-# same place. Exit code 1 if anything failed. Set LOGS to keep the outputs.
+# same place. Exit code 1 if anything failed.
+#
+# LOGS=FOLDER    keeps the outputs there
+# MODEL=FOLDER   a checkpoint, for the time from nothing to its first picture; tools/gpu/peers.py --save makes one of random
+#                weights
+#
+# Pictures are warm, with everything loaded, the median of five; seconds. `step` is the mean of the four, its share that of the
+# roofline measured in the same run; `else` is what is in no stage.
 set -uo pipefail
 program=$1 ops=$2 parity=${3:-}
 logs=${LOGS:-$(mktemp -d)}
+mkdir -p "$logs"
 failed=0
 
-row() { printf '%-34s %-8s %s\n' "$1" "$2" "$3"; }
+row() { printf '%-38s %-8s %s\n' "$1" "$2" "$3"; }
+
+fail() { # name, reason
+    failed=1
+    row "$1" FAILED "$2"
+}
+
+milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 
 tests() { # name, program, filters
     local name=$1 log=$logs/$1.log
-    if "${@:2}" > "$log" 2>&1; then
-        if grep -q '^skipped: no GPU' "$log"; then
-            row "$name" skipped "$(grep -m 1 '^skipped: no GPU' "$log")"
-        else
-            row "$name" ok "$(grep -m 1 '^test result' "$log" | sed 's/^test result: ok. //')"
-        fi
+    if ! "${@:2}" > "$log" 2>&1; then
+        fail "$name" "$(grep -m 1 'panicked' -A 1 "$log" | tr '\n' ' ')"
+    elif grep -q '^skipped: no GPU' "$log"; then
+        row "$name" skipped "$(grep -m 1 '^skipped: no GPU' "$log")"
     else
-        failed=1
-        row "$name" FAILED "$(grep -m 1 'panicked' -A 1 "$log" | tr '\n' ' ')"
+        row "$name" ok "$(grep -m 1 '^test result' "$log" | sed 's/^test result: ok. //')"
     fi
 }
 
-picture() { # side, dtype
-    local log=$logs/klein-4b-$1-$2.json
-    if "$program" bench generate --synthetic klein-4b -W "$1" -H "$1" --dtype "$2" --device cuda \
-        --resident --warmup 2 --runs 5 --json -q > "$log" 2> "$log.err"; then
-        local numbers
-        numbers=$(sed -E 's/.*"text_s":([0-9.]+).*"step_s":\[([0-9.]+).*"decode_s":([0-9.]+).*"total_s":([0-9.]+).*/total \4 s: text \1, first step \2, decode \3/' "$log")
-        row "klein-4b ${1}x$1 $2" ok "$numbers"
+numbers() { # a line of `bench generate --json`
+    awk '
+        function field(name, text) { # what stands behind a name, without brackets
+            text = $0
+            sub(".*\"" name "\":\\[?", "", text)
+            sub(/[\]}].*|,"[a-z].*/, "", text)
+            return text
+        }
+        {
+            count = split(field("step_s"), steps, ",")
+            for (i in steps) sum += steps[i]
+            total = field("total_s") - field("load_s")
+            rest = total - field("text_s") - field("reference_s") - sum - field("decode_s")
+            printf "total %.3f  text %.3f  references %.3f  step %.4f (%s %%)  decode %.4f  else %.4f\n", total,
+                field("text_s"), field("reference_s"), sum / count, field("step_percent_of_roofline"), field("decode_s"), rest
+        }' "$1"
+}
+
+picture() { # name, side, dtype, more arguments
+    local name="klein-4b $1 $3" log=$logs/klein-4b-${1// /-}-$3.json
+    if "$program" bench generate --synthetic klein-4b -W "$2" -H "$2" --dtype "$3" --device cuda --resident --warmup 2 \
+        --runs 5 --json -q "${@:4}" > "$log" 2> "$log.err"; then
+        row "$name" ok "$(numbers "$log")"
     else
-        failed=1
-        row "klein-4b ${1}x$1 $2" FAILED "$(tail -n 1 "$log.err")"
+        fail "$name" "$(head -n 1 "$log.err")"
+    fi
+}
+
+first_picture() { # name, log, command: from the start of a process to its end
+    local name=$1 log=$2 start
+    start=$(milliseconds)
+    if "${@:3}" > "$log" 2> "$log.err"; then
+        row "$name" ok "$(($(milliseconds) - start)) ms from nothing to the picture"
+    else
+        fail "$name" "$(head -n 1 "$log.err")"
     fi
 }
 
@@ -48,13 +86,24 @@ picture() { # side, dtype
 echo
 tests op-matrix "$ops" cuda --nocapture --test-threads 1
 [ -z "$parity" ] || tests parity "$parity" parity --nocapture --test-threads 1
-start=$(date +%s%N)
-if "$program" "a cat on a blue background" -S 7 --device cuda -q -o "$logs/cat.png" > /dev/null 2> "$logs/cat.log"; then
-    row klein-mini ok "$((($(date +%s%N) - start) / 1000000)) ms from nothing to the file"
-else
-    failed=1
-    row klein-mini FAILED "$(tail -n 1 "$logs/cat.log")"
-fi
-for side in 512 1024; do picture $side bf16; done
-picture 2048 bf16
+
+mini=("$program" "a cat on a blue background" -S 7 --device cuda -q)
+# The first process compiles kernels for this GPU where none were kept.
+first_picture "klein-mini" "$logs/mini.log" "${mini[@]}" -o "$logs/cat.png"
+first_picture "klein-mini, again" "$logs/mini.log" "${mini[@]}" -o "$logs/cat.png"
+first_picture "klein-mini 512x512, for references" "$logs/reference.log" "${mini[@]}" -W 512 -H 512 -o "$logs/reference.png"
+
+for dtype in bf16 fp8; do
+    for side in 512 1024 2048; do picture "${side}x$side" "$side" "$dtype"; done
+    picture "1024x1024, 1 reference" 1024 "$dtype" -i "$logs/reference.png"
+    picture "1024x1024, 4 references" 1024 "$dtype" -i "$logs/reference.png" -i "$logs/reference.png" \
+        -i "$logs/reference.png" -i "$logs/reference.png"
+    if [ -n "${MODEL:-}" ]; then
+        # The first one brings the files into memory.
+        for time in "not in memory" "in memory"; do
+            first_picture "1024x1024 $dtype, files $time" "$logs/first-$dtype.log" "$program" "a red fox" -m "$MODEL" \
+                --device cuda --dtype "$dtype" -W 1024 -H 1024 -q -o "$logs/first-$dtype.png"
+        done
+    fi
+done
 exit $failed

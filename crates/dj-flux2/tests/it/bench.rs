@@ -64,7 +64,8 @@ fn a_picture_is_a_line_of_json_with_these_fields() {
             "total_s",
             "peak_rss_bytes",
             "gflops",
-            "percent_of_roofline"
+            "percent_of_roofline",
+            "step_percent_of_roofline"
         ]
     );
     let value = value(line);

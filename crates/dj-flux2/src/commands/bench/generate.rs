@@ -38,6 +38,7 @@ pub struct GenerateRecord {
     peak_rss_bytes: Option<u64>,
     gflops: f64,
     percent_of_roofline: Option<f64>,
+    step_percent_of_roofline: Option<f64>,
 }
 
 impl Record for GenerateRecord {
@@ -50,7 +51,7 @@ impl GenerateRecord {
     }
 
     fn mean_step_s(&self) -> f64 {
-        self.step_s.iter().sum::<f64>() / self.step_s.len().max(1) as f64
+        mean(&self.step_s)
     }
 
     /// The latest result of the same model and size, else the latest.
@@ -118,7 +119,9 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let stages = runs.swap_remove((runs.len() - 1) / 2);
 
     let s = |d: Duration| rounded(d.as_secs_f64(), 6);
+    let share = |flops, seconds| peaks.seconds(flops).map(|least| rounded(100.0 * least / seconds, 1));
     let working = stages.working().as_secs_f64();
+    let step_s: Vec<f64> = stages.steps.iter().copied().map(s).collect();
     let record = GenerateRecord {
         model: files.loras.iter().fold(files.name.clone(), |name, lora| format!("{name} + {}", lora.name)),
         dtype: options.precision.to_string(),
@@ -128,12 +131,13 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
         load_s: s(stages.load),
         text_s: s(stages.text),
         reference_s: s(stages.references),
-        step_s: stages.steps.iter().copied().map(s).collect(),
         decode_s: s(stages.decode),
         total_s: s(stages.total),
         peak_rss_bytes: peak_rss_bytes(),
         gflops: rounded(1e-9 * cost.total().total() / working, 2),
-        percent_of_roofline: peaks.seconds(cost.total()).map(|least| rounded(100.0 * least / working, 1)),
+        percent_of_roofline: share(cost.total(), working),
+        step_percent_of_roofline: share(cost.step, mean(&step_s)),
+        step_s,
     };
     if flags.json {
         report.result(&serde_json::to_string(&record).expect("strings and numbers serialise"))?;
@@ -168,6 +172,10 @@ fn model(args: &BenchGenerateArgs) -> Result<ModelFiles> {
         vae: args.vae.as_ref().map(Location::from),
         ..Default::default()
     })?)
+}
+
+fn mean(seconds: &[f64]) -> f64 {
+    seconds.iter().sum::<f64>() / seconds.len().max(1) as f64
 }
 
 /// The most memory this process had at once, mapped files included; known on Linux only.
