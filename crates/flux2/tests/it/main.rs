@@ -6,6 +6,7 @@ mod embedded;
 mod evaluation;
 mod gguf;
 mod golden;
+mod gpu;
 mod hostile_files;
 mod hostile_gguf;
 mod house;
