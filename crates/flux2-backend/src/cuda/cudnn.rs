@@ -33,6 +33,8 @@ pub(super) struct Shape {
 pub(super) struct Cudnn {
     functions: Functions,
     state: Mutex<State>,
+    /// That of the handle.
+    device: Arc<Device>,
 }
 
 struct State {
@@ -89,14 +91,15 @@ unsafe impl Send for State {}
 
 impl Cudnn {
     /// `None` if the library is missing or refuses.
-    pub(super) fn new(device: &Device) -> Option<Self> {
+    pub(super) fn new(device: &Arc<Device>) -> Option<Self> {
         let found = libraries::load(&LibrarySearch::default()).iter().find(|found| found.library == Library::Cudnn)?;
         let functions = Functions::new(found.state.as_ref().ok()?.handle)?;
         device.bind().ok()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the library is loaded; `handle` outlives the call.
         check("cudnnCreate", unsafe { (functions.create)(&mut handle) }).ok()?;
-        Some(Cudnn { functions, state: Mutex::new(State { handle, plans: HashMap::new() }) })
+        let state = Mutex::new(State { handle, plans: HashMap::new() });
+        Some(Cudnn { functions, state, device: Arc::clone(device) })
     }
 
     /// How to compute attention of this shape, unless cuDNN cannot.
@@ -136,6 +139,8 @@ impl Drop for Cudnn {
     fn drop(&mut self) {
         let state = self.state.get_mut().expect("no panic while the lock was held");
         state.plans.clear();
+        // Perhaps another thread's than the one that used it, and that one's GPU another.
+        let _ = self.device.bind();
         // SAFETY: made in `new`, and no plan uses it any more. Nothing can be done about an error here.
         let _ = unsafe { (self.functions.destroy)(state.handle) };
     }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::{result, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
@@ -84,10 +85,15 @@ impl Kernels {
 
     /// A file as machine code in the driver: from disk, else compiled and put there.
     fn module(&self, source: Source) -> Result<sys::CUmodule> {
+        /// Held while a file is looked for and made: of several backends that begin at once, one compiles it and the others
+        /// find it. Nothing is behind it that a panic could leave half-done.
+        static COMPILING: Mutex<()> = Mutex::new(());
+
         let program = program(source, self.compute);
         // SAFETY: `code` is what NVRTC made, or what a damaged file holds, which the driver refuses.
         let load = |code: &[u8]| check("cuModuleLoadData", unsafe { result::module::load_data(code.as_ptr().cast()) });
         let file = self.cache.as_deref().map(|folder| self.file(folder, source, &program));
+        let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Ok(module)) = file.as_deref().and_then(|file| fs::read(file).ok()).map(|code| load(&code)) {
             return Ok(module);
         }
@@ -110,10 +116,12 @@ impl Kernels {
     }
 }
 
-/// Write a file as a whole or not at all. Without it, what is in it is made anew.
+/// Write a file as a whole or not at all, whoever else writes it. Without it, what is in it is made anew.
 pub(super) fn keep(file: &Path, code: &[u8]) {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let Some(folder) = file.parent() else { return };
-    let unfinished = file.with_extension(format!("{}.tmp", std::process::id()));
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let unfinished = file.with_extension(format!("{}-{number}.tmp", std::process::id()));
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(&unfinished, code));
     if written.and_then(|()| fs::rename(&unfinished, file)).is_err() {
         let _ = fs::remove_file(&unfinished);
@@ -220,5 +228,25 @@ mod tests {
         assert_eq!(file(Compute::F32, "a"), Path::new("/k/x-f32-sm_90a-af63dc4c8601ec8c.cubin"));
         assert_ne!(file(Compute::F32, "a"), file(Compute::F32, "b"));
         assert_ne!(file(Compute::F32, "a"), file(Compute::Bf16, "a"));
+    }
+
+    #[test]
+    fn code_that_several_threads_keep_is_whole() {
+        let folder = std::env::temp_dir().join(format!("dj-flux2-kernels-{}", std::process::id()));
+        let (file, code) = (folder.join("x.cubin"), vec![7; 1 << 20]);
+        keep(&file, &code);
+        let writer = || {
+            for _ in 0..50 {
+                keep(&file, &code);
+                assert!(fs::read(&file).unwrap() == code);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(writer);
+            }
+        });
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -206,6 +206,7 @@ impl CudaBackend {
     /// Let a kernel have more shared memory than kernels have by themselves.
     fn allow_shared(&self, source: Source, name: &'static str, bytes: u32) -> Result<()> {
         let function = self.kernels.function(&self.device, source, name)?;
+        self.device.bind()?;
         let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is loaded.
         check("cuFuncSetAttribute", unsafe {

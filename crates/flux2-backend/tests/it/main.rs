@@ -1,4 +1,6 @@
 //! Integration tests.
 
+#[cfg(target_os = "linux")]
+mod cuda_several;
 mod encode;
 mod ops;
