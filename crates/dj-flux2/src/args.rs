@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use flux2::Device;
 
 /// Words in the first place that are not a prompt.
 const SUBCOMMANDS: &[&str] = if cfg!(feature = "hub") {
@@ -183,7 +184,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Running")]
     pub quantize: Option<Quantize>,
 
-    /// Where to run [default: auto]
+    /// Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Running")]
     pub device: Option<Device>,
 
@@ -253,7 +254,7 @@ pub struct BenchFlags {
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]
     pub dtype: Option<Dtype>,
 
-    /// Where to run [default: auto]
+    /// Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Running")]
     pub device: Option<Device>,
 
@@ -454,14 +455,6 @@ pub enum Component {
     Transformer,
     TextEncoder,
     Vae,
-}
-
-/// Devices by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    Auto,
-    Cpu,
-    Cuda,
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), &'static str> {

@@ -19,7 +19,7 @@ use flux2::{
     ResolvedRequest, TextCache, Variant,
 };
 
-use crate::args::{self, Dtype, GenerateArgs, Quantize};
+use crate::args::{Dtype, GenerateArgs, Quantize};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 
@@ -171,7 +171,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
         model_is_fallback,
         options: EngineOptions {
             // Memory is planned for the processor only.
-            device: match device_of(args.device) {
+            device: match args.device.unwrap_or_default() {
                 Device::Auto if args.max_memory.is_some() => Device::Cpu,
                 device => device,
             },
@@ -205,15 +205,6 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
     };
     check(&settings)?;
     Ok(settings)
-}
-
-/// Where to run, by what was typed.
-pub fn device_of(typed: Option<args::Device>) -> Device {
-    match typed {
-        None | Some(args::Device::Auto) => Device::Auto,
-        Some(args::Device::Cpu) => Device::Cpu,
-        Some(args::Device::Cuda) => Device::Cuda,
-    }
 }
 
 /// What no model would do is refused before one is looked for.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::thread;
 
 use flux2_backend::{Backend, CpuBackend, CpuOptions, Format};
 #[cfg(all(feature = "cuda", target_os = "linux"))]
@@ -31,6 +33,9 @@ pub trait Engine: Send {
 
     /// What it runs on, for people: device, instruction set, threads, number format.
     fn device(&self) -> &str;
+
+    /// The same as one would ask for it: the processor, or a GPU by its number.
+    fn place(&self) -> Device;
 
     /// Why it is not a GPU that it runs on, if one might have been expected.
     fn why_no_gpu(&self) -> Option<&NoGpu>;
@@ -63,17 +68,41 @@ pub enum Device {
     Auto,
     /// The processor.
     Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
+    /// An NVIDIA GPU: the one of this number, as the driver counts from 0, else the first that can be used.
+    Cuda(Option<usize>),
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Device::Auto => "auto",
-            Device::Cpu => "cpu",
-            Device::Cuda => "cuda",
-        })
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(None) => f.write_str("cuda"),
+            Device::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// A name that is no [`Device`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a device is auto, cpu, cuda, or one GPU by its number, as in cuda:1")]
+pub struct ParseDeviceError;
+
+/// As printed.
+impl FromStr for Device {
+    type Err = ParseDeviceError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(None)),
+            _ => {
+                let number = name.strip_prefix("cuda:").filter(|n| n.bytes().all(|digit| digit.is_ascii_digit()));
+                let ordinal = number.and_then(|number| number.parse().ok()).ok_or(ParseDeviceError)?;
+                Ok(Device::Cuda(Some(ordinal)))
+            }
+        }
     }
 }
 
@@ -135,7 +164,7 @@ macro_rules! on_backend {
         match $chosen {
             Chosen::Cpu($be, _) => $work,
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Chosen::Cuda($be) => $work,
+            Chosen::Cuda($be, _) => $work,
         }
     };
 }
@@ -145,7 +174,7 @@ macro_rules! on_backend {
 /// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::load`].
 pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let backend = Chosen::new(options)?;
-    backend.engine(ModelFiles::open(paths)?, options)
+    backend.engine(ModelFiles::open(paths)?, options, 1)
 }
 
 /// The same with a model that was opened before, or [one that is in no file](ModelFiles::synthetic).
@@ -153,7 +182,27 @@ pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engin
 /// # Errors
 /// [`Error::Device`] if there is no such device; otherwise as [`Pipeline::of_files`].
 pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
-    Chosen::new(options)?.engine(files, options)
+    Chosen::new(options)?.engine(files, options, 1)
+}
+
+/// Engines of one model, one on each device; see [`fleet`](crate::fleet).
+pub struct Engines {
+    /// At least one.
+    pub engines: Vec<Box<dyn Engine>>,
+    /// GPUs that were tried beside them and cannot be used.
+    pub left_out: Vec<(Device, NoGpu)>,
+}
+
+/// As [`open`], on each of the devices that `options` allow, at most `most`: on all GPUs, unless one of them or the processor is
+/// named. Memory-mapped weights are shared.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_all(files: &ModelFiles, options: &EngineOptions, most: NonZeroUsize) -> Result<Engines> {
+    let Devices { chosen, left_out } = Chosen::all(options, most)?;
+    let count = chosen.len();
+    let engines = chosen.into_iter().map(|device| device.engine(files.clone(), options, count));
+    Ok(Engines { engines: engines.collect::<Result<_>>()?, left_out })
 }
 
 /// What `requests`, one after the other, would take of memory. Nothing is computed.
@@ -162,7 +211,7 @@ pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine
 /// [`Error::Device`] if there is no such device, and anything wrong with a request.
 pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
     let EngineOptions { device, precision, threads, residency, .. } = *options;
-    if device == Device::Cuda {
+    if matches!(device, Device::Cuda(_)) {
         let reason = "memory is planned for the processor only".into();
         return Err(Error::Device { device, reason, hint: None });
     }
@@ -263,7 +312,7 @@ pub struct SystemLibrary {
 pub fn machine(options: &EngineOptions) -> Machine {
     let (compute, threads) = (options.precision.compute(), options.threads);
     let cpu = CpuBackend::new(CpuOptions { compute, threads, ..Default::default() });
-    let no_gpu = Chosen::gpu(options).err();
+    let no_gpu = Chosen::gpus(options, NonZeroUsize::MIN).err();
     let (libraries, gpus) = gpu_parts(options);
     Machine { processor: cpu.tier().to_string(), threads: cpu.threads(), gpus, libraries, no_gpu }
 }
@@ -297,41 +346,87 @@ fn search(gpu: &GpuOptions) -> cuda::LibrarySearch {
 /// The backend of a run.
 enum Chosen {
     Cpu(CpuBackend, Option<NoGpu>),
+    /// With its number.
     #[cfg(all(feature = "cuda", target_os = "linux"))]
-    Cuda(CudaBackend),
+    Cuda(CudaBackend, usize),
+}
+
+/// The backends of a run on several devices, at least one, and the GPUs that were tried and cannot be used.
+struct Devices {
+    chosen: Vec<Chosen>,
+    left_out: Vec<(Device, NoGpu)>,
 }
 
 impl Chosen {
     /// The device of `options`.
     fn new(options: &EngineOptions) -> Result<Self> {
-        let no_gpu = match options.device {
+        Ok(Self::all(options, NonZeroUsize::MIN)?.chosen.swap_remove(0))
+    }
+
+    /// The devices of `options`, `most` of them where there are more.
+    fn all(options: &EngineOptions, most: NonZeroUsize) -> Result<Devices> {
+        let device = options.device;
+        let no_gpu = match device {
             Device::Cpu => None,
-            Device::Auto | Device::Cuda => match Self::gpu(options) {
-                Ok(gpu) => return Ok(gpu),
-                Err(no_gpu) if options.device == Device::Cuda => {
-                    let NoGpu { reason, hint, .. } = no_gpu;
-                    return Err(Error::Device { device: Device::Cuda, reason, hint });
-                }
-                Err(no_gpu) => Some(no_gpu),
+            Device::Auto | Device::Cuda(_) => match Self::gpus(options, most) {
+                Ok(gpus) => return Ok(gpus),
+                Err(no_gpu) if device == Device::Auto => Some(no_gpu),
+                Err(NoGpu { reason, hint, .. }) => return Err(Error::Device { device, reason, hint }),
             },
         };
         let EngineOptions { precision, threads, .. } = *options;
         if precision.blocks() == Format::Fp8 {
             let reason = no_gpu.map_or_else(|| "no processor has products of fp8".into(), |no_gpu| no_gpu.reason);
             let hint = Some("fp8 is for GPUs; on a processor --dtype int8 is as small, and fast".into());
-            return Err(Error::Device { device: options.device, reason, hint });
+            return Err(Error::Device { device, reason, hint });
         }
         let compute = precision.compute();
-        Ok(Chosen::Cpu(CpuBackend::new(CpuOptions { compute, threads, ..Default::default() }), no_gpu))
+        let cpu = CpuBackend::new(CpuOptions { compute, threads, ..Default::default() });
+        Ok(Devices { chosen: vec![Chosen::Cpu(cpu, no_gpu)], left_out: Vec::new() })
     }
 
+    /// The GPU that `options` name, else the first `most` that can be used.
     #[cfg(all(feature = "cuda", target_os = "linux"))]
-    fn gpu(options: &EngineOptions) -> Result<Self, NoGpu> {
+    fn gpus(options: &EngineOptions, most: NonZeroUsize) -> Result<Devices, NoGpu> {
+        let mut ordinals = match options.device {
+            Device::Cuda(Some(ordinal)) => vec![ordinal],
+            // Where the driver knows none, the first says why.
+            _ => (0..cuda::gpus(&search(&options.gpu)).map_or(1, |gpus| gpus.len())).collect(),
+        }
+        .into_iter();
+        let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
+        while chosen.len() < most.get() && ordinals.len() > 0 {
+            let next: Vec<usize> = ordinals.by_ref().take(most.get() - chosen.len()).collect();
+            let opened: Vec<Result<Chosen, NoGpu>> = match next[..] {
+                [ordinal] => vec![Self::gpu(options, ordinal)],
+                // At once, since the driver takes its time for each.
+                _ => thread::scope(|scope| {
+                    let open = |ordinal| scope.spawn(move || Self::gpu(options, ordinal));
+                    let threads: Vec<_> = next.iter().copied().map(open).collect();
+                    threads.into_iter().map(|thread| thread.join().expect("opening a GPU does not panic")).collect()
+                }),
+            };
+            for (ordinal, opened) in next.into_iter().zip(opened) {
+                match opened {
+                    Ok(gpu) => chosen.push(gpu),
+                    Err(no_gpu) => left_out.push((Device::Cuda(Some(ordinal)), no_gpu)),
+                }
+            }
+        }
+        match chosen.is_empty() {
+            true => Err(left_out.swap_remove(0).1),
+            false => Ok(Devices { chosen, left_out }),
+        }
+    }
+
+    /// One GPU.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    fn gpu(options: &EngineOptions, ordinal: usize) -> Result<Self, NoGpu> {
         let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
         let driver = cuda::libraries(&libraries).iter().find(|found| found.library == cuda::Library::Driver);
         let has_driver = driver.is_some_and(|found| found.state.is_ok());
         let precision = options.precision;
-        let options = CudaOptions { compute: precision.compute(), ordinal: 0, libraries, kernel_cache };
+        let options = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache };
         let backend = CudaBackend::new(options).map_err(|error| NoGpu {
             reason: error.to_string(),
             hint: error.hint().map(str::to_owned),
@@ -342,11 +437,11 @@ impl Chosen {
             let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
             return Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver });
         }
-        Ok(Chosen::Cuda(backend))
+        Ok(Chosen::Cuda(backend, ordinal))
     }
 
     #[cfg(not(all(feature = "cuda", target_os = "linux")))]
-    fn gpu(_options: &EngineOptions) -> Result<Self, NoGpu> {
+    fn gpus(_options: &EngineOptions, _most: NonZeroUsize) -> Result<Devices, NoGpu> {
         Err(NoGpu { reason: "this program was built without GPUs".into(), hint: None, has_driver: false })
     }
 
@@ -358,7 +453,7 @@ impl Chosen {
                 format!("cpu, {}, {threads} thread{}, {precision}", be.tier(), if threads == 1 { "" } else { "s" })
             }
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Chosen::Cuda(be) => format!("cuda, {}, {precision}", be.gpu().name),
+            Chosen::Cuda(be, ordinal) => format!("cuda:{ordinal}, {}, {precision}", be.gpu().name),
         }
     }
 
@@ -367,24 +462,28 @@ impl Chosen {
         match self {
             Chosen::Cpu(be, _) => be.threads(),
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Chosen::Cuda(_) => 0,
+            Chosen::Cuda(..) => 0,
         }
     }
 
-    fn engine(self, files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    /// The engine on this device, one of `count` that work at once.
+    fn engine(self, files: ModelFiles, options: &EngineOptions, count: usize) -> Result<Box<dyn Engine>> {
         let device = self.describe(options.precision);
-        let no_gpu = match &self {
-            Chosen::Cpu(_, no_gpu) => no_gpu.clone(),
+        let (place, no_gpu) = match &self {
+            Chosen::Cpu(_, no_gpu) => (Device::Cpu, no_gpu.clone()),
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Chosen::Cuda(_) => None,
+            Chosen::Cuda(_, ordinal) => (Device::Cuda(Some(*ordinal)), None),
         };
-        let threads = NonZeroUsize::new(self.threads()).unwrap_or(NonZeroUsize::MIN);
+        // What a GPU does not do is done by the host, for all of them.
+        let threads = NonZeroUsize::new(self.threads()).or(options.threads).or(thread::available_parallelism().ok());
+        let threads = threads.map_or(1, |all| all.get() / count);
+        let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
         on_backend!(self, be => {
             let pipeline = Pipeline::of_files(be, files, options.residency)?
                 .with_precision(options.precision)
                 .with_threads(threads)
                 .with_text_cache(options.text_cache.clone());
-            Ok(Box::new(Loaded { pipeline, device, no_gpu }))
+            Ok(Box::new(Loaded { pipeline, device, place, no_gpu }))
         })
     }
 }
@@ -392,6 +491,7 @@ impl Chosen {
 struct Loaded<B: Backend> {
     pipeline: Pipeline<B>,
     device: String,
+    place: Device,
     no_gpu: Option<NoGpu>,
 }
 
@@ -412,6 +512,10 @@ impl<B: Backend> Engine for Loaded<B> {
         &self.device
     }
 
+    fn place(&self) -> Device {
+        self.place
+    }
+
     fn why_no_gpu(&self) -> Option<&NoGpu> {
         self.no_gpu.as_ref()
     }
@@ -427,5 +531,23 @@ impl<B: Backend> Engine for Loaded<B> {
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
         self.pipeline.prepare_prompts(prompts, observer, cancel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_as_they_are_printed() {
+        for device in [Device::Auto, Device::Cpu, Device::Cuda(None), Device::Cuda(Some(0)), Device::Cuda(Some(15))] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        for wrong in
+            ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda: 1", "cuda1", "cpu:0", "cuda:1:2"]
+        {
+            assert_eq!(wrong.parse::<Device>(), Err(ParseDeviceError), "{wrong}");
+        }
+        assert_eq!(format!("cuda:{}0", usize::MAX).parse::<Device>(), Err(ParseDeviceError));
     }
 }

@@ -274,7 +274,10 @@ impl<F: FnMut(&Event)> Observer for F {
 
 /// Stops a run from another thread, within one block of a model. Clones share the state.
 #[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken {
+    cancelled: Arc<AtomicBool>,
+    parent: Option<Arc<CancelToken>>,
+}
 
 impl CancelToken {
     /// A token that is not cancelled.
@@ -282,14 +285,19 @@ impl CancelToken {
         Self::default()
     }
 
+    /// A token that is cancelled with this one, and can be without it: for a part of a run.
+    pub fn child(&self) -> Self {
+        CancelToken { cancelled: Arc::default(), parent: Some(Arc::new(self.clone())) }
+    }
+
     /// Ask the run to stop.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
     /// Whether [`cancel`](Self::cancel) was called.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.cancelled.load(Ordering::Relaxed) || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
     }
 
     /// # Errors

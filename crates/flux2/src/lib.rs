@@ -22,6 +22,7 @@
 //! |---|---|
 //! | [`pipeline`] | the recipe, in numbered steps; what is resident when |
 //! | [`engine`] | the same behind an object, with the device chosen |
+//! | [`fleet`] | several engines at work on one queue |
 //! | [`plan`] | what a run takes of memory, known before |
 //! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
@@ -42,6 +43,7 @@ pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod fleet;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod image;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flux2::engine::{self, Machine, SystemLibrary};
 use flux2::plan::Memory;
-use flux2::{EngineOptions, NoGpu};
+use flux2::{Device, EngineOptions, NoGpu};
 
 use crate::cache_folder;
 use crate::failure::Result;
@@ -33,7 +33,7 @@ fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
     let Machine { processor, threads, gpus, libraries, no_gpu } = machine;
     let mut rows =
         vec![("processor", format!("{processor}, {threads} thread{}", if *threads == 1 { "" } else { "s" }))];
-    rows.extend(gpus.iter().enumerate().map(|(i, gpu)| ("GPU", format!("{i}: {gpu}"))));
+    rows.extend(gpus.iter().enumerate().map(|(i, gpu)| ("GPU", format!("{}: {gpu}", Device::Cuda(Some(i))))));
     for SystemLibrary { name, state, install } in libraries {
         let state = match state {
             Ok((version, path)) => format!("{version}, {}", path.display()),
@@ -42,6 +42,7 @@ fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
         rows.push((name, state));
     }
     let device = match no_gpu {
+        None if gpus.len() > 1 => "the GPUs".to_owned(),
         None => "the GPU".to_owned(),
         Some(NoGpu { reason, hint, .. }) => {
             format!("the processor: {reason}{}", hint.as_ref().map_or(String::new(), |hint| format!("; {hint}")))
@@ -86,7 +87,7 @@ mod tests {
             rows,
             [
                 "processor: avx2, 1 thread",
-                "GPU: 0: a GPU",
+                "GPU: cuda:0: a GPU",
                 "NVRTC: 13.0, /x.so",
                 "cuBLASLt: missing: no x; pip install nvidia-cublas",
                 "draws on: the processor: no x"

@@ -115,7 +115,7 @@ macro_rules! snapshot {
             (r" in [a-z0-9-]+ (f32|bf16|int8)\b", " in [KERNEL]"),
             // What a machine lacks for a GPU is its own affair.
             (r"\s*(note: )?no GPU is used: .*", ""),
-            (r"no device `cuda`: .*\n.*hint: .*", "no device `cuda`: [REASON]"),
+            (r"no device `(cuda\S*)`: .*\n.*hint: .*", "no device `$1`: [REASON]"),
             (r"dj-flux2 \d+\.\d+\.\d+", "dj-flux2 [VERSION]"),
             (r#"this is "\d+\.\d+\.\d+""#, "this is [VERSION]"),
             (r"\b[0-9a-f]{64}\b", "[SHA-256]"),

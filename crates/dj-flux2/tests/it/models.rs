@@ -165,5 +165,11 @@ fn no_such_device() {
     ----- stderr -----
     error: no device `cuda`: [REASON]
     ");
+    // On a machine with GPUs too.
+    snapshot!(cli.run(["a red fox", "--device", "cuda:4095"]), @"
+    exit code: 1
+    ----- stderr -----
+    error: no device `cuda:4095`: [REASON]
+    ");
     assert_eq!(cli.fox("cpu.png", &["--device", "cpu"]), cli.fox("auto.png", &["--device", "auto"]));
 }

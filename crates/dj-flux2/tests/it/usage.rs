@@ -145,7 +145,7 @@ fn help_for_generate() {
                                int8, fp8]
           --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
                                [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
-          --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
+          --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
           --threads <N>        CPU threads [default: as many as this process may use]
           --max-memory <SIZE>  Memory the run may take, as in 6GiB: keeps fewer weights in it, or
                                refuses before any work [default: no limit]
@@ -206,7 +206,7 @@ fn help_for_bench() {
     Running:
           --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16,
                              int8, fp8]
-          --device <DEVICE>  Where to run [default: auto] [possible values: auto, cpu, cuda]
+          --device <DEVICE>  Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
           --threads <N>      CPU threads [default: as many as this process may use]
 
     Output:
@@ -250,7 +250,7 @@ fn help_for_bench() {
                                each still has a prompt of its own
           --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
                                int8, fp8]
-          --device <DEVICE>    Where to run [default: auto] [possible values: auto, cpu, cuda]
+          --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
           --threads <N>        CPU threads [default: as many as this process may use]
 
     Output:
@@ -462,9 +462,15 @@ fn names_of_nothing() {
     snapshot!(fox_refused(&["--device", "gpu"]), @"
     exit code: 2
     ----- stderr -----
-    error: invalid value 'gpu' for '--device <DEVICE>' [possible values: auto, cpu, cuda]
-    hint: a similar value exists: 'cpu'
+    error: invalid value 'gpu' for '--device <DEVICE>': a device is auto, cpu, cuda, or one GPU by its number, as in cuda:1
+    hint: run it with --help to see what it takes
     ");
+    for wrong in ["cuda:x", "cuda:-1", "cuda:"] {
+        let shown = fox_refused(&["--device", wrong]);
+        assert!(shown.contains(&format!("invalid value '{wrong}' for '--device <DEVICE>'")), "{shown}");
+        assert_eq!(shown.lines().next(), Some("exit code: 2"));
+        assert_eq!(refused(&["bench", "ops", "--device", wrong]), shown);
+    }
     snapshot!(fox_refused(&["--noise", "pink"]), @"
     exit code: 2
     ----- stderr -----

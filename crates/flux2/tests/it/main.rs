@@ -4,6 +4,7 @@ mod cancel;
 mod convert;
 mod embedded;
 mod evaluation;
+mod fleet;
 mod gguf;
 mod golden;
 mod gpu;

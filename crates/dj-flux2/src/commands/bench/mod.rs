@@ -26,7 +26,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptions> {
     Ok(EngineOptions {
         precision: settings::precision(flags.dtype, quantize)?,
-        device: settings::device_of(flags.device),
+        device: flags.device.unwrap_or_default(),
         threads: settings::threads(flags.threads),
         gpu: gpu_options(),
         residency: Residency::OneAtATime,
