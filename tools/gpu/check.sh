@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a GPU makes of this program, in one table: the op matrix, parity with the reference, klein-mini, and pictures of
-# klein-4b's size with random weights timed, without and with references, in bf16 and fp8.
+# What a GPU makes of this program, in one table: the op matrix, parity with the reference, klein-mini, all GPUs at
+# once, and pictures of klein-4b's size with random weights timed, without and with references, in bf16 and fp8.
 #
 #   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS]
 #
@@ -86,12 +86,24 @@ first_picture() { # name, log, command: from the start of a process to its end
 echo
 tests op-matrix "$ops" cuda --nocapture --test-threads 1
 [ -z "$parity" ] || tests parity "$parity" parity --nocapture --test-threads 1
+[ -z "$parity" ] || tests fleet "$parity" fleet::cuda --nocapture --test-threads 1
 
 mini=("$program" "a cat on a blue background" -S 7 --device cuda -q)
 # The first process compiles kernels for this GPU where none were kept.
 first_picture "klein-mini" "$logs/mini.log" "${mini[@]}" -o "$logs/cat.png"
 first_picture "klein-mini, again" "$logs/mini.log" "${mini[@]}" -o "$logs/cat.png"
 first_picture "klein-mini 512x512, for references" "$logs/reference.log" "${mini[@]}" -W 512 -H 512 -o "$logs/reference.png"
+
+mkdir -p "$logs/one" "$logs/all"
+eight() { # folder, device
+    "$program" "a cat on a blue background" -n 8 -S 7 --device "$2" -q -o "$logs/$1/cat.png" > /dev/null 2> "$logs/$1.log"
+}
+if eight one cuda:0 && eight all cuda && diff -r "$logs/one" "$logs/all" > "$logs/several.log"; then
+    row "klein-mini, 8 on all GPUs" ok "the files of cuda:0; $("$program" doctor | grep -c '^GPU ') GPUs"
+else
+    failed=1
+    row "klein-mini, 8 on all GPUs" FAILED "$(tail -qn 1 "$logs/one.log" "$logs/all.log" "$logs/several.log" | tr '\n' ' ')"
+fi
 
 for dtype in bf16 fp8; do
     for side in 512 1024 2048; do picture "${side}x$side" "$side" "$dtype"; done

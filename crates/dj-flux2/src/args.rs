@@ -184,7 +184,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Running")]
     pub quantize: Option<Quantize>,
 
-    /// Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
+    /// Where to run: auto, cpu, cuda, or one GPU as in cuda:1; several pictures are made on all GPUs, unless one is named [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Running")]
     pub device: Option<Device>,
 

@@ -3,15 +3,16 @@
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 
 use flux2::image::ImageFormat;
 use flux2::image::codec::{self, IfExists};
 
 use crate::failure::{Failure, Result, code};
 
-/// Held while a picture is written, so that a second Ctrl-C leaves no temporary file.
-pub static WRITING: Mutex<()> = Mutex::new(());
+/// Read while a picture is written, by each of those that write, and written to by a second Ctrl-C, so that it leaves no temporary
+/// file.
+pub static WRITING: RwLock<()> = RwLock::new(());
 
 /// Where the pictures of a run go.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +95,7 @@ impl Output {
 
     /// Write an encoded picture to `path`, or to standard output.
     pub fn write(&self, path: Option<&Path>, bytes: &[u8]) -> Result<()> {
-        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = WRITING.read().unwrap_or_else(PoisonError::into_inner);
         match (self, path) {
             (Output::Files { if_exists, .. }, Some(path)) => Ok(codec::save(path, bytes, *if_exists)?),
             _ => {

@@ -14,7 +14,7 @@ use flux2::event::FilesEvent;
 use flux2::image::Parameters;
 use flux2::pipeline::KernelRun;
 use flux2::{Event, Observer, Phase, Timings, Warning};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result, code};
@@ -25,14 +25,28 @@ pub struct Report {
     detail: Detail,
     bars: bool,
     json: bool,
-    bar: Option<ProgressBar>,
-    steps: Steps,
+    /// All bars there are.
+    screen: MultiProgress,
+    /// One for each worker.
+    lanes: Vec<Lane>,
     coming: Transfer,
     /// Warnings that were given; a run of several pictures gives each once.
     warned: Vec<Warning>,
 }
 
-/// How far the denoising of the current picture is.
+/// What is said of one worker.
+#[derive(Default)]
+struct Lane {
+    /// In front of all it says; empty where it is the only one.
+    name: String,
+    /// The picture it is at, as in `3/8`; empty where it is the only worker.
+    picture: String,
+    bar: Option<ProgressBar>,
+    phase: Option<Phase>,
+    steps: Steps,
+}
+
+/// How far the denoising of a picture is.
 #[derive(Default)]
 struct Steps {
     finished: u32,
@@ -116,8 +130,8 @@ impl Report {
             detail,
             bars,
             json,
-            bar: None,
-            steps: Steps::default(),
+            screen: MultiProgress::new(),
+            lanes: vec![Lane::default()],
             coming: Transfer::default(),
             warned: Vec::new(),
         }
@@ -149,18 +163,30 @@ impl Report {
         }
     }
 
-    /// A picture is begun.
-    pub fn begin(&mut self, job: &Job, pictures: u64, steps: u32) {
-        self.steps = Steps { total: steps, ..Default::default() };
-        if pictures > 1 && self.detail > Detail::Quiet {
-            self.line(format_args!("picture {} of {pictures}, seed {}", job.index, job.seed));
+    /// Several workers begin, with these names: each has its own bar, or its name in front of its lines.
+    pub fn workers(&mut self, names: impl Iterator<Item = String>) {
+        self.clear_bars();
+        self.lanes = names.map(|name| Lane { name, ..Default::default() }).collect();
+    }
+
+    /// A worker begins a picture.
+    pub fn begin(&mut self, worker: usize, job: &Job, pictures: u64, steps: u32) {
+        let several = self.lanes.len() > 1;
+        let lane = &mut self.lanes[worker];
+        lane.steps = Steps { total: steps, ..Default::default() };
+        if several {
+            lane.picture = format!("{}/{pictures}", job.index);
+        }
+        // The bars of several workers say it.
+        if pictures > 1 && self.detail > Detail::Quiet && !(several && self.bars) {
+            self.line_of(worker, format_args!("picture {} of {pictures}, seed {}", job.index, job.seed));
         }
     }
 
     /// A picture is begun only to time it.
     pub fn begin_run(&mut self, title: Option<&String>, steps: u32) {
-        self.clear_bar();
-        self.steps = Steps { total: steps, ..Default::default() };
+        self.clear_bars();
+        self.lanes[0].steps = Steps { total: steps, ..Default::default() };
         if let Some(title) = title.filter(|_| self.detail > Detail::Quiet) {
             self.line(title);
         }
@@ -171,79 +197,114 @@ impl Report {
         if !self.bars {
             return;
         }
-        let bar = self.bar.take().unwrap_or_else(|| {
-            let bar = ProgressBar::new(of as u64);
-            bar.set_style(ProgressStyle::with_template("{prefix:<21} {bar:32}").expect("the template is well-formed"));
+        let bar = self.lanes[0].bar.get_or_insert_with(|| {
+            let bar = self.screen.add(ProgressBar::new(of as u64));
+            bar.set_style(style("{prefix:<21} {bar:32}"));
             bar
         });
         bar.set_prefix(what.to_owned());
         bar.set_length(of as u64);
         bar.set_position(done as u64);
-        self.bar = Some(bar);
     }
 
     /// A line of results.
     pub fn result(&self, line: &str) -> Result<()> {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| print(line)),
-            None => print(line),
-        }
+        self.beside_bars(|| print(line))
     }
 
     /// A picture is where it should be.
-    pub fn saved(&self, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
-        record.kernels.iter().for_each(|kernel| self.verbose(format_args!("ran {kernel}")));
+    pub fn saved(&self, worker: usize, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
+        if self.detail == Detail::Verbose {
+            record.kernels.iter().for_each(|kernel| self.line_of(worker, format_args!("ran {kernel}")));
+        }
         let shown = match path {
             Some(path) => path.display().to_string(),
             None => "to standard output".into(),
         };
         if self.detail > Detail::Quiet {
-            self.line(format_args!("saved {shown} (seed {}, {})", record.parameters.seed, Time(total)));
+            self.line_of(worker, format_args!("saved {shown} (seed {}, {})", record.parameters.seed, Time(total)));
         }
         match path {
             None => Ok(()),
-            _ if self.json => print(&serde_json::to_string(record).expect("strings and numbers serialise")),
+            _ if self.json => self.result(&serde_json::to_string(record).expect("strings and numbers serialise")),
             // Who reads the line above on the same screen need not read the name again.
             _ if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
-            Some(_) => print(&shown),
+            Some(_) => self.result(&shown),
         }
     }
 
-    /// A line on standard error, above the bar.
+    /// A line on standard error, above the bars.
     pub fn line(&self, text: impl Display) {
-        let write = || to_stderr(&text);
-        match &self.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
+        self.beside_bars(|| to_stderr(text));
+    }
+
+    /// The same of one worker.
+    fn line_of(&self, worker: usize, text: impl Display) {
+        match self.lanes[worker].name.as_str() {
+            "" => self.line(text),
+            name => self.line(format_args!("{name}: {text}")),
         }
     }
 
-    fn start_bar(&mut self, phase: Phase, units: usize) {
-        let (bar, template) = match units {
-            0 => (ProgressBar::new_spinner(), "{prefix:<11} {spinner} {elapsed}"),
-            _ => (ProgressBar::new(units as u64), "{prefix:<11} {bar:32} {msg}"),
+    /// Write to a terminal that may show bars.
+    fn beside_bars<T>(&self, write: impl FnOnce() -> T) -> T {
+        if self.bars { self.screen.suspend(write) } else { write() }
+    }
+
+    fn start_bar(&mut self, worker: usize, phase: Phase, units: usize) {
+        let lane = &mut self.lanes[worker];
+        lane.phase = Some(phase);
+        let several = !lane.name.is_empty();
+        let title = if several { lane.title(phase) } else { phase.name().to_owned() };
+        let new = || {
+            let bar = self.screen.add(ProgressBar::new_spinner());
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
         };
-        bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
-        bar.set_prefix(phase.name());
-        bar.enable_steady_tick(Duration::from_millis(120));
-        if let Some(old) = self.bar.replace(bar) {
-            old.finish_and_clear();
-        }
-        self.show_step();
+        let bar = lane.bar.get_or_insert_with(new);
+        bar.set_style(style(match (several, units) {
+            (false, 0) => "{prefix:<11} {spinner} {elapsed}",
+            (false, _) => "{prefix:<11} {bar:32} {msg}",
+            (true, 0) => "{prefix:<28} {spinner} {elapsed}",
+            (true, _) => "{prefix:<28} {bar:20} {wide_msg}",
+        }));
+        bar.reset();
+        bar.set_length(units as u64);
+        bar.set_message("");
+        bar.set_prefix(title);
+        lane.show_step();
     }
 
-    fn clear_bar(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+    /// A phase of a worker is over. Bars of several workers stay until the next begins, so that they keep their places.
+    fn end_bar(&mut self, worker: usize) {
+        if self.lanes.len() == 1 {
+            self.clear_bars();
+        } else if let Some(bar) = &self.lanes[worker].bar {
+            bar.set_position(bar.length().unwrap_or_default());
         }
+    }
+
+    fn clear_bars(&mut self) {
+        for bar in self.lanes.iter_mut().filter_map(|lane| lane.bar.take()) {
+            bar.finish_and_clear();
+            self.screen.remove(&bar);
+        }
+    }
+}
+
+impl Lane {
+    /// What several workers' bars are told apart by.
+    fn title(&self, phase: Phase) -> String {
+        let parts = [self.name.as_str(), self.picture.as_str(), phase.name()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
     /// Where the denoising is, beside its bar.
     fn show_step(&self) {
-        let (Some(bar), Steps { finished, total, spent }) = (&self.bar, &self.steps) else { return };
-        if bar.prefix() != Phase::Denoise.name() {
+        let (Some(bar), Some(Phase::Denoise), Steps { finished, total, spent }) = (&self.bar, self.phase, &self.steps)
+        else {
             return;
-        }
+        };
         let mut text = format!("step {}/{total}", (finished + 1).min(*total));
         if *finished > 0 {
             let each = *spent / *finished;
@@ -253,6 +314,11 @@ impl Report {
         }
         bar.set_message(text);
     }
+}
+
+/// A bar that looks like this.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well-formed")
 }
 
 /// How far a download or a conversion is, and how fast it was in the last seconds.
@@ -316,13 +382,12 @@ impl Report {
                 let files = if *files == 1 { "1 file".into() } else { format!("{files} files") };
                 match self.bars {
                     true => {
-                        let bar = ProgressBar::new(*total);
-                        let template = "{bar:32} {msg}";
-                        bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
+                        self.clear_bars();
+                        let bar = self.screen.add(ProgressBar::new(*total));
+                        bar.set_style(style("{bar:32} {msg}"));
                         bar.set_position(*done);
                         bar.enable_steady_tick(Duration::from_millis(120));
-                        self.clear_bar();
-                        self.bar = Some(bar);
+                        self.lanes[0].bar = Some(bar);
                     }
                     false => self.line(format_args!("{files}, {}{here}", Size(*total))),
                 }
@@ -330,7 +395,7 @@ impl Report {
             FilesEvent::Progress { done } => {
                 self.coming.here(*done, Instant::now());
                 let text = self.coming.text();
-                if let Some(bar) = &self.bar {
+                if let Some(bar) = &self.lanes[0].bar {
                     bar.set_position(*done);
                     bar.set_message(text);
                 } else if self.coming.said.is_none_or(|said| said.elapsed() >= Transfer::BETWEEN_LINES) {
@@ -345,54 +410,63 @@ impl Report {
             FilesEvent::Again { reason, pause } => {
                 self.warning(format_args!("{reason}; again in {}", Time(*pause)));
             }
-            FilesEvent::Finished => self.clear_bar(),
+            FilesEvent::Finished => self.clear_bars(),
             _ => {}
         }
     }
 }
 
-impl Observer for Report {
-    fn on_event(&mut self, event: &Event) {
+impl Report {
+    /// Something happened at a worker.
+    pub fn event(&mut self, worker: usize, event: &Event) {
         if self.detail == Detail::Quiet {
             return;
         }
+        let lane = &mut self.lanes[worker];
         match event {
-            Event::PhaseStarted { phase, units } if self.bars => self.start_bar(*phase, *units),
+            Event::PhaseStarted { phase, units } if self.bars => self.start_bar(worker, *phase, *units),
             Event::Progress { done, .. } => {
-                if let Some(bar) = &self.bar {
+                if let Some(bar) = &lane.bar {
                     bar.set_position(*done as u64);
                 }
-                self.show_step();
+                lane.show_step();
             }
             Event::Step { step, steps, elapsed } => {
-                self.steps.finished = *step;
-                self.steps.spent += *elapsed;
-                self.show_step();
+                lane.steps.finished = *step;
+                lane.steps.spent += *elapsed;
+                lane.show_step();
                 if !self.bars {
-                    self.line(format_args!("step {step}/{steps} {}", Time(*elapsed)));
+                    self.line_of(worker, format_args!("step {step}/{steps} {}", Time(*elapsed)));
                 }
             }
             Event::PhaseFinished { phase, elapsed } => {
-                self.clear_bar();
+                self.end_bar(worker);
                 let by_steps = *phase == Phase::Denoise;
                 if self.detail == Detail::Verbose || !(self.bars || by_steps) {
-                    self.line(format_args!("{} {}", phase.name(), Time(*elapsed)));
+                    self.line_of(worker, format_args!("{} {}", phase.name(), Time(*elapsed)));
                 }
             }
             Event::Warning(warning) if !self.warned.contains(warning) => {
                 self.warning(warning);
                 self.warned.push(warning.clone());
             }
-            Event::TextCache(what) => self.verbose(what),
+            Event::TextCache(what) if self.detail == Detail::Verbose => self.line_of(worker, what),
             Event::Files(event) => self.files(event),
             _ => {}
         }
     }
 }
 
+/// Of a run with one worker.
+impl Observer for Report {
+    fn on_event(&mut self, event: &Event) {
+        self.event(0, event);
+    }
+}
+
 impl Drop for Report {
     fn drop(&mut self) {
-        self.clear_bar();
+        self.clear_bars();
     }
 }
 
@@ -498,6 +572,13 @@ mod tests {
     fn times_read_as_people_say_them() {
         let time = |seconds| Time(Duration::from_secs_f64(seconds)).to_string();
         assert_eq!([time(0.04), time(12.34), time(185.0)], ["0.04 s", "12.3 s", "3 min 05 s"]);
+    }
+
+    #[test]
+    fn bars_of_several_workers_say_whose_they_are() {
+        let lane = |picture: &str| Lane { name: "cuda:1".into(), picture: picture.into(), ..Default::default() };
+        assert_eq!(lane("").title(Phase::Text), "cuda:1 text");
+        assert_eq!(lane("3/8").title(Phase::Denoise), "cuda:1 3/8 denoise");
     }
 
     #[test]

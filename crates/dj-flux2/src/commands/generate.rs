@@ -4,15 +4,18 @@ use std::cell::LazyCell;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use flux2::engine::Engines;
+use flux2::fleet::{self, Worker};
 use flux2::image::{self, Parameters, codec, metadata, resize};
-use flux2::pipeline::MAX_PREPARED_PROMPTS;
+use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::plan::Memory;
 use flux2::weights::{Location, Lora, ModelFiles};
-use flux2::{CancelToken, Engine, Error, NoGpu, Reference, Residency, Variant, engine};
+use flux2::{CancelToken, Engine, Error, Event, NoGpu, Reference, Residency, Timings, Variant, engine};
 
 #[cfg(feature = "hub")]
 use super::download::find_or_offer;
@@ -24,7 +27,7 @@ use crate::failure::{Failure, Result, code};
 use crate::gpu_options::gpu_options;
 use crate::output;
 use crate::report::{Kernel, Record, Report, Seconds};
-use crate::settings::{self, Job, Outside, Settings};
+use crate::settings::{self, Batch, Job, Outside, Settings};
 
 /// Most bytes of prompts that are read from a file or standard input.
 const MAX_PROMPT_BYTES: u64 = 64 << 20;
@@ -54,7 +57,6 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
     // Until a model is there or comes, Ctrl-C ends the process at once, also where it waits for an answer.
     let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
-    #[cfg_attr(not(feature = "hub"), expect(unused_mut, reason = "downloads are reported"))]
     let mut report = Report::new(settings.detail, settings.json);
     #[cfg(feature = "hub")]
     let found = find_or_offer(&settings.paths.model, &mut report, &cancel);
@@ -90,17 +92,22 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         report.verbose(format_args!("memory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency)));
         settings.options = options;
     }
-    let engine = engine::open(files, &settings.options)?;
+    // No more engines than pictures.
+    let most = NonZeroUsize::new(settings.pictures() as usize).expect("a run has a picture");
+    let Engines { engines, left_out } = engine::open_all(&files, &settings.options, most)?;
+    let engine = &engines[0];
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
     for lora in engine.loras() {
         let Lora { name, scale, .. } = lora;
         report.verbose(format_args!("LoRA {name}, scale {scale}, {} matrices", lora.matrices()));
     }
-    report.verbose(format_args!("device {}", engine.device()));
+    engines.iter().for_each(|engine| report.verbose(format_args!("device {}", engine.device())));
+    for (device, NoGpu { reason, hint, .. }) in &left_out {
+        report.note(format_args!("{device} is not used: {reason}{}", behind(hint.as_deref())));
+    }
     if let Some(NoGpu { reason, hint, has_driver }) = engine.why_no_gpu() {
-        let hint = hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
         // Where nobody installed a driver, nobody is surprised.
-        let line = format!("no GPU is used: {reason}{hint}");
+        let line = format!("no GPU is used: {reason}{}", behind(hint.as_deref()));
         if *has_driver { report.note(line) } else { report.verbose(line) }
     }
     if settings.model_is_fallback {
@@ -109,56 +116,109 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if settings.seed_is_fresh {
         report.fresh_seed(settings.request.seed);
     }
-    Run { settings: &settings, references, engine, report, cancel }.all()
+    Run { settings: &settings, references }.all(engines, &mut report, &cancel)
 }
 
-/// A run under way.
+/// A hint behind what it is about.
+fn behind(hint: Option<&str>) -> String {
+    hint.map_or(String::new(), |hint| format!("; {hint}"))
+}
+
+/// What is made.
 struct Run<'a> {
     settings: &'a Settings,
     references: Vec<Reference>,
-    engine: Box<dyn Engine>,
-    report: Report,
-    cancel: CancelToken,
 }
 
-impl Run<'_> {
-    fn all(&mut self) -> Result<()> {
-        let settings = self.settings;
-        let mut jobs = settings.jobs();
-        for prompts in settings.prompts.chunks(MAX_PREPARED_PROMPTS) {
-            // A single prompt is encoded with its picture, so that its time counts there.
-            if prompts.len() > 1 {
-                let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-                self.engine.prepare_prompts(&prompts, &mut self.report, &self.cancel)?;
-            }
-            for job in jobs.by_ref().take(prompts.len() * settings.count as usize) {
-                self.one(&job)?;
-            }
+/// What a worker says.
+enum Said<'a> {
+    Event(Event),
+    Begun { job: Job<'a>, steps: u32 },
+    Saved(Box<Saved<'a>>),
+}
+
+/// A picture that is where it should be, and how it came about.
+struct Saved<'a> {
+    job: Job<'a>,
+    parameters: Parameters,
+    timings: Timings,
+    kernels: Vec<KernelRun>,
+    total: Duration,
+}
+
+impl From<Event> for Said<'_> {
+    fn from(event: Event) -> Self {
+        Said::Event(event)
+    }
+}
+
+impl<'a> Run<'a> {
+    /// All pictures, on all engines.
+    fn all(&self, mut engines: Vec<Box<dyn Engine>>, report: &mut Report, cancel: &CancelToken) -> Result<()> {
+        let devices: Vec<String> = engines.iter().map(|engine| engine.device().to_owned()).collect();
+        let several = engines.len() > 1;
+        if several {
+            report.workers(engines.iter().map(|engine| engine.place().to_string()));
         }
-        Ok(())
+        let pictures = self.settings.pictures();
+        let work = |worker: &mut Worker<Said<'a>>, batch| {
+            self.batch(worker, batch).map_err(|failure| match several && failure.code != code::CANCELLED {
+                true => Failure { message: format!("{}: {}", worker.engine().place(), failure.message), ..failure },
+                false => failure,
+            })
+        };
+        let hear = |worker: usize, said| match said {
+            Said::Event(event) => {
+                report.event(worker, &event);
+                Ok(())
+            }
+            Said::Begun { job, steps } => {
+                report.begin(worker, &job, pictures, steps);
+                Ok(())
+            }
+            Said::Saved(saved) => saved.report(worker, &devices[worker], report),
+        };
+        fleet::run(&mut engines, self.settings.batches(devices.len()).into_iter(), cancel, work, hear)
     }
 
-    fn one(&mut self, job: &Job) -> Result<()> {
+    fn batch(&self, worker: &mut Worker<Said<'a>>, batch: Batch) -> Result<()> {
+        let Batch { ahead, pictures } = batch;
+        // A single prompt is encoded with its picture, so that its time counts there.
+        if ahead.len() > 1 {
+            let prompts: Vec<&str> = self.settings.prompts[ahead].iter().map(String::as_str).collect();
+            worker.prepare_prompts(&prompts)?;
+        }
+        pictures.map(|i| self.settings.job(i)).try_for_each(|job| self.one(worker, job))
+    }
+
+    fn one(&self, worker: &mut Worker<Said<'a>>, job: Job<'a>) -> Result<()> {
         let output = &self.settings.output;
         let start = Instant::now();
-        let request = self.settings.request_for(job, &self.references);
-        let steps = request.steps.unwrap_or(self.engine.variant().default_steps);
-        self.report.begin(job, self.settings.pictures(), steps);
-        let made = self.engine.generate(&request, &mut self.report, &self.cancel)?;
-        let stored = self.settings.metadata.then_some(&made.parameters);
-        let bytes = image::encode(&made.image, output.format(), stored)?;
+        let request = self.settings.request_for(&job, &self.references);
+        let steps = request.steps.unwrap_or(worker.engine().variant().default_steps);
+        worker.say(Said::Begun { job: job.clone(), steps });
+        let GeneratedImage { image, parameters, timings, kernels } = worker.generate(&request)?;
+        let stored = self.settings.metadata.then_some(&parameters);
+        let bytes = image::encode(&image, output.format(), stored)?;
         output.write(job.path.as_deref(), &bytes)?;
-
         let total = start.elapsed();
+        worker.say(Said::Saved(Box::new(Saved { job, parameters, timings, kernels, total })));
+        Ok(())
+    }
+}
+
+impl Saved<'_> {
+    fn report(&self, worker: usize, device: &str, report: &Report) -> Result<()> {
+        let Saved { job: Job { path, index, .. }, parameters, timings, kernels, total } = self;
         let record = Record {
-            path: &job.path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
-            index: job.index,
-            parameters: &made.parameters,
-            device: self.engine.device(),
-            timings: Seconds::new(&made.timings, total),
-            kernels: made.kernels.iter().map(Kernel::new).collect(),
+            path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
+            index: *index,
+            parameters,
+            device,
+            timings: Seconds::new(timings, *total),
+            kernels: kernels.iter().map(Kernel::new).collect(),
         };
-        self.report.saved(job.path.as_deref(), &record, total)
+        report.saved(worker, path.as_deref(), &record, *total)
     }
 }
 
@@ -331,6 +391,77 @@ pub(super) fn cancelled_by_signals() -> CancelToken {
 
 #[expect(clippy::exit, reason = "the second Ctrl-C is for a run that does not come to its next block")]
 fn exit_now() {
-    let _writing = output::WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _writing = output::WRITING.write().unwrap_or_else(PoisonError::into_inner);
     std::process::exit(code::CANCELLED.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use flux2::{Device, GpuOptions};
+
+    use super::*;
+
+    /// Three prompts with two pictures each, by so many engines on the processor, into `folder`.
+    fn make(workers: usize, folder: &Path, no_clobber: bool) -> Result<()> {
+        let args = GenerateArgs {
+            model: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/klein")),
+            count: 2,
+            size: Some((64, 64)),
+            steps: Some(1),
+            seed: Some(7),
+            output: folder.join("fox.png"),
+            no_clobber,
+            quiet: true,
+            device: Some(Device::Cpu),
+            threads: Some(1),
+            ..Default::default()
+        };
+        let outside = Outside {
+            model: None,
+            gpu: GpuOptions::default(),
+            text_cache: None,
+            from: None,
+            is_file: Path::is_file,
+            prompts: ["a red fox", "a blue hare", "a cat"].map(String::from).to_vec(),
+            fresh_seed: 0,
+        };
+        let settings = settings::resolve(&args, outside)?;
+        let files = ModelFiles::open(&settings.paths)?;
+        let engines = (0..workers).map(|_| engine::open(files.clone(), &settings.options));
+        let engines = engines.collect::<flux2::Result<Vec<_>>>()?;
+        let mut report = Report::new(settings.detail, settings.json);
+        Run { settings: &settings, references: vec![] }.all(engines, &mut report, &CancelToken::new())
+    }
+
+    fn made(workers: usize) -> Vec<(String, Vec<u8>)> {
+        let folder = tempfile::tempdir().unwrap();
+        make(workers, folder.path(), true).unwrap();
+        let entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap());
+        let mut files: Vec<_> =
+            entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn several_engines_write_the_files_of_one() {
+        let alone = made(1);
+        let names: Vec<_> = alone.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["fox-1.png", "fox-2.png", "fox-3.png", "fox-4.png", "fox-5.png", "fox-6.png"]);
+        for workers in [2, 4] {
+            assert!(made(workers) == alone, "{workers} engines");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_device_where_there_are_several() {
+        let folder = tempfile::tempdir().unwrap();
+        make(1, folder.path(), true).unwrap();
+        let alone = make(1, folder.path(), true).unwrap_err();
+        let one_of_two = make(2, folder.path(), true).unwrap_err();
+        assert_eq!(one_of_two.code, alone.code);
+        assert!(!alone.message.starts_with("cpu: ") && one_of_two.message.starts_with("cpu: "), "{one_of_two:?}");
+    }
 }

@@ -145,7 +145,8 @@ fn help_for_generate() {
                                int8, fp8]
           --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
                                [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
-          --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
+          --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1; several pictures
+                               are made on all GPUs, unless one is named [default: auto]
           --threads <N>        CPU threads [default: as many as this process may use]
           --max-memory <SIZE>  Memory the run may take, as in 6GiB: keeps fewer weights in it, or
                                refuses before any work [default: no limit]
