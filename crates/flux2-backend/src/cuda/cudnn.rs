@@ -106,7 +106,8 @@ impl Cudnn {
     pub(super) fn plan(&self, device: &Device, shape: Shape) -> Option<Arc<Plan>> {
         device.bind().ok()?;
         let State { handle, plans } = &mut *self.state.lock().expect("no panic while the lock is held");
-        plans.entry(shape).or_insert_with(|| Plan::new(self.functions, *handle, shape).ok().map(Arc::new)).clone()
+        let target = Target::Handle(*handle);
+        plans.entry(shape).or_insert_with(|| Plan::new(self.functions, &target, shape).ok().map(Arc::new)).clone()
     }
 
     /// Queue attention: the addresses are those of queries, keys, values and the result.
@@ -149,6 +150,28 @@ impl Drop for Cudnn {
 /// Queries, keys, values, result, scale.
 const IDS: [i64; 5] = [1, 2, 3, 4, 5];
 
+/// The GPU that a plan is for.
+enum Target {
+    /// That of a handle.
+    Handle(sys::cudnnHandle_t),
+    /// One that need not be there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests build plans without a GPU"))]
+    Described(Descriptor),
+}
+
+impl Target {
+    /// Tell an object of a plan, by its attribute for handles or that for descriptions. Where it has none, it need not know.
+    fn tell(&self, object: &Descriptor, handle: Option<Attribute>, description: Option<Attribute>) -> Result<()> {
+        match (self, handle, description) {
+            (Target::Handle(value), Some(attribute), _) => object.set(attribute, Type::CUDNN_TYPE_HANDLE, &[*value]),
+            (Target::Described(value), _, Some(attribute)) => {
+                object.set(attribute, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &[value.object.as_ptr()])
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How cuDNN computes attention of one shape.
 pub(super) struct Plan {
     plan: Descriptor,
@@ -164,7 +187,7 @@ unsafe impl Send for Plan {}
 unsafe impl Sync for Plan {}
 
 impl Plan {
-    fn new(functions: Functions, handle: sys::cudnnHandle_t, shape: Shape) -> Result<Self> {
+    fn new(functions: Functions, target: &Target, shape: Shape) -> Result<Self> {
         let Shape { queries, keys, heads: [heads, kv_heads], channels, strides } = shape;
         let sizes = [[heads, queries], [kv_heads, keys], [kv_heads, keys], [heads, queries]];
         let mut parts = Vec::new();
@@ -189,7 +212,7 @@ impl Plan {
         }
         attention.finish()?;
         let graph = functions.object(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
-        graph.set(Attribute::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Type::CUDNN_TYPE_HANDLE, &[handle])?;
+        target.tell(&graph, Some(Attribute::CUDNN_ATTR_OPERATIONGRAPH_HANDLE), None)?;
         let operations = [attention.object.as_ptr()];
         graph.set(Attribute::CUDNN_ATTR_OPERATIONGRAPH_OPS, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &operations)?;
         graph.finish()?;
@@ -202,6 +225,7 @@ impl Plan {
         )?;
         let mode = [sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A];
         heuristic.set(Attribute::CUDNN_ATTR_ENGINEHEUR_MODE, Type::CUDNN_TYPE_HEUR_MODE, &mode)?;
+        target.tell(&heuristic, None, Some(Attribute::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP))?;
         heuristic.finish()?;
         let engine = functions.object(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)?;
         let found = heuristic.get(
@@ -213,7 +237,9 @@ impl Plan {
             return Err(Error::Device { call: "cudnnBackendGetAttribute", reason: format!("no engine for {shape:?}") });
         }
         let plan = functions.object(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
-        plan.set(Attribute::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Type::CUDNN_TYPE_HANDLE, &[handle])?;
+        let [of_handle, of_description] =
+            [Attribute::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Attribute::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP];
+        target.tell(&plan, Some(of_handle), Some(of_description))?;
         let configuration = [engine.object.as_ptr()];
         plan.set(
             Attribute::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
@@ -295,4 +321,89 @@ fn check(call: &'static str, status: sys::cudnnStatus_t) -> Result<()> {
         return Ok(());
     }
     Err(Error::Device { call, reason: format!("{status:?}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GPU as cuDNN describes it.
+    struct Gpu {
+        capability: u32,
+        multiprocessors: u32,
+        /// Of shared memory, that a block may ask for.
+        block_bytes: u32,
+        /// Of threads, on a multiprocessor.
+        threads: u32,
+        l2_bytes: u32,
+    }
+
+    const A100: Gpu =
+        Gpu { capability: 80, multiprocessors: 108, block_bytes: 166_912, threads: 2048, l2_bytes: 40 << 20 };
+    const RTX_3090: Gpu =
+        Gpu { capability: 86, multiprocessors: 82, block_bytes: 101_376, threads: 1536, l2_bytes: 6 << 20 };
+    const RTX_4090: Gpu =
+        Gpu { capability: 89, multiprocessors: 128, block_bytes: 101_376, threads: 1536, l2_bytes: 72 << 20 };
+    const H100: Gpu =
+        Gpu { capability: 90, multiprocessors: 132, block_bytes: 232_448, threads: 2048, l2_bytes: 50 << 20 };
+    const B200: Gpu =
+        Gpu { capability: 100, multiprocessors: 148, block_bytes: 232_448, threads: 2048, l2_bytes: 126 << 20 };
+    const RTX_5090: Gpu =
+        Gpu { capability: 120, multiprocessors: 170, block_bytes: 101_376, threads: 1536, l2_bytes: 96 << 20 };
+
+    /// cuDNN, if what it believes to be the driver is the one that `.ci/cuda` builds: a real one would be asked to load what was
+    /// compiled for another GPU.
+    fn cudnn_without_gpu() -> Option<Functions> {
+        let found = libraries::of_tests();
+        let loaded = |library| found.iter().find(|found| found.library == library)?.state.as_ref().ok();
+        // SAFETY: the name is that of a function, which is not called.
+        unsafe { loaded(Library::Driver)?.handle.function::<unsafe extern "C" fn()>("dj_flux2_stands_in") }?;
+        Functions::new(loaded(Library::Cudnn)?.handle)
+    }
+
+    fn describe(functions: Functions, gpu: &Gpu) -> Target {
+        let Gpu { capability, multiprocessors, block_bytes, threads, l2_bytes } = gpu;
+        // What decides nothing is an H100's. `deviceVer` is 900 for 9.0.
+        let json = format!(
+            r#"{{"deviceVer":{},"multiProcessorCount":{multiprocessors},"warpSize":32,"maxSharedMemoryPerBlock":49152,
+            "maxSharedMemoryPerBlockOptin":{block_bytes},"reservedSharedMemoryPerBlock":1024,"maxRegistersPerSM":65536,
+            "maxCtasPerSM":16,"maxThreadsPerBlock":1024,"maxThreadsPerSM":{threads},"regsPerBlock":65536,
+            "totalGlobalMem":25769803776,"smClockRateKHz":1980000,"l2CacheSize":{l2_bytes},"maxBlockSize":[1024,1024,64],
+            "memClockRateKHz":2619000,"maxGridSize":[2147483647,65535,65535],"supportCoopLaunch":1,"pciDeviceId":0,
+            "isTccDriver":0,"cudaDeviceId":0,"driverVer":13000,"deviceName":"described"}}"#,
+            10 * capability
+        );
+        let description = functions.object(Kind::CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR).unwrap();
+        let attribute = Attribute::CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION;
+        description.set(attribute, Type::CUDNN_TYPE_CHAR, json.as_bytes()).unwrap();
+        description.finish().unwrap();
+        Target::Described(description)
+    }
+
+    /// Queries and keys of klein-4b, values where its single blocks have them: in a wider row.
+    fn klein_4b(queries: usize, keys: usize) -> Shape {
+        Shape { queries, keys, heads: [24, 24], channels: 128, strides: [3072, 3072, 27_648, 3072] }
+    }
+
+    /// Needs cuDNN and no GPU; `.ci/cuda` brings it, and a driver that loads nothing.
+    #[test]
+    fn plans_build_for_every_architecture_from_its_description() {
+        let Some(functions) = cudnn_without_gpu() else {
+            #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+            return eprintln!("skipped: no cuDNN with the driver that .ci/cuda builds");
+        };
+        // 512x512, 1024x1024, and 1024x1024 that looks at what is kept of a reference.
+        let shapes = [klein_4b(1536, 1536), klein_4b(4608, 4608), klein_4b(4608, 8704)];
+        for gpu in [A100, RTX_3090, RTX_4090, H100, B200, RTX_5090] {
+            let target = describe(functions, &gpu);
+            for shape in shapes {
+                if let Err(error) = Plan::new(functions, &target, shape) {
+                    panic!("capability {}, {shape:?}: {error}", gpu.capability);
+                }
+            }
+        }
+        // The description is heeded: cuDNN has no attention for Pascal.
+        let pascal = describe(functions, &Gpu { capability: 61, ..RTX_3090 });
+        assert!(Plan::new(functions, &pascal, shapes[0]).is_err());
+    }
 }

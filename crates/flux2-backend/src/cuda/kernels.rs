@@ -177,18 +177,15 @@ mod tests {
     use rayon::prelude::*;
 
     use super::*;
-    use crate::cuda::libraries::{self, Library, LibrarySearch};
+    use crate::cuda::libraries::{self, Library};
 
     /// For GPUs from Ampere to Blackwell.
     const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
 
-    /// Needs NVRTC and no GPU; `.ci/nvrtc` brings it.
+    /// Needs NVRTC and no GPU; `.ci/cuda` brings it.
     #[test]
     fn every_kernel_compiles_for_every_architecture() {
-        let folders = std::env::var_os("DJ_FLUX2_CUDA_LIBRARIES");
-        let folders = folders.map_or_else(Vec::new, |folders| std::env::split_paths(&folders).collect());
-        let found = libraries::load(&LibrarySearch { folders, python_prefixes: Vec::new() });
-        let nvrtc = found.iter().find(|found| found.library == Library::Nvrtc).unwrap();
+        let nvrtc = libraries::of_tests().iter().find(|found| found.library == Library::Nvrtc).unwrap();
         if let Err(reason) = &nvrtc.state {
             #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
             return eprintln!("skipped: no NVRTC: {reason}");
