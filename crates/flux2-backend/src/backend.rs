@@ -199,22 +199,6 @@ impl KernelLog {
         std::mem::take(&mut *self.lock())
     }
 
-    /// What it holds now.
-    pub(crate) fn snapshot(&self) -> Vec<KernelRun> {
-        self.lock().clone()
-    }
-
-    /// Take out what came behind a [`snapshot`](Self::snapshot).
-    pub(crate) fn take_since(&self, before: Vec<KernelRun>) -> Vec<KernelRun> {
-        let mut after = std::mem::replace(&mut *self.lock(), before.clone());
-        for old in &before {
-            let same = |run: &&mut KernelRun| (run.op, run.weights, &run.kernel) == (old.op, old.weights, &old.kernel);
-            after.iter_mut().find(same).into_iter().for_each(|run| run.products -= old.products);
-        }
-        after.retain(|run| run.products > 0);
-        after
-    }
-
     /// Write down what ran again.
     pub(crate) fn add(&self, again: &[KernelRun]) {
         let mut runs = self.lock();

@@ -92,6 +92,11 @@ impl Gemm {
         Ok(Gemm { compute, pool: Arc::clone(pool), workspace, choices, plans: Mutex::default() })
     }
 
+    /// Keep other threads from products while this lives: one may be several kernels, and all of them use the same scratch.
+    pub(super) fn alone(&self) -> impl Drop + '_ {
+        self.plans.lock().expect("no panic while the lock is held")
+    }
+
     /// Call the product of what lies at these addresses.
     ///
     /// # Safety

@@ -149,104 +149,86 @@ __device__ inline void add_to(float *to, float first, float second) {
     asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
 }
 
-// Four lanes hold four words each; lane i gets word i of each of them.
-__device__ inline void transpose(u32 (&words)[4]) {
-    int own = threadIdx.x % 4;
-    u32 to[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) to[i] = words[i];
-#pragma unroll
-    for (int step = 1; step < 4; step++) {
-        int other = own ^ step;
-        u32 out = other == 0 ? words[0] : other == 1 ? words[1] : other == 2 ? words[2] : words[3];
-        u32 in = __shfl_xor_sync(0xffffffffu, out, step);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (i == other) to[i] = in;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) words[i] = to[i];
+// From a tile in shared memory, which must not change until `stored` says so; what lies outside of the result is left out.
+__device__ inline void store_tile(const TensorMap &map, u32 from, int x, int y) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(x), "r"(y),
+                 "r"(from) : "memory");
+}
+__device__ inline void store_tile(const TensorMap &map, u32 from, int x, int y, int z) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(&map), "r"(x), "r"(y),
+                 "r"(z), "r"(from) : "memory");
+}
+__device__ inline void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// All but the last PENDING groups of this thread have been read.
+template <int PENDING> __device__ inline void store_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
-// One row of a tile of 64 x BN, columns 8j + 2 * (lane % 4) of it in d[4j] and d[4j + 1], from column `n0` of the result on.
+// Four matrices of 8 x 8: lane i has the address of row i % 8 of matrix i / 8.
+__device__ inline void store_matrices(u32 to, const u32 (&words)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3]) : "memory");
+}
+
+// One row of a tile of 64 x BN in f32, columns 8j + 2 * (lane % 4) of it in d[4j] and d[4j + 1], from column `n0` of the result on.
 //   columns: what belongs to each column of the tile, see `column_value`
-template <typename IN, int BN, Finish FINISH, typename T>
+template <typename IN, int BN, Finish FINISH>
 __device__ inline void finish_row(const Task &task, const float *d, const float *columns, i64 row, bool valid, int n0) {
+    int own = threadIdx.x % 4;
+    float *out = (float *)task.out + row * task.stride + n0;
+    if (!valid) return;
+    float scale = sizeof(IN) == 1 ? task.row_scale[row] : 1.0f;
+#pragma unroll
+    for (int j = 0; j < BN / 8; j++) {
+        int col = 8 * j + 2 * own;
+        float2 column = *(const float2 *)(columns + col);
+        if constexpr (FINISH == GATED_ADD) {
+            if (n0 + col < task.cols) add_to(out + col, column.x * scale * d[4 * j], column.y * scale * d[4 * j + 1]);
+        } else {
+            // Not in pairs: a picture has three columns.
+            if (n0 + col < task.cols) out[col] = d[4 * j] + column.x;
+            if (n0 + col + 1 < task.cols) out[col + 1] = d[4 * j + 1] + column.y;
+        }
+    }
+}
+
+// Columns that are stored at a time: a row of them is what the copy engine swizzles.
+template <int BN, Finish FINISH> constexpr int stored_columns() { return (FINISH == SWIGLU ? BN / 2 : BN) % 64 ? 32 : 64; }
+
+// 8 columns from 8j on of the two rows that a thread has of a tile of 64 x BN, as bf16: a word for each row.
+template <typename IN, int BN, Finish FINISH>
+__device__ inline void finish_columns(const Task &task, const float *d, const float *columns, const float (&scales)[2],
+                                      const bf16 *const (&add)[2], int n0, int j, u32 *words) {
     constexpr bool SCALED = sizeof(IN) == 1;
     int own = threadIdx.x % 4;
-    i64 at = row * task.stride + n0;
-    float scale = SCALED && valid ? task.row_scale[row] : 1.0f;
     auto column = [&](int j) { return *(const float2 *)(columns + 8 * j + 2 * own); };
-    if constexpr (FINISH == GATED_ADD) {
-        float *out = (float *)task.out + at;
-        if (!valid) return;
 #pragma unroll
-        for (int j = 0; j < BN / 8; j++) {
-            float2 gate = column(j);
-            if (n0 + 8 * j < task.cols) add_to(out + 8 * j + 2 * own, gate.x * scale * d[4 * j], gate.y * scale * d[4 * j + 1]);
-        }
-    } else if constexpr (sizeof(T) == 4) {
-        float *out = (float *)task.out + at;
-        if (!valid) return;
-#pragma unroll
-        for (int j = 0; j < BN / 8; j++) {
-            int col = 8 * j + 2 * own;
-            float2 bias = column(j);
-            // Not in pairs: a picture has three columns.
-            if (n0 + col < task.cols) out[col] = d[4 * j] + bias.x;
-            if (n0 + col + 1 < task.cols) out[col + 1] = d[4 * j + 1] + bias.y;
-        }
-    } else {
-        constexpr int COLUMNS = FINISH == SWIGLU ? BN / 2 : BN;
-        bf16 *out = (bf16 *)task.out + at;
-        const bf16 *add = task.add ? (const bf16 *)task.add + at : nullptr;
-        // Many at once, since each waits for memory.
-        constexpr int AT_ONCE = 16;
-        constexpr bool ADDS = FINISH == STORE && !SCALED;
-        u32 added[AT_ONCE] = {};
-#pragma unroll
-        for (int first = 0; first < COLUMNS / 8; first += 4) {
-            if (ADDS && first % AT_ONCE == 0 && add && valid) {
-#pragma unroll
-                for (int i = 0; i < AT_ONCE; i++) {
-                    int j = first + i;
-                    if (j < COLUMNS / 8 && n0 + 8 * j < task.cols) added[i] = *(const u32 *)(add + 8 * j + 2 * own);
-                }
+    for (int half = 0; half < 2; half++) {
+        float low = d[4 * j + 2 * half], high = d[4 * j + 2 * half + 1];
+        if constexpr (FINISH == SWIGLU) {
+            float up_low = d[4 * j + 2 * half + BN / 4], up_high = d[4 * j + 2 * half + 1 + BN / 4];
+            if constexpr (SCALED) {
+                float2 gate = column(j), up = column(j + BN / 16);
+                low *= scales[half] * gate.x;
+                high *= scales[half] * gate.y;
+                up_low *= scales[half] * up.x;
+                up_high *= scales[half] * up.y;
             }
-            u32 words[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int j = first + i;
-                float low = d[4 * j], high = d[4 * j + 1];
-                if constexpr (FINISH == SWIGLU) {
-                    float up_low = d[4 * j + BN / 4], up_high = d[4 * j + 1 + BN / 4];
-                    if constexpr (SCALED) {
-                        float2 gate = column(j), up = column(j + BN / 16);
-                        low *= scale * gate.x;
-                        high *= scale * gate.y;
-                        up_low *= scale * up.x;
-                        up_high *= scale * up.y;
-                    }
-                    low = fast_silu(low) * up_low;
-                    high = fast_silu(high) * up_high;
-                } else if constexpr (SCALED) {
-                    low *= scale * column(j).x;
-                    high *= scale * column(j).y;
-                } else {
-                    float2 bias = column(j);
-                    low += bias.x + __uint_as_float(added[j % AT_ONCE] << 16);
-                    high += bias.y + __uint_as_float(added[j % AT_ONCE] & 0xffff0000u);
-                }
-                words[i] = pack(low, high);
-            }
-            transpose(words);
-            int col = 8 * (first + own);
-            if (valid && n0 + col < task.cols) *(uint4 *)(out + col) = uint4{words[0], words[1], words[2], words[3]};
+            low = fast_silu(low) * up_low;
+            high = fast_silu(high) * up_high;
+        } else if constexpr (SCALED) {
+            low *= scales[half] * column(j).x;
+            high *= scales[half] * column(j).y;
+        } else {
+            u32 added = add[half] && n0 + 8 * j < task.cols ? *(const u32 *)(add[half] + 8 * j + 2 * own) : 0;
+            low += column(j).x + __uint_as_float(added << 16);
+            high += column(j).y + __uint_as_float(added & 0xffff0000u);
         }
+        words[half] = pack(low, high);
     }
 }
 
-// Ask the cache for what `finish_row` is going to read of this row, or add to.
+// Ask the cache for what is going to be read of this row, or added to.
 template <int BN, Finish FINISH> __device__ inline void expect_row(const Task &task, i64 row, bool valid, int n0) {
     const void *from = FINISH == GATED_ADD ? task.out : task.add;
     constexpr int SIZE = FINISH == GATED_ADD ? 4 : 2, LINE = 128 / SIZE;
@@ -282,14 +264,13 @@ __device__ inline void place(int tile, int pairs, int n_tiles, int &m, int &n) {
 
 template <typename IN, int CONSUMERS, int M_TILES, int BN, int STAGES, Finish FINISH, bool CONV, typename T>
 __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const TensorMap &b, const TensorMap &second_b,
-                         const Task &task) {
+                         const TensorMap &result, const Task &task) {
     constexpr int TILE_K = TILE_BYTES / sizeof(IN);
     constexpr int BM = M_TILES * 64 * CONSUMERS, A_BYTES = BM * TILE_BYTES, B_BYTES = BN * TILE_BYTES;
     constexpr int N_STEP = FINISH == SWIGLU ? BN / 2 : BN;
     extern __shared__ u8 memory[];
     __shared__ alignas(8) u64 full_barriers[STAGES], empty_barriers[STAGES];
-    // Of this tile and the one before it, which a slower warp may still read.
-    __shared__ alignas(8) float columns[2][BN];
+    __shared__ alignas(8) float columns[BN];
     u32 tiles = (shared_address(memory) + 1023) & ~1023u;
     u32 full = shared_address(full_barriers), empty = shared_address(empty_barriers);
     int rank = cluster_rank(), group = threadIdx.x / 128;
@@ -338,8 +319,8 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
     } else {
         if constexpr (CONSUMERS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         if constexpr (CONSUMERS == 3) asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
-        int thread = threadIdx.x % 128, turn = 0;
-        for (int tile = blockIdx.x / 2; tile < pairs * task.n_tiles; tile += clusters, turn ^= 1) {
+        int thread = threadIdx.x % 128;
+        for (int tile = blockIdx.x / 2; tile < pairs * task.n_tiles; tile += clusters) {
             int m, n;
             place(tile, pairs, task.n_tiles, m, n);
             m = 2 * m + rank;
@@ -385,18 +366,64 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
             }
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (thread < 2) barrier_arrive(empty + 8 * last, thread);
-            if (threadIdx.x < BN) columns[turn][threadIdx.x] = of_column;
+            // Slower warps have read those of the tile before.
+            asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 128) : "memory");
+            if (threadIdx.x < BN) columns[threadIdx.x] = of_column;
             asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 128) : "memory");
 #pragma unroll
             for (int t = 0; t < M_TILES; t++) {
+                i64 rows[2];
+                bool valid[2];
+                for (int half = 0; half < 2; half++) rows[half] = own_row(t, half, valid[half]);
+                if constexpr (sizeof(T) == 4) {
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    bool valid;
-                    i64 row = own_row(t, half, valid);
-                    finish_row<IN, BN, FINISH, T>(task, d[t] + 2 * half, columns[turn], row, valid, n * N_STEP);
+                    for (int half = 0; half < 2; half++)
+                        finish_row<IN, BN, FINISH>(task, d[t] + 2 * half, columns, rows[half], valid[half], n * N_STEP);
+                } else {
+                    // Through shared memory, so that the copy engine writes while the next tile is multiplied.
+                    constexpr int WIDTH = stored_columns<BN, FINISH>(), COLUMNS = FINISH == SWIGLU ? BN / 2 : BN;
+                    constexpr int BUFFERS = CONSUMERS == 2 ? 2 : 1, ROW = 2 * WIDTH, BUFFER = 64 * ROW;
+                    float scales[2] = {1.0f, 1.0f};
+                    const bf16 *add[2] = {};
+                    for (int half = 0; half < 2; half++) {
+                        if (sizeof(IN) == 1 && valid[half]) scales[half] = task.row_scale[rows[half]];
+                        if (task.add && valid[half]) add[half] = (const bf16 *)task.add + rows[half] * task.stride + n * N_STEP;
+                    }
+                    int lane = thread % 32, in_tile = thread / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
+                    int turns = WIDTH == 64 ? in_tile % 8 : in_tile / 2 % 4;
+#pragma unroll
+                    for (int round = 0; round < COLUMNS / WIDTH; round++) {
+                        u32 buffer = tiles + STAGES * (A_BYTES + B_BYTES) + (group * BUFFERS + round % BUFFERS) * BUFFER;
+                        u32 words[WIDTH / 8][2];
+#pragma unroll
+                        for (int j = 0; j < WIDTH / 8; j++)
+                            finish_columns<IN, BN, FINISH>(task, d[t], columns, scales, add, n * N_STEP, round * WIDTH / 8 + j, words[j]);
+                        if (thread == 0) store_read<BUFFERS - 1>();
+                        asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
+#pragma unroll
+                        for (int j = 0; j < WIDTH / 8; j += 2) {
+                            int chunk = (j + lane / 16) ^ turns;
+                            u32 four[4] = {words[j][0], words[j][1], words[j + 1][0], words[j + 1][1]};
+                            store_matrices(buffer + in_tile * ROW + chunk * 16, four);
+                        }
+                        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                        asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
+                        if (thread == 0) {
+                            int column = n * N_STEP + round * WIDTH, row = (group * M_TILES + t) * 64;
+                            if constexpr (CONV) {
+                                int x = m % task.tiles_across * TILE_W;
+                                int y = m / task.tiles_across * (BM / TILE_W) + row / TILE_W;
+                                store_tile(result, buffer, column, x, y);
+                            } else {
+                                store_tile(result, buffer, column, m * BM + row);
+                            }
+                            store_commit();
+                        }
+                    }
                 }
             }
         }
+        if (thread == 0) store_read<0>();
     }
     // No block goes while another may still write to it.
     cluster_sync();
@@ -406,8 +433,8 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(128 * (CONSUMERS + 1), 1)                 \
         name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap second_a,                       \
              const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap second_b,                       \
-             const __grid_constant__ Task task) {                                                                   \
-        multiply<IN, CONSUMERS, M_TILES, BN, 4, FINISH, CONV, T>(a, second_a, b, second_b, task);                    \
+             const __grid_constant__ TensorMap result, const __grid_constant__ Task task) {                         \
+        multiply<IN, CONSUMERS, M_TILES, BN, 4, FINISH, CONV, T>(a, second_a, b, second_b, result, task);            \
     }
 // Tiles of 128 x 256, of 192 x 192, and of 256 x 128.
 MULTIPLY(product_bf16, bf16, 2, 1, 256, STORE, false, bf16)

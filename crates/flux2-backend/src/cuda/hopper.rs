@@ -17,8 +17,8 @@ const HOPPER: Source = source!("hopper.cu");
 /// Bytes of a row that come at a time, and pixels of a convolution's tile side by side, as in `hopper.cu`.
 const TILE_BYTES: usize = 128;
 const TILE_W: usize = 16;
-/// Four stages of tiles, and room to align them.
-const SHARED: u32 = 4 * 48 * 1024 + 1024;
+/// Four stages of tiles, room to align them, and results on their way to memory.
+const SHARED: u32 = 4 * 48 * 1024 + 1024 + 32 * 1024;
 
 /// What is done to a product before it is written.
 #[derive(Clone, Copy)]
@@ -201,6 +201,17 @@ impl CudaBackend {
             TensorMap::new(dtype, weight.buffer.address(), size, [weight.stride], [tile_k, tile.cols / 2])
         };
         let (b, second_b) = (box_of(weight)?, box_of(second)?);
+        // What a warpgroup stores at a time: 64 rows, or of a convolution 64 pixels, of up to 64 columns.
+        let stored_cols = if swiglu && square { 32 } else { 64 };
+        let result = match (finish, left) {
+            (Finish::F32 { .. } | Finish::Add { .. }, _) => None, // not by the copy engine
+            (_, Left::Pixels(map)) => {
+                let &[h, w, _] = map.shape() else { unreachable!("a map has three axes") };
+                let tile = [stored_cols, TILE_W, 64 / TILE_W];
+                Some(TensorMap::new(DType::Bf16, out, [cols, w, h], [cols, w * cols], tile)?)
+            }
+            _ => Some(TensorMap::new(DType::Bf16, out, [cols, rows], [cols], [stored_cols, 64])?),
+        };
         let [a, second_a] = match left {
             Left::Rows(parts) => {
                 let (first, last) = (parts[0], parts[parts.len() - 1]);
@@ -240,8 +251,9 @@ impl CudaBackend {
         self.allow_shared(HOPPER, name, SHARED)?;
         let geometry = Geometry { grid: [2 * clusters, 1, 1], block: tile.threads, shared: SHARED };
         let pointer = |map: &TensorMap| (&raw const *map).cast_mut().cast::<c_void>();
-        let [a, second_a, b, second_b] = [&a, &second_a, &b, &second_b].map(pointer);
-        let mut arguments = [a, second_a, b, second_b, (&raw mut task).cast()];
+        let maps = [a, second_a, b, second_b, result.unwrap_or(a)];
+        let [a, second_a, b, second_b, result] = [0, 1, 2, 3, 4].map(|i| pointer(&maps[i]));
+        let mut arguments = [a, second_a, b, second_b, result, (&raw mut task).cast()];
         // SAFETY: these are the kernel's arguments; it writes nothing outside the result, which the caller vouches for.
         unsafe { self.device.launch(function, geometry, &mut arguments) }
     }
@@ -276,7 +288,11 @@ impl TensorMap {
                 tile.as_ptr(),
                 steps.as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                if tile[0] as usize * dtype.bytes(1) < TILE_BYTES {
+                    sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B
+                } else {
+                    sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B
+                },
                 sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )

@@ -163,13 +163,18 @@ impl CudaBackend {
     /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
     fn note(&self, op: &'static str, kernel: &str) {
         let weights = (op != "attention").then_some(self.compute.dtype());
-        self.log.note(op, weights, &format!("{kernel} {}", self.compute));
+        self.log().note(op, weights, &format!("{kernel} {}", self.compute));
     }
 
     /// Write down that `kernel` multiplies bytes.
     fn note_bytes(&self, kernel: &str, bytes: &Bytes) {
         let dtype = bytes.code.dtype();
-        self.log.note("linear", Some(dtype), &format!("{kernel} {}", bytes.code));
+        self.log().note("linear", Some(dtype), &format!("{kernel} {}", bytes.code));
+    }
+
+    /// Where this thread's calls are written down.
+    fn log(&self) -> KernelLog {
+        replay::recorded_log().unwrap_or_else(|| self.log.clone())
     }
 
     /// Bytes of an element in the compute dtype.

@@ -6,12 +6,14 @@
 //! The first call with inputs of some shapes runs as it is, which compiles kernels and makes the libraries' plans; the second is
 //! recorded. What cannot be recorded runs as it is for ever.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{result, sys};
 
 use super::driver::check;
 use super::{CudaBackend, Device};
+use crate::backend::KernelLog;
 use crate::{DType, Error, KernelRun, Result, Tensor};
 
 /// Recordings that are kept, the latest ones: a graph's memory stays as long as it does.
@@ -40,6 +42,16 @@ struct Recording {
     output: Tensor<CudaBackend>,
     /// What it multiplies, for the log.
     runs: Vec<KernelRun>,
+}
+
+thread_local! {
+    /// What is written down of the calls that this thread records.
+    static RECORDED: RefCell<Option<KernelLog>> = const { RefCell::new(None) };
+}
+
+/// Where it is written down what this thread records, if it does.
+pub(super) fn recorded_log() -> Option<KernelLog> {
+    RECORDED.with_borrow(Clone::clone)
 }
 
 /// See [`crate::Backend::replay`].
@@ -84,11 +96,13 @@ fn record<E: From<Error>>(
     work: &mut impl FnMut(&[Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>, E>,
 ) -> Result<Option<Recording>, E> {
     let own = inputs.iter().map(|x| be.empty(x.shape(), x.dtype())).collect::<Result<Vec<_>>>()?;
-    let before = be.log.snapshot();
-    let (done, captured) = be
+    let log = KernelLog::default();
+    RECORDED.set(Some(log.clone()));
+    let recorded = be
         .device
-        .record(|| work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?)))?;
-    let runs = be.log.take_since(before);
+        .record(|| work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?)));
+    RECORDED.set(None);
+    let ((done, captured), runs) = (recorded?, log.take());
     let Ok(graph) = captured else { return Ok(None) };
     // SAFETY: the graph was made above, and nothing refers to it behind this.
     let executable = unsafe {
@@ -108,9 +122,11 @@ impl Recording {
             be.copy_rows(x, own.address(), own.cols())?;
         }
         be.device.bind()?;
+        let products = be.gemm.alone();
         // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output here,
         // and weights, as long as whoever keeps the recordings keeps them.
         check("cuGraphLaunch", unsafe { result::graph::launch(self.graph.executable, be.device.stream()) })?;
+        drop(products);
         be.log.add(&self.runs);
         let result = be.empty(self.output.shape(), self.output.dtype())?;
         be.copy_rows(&self.output, result.address(), result.cols())?;
