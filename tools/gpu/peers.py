@@ -180,8 +180,6 @@ def make_pipeline(sizes):
         transformer=Flux2Transformer2DModel(**sizes["transformer"]).eval(),
         is_distilled=True,
     )
-    # For a checkpoint: arguments of a call, so diffusers does not keep them.
-    pipeline.register_to_config(text_encoder_out_layers=sizes["taps"], max_sequence_length=sizes["text_rows"])
     return pipeline
 
 
@@ -234,7 +232,10 @@ def contenders(args, dtype, peer):
 def main():
     args = arguments()
     if args.save:
-        return Diffusers(args).pipeline.save_pretrained(args.save)
+        pipeline, sizes = Diffusers(args).pipeline, SIZES[args.model]
+        # Arguments of a call for diffusers, which then no longer takes the pipeline for one; a checkpoint has them.
+        pipeline.register_to_config(text_encoder_out_layers=sizes["taps"], max_sequence_length=sizes["text_rows"])
+        return pipeline.save_pretrained(args.save)
     print(versions(args))
     print(f"random weights of {args.model}'s sizes, {args.steps} steps, medians of {args.runs} pictures after {args.warmup}; "
           f"compiled: torch.compile of transformer and decoder, mode {args.mode}\n", flush=True)
