@@ -354,7 +354,7 @@ mod tests {
     /// cuDNN, if what it believes to be the driver is the one that `.ci/cuda` builds: a real one would be asked to load what was
     /// compiled for another GPU.
     fn cudnn_without_gpu() -> Option<Functions> {
-        let found = libraries::of_tests();
+        let found = crate::cuda::tests::libraries();
         let loaded = |library| found.iter().find(|found| found.library == library)?.state.as_ref().ok();
         // SAFETY: the name is that of a function, which is not called.
         unsafe { loaded(Library::Driver)?.handle.function::<unsafe extern "C" fn()>("dj_flux2_stands_in") }?;

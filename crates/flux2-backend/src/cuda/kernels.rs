@@ -177,7 +177,7 @@ mod tests {
     use rayon::prelude::*;
 
     use super::*;
-    use crate::cuda::libraries::{self, Library};
+    use crate::cuda::libraries::Library;
 
     /// For GPUs from Ampere to Blackwell.
     const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
@@ -185,7 +185,7 @@ mod tests {
     /// Needs NVRTC and no GPU; `.ci/cuda` brings it.
     #[test]
     fn every_kernel_compiles_for_every_architecture() {
-        let nvrtc = libraries::of_tests().iter().find(|found| found.library == Library::Nvrtc).unwrap();
+        let nvrtc = crate::cuda::tests::libraries().iter().find(|found| found.library == Library::Nvrtc).unwrap();
         if let Err(reason) = &nvrtc.state {
             #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
             return eprintln!("skipped: no NVRTC: {reason}");

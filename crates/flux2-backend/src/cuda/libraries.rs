@@ -143,14 +143,6 @@ pub fn load(search: &LibrarySearch) -> &'static [Found] {
     })
 }
 
-/// As [`load`], for unit tests: from the folders of `DJ_FLUX2_CUDA_LIBRARIES` first.
-#[cfg(test)]
-pub(super) fn of_tests() -> &'static [Found] {
-    let folders = std::env::var_os("DJ_FLUX2_CUDA_LIBRARIES");
-    let folders = folders.map_or_else(Vec::new, |folders| std::env::split_paths(&folders).collect());
-    load(&LibrarySearch { folders, python_prefixes: Vec::new() })
-}
-
 impl LibrarySearch {
     /// Folders that exist, in the order in which they are searched.
     fn all_folders(&self) -> Vec<PathBuf> {

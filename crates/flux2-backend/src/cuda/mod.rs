@@ -608,3 +608,6 @@ impl Backend for CudaBackend {
         patchify::unpatchify(self, tokens, size, mean, std)
     }
 }
+
+#[cfg(test)]
+mod tests;
