@@ -263,7 +263,8 @@ impl<B: Backend> Pipeline<B> {
         // meanwhile, if it is another device that encodes.
         let guidance = request.guidance.filter(|g| *g > 1.0);
         let channels = self.files.transformer.config.in_channels;
-        let noise = || request.initial_latents(channels);
+        let threads = self.threads;
+        let noise = || request.initial_latents(channels, threads);
         let beside = self.be.works_beside_host();
         let (latents, texts) = thread::scope(|scope| {
             let other = beside.then(|| scope.spawn(noise));
@@ -485,7 +486,7 @@ impl<B: Backend> Pipeline<B> {
         if !pixels.iter().all(|v| v.is_finite()) {
             return Err(Error::NotFinite);
         }
-        image::from_model_output(&pixels, request.width, request.height)
+        image::from_model_output(&pixels, request.width, request.height, self.threads)
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is asked for ([`GenerateRequest`]), and the same with every default filled in and every limit checked
 //! ([`ResolvedRequest`]). Behind this door nobody checks again.
 
+use std::num::NonZeroUsize;
+
 use crate::digest::sha256;
 use crate::event::Warning;
 use crate::image::{self, RgbImage, resize};
@@ -98,10 +100,10 @@ pub struct ResolvedRequest {
 }
 
 impl ResolvedRequest {
-    /// Noise of the seed as the latents that denoising starts from: tokens `[n_img, channels]`.
-    pub fn initial_latents(&self, channels: usize) -> Vec<f32> {
+    /// Noise of the seed as the latents that denoising starts from: tokens `[n_img, channels]`. At most so many threads are used.
+    pub fn initial_latents(&self, channels: usize, threads: NonZeroUsize) -> Vec<f32> {
         let [h, w] = self.grid();
-        latents::pack(&sampler::noise(self.noise, self.seed, channels * h * w), channels, h, w)
+        latents::pack(&sampler::noise_on(threads, self.noise, self.seed, channels * h * w), channels, h, w)
     }
 
     /// Fill in what `variant` has defaults for, prepare the references, check the limits.

@@ -5,6 +5,7 @@
 //!      thumbnails is smoother than the truth, so it would be reconstructed better: without the folder nothing is claimed.
 //! Out: the mean over pictures of the peak signal-to-noise ratio, of all and of each class.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use flux2::image;
@@ -49,7 +50,7 @@ pub fn lines(model: &ModelPaths, folder: &Path) -> Result<Vec<Line>> {
         let n = grid[0] * grid[1];
         let tokens = be.upload(&[n, tokens.len() / n], &tokens)?;
         let pixels = decoder.forward(&tokens, grid, &mut || Ok(()))?;
-        let again = image::from_model_output(&pixels, picture.width(), picture.height())?;
+        let again = image::from_model_output(&pixels, picture.width(), picture.height(), NonZeroUsize::MIN)?;
         let class = path.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned());
         measured.push((class.split('-').next().unwrap_or_default().to_owned(), psnr(&again, &picture)));
     }

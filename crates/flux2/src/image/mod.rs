@@ -14,6 +14,8 @@ mod color;
 pub mod metadata;
 pub mod resize;
 
+use std::num::NonZeroUsize;
+
 pub use codec::{ImageFormat, decode, encode, open, save};
 pub use metadata::{LoraParameters, Parameters};
 pub use resize::prepare_reference;
@@ -93,11 +95,11 @@ pub fn to_model_input(image: &RgbImage) -> Vec<f32> {
 ///
 /// `byte = round(255 * clamp(x * 0.5 + 0.5, 0, 1))` in f32, halves to the even neighbour as numpy rounds; the seed of
 /// this project cut the fraction off instead, which is up to one level darker. NaN, which diffusers leaves undefined,
-/// becomes 0.
+/// becomes 0. At most so many threads are used.
 ///
 /// # Errors
 /// [`Error::ImageBuffer`] if a side is zero or `values` has another length.
-pub fn from_model_output(values: &[f32], width: u32, height: u32) -> Result<RgbImage> {
+pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZeroUsize) -> Result<RgbImage> {
     check_len(width, height, values.len())?;
     // Adding 2^23 leaves the nearest integer, even at halves, in the low bits: a loop that vectorises everywhere. `max` turns
     // NaN into 0.
@@ -107,7 +109,7 @@ pub fn from_model_output(values: &[f32], width: u32, height: u32) -> Result<RgbI
     let mut pixels = zeroed(values.len())?;
     // Most of the time is the system's, for pages that are touched first here.
     const SHARE: usize = 1 << 18;
-    in_shares(&mut pixels, SHARE, |first, share| {
+    in_shares(&mut pixels, threads, SHARE, |first, share| {
         share.iter_mut().zip(&values[first..]).for_each(|(pixel, value)| *pixel = byte(value));
     });
     RgbImage::new(width, height, pixels)

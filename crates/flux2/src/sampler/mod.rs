@@ -6,5 +6,5 @@
 pub mod noise;
 pub mod schedule;
 
-pub use noise::{NoiseKind, noise};
+pub use noise::{NoiseKind, noise, noise_on};
 pub use schedule::sigmas;

@@ -20,9 +20,10 @@
 
 use std::f64::consts::{LN_2, TAU};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use crate::parallel::in_shares;
+use crate::parallel::{all_threads, in_shares};
 
 /// Which generator turns a seed into noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,8 +102,13 @@ fn parse_gpu(gpu: &str) -> Option<NoiseKind> {
 /// # Ok::<(), flux2::sampler::noise::ParseNoiseKindError>(())
 /// ```
 pub fn noise(kind: NoiseKind, seed: u64, n: usize) -> Vec<f32> {
+    noise_on(all_threads(), kind, seed, n)
+}
+
+/// The same on at most so many threads.
+pub fn noise_on(threads: NonZeroUsize, kind: NoiseKind, seed: u64, n: usize) -> Vec<f32> {
     match kind {
-        NoiseKind::Philox => philox(seed, n),
+        NoiseKind::Philox => philox(threads, seed, n),
         NoiseKind::TorchCpu if n < TORCH_CPU_BLOCK => torch_cpu_few(seed, n),
         NoiseKind::TorchCpu => torch_cpu(seed, n),
         NoiseKind::TorchCuda { sms, threads_per_sm } => {
@@ -115,11 +121,11 @@ pub fn noise(kind: NoiseKind, seed: u64, n: usize) -> Vec<f32> {
 // ---- torch-cuda and philox ----
 
 /// Every value by itself, so on several threads: a megapixel has half a million.
-fn philox(seed: u64, n: usize) -> Vec<f32> {
+fn philox(threads: NonZeroUsize, seed: u64, n: usize) -> Vec<f32> {
     /// Values for which starting a thread pays.
     const SHARE: usize = 16_384;
     let mut values = vec![0.0; n];
-    in_shares(&mut values, SHARE, |first, share| {
+    in_shares(&mut values, threads, SHARE, |first, share| {
         share.iter_mut().zip(first as u64..).for_each(|(v, index)| *v = philox_normal(seed, 0, index, 0));
     });
     values

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use flux2::image::codec::{IfExists, MAX_SIDE, read_file};
@@ -14,6 +15,8 @@ use flux2::image::{
 };
 use flux2::{Error, ErrorKind};
 use proptest::prelude::*;
+
+const ONE: NonZeroUsize = NonZeroUsize::MIN;
 
 fn fixture_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/images").join(name)
@@ -514,7 +517,7 @@ proptest! {
     #[test]
     fn model_values_round_trip(pixels in proptest::collection::vec(any::<u8>(), 48)) {
         let image = RgbImage::new(4, 4, pixels).unwrap();
-        prop_assert_eq!(from_model_output(&to_model_input(&image), 4, 4).unwrap(), image);
+        prop_assert_eq!(from_model_output(&to_model_input(&image), 4, 4, ONE).unwrap(), image);
     }
 }
 
@@ -567,11 +570,11 @@ fn model_input_spans_minus_one_to_one() {
 
 #[test]
 fn model_output_rounds_halves_to_even_and_nan_is_black() {
-    let bytes = |values: &[f32]| from_model_output(values, 1, 1).unwrap().into_pixels();
+    let bytes = |values: &[f32]| from_model_output(values, 1, 1, ONE).unwrap().into_pixels();
     assert_eq!(bytes(&[-2.0, 1.5, f32::NAN]), [0, 255, 0]);
     assert_eq!(bytes(&[f32::NEG_INFINITY, f32::INFINITY, 0.0]), [0, 255, 128], "127.5 goes to 128");
     assert_eq!(bytes(&[-0.5, 0.1, 0.5]), [64, 140, 191], "63.75, 140.25 and 191.25, not their floors");
-    assert!(from_model_output(&[0.0; 5], 1, 2).is_err());
+    assert!(from_model_output(&[0.0; 5], 1, 2, ONE).is_err());
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
         assert_eq!(ids, golden.values("reference_ids"));
     }
 
-    let latents = request.initial_latents(32);
+    let latents = request.initial_latents(32, NonZeroUsize::MIN);
     assert_eq!(latents, golden.values("noise"));
     let sigmas = flux2::sampler::sigmas(request.steps, request.grid().iter().product()).unwrap();
     assert_absolute("sigmas", &sigmas, &golden.values("sigmas"), 2e-7);
@@ -313,7 +313,7 @@ fn bf16_stays_near_f32_on<B: Backend>(be: &B) {
         assert_relative(&name, &be.download(state.velocity).unwrap(), &golden.values(&name), 4e-2);
     };
     let none = ReferenceTokens::default();
-    let latents = request.initial_latents(32);
+    let latents = request.initial_latents(32, NonZeroUsize::MIN);
     let inputs = DenoiseInputs { request: &request, latents: &latents, text: &text, guided: None, references: &none };
     pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
 }
