@@ -394,10 +394,11 @@ mod tests {
     /// two of half as many live. For klein, that is 1 GiB at 1024x1024.
     #[test]
     fn maps_live_once() {
-        let (side, [wide, narrow]) = (64, [16, 8]);
+        let (side, [wide, narrow]) = (96, [16, 8]);
         let pixels = (16 * side) * (16 * side);
         let (_, kept) = decode(Compute::Bf16, side, usize::MAX);
-        assert!(kept <= 2 * pixels * (wide + 2 * narrow) + (4 << 20), "{kept} bytes");
+        // Less than another map: scratch, and where products are in f32 a band of 16 MiB.
+        assert!(kept <= 2 * pixels * (wide + 2 * narrow) + (24 << 20), "{kept} bytes");
         let (_, streamed) = decode(Compute::Bf16, side, 0);
         assert!(streamed < kept, "{streamed} and {kept} bytes");
     }
