@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU makes of this program, in one table: the op matrix, parity with the reference, klein-mini, all GPUs at
-# once, and pictures of klein-4b's size with random weights timed, without and with references, in bf16 and fp8.
+# once, and pictures of klein-4b's size with random weights timed, without and with references, in bf16 and fp8, and within
+# the memory of small GPUs.
 #
 #   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS]
 #
@@ -72,6 +73,25 @@ picture() { # name, side, dtype, more arguments
     fi
 }
 
+limited() { # dtype, limit in GB: also what nvidia-smi sees at the most, which must be within it
+    local name="klein-4b 1024x1024 $1, $2 GB" log=$logs/klein-4b-$1-$2GB.json sampler peak
+    nvidia-smi -i 0 --query-gpu=memory.used --format=csv,noheader,nounits -lms 20 > "$log.memory" &
+    sampler=$!
+    if "$program" bench generate --synthetic klein-4b -W 1024 -H 1024 --dtype "$1" --device cuda --resident --warmup 2 \
+        --runs 3 --max-memory "$2GB" --json -q > "$log" 2> "$log.err"; then
+        peak=$(sort -n "$log.memory" | tail -n 1)
+        if [ $((peak * 1024 * 1024)) -le $(($2 * 1000 * 1000 * 1000)) ]; then
+            row "$name" ok "$(numbers "$log")  taken $peak MiB"
+        else
+            fail "$name" "$peak MiB were taken"
+        fi
+    else
+        fail "$name" "$(head -n 1 "$log.err")"
+    fi
+    kill "$sampler"
+    wait "$sampler" 2> /dev/null
+}
+
 first_picture() { # name, log, command: from the start of a process to its end
     local name=$1 log=$2 start
     start=$(milliseconds)
@@ -86,6 +106,7 @@ first_picture() { # name, log, command: from the start of a process to its end
 echo
 tests op-matrix "$ops" cuda --nocapture --test-threads 1
 [ -z "$parity" ] || tests parity "$parity" parity --nocapture --test-threads 1
+[ -z "$parity" ] || tests gpu "$parity" gpu --nocapture --test-threads 1
 [ -z "$parity" ] || tests fleet "$parity" fleet::cuda --nocapture --test-threads 1
 
 mini=("$program" "a cat on a blue background" -S 7 --device cuda -q)
@@ -118,4 +139,5 @@ for dtype in bf16 fp8; do
         done
     fi
 done
+for limit in "bf16 12" "fp8 8" "bf16 6"; do limited ${limit% *} ${limit#* }; done
 exit $failed

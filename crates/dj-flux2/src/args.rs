@@ -192,11 +192,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
     pub threads: Option<u16>,
 
-    /// Memory the run may take, as in 6GiB: keeps fewer weights in it, or refuses before any work [default: no limit]
+    /// Memory the run may take, a GPU's or else the processor's, as in 6GiB: keeps fewer weights in it, or refuses before any
+    /// work [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
     pub max_memory: Option<usize>,
 
-    /// Round weights to q8_0 or q4_k where nothing else keeps within --max-memory; it is said if it happens
+    /// Round weights, to q8_0 or q4_k, on a GPU to fp8 or int8, where nothing else keeps within --max-memory; it is said if it
+    /// happens
     #[arg(long, requires = "max_memory", help_heading = "Running")]
     pub allow_quantize: bool,
 
@@ -340,6 +342,10 @@ pub struct BenchGenerateArgs {
     /// Keep everything loaded from one picture to the next, as a server does; each still has a prompt of its own
     #[arg(long, help_heading = "Running")]
     pub resident: bool,
+
+    /// Memory the run may take, as for generate
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
+    pub max_memory: Option<usize>,
 
     #[command(flatten)]
     pub flags: BenchFlags,

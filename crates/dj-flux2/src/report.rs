@@ -13,6 +13,7 @@ pub use flux2::event::Bytes as Size;
 use flux2::event::FilesEvent;
 use flux2::image::Parameters;
 use flux2::pipeline::KernelRun;
+use flux2::pipeline::ladder::Rescue;
 use flux2::{Event, Observer, Phase, Timings, Warning};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -70,6 +71,7 @@ pub struct Record<'a> {
     pub timings: Seconds,
     /// What really ran.
     pub kernels: Vec<Kernel>,
+    pub rescues: Vec<RescueRecord>,
 }
 
 /// Products of one kind.
@@ -96,6 +98,19 @@ impl Display for Kernel {
             Some(weights) => write!(f, "{products} {op} of {weights} weights in {kernel}"),
             None => write!(f, "{products} {op} in {kernel}"),
         }
+    }
+}
+
+/// Something that was given up where memory was short.
+#[derive(Serialize)]
+pub struct RescueRecord {
+    stage: &'static str,
+    rung: &'static str,
+}
+
+impl RescueRecord {
+    pub fn new(rescue: &Rescue) -> Self {
+        RescueRecord { stage: rescue.stage.name(), rung: rescue.rung.name() }
     }
 }
 

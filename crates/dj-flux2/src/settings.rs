@@ -16,7 +16,7 @@ use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::{Compute, Format, Location, LoraPath};
 use flux2::{
-    Device, EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, NoiseKind, Precision, Reference, Residency,
+    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, NoiseKind, Precision, Reference, Residency,
     ResolvedRequest, TextCache, Variant,
 };
 
@@ -53,8 +53,8 @@ pub struct Settings {
     pub options: EngineOptions,
     /// Bytes of memory it may take; then fewer weights may stay than `options` say.
     pub max_memory: Option<usize>,
-    /// Formats that weights may be rounded to for that, the best first.
-    pub allowed: &'static [Format],
+    /// Whether weights may be rounded for that.
+    pub may_round: bool,
     /// At least one.
     pub prompts: Vec<String>,
     /// Files of the reference images, in order.
@@ -215,11 +215,7 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
         },
         model_is_fallback,
         options: EngineOptions {
-            // Memory is planned for the processor only.
-            device: match args.device.unwrap_or_default() {
-                Device::Auto if args.max_memory.is_some() => Device::Cpu,
-                device => device,
-            },
+            device: args.device.unwrap_or_default(),
             precision: match (args.dtype, args.quantize, from) {
                 (None, None, Some(from)) => {
                     from.dtype.parse().map_err(|()| recorded("dtype", &from.dtype, "--dtype bf16"))?
@@ -230,10 +226,11 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
             gpu: outside.gpu,
             // What is loaded for the first of several pictures serves the others.
             residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
+            gpu_memory: None,
             text_cache: outside.text_cache.filter(|_| !args.no_text_cache).map(TextCache::new),
         },
         max_memory: args.max_memory,
-        allowed: if args.allow_quantize { &[Format::Q8_0, Format::Q4K] } else { &[] },
+        may_round: args.allow_quantize,
         prompts,
         references: args.input.clone(),
         request,

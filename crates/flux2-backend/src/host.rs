@@ -37,14 +37,13 @@ impl ByteOwner for &'static [u8] {
 pub struct HostBytes {
     owner: Arc<dyn ByteOwner>,
     range: Range<usize>,
-    streamed: bool,
 }
 
 impl HostBytes {
     /// All bytes of `owner`.
     pub fn new(owner: Arc<dyn ByteOwner>) -> Self {
         let range = 0..(*owner).as_ref().len();
-        HostBytes { owner, range, streamed: false }
+        HostBytes { owner, range }
     }
 
     /// A window of these bytes; `range` counts from their start.
@@ -53,11 +52,8 @@ impl HostBytes {
     /// If `range` does not lie within these bytes.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.range.len(), "slice {range:?} of {}", self.range.len());
-        HostBytes {
-            owner: Arc::clone(&self.owner),
-            range: self.range.start + range.start..self.range.start + range.end,
-            streamed: self.streamed,
-        }
+        let range = self.range.start + range.start..self.range.start + range.end;
+        HostBytes { owner: Arc::clone(&self.owner), range }
     }
 
     /// See [`ByteOwner::forget`].
@@ -68,16 +64,6 @@ impl HostBytes {
     /// See [`ByteOwner::is_mapped`].
     pub fn is_mapped(&self) -> bool {
         self.owner.is_mapped()
-    }
-
-    /// The same bytes, to be [forgotten](Self::forget) after every use: they come from their file each time anew.
-    pub fn streamed(self) -> Self {
-        HostBytes { streamed: true, ..self }
-    }
-
-    /// Whether they are forgotten after every use.
-    pub fn is_streamed(&self) -> bool {
-        self.streamed && self.is_mapped()
     }
 }
 
@@ -184,6 +170,20 @@ impl From<Vec<f32>> for Multipliers {
     }
 }
 
+/// Where a weight is between its uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stay {
+    /// In the memory of the device that uses it.
+    #[default]
+    Device,
+    /// In the host's memory as the device uses it, and is brought for every use. The processor uses weights as they are stored: there
+    /// it is the same as [`File`](Self::File).
+    Host,
+    /// Where its tensor has it, in a file if it is mapped: it is read, and decoded, for every use, and the processor
+    /// [forgets](HostBytes::forget) its pages. A GPU's weight in bytes that its file does not have is as on the [`Host`](Self::Host).
+    File,
+}
+
 /// A tensor on the host: row-major, little-endian, the first axis outermost.
 #[derive(Clone, Debug)]
 pub struct HostTensor {
@@ -191,6 +191,7 @@ pub struct HostTensor {
     shape: Vec<usize>,
     bytes: HostBytes,
     scales: Option<BlockScales>,
+    stay: Stay,
 }
 
 impl HostTensor {
@@ -203,7 +204,7 @@ impl HostTensor {
         if dtype.bytes_of(&shape) != Some(bytes.len()) {
             return Err(Error::ByteCount { bytes: bytes.len(), dtype, shape });
         }
-        Ok(HostTensor { dtype, shape, bytes, scales: None })
+        Ok(HostTensor { dtype, shape, bytes, scales: None, stay: Stay::default() })
     }
 
     /// An f32 tensor that owns its values.
@@ -262,9 +263,19 @@ impl HostTensor {
         &self.bytes
     }
 
-    /// The same tensor with [streamed](HostBytes::streamed) bytes.
-    pub fn streamed(self) -> Self {
-        HostTensor { bytes: self.bytes.streamed(), ..self }
+    /// The same tensor, to stay elsewhere when a device has taken it over.
+    pub fn staying(self, stay: Stay) -> Self {
+        HostTensor { stay, ..self }
+    }
+
+    /// Where it is to stay.
+    pub fn stay(&self) -> Stay {
+        self.stay
+    }
+
+    /// Whether its pages are forgotten after every use, and read from their file again.
+    pub fn is_streamed(&self) -> bool {
+        self.stay != Stay::Device && self.bytes.is_mapped()
     }
 
     /// Multipliers of an 8-bit matrix.
@@ -308,7 +319,7 @@ impl HostTensor {
                 Some(BlockScales { values: s.values.pick(range.map(of_row)), block: [1, s.block[1]] })
             }
         };
-        Ok(HostTensor { dtype: self.dtype, shape, bytes, scales })
+        Ok(HostTensor { dtype: self.dtype, shape, bytes, scales, stay: self.stay })
     }
 
     /// Matrices of one width below each other, in a buffer of their own: as they are stored if all are stored alike,

@@ -94,7 +94,8 @@ fn cpu(compute: Compute) -> CpuBackend {
 
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 fn gpu(compute: Compute) -> CudaBackend {
-    let options = CudaOptions { compute, ordinal: 0, libraries: Default::default(), kernel_cache: None };
+    let options =
+        CudaOptions { compute, ordinal: 0, libraries: Default::default(), kernel_cache: None, memory_limit: None };
     CudaBackend::new(options).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread;
@@ -13,7 +15,7 @@ use flux2_backend::{CudaBackend, CudaOptions, cuda};
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
-use crate::plan::{self, MemoryPlan};
+use crate::plan::{self, MemoryPlan, PROGRAM_BYTES};
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
@@ -141,6 +143,8 @@ pub struct EngineOptions {
     pub gpu: GpuOptions,
     /// What stays in memory between stages.
     pub residency: Residency,
+    /// The most bytes that may be taken of each GPU's memory. Of the processor's memory, [`open_within`] keeps to a limit.
+    pub gpu_memory: Option<usize>,
     /// Where text embeddings are kept from run to run; `None` keeps none.
     pub text_cache: Option<TextCache>,
 }
@@ -153,6 +157,7 @@ impl Default for EngineOptions {
             threads: None,
             gpu: GpuOptions::default(),
             residency: Residency::default(),
+            gpu_memory: None,
             text_cache: None,
         }
     }
@@ -199,10 +204,26 @@ pub struct Engines {
 /// # Errors
 /// As [`open`].
 pub fn open_all(files: &ModelFiles, options: &EngineOptions, most: NonZeroUsize) -> Result<Engines> {
-    let Devices { chosen, left_out } = Chosen::all(options, most)?;
-    let count = chosen.len();
-    let engines = chosen.into_iter().map(|device| device.engine(files.clone(), options, count));
-    Ok(Engines { engines: engines.collect::<Result<_>>()?, left_out })
+    Chosen::all(options, most)?.engines(files, options)
+}
+
+/// The same in the first way of running `requests` that takes no more than `limit` bytes of the processor's memory, or of each GPU's;
+/// see [`within`].
+///
+/// # Errors
+/// As [`open_all`] and [`within`].
+pub fn open_within(
+    limit: usize,
+    files: &ModelFiles,
+    options: &EngineOptions,
+    requests: &[GenerateRequest],
+    may_round: bool,
+    most: NonZeroUsize,
+) -> Result<(Engines, EngineOptions, MemoryPlan)> {
+    let options = EngineOptions { gpu_memory: Some(limit), ..options.clone() };
+    let devices = Chosen::all(&options, most)?;
+    let (options, plan) = devices.chosen[0].rehearsal().within(limit, files, &options, requests, may_round)?;
+    Ok((devices.engines(files, &options)?, options, plan))
 }
 
 /// What `requests`, one after the other, would take of memory. Nothing is computed.
@@ -210,22 +231,12 @@ pub fn open_all(files: &ModelFiles, options: &EngineOptions, most: NonZeroUsize)
 /// # Errors
 /// [`Error::Device`] if there is no such device, and anything wrong with a request.
 pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
-    let EngineOptions { device, precision, threads, residency, .. } = *options;
-    if matches!(device, Device::Cuda(_)) {
-        let reason = "memory is planned for the processor only".into();
-        return Err(Error::Device { device, reason, hint: None });
-    }
-    if precision.blocks() == Format::Fp8 {
-        let (reason, hint) = ("fp8 is computed on GPUs, and memory is planned for the processor only".into(), None);
-        return Err(Error::Device { device, reason, hint });
-    }
-    let cpu = CpuOptions { compute: precision.compute(), threads, rehearse: true, ..Default::default() };
-    plan::rehearse(CpuBackend::new(cpu), files, precision, residency, requests)
+    Rehearsal::new(options)?.plan(files, options, requests)
 }
 
 /// The first way of running `requests` that needs no more than `limit` bytes: as `options` say, or with fewer weights in memory
-/// at a time, which gives the same pictures; if neither will do, with weights in one of the formats that are `allowed`, the
-/// first that fits.
+/// at a time, which gives the same pictures; if neither will do and it `may` be, with weights rounded to the first format that
+/// fits.
 ///
 /// # Errors
 /// [`Error::MemoryLimit`] if there is none; otherwise as [`plan`].
@@ -234,26 +245,133 @@ pub fn within(
     files: &ModelFiles,
     options: &EngineOptions,
     requests: &[GenerateRequest],
-    allowed: &[Format],
+    may_round: bool,
 ) -> Result<(EngineOptions, MemoryPlan)> {
-    let compute = options.precision.compute();
-    // No format is any use that is no smaller than the one there is.
-    let size = |format: Format| format.dtype().map_or(usize::MAX, |dtype| dtype.bytes(256));
-    let smaller = allowed.iter().filter(|format| size(**format) < size(options.precision.blocks()));
-    let rounded = smaller.filter_map(|format| Precision::new(compute, *format));
-    let precisions = std::iter::once(options.precision).chain(rounded);
-    let ways = precisions.flat_map(|p| options.residency.and_smaller().map(move |residency| (p, residency)));
-    let mut least: Option<MemoryPlan> = None;
-    for (precision, residency) in ways {
-        let options = EngineOptions { precision, residency, ..options.clone() };
-        let plan = plan(files, &options, requests)?;
-        if plan.peak_bytes() <= limit {
-            return Ok((options, plan));
+    Rehearsal::new(options)?.within(limit, files, options, requests, may_round)
+}
+
+/// A device to rehearse on: the processor, or a GPU that is described.
+pub enum Rehearsal {
+    /// This one.
+    Processor,
+    /// With its number.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    Gpu(cuda::GpuInfo, usize),
+}
+
+impl Rehearsal {
+    /// That of a run with `options`.
+    fn new(options: &EngineOptions) -> Result<Self> {
+        let device = options.device;
+        match device {
+            Device::Cpu => Ok(Rehearsal::Processor),
+            Device::Auto => Ok(Self::gpu(options).unwrap_or(Rehearsal::Processor)),
+            Device::Cuda(_) => {
+                Self::gpu(options).map_err(|NoGpu { reason, hint, .. }| Error::Device { device, reason, hint })
+            }
         }
-        least = Some(plan).filter(|plan| least.as_ref().is_none_or(|l| plan.peak_bytes() < l.peak_bytes())).or(least);
     }
-    let least = least.expect("every residency has at least itself");
-    Err(Error::MemoryLimit { limit, least: least.peak_bytes(), stage: least.largest().stage })
+
+    /// The GPU that `options` name, else the first that can be used.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    fn gpu(options: &EngineOptions) -> Result<Self, NoGpu> {
+        let search = search(&options.gpu);
+        let found = ordinals(options).map(|ordinal| match cuda::find(ordinal, &search) {
+            Ok(info) => Ok(Rehearsal::Gpu(info, ordinal)),
+            Err(error) => Err(no_gpu(&error, options)),
+        });
+        // Where none can be used, the first says why.
+        found.reduce(Result::or).expect("there is a GPU to ask for")
+    }
+
+    #[cfg(not(all(feature = "cuda", target_os = "linux")))]
+    fn gpu(_options: &EngineOptions) -> Result<Self, NoGpu> {
+        Err(NoGpu { reason: "this program was built without GPUs".into(), hint: None, has_driver: false })
+    }
+
+    /// See [`plan()`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan(
+        &self,
+        files: &ModelFiles,
+        options: &EngineOptions,
+        requests: &[GenerateRequest],
+    ) -> Result<MemoryPlan> {
+        let EngineOptions { device, precision, threads, residency, .. } = *options;
+        let compute = precision.compute();
+        match self {
+            Rehearsal::Processor => {
+                if precision.blocks() == Format::Fp8 {
+                    let reason = "no processor has products of fp8".into();
+                    return Err(Error::Device { device, reason, hint: Some(NO_FP8.into()) });
+                }
+                let be = CpuBackend::new(CpuOptions { compute, threads, rehearse: true, ..Default::default() });
+                let mut stages = plan::rehearse(be, files, precision, residency, requests)?;
+                plan::add_pictures(&mut stages, files.variant, requests)?;
+                Ok(MemoryPlan { device: Device::Cpu.to_string(), stages, program: PROGRAM_BYTES })
+            }
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Rehearsal::Gpu(gpu, ordinal) => {
+                let be = CudaBackend::rehearsal(gpu.clone(), compute, None)?;
+                check_format(&be, precision).map_err(|NoGpu { reason, hint, .. }| Error::Device {
+                    device,
+                    reason,
+                    hint,
+                })?;
+                let stages = plan::rehearse(be, files, precision, residency, requests)?;
+                let device = format!("cuda:{ordinal}, {}", gpu.name);
+                Ok(MemoryPlan { device, stages, program: cuda::CONTEXT_BYTES })
+            }
+        }
+    }
+
+    /// Formats that weights may be rounded to, to take less, the best first.
+    fn smaller_formats(&self) -> &'static [Format] {
+        match self {
+            Rehearsal::Processor => &[Format::Q8_0, Format::Q4K],
+            // In blocks they are no smaller: a GPU multiplies bytes or the compute dtype.
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Rehearsal::Gpu(gpu, _) if gpu.capability >= [8, 9] => &[Format::Fp8],
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Rehearsal::Gpu(..) => &[Format::Int8],
+        }
+    }
+
+    /// See [`within()`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn within(
+        &self,
+        limit: usize,
+        files: &ModelFiles,
+        options: &EngineOptions,
+        requests: &[GenerateRequest],
+        may_round: bool,
+    ) -> Result<(EngineOptions, MemoryPlan)> {
+        let compute = options.precision.compute();
+        // No format is any use that is no smaller than the one there is.
+        let size = |format: Format| format.dtype().map_or(usize::MAX, |dtype| dtype.bytes(256));
+        let formats = if may_round { self.smaller_formats() } else { &[] };
+        let smaller = formats.iter().filter(|format| size(**format) < size(options.precision.blocks()));
+        let rounded = smaller.filter_map(|format| Precision::new(compute, *format));
+        let precisions = std::iter::once(options.precision).chain(rounded);
+        let ways = precisions.flat_map(|p| options.residency.and_smaller().map(move |residency| (p, residency)));
+        let mut least: Option<MemoryPlan> = None;
+        for (precision, residency) in ways {
+            let options = EngineOptions { precision, residency, gpu_memory: Some(limit), ..options.clone() };
+            let plan = self.plan(files, &options, requests)?;
+            if plan.peak_bytes() <= limit {
+                return Ok((options, plan));
+            }
+            let is_less = |plan: &MemoryPlan| least.as_ref().is_none_or(|l| plan.peak_bytes() < l.peak_bytes());
+            least = Some(plan).filter(is_less).or(least);
+        }
+        let least = least.expect("every residency has at least itself");
+        Err(Error::MemoryLimit { limit, least: least.peak_bytes(), stage: least.largest().stage })
+    }
 }
 
 /// What the device of `options` is, and what it could do at most, measured now.
@@ -357,6 +475,48 @@ struct Devices {
     left_out: Vec<(Device, NoGpu)>,
 }
 
+impl Devices {
+    fn engines(self, files: &ModelFiles, options: &EngineOptions) -> Result<Engines> {
+        let Devices { chosen, left_out } = self;
+        let count = chosen.len();
+        let engines = chosen.into_iter().map(|chosen| chosen.engine(files.clone(), options, count));
+        Ok(Engines { engines: engines.collect::<Result<_>>()?, left_out })
+    }
+}
+
+/// The GPUs to be tried: the one that `options` name, else all, at least one.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn ordinals(options: &EngineOptions) -> Range<usize> {
+    match options.device {
+        Device::Cuda(Some(ordinal)) => ordinal..ordinal + 1,
+        // Where the driver knows none, the first says why.
+        _ => 0..cuda::gpus(&search(&options.gpu)).map_or(1, |gpus| gpus.len()),
+    }
+}
+
+/// Why a GPU cannot be used.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn no_gpu(error: &cuda::Unavailable, options: &EngineOptions) -> NoGpu {
+    let libraries = cuda::libraries(&search(&options.gpu));
+    let driver = libraries.iter().find(|found| found.library == cuda::Library::Driver);
+    let has_driver = driver.is_some_and(|found| found.state.is_ok());
+    NoGpu { reason: error.to_string(), hint: error.hint().map(str::to_owned), has_driver }
+}
+
+/// Refuse a format that a GPU does not multiply.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+fn check_format(be: &CudaBackend, precision: Precision) -> Result<(), NoGpu> {
+    if be.takes(precision.blocks()) {
+        return Ok(());
+    }
+    let cuda::GpuInfo { name, capability: [major, minor], .. } = be.gpu();
+    let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
+    Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver: true })
+}
+
+/// What to do about fp8 on a processor.
+const NO_FP8: &str = "fp8 is for GPUs; on a processor --dtype int8 is as small, and fast";
+
 impl Chosen {
     /// The device of `options`.
     fn new(options: &EngineOptions) -> Result<Self> {
@@ -377,8 +537,7 @@ impl Chosen {
         let EngineOptions { precision, threads, .. } = *options;
         if precision.blocks() == Format::Fp8 {
             let reason = no_gpu.map_or_else(|| "no processor has products of fp8".into(), |no_gpu| no_gpu.reason);
-            let hint = Some("fp8 is for GPUs; on a processor --dtype int8 is as small, and fast".into());
-            return Err(Error::Device { device, reason, hint });
+            return Err(Error::Device { device, reason, hint: Some(NO_FP8.into()) });
         }
         let compute = precision.compute();
         let cpu = CpuBackend::new(CpuOptions { compute, threads, ..Default::default() });
@@ -388,14 +547,9 @@ impl Chosen {
     /// The GPU that `options` name, else the first `most` that can be used.
     #[cfg(all(feature = "cuda", target_os = "linux"))]
     fn gpus(options: &EngineOptions, most: NonZeroUsize) -> Result<Devices, NoGpu> {
-        let mut ordinals = match options.device {
-            Device::Cuda(Some(ordinal)) => vec![ordinal],
-            // Where the driver knows none, the first says why.
-            _ => (0..cuda::gpus(&search(&options.gpu)).map_or(1, |gpus| gpus.len())).collect(),
-        }
-        .into_iter();
+        let mut ordinals = ordinals(options);
         let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
-        while chosen.len() < most.get() && ordinals.len() > 0 {
+        while chosen.len() < most.get() && !ordinals.is_empty() {
             let next: Vec<usize> = ordinals.by_ref().take(most.get() - chosen.len()).collect();
             let opened: Vec<Result<Chosen, NoGpu>> = match next[..] {
                 [ordinal] => vec![Self::gpu(options, ordinal)],
@@ -423,20 +577,10 @@ impl Chosen {
     #[cfg(all(feature = "cuda", target_os = "linux"))]
     fn gpu(options: &EngineOptions, ordinal: usize) -> Result<Self, NoGpu> {
         let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
-        let driver = cuda::libraries(&libraries).iter().find(|found| found.library == cuda::Library::Driver);
-        let has_driver = driver.is_some_and(|found| found.state.is_ok());
-        let precision = options.precision;
-        let options = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache };
-        let backend = CudaBackend::new(options).map_err(|error| NoGpu {
-            reason: error.to_string(),
-            hint: error.hint().map(str::to_owned),
-            has_driver,
-        })?;
-        if !backend.takes(precision.blocks()) {
-            let cuda::GpuInfo { name, capability: [major, minor], .. } = backend.gpu();
-            let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
-            return Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver });
-        }
+        let EngineOptions { precision, gpu_memory: memory_limit, .. } = *options;
+        let cuda = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache, memory_limit };
+        let backend = CudaBackend::new(cuda).map_err(|error| no_gpu(&error, options))?;
+        check_format(&backend, precision)?;
         Ok(Chosen::Cuda(backend, ordinal))
     }
 
@@ -463,6 +607,15 @@ impl Chosen {
             Chosen::Cpu(be, _) => be.threads(),
             #[cfg(all(feature = "cuda", target_os = "linux"))]
             Chosen::Cuda(..) => 0,
+        }
+    }
+
+    /// What is like this device.
+    fn rehearsal(&self) -> Rehearsal {
+        match self {
+            Chosen::Cpu(..) => Rehearsal::Processor,
+            #[cfg(all(feature = "cuda", target_os = "linux"))]
+            Chosen::Cuda(be, ordinal) => Rehearsal::Gpu(be.gpu().clone(), *ordinal),
         }
     }
 

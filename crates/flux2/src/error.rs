@@ -178,6 +178,14 @@ pub enum Error {
         /// Tensor.
         name: String,
     },
+    /// A stage met the end of memory, and nothing is left to be given up for it.
+    #[error("memory does not suffice ({}): there is no room for a buffer of {}, and nothing is left to be given up", .stage.name(), Memory(*.bytes))]
+    NoMemory {
+        /// The stage.
+        stage: Phase,
+        /// Bytes of the buffer that there was no room for.
+        bytes: usize,
+    },
     /// However few weights are kept, the run needs more memory than it may take.
     #[error(
         "this run needs at least {} of memory ({}), and may take {}",
@@ -491,9 +499,9 @@ impl Error {
             Error::Convert(ConvertProblem::DiskFull { .. } | ConvertProblem::Busy { .. }) => ErrorKind::Failure,
             Error::Convert(_) => ErrorKind::Usage,
             Error::Cancelled => ErrorKind::Cancelled,
-            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) | Error::MemoryLimit { .. } => {
-                ErrorKind::OutOfMemory
-            }
+            Error::Backend(flux2_backend::Error::OutOfMemory { .. })
+            | Error::NoMemory { .. }
+            | Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
             _ => ErrorKind::Failure,
         }
     }
@@ -575,6 +583,9 @@ impl Error {
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => {
                 Some("ask for a smaller picture or fewer reference images, or use --dtype bf16".into())
             }
+            Error::NoMemory { .. } => Some(
+                "ask for a smaller picture or fewer reference images, or end other programs that use the memory".into(),
+            ),
             Error::MemoryLimit { .. } => {
                 Some("ask for a smaller picture or fewer reference images, or allow more memory".into())
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flux2_backend::DType;
 
+use crate::pipeline::ladder::Rung;
 use crate::weights::Part;
 use crate::{Error, Result};
 
@@ -188,6 +189,13 @@ pub enum Warning {
         /// To what.
         dtype: DType,
     },
+    /// Memory did not suffice for a stage, which begins again with less.
+    MemoryShort {
+        /// The stage.
+        stage: Phase,
+        /// What was given up for it.
+        rung: Rung,
+    },
     /// The prompt's token sequence is longer than the text encoder reads.
     PromptCut {
         /// Tokens of the whole prompt with its template, or of its beginning.
@@ -237,6 +245,7 @@ impl fmt::Display for Warning {
                  {} values",
                 dtype.block_len()
             ),
+            Warning::MemoryShort { stage, rung } => write!(f, "memory is short ({}): {rung}", stage.name()),
             Warning::PromptCut { tokens, more, kept, lost } => write!(
                 f,
                 "the prompt is {}{tokens} tokens long with its template and the text encoder reads {kept}: {} are cut, \

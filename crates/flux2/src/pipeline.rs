@@ -1,22 +1,30 @@
 //! The recipe: from a prompt, a seed and perhaps reference images to a picture.
 //!
 //! [`Pipeline::generate`] reads as the numbered steps do; each step is a method of its own, so that it can be called,
-//! watched and tested alone. Here lives also the memory policy: which network is resident when.
+//! watched and tested alone. Here lives also the memory policy: which network is resident when. What becomes of it where memory
+//! is short is [`ladder`]'s.
+
+pub mod ladder;
+mod loading;
+mod progress;
 
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use flux2_backend::{Backend, Compute, Format, HostTensor, Tensor, ops};
+use flux2_backend::{Backend, Compute, Stay, Tensor, ops};
 
 pub use flux2_backend::KernelRun;
+
+use ladder::{Ladder, Rescue};
+use loading::{Terms, load};
+use progress::{Meter, StepClock, phase, timed};
 
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, metadata};
 use crate::latents::{self, PositionId};
-use crate::models::Pulse;
 use crate::models::flow_transformer::{FlowTransformer, References};
 use crate::models::qwen3::Qwen3;
 use crate::models::vae;
@@ -25,21 +33,23 @@ use crate::sampler;
 use crate::text::{Cut, TokenizedPrompt, Tokenizer};
 use crate::text_cache::{Entry, Inputs, TextCache};
 use crate::variant::{Procedure, Variant};
-use crate::weights::{
-    Component, Lora, MappedWeights, ModelFiles, ModelPaths, Part, Precision, WeightSource, WithLoras,
-};
+use crate::weights::{Lora, ModelFiles, ModelPaths, Part, Precision, WithLoras};
 use crate::{Error, Result};
 
-/// Which networks stay in memory between the stages of a run.
+/// Which networks stay in memory between the stages of a run: in that of a GPU if there is one, else in the host's. A GPU's
+/// weights that stay on the host come for every use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Residency {
-    /// Weights are read from their files for every use and not kept, as far as files hold them in the form of the run; and
-    /// each network is released when its stage is over.
+    /// As [`Streamed`](Self::Streamed), and the decoder keeps no large map: some are computed three times.
+    Smallest,
+    /// Weights are not kept, as far as files hold them in the form of the run; each network is released when its stage is over.
+    /// Files are read for every use; a GPU's flow transformer is not released but stays on the host.
     Streamed,
-    /// Each network is released when its stage is over.
+    /// Each network is released when its stage is over. The text encoder's weights, which are used once, are not kept.
     #[default]
     OneAtATime,
-    /// The text encoder is released when its stage is over, the others stay for the next picture: for series.
+    /// The text encoder is released when its stage is over, the others stay for the next picture: for series. If it is
+    /// needed again, a GPU's stays on the host from then on.
     KeepForNext,
     /// Everything that was loaded stays.
     KeepAll,
@@ -48,19 +58,18 @@ pub enum Residency {
 impl Residency {
     /// Whether a network is released when its stage is over.
     fn releases(self) -> bool {
-        matches!(self, Residency::Streamed | Residency::OneAtATime)
+        !matches!(self, Residency::KeepAll | Residency::KeepForNext)
+    }
+
+    /// Whether the flow transformer's weights come for every use.
+    fn streams_blocks(self) -> bool {
+        matches!(self, Residency::Streamed | Residency::Smallest)
     }
 
     /// This one and those that keep less in memory.
     pub(crate) fn and_smaller(self) -> impl Iterator<Item = Residency> {
-        let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed];
-        all.into_iter().skip_while(move |residency| *residency != self)
-    }
-
-    /// Whether the weights of `part` need not stay from one use to the next.
-    fn streams(self, part: Part) -> bool {
-        // Where it is loaded for one prompt, each of the text encoder's weights is used once.
-        self == Residency::Streamed || (self == Residency::OneAtATime && part == Part::TextEncoder)
+        use Residency::{KeepAll, KeepForNext, OneAtATime, Smallest, Streamed};
+        [KeepAll, KeepForNext, OneAtATime, Streamed, Smallest].into_iter().skip_while(move |r| *r != self)
     }
 }
 
@@ -75,6 +84,8 @@ pub struct GeneratedImage {
     pub timings: Timings,
     /// What really ran since the picture before: kernels, and the formats of the weights they multiplied.
     pub kernels: Vec<KernelRun>,
+    /// What was given up for it where memory was short, in that order; mostly nothing.
+    pub rescues: Vec<Rescue>,
 }
 
 /// How long the stages of a run took; a stage whose result was still known took no time.
@@ -139,11 +150,15 @@ pub struct Pipeline<B: Backend> {
     files: ModelFiles,
     tokenizer: Tokenizer,
     residency: Residency,
+    ladder: Ladder,
     precision: Precision,
     /// Of the host, for what the backend does not do: adding LoRAs to weights.
     threads: NonZeroUsize,
-    text_encoder: Option<Qwen3<B>>,
-    transformer: Option<FlowTransformer<B>>,
+    /// With where its weights stay.
+    text_encoder: Option<(Qwen3<B>, Stay)>,
+    /// How often it was loaded.
+    text_encoders: u32,
+    transformer: Option<(FlowTransformer<B>, Stay)>,
     decoder: Option<vae::Decoder<B>>,
     /// Prompts and their embeddings, latest last.
     embeddings: Vec<(String, TextEmbedding<B>)>,
@@ -189,9 +204,11 @@ impl<B: Backend> Pipeline<B> {
             files,
             tokenizer,
             residency,
+            ladder: Ladder::default(),
             precision,
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             text_encoder: None,
+            text_encoders: 0,
             transformer: None,
             decoder: None,
             embeddings: Vec::new(),
@@ -269,9 +286,11 @@ impl<B: Backend> Pipeline<B> {
         let (latents, texts) = thread::scope(|scope| {
             let other = beside.then(|| scope.spawn(noise));
             let texts = timed(&mut timings.text, || {
-                let text = self.encode_prompt(&request.prompt, observer, cancel)?;
-                let uncond = guidance.map(|_| self.encode_prompt("", observer, cancel)).transpose()?;
-                Ok((text, uncond))
+                self.in_memory(Phase::Text, observer, |this, observer| {
+                    let text = this.encode_prompt(&request.prompt, observer, cancel)?;
+                    let uncond = guidance.map(|_| this.encode_prompt("", observer, cancel)).transpose()?;
+                    Ok((text, uncond))
+                })
             });
             let latents = other.map_or_else(|| Ok(noise()), |other| other.join());
             (latents.unwrap_or_else(|panic| resume_unwind(panic)), texts)
@@ -282,20 +301,27 @@ impl<B: Backend> Pipeline<B> {
         }
 
         // 3. References -> tokens.
-        let references =
-            timed(&mut timings.references, || self.encode_references(&request.references, observer, cancel))?;
+        let references = timed(&mut timings.references, || {
+            self.in_memory(Phase::References, observer, |this, observer| {
+                this.encode_references(&request.references, observer, cancel)
+            })
+        })?;
 
         // 4, 5, 6. Noise, schedule, steps.
         let guided = uncond.as_ref().zip(guidance);
         let inputs =
             DenoiseInputs { request: &request, latents: &latents, text: &text, guided, references: &references };
-        let Denoised { latents, steps } = self.denoise(&inputs, &mut |_| {}, observer, cancel)?;
+        let denoised = self
+            .in_memory(Phase::Denoise, observer, |this, observer| this.denoise(&inputs, &mut |_| {}, observer, cancel));
+        let Denoised { latents, steps } = denoised?;
         timings.steps = steps;
 
         // 7. Latents -> pixels.
-        let image = timed(&mut timings.decode, || self.decode(&latents, &request, observer, cancel))?;
+        let image = timed(&mut timings.decode, || {
+            self.in_memory(Phase::Decode, observer, |this, observer| this.decode(&latents, &request, observer, cancel))
+        })?;
         let (parameters, kernels) = (self.parameters(&request), self.be.take_kernels_run());
-        Ok(GeneratedImage { image, parameters, timings, kernels })
+        Ok(GeneratedImage { image, parameters, timings, kernels, rescues: self.ladder.take() })
     }
 
     /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the encoder is loaded once for all.
@@ -308,11 +334,9 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<()> {
-        if self.files.variant.default_guidance.is_some() {
-            self.encode_prompt("", observer, cancel)?;
-        }
-        for prompt in prompts.iter().take(MAX_PREPARED_PROMPTS) {
-            self.encode_prompt(prompt, observer, cancel)?;
+        let empty = self.files.variant.default_guidance.map(|_| "");
+        for prompt in empty.into_iter().chain(prompts.iter().copied().take(MAX_PREPARED_PROMPTS)) {
+            self.in_memory(Phase::Text, observer, |this, observer| this.encode_prompt(prompt, observer, cancel))?;
         }
         Ok(())
     }
@@ -407,7 +431,7 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<Denoised<B>> {
         self.load_transformer(observer, cancel)?;
-        let (be, transformer) = (&self.be, self.transformer.as_ref().expect("loaded above"));
+        let (be, (transformer, _)) = (&self.be, self.transformer.as_ref().expect("loaded above"));
         let request = inputs.request;
         let [h, w] = request.grid();
         let c = self.files.transformer.config.in_channels;
@@ -430,7 +454,7 @@ impl<B: Backend> Pipeline<B> {
             None => None,
         };
 
-        let mut clock = StepClock { be, steps: Vec::new(), since: Instant::now(), running: None };
+        let mut clock = StepClock::start(be);
         for (step, modulation) in modulations.iter().enumerate() {
             let velocity = transformer.forward(&latents, &prompt, modulation, &mut || meter.tick())?;
             let dt = sigmas[step + 1] - sigmas[step];
@@ -465,7 +489,7 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
         if self.residency.releases() {
-            self.transformer = None;
+            self.release_transformer();
             self.be.trim();
         }
         if self.decoder.is_none() {
@@ -474,7 +498,10 @@ impl<B: Backend> Pipeline<B> {
             })?;
             self.decoder = Some(decoder);
         }
-        let decoder = self.decoder.as_ref().expect("loaded above");
+        let decoder = self.decoder.as_mut().expect("loaded above");
+        if self.residency == Residency::Smallest || self.ladder.streams_decoder {
+            decoder.keep_no_large_map();
+        }
         let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
             decoder.forward(latents, request.grid(), pulse)
         });
@@ -529,18 +556,18 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Tensor<B>> {
-        if self.residency != Residency::KeepAll {
-            self.transformer = None; // the two large ones are never resident together
-            self.be.trim();
-        }
         if self.text_encoder.is_none() {
-            let encoder =
-                load(observer, cancel, self.terms(Part::TextEncoder), &self.files.text_encoder, |c, weights| {
-                    Qwen3::load(&self.be, c, weights)
-                })?;
-            self.text_encoder = Some(encoder);
+            let stay = self.stay(Part::TextEncoder);
+            if self.residency != Residency::KeepAll && stay == Stay::Device {
+                self.release_transformer(); // the two large ones are never resident together
+                self.be.trim();
+            }
+            let (be, terms) = (&self.be, self.terms(Part::TextEncoder));
+            let encoder = load(observer, cancel, terms, &self.files.text_encoder, |c, w| Qwen3::load(be, c, w))?;
+            self.text_encoder = Some((encoder, stay));
+            self.text_encoders += 1;
         }
-        let encoder = self.text_encoder.as_ref().expect("loaded above");
+        let (encoder, _) = self.text_encoder.as_ref().expect("loaded above");
         let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| {
             let rows = encoder.forward(ids, valid, pulse)?;
             self.be.wait()?;
@@ -557,18 +584,43 @@ impl<B: Backend> Pipeline<B> {
             let transformer = load(observer, cancel, self.terms(Part::Transformer), part, |c, base| {
                 FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
             })?;
-            self.transformer = Some(transformer);
+            self.transformer = Some((transformer, self.stay(Part::Transformer)));
         }
         Ok(())
     }
 
     fn terms(&self, part: Part) -> Terms {
-        Terms { part, precision: self.precision, residency: self.residency }
+        Terms { part, precision: self.precision, stay: self.stay(part) }
+    }
+
+    /// Where the weights of a network are to be between their uses, if it is loaded now.
+    fn stay(&self, part: Part) -> Stay {
+        let parked = self.be.works_beside_host() && self.text_encoders > 0;
+        match (part, self.residency) {
+            (Part::TextEncoder, residency) if residency.releases() => Stay::File, // each is used once
+            (Part::TextEncoder, Residency::KeepForNext) if parked => Stay::Host,
+            (Part::TextEncoder, _) if self.ladder.offloads_encoder => Stay::Host,
+            (Part::Transformer, residency) if residency.streams_blocks() => Stay::Host,
+            _ => Stay::Device,
+        }
+    }
+
+    /// Whether a network whose weights stay there takes nothing of what memory is short of.
+    fn is_away(&self, stay: Stay) -> bool {
+        self.be.works_beside_host() && stay == Stay::Host
     }
 
     fn release_text_encoder(&mut self) {
-        if self.residency != Residency::KeepAll {
+        let stays = |stay| self.residency == Residency::KeepAll || self.is_away(stay);
+        if self.text_encoder.as_ref().is_some_and(|(_, stay)| !stays(*stay)) {
             self.text_encoder = None;
+            self.be.trim();
+        }
+    }
+
+    fn release_transformer(&mut self) {
+        if self.transformer.as_ref().is_some_and(|(_, stay)| !self.is_away(*stay)) {
+            self.transformer = None;
         }
     }
 
@@ -591,136 +643,5 @@ impl<B: Backend> Pipeline<B> {
             software: metadata::SOFTWARE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         }
-    }
-}
-
-/// Takes the time of steps on a device that may still be at work on one when the next is called: it waits for a step only when
-/// the one behind it is called, so the device always has work.
-struct StepClock<'a, B: Backend> {
-    be: &'a B,
-    steps: Vec<Duration>,
-    /// When the last step was done.
-    since: Instant,
-    /// The step that was called and is not known to be done.
-    running: Option<B::Mark>,
-}
-
-impl<B: Backend> StepClock<'_, B> {
-    /// All of a step, of `of`, was called.
-    fn step_called(&mut self, of: u32, observer: &mut dyn Observer) -> Result<()> {
-        let called = self.be.mark()?;
-        self.wait(of, observer)?;
-        let done = self.be.is_done(&called)?;
-        self.running = Some(called);
-        if done { self.wait(of, observer) } else { Ok(()) }
-    }
-
-    /// Until every step is done that was called before.
-    fn wait(&mut self, of: u32, observer: &mut dyn Observer) -> Result<()> {
-        if let Some(running) = self.running.take() {
-            self.be.wait_for(&running)?;
-            let elapsed = self.since.elapsed();
-            self.since = Instant::now();
-            self.steps.push(elapsed);
-            observer.on_event(&Event::Step { step: self.steps.len() as u32, steps: of, elapsed });
-        }
-        Ok(())
-    }
-}
-
-/// Run `work` and add what it took to `total`.
-fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    let result = work();
-    *total += start.elapsed();
-    result
-}
-
-/// How a network is loaded.
-#[derive(Clone, Copy)]
-struct Terms {
-    part: Part,
-    precision: Precision,
-    residency: Residency,
-}
-
-/// Load a network, with the events of [`Phase::Load`] around it.
-fn load<C, T>(
-    observer: &mut dyn Observer,
-    cancel: &CancelToken,
-    terms: Terms,
-    component: &Component<C>,
-    build: impl FnOnce(&C, &dyn WeightSource) -> Result<T>,
-) -> Result<T> {
-    let Terms { part, precision, .. } = terms;
-    let (left, all) = component.not_whole_blocks(|name| precision.format(part, name));
-    if left > 0 {
-        let dtype = precision.blocks().dtype().expect("something is rounded");
-        observer.on_event(&Event::Warning(Warning::NotQuantized { part, left, all, dtype }));
-    }
-    phase(observer, cancel, Phase::Load(part), 0, |_| {
-        build(&component.config, &Loading { weights: component.map()?, terms, cancel })
-    })
-}
-
-/// Weights in the format of the run, that look for cancellation before each tensor: a large network takes long to read
-/// from a slow disk.
-struct Loading<'a> {
-    weights: MappedWeights,
-    terms: Terms,
-    cancel: &'a CancelToken,
-}
-
-impl WeightSource for Loading<'_> {
-    fn tensor(&self, name: &str) -> Result<HostTensor> {
-        self.cancel.check()?;
-        let tensor = self.weights.tensor(name)?;
-        let Terms { part, residency, .. } = self.terms;
-        Ok(if residency.streams(part) { tensor.streamed() } else { tensor })
-    }
-
-    fn format(&self, name: &str) -> Format {
-        self.terms.precision.format(self.terms.part, name)
-    }
-}
-
-/// Run `work` with the events of a phase around it; its pulse counts units and looks for cancellation.
-fn phase<T>(
-    observer: &mut dyn Observer,
-    cancel: &CancelToken,
-    phase: Phase,
-    units: usize,
-    work: impl FnOnce(&mut Pulse) -> Result<T>,
-) -> Result<T> {
-    let mut meter = Meter::start(observer, cancel, phase, units)?;
-    let result = work(&mut || meter.tick())?;
-    meter.finish();
-    Ok(result)
-}
-
-/// Counts the units of a phase for the observer and looks for cancellation between them.
-struct Meter<'a> {
-    observer: &'a mut dyn Observer,
-    cancel: &'a CancelToken,
-    phase: Phase,
-    done: usize,
-    start: Instant,
-}
-
-impl<'a> Meter<'a> {
-    fn start(observer: &'a mut dyn Observer, cancel: &'a CancelToken, phase: Phase, units: usize) -> Result<Self> {
-        cancel.check()?;
-        observer.on_event(&Event::PhaseStarted { phase, units });
-        Ok(Meter { observer, cancel, phase, done: 0, start: Instant::now() })
-    }
-
-    fn tick(&mut self) -> Result<()> {
-        self.done += 1;
-        self.observer.on_event(&Event::Progress { phase: self.phase, done: self.done });
-        self.cancel.check()
-    }
-
-    fn finish(self) {
-        self.observer.on_event(&Event::PhaseFinished { phase: self.phase, elapsed: self.start.elapsed() });
     }
 }

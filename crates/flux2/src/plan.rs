@@ -11,9 +11,11 @@ use crate::Result;
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{MAX_PREPARED_PROMPTS, Pipeline, Residency};
 use crate::request::{GenerateRequest, ResolvedRequest};
+use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision};
 
-/// What the program itself takes beside tensors and weights: its code, the tokenizer, threads. Measured on Linux.
+/// What the program itself takes of the host's memory beside tensors and weights: its code, the tokenizer, threads. Measured on
+/// Linux.
 pub const PROGRAM_BYTES: usize = 100 << 20;
 
 /// A size of memory as people say it: `96 MiB`, `7.5 GiB`.
@@ -32,8 +34,12 @@ impl fmt::Display for Memory {
 /// The most memory that requests take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
+    /// Whose memory it is, for people: the processor's, or that of a GPU.
+    pub device: String,
     /// Of each stage, in the order they come first.
     pub stages: Vec<StageMemory>,
+    /// What is taken whatever the requests are: by the program itself, or by its libraries on a GPU.
+    pub program: usize,
 }
 
 /// The most memory that a stage takes, the loading of its network included.
@@ -53,18 +59,18 @@ impl MemoryPlan {
 
     /// The most that is resident at once, the program included.
     pub fn peak_bytes(&self) -> usize {
-        self.largest().memory.total() + PROGRAM_BYTES
+        self.largest().memory.total() + self.program
     }
 }
 
-/// Run `requests` one after the other on `be`, a backend that rehearses.
+/// Run `requests` one after the other on `be`, a backend that rehearses; the stages it takes memory for.
 pub(crate) fn rehearse<B: Backend>(
     be: B,
     files: &ModelFiles,
     precision: Precision,
     residency: Residency,
     requests: &[GenerateRequest],
-) -> Result<MemoryPlan> {
+) -> Result<Vec<StageMemory>> {
     let mut pipeline = Pipeline::of_files(be.clone(), files.outline(), residency)?.with_precision(precision);
     let mut stages = Stages { be, stages: vec![], in_stage: false };
     let cancel = CancelToken::new();
@@ -75,23 +81,30 @@ pub(crate) fn rehearse<B: Backend>(
     for request in requests {
         pipeline.generate(request, &mut stages, &cancel)?;
     }
-    // What the host holds beside the backend: the largest reference, the finished pixels as f32.
-    let mut stages = stages.stages;
+    Ok(stages.stages)
+}
+
+/// What the host holds beside the backend: the largest reference, the finished pixels as f32.
+pub(crate) fn add_pictures(
+    stages: &mut [StageMemory],
+    variant: &'static Variant,
+    requests: &[GenerateRequest],
+) -> Result<()> {
     let [mut reference, mut picture] = [0; 2];
     for request in requests {
-        let request = ResolvedRequest::new(request, files.variant)?;
+        let request = ResolvedRequest::new(request, variant)?;
         let channels = request.references.iter().map(|r| r.image().pixels().len()).max();
         reference = reference.max(channels.unwrap_or_default());
         picture = picture.max(3 * request.width as usize * request.height as usize);
     }
-    for StageMemory { stage, memory } in &mut stages {
+    for StageMemory { stage, memory } in stages {
         memory.allocated += match stage {
             Phase::References => (size_of::<f32>() + 1) * reference, // its bytes, and what the encoder reads
             Phase::Decode => size_of::<f32>() * picture,
             _ => 0,
         };
     }
-    Ok(MemoryPlan { stages })
+    Ok(())
 }
 
 /// Asks the backend for its peak whenever a stage is over.

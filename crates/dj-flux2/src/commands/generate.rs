@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use flux2::engine::Engines;
 use flux2::fleet::{self, Worker};
 use flux2::image::{self, Parameters, codec, metadata, resize};
+use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::plan::Memory;
 use flux2::weights::{Location, Lora, ModelFiles};
@@ -26,7 +27,7 @@ use crate::cache_folder;
 use crate::failure::{Failure, Result, code};
 use crate::gpu_options::gpu_options;
 use crate::output;
-use crate::report::{Kernel, Record, Report, Seconds};
+use crate::report::{Kernel, Record, Report, RescueRecord, Seconds};
 use crate::settings::{self, Batch, Job, Outside, Settings};
 
 /// Most bytes of prompts that are read from a file or standard input.
@@ -83,18 +84,23 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         origin.check_loras(&files.loras, !args.lora.is_empty(), &report)?;
         origin.warn_of_differences(&files.name, &report);
     }
-    if let Some(limit) = settings.max_memory {
-        let requests = settings.requests(&references);
-        let (options, plan) = engine::within(limit, &files, &settings.options, &requests, settings.allowed)?;
-        if options.precision != settings.options.precision {
-            report.note(format_args!("weights are rounded to keep within {}: {}", Memory(limit), options.precision));
-        }
-        report.verbose(format_args!("memory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency)));
-        settings.options = options;
-    }
     // No more engines than pictures.
     let most = NonZeroUsize::new(settings.pictures() as usize).expect("a run has a picture");
-    let Engines { engines, left_out } = engine::open_all(&files, &settings.options, most)?;
+    let Engines { engines, left_out } = match settings.max_memory {
+        None => engine::open_all(&files, &settings.options, most)?,
+        Some(limit) => {
+            let (requests, asked) = (settings.requests(&references), &settings.options);
+            let (engines, options, plan) =
+                engine::open_within(limit, &files, asked, &requests, settings.may_round, most)?;
+            if options.precision != asked.precision {
+                let precision = options.precision;
+                report.note(format_args!("weights are rounded to keep within {}: {precision}", Memory(limit)));
+            }
+            report.verbose(format_args!("memory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency)));
+            settings.options = options;
+            engines
+        }
+    };
     let engine = &engines[0];
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
     for lora in engine.loras() {
@@ -143,6 +149,7 @@ struct Saved<'a> {
     parameters: Parameters,
     timings: Timings,
     kernels: Vec<KernelRun>,
+    rescues: Vec<Rescue>,
     total: Duration,
 }
 
@@ -197,19 +204,19 @@ impl<'a> Run<'a> {
         let request = self.settings.request_for(&job, &self.references);
         let steps = request.steps.unwrap_or(worker.engine().variant().default_steps);
         worker.say(Said::Begun { job: job.clone(), steps });
-        let GeneratedImage { image, parameters, timings, kernels } = worker.generate(&request)?;
+        let GeneratedImage { image, parameters, timings, kernels, rescues } = worker.generate(&request)?;
         let stored = self.settings.metadata.then_some(&parameters);
         let bytes = image::encode(&image, output.format(), stored)?;
         output.write(job.path.as_deref(), &bytes)?;
         let total = start.elapsed();
-        worker.say(Said::Saved(Box::new(Saved { job, parameters, timings, kernels, total })));
+        worker.say(Said::Saved(Box::new(Saved { job, parameters, timings, kernels, rescues, total })));
         Ok(())
     }
 }
 
 impl Saved<'_> {
     fn report(&self, worker: usize, device: &str, report: &Report) -> Result<()> {
-        let Saved { job: Job { path, index, .. }, parameters, timings, kernels, total } = self;
+        let Saved { job: Job { path, index, .. }, parameters, timings, kernels, rescues, total } = self;
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
             index: *index,
@@ -217,6 +224,7 @@ impl Saved<'_> {
             device,
             timings: Seconds::new(timings, *total),
             kernels: kernels.iter().map(Kernel::new).collect(),
+            rescues: rescues.iter().map(RescueRecord::new).collect(),
         };
         report.saved(worker, path.as_deref(), &record, *total)
     }
@@ -291,7 +299,8 @@ pub(super) fn how(residency: Residency) -> &'static str {
     match residency {
         Residency::KeepAll | Residency::KeepForNext => ", networks kept for the next picture",
         Residency::OneAtATime => ", one network at a time",
-        Residency::Streamed => ", weights read from their files for every use",
+        Residency::Streamed => ", weights read for every use",
+        Residency::Smallest => ", weights read for every use, large maps computed in pieces",
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use flux2::plan::{Memory, MemoryPlan, PROGRAM_BYTES};
+use flux2::plan::{Memory, MemoryPlan};
 use flux2::request::ResolvedRequest;
 use flux2::weights::ModelFiles;
-use flux2::{Error, GpuOptions, Residency, engine};
+use flux2::{Error, Residency, engine};
 use serde::Serialize;
 
 use super::find::{find_model, find_part};
@@ -13,6 +13,7 @@ use super::generate::{how, read_prompts, read_reference};
 use super::read_parameters;
 use crate::args::GenerateArgs;
 use crate::failure::Result;
+use crate::gpu_options::gpu_options;
 use crate::report::print;
 use crate::settings::{self, Outside};
 
@@ -20,11 +21,13 @@ use crate::settings::{self, Outside};
 #[derive(Serialize)]
 struct Record<'a> {
     model: &'a str,
+    /// Whose memory it is.
+    device: &'a str,
     dtype: String,
     width: u32,
     height: u32,
     stages: Vec<StageRecord>,
-    /// Of the program itself.
+    /// Of the program itself, or of its libraries on a GPU.
     program_bytes: usize,
     /// Of the largest stage, with the program.
     peak_bytes: usize,
@@ -48,7 +51,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     let outside = Outside {
         model: std::env::var_os("DJ_FLUX2_MODEL"),
-        gpu: GpuOptions::default(),
+        gpu: gpu_options(),
         text_cache: None,
         from: from.as_ref(),
         is_file: Path::is_file,
@@ -67,11 +70,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;
 
     let (options, plan) = match settings.max_memory {
-        Some(limit) => engine::within(limit, &files, &settings.options, &requests, settings.allowed)?,
+        Some(limit) => engine::within(limit, &files, &settings.options, &requests, settings.may_round)?,
         None => (settings.options.clone(), engine::plan(&files, &settings.options, &requests)?),
     };
     // No limit can be kept that is smaller than what the refusal of an impossible one names.
-    let least_bytes = match engine::within(0, &files, &settings.options, &requests, settings.allowed) {
+    let least_bytes = match engine::within(0, &files, &settings.options, &requests, settings.may_round) {
         Err(Error::MemoryLimit { least, .. }) => least,
         other => return other.map(|_| ()).map_err(Into::into),
     };
@@ -83,26 +86,28 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         });
         let record = Record {
             model: &files.name,
+            device: &plan.device,
             dtype: options.precision.to_string(),
             width,
             height,
             stages: stages.collect(),
-            program_bytes: PROGRAM_BYTES,
+            program_bytes: plan.program,
             peak_bytes: plan.peak_bytes(),
             least_bytes,
         };
         return print(&serde_json::to_string(&record).expect("strings and numbers serialise"));
     }
-    print(&format!("{}, {width}x{height}, {}{}", files.name, options.precision, how(options.residency)))?;
+    let (name, precision) = (&files.name, options.precision);
+    print(&format!("{name}, {width}x{height}, {precision}, on {}{}", plan.device, how(options.residency)))?;
     table(&plan)?;
     let largest = plan.largest().stage.name();
     print(&format!(
         "at most {}, in {largest}, with {} of the program itself",
         Memory(plan.peak_bytes()),
-        Memory(PROGRAM_BYTES)
+        Memory(plan.program)
     ))?;
     match options.residency {
-        Residency::Streamed => Ok(()),
+        Residency::Smallest => Ok(()),
         _ => print(&format!("with --max-memory {} or more, fewer weights are kept", Memory(least_bytes))),
     }
 }

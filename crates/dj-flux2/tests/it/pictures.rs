@@ -202,7 +202,7 @@ fn json_is_one_object_a_picture() {
     let records: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 2);
     let fields = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    snapshot!(fields(&records[0]), @"path index prompt seed noise model variant dtype steps width height references software version device timings kernels");
+    snapshot!(fields(&records[0]), @"path index prompt seed noise model variant dtype steps width height references software version device timings kernels rescues");
     snapshot!(fields(&records[0]["timings"]), @"text references steps decode total");
     for (i, record) in records.iter().enumerate() {
         assert_eq!(record["path"], format!("output-{}.png", i + 1));

@@ -148,10 +148,10 @@ fn help_for_generate() {
           --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1; several pictures
                                are made on all GPUs, unless one is named [default: auto]
           --threads <N>        CPU threads [default: as many as this process may use]
-          --max-memory <SIZE>  Memory the run may take, as in 6GiB: keeps fewer weights in it, or
-                               refuses before any work [default: no limit]
-          --allow-quantize     Round weights to q8_0 or q4_k where nothing else keeps within
-                               --max-memory; it is said if it happens
+          --max-memory <SIZE>  Memory the run may take, a GPU's or else the processor's, as in 6GiB:
+                               keeps fewer weights in it, or refuses before any work [default: no limit]
+          --allow-quantize     Round weights, to q8_0 or q4_k, on a GPU to fp8 or int8, where nothing
+                               else keeps within --max-memory; it is said if it happens
           --no-text-cache      Keep no text embeddings on disk from run to run, and use none
     ");
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
@@ -249,6 +249,7 @@ fn help_for_bench() {
                                [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
           --resident           Keep everything loaded from one picture to the next, as a server does;
                                each still has a prompt of its own
+          --max-memory <SIZE>  Memory the run may take, as for generate
           --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
                                int8, fp8]
           --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]

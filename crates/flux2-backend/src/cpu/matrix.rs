@@ -77,7 +77,7 @@ impl StoredMatrix {
     /// They have been read: a streamed matrix is not kept for the next time.
     pub(super) fn done(&self) {
         let bytes = self.host.bytes();
-        if bytes.is_streamed() && self.is_resident.swap(false, Ordering::Relaxed) {
+        if self.host.is_streamed() && self.is_resident.swap(false, Ordering::Relaxed) {
             bytes.forget();
             self.pool.count_weights(|memory| memory.mapped -= bytes.len());
         }

@@ -134,10 +134,15 @@ impl CudaBackend {
             };
             // As many rows at a time as make about 64 MiB of f32.
             let at_once = ((16 << 20) / cols.max(1)).clamp(1, rows.max(1));
-            let values = self.pool.take(4 * at_once * cols)?;
+            let mut unrounded = self.unrounded.lock().expect("no panic while the lock is held");
+            let values = match unrounded.take().filter(|buffer| buffer.bytes() >= 4 * at_once * cols) {
+                Some(buffer) => buffer,
+                None => self.pool.take(4 * at_once * cols)?,
+            };
+            let values = &*unrounded.insert(values);
             for first in (0..rows).step_by(at_once) {
                 let count = at_once.min(rows - first);
-                self.pool.upload(&values, 4 * count * cols, 4 * cols, |row, out| {
+                self.pool.upload(values, 4 * count * cols, 4 * cols, |row, out| {
                     let mut decoded = vec![0f32; cols];
                     matrix.decode_row(first + row, 0, &mut decoded);
                     out.copy_from_slice(bytemuck::cast_slice(&decoded));
@@ -168,7 +173,7 @@ impl CudaBackend {
                 Some(sums)
             }
         };
-        Ok(Matrix { buffer, rows, cols, stride, bytes: Some(Bytes { code, scales, sums }) })
+        Matrix::of_bytes(self, buffer, [rows, cols, stride, padded(rows)], Bytes { code, scales, sums }, matrix.stay())
     }
 
     /// `parts` side by side, one or two, in bytes: as they were rounded before if that was remembered.
@@ -238,7 +243,8 @@ impl CudaBackend {
             batch: 1,
             batch_strides: [0; 3],
         };
-        let operands = [x.buffer.address(), weight.buffer.address(), out];
+        let right = self.present(weight)?;
+        let operands = [x.buffer.address(), right.address(), out];
         // SAFETY: rows of both operands are `weight.stride` long, since both are as many values rounded up; the callers made `out`.
         unsafe { self.gemm.run(&self.device, shape, operands) }
     }

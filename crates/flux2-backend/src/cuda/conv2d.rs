@@ -1,5 +1,7 @@
 //! `conv2d`: on Hopper one kernel, elsewhere by unfolding. Norm and SiLU before it are a pass of their own, and so are a
-//! convolution before it and the doubling of a map.
+//! convolution before it and the doubling of a map: of rows at a time where that is asked for or the map is large.
+
+use std::ops::Range;
 
 use super::driver::Geometry;
 use super::gemm::{Operands, Right, Shape, padded};
@@ -11,8 +13,10 @@ use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
 
 const CONV2D: Source = source!("conv2d.cu");
 
-/// Bytes of unfolded pixels at a time, about.
+/// Bytes of unfolded pixels, or of a map's rows, at a time, about.
 const BAND_BYTES: usize = 128 << 20;
+/// Maps larger than this are normalised some rows at a time, not as a whole.
+const WHOLE_BYTES: usize = 1 << 30;
 
 pub(super) fn conv2d(
     be: &CudaBackend,
@@ -22,7 +26,7 @@ pub(super) fn conv2d(
 ) -> Result<Tensor<CudaBackend>> {
     let [h, w, _] = x.size()?;
     let y = be.empty(&[conv.shape.output(h), conv.shape.output(w), conv.weight.shape()[0]], out)?;
-    convolve(be, x, conv, &y, 0)?;
+    convolve(be, x, conv, &y, false)?;
     Ok(y)
 }
 
@@ -33,34 +37,123 @@ pub(super) fn conv2d_add(
     conv: &Convolution<CudaBackend>,
 ) -> Result<()> {
     be.make_mut(y)?;
-    convolve(be, x, conv, y, y.address())
+    convolve(be, x, conv, y, true)
 }
 
-/// What is read, before norm and SiLU.
-pub(super) fn raw_map(be: &CudaBackend, x: &ConvInput<CudaBackend>) -> Result<Tensor<CudaBackend>> {
-    match x.after {
-        Some(first) => conv2d(be, &x.map.into(), first, be.compute.dtype()),
-        None => Ok(x.map.clone()),
-    }
-}
-
-/// Write the convolution of `x` into `y`, added to what is at `residual` unless that is 0; it may be `y` itself.
+/// Write the convolution of `x` into `y`, or add it to what is there.
 fn convolve(
     be: &CudaBackend,
     x: &ConvInput<CudaBackend>,
     conv: &Convolution<CudaBackend>,
     y: &Tensor<CudaBackend>,
+    adds: bool,
+) -> Result<()> {
+    let [h, w, c] = x.size()?;
+    let is_large = x.norm_silu.is_some() && be.compute.dtype().bytes(h * w * c) > WHOLE_BYTES;
+    match x.after.is_some() || is_large {
+        false => of_map(be, &read_rows(be, x, 0..h)?, conv, y, if adds { y.address() } else { 0 }),
+        // A row of the result takes two of what is read at most.
+        true => by_bands(be, x, conv, y, adds, band_rows(be, [w, c], 2) / 2),
+    }
+}
+
+/// How many rows of `[w, c]` a band has, a multiple of `unit`.
+pub(super) fn band_rows(be: &CudaBackend, [w, c]: [usize; 2], unit: usize) -> usize {
+    (BAND_BYTES / be.compute.dtype().bytes(w * c) / unit).max(1) * unit
+}
+
+/// The same with `rows` rows of `y` at a time, from copies of which those at a cut, whose neighbours are missing, are left out.
+fn by_bands(
+    be: &CudaBackend,
+    x: &ConvInput<CudaBackend>,
+    conv: &Convolution<CudaBackend>,
+    y: &Tensor<CudaBackend>,
+    adds: bool,
+    rows: usize,
+) -> Result<()> {
+    let [h, w, c] = y.dims("conv2d: y")?;
+    for first in (0..h).step_by(rows.max(1)) {
+        let band = first..(first + rows.max(1)).min(h);
+        let made = output_rows(be, x, conv, band, y.dtype(), adds.then_some(y))?;
+        be.copy_rows(&made, y.address() + (first * w * y.dtype().bytes(c)) as u64, c)?;
+    }
+    Ok(())
+}
+
+/// Rows of the convolution of `x`, added to those of `to` if that is given.
+fn output_rows(
+    be: &CudaBackend,
+    x: &ConvInput<CudaBackend>,
+    conv: &Convolution<CudaBackend>,
+    rows: Range<usize>,
+    dtype: DType,
+    to: Option<&Tensor<CudaBackend>>,
+) -> Result<Tensor<CudaBackend>> {
+    let [h, w, _] = x.size()?;
+    let read = read_for(conv.shape, &rows, h);
+    let (first, made) = (conv.shape.output(read.start), conv.shape.output(read.len()));
+    let y = be.empty(&[made, conv.shape.output(w), conv.weight.shape()[0]], dtype)?;
+    if let Some(to) = to {
+        be.copy_rows(&map_rows(to, first..first + made)?, y.address(), y.cols())?;
+    }
+    let residual = if to.is_some() { y.address() } else { 0 };
+    of_map(be, &read_rows(be, x, read)?, conv, &y, residual)?;
+    map_rows(&y, rows.start - first..rows.end - first)
+}
+
+/// The rows of a map of `h` that rows of a convolution are made of.
+fn read_for(shape: ConvShape, rows: &Range<usize>, h: usize) -> Range<usize> {
+    match shape {
+        ConvShape::Pointwise => rows.clone(),
+        ConvShape::Same => rows.start.saturating_sub(1)..(rows.end + 1).min(h),
+        ConvShape::Downsample => 2 * rows.start..(2 * rows.end + 1).min(h),
+        ConvShape::Upsample => (rows.start / 2).saturating_sub(1)..(rows.end.div_ceil(2) + 1).min(h),
+    }
+}
+
+/// Rows of what a convolution of `x` reads.
+fn read_rows(be: &CudaBackend, x: &ConvInput<CudaBackend>, rows: Range<usize>) -> Result<Tensor<CudaBackend>> {
+    let map = raw_rows(be, x, rows)?;
+    match &x.norm_silu {
+        Some(statistics) => norm_silu(be, &map, statistics),
+        None => Ok(map),
+    }
+}
+
+/// The same before norm and SiLU.
+pub(super) fn raw_rows(
+    be: &CudaBackend,
+    x: &ConvInput<CudaBackend>,
+    rows: Range<usize>,
+) -> Result<Tensor<CudaBackend>> {
+    match x.after {
+        Some(first) => output_rows(be, &x.map.into(), first, rows, be.compute.dtype(), None),
+        None => map_rows(x.map, rows),
+    }
+}
+
+/// Rows of a map `[h, w, c]`, as they are.
+fn map_rows(map: &Tensor<CudaBackend>, rows: Range<usize>) -> Result<Tensor<CudaBackend>> {
+    let [h, w, c] = map.dims("conv2d: map")?;
+    if rows == (0..h) {
+        return Ok(map.clone());
+    }
+    map.reshape("conv2d: map", [h, w * c])?.slice_rows(rows.clone()).reshape("conv2d: map", [rows.len(), w, c])
+}
+
+/// Write the convolution of `map` into `y`, added to what is at `residual` unless that is 0; it may be `y` itself.
+fn of_map(
+    be: &CudaBackend,
+    map: &Tensor<CudaBackend>,
+    conv: &Convolution<CudaBackend>,
+    y: &Tensor<CudaBackend>,
     residual: u64,
 ) -> Result<()> {
-    let mut map = raw_map(be, x)?;
-    if let Some(statistics) = &x.norm_silu {
-        map = norm_silu(be, &map, statistics)?;
-    }
     match conv.shape {
-        ConvShape::Downsample => unfolded(be, &map, conv, y, residual),
-        _ if !is_fast(be, &map, conv, y) => unfolded(be, &map, conv, y, residual),
-        ConvShape::Upsample => fast(be, &doubled(be, &map)?, conv, y, residual),
-        ConvShape::Pointwise | ConvShape::Same => fast(be, &map, conv, y, residual),
+        ConvShape::Downsample => unfolded(be, map, conv, y, residual),
+        _ if !is_fast(be, map, conv, y) => unfolded(be, map, conv, y, residual),
+        ConvShape::Upsample => fast(be, &doubled(be, map)?, conv, y, residual),
+        ConvShape::Pointwise | ConvShape::Same => fast(be, map, conv, y, residual),
     }
 }
 
@@ -137,6 +230,7 @@ fn unfolded(
         (false, true) => "conv_finish_compute_wide",
     };
     be.note("conv2d", "cublaslt");
+    let right = be.present(weight)?;
     for first in (0..pixels).step_by(band) {
         let rows = band.min(pixels - first);
         let n = rows * k;
@@ -178,7 +272,7 @@ fn unfolded(
             batch: 1,
             batch_strides: [0; 3],
         };
-        let operands = [columns.address(), weight.buffer.address(), product.address()];
+        let operands = [columns.address(), right.address(), product.address()];
         // SAFETY: `columns` and `product` hold a band, and rows of the weight are `k` long.
         unsafe { be.gemm.run(&be.device, shape, operands)? };
         let n = rows * cols;
@@ -211,5 +305,90 @@ fn taps(shape: ConvShape) -> Taps {
         ConvShape::Same => Taps { stride: 1, up: 1, before: 1 },
         ConvShape::Downsample => Taps { stride: 2, up: 1, before: 0 },
         ConvShape::Upsample => Taps { stride: 1, up: 2, before: 1 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{on_cuda, random, tensor};
+    use crate::{Backend, Compute, HostTensor, Weight, ops};
+
+    #[test]
+    fn rows_are_made_of_their_neighbours() {
+        let read = |shape, rows: Range<usize>| read_for(shape, &rows, 10);
+        assert_eq!(read(ConvShape::Same, 0..4), 0..5);
+        assert_eq!(read(ConvShape::Same, 4..10), 3..10);
+        assert_eq!(read(ConvShape::Pointwise, 4..10), 4..10);
+        assert_eq!(read(ConvShape::Upsample, 6..12), 2..7);
+        assert_eq!(read(ConvShape::Upsample, 7..9), 2..6); // of pixels 3 and 4, doubled
+        assert_eq!(read(ConvShape::Downsample, 2..4), 4..9);
+    }
+
+    fn check(compute: Compute) {
+        on_cuda(compute, |be| {
+            let (h, w) = (26, 48);
+            for (name, c, out) in [("as large as usual", 64, 128), ("narrow", 64, 8), ("of no even size", 6, 5)] {
+                let map = tensor(be, name, &[h, w, c], compute.dtype())?.0;
+                let conv = |shape: ConvShape, channels: [usize; 2]| {
+                    let matrix = [channels[1], shape.kernel() * shape.kernel() * channels[0]];
+                    let weight = Weight::load(be, HostTensor::from_f32(matrix, &random("weight", &matrix)))?;
+                    let bias = be.upload(&[channels[1]], &random("bias", &[channels[1]]))?;
+                    Ok::<_, crate::Error>(Convolution { weight, bias, shape })
+                };
+                let before = conv(ConvShape::Upsample, [c, c])?;
+                let norm = crate::GroupNorm {
+                    groups: 2,
+                    weight: be.upload(&[c], &random("scale", &[c]))?,
+                    bias: be.upload(&[c], &random("shift", &[c]))?,
+                    eps: 1e-6,
+                };
+                for shape in [ConvShape::Pointwise, ConvShape::Same, ConvShape::Upsample, ConvShape::Downsample] {
+                    let last = conv(shape, [c, out])?;
+                    for after in [None, Some(&before)] {
+                        let whole_map = match after {
+                            Some(before) => conv2d(be, &(&map).into(), before, compute.dtype())?,
+                            None => map.clone(),
+                        };
+                        let whole = ConvInput::from(&whole_map);
+                        let statistics = ops::group_norm_statistics(be, &whole, &norm)?;
+                        let whole = ConvInput { norm_silu: Some(statistics.clone()), ..whole };
+                        let x = ConvInput { map: &map, after, norm_silu: Some(statistics) };
+                        let expected = conv2d(be, &whole, &last, compute.dtype())?;
+                        let mut sum = expected.clone();
+                        conv2d_add(be, &mut sum, &whole, &last)?;
+                        for rows in [2, 7, 16] {
+                            let y = be.empty(expected.shape(), expected.dtype())?;
+                            let what = format!("{name}, {shape:?}, after another: {}, {rows} rows", after.is_some());
+                            for (adds, expected) in [(false, &expected), (true, &sum)] {
+                                by_bands(be, &x, &last, &y, adds, rows)?;
+                                let (y, expected) = (be.download(&y)?, be.download(expected)?);
+                                let worst = y.iter().zip(&expected).map(|(y, e)| (y - e).abs()).fold(0.0, f32::max);
+                                let largest = expected.iter().fold(0f32, |m, e| m.max(e.abs()));
+                                // One kernel sums in one order; cuBLASLt may choose another algorithm for fewer rows.
+                                let unfolds = shape == ConvShape::Downsample || !be.on_hopper(&[&map]);
+                                let allowed = match compute {
+                                    _ if !unfolds => 0.0,
+                                    Compute::Bf16 => largest / 128.0, // rounded the other way
+                                    Compute::F32 => 1e-5 * largest,
+                                };
+                                assert!(worst <= allowed, "{what}, added: {adds}: {worst} of {largest}");
+                            }
+                        }
+                    }
+                }
+            }
+            Ok::<_, crate::Error>(())
+        });
+    }
+
+    #[test]
+    fn bands_are_the_map_bf16() {
+        check(Compute::Bf16);
+    }
+
+    #[test]
+    fn bands_are_the_map_f32() {
+        check(Compute::F32);
     }
 }

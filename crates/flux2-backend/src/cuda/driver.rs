@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::Arc;
 
 use cudarc::cublaslt::{result as cublaslt, sys as cublaslt_sys};
@@ -70,9 +71,11 @@ pub struct GpuInfo {
     pub multiprocessors: u32,
 }
 
-/// A context on a GPU, alive as long as anything on it.
+/// A context on a GPU, alive as long as anything on it; or a GPU that is only described, on which nothing runs.
 pub(super) struct Device {
     pub(super) info: GpuInfo,
+    /// Whether nothing is called of the driver: libraries and GPU need not be there.
+    pub(super) rehearses: bool,
     context: sys::CUcontext,
     stream: sys::CUstream,
     pub(super) cublaslt: cublaslt_sys::cublasLtHandle_t,
@@ -91,16 +94,8 @@ unsafe impl Sync for Device {}
 
 impl Device {
     pub(super) fn open(ordinal: usize, search: &LibrarySearch) -> Result<Arc<Self>, Unavailable> {
-        for Found { library, state } in libraries::load(search) {
-            if let (Err(reason), true) = (state, library.is_required()) {
-                return Err(Unavailable::Library { library: *library, reason: reason.clone() });
-            }
-        }
+        let info = find(ordinal, search)?;
         let refused = |call| move |error| Unavailable::Driver(driver_error(call, error));
-        let info = info(ordinal)?;
-        if info.capability[0] < 8 {
-            return Err(Unavailable::TooOld { name: info.name, capability: info.capability });
-        }
         let ordinal = result::device::get(ordinal as i32).map_err(refused("cuDeviceGet"))?;
         // SAFETY: `ordinal` is a device of this driver.
         let context = unsafe { result::primary_ctx::retain(ordinal) }.map_err(refused("cuDevicePrimaryCtxRetain"))?;
@@ -111,15 +106,27 @@ impl Device {
         let cublaslt = cublaslt::create_handle().map_err(|error| {
             Unavailable::Driver(Error::Device { call: "cublasLtCreate", reason: error.to_string() })
         })?;
-        Ok(Arc::new(Device { info, context, stream, cublaslt, ordinal }))
+        Ok(Arc::new(Device { info, rehearses: false, context, stream, cublaslt, ordinal }))
+    }
+
+    /// One that is like `info`, to rehearse on.
+    pub(super) fn described(info: GpuInfo) -> Arc<Self> {
+        let [context, stream, cublaslt] = [ptr::null_mut(), ptr::null_mut(), ptr::null_mut::<c_void>()];
+        let (context, stream, cublaslt) = (context.cast(), stream.cast(), cublaslt.cast());
+        Arc::new(Device { info, rehearses: true, context, stream, cublaslt, ordinal: 0 })
     }
 
     /// Where calls of this thread are queued: on the device's stream, or while they are [recorded](Self::record) on another.
     pub(super) fn stream(&self) -> sys::CUstream {
         match RECORDING.get() {
-            Some((device, stream)) if std::ptr::eq(device, self) => stream,
+            Some((device, stream)) if ptr::eq(device, self) => stream,
             _ => self.stream,
         }
+    }
+
+    /// Whether this thread's calls are recorded.
+    pub(super) fn is_recording(&self) -> bool {
+        RECORDING.get().is_some_and(|(device, _)| ptr::eq(device, self))
     }
 
     /// What `work` calls on this thread as a graph, of which nothing runs. Other threads go on meanwhile; `work` must not wait.
@@ -131,6 +138,9 @@ impl Device {
                 // SAFETY: made below; nothing runs on it. Nothing can be done about an error here.
                 let _ = unsafe { result::stream::destroy(self.0) };
             }
+        }
+        if self.rehearses {
+            return Ok((work(), Ok(ptr::null_mut())));
         }
         self.bind()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
@@ -149,12 +159,18 @@ impl Device {
 
     /// Make this device the one that the calling thread's calls go to.
     pub(super) fn bind(&self) -> Result<()> {
+        if self.rehearses {
+            return Ok(());
+        }
         // SAFETY: the context lives as long as `self`.
         check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context) })
     }
 
     /// Wait until all that was called is done.
     pub(super) fn synchronize(&self) -> Result<()> {
+        if self.rehearses {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the stream lives as long as `self`.
         check("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
@@ -181,6 +197,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if self.rehearses {
+            return;
+        }
         // Nothing can be done about an error here.
         // SAFETY: made in `open`, and nothing that uses them outlives `self`.
         unsafe {
@@ -189,6 +208,122 @@ impl Drop for Device {
             let _ = cublaslt::destroy_handle(self.cublaslt);
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.ordinal);
+        }
+    }
+}
+
+/// A second line of work beside the device's own.
+pub(super) struct Stream {
+    stream: sys::CUstream,
+    device: Arc<Device>,
+}
+
+// SAFETY: streams may be used from any thread.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Self> {
+        let device = Arc::clone(device);
+        device.bind()?;
+        let stream = match device.rehearses {
+            true => ptr::null_mut(),
+            false => check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?,
+        };
+        Ok(Stream { stream, device })
+    }
+
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.stream
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.device.rehearses {
+            // Nothing can be done about an error here.
+            let _ = self.device.bind();
+            // SAFETY: made in `new`; what is queued on it is done first.
+            unsafe {
+                let _ = result::stream::synchronize(self.stream);
+                let _ = result::stream::destroy(self.stream);
+            }
+        }
+    }
+}
+
+/// A place in a line of work. One that was never recorded is done.
+pub(super) struct Event {
+    event: sys::CUevent,
+    device: Arc<Device>,
+}
+
+// SAFETY: events may be used from any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Event {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Self> {
+        let device = Arc::clone(device);
+        device.bind()?;
+        let event = match device.rehearses {
+            true => ptr::null_mut(),
+            false => check("cuEventCreate", result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?,
+        };
+        Ok(Event { event, device })
+    }
+
+    /// The place behind what was called on `stream`.
+    pub(super) fn record(&self, stream: sys::CUstream) -> Result<()> {
+        if self.device.rehearses {
+            return Ok(());
+        }
+        self.device.bind()?;
+        // SAFETY: event and stream are alive.
+        check("cuEventRecord", unsafe { result::event::record(self.event, stream) })
+    }
+
+    /// Let what is called on `stream` from now on wait for this.
+    pub(super) fn hold_up(&self, stream: sys::CUstream) -> Result<()> {
+        if self.device.rehearses {
+            return Ok(());
+        }
+        self.device.bind()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: event and stream are alive.
+        check("cuStreamWaitEvent", unsafe { result::stream::wait_event(stream, self.event, flags) })
+    }
+
+    pub(super) fn is_done(&self) -> Result<bool> {
+        if self.device.rehearses {
+            return Ok(true);
+        }
+        self.device.bind()?;
+        // SAFETY: the event is alive.
+        match unsafe { result::event::query(self.event) } {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => check("cuEventQuery", other).map(|()| true),
+        }
+    }
+
+    /// Until it is done.
+    pub(super) fn wait(&self) -> Result<()> {
+        if self.device.rehearses {
+            return Ok(());
+        }
+        self.device.bind()?;
+        // SAFETY: the event is alive.
+        check("cuEventSynchronize", unsafe { result::event::synchronize(self.event) })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if !self.device.rehearses {
+            // Nothing can be done about an error here.
+            let _ = self.device.bind();
+            // SAFETY: made in `new`; the driver lets go of it when it is done.
+            let _ = unsafe { result::event::destroy(self.event) };
         }
     }
 }
@@ -227,6 +362,20 @@ pub(super) fn blocks(items: usize, each: usize) -> u32 {
     let blocks = items.div_ceil(each);
     assert!(blocks <= i32::MAX as usize, "a grid of {blocks} blocks");
     blocks as u32
+}
+
+/// GPU `ordinal`, if everything that is needed to use it is there.
+pub(super) fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Unavailable> {
+    for Found { library, state } in libraries::load(search) {
+        if let (Err(reason), true) = (state, library.is_required()) {
+            return Err(Unavailable::Library { library: *library, reason: reason.clone() });
+        }
+    }
+    let info = info(ordinal)?;
+    if info.capability[0] < 8 {
+        return Err(Unavailable::TooOld { name: info.name, capability: info.capability });
+    }
+    Ok(info)
 }
 
 /// What the driver says of GPU `ordinal`. The libraries must be loaded.

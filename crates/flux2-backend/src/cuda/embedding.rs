@@ -1,14 +1,17 @@
-//! `embedding`.
+//! `embedding`. Of a table that stays on the host only the rows that are asked for come.
 
 use super::driver::Geometry;
 use super::kernels::source;
 use super::{CudaBackend, Matrix, Source, int, launch};
-use crate::{DType, Result, Tensor};
+use crate::{Backend, DType, Result, Tensor};
 
 const EMBEDDING: Source = source!("embedding.cu");
 
 pub(super) fn embedding(be: &CudaBackend, table: &Matrix, ids: &[u32]) -> Result<Tensor<CudaBackend>> {
-    let y = be.empty(&[ids.len(), table.cols], DType::F32)?;
+    if let Some(rows) = ids.iter().map(|id| be.row_on_host(table, *id as usize)).collect::<Option<Vec<_>>>() {
+        return be.upload(&[ids.len(), table.cols], &rows.concat());
+    }
+    let (y, there) = (be.empty(&[ids.len(), table.cols], DType::F32)?, be.present(table)?);
     let rows = be.pool.take(4 * ids.len())?;
     let ids_as_bytes: &[u8] = bytemuck::cast_slice(ids);
     be.pool.upload(&rows, ids_as_bytes.len(), 4, |i, out| out.copy_from_slice(&ids_as_bytes[4 * i..][..4]))?;
@@ -20,7 +23,7 @@ pub(super) fn embedding(be: &CudaBackend, table: &Matrix, ids: &[u32]) -> Result
             EMBEDDING,
             "embedding",
             geometry,
-            [int(table.cols), table.buffer.address(), table.stride, rows.address(), &y]
+            [int(table.cols), there.address(), table.stride, rows.address(), &y]
         )?;
     }
     Ok(y)

@@ -102,7 +102,7 @@ impl Gemm {
     /// # Safety
     /// The operands must be as large as `shape` says, in `shape.operands` and `shape.out`.
     pub(super) unsafe fn run(&self, device: &Device, shape: Shape, [left, right, out]: [u64; 3]) -> Result<()> {
-        if shape.rows == 0 {
+        if shape.rows == 0 || device.rehearses {
             return Ok(());
         }
         device.bind()?;
@@ -136,7 +136,12 @@ impl Gemm {
         const CALLS: u32 = 3;
         // What is added to must not change.
         let [left, right, mut out] = at;
-        let scratch = if shape.accumulate { Some(self.pool.take(shape.rows * shape.strides[2] * 4)?) } else { None };
+        let scratch = match shape.accumulate.then(|| self.pool.take(shape.rows * shape.strides[2] * 4)) {
+            Some(Ok(scratch)) => Some(scratch),
+            None => None,
+            // No room to find out: cuBLASLt knows best.
+            Some(Err(_)) => return Ok(plan.algorithm.data),
+        };
         if let Some(scratch) = &scratch {
             out = scratch.address();
         }
@@ -378,7 +383,7 @@ impl CudaBackend {
         mut accumulate: bool,
     ) -> Result<()> {
         self.note("linear", "cublaslt");
-        let (rows, joined) = (parts[0].rows(), self.side_by_side(parts)?);
+        let (rows, joined, there) = (parts[0].rows(), self.side_by_side(parts)?, self.present(weight)?);
         let mut column = 0;
         for part in joined.rows.iter() {
             let shape = Shape {
@@ -393,7 +398,7 @@ impl CudaBackend {
                 batch: 1,
                 batch_strides: [0; 3],
             };
-            let right = weight.buffer.address() + (column * self.compute_size()) as u64;
+            let right = there.address() + (column * self.compute_size()) as u64;
             // SAFETY: `out` has `rows` rows `stride` apart, as the callers made it; `part` lies within its tensor.
             unsafe { self.gemm.run(&self.device, shape, [part.address, right, out])? };
             column += part.k;

@@ -2,12 +2,14 @@
 //   x [pixels, c] compute with a pixel stride; statistics [3, c] f32: mean, scale, bias
 //   memory bound: the map is read once for the statistics, read and written once for the norm
 
-// Sums over a block's pixels for each group: of deviations from the group's first value in the map, and of their squares.
+// Sums over a block's pixels for each group: of deviations from the group's first value in the map, of which x may be some
+// rows, and of their squares.
 // Close to that value nothing cancels, however far from zero the map lies. In f32 over a few dozen values, then in f64.
 //   threads: teams of one for each N channels of a pixel; teams add up one after the other, so in the same order always
 //   partial [blocks, groups, 2]
 template <int N>
-__device__ void moments(i64 pixels, int pixels_a_block, int c, int groups, const compute *x, i64 stride, double *partial) {
+__device__ void moments(i64 pixels, int pixels_a_block, int c, int groups, const compute *x, i64 stride,
+                        const compute *first_pixel, double *partial) {
     extern __shared__ float sums[]; // [c, 2]
     int width = c / groups, lanes = c / N, team_size = min(lanes, (int)blockDim.x);
     int teams = blockDim.x / team_size, team = threadIdx.x / team_size;
@@ -19,7 +21,7 @@ __device__ void moments(i64 pixels, int pixels_a_block, int c, int groups, const
         float sum[N] = {}, square[N] = {};
         if (busy) {
             float shift[N], v[N];
-            for (int j = 0; j < N; j++) shift[j] = to_float(x[(channel + j) / width * width]);
+            for (int j = 0; j < N; j++) shift[j] = to_float(first_pixel[(channel + j) / width * width]);
             for (i64 pixel = first + team; pixel < last; pixel += teams) {
                 load(x + pixel * stride + channel, v);
                 for (int j = 0; j < N; j++) {
@@ -54,14 +56,14 @@ __device__ void moments(i64 pixels, int pixels_a_block, int c, int groups, const
 
 #define MOMENTS(name, N)                                                                                            \
     extern "C" __global__ void name(i64 pixels, int pixels_a_block, int c, int groups, const compute *x, i64 stride, \
-                                    double *partial) {                                                              \
-        moments<N>(pixels, pixels_a_block, c, groups, x, stride, partial);                                          \
+                                    const compute *first_pixel, double *partial) {                                  \
+        moments<N>(pixels, pixels_a_block, c, groups, x, stride, first_pixel, partial);                             \
     }
 MOMENTS(group_moments, 1)
 MOMENTS(group_moments_wide, 8)
 
 // One block a group.
-extern "C" __global__ void group_statistics(i64 pixels, int blocks, int c, int groups, const compute *x,
+extern "C" __global__ void group_statistics(i64 pixels, int blocks, int c, int groups, const compute *first_pixel,
                                             const double *partial, const float *weight, const float *bias, float eps,
                                             float *statistics) {
     int group = blockIdx.x, width = c / groups;
@@ -73,7 +75,7 @@ extern "C" __global__ void group_statistics(i64 pixels, int blocks, int c, int g
     double n = (double)pixels * width;
     double deviation = block_sum(sum) / n;
     double variance = fmax(block_sum(square) / n - deviation * deviation, 0.0);
-    double mean = to_float(x[group * width]) + deviation, inverse = 1.0 / sqrt(variance + eps);
+    double mean = to_float(first_pixel[group * width]) + deviation, inverse = 1.0 / sqrt(variance + eps);
     for (int i = group * width + threadIdx.x; i < (group + 1) * width; i += blockDim.x) {
         double scale = inverse * weight[i];
         statistics[i] = (float)mean;

@@ -1,4 +1,4 @@
-//! `group_norm` and its statistics. A map that another convolution makes is made first.
+//! `group_norm` and its statistics. Of a map that another convolution makes, some rows are made at a time.
 
 use super::driver::{Geometry, blocks};
 use super::kernels::source;
@@ -19,7 +19,7 @@ pub(super) fn group_norm(
     x: &Tensor<CudaBackend>,
     norm: &GroupNorm<CudaBackend>,
 ) -> Result<Tensor<CudaBackend>> {
-    let statistics = of_map(be, x, norm)?;
+    let statistics = statistics(be, x.rows(), x.is_wide(WIDE), [Ok(x.clone())], norm)?;
     normalise(be, x, &statistics, ["group_norm", "group_norm_wide"])
 }
 
@@ -28,7 +28,18 @@ pub(super) fn group_norm_statistics(
     x: &ConvInput<CudaBackend>,
     norm: &GroupNorm<CudaBackend>,
 ) -> Result<Tensor<CudaBackend>> {
-    of_map(be, &conv2d::raw_map(be, x)?, norm)
+    let [h, w, c] = x.size()?;
+    let (wide, rows) = match x.after {
+        None => (x.map.is_wide(WIDE), h),
+        // So many that every band but the last is whole blocks of the sums.
+        Some(_) => {
+            let wide = c.is_multiple_of(WIDE);
+            let block = pixels_a_block(if wide { c / WIDE } else { c });
+            (wide, conv2d::band_rows(be, [w, c], block / gcd(w, block)))
+        }
+    };
+    let bands = (0..h).step_by(rows.max(1)).map(|first| conv2d::raw_rows(be, x, first..(first + rows).min(h)));
+    statistics(be, h * w, wide, bands, norm)
 }
 
 /// `silu((x - mean) * scale + bias)` with the rows of `statistics`.
@@ -55,45 +66,68 @@ fn normalise(
     Ok(y)
 }
 
-fn of_map(be: &CudaBackend, x: &Tensor<CudaBackend>, norm: &GroupNorm<CudaBackend>) -> Result<Tensor<CudaBackend>> {
-    let (pixels, c) = (x.rows(), x.cols());
-    let wide = x.is_wide(WIDE);
+/// Of a map of so many `pixels` whose rows come in bands, all of them `wide` or none.
+fn statistics(
+    be: &CudaBackend,
+    pixels: usize,
+    wide: bool,
+    bands: impl IntoIterator<Item = Result<Tensor<CudaBackend>>>,
+    norm: &GroupNorm<CudaBackend>,
+) -> Result<Tensor<CudaBackend>> {
+    let c = norm.weight.cols();
     let pixels_a_block = pixels_a_block(if wide { c / WIDE } else { c });
-    let summing = blocks(pixels, pixels_a_block);
-    let partial = be.pool.take(summing as usize * norm.groups * 2 * 8)?;
     let name = if wide { "group_moments_wide" } else { "group_moments" };
-    let geometry = Geometry { grid: [summing, 1, 1], block: THREADS as u32, shared: int(8 * c) as u32 };
+    let all_blocks = blocks(pixels, pixels_a_block) as usize;
+    let partial = be.pool.take(all_blocks * norm.groups * 2 * 8)?;
+    let groups = int(norm.groups);
+    let (mut done, mut first): (usize, Option<Tensor<CudaBackend>>) = (0, None);
+    for band in bands {
+        let band = band?;
+        let summing = blocks(band.rows(), pixels_a_block);
+        let geometry = Geometry { grid: [summing, 1, 1], block: THREADS as u32, shared: int(8 * c) as u32 };
+        let to = partial.address() + (done * norm.groups * 2 * 8) as u64;
+        let shift = match &first {
+            Some(first) => first.clone(),
+            None if band.rows() == pixels => band.clone(),
+            None => {
+                let copy = be.empty(&[1, c], band.dtype())?;
+                be.copy_rows(&band.reshape("group_norm: band", [band.rows(), c])?.slice_rows(0..1), copy.address(), c)?;
+                copy
+            }
+        };
+        let (rows, row_stride) = (band.rows(), band.row_stride());
+        // SAFETY: `partial` holds two sums for each group of each block, and the shift is a pixel at least.
+        unsafe {
+            launch!(
+                be,
+                GROUP_NORM,
+                name,
+                geometry,
+                [rows, int(pixels_a_block), int(c), groups, &band, row_stride, &shift, to]
+            )?;
+        }
+        done += summing as usize;
+        first = Some(shift);
+    }
+    let shift = first.expect("a map has a pixel");
     let statistics = be.empty(&[3, c], DType::F32)?;
-    let (groups, row_stride) = (int(norm.groups), x.row_stride());
+    let geometry = Geometry::block_each(norm.groups, THREADS as u32);
+    let (sums, weight, bias) = (partial.address(), &norm.weight, &norm.bias);
     // SAFETY: `partial` holds two sums for each group of each block, `statistics` three values for each channel.
     unsafe {
         launch!(
             be,
             GROUP_NORM,
-            name,
-            geometry,
-            [pixels, int(pixels_a_block), int(c), groups, x, row_stride, partial.address()]
-        )?;
-        launch!(
-            be,
-            GROUP_NORM,
             "group_statistics",
-            Geometry::block_each(norm.groups, THREADS as u32),
-            [
-                pixels,
-                int(summing as usize),
-                int(c),
-                groups,
-                x,
-                partial.address(),
-                &norm.weight,
-                &norm.bias,
-                norm.eps,
-                &statistics
-            ]
+            geometry,
+            [pixels, int(all_blocks), int(c), groups, &shift, sums, weight, bias, norm.eps, &statistics]
         )?;
     }
     Ok(statistics)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// So many that no thread adds up more than [`TERMS`] values of a channel, where a pixel takes `lanes` threads.

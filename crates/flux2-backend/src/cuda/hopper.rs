@@ -196,11 +196,21 @@ impl CudaBackend {
 
         let dtype = weight.bytes.as_ref().map_or(self.compute.dtype(), |bytes| bytes.code.dtype());
         let tile_k = TILE_BYTES / dtype.bytes(1);
-        let box_of = |weight: &Matrix| {
+        let there = self.present(weight)?;
+        let second_there = swiglu.then(|| self.present(second)).transpose()?;
+        match &weight.bytes {
+            Some(bytes) => self.note_bytes("wgmma", bytes),
+            None => self.note(op, "wgmma"),
+        }
+        if self.device.rehearses {
+            return Ok(());
+        }
+        let box_of = |weight: &Matrix, address| {
             let size = [weight.stride, cols];
-            TensorMap::new(dtype, weight.buffer.address(), size, [weight.stride], [tile_k, tile.cols / 2])
+            TensorMap::new(dtype, address, size, [weight.stride], [tile_k, tile.cols / 2])
         };
-        let (b, second_b) = (box_of(weight)?, box_of(second)?);
+        let second_address = second_there.as_ref().unwrap_or(&there).address();
+        let (b, second_b) = (box_of(weight, there.address())?, box_of(second, second_address)?);
         // What a warpgroup stores at a time: 64 rows, or of a convolution 64 pixels, of up to 64 columns.
         let stored_cols = if swiglu && square { 32 } else { 64 };
         let result = match (finish, left) {
@@ -241,10 +251,6 @@ impl CudaBackend {
                 [TensorMap::new(dtype, map.address(), [c, w, h], [stride, w * stride], [tile_k, TILE_W, tile_h])?; 2]
             }
         };
-        match &weight.bytes {
-            Some(bytes) => self.note_bytes("wgmma", bytes),
-            None => self.note(op, "wgmma"),
-        }
         let tiles = (task.m_tiles as u32).div_ceil(2) * task.n_tiles as u32;
         let clusters = tiles.min(self.device.info.multiprocessors / 2);
         let function = self.kernels.function(&self.device, HOPPER, name)?;

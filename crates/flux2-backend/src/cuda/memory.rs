@@ -1,13 +1,15 @@
 //! Memory of the GPU: buffers from a stream-ordered pool, and copies to and from the host.
 //!
 //! The pool is the driver's. A buffer that is dropped can be taken again at once by whatever is called next, since all work
-//! is on one stream; the system gets memory back only in [`Pool::trim`].
+//! is on one stream; the system gets memory back only in [`Pool::trim`], and where there is none left.
+//!
+//! What is in use is counted here, also on a GPU that is only described: there nothing else is done.
 //!
 //! Large copies go through pinned memory in pieces: several threads fill one piece, decoding what the GPU does not multiply
 //! as it is stored, while the GPU fetches the other.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,7 +17,7 @@ use cudarc::driver::{result, sys};
 use rayon::prelude::*;
 
 use super::bytes::RoundedRows;
-use super::driver::{Device, check};
+use super::driver::{Device, Event, check};
 use crate::{Error, Result};
 
 /// Bytes of a pinned piece.
@@ -26,11 +28,16 @@ const SMALL: usize = 64 << 10;
 /// gigabyte, and the next stage needs about as much.
 const KEPT_PART: usize = 8;
 
+/// What a process takes of a GPU's memory before anything is in it: context, libraries, compiled kernels. By nvidia-smi 570 to 595
+/// MiB on an H100.
+pub const CONTEXT_BYTES: usize = 600 << 20;
+/// Where memory of a described GPU is, all of it: somewhere, aligned as the driver aligns.
+const SOMEWHERE: u64 = 1 << 20;
+
 /// Memory on the GPU that a tensor or a weight lives in.
 pub struct Buffer {
-    pool: Arc<Pool>,
     address: sys::CUdeviceptr,
-    bytes: usize,
+    share: Share,
     /// The rows of the tensor that fills this, in bytes, once they are known: several products read the same rows.
     rounded: Mutex<Option<Arc<RoundedRows>>>,
 }
@@ -41,6 +48,11 @@ impl Buffer {
         self.address
     }
 
+    /// How large it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.share.bytes
+    }
+
     /// The rows in bytes; `None` before they are known.
     pub(super) fn rounded(&self) -> MutexGuard<'_, Option<Arc<RoundedRows>>> {
         self.rounded.lock().expect("no panic while the lock is held")
@@ -49,11 +61,35 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        let device = &self.share.pool.device;
+        if device.rehearses {
+            return;
+        }
         // Nothing can be done about an error here; what caused it is reported by the next call.
-        let _ = self.pool.device.bind();
+        let _ = device.bind();
         // SAFETY: taken in `take`, and whatever still uses it was called before on the same stream.
-        let _ = unsafe { result::free_async(self.address, self.pool.device.stream()) };
+        let _ = unsafe { result::free_async(self.address, device.stream()) };
+    }
+}
+
+/// Memory of the GPU that counts as in use.
+struct Share {
+    pool: Arc<Pool>,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.pool.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The same of memory that is not the driver's pool's.
+pub(super) struct Elsewhere(Share);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.0.pool.elsewhere.fetch_sub(self.0.bytes, Ordering::Relaxed);
     }
 }
 
@@ -63,6 +99,10 @@ pub(super) struct Pool {
     pool: sys::CUmemoryPool,
     used: AtomicUsize,
     peak: AtomicUsize,
+    /// The part of what is in use that is not the driver's pool's: that of graphs.
+    elsewhere: AtomicUsize,
+    /// The most that may be in use.
+    limit: Option<usize>,
     staging: Mutex<Option<[Piece; 2]>>,
 }
 
@@ -72,39 +112,116 @@ unsafe impl Send for Pool {}
 unsafe impl Sync for Pool {}
 
 impl Pool {
-    pub(super) fn new(device: Arc<Device>, ordinal: usize) -> Result<Arc<Self>> {
+    /// All of it may take `limit` bytes of the GPU, [`CONTEXT_BYTES`] included.
+    pub(super) fn new(device: Arc<Device>, limit: Option<usize>) -> Result<Arc<Self>> {
+        let limit = limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES));
+        let pool = if device.rehearses { ptr::null_mut() } else { Self::of_driver(&device, limit)? };
+        let (used, peak, elsewhere) = Default::default();
+        Ok(Arc::new(Pool { device, pool, used, peak, elsewhere, limit, staging: Mutex::new(None) }))
+    }
+
+    fn of_driver(device: &Device, limit: Option<usize>) -> Result<sys::CUmemoryPool> {
         use sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         device.bind()?;
         // SAFETY: a plain struct, for which the driver asks for zeros in what is not set here.
         let mut properties: sys::CUmemPoolProps = unsafe { std::mem::zeroed() };
         properties.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
         properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
-        properties.location.id = ordinal as i32;
+        properties.location.id = device.ordinal;
+        properties.maxSize = limit.unwrap_or(0);
         // SAFETY: `properties` outlives the call.
-        let pool = check("cuMemPoolCreate", unsafe { result::mem_pool::create(&properties) })?;
+        let mut pool = unsafe { result::mem_pool::create(&properties) };
+        if pool.is_err() && limit.is_some() {
+            // Drivers before 12.2 know no largest size; what is in use is counted here in any case.
+            properties.maxSize = 0;
+            // SAFETY: as above.
+            pool = unsafe { result::mem_pool::create(&properties) };
+        }
+        let pool = check("cuMemPoolCreate", pool)?;
         let mut threshold = u64::MAX;
         // SAFETY: this attribute is a u64, which outlives the call.
         check("cuMemPoolSetAttribute", unsafe {
             result::mem_pool::set_attribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, (&raw mut threshold).cast())
         })?;
-        let (used, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Ok(Arc::new(Pool { device, pool, used, peak, staging: Mutex::new(None) }))
+        Ok(pool)
     }
 
     /// A buffer of `bytes`; in it is whatever was there before.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
+        // What is recorded is counted as a whole, by whoever records it.
+        if !self.device.is_recording() && !self.has_room_for(bytes) {
+            return Err(Error::OutOfMemory { bytes });
+        }
+        let address = if self.device.rehearses { SOMEWHERE } else { self.allocate(bytes)? };
+        Ok(Buffer { address, share: self.share(bytes), rounded: Mutex::default() })
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<sys::CUdeviceptr> {
         self.device.bind()?;
+        self.make_room(bytes)?;
         let mut address = 0;
         // SAFETY: pool and stream live as long as `self`, `address` outlives the call.
-        let status =
-            unsafe { sys::cuMemAllocFromPoolAsync(&mut address, bytes.max(1), self.pool, self.device.stream()) };
+        let mut allocate =
+            || unsafe { sys::cuMemAllocFromPoolAsync(&mut address, bytes.max(1), self.pool, self.device.stream()) };
+        let mut status = allocate();
+        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY && !self.device.is_recording() {
+            self.release()?;
+            status = allocate();
+        }
         if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
             return Err(Error::OutOfMemory { bytes });
         }
         check("cuMemAllocFromPoolAsync", status.result())?;
+        Ok(address)
+    }
+
+    /// Keep the pool, with what it has for later, within the limit when it grows by `bytes`. The driver sees to that alone where nothing
+    /// is elsewhere.
+    fn make_room(&self, bytes: usize) -> Result<()> {
+        use sys::CUmemPool_attribute_enum::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+        let elsewhere = self.elsewhere.load(Ordering::Relaxed);
+        let Some(limit) = self.limit.filter(|_| elsewhere > 0 && !self.device.is_recording()) else { return Ok(()) };
+        let ask = |attribute| {
+            let mut value = 0u64;
+            // SAFETY: these attributes are u64; the pool lives as long as `self`.
+            check("cuMemPoolGetAttribute", unsafe {
+                result::mem_pool::get_attribute(self.pool, attribute, (&raw mut value).cast())
+            })?;
+            Ok::<_, Error>(value as usize)
+        };
+        let (held, used) = (ask(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?, ask(CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?);
+        if held - used < bytes && held + bytes + elsewhere > limit { self.release() } else { Ok(()) }
+    }
+
+    /// Whether `bytes` more may be in use.
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
+        self.limit.is_none_or(|limit| self.used.load(Ordering::Relaxed) + bytes <= limit)
+    }
+
+    /// Whether there is a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    fn share(self: &Arc<Self>, bytes: usize) -> Share {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(used, Ordering::Relaxed);
-        Ok(Buffer { pool: Arc::clone(self), address, bytes, rounded: Mutex::default() })
+        Share { pool: Arc::clone(self), bytes }
+    }
+
+    /// Count `bytes` as in use that are not the driver's pool's.
+    pub(super) fn share_elsewhere(self: &Arc<Self>, bytes: usize) -> Elsewhere {
+        self.elsewhere.fetch_add(bytes, Ordering::Relaxed);
+        Elsewhere(self.share(bytes))
+    }
+
+    /// `work`, and what it took at once beside what was in use before.
+    pub(super) fn most_of<T>(&self, work: impl FnOnce() -> T) -> (T, usize) {
+        let before = self.used.load(Ordering::Relaxed);
+        let earlier = self.peak.swap(before, Ordering::Relaxed);
+        let done = work();
+        let most = self.peak.fetch_max(earlier, Ordering::Relaxed);
+        (done, most.saturating_sub(before))
     }
 
     /// The most that buffers took at once since the last call, in bytes.
@@ -112,10 +229,25 @@ impl Pool {
         self.peak.swap(self.used.load(Ordering::Relaxed), Ordering::Relaxed)
     }
 
-    /// Give what no buffer uses back to the system, but for one [`KEPT_PART`]th of all memory.
+    /// Give what no buffer uses back to the system: but for one [`KEPT_PART`]th of all memory, unless there is a limit. Near one, what
+    /// is kept in pieces is missing where it is wanted as a whole.
     pub(super) fn trim(&self) -> Result<()> {
+        match self.limit {
+            None => self.trim_to(self.used.load(Ordering::Relaxed) + self.device.info.memory / KEPT_PART),
+            Some(_) => self.release(),
+        }
+    }
+
+    /// Give all that no buffer uses back to the system.
+    pub(super) fn release(&self) -> Result<()> {
+        self.trim_to(0)
+    }
+
+    fn trim_to(&self, kept: usize) -> Result<()> {
+        if self.device.rehearses {
+            return Ok(());
+        }
         self.device.synchronize()?;
-        let kept = self.used.load(Ordering::Relaxed) + self.device.info.memory / KEPT_PART;
         // SAFETY: the pool lives as long as `self`.
         check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(self.pool, kept) })
     }
@@ -129,7 +261,11 @@ impl Pool {
         unit: usize,
         fill: impl Fn(usize, &mut [u8]) + Sync,
     ) -> Result<()> {
-        assert!(bytes <= to.bytes, "{bytes} bytes for a buffer of {}", to.bytes);
+        let room = to.share.bytes;
+        assert!(bytes <= room, "{bytes} bytes for a buffer of {room}");
+        if self.device.rehearses {
+            return Ok(());
+        }
         if bytes <= SMALL || unit > PIECE {
             let mut values = vec![0; bytes];
             values.chunks_mut(unit.max(1)).enumerate().for_each(|(i, out)| fill(i, out));
@@ -145,7 +281,7 @@ impl Pool {
         self.with_pieces(|pieces| {
             for (i, from) in (0..bytes).step_by(units * unit).enumerate() {
                 let (piece, count) = (&mut pieces[i % 2], (units * unit).min(bytes - from));
-                piece.wait()?;
+                piece.event.wait()?;
                 let values = &mut piece.bytes()[..count];
                 let tasks = values.par_chunks_mut(unit).enumerate().with_min_len(at_least);
                 tasks.for_each(|(j, out)| fill(i * units + j, out));
@@ -153,7 +289,7 @@ impl Pool {
                 check("cuMemcpyHtoDAsync", unsafe {
                     result::memcpy_htod_async(to.address + from as u64, values, self.device.stream())
                 })?;
-                piece.record(&self.device)?;
+                piece.event.record(self.device.stream())?;
             }
             Ok(())
         })
@@ -162,7 +298,10 @@ impl Pool {
     /// The first `out.len()` values at `from`.
     pub(super) fn download(&self, from: &Buffer, out: &mut [f32]) -> Result<()> {
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
-        assert!(out.len() <= from.bytes, "{} bytes of a buffer of {}", out.len(), from.bytes);
+        assert!(out.len() <= from.share.bytes, "{} bytes of a buffer of {}", out.len(), from.share.bytes);
+        if self.device.rehearses {
+            return Ok(());
+        }
         if out.len() <= SMALL {
             self.device.bind()?;
             // SAFETY: `from` is large enough, and `out` is not used before the stream is done.
@@ -172,13 +311,13 @@ impl Pool {
         let len = out.len();
         self.with_pieces(|pieces| {
             let fetch = |piece: &mut Piece, at: usize| {
-                piece.wait()?;
+                piece.event.wait()?;
                 let values = &mut piece.bytes()[..PIECE.min(len - at)];
                 // SAFETY: `from` is large enough; the piece is left alone until `wait` saw the copy end.
                 check("cuMemcpyDtoHAsync", unsafe {
                     result::memcpy_dtoh_async(values, from.address + at as u64, self.device.stream())
                 })?;
-                piece.record(&self.device)
+                piece.event.record(self.device.stream())
             };
             fetch(&mut pieces[0], 0)?;
             for (i, out) in out.chunks_mut(PIECE).enumerate() {
@@ -186,7 +325,7 @@ impl Pool {
                     fetch(&mut pieces[(i + 1) % 2], (i + 1) * PIECE)?;
                 }
                 let piece = &mut pieces[i % 2];
-                piece.wait()?;
+                piece.event.wait()?;
                 let values = &piece.bytes()[..out.len()];
                 out.par_chunks_mut(SMALL * 8).zip(values.par_chunks(SMALL * 8)).for_each(|(o, v)| o.copy_from_slice(v));
             }
@@ -199,7 +338,7 @@ impl Pool {
         self.device.bind()?;
         let mut staging = self.staging.lock().expect("no panic while the lock is held");
         if staging.is_none() {
-            *staging = Some([Piece::new()?, Piece::new()?]);
+            *staging = Some([Piece::new(&self.device)?, Piece::new(&self.device)?]);
         }
         work(staging.as_mut().expect("made above"))
     }
@@ -207,6 +346,9 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.device.rehearses {
+            return;
+        }
         // Nothing can be done about an error here.
         let _ = self.device.synchronize();
         *self.staging.lock().expect("no panic while the lock is held") = None;
@@ -217,48 +359,92 @@ impl Drop for Pool {
 
 /// Pinned memory of [`PIECE`] bytes, and the event behind the last copy that uses it.
 struct Piece {
-    memory: NonNull<c_void>,
-    event: sys::CUevent,
+    memory: Pinned,
+    event: Event,
 }
 
-// SAFETY: memory and events of the driver may be used from any thread.
-unsafe impl Send for Piece {}
-
 impl Piece {
-    fn new() -> Result<Self> {
-        // SAFETY: the context is bound.
-        let memory = check("cuMemHostAlloc", unsafe { result::malloc_host(PIECE, 0) })?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        let memory = NonNull::new(memory).ok_or(Error::OutOfMemory { bytes: PIECE })?;
-        Ok(Piece { memory, event: check("cuEventCreate", event)? })
+    fn new(device: &Arc<Device>) -> Result<Self> {
+        Ok(Piece { memory: Pinned::new(device, PIECE, |_| Ok(()))?, event: Event::new(device)? })
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: PIECE bytes that only `self` refers to; pinned memory comes from the system, which zeroes it.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), PIECE) }
-    }
-
-    /// Remember the copy that was just called.
-    fn record(&self, device: &Device) -> Result<()> {
-        // SAFETY: event and stream are alive.
-        check("cuEventRecord", unsafe { result::event::record(self.event, device.stream()) })
-    }
-
-    /// Until the last copy is done.
-    fn wait(&self) -> Result<()> {
-        // SAFETY: the event is alive; one that was never recorded counts as done.
-        check("cuEventSynchronize", unsafe { result::event::synchronize(self.event) })
+        self.memory.bytes_mut()
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
         // Nothing can be done about an error here.
-        let _ = self.wait();
-        // SAFETY: made in `new`, and no copy uses them any more.
+        let _ = self.event.wait();
+    }
+}
+
+/// Memory of the host that the system leaves where it is, so that the GPU can read and write it by itself.
+///
+/// It is ordinary memory that is pinned when it has been filled: several threads fault its pages in, large ones where the system
+/// has them. The driver's own comes from one thread, a second for 2 GB.
+pub(super) struct Pinned {
+    memory: NonNull<c_void>,
+    bytes: usize,
+    device: Arc<Device>,
+}
+
+// SAFETY: memory of the host may be used from any thread.
+unsafe impl Send for Pinned {}
+// SAFETY: as above; what is shared is only read.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    /// `bytes` of memory, at least one, that `fill` is given zeroed.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the system has none, or does not let this process pin it; those of `fill`.
+    pub(super) fn new(device: &Arc<Device>, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
+        use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+        let out_of_memory = || Error::OutOfMemory { bytes };
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: pages of its own, wherever the system likes, which are asked for large ones; a system without refuses, which is fine.
+        let memory = unsafe {
+            let memory = mm::mmap_anonymous(ptr::null_mut(), bytes, protection, flags).map_err(|_| out_of_memory())?;
+            let _ = mm::madvise(memory, bytes, Advice::LinuxHugepage);
+            NonNull::new(memory).ok_or_else(out_of_memory)?
+        };
+        // SAFETY: as many bytes, that nobody else refers to.
+        let filled = fill(unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().cast(), bytes) });
+        let pinned = filled.and_then(|()| {
+            device.bind()?;
+            // SAFETY: the memory is there until it is unregistered.
+            let status = unsafe { sys::cuMemHostRegister_v2(memory.as_ptr(), bytes, 0) };
+            status.result().map_err(|_| out_of_memory())
+        });
+        if let Err(error) = pinned {
+            // SAFETY: mapped above, and nobody refers to it.
+            let _ = unsafe { mm::munmap(memory.as_ptr(), bytes) };
+            return Err(error);
+        }
+        Ok(Pinned { memory, bytes, device: Arc::clone(device) })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: as many bytes, that nobody writes.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.bytes) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as many bytes that only `self` refers to.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here.
+        let _ = self.device.bind();
+        // SAFETY: mapped and registered in `new`; its owners see to it that no copy uses it any more.
         unsafe {
-            let _ = result::event::destroy(self.event);
-            let _ = result::free_host(self.memory.as_ptr());
+            let _ = sys::cuMemHostUnregister(self.memory.as_ptr()).result();
+            let _ = rustix::mm::munmap(self.memory.as_ptr(), self.bytes);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | `libraries.rs` | where NVIDIA's libraries are, and which of them |
 //! | `driver.rs` | context, stream, launches, errors |
 //! | `memory.rs` | the pool that buffers come from, copies to and from the host |
+//! | `matrix.rs`, `parking.rs` | weights; those that stay on the host and come for every use |
 //! | `kernels.rs` | `.cu` files to machine code, kept on disk |
 //! | `gemm.rs`, `tuning.rs` | products through cuBLASLt, and its fastest algorithms |
 //! | `bytes.rs` | products of bytes: int8, e4m3 |
@@ -39,9 +40,11 @@ mod libraries;
 mod linear;
 mod linear_add;
 mod linear_swiglu;
+mod matrix;
 mod memory;
 mod modulated_layer_norm;
 mod norm_rope;
+mod parking;
 mod patchify;
 mod peak;
 mod replay;
@@ -53,22 +56,22 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::sys;
-use half::bf16;
-
 use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, MemoryUse, Rope};
 use crate::cpu::encode;
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
+use cudarc::driver::sys;
 
 use bytes::{Bytes, Code};
 use cudnn::Cudnn;
-use driver::{Device, Geometry, check};
+use driver::{Device, Event, Geometry, check};
 pub use driver::{GpuInfo, Unavailable};
-use gemm::{Gemm, padded};
+use gemm::Gemm;
 use kernels::{Kernels, Source};
 pub use libraries::{Found, Library, LibrarySearch, Loaded};
-pub use memory::Buffer;
+pub use matrix::Matrix;
 use memory::Pool;
+pub use memory::{Buffer, CONTEXT_BYTES};
+use parking::Parking;
 pub use replay::{Mark, Recordings};
 use tuning::Choices;
 
@@ -84,6 +87,8 @@ pub struct CudaOptions {
     /// Where compiled kernels are kept, and which algorithms are fastest; `None` compiles them in every process, which takes some
     /// seconds, and takes the algorithms that cuBLASLt expects to be fast.
     pub kernel_cache: Option<PathBuf>,
+    /// The most bytes of the GPU's memory that may be taken, [`CONTEXT_BYTES`] of the process included.
+    pub memory_limit: Option<usize>,
 }
 
 /// An NVIDIA GPU as a [`Backend`].
@@ -93,22 +98,15 @@ pub struct CudaBackend {
     cudnn: Option<Arc<Cudnn>>,
     gemm: Arc<Gemm>,
     kernels: Arc<Kernels>,
+    parking: Arc<Parking>,
     pool: Arc<Pool>,
     device: Arc<Device>,
     compute: Compute,
     log: KernelLog,
     /// Lengths of rows that weights in e4m3 are multiplied with: what writes such rows writes them in e4m3 too.
     e4m3_rows: Arc<Mutex<BTreeSet<usize>>>,
-}
-
-/// A weight on the GPU: `[rows, stride]` in the compute dtype or in bytes, zeros behind the columns.
-pub struct Matrix {
-    buffer: Buffer,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    /// If its elements are bytes that stand for something else.
-    bytes: Option<Bytes>,
+    /// Where weights in bytes are before they are rounded. One buffer for all: taken anew for each, it would leave holes in memory.
+    unrounded: Arc<Mutex<Option<Buffer>>>,
 }
 
 /// The libraries as they are, loaded if they were not before.
@@ -133,21 +131,50 @@ pub fn gpus(search: &LibrarySearch) -> Result<Vec<GpuInfo>, Unavailable> {
     Ok(gpus)
 }
 
+/// The GPU of this number, if everything is there that is needed to use it. It is not opened.
+///
+/// # Errors
+/// As [`CudaBackend::new`].
+pub fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Unavailable> {
+    driver::find(ordinal, search)
+}
+
 impl CudaBackend {
     /// Open a GPU.
     ///
     /// # Errors
     /// If there is none, it is too old, or a library is missing.
     pub fn new(options: CudaOptions) -> Result<Self, Unavailable> {
-        let CudaOptions { compute, ordinal, libraries, kernel_cache } = options;
+        let CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit } = options;
         let device = Device::open(ordinal, &libraries)?;
-        let pool = Pool::new(Arc::clone(&device), ordinal).map_err(Unavailable::Driver)?;
         let choices = kernel_cache.as_deref().map(|folder| Choices::of(folder, &device.info, compute));
-        let gemm = Arc::new(Gemm::new(compute, &pool, choices).map_err(Unavailable::Driver)?);
-        let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
         let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
-        let (log, e4m3_rows) = (KernelLog::default(), Arc::default());
-        Ok(CudaBackend { cudnn, gemm, kernels, pool, device, compute, log, e4m3_rows })
+        Self::on(device, compute, kernel_cache, choices, cudnn, memory_limit).map_err(Unavailable::Driver)
+    }
+
+    /// A GPU like `gpu`, which need not be there, on which nothing is computed: every op takes the memory it would. To know what
+    /// a run needs.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the limit leaves no room at all.
+    pub fn rehearsal(gpu: GpuInfo, compute: Compute, memory_limit: Option<usize>) -> Result<Self> {
+        Self::on(Device::described(gpu), compute, None, None, None, memory_limit)
+    }
+
+    fn on(
+        device: Arc<Device>,
+        compute: Compute,
+        kernel_cache: Option<PathBuf>,
+        choices: Option<Arc<Choices>>,
+        cudnn: Option<Arc<Cudnn>>,
+        memory_limit: Option<usize>,
+    ) -> Result<Self> {
+        let pool = Pool::new(Arc::clone(&device), memory_limit)?;
+        let gemm = Arc::new(Gemm::new(compute, &pool, choices)?);
+        let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
+        let parking = Arc::new(Parking::new(&device, &pool));
+        let (log, e4m3_rows, unrounded) = Default::default();
+        Ok(CudaBackend { cudnn, gemm, kernels, parking, pool, device, compute, log, e4m3_rows, unrounded })
     }
 
     /// The GPU.
@@ -199,7 +226,7 @@ impl CudaBackend {
         geometry: Geometry,
         arguments: &mut [Argument],
     ) -> Result<()> {
-        if geometry.grid.contains(&0) {
+        if geometry.grid.contains(&0) || self.device.rehearses {
             return Ok(());
         }
         let function = self.kernels.function(&self.device, source, name)?;
@@ -210,6 +237,9 @@ impl CudaBackend {
 
     /// Let a kernel have more shared memory than kernels have by themselves.
     fn allow_shared(&self, source: Source, name: &'static str, bytes: u32) -> Result<()> {
+        if self.device.rehearses {
+            return Ok(());
+        }
         let function = self.kernels.function(&self.device, source, name)?;
         self.device.bind()?;
         let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -222,7 +252,7 @@ impl CudaBackend {
     /// Copy the rows of `x` to `to`, `stride` elements apart.
     fn copy_rows(&self, x: &Tensor<Self>, to: u64, stride: usize) -> Result<()> {
         let (rows, cols, size) = (x.rows(), x.cols(), x.dtype().bytes(1));
-        if rows == 0 || cols == 0 {
+        if rows == 0 || cols == 0 || self.device.rehearses {
             return Ok(());
         }
         self.device.bind()?;
@@ -257,6 +287,9 @@ impl CudaBackend {
     }
 
     fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
+        if self.device.rehearses {
+            return Ok(());
+        }
         self.device.bind()?;
         // SAFETY: the callers made `to` that large.
         check("cuMemsetD8Async", unsafe { cudarc::driver::result::memset_d8_async(to, 0, bytes, self.device.stream()) })
@@ -405,15 +438,17 @@ impl Backend for CudaBackend {
     }
 
     fn mark(&self) -> Result<Mark> {
-        Mark::new(&self.device)
+        let event = Event::new(&self.device)?;
+        event.record(self.device.stream())?;
+        Ok(Mark(event))
     }
 
     fn is_done(&self, mark: &Mark) -> Result<bool> {
-        mark.is_done()
+        mark.0.is_done()
     }
 
     fn wait_for(&self, mark: &Mark) -> Result<()> {
-        mark.wait()
+        mark.0.wait()
     }
 
     fn replay<E: From<Error>>(
@@ -451,40 +486,21 @@ impl Backend for CudaBackend {
     }
 
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
-        // Rounded as on the processor, but multiplied in the compute dtype.
         if let Some(code) = Code::of(format) {
             return self.load_bytes(&matrix, code);
         }
+        let stay = matrix.stay();
         let matrix = match format.dtype() {
-            None => matrix,
-            Some(dtype) => encode(&matrix, dtype, None)?,
+            // Rounded as on the processor, but multiplied in the compute dtype.
+            Some(dtype) if !self.device.rehearses => encode(&matrix, dtype, None)?,
+            _ => matrix,
         };
-        let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
-        let (stride, size, dtype) = (padded(cols), self.compute_size(), self.compute.dtype());
-        let buffer = self.pool.take(rows * stride * size)?;
-        let stored = matrix.bytes();
-        self.pool.upload(&buffer, rows * stride * size, stride * size, |row, out| {
-            let (values, zeros) = out.split_at_mut(cols * size);
-            zeros.fill(0);
-            if matrix.dtype() == dtype {
-                values.copy_from_slice(&stored[row * cols * size..][..cols * size]);
-                return;
-            }
-            let mut decoded = vec![0f32; cols];
-            matrix.decode_row(row, 0, &mut decoded);
-            match self.compute {
-                Compute::F32 => values.copy_from_slice(bytemuck::cast_slice(&decoded)),
-                Compute::Bf16 => {
-                    for (out, value) in values.chunks_exact_mut(2).zip(&decoded) {
-                        out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
-                    }
-                }
-            }
-        })?;
-        Ok(Matrix { buffer, rows, cols, stride, bytes: None })
+        self.load_dense(matrix, stay)
     }
 
     fn trim(&self) {
+        self.parking.clear();
+        *self.unrounded.lock().expect("no panic while the lock is held") = None;
         // What went wrong is reported by the next call that can.
         let _ = self.pool.trim();
     }

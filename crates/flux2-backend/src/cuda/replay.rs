@@ -7,11 +7,13 @@
 //! recorded. What cannot be recorded runs as it is for ever.
 
 use std::cell::RefCell;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{result, sys};
 
-use super::driver::check;
+use super::driver::{Event, check};
+use super::memory::Elsewhere;
 use super::{CudaBackend, Device};
 use crate::backend::KernelLog;
 use crate::{DType, Error, KernelRun, Result, Tensor};
@@ -30,7 +32,7 @@ enum State {
     /// It ran once; its result had this shape.
     Seen(Vec<usize>, DType),
     Recorded(Box<Recording>),
-    /// It cannot be recorded.
+    /// It cannot be recorded: weights come from the host for every use, or there is no room for what a graph keeps.
     Refused,
 }
 
@@ -40,6 +42,8 @@ struct Recording {
     graph: Graph,
     inputs: Vec<Tensor<CudaBackend>>,
     output: Tensor<CudaBackend>,
+    /// The memory between its kernels.
+    _own: Elsewhere,
     /// What it multiplies, for the log.
     runs: Vec<KernelRun>,
 }
@@ -65,11 +69,15 @@ pub(super) fn replay<E: From<Error>>(
     let shapes: Shapes = inputs.iter().map(|x| (x.shape().to_vec(), x.dtype())).collect();
     let as_it_is: Vec<Tensor<CudaBackend>> = inputs.iter().copied().cloned().collect();
     let Some(at) = kept.iter().position(|(known, _)| *known == shapes) else {
+        let brought = be.parking.brought();
         let result = work(&as_it_is)?;
         if kept.len() == KEPT {
             kept.remove(0);
         }
-        kept.push((shapes, State::Seen(result.shape().to_vec(), result.dtype())));
+        kept.push(match be.parking.brought() == brought {
+            true => (shapes, State::Seen(result.shape().to_vec(), result.dtype())),
+            false => (shapes, State::Refused),
+        });
         return Ok(result);
     };
     let (shapes, state) = kept.remove(at);
@@ -80,9 +88,16 @@ pub(super) fn replay<E: From<Error>>(
         },
         known => known,
     };
-    let result = match &state {
-        State::Recorded(recording) => recording.run(be, inputs).map_err(E::from),
-        _ => work(&as_it_is),
+    let (state, result) = match state {
+        State::Recorded(recording) => match recording.run(be, inputs)? {
+            Some(result) => (State::Recorded(recording), Ok(result)),
+            None => {
+                drop(recording);
+                be.pool.release()?;
+                (State::Refused, work(&as_it_is))
+            }
+        },
+        state => (state, work(&as_it_is)),
     };
     kept.push((shapes, state));
     result
@@ -98,12 +113,23 @@ fn record<E: From<Error>>(
     let own = inputs.iter().map(|x| be.empty(x.shape(), x.dtype())).collect::<Result<Vec<_>>>()?;
     let log = KernelLog::default();
     RECORDED.set(Some(log.clone()));
-    let recorded = be
-        .device
-        .record(|| work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?)));
+    let pass = || work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?));
+    let (recorded, most) = be.pool.most_of(|| be.device.record(pass));
     RECORDED.set(None);
     let ((done, captured), runs) = (recorded?, log.take());
     let Ok(graph) = captured else { return Ok(None) };
+    if be.device.rehearses {
+        done?;
+        let graph = Graph { executable: ptr::null_mut(), device: Arc::clone(&be.device) };
+        let has_room = be.pool.has_room_for(most);
+        return Ok(has_room.then(|| Recording {
+            graph,
+            inputs: own,
+            output,
+            _own: be.pool.share_elsewhere(most),
+            runs,
+        }));
+    }
     // SAFETY: the graph was made above, and nothing refers to it behind this.
     let executable = unsafe {
         let executable = done.map(|()| result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)));
@@ -112,25 +138,38 @@ fn record<E: From<Error>>(
     };
     let Ok(executable) = executable else { return Ok(None) };
     let graph = Graph { executable, device: Arc::clone(&be.device) };
-    Ok(Some(Recording { graph, inputs: own, output, runs }))
+    if !be.pool.has_room_for(most) {
+        return Ok(None);
+    }
+    if be.pool.is_limited() {
+        // A graph's memory is not the pool's, which may still hold what the pass before took.
+        be.pool.release()?;
+    }
+    Ok(Some(Recording { graph, inputs: own, output, _own: be.pool.share_elsewhere(most), runs }))
 }
 
 impl Recording {
-    /// A result that is nobody else's.
-    fn run(&self, be: &CudaBackend, inputs: &[&Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>> {
+    /// A result that is nobody else's; `None` if the GPU has no room for the graph.
+    fn run(&self, be: &CudaBackend, inputs: &[&Tensor<CudaBackend>]) -> Result<Option<Tensor<CudaBackend>>> {
         for (x, own) in inputs.iter().zip(&self.inputs) {
             be.copy_rows(x, own.address(), own.cols())?;
         }
-        be.device.bind()?;
-        let products = be.gemm.alone();
-        // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output here,
-        // and weights, as long as whoever keeps the recordings keeps them.
-        check("cuGraphLaunch", unsafe { result::graph::launch(self.graph.executable, be.device.stream()) })?;
-        drop(products);
+        if !be.device.rehearses {
+            be.device.bind()?;
+            let products = be.gemm.alone();
+            // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output
+            // here, and weights, as long as whoever keeps the recordings keeps them.
+            let launched = unsafe { result::graph::launch(self.graph.executable, be.device.stream()) };
+            drop(products);
+            if launched.as_ref().is_err_and(|error| error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
+                return Ok(None);
+            }
+            check("cuGraphLaunch", launched)?;
+        }
         be.log.add(&self.runs);
         let result = be.empty(self.output.shape(), self.output.dtype())?;
         be.copy_rows(&self.output, result.address(), result.cols())?;
-        Ok(result)
+        Ok(Some(result))
     }
 }
 
@@ -145,6 +184,9 @@ unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
+        if self.device.rehearses {
+            return;
+        }
         // Nothing can be done about an error here.
         let _ = self.device.synchronize();
         // SAFETY: made in `record`, and no call of it is under way. The driver keeps a graph's memory for the next one unless it
@@ -157,45 +199,4 @@ impl Drop for Graph {
 }
 
 /// See [`crate::Backend::mark`].
-pub struct Mark {
-    event: sys::CUevent,
-    device: Arc<Device>,
-}
-
-// SAFETY: events may be used from any thread.
-unsafe impl Send for Mark {}
-
-impl Mark {
-    pub(super) fn new(device: &Arc<Device>) -> Result<Self> {
-        device.bind()?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        let mark = Mark { event: check("cuEventCreate", event)?, device: Arc::clone(device) };
-        // SAFETY: event and stream are alive.
-        check("cuEventRecord", unsafe { result::event::record(mark.event, device.stream()) })?;
-        Ok(mark)
-    }
-
-    pub(super) fn is_done(&self) -> Result<bool> {
-        self.device.bind()?;
-        // SAFETY: the event is alive.
-        match unsafe { result::event::query(self.event) } {
-            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            other => check("cuEventQuery", other).map(|()| true),
-        }
-    }
-
-    pub(super) fn wait(&self) -> Result<()> {
-        self.device.bind()?;
-        // SAFETY: the event is alive.
-        check("cuEventSynchronize", unsafe { result::event::synchronize(self.event) })
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        // Nothing can be done about an error here.
-        let _ = self.device.bind();
-        // SAFETY: made in `new`; the driver lets go of it when it is done.
-        let _ = unsafe { result::event::destroy(self.event) };
-    }
-}
+pub struct Mark(pub(super) Event);

@@ -8,7 +8,13 @@ use flux2_backend::testing::{random, tensor};
 use flux2_backend::{AttentionMask, Backend, Compute, CudaBackend, CudaOptions, HostTensor, Result, Weight, ops};
 
 fn open(ordinal: usize, compute: Compute) -> Result<CudaBackend, Unavailable> {
-    CudaBackend::new(CudaOptions { compute, ordinal, libraries: Default::default(), kernel_cache: None })
+    CudaBackend::new(CudaOptions {
+        compute,
+        ordinal,
+        libraries: Default::default(),
+        kernel_cache: None,
+        memory_limit: None,
+    })
 }
 
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]

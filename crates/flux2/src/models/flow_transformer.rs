@@ -121,6 +121,11 @@ impl<B: Backend> FlowTransformer<B> {
         })
     }
 
+    /// Let go of what is remembered to be faster.
+    pub fn forget_recordings(&mut self) {
+        self.recordings = B::Recordings::default();
+    }
+
     /// Blocks in a pass: how often the pulse is called.
     pub fn blocks(&self) -> usize {
         self.double_blocks.len() + self.single_blocks.len()

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use flux2_backend::{Backend, ConvInput, ConvShape, Convolution, Format, HostBytes, HostTensor, Tensor, Weight, ops};
+use flux2_backend::{
+    Backend, ConvInput, ConvShape, Convolution, Format, HostBytes, HostTensor, Stay, Tensor, Weight, ops,
+};
 
 use crate::Result;
 use crate::weights::{VaeConfig, WeightSource};
@@ -39,6 +41,16 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(all)
     }
 
+    /// A matrix of which rows are looked up, few at a time: where it is not to stay on the device, it is read where it is stored.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    pub fn table(&self, name: &str) -> Result<Weight<B>> {
+        let (host, format) = (self.host(name)?, self.source.format(&self.full_name(name)));
+        let stay = if self.source.stay() == Stay::Device { Stay::Device } else { Stay::File };
+        Ok(Weight::load_as(self.be, host.staying(stay), format)?)
+    }
+
     /// Rows of a matrix as matrices of their own: `heights` of them, which add up to all.
     ///
     /// # Errors
@@ -48,7 +60,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         name: &str,
         heights: impl Fn([usize; 2]) -> [usize; N],
     ) -> Result<[Weight<B>; N]> {
-        let (host, format) = (self.host(name)?, self.source.format(&self.full_name(name)));
+        let (host, format) = (self.host(name)?.staying(self.source.stay()), self.source.format(&self.full_name(name)));
         let &[rows, cols] = host.shape() else { unreachable!("{name} is a matrix, as its configuration says") };
         let mut from = 0;
         let mut parts = Vec::with_capacity(N);

@@ -46,7 +46,7 @@ impl<B: Backend> Qwen3<B> {
     pub fn load(be: &B, config: &TextConfig, source: &dyn WeightSource) -> Result<Self> {
         let w = Loader::new(be, source);
         let layers = (0..config.used_layers()).map(|i| Layer::load(&w.at("layer").at(i))).collect::<Result<_>>()?;
-        Ok(Qwen3 { be: be.clone(), config: config.clone(), embed: w.matrix("embed")?, layers })
+        Ok(Qwen3 { be: be.clone(), config: config.clone(), embed: w.table("embed")?, layers })
     }
 
     /// Blocks in a pass: how often the pulse is called.

@@ -161,6 +161,16 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
+    /// Compute maps in bands wherever that takes less memory, however small they are.
+    pub fn keep_no_large_map(&mut self) {
+        self.kept_bytes = 0;
+    }
+
+    /// Let go of what is remembered to be faster.
+    pub fn forget_recordings(&mut self) {
+        self.recordings = B::Recordings::default();
+    }
+
     /// Blocks in a pass: how often the pulse is called.
     pub fn blocks(&self) -> usize {
         2 + self.levels.iter().map(|level| level.blocks.len()).sum::<usize>()

@@ -39,8 +39,8 @@ mod safetensors;
 pub(crate) mod synthetic;
 mod tensor_file;
 
-use flux2_backend::HostTensor;
 pub use flux2_backend::{Compute, Format};
+use flux2_backend::{HostTensor, Stay};
 
 pub use component::{Component, MappedWeights};
 pub use config::{ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
@@ -76,5 +76,10 @@ pub trait WeightSource {
     /// What becomes of the matrix `name` when it is loaded.
     fn format(&self, _name: &str) -> Format {
         Format::AsStored
+    }
+
+    /// Where matrices are to be between their uses.
+    fn stay(&self) -> Stay {
+        Stay::Device
     }
 }

@@ -96,7 +96,7 @@ impl ModelFiles {
     }
 
     /// The same for a run that computes nothing.
-    pub(crate) fn outline(&self) -> Self {
+    pub fn outline(&self) -> Self {
         let ModelFiles { transformer, text_encoder, vae, .. } = self;
         let transformer = transformer.outline(|name| self.loras.iter().any(|lora| lora.touches(name)));
         let (text_encoder, vae) = (text_encoder.outline(|_| false), vae.outline(|_| false));

@@ -175,7 +175,7 @@ impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
             version: "0".into(),
         };
         let image = RgbImage::new(1, 1, vec![0; 3]).unwrap();
-        Ok(GeneratedImage { image, parameters, timings: Timings::default(), kernels: vec![] })
+        Ok(GeneratedImage { image, parameters, timings: Timings::default(), kernels: vec![], rescues: vec![] })
     }
 
     fn prepare_prompts(&mut self, _: &[&str], _: &mut dyn Observer, _: &CancelToken) -> Result<()> {

@@ -8,6 +8,7 @@ mod fleet;
 mod gguf;
 mod golden;
 mod gpu;
+mod gpu_memory;
 mod hostile_files;
 mod hostile_gguf;
 mod house;

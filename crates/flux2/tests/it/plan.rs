@@ -1,9 +1,9 @@
 //! Keeping to a limit of memory. That plans come true is tested alone, in `tests/memory`.
 
-use flux2::weights::{Format, ModelFiles};
+use flux2::weights::ModelFiles;
 use flux2::{
-    CancelToken, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision, Residency,
-    Variant, engine,
+    CancelToken, Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
+    Residency, Variant, engine,
 };
 
 use crate::golden::fixture;
@@ -18,7 +18,7 @@ fn request() -> GenerateRequest {
 }
 
 fn options(residency: Residency) -> EngineOptions {
-    EngineOptions { residency, precision: Precision::BF16, ..Default::default() }
+    EngineOptions { device: Device::Cpu, residency, precision: Precision::BF16, ..Default::default() }
 }
 
 fn plan(residency: Residency) -> MemoryPlan {
@@ -43,16 +43,17 @@ fn each_residency_keeps_less_than_the_one_before() {
 
 #[test]
 fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
-    let [kept, streamed] = [Residency::KeepAll, Residency::Streamed].map(|residency| plan(residency).peak_bytes());
-    assert!(streamed < kept);
-    let within = |limit| engine::within(limit, &tiny(), &options(Residency::KeepAll), &[request()], &[]);
+    let ways = [Residency::KeepAll, Residency::Streamed, Residency::Smallest];
+    let [kept, streamed, smallest] = ways.map(|residency| plan(residency).peak_bytes());
+    assert!(smallest <= streamed && streamed < kept);
+    let within = |limit| engine::within(limit, &tiny(), &options(Residency::KeepAll), &[request()], false);
     let (options, plan) = within(kept).unwrap();
     assert_eq!((options.residency, plan.peak_bytes()), (Residency::KeepAll, kept));
     let (options, plan) = within(kept - 1).unwrap();
     assert!(options.residency != Residency::KeepAll && plan.peak_bytes() < kept);
     assert_eq!(within(streamed).unwrap().0.residency, Residency::Streamed);
-    let refused = within(streamed - 1).unwrap_err();
-    assert!(matches!(refused, Error::MemoryLimit { limit, least, .. } if limit == streamed - 1 && least == streamed));
+    let refused = within(smallest - 1).unwrap_err();
+    assert!(matches!(refused, Error::MemoryLimit { limit, least, .. } if limit == smallest - 1 && least == smallest));
     assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
 }
 
@@ -61,14 +62,16 @@ fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
     // In no file, so that streaming saves nothing.
     let files = ModelFiles::synthetic(Variant::by_name("klein-mini").unwrap()).unwrap();
     let request = GenerateRequest { width: Some(64), height: Some(64), ..request() };
-    let within = |limit, allowed: &[Format]| {
-        engine::within(limit, &files, &options(Residency::OneAtATime), std::slice::from_ref(&request), allowed)
+    let within = |limit, may_round| {
+        engine::within(limit, &files, &options(Residency::OneAtATime), std::slice::from_ref(&request), may_round)
     };
     let as_stored = engine::plan(&files, &options(Residency::OneAtATime), std::slice::from_ref(&request)).unwrap();
     let limit = as_stored.peak_bytes();
-    assert_eq!(within(limit, &[Format::Q8_0]).unwrap().0.precision, Precision::BF16);
-    assert!(matches!(within(limit - 1, &[]), Err(Error::MemoryLimit { .. })));
-    let (options, plan) = within(limit - 1, &[Format::Q8_0, Format::Q4K]).unwrap();
+    assert_eq!(within(limit, true).unwrap().0.precision, Precision::BF16);
+    let least = engine::plan(&files, &options(Residency::Smallest), std::slice::from_ref(&request)).unwrap();
+    let limit = least.peak_bytes();
+    assert!(matches!(within(limit - 1, false), Err(Error::MemoryLimit { .. })));
+    let (options, plan) = within(limit - 1, true).unwrap();
     assert_eq!(options.precision.to_string(), "bf16+q8_0");
     assert!(plan.peak_bytes() < limit);
 }
@@ -80,5 +83,6 @@ fn streamed_weights_give_the_same_picture() {
         let made = engine.generate(&request(), &mut |_: &_| {}, &CancelToken::new()).unwrap();
         made.image.into_pixels()
     };
-    assert_eq!(picture(Residency::Streamed), picture(Residency::KeepAll));
+    let kept = picture(Residency::KeepAll);
+    assert!(picture(Residency::Streamed) == kept && picture(Residency::Smallest) == kept);
 }

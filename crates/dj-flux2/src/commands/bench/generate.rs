@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flux2::bench::{self, Cost, Flops, Peaks, Stages};
+use flux2::plan::Memory;
 use flux2::weights::{Location, ModelFiles};
 use flux2::{GenerateRequest, ModelPaths, Residency, ResolvedRequest, Variant, engine};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use super::compare::{self, Record};
 use super::{options, percent, report, rounded, row, speed};
 use crate::args::BenchGenerateArgs;
 use crate::commands::find::find_model;
-use crate::commands::generate::{cancelled_by_signals, read_reference};
+use crate::commands::generate::{cancelled_by_signals, how, read_reference};
 use crate::failure::{Failure, Result, code};
 use crate::settings;
 
@@ -88,12 +89,19 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
 
     let (cancel, mut options, mut report) = (cancelled_by_signals(), options(flags, args.quantize)?, report(flags));
     report.counted("peak", 0, 1);
-    let (device, peaks) = engine::peaks(&options)?;
-    let mut resident = None;
+    let (mut device, peaks) = engine::peaks(&options)?;
+    // A prompt that was drawn before would not be encoded again.
+    let numbered = |run| GenerateRequest { prompt: format!("{PROMPT}, {run}"), ..request.clone() };
     if args.resident {
         options.residency = Residency::KeepAll;
-        resident = Some(engine::open(files.clone(), &options)?);
     }
+    let mut planned = None;
+    if let Some(limit) = args.max_memory {
+        let requests = if args.resident { vec![numbered(1), numbered(2)] } else { vec![request.clone()] };
+        let (within, plan) = engine::within(limit, &files, &options, &requests, false)?;
+        (options, planned) = (within, Some(plan));
+    }
+    let mut resident = args.resident.then(|| engine::open(files.clone(), &options)).transpose()?;
     let mut runs = Vec::new();
     for i in 0..args.warmup + args.runs {
         let (run, warmup) = (i + 1, args.warmup);
@@ -104,11 +112,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
         report.begin_run((args.warmup + args.runs > 1).then_some(&title), resolved.steps);
         let stages = match &mut resident {
             None => bench::generate(&files, &request, &options, &mut report, &cancel)?,
-            Some(engine) => {
-                // A prompt that was drawn before would not be encoded again.
-                let request = GenerateRequest { prompt: format!("{PROMPT}, {run}"), ..request.clone() };
-                bench::generate_with(&mut **engine, &request, &mut report, &cancel)?
-            }
+            Some(engine) => bench::generate_with(&mut **engine, &numbered(run), &mut report, &cancel)?,
         };
         if i >= args.warmup {
             runs.push(stages);
@@ -144,6 +148,9 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     }
     let earlier = earlier.as_ref().and_then(|earlier| record.find(earlier));
     if !flags.json || (earlier.is_some() && !flags.quiet) {
+        if let Some(plan) = planned {
+            device += &format!("\nmemory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency));
+        }
         let table = Table { record: &record, earlier, cost, peaks, device, references: resolved.references.len() };
         table.lines().iter().try_for_each(|line| row(&report, flags, line))?;
     }

@@ -30,6 +30,7 @@ fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptio
         threads: settings::threads(flags.threads),
         gpu: gpu_options(),
         residency: Residency::OneAtATime,
+        gpu_memory: None,
         text_cache: None,
     })
 }

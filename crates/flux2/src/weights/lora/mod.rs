@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
-use flux2_backend::{DType, Format, HostBytes, HostTensor};
+use flux2_backend::{DType, Format, HostBytes, HostTensor, Stay};
 
 use self::keys::{Home, Homes, Key, Role};
 use self::scaling::Scaling;
@@ -157,6 +157,10 @@ impl WeightSource for WithLoras<'_> {
 
     fn format(&self, name: &str) -> Format {
         self.base.format(name)
+    }
+
+    fn stay(&self) -> Stay {
+        self.base.stay()
     }
 }
 

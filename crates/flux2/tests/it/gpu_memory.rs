@@ -1,0 +1,232 @@
+//! A GPU's memory: what is planned, the ladder where it is short, and that none of it changes a picture. Planning and the ladder
+//! run on GPUs that are only described; what needs one says so and passes where there is none.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+use flux2::engine::Rehearsal;
+use flux2::pipeline::ladder::{Rescue, Rung};
+use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
+use flux2::weights::ModelFiles;
+use flux2::{
+    CancelToken, EngineOptions, Error, ErrorKind, Event, GenerateRequest, MemoryPlan, Phase, Precision, Result,
+    Variant, Warning,
+};
+use flux2_backend::cuda::{CONTEXT_BYTES, GpuInfo};
+use flux2_backend::testing::on_cuda;
+use flux2_backend::{Backend, Compute, CudaBackend};
+
+use crate::evaluation;
+
+const GB: usize = 1_000_000_000;
+
+fn h100() -> GpuInfo {
+    GpuInfo { name: "an H100".into(), capability: [9, 0], memory: 80 << 30, multiprocessors: 132 }
+}
+
+fn rtx_4090() -> GpuInfo {
+    GpuInfo { name: "an RTX 4090".into(), capability: [8, 9], memory: 24 << 30, multiprocessors: 128 }
+}
+
+fn request(side: u32) -> GenerateRequest {
+    GenerateRequest {
+        prompt: "a red fox".into(),
+        width: Some(side),
+        height: Some(side),
+        steps: Some(3),
+        ..Default::default()
+    }
+}
+
+fn synthetic(name: &str) -> ModelFiles {
+    ModelFiles::synthetic(Variant::by_name(name).unwrap()).unwrap()
+}
+
+fn plan(gpu: GpuInfo, precision: Precision, residency: Residency, side: u32) -> MemoryPlan {
+    let options = EngineOptions { precision, residency, ..Default::default() };
+    Rehearsal::Gpu(gpu, 0).plan(&synthetic("klein-4b"), &options, &[request(side)]).unwrap()
+}
+
+#[test]
+fn klein_4b_keeps_to_the_memory_of_small_gpus() {
+    for gpu in [h100(), rtx_4090()] {
+        for (precision, residency, limit) in [
+            (Precision::BF16, Residency::OneAtATime, 12 * GB),
+            (Precision::FP8, Residency::OneAtATime, 8 * GB),
+            (Precision::BF16, Residency::Streamed, 6 * GB),
+        ] {
+            let plan = plan(gpu.clone(), precision, residency, 1024);
+            let peak = plan.peak_bytes();
+            assert!(peak < limit, "{precision}, {residency:?} on {}: {peak} of {limit}", gpu.name);
+            // Less than that would be too good to be true.
+            assert!(peak > limit / 4, "{precision}, {residency:?} on {}: {peak} of {limit}", gpu.name);
+        }
+    }
+}
+
+#[test]
+fn each_residency_takes_less_than_the_one_before() {
+    use Residency::{KeepAll, KeepForNext, OneAtATime, Smallest, Streamed};
+    let peaks = [KeepAll, KeepForNext, OneAtATime, Streamed, Smallest]
+        .map(|residency| plan(h100(), Precision::BF16, residency, 1024).peak_bytes());
+    assert!(peaks.is_sorted_by(|more, less| more > less), "{peaks:?}");
+}
+
+#[test]
+fn a_limit_chooses_the_residency_or_is_refused() {
+    let files = synthetic("klein-4b");
+    let options = EngineOptions { residency: Residency::KeepAll, ..Default::default() };
+    let within =
+        |limit, may_round| Rehearsal::Gpu(h100(), 0).within(limit, &files, &options, &[request(1024)], may_round);
+    let chosen = |limit, may_round| {
+        let (options, plan) = within(limit, may_round).unwrap();
+        assert!(plan.peak_bytes() <= limit && options.gpu_memory == Some(limit));
+        (options.residency, options.precision)
+    };
+    assert_eq!(chosen(40 * GB, true), (Residency::KeepAll, Precision::BF16));
+    assert_eq!(chosen(12 * GB, true), (Residency::KeepForNext, Precision::BF16));
+    assert_eq!(chosen(needed(Residency::OneAtATime) + CONTEXT_BYTES, true).0, Residency::OneAtATime);
+    assert_eq!(chosen(6 * GB, true), (Residency::Streamed, Precision::BF16));
+    let least = match within(GB, false) {
+        Err(Error::MemoryLimit { limit: GB, least, .. }) => least,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(chosen(least, false), (Residency::Smallest, Precision::BF16));
+    assert!(within(least - 1, false).is_err());
+}
+
+/// On a described GPU with so many bytes for everything but the context.
+fn on_described(bytes: usize, residency: Residency) -> Pipeline<CudaBackend> {
+    let be = CudaBackend::rehearsal(h100(), Compute::Bf16, Some(CONTEXT_BYTES + bytes)).unwrap();
+    Pipeline::of_files(be, synthetic("klein-4b").outline(), residency).unwrap()
+}
+
+fn draw(pipeline: &mut Pipeline<CudaBackend>, prompt: &str, events: &mut Vec<Event>) -> Result<GeneratedImage> {
+    let request = GenerateRequest { prompt: prompt.into(), ..request(1024) };
+    pipeline.generate(&request, &mut |event: &Event| events.push(event.clone()), &CancelToken::new())
+}
+
+/// What a run takes of a GPU without a limit, context left out.
+fn needed(residency: Residency) -> usize {
+    plan(h100(), Precision::BF16, residency, 1024).peak_bytes() - CONTEXT_BYTES
+}
+
+#[test]
+fn where_there_is_room_nothing_is_given_up() {
+    let mut pipeline = on_described(needed(Residency::OneAtATime), Residency::OneAtATime);
+    let mut events = Vec::new();
+    assert_eq!(draw(&mut pipeline, "a fox", &mut events).unwrap().rescues, []);
+    assert!(!events.iter().any(|event| matches!(event, Event::Warning(_))));
+}
+
+#[test]
+fn a_stage_that_meets_the_end_of_memory_gives_something_up() {
+    let mut pipeline = on_described(6 * GB, Residency::OneAtATime);
+    let mut events = Vec::new();
+    let image = draw(&mut pipeline, "a fox", &mut events).unwrap();
+    let rescue = |rung| Rescue { stage: Phase::Denoise, rung };
+    assert_eq!(image.rescues, [rescue(Rung::FreeCaches), rescue(Rung::StreamBlocks)]);
+    let said = events.iter().filter_map(|event| match event {
+        Event::Warning(Warning::MemoryShort { stage, rung }) => Some(Rescue { stage: *stage, rung: *rung }),
+        _ => None,
+    });
+    assert_eq!(said.collect::<Vec<_>>(), image.rescues);
+    // It stays given up.
+    assert_eq!(draw(&mut pipeline, "a fox", &mut events).unwrap().rescues, []);
+}
+
+#[test]
+fn the_encoder_leaves_the_gpu_before_the_transformer_does() {
+    let mut pipeline = on_described(10 * GB, Residency::KeepAll);
+    let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
+    let rescue = |rung| Rescue { stage: Phase::Denoise, rung };
+    assert_eq!(image.rescues, [rescue(Rung::FreeCaches), rescue(Rung::OffloadEncoder)]);
+    // From now on both have room, for any prompt.
+    for prompt in ["a hare", "an owl"] {
+        assert_eq!(draw(&mut pipeline, prompt, &mut Vec::new()).unwrap().rescues, []);
+    }
+}
+
+#[test]
+fn a_decoder_without_room_computes_in_pieces() {
+    // Less than the decoder's maps, more than the rest.
+    let (streamed, smallest) = (needed(Residency::Streamed), needed(Residency::Smallest));
+    let mut pipeline = on_described((streamed + smallest) / 2, Residency::Streamed);
+    let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
+    let rescue = |rung| Rescue { stage: Phase::Decode, rung };
+    assert_eq!(image.rescues, [rescue(Rung::FreeCaches), rescue(Rung::StreamDecoder)]);
+}
+
+#[test]
+fn what_nothing_makes_room_for_is_refused() {
+    let mut pipeline = on_described(300 << 20, Residency::KeepAll);
+    let refused = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap_err();
+    assert!(matches!(refused, Error::NoMemory { .. }), "{refused:?}");
+    assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+}
+
+fn mini(be: &CudaBackend, precision: Precision, residency: Residency) -> Pipeline<CudaBackend> {
+    let files = ModelFiles::open(&evaluation::mini()).unwrap();
+    Pipeline::of_files(be.clone(), files, residency).unwrap().with_precision(precision)
+}
+
+#[test]
+fn weights_that_stay_on_the_host_draw_the_same_picture() {
+    on_cuda(Compute::Bf16, |be| {
+        for precision in [Precision::BF16, Precision::INT8, Precision::FP8] {
+            if !be.takes(precision.blocks()) {
+                continue;
+            }
+            let draw = |pipeline: &mut Pipeline<CudaBackend>, prompt: &str| {
+                let request = GenerateRequest { prompt: prompt.into(), ..request(128) };
+                Ok::<_, Error>(pipeline.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?.image)
+            };
+            let prompts = ["a cat on a blue background", "an owl, pink stripes", "a fox"];
+            let mut kept = mini(be, precision, Residency::KeepAll);
+            let expected = prompts.iter().map(|prompt| draw(&mut kept, prompt)).collect::<Result<Vec<_>>>()?;
+            for residency in [Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed, Residency::Smallest] {
+                let mut pipeline = mini(be, precision, residency);
+                for round in 0..2 {
+                    for (prompt, expected) in prompts.iter().zip(&expected) {
+                        let same = draw(&mut pipeline, prompt)? == *expected;
+                        assert!(same, "{precision}, {residency:?}, round {round}, \"{prompt}\"");
+                    }
+                }
+            }
+        }
+        Ok::<_, Error>(())
+    });
+}
+
+/// Bytes by which a plan may be off: a run and its rehearsal take the same buffers, but for the scratch of libraries.
+const SCRATCH: usize = 64 << 20;
+
+#[test]
+fn a_run_takes_what_was_planned() {
+    on_cuda(Compute::Bf16, |be| {
+        let files = synthetic("klein-mini");
+        let requests =
+            ["a fox", "a hare", "a fox"].map(|prompt| GenerateRequest { prompt: prompt.into(), ..request(512) });
+        for residency in [
+            Residency::KeepAll,
+            Residency::KeepForNext,
+            Residency::OneAtATime,
+            Residency::Streamed,
+            Residency::Smallest,
+        ] {
+            let options = EngineOptions { residency, ..Default::default() };
+            let plan = Rehearsal::Gpu(be.gpu().clone(), 0).plan(&files, &options, &requests)?;
+            let mut pipeline = Pipeline::of_files(be.clone(), files.clone(), residency)?;
+            be.take_memory_peak();
+            let (mut observer, cancel) = (|_: &Event| {}, CancelToken::new());
+            let prompts: Vec<&str> = requests.iter().map(|request| request.prompt.as_str()).collect();
+            pipeline.prepare_prompts(&prompts, &mut observer, &cancel)?;
+            for request in &requests {
+                pipeline.generate(request, &mut observer, &cancel)?;
+            }
+            let (planned, taken) = (plan.largest().memory.allocated, be.take_memory_peak().allocated);
+            let off = planned.abs_diff(taken);
+            assert!(off <= planned / 20, "{residency:?}: planned {planned}, taken {taken}");
+            assert!(off <= SCRATCH, "{residency:?}: planned {planned}, taken {taken}");
+        }
+        Ok::<_, Error>(())
+    });
+}
