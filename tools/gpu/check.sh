@@ -18,7 +18,7 @@
 #                weights
 #
 # Pictures are warm, with everything loaded, the median of five; seconds. `step` is the mean of the four, its share that of the
-# roofline measured in the same run; `else` is what is in no stage.
+# roofline measured in the same run; `idle` is what the GPU waited for the host between the four; `else` is what is in no stage.
 set -uo pipefail
 program=$1 ops=$2 parity=${3:-}
 logs=${LOGS:-$(mktemp -d)}
@@ -58,8 +58,9 @@ numbers() { # a line of `bench generate --json`
             for (i in steps) sum += steps[i]
             total = field("total_s") - field("load_s")
             rest = total - field("text_s") - field("reference_s") - sum - field("decode_s")
-            printf "total %.3f  text %.3f  references %.3f  step %.4f (%s %%)  decode %.4f  else %.4f\n", total,
-                field("text_s"), field("reference_s"), sum / count, field("step_percent_of_roofline"), field("decode_s"), rest
+            printf "total %.3f  text %.3f  references %.3f  step %.4f (%s %%)  idle %.6f  decode %.4f  else %.4f\n", total,
+                field("text_s"), field("reference_s"), sum / count, field("step_percent_of_roofline"), field("idle_s"),
+                field("decode_s"), rest
         }' "$1"
 }
 

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::{Compute, DType, Error, Format, HostTensor, Result, Tensor, Weight};
 
@@ -83,6 +84,13 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// # Errors
     /// What went wrong meanwhile.
     fn wait_for(&self, mark: &Self::Mark) -> Result<()>;
+    /// The time between two marks, both done, on the device: if nothing was called between them, how long it waited for the host.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn between(&self, _from: &Self::Mark, _to: &Self::Mark) -> Result<Duration> {
+        Ok(Duration::ZERO)
+    }
     /// `work(inputs)`, for work that does the same for inputs of the same shapes, whatever their values, and depends on nothing else
     /// but weights. `recordings` belong to this work. A device may remember what was called and call that instead of `work`, or call
     /// `work` without running anything; the result is the same.

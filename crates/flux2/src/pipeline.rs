@@ -97,6 +97,8 @@ pub struct Timings {
     pub references: Duration,
     /// Each denoising step.
     pub steps: Vec<Duration>,
+    /// What a GPU had nothing to do between steps, waiting for the host.
+    pub idle: Duration,
     /// Latents to pixels.
     pub decode: Duration,
 }
@@ -142,6 +144,8 @@ pub struct Denoised<B: Backend> {
     pub latents: Tensor<B>,
     /// How long each step took.
     pub steps: Vec<Duration>,
+    /// How long the device had nothing to do between them.
+    pub idle: Duration,
 }
 
 /// A model ready to make pictures: checked once, its networks loaded when their stage comes.
@@ -313,8 +317,8 @@ impl<B: Backend> Pipeline<B> {
             DenoiseInputs { request: &request, latents: &latents, text: &text, guided, references: &references };
         let denoised = self
             .in_memory(Phase::Denoise, observer, |this, observer| this.denoise(&inputs, &mut |_| {}, observer, cancel));
-        let Denoised { latents, steps } = denoised?;
-        timings.steps = steps;
+        let Denoised { latents, steps, idle } = denoised?;
+        (timings.steps, timings.idle) = (steps, idle);
 
         // 7. Latents -> pixels.
         let image = timed(&mut timings.decode, || {
@@ -454,8 +458,9 @@ impl<B: Backend> Pipeline<B> {
             None => None,
         };
 
-        let mut clock = StepClock::start(be);
+        let mut clock = StepClock::start(be, request.steps);
         for (step, modulation) in modulations.iter().enumerate() {
+            let begun = be.mark()?;
             let velocity = transformer.forward(&latents, &prompt, modulation, &mut || meter.tick())?;
             let dt = sigmas[step + 1] - sigmas[step];
             let mut velocity_uncond = None;
@@ -468,13 +473,12 @@ impl<B: Backend> Pipeline<B> {
             }
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents: &latents });
-            clock.step_called(request.steps, meter.observer)?;
+            clock.step_called(begun, meter.observer)?;
         }
-        clock.wait(request.steps, meter.observer)?;
+        let (steps, idle) = clock.finish(meter.observer)?;
         meter.finish();
-        let steps = clock.steps;
         be.trim();
-        Ok(Denoised { latents, steps })
+        Ok(Denoised { latents, steps, idle })
     }
 
     /// From latents, f32 `[n_img, c]`, to the picture.

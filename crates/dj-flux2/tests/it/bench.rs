@@ -60,6 +60,7 @@ fn a_picture_is_a_line_of_json_with_these_fields() {
             "text_s",
             "reference_s",
             "step_s",
+            "idle_s",
             "decode_s",
             "total_s",
             "peak_rss_bytes",

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::cublaslt::{result as cublaslt, sys as cublaslt_sys};
 use cudarc::driver::{DriverError, result, sys};
@@ -264,13 +265,33 @@ unsafe impl Sync for Event {}
 
 impl Event {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self> {
+        Self::with(device, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that knows when it was.
+    pub(super) fn timed(device: &Arc<Device>) -> Result<Self> {
+        Self::with(device, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(device: &Arc<Device>, flags: sys::CUevent_flags) -> Result<Self> {
         let device = Arc::clone(device);
         device.bind()?;
         let event = match device.rehearses {
             true => ptr::null_mut(),
-            false => check("cuEventCreate", result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?,
+            false => check("cuEventCreate", result::event::create(flags))?,
         };
         Ok(Event { event, device })
+    }
+
+    /// The time from `earlier` to this, both timed and done.
+    pub(super) fn since(&self, earlier: &Event) -> Result<Duration> {
+        if self.device.rehearses {
+            return Ok(Duration::ZERO);
+        }
+        self.device.bind()?;
+        // SAFETY: both events are alive and done.
+        let milliseconds = check("cuEventElapsedTime", unsafe { result::event::elapsed(earlier.event, self.event) })?;
+        Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
     /// The place behind what was called on `stream`.

@@ -55,6 +55,7 @@ mod tuning;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, MemoryUse, Rope};
 use crate::cpu::encode;
@@ -438,7 +439,7 @@ impl Backend for CudaBackend {
     }
 
     fn mark(&self) -> Result<Mark> {
-        let event = Event::new(&self.device)?;
+        let event = Event::timed(&self.device)?;
         event.record(self.device.stream())?;
         Ok(Mark(event))
     }
@@ -449,6 +450,10 @@ impl Backend for CudaBackend {
 
     fn wait_for(&self, mark: &Mark) -> Result<()> {
         mark.0.wait()
+    }
+
+    fn between(&self, from: &Mark, to: &Mark) -> Result<Duration> {
+        to.0.since(&from.0)
     }
 
     fn replay<E: From<Error>>(

@@ -111,11 +111,19 @@ fn record<E: From<Error>>(
     work: &mut impl FnMut(&[Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>, E>,
 ) -> Result<Option<Recording>, E> {
     let own = inputs.iter().map(|x| be.empty(x.shape(), x.dtype())).collect::<Result<Vec<_>>>()?;
+    /// Ends the log also where `work` panics.
+    struct Logging;
+    impl Drop for Logging {
+        fn drop(&mut self) {
+            RECORDED.set(None);
+        }
+    }
     let log = KernelLog::default();
     RECORDED.set(Some(log.clone()));
+    let logging = Logging;
     let pass = || work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?));
     let (recorded, most) = be.pool.most_of(|| be.device.record(pass));
-    RECORDED.set(None);
+    drop(logging);
     let ((done, captured), runs) = (recorded?, log.take());
     let Ok(graph) = captured else { return Ok(None) };
     if be.device.rehearses {

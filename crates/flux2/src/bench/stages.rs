@@ -18,6 +18,8 @@ pub struct Stages {
     pub references: Duration,
     /// Each denoising step.
     pub steps: Vec<Duration>,
+    /// What a GPU had nothing to do between steps, waiting for the host.
+    pub idle: Duration,
     /// Latents to pixels.
     pub decode: Duration,
     /// From nothing loaded to the picture; what no stage counts, such as noise and modulations, is in here too.
@@ -77,7 +79,8 @@ pub fn generate_with(
         }
         observer.on_event(event);
     };
-    engine.generate(request, &mut listen, cancel)?;
+    let made = engine.generate(request, &mut listen, cancel)?;
+    stages.idle = made.timings.idle;
     stages.total = start.elapsed();
     Ok(stages)
 }

@@ -12,38 +12,47 @@ use crate::models::Pulse;
 /// the one behind it is called, so the device always has work.
 pub(super) struct StepClock<'a, B: Backend> {
     be: &'a B,
-    pub(super) steps: Vec<Duration>,
+    of: u32,
+    steps: Vec<Duration>,
     /// When the last step was done.
     since: Instant,
-    /// The step that was called and is not known to be done.
-    running: Option<B::Mark>,
+    /// Before and behind what was called of each step.
+    marks: Vec<[B::Mark; 2]>,
 }
 
 impl<'a, B: Backend> StepClock<'a, B> {
-    /// The first step begins.
-    pub(super) fn start(be: &'a B) -> Self {
-        StepClock { be, steps: Vec::new(), since: Instant::now(), running: None }
+    /// The first of `of` steps begins.
+    pub(super) fn start(be: &'a B, of: u32) -> Self {
+        StepClock { be, of, steps: Vec::new(), since: Instant::now(), marks: Vec::new() }
     }
 
-    /// All of a step, of `of`, was called.
-    pub(super) fn step_called(&mut self, of: u32, observer: &mut dyn Observer) -> Result<()> {
-        let called = self.be.mark()?;
-        self.wait(of, observer)?;
-        let done = self.be.is_done(&called)?;
-        self.running = Some(called);
-        if done { self.wait(of, observer) } else { Ok(()) }
+    /// A step was called, all of it from `begun` on.
+    pub(super) fn step_called(&mut self, begun: B::Mark, observer: &mut dyn Observer) -> Result<()> {
+        self.marks.push([begun, self.be.mark()?]);
+        let called = self.marks.len();
+        self.wait(called - 1, observer)?;
+        let [_, end] = &self.marks[called - 1];
+        if self.be.is_done(end)? { self.wait(called, observer) } else { Ok(()) }
     }
 
-    /// Until every step is done that was called before.
-    pub(super) fn wait(&mut self, of: u32, observer: &mut dyn Observer) -> Result<()> {
-        if let Some(running) = self.running.take() {
-            self.be.wait_for(&running)?;
+    /// Until the first `count` steps are done.
+    fn wait(&mut self, count: usize, observer: &mut dyn Observer) -> Result<()> {
+        for [_, end] in &self.marks[self.steps.len()..count] {
+            self.be.wait_for(end)?;
             let elapsed = self.since.elapsed();
             self.since = Instant::now();
             self.steps.push(elapsed);
-            observer.on_event(&Event::Step { step: self.steps.len() as u32, steps: of, elapsed });
+            observer.on_event(&Event::Step { step: self.steps.len() as u32, steps: self.of, elapsed });
         }
         Ok(())
+    }
+
+    /// The time of each step, once all are done, and how long the device had nothing to do between them.
+    pub(super) fn finish(mut self, observer: &mut dyn Observer) -> Result<(Vec<Duration>, Duration)> {
+        self.wait(self.marks.len(), observer)?;
+        let gaps = self.marks.windows(2).map(|steps| self.be.between(&steps[0][1], &steps[1][0]));
+        let idle = gaps.sum::<Result<Duration, _>>()?;
+        Ok((self.steps, idle))
     }
 }
 

@@ -34,6 +34,9 @@ pub struct GenerateRecord {
     text_s: f64,
     reference_s: f64,
     step_s: Vec<f64>,
+    /// Between steps, where a GPU waited for the host.
+    #[serde(default)]
+    idle_s: f64,
     decode_s: f64,
     total_s: f64,
     peak_rss_bytes: Option<u64>,
@@ -135,6 +138,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
         load_s: s(stages.load),
         text_s: s(stages.text),
         reference_s: s(stages.references),
+        idle_s: s(stages.idle),
         decode_s: s(stages.decode),
         total_s: s(stages.total),
         peak_rss_bytes: peak_rss_bytes(),
