@@ -136,11 +136,15 @@ impl Device {
         impl Drop for Recorded {
             fn drop(&mut self) {
                 RECORDING.set(None);
-                // SAFETY: made below; nothing runs on it. Nothing can be done about an error here.
-                let _ = unsafe { result::stream::destroy(self.0) };
+                if !self.0.is_null() {
+                    // SAFETY: made below; nothing runs on it. Nothing can be done about an error here.
+                    let _ = unsafe { result::stream::destroy(self.0) };
+                }
             }
         }
         if self.rehearses {
+            let recorded = Recorded(ptr::null_mut());
+            RECORDING.set(Some((self, recorded.0)));
             return Ok((work(), Ok(ptr::null_mut())));
         }
         self.bind()?;

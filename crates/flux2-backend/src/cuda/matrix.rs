@@ -51,7 +51,7 @@ impl Present<'_> {
 }
 
 impl Matrix {
-    /// A weight that is on the GPU, where `stay` says otherwise moved to the host.
+    /// A weight that is on the GPU; where `stay` says otherwise moved to the host, if that has memory to spare.
     pub(super) fn of_bytes(
         be: &CudaBackend,
         buffer: Buffer,
@@ -61,7 +61,11 @@ impl Matrix {
     ) -> Result<Self> {
         let place = match stay {
             Stay::Device => Place::Gpu(buffer),
-            Stay::Host | Stay::File => Place::Host(be.parking.park_buffer(&buffer, padded_rows * stride)?),
+            Stay::Host | Stay::File => match be.parking.park_buffer(&buffer, padded_rows * stride) {
+                Ok(parked) => Place::Host(parked),
+                Err(Error::OutOfMemory { .. }) => Place::Gpu(buffer),
+                Err(other) => return Err(other),
+            },
         };
         Ok(Matrix { place, rows, cols, stride, bytes: Some(bytes) })
     }
@@ -78,7 +82,7 @@ impl CudaBackend {
                 let unit = stride * self.compute_size();
                 match self.parking.park(rows * unit, unit, |row, out| self.fill_row(&matrix, row, out)) {
                     Ok(parked) => Place::Host(parked),
-                    // Systems may allow a process less of pinned memory than they have.
+                    // The system has none to spare, or allows a process less of it.
                     Err(Error::OutOfMemory { .. }) => Place::File(matrix),
                     Err(other) => return Err(other),
                 }

@@ -22,6 +22,8 @@ use crate::{Error, Result};
 
 /// Bytes of a pinned piece.
 const PIECE: usize = 16 << 20;
+/// Memory of the host that is left to others: what is pinned cannot be taken back, and a system without any ends processes.
+const HOST_KEPT: usize = 1 << 30;
 /// Copies of no more bytes than this do not go through pinned memory: the driver has its own for them.
 const SMALL: usize = 64 << 10;
 /// The part of the GPU's memory that [`Pool::trim`] leaves beside what is in use: taking memory anew costs milliseconds a
@@ -399,10 +401,14 @@ impl Pinned {
     /// `bytes` of memory, at least one, that `fill` is given zeroed.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the system has none, or does not let this process pin it; those of `fill`.
+    /// [`Error::OutOfMemory`] if the system has none to spare, or does not let this process pin it; those of `fill`.
     pub(super) fn new(device: &Arc<Device>, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         use rustix::mm::{self, Advice, MapFlags, ProtFlags};
         let out_of_memory = || Error::OutOfMemory { bytes };
+        let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|meminfo| available(&meminfo));
+        if available.is_some_and(|available| available < bytes + HOST_KEPT) {
+            return Err(out_of_memory());
+        }
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         // SAFETY: pages of its own, wherever the system likes, which are asked for large ones; a system without refuses, which is fine.
         let memory = unsafe {
@@ -437,6 +443,13 @@ impl Pinned {
     }
 }
 
+/// Bytes that the system could give to processes without taking them from others.
+fn available(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(1024 * kilobytes)
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
         // Nothing can be done about an error here.
@@ -446,5 +459,19 @@ impl Drop for Pinned {
             let _ = sys::cuMemHostUnregister(self.memory.as_ptr()).result();
             let _ = rustix::mm::munmap(self.memory.as_ptr(), self.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_has_to_spare_is_read() {
+        let meminfo =
+            "MemTotal:       24576000 kB\nMemFree:          123456 kB\nMemAvailable:   20480000 kB\nBuffers: 1 kB\n";
+        assert_eq!(available(meminfo), Some(20_480_000 * 1024));
+        assert_eq!(available("MemTotal: 5 kB\n"), None);
+        assert_eq!(available("MemAvailable: much\n"), None);
     }
 }

@@ -189,9 +189,9 @@ impl Parking {
             Some(at) => at,
             None => self.fetch(state, weight)?,
         };
+        weight.arrived.hold_up(self.device.stream())?;
         state.places[at].visits += 1;
         state.places[at].turn = state.next_turn();
-        weight.arrived.hold_up(self.device.stream())?;
         let address = state.places[at].buffer.address();
         if let Some(last) = state.last_used.upgrade() {
             *last.next() = Arc::downgrade(weight);
@@ -201,11 +201,11 @@ impl Parking {
         let mut next = weight.next().upgrade();
         for _ in 0..AHEAD {
             let Some(weight) = next else { break };
-            if state.place_of(&weight).is_none() {
-                if !state.has_free_place() {
-                    break;
-                }
-                self.fetch(state, &weight)?;
+            // Without room for another place it comes when its turn is; an error of the device comes again.
+            let comes =
+                state.place_of(&weight).is_some() || (state.has_free_place() && self.fetch(state, &weight).is_ok());
+            if !comes {
+                break;
             }
             next = weight.next().upgrade();
         }
