@@ -562,7 +562,7 @@ impl<B: Backend> Pipeline<B> {
     ) -> Result<Tensor<B>> {
         if self.text_encoder.is_none() {
             let stay = self.stay(Part::TextEncoder);
-            if self.residency != Residency::KeepAll && stay == Stay::Device {
+            if self.residency != Residency::KeepAll && !self.is_away(stay) {
                 self.release_transformer(); // the two large ones are never resident together
                 self.be.trim();
             }

@@ -21,7 +21,7 @@ use super::{CudaBackend, Matrix};
 use crate::{Compute, DType, Error, Result, Tensor};
 
 /// Scratch of cuBLASLt's algorithms; what NVIDIA advises for Hopper, twice.
-const WORKSPACE: usize = 64 << 20;
+pub(super) const WORKSPACE: usize = 64 << 20;
 /// Algorithms that are timed for a shape, at most.
 const CANDIDATES: usize = 12;
 /// Operations of products that are worth it.

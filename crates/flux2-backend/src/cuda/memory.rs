@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::bytes::RoundedRows;
 use super::driver::{Device, Event, check};
+use super::gemm::WORKSPACE;
 use crate::{Error, Result};
 
 /// Bytes of a pinned piece.
@@ -116,7 +117,8 @@ unsafe impl Sync for Pool {}
 impl Pool {
     /// All of it may take `limit` bytes of the GPU, [`CONTEXT_BYTES`] included.
     pub(super) fn new(device: Arc<Device>, limit: Option<usize>) -> Result<Arc<Self>> {
-        let limit = limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES));
+        // A GPU can be opened within any limit: it is the planner that refuses what cannot be done there.
+        let limit = limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES).max(WORKSPACE));
         let pool = if device.rehearses { ptr::null_mut() } else { Self::of_driver(&device, limit)? };
         let (used, peak, elsewhere) = Default::default();
         Ok(Arc::new(Pool { device, pool, used, peak, elsewhere, limit, staging: Mutex::new(None) }))

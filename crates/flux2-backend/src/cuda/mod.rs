@@ -157,7 +157,7 @@ impl CudaBackend {
     /// a run needs.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the limit leaves no room at all.
+    /// None that is expected: within any limit there is room for what every run needs.
     pub fn rehearsal(gpu: GpuInfo, compute: Compute, memory_limit: Option<usize>) -> Result<Self> {
         Self::on(Device::described(gpu), compute, None, None, None, memory_limit)
     }

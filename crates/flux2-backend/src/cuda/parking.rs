@@ -360,6 +360,8 @@ mod tests {
         drop(fits);
         assert!(be.empty(&[1, rest / 4], DType::F32).is_ok());
         assert!(matches!(be.empty(&[1, rest / 4 + 1], DType::F32), Err(Error::OutOfMemory { .. })));
+        // Within nothing a backend can be made, and no more.
+        assert!(matches!(rehearsal(Some(0)).empty(&[1, 1], DType::F32), Err(Error::OutOfMemory { .. })));
     }
 
     fn check(compute: Compute, formats: &[Format]) {
