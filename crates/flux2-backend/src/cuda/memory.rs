@@ -403,14 +403,10 @@ impl Pinned {
     /// `bytes` of memory, at least one, that `fill` is given zeroed.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the system has none to spare, or does not let this process pin it; those of `fill`.
+    /// [`Error::OutOfMemory`] if the system has none, or does not let this process pin it; those of `fill`.
     pub(super) fn new(device: &Arc<Device>, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         use rustix::mm::{self, Advice, MapFlags, ProtFlags};
         let out_of_memory = || Error::OutOfMemory { bytes };
-        let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|meminfo| available(&meminfo));
-        if available.is_some_and(|available| available < bytes + HOST_KEPT) {
-            return Err(out_of_memory());
-        }
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         // SAFETY: pages of its own, wherever the system likes, which are asked for large ones; a system without refuses, which is fine.
         let memory = unsafe {
@@ -432,6 +428,12 @@ impl Pinned {
             return Err(error);
         }
         Ok(Pinned { memory, bytes, device: Arc::clone(device) })
+    }
+
+    /// Whether the system has `bytes` to spare for as long as a network stays.
+    pub(super) fn can_spare(bytes: usize) -> bool {
+        let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|meminfo| available(&meminfo));
+        available.is_none_or(|available| available >= bytes + HOST_KEPT)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -130,7 +130,7 @@ impl Parking {
     /// Keep `bytes` on the host, made in units of `unit` by `fill(index, out)` on several threads.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the host has no memory that can be pinned.
+    /// [`Error::OutOfMemory`] if the host has no memory to spare that can be pinned.
     pub(super) fn park(
         &self,
         bytes: usize,
@@ -160,6 +160,7 @@ impl Parking {
     fn keep(&self, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Arc<Parked>> {
         let memory = match self.device.rehearses {
             true => None,
+            false if !Pinned::can_spare(bytes) => return Err(Error::OutOfMemory { bytes }),
             false => Some(Pinned::new(&self.device, bytes, fill)?),
         };
         let number = self.parked.fetch_add(1, Ordering::Relaxed);
