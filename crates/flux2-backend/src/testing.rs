@@ -160,7 +160,7 @@ pub fn on_cpu<E: fmt::Debug>(
 /// If `threads` is zero.
 pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
     let threads = Some(NonZeroUsize::new(threads).expect("a thread or more"));
-    tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), rehearse: false }))
+    tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), dry_run: false }))
 }
 
 /// Run `case` on the first GPU, or say why there is none.

@@ -222,7 +222,7 @@ pub fn open_within(
 ) -> Result<(Engines, EngineOptions, MemoryPlan)> {
     let options = EngineOptions { gpu_memory: Some(limit), ..options.clone() };
     let devices = Chosen::all(&options, most)?;
-    let (options, plan) = devices.chosen[0].rehearsal().within(limit, files, &options, requests, may_round)?;
+    let (options, plan) = devices.chosen[0].dry_run().within(limit, files, &options, requests, may_round)?;
     Ok((devices.engines(files, &options)?, options, plan))
 }
 
@@ -231,7 +231,7 @@ pub fn open_within(
 /// # Errors
 /// [`Error::Device`] if there is no such device, and anything wrong with a request.
 pub fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
-    Rehearsal::new(options)?.plan(files, options, requests)
+    DryRun::new(options)?.plan(files, options, requests)
 }
 
 /// The first way of running `requests` that needs no more than `limit` bytes: as `options` say, or with fewer weights in memory
@@ -247,11 +247,11 @@ pub fn within(
     requests: &[GenerateRequest],
     may_round: bool,
 ) -> Result<(EngineOptions, MemoryPlan)> {
-    Rehearsal::new(options)?.within(limit, files, options, requests, may_round)
+    DryRun::new(options)?.within(limit, files, options, requests, may_round)
 }
 
-/// A device to rehearse on: the processor, or a GPU that is described.
-pub enum Rehearsal {
+/// A device for a dry run: the processor, or a GPU known by its description alone.
+pub enum DryRun {
     /// This one.
     Processor,
     /// With its number.
@@ -259,13 +259,13 @@ pub enum Rehearsal {
     Gpu(cuda::GpuInfo, usize),
 }
 
-impl Rehearsal {
+impl DryRun {
     /// That of a run with `options`.
     fn new(options: &EngineOptions) -> Result<Self> {
         let device = options.device;
         match device {
-            Device::Cpu => Ok(Rehearsal::Processor),
-            Device::Auto => Ok(Self::gpu(options).unwrap_or(Rehearsal::Processor)),
+            Device::Cpu => Ok(DryRun::Processor),
+            Device::Auto => Ok(Self::gpu(options).unwrap_or(DryRun::Processor)),
             Device::Cuda(_) => {
                 Self::gpu(options).map_err(|NoGpu { reason, hint, .. }| Error::Device { device, reason, hint })
             }
@@ -277,7 +277,7 @@ impl Rehearsal {
     fn gpu(options: &EngineOptions) -> Result<Self, NoGpu> {
         let search = search(&options.gpu);
         let found = ordinals(options).map(|ordinal| match cuda::find(ordinal, &search) {
-            Ok(info) => Ok(Rehearsal::Gpu(info, ordinal)),
+            Ok(info) => Ok(DryRun::Gpu(info, ordinal)),
             Err(error) => Err(no_gpu(&error, options)),
         });
         // Where none can be used, the first says why.
@@ -302,25 +302,25 @@ impl Rehearsal {
         let EngineOptions { device, precision, threads, residency, .. } = *options;
         let compute = precision.compute();
         match self {
-            Rehearsal::Processor => {
+            DryRun::Processor => {
                 if precision.blocks() == Format::Fp8 {
                     let reason = "no processor has products of fp8".into();
                     return Err(Error::Device { device, reason, hint: Some(NO_FP8.into()) });
                 }
-                let be = CpuBackend::new(CpuOptions { compute, threads, rehearse: true, ..Default::default() });
-                let mut stages = plan::rehearse(be, files, precision, residency, requests)?;
+                let be = CpuBackend::new(CpuOptions { compute, threads, dry_run: true, ..Default::default() });
+                let mut stages = plan::dry_run(be, files, precision, residency, requests)?;
                 plan::add_pictures(&mut stages, files.variant, requests)?;
                 Ok(MemoryPlan { device: Device::Cpu.to_string(), stages, program: PROGRAM_BYTES })
             }
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Rehearsal::Gpu(gpu, ordinal) => {
-                let be = CudaBackend::rehearsal(gpu.clone(), compute, None)?;
+            DryRun::Gpu(gpu, ordinal) => {
+                let be = CudaBackend::dry_run(gpu.clone(), compute, None)?;
                 check_format(&be, precision).map_err(|NoGpu { reason, hint, .. }| Error::Device {
                     device,
                     reason,
                     hint,
                 })?;
-                let stages = plan::rehearse(be, files, precision, residency, requests)?;
+                let stages = plan::dry_run(be, files, precision, residency, requests)?;
                 let device = format!("cuda:{ordinal}, {}", gpu.name);
                 Ok(MemoryPlan { device, stages, program: cuda::CONTEXT_BYTES })
             }
@@ -330,12 +330,12 @@ impl Rehearsal {
     /// Formats that weights may be rounded to, to take less, the best first.
     fn smaller_formats(&self) -> &'static [Format] {
         match self {
-            Rehearsal::Processor => &[Format::Q8_0, Format::Q4K],
+            DryRun::Processor => &[Format::Q8_0, Format::Q4K],
             // In blocks they are no smaller: a GPU multiplies bytes or the compute dtype.
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Rehearsal::Gpu(gpu, _) if gpu.capability >= [8, 9] => &[Format::Fp8],
+            DryRun::Gpu(gpu, _) if gpu.capability >= [8, 9] => &[Format::Fp8],
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Rehearsal::Gpu(..) => &[Format::Int8],
+            DryRun::Gpu(..) => &[Format::Int8],
         }
     }
 
@@ -611,11 +611,11 @@ impl Chosen {
     }
 
     /// What is like this device.
-    fn rehearsal(&self) -> Rehearsal {
+    fn dry_run(&self) -> DryRun {
         match self {
-            Chosen::Cpu(..) => Rehearsal::Processor,
+            Chosen::Cpu(..) => DryRun::Processor,
             #[cfg(all(feature = "cuda", target_os = "linux"))]
-            Chosen::Cuda(be, ordinal) => Rehearsal::Gpu(be.gpu().clone(), *ordinal),
+            Chosen::Cuda(be, ordinal) => DryRun::Gpu(be.gpu().clone(), *ordinal),
         }
     }
 

@@ -63,8 +63,8 @@ impl MemoryPlan {
     }
 }
 
-/// Run `requests` one after the other on `be`, a backend that rehearses; the stages it takes memory for.
-pub(crate) fn rehearse<B: Backend>(
+/// Run `requests` one after the other on `be`, a backend that dry_run; the stages it takes memory for.
+pub(crate) fn dry_run<B: Backend>(
     be: B,
     files: &ModelFiles,
     precision: Precision,

@@ -70,13 +70,13 @@ pub struct CpuOptions {
     pub threads: Option<NonZeroUsize>,
     /// Instruction set; `None` is the best this processor has.
     pub tier: Option<Tier>,
-    /// Compute nothing: every op takes the memory it would and leaves in it what was there. To know what a run needs.
-    pub rehearse: bool,
+    /// Dry run: ops allocate what they would and compute nothing, to measure what a run needs.
+    pub dry_run: bool,
 }
 
 impl Default for CpuOptions {
     fn default() -> Self {
-        CpuOptions { compute: Compute::Bf16, threads: None, tier: None, rehearse: false }
+        CpuOptions { compute: Compute::Bf16, threads: None, tier: None, dry_run: false }
     }
 }
 
@@ -98,7 +98,7 @@ impl CpuBackend {
         CpuBackend {
             compute: options.compute,
             tier: options.tier.map_or_else(Tier::detect, Tier::lowered),
-            threads: Arc::new(if options.rehearse {
+            threads: Arc::new(if options.dry_run {
                 Threads::idle(options.threads)
             } else {
                 Threads::new(options.threads)

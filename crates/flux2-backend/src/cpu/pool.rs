@@ -14,7 +14,7 @@ const MAX_THREADS: usize = 1024;
 /// A fixed set of threads.
 pub(super) struct Threads {
     count: usize,
-    /// `None` rehearses: no task is run.
+    /// `None` in a dry run: tasks are skipped.
     pool: Option<rayon::ThreadPool>,
 }
 

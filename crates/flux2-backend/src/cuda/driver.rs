@@ -75,8 +75,8 @@ pub struct GpuInfo {
 /// A context on a GPU, alive as long as anything on it; or a GPU that is only described, on which nothing runs.
 pub(super) struct Device {
     pub(super) info: GpuInfo,
-    /// Whether nothing is called of the driver: libraries and GPU need not be there.
-    pub(super) rehearses: bool,
+    /// Dry run: never calls the driver, so libraries and GPU need not be there.
+    pub(super) dry_run: bool,
     context: sys::CUcontext,
     stream: sys::CUstream,
     pub(super) cublaslt: cublaslt_sys::cublasLtHandle_t,
@@ -107,14 +107,14 @@ impl Device {
         let cublaslt = cublaslt::create_handle().map_err(|error| {
             Unavailable::Driver(Error::Device { call: "cublasLtCreate", reason: error.to_string() })
         })?;
-        Ok(Arc::new(Device { info, rehearses: false, context, stream, cublaslt, ordinal }))
+        Ok(Arc::new(Device { info, dry_run: false, context, stream, cublaslt, ordinal }))
     }
 
-    /// One that is like `info`, to rehearse on.
+    /// A device that looks like `info` and never calls the driver: for dry runs.
     pub(super) fn described(info: GpuInfo) -> Arc<Self> {
         let [context, stream, cublaslt] = [ptr::null_mut(), ptr::null_mut(), ptr::null_mut::<c_void>()];
         let (context, stream, cublaslt) = (context.cast(), stream.cast(), cublaslt.cast());
-        Arc::new(Device { info, rehearses: true, context, stream, cublaslt, ordinal: 0 })
+        Arc::new(Device { info, dry_run: true, context, stream, cublaslt, ordinal: 0 })
     }
 
     /// Where calls of this thread are queued: on the device's stream, or while they are [recorded](Self::record) on another.
@@ -142,7 +142,7 @@ impl Device {
                 }
             }
         }
-        if self.rehearses {
+        if self.dry_run {
             let recorded = Recorded(ptr::null_mut());
             RECORDING.set(Some((self, recorded.0)));
             return Ok((work(), Ok(ptr::null_mut())));
@@ -164,7 +164,7 @@ impl Device {
 
     /// Make this device the one that the calling thread's calls go to.
     pub(super) fn bind(&self) -> Result<()> {
-        if self.rehearses {
+        if self.dry_run {
             return Ok(());
         }
         // SAFETY: the context lives as long as `self`.
@@ -173,7 +173,7 @@ impl Device {
 
     /// Wait until all that was called is done.
     pub(super) fn synchronize(&self) -> Result<()> {
-        if self.rehearses {
+        if self.dry_run {
             return Ok(());
         }
         self.bind()?;
@@ -202,7 +202,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if self.rehearses {
+        if self.dry_run {
             return;
         }
         // Nothing can be done about an error here.
@@ -230,7 +230,7 @@ impl Stream {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self> {
         let device = Arc::clone(device);
         device.bind()?;
-        let stream = match device.rehearses {
+        let stream = match device.dry_run {
             true => ptr::null_mut(),
             false => check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?,
         };
@@ -244,7 +244,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.device.rehearses {
+        if !self.device.dry_run {
             // Nothing can be done about an error here.
             let _ = self.device.bind();
             // SAFETY: made in `new`; what is queued on it is done first.
@@ -280,7 +280,7 @@ impl Event {
     fn with(device: &Arc<Device>, flags: sys::CUevent_flags) -> Result<Self> {
         let device = Arc::clone(device);
         device.bind()?;
-        let event = match device.rehearses {
+        let event = match device.dry_run {
             true => ptr::null_mut(),
             false => check("cuEventCreate", result::event::create(flags))?,
         };
@@ -289,7 +289,7 @@ impl Event {
 
     /// The time from `earlier` to this, both timed and done.
     pub(super) fn since(&self, earlier: &Event) -> Result<Duration> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(Duration::ZERO);
         }
         self.device.bind()?;
@@ -300,7 +300,7 @@ impl Event {
 
     /// The place behind what was called on `stream`.
     pub(super) fn record(&self, stream: sys::CUstream) -> Result<()> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         self.device.bind()?;
@@ -310,7 +310,7 @@ impl Event {
 
     /// Let what is called on `stream` from now on wait for this.
     pub(super) fn hold_up(&self, stream: sys::CUstream) -> Result<()> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         self.device.bind()?;
@@ -320,7 +320,7 @@ impl Event {
     }
 
     pub(super) fn is_done(&self) -> Result<bool> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(true);
         }
         self.device.bind()?;
@@ -333,7 +333,7 @@ impl Event {
 
     /// Until it is done.
     pub(super) fn wait(&self) -> Result<()> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         self.device.bind()?;
@@ -344,7 +344,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if !self.device.rehearses {
+        if !self.device.dry_run {
             // Nothing can be done about an error here.
             let _ = self.device.bind();
             // SAFETY: made in `new`; the driver lets go of it when it is done.

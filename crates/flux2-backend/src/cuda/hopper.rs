@@ -202,7 +202,7 @@ impl CudaBackend {
             Some(bytes) => self.note_bytes("wgmma", bytes),
             None => self.note(op, "wgmma"),
         }
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         let box_of = |weight: &Matrix, address| {

@@ -119,7 +119,7 @@ impl CudaBackend {
         match &matrix.place {
             Place::Gpu(_) => return None,
             Place::File(host) => self.fill_row(host, row, &mut stored),
-            Place::Host(_) if self.device.rehearses => {}
+            Place::Host(_) if self.device.dry_run => {}
             Place::Host(parked) => stored.copy_from_slice(&parked.bytes()[row * unit..][..unit]),
         }
         let values = stored.chunks_exact(size).take(matrix.cols);

@@ -65,7 +65,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let device = &self.share.pool.device;
-        if device.rehearses {
+        if device.dry_run {
             return;
         }
         // Nothing can be done about an error here; what caused it is reported by the next call.
@@ -119,7 +119,7 @@ impl Pool {
     pub(super) fn new(device: Arc<Device>, limit: Option<usize>) -> Result<Arc<Self>> {
         // A GPU can be opened within any limit: it is the planner that refuses what cannot be done there.
         let limit = limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES).max(WORKSPACE));
-        let pool = if device.rehearses { ptr::null_mut() } else { Self::of_driver(&device, limit)? };
+        let pool = if device.dry_run { ptr::null_mut() } else { Self::of_driver(&device, limit)? };
         let (used, peak, elsewhere) = Default::default();
         Ok(Arc::new(Pool { device, pool, used, peak, elsewhere, limit, staging: Mutex::new(None) }))
     }
@@ -156,7 +156,7 @@ impl Pool {
         if !self.device.is_recording() && !self.has_room_for(bytes) {
             return Err(Error::OutOfMemory { bytes });
         }
-        let address = if self.device.rehearses { SOMEWHERE } else { self.allocate(bytes)? };
+        let address = if self.device.dry_run { SOMEWHERE } else { self.allocate(bytes)? };
         Ok(Buffer { address, share: self.share(bytes), rounded: Mutex::default() })
     }
 
@@ -248,7 +248,7 @@ impl Pool {
     }
 
     fn trim_to(&self, kept: usize) -> Result<()> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         self.device.synchronize()?;
@@ -267,7 +267,7 @@ impl Pool {
     ) -> Result<()> {
         let room = to.share.bytes;
         assert!(bytes <= room, "{bytes} bytes for a buffer of {room}");
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         if bytes <= SMALL || unit > PIECE {
@@ -303,7 +303,7 @@ impl Pool {
     pub(super) fn download(&self, from: &Buffer, out: &mut [f32]) -> Result<()> {
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
         assert!(out.len() <= from.share.bytes, "{} bytes of a buffer of {}", out.len(), from.share.bytes);
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         if out.len() <= SMALL {
@@ -350,7 +350,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return;
         }
         // Nothing can be done about an error here.

@@ -158,7 +158,7 @@ impl CudaBackend {
     ///
     /// # Errors
     /// None that is expected: within any limit there is room for what every run needs.
-    pub fn rehearsal(gpu: GpuInfo, compute: Compute, memory_limit: Option<usize>) -> Result<Self> {
+    pub fn dry_run(gpu: GpuInfo, compute: Compute, memory_limit: Option<usize>) -> Result<Self> {
         Self::on(Device::described(gpu), compute, None, None, None, memory_limit)
     }
 
@@ -227,7 +227,7 @@ impl CudaBackend {
         geometry: Geometry,
         arguments: &mut [Argument],
     ) -> Result<()> {
-        if geometry.grid.contains(&0) || self.device.rehearses {
+        if geometry.grid.contains(&0) || self.device.dry_run {
             return Ok(());
         }
         let function = self.kernels.function(&self.device, source, name)?;
@@ -238,7 +238,7 @@ impl CudaBackend {
 
     /// Let a kernel have more shared memory than kernels have by themselves.
     fn allow_shared(&self, source: Source, name: &'static str, bytes: u32) -> Result<()> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         let function = self.kernels.function(&self.device, source, name)?;
@@ -253,7 +253,7 @@ impl CudaBackend {
     /// Copy the rows of `x` to `to`, `stride` elements apart.
     fn copy_rows(&self, x: &Tensor<Self>, to: u64, stride: usize) -> Result<()> {
         let (rows, cols, size) = (x.rows(), x.cols(), x.dtype().bytes(1));
-        if rows == 0 || cols == 0 || self.device.rehearses {
+        if rows == 0 || cols == 0 || self.device.dry_run {
             return Ok(());
         }
         self.device.bind()?;
@@ -288,7 +288,7 @@ impl CudaBackend {
     }
 
     fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return Ok(());
         }
         self.device.bind()?;
@@ -497,7 +497,7 @@ impl Backend for CudaBackend {
         let stay = matrix.stay();
         let matrix = match format.dtype() {
             // Rounded as on the processor, but multiplied in the compute dtype.
-            Some(dtype) if !self.device.rehearses => encode(&matrix, dtype, None)?,
+            Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, None)?,
             _ => matrix,
         };
         self.load_dense(matrix, stay)

@@ -158,7 +158,7 @@ impl Parking {
     }
 
     fn keep(&self, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Arc<Parked>> {
-        let memory = match self.device.rehearses {
+        let memory = match self.device.dry_run {
             true => None,
             false if !Pinned::can_spare(bytes) => return Err(Error::OutOfMemory { bytes }),
             false => Some(Pinned::new(&self.device, bytes, fill)?),
@@ -231,7 +231,7 @@ impl Parking {
         }
         let line = state.line.as_ref().expect("made above").raw();
         place.left.hold_up(line)?;
-        if !self.device.rehearses {
+        if !self.device.dry_run {
             // SAFETY: the place is large enough; the weight's memory is not changed, and stays until this is over.
             check("cuMemcpyHtoDAsync", unsafe {
                 result::memcpy_htod_async(place.buffer.address(), weight.bytes(), line)
@@ -309,9 +309,9 @@ mod tests {
 
     const SIDE: usize = 64;
 
-    fn rehearsal(memory_limit: Option<usize>) -> CudaBackend {
+    fn dry_run(memory_limit: Option<usize>) -> CudaBackend {
         let gpu = GpuInfo { name: "a GPU".into(), capability: [9, 0], memory: 80 << 30, multiprocessors: 132 };
-        CudaBackend::rehearsal(gpu, Compute::Bf16, memory_limit).unwrap()
+        CudaBackend::dry_run(gpu, Compute::Bf16, memory_limit).unwrap()
     }
 
     fn weights<B: Backend>(be: &B, count: usize, side: usize, format: Format, stay: Stay) -> Vec<Weight<B>> {
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_few_places_serve_any_number_of_weights() {
-        let be = rehearsal(None);
+        let be = dry_run(None);
         be.take_memory_peak();
         let before = be.take_memory_peak().allocated;
         let there = weights(&be, 20, SIDE, Format::AsStored, Stay::Device);
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn a_limit_is_kept() {
         let limit = super::super::CONTEXT_BYTES + (100 << 20);
-        let be = rehearsal(Some(limit));
+        let be = dry_run(Some(limit));
         let taken = be.take_memory_peak().allocated;
         let rest = limit - super::super::CONTEXT_BYTES - taken;
         let fits = be.empty(&[1, rest / 4], DType::F32).unwrap();
@@ -362,7 +362,7 @@ mod tests {
         assert!(be.empty(&[1, rest / 4], DType::F32).is_ok());
         assert!(matches!(be.empty(&[1, rest / 4 + 1], DType::F32), Err(Error::OutOfMemory { .. })));
         // Within nothing a backend can be made, and no more.
-        assert!(matches!(rehearsal(Some(0)).empty(&[1, 1], DType::F32), Err(Error::OutOfMemory { .. })));
+        assert!(matches!(dry_run(Some(0)).empty(&[1, 1], DType::F32), Err(Error::OutOfMemory { .. })));
     }
 
     fn check(compute: Compute, formats: &[Format]) {

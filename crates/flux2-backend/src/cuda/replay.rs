@@ -126,7 +126,7 @@ fn record<E: From<Error>>(
     drop(logging);
     let ((done, captured), runs) = (recorded?, log.take());
     let Ok(graph) = captured else { return Ok(None) };
-    if be.device.rehearses {
+    if be.device.dry_run {
         done?;
         let graph = Graph { executable: ptr::null_mut(), device: Arc::clone(&be.device) };
         let has_room = be.pool.has_room_for(most);
@@ -162,7 +162,7 @@ impl Recording {
         for (x, own) in inputs.iter().zip(&self.inputs) {
             be.copy_rows(x, own.address(), own.cols())?;
         }
-        if !be.device.rehearses {
+        if !be.device.dry_run {
             be.device.bind()?;
             let products = be.gemm.alone();
             // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output
@@ -192,7 +192,7 @@ unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.device.rehearses {
+        if self.device.dry_run {
             return;
         }
         // Nothing can be done about an error here.

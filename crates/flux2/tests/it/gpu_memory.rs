@@ -2,7 +2,7 @@
 //! run on GPUs that are only described; what needs one says so and passes where there is none.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
-use flux2::engine::Rehearsal;
+use flux2::engine::DryRun;
 use flux2::pipeline::ladder::{Rescue, Rung};
 use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
 use flux2::weights::ModelFiles;
@@ -42,7 +42,7 @@ fn synthetic(name: &str) -> ModelFiles {
 
 fn plan(gpu: GpuInfo, precision: Precision, residency: Residency, side: u32) -> MemoryPlan {
     let options = EngineOptions { precision, residency, ..Default::default() };
-    Rehearsal::Gpu(gpu, 0).plan(&synthetic("klein-4b"), &options, &[request(side)]).unwrap()
+    DryRun::Gpu(gpu, 0).plan(&synthetic("klein-4b"), &options, &[request(side)]).unwrap()
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_limit_chooses_the_residency_or_is_refused() {
     let files = synthetic("klein-4b");
     let options = EngineOptions { residency: Residency::KeepAll, ..Default::default() };
     let within =
-        |limit, may_round| Rehearsal::Gpu(h100(), 0).within(limit, &files, &options, &[request(1024)], may_round);
+        |limit, may_round| DryRun::Gpu(h100(), 0).within(limit, &files, &options, &[request(1024)], may_round);
     let chosen = |limit, may_round| {
         let (options, plan) = within(limit, may_round).unwrap();
         assert!(plan.peak_bytes() <= limit && options.gpu_memory == Some(limit));
@@ -95,7 +95,7 @@ fn a_limit_chooses_the_residency_or_is_refused() {
 
 /// On a described GPU with so many bytes for everything but the context.
 fn on_described(bytes: usize, residency: Residency) -> Pipeline<CudaBackend> {
-    let be = CudaBackend::rehearsal(h100(), Compute::Bf16, Some(CONTEXT_BYTES + bytes)).unwrap();
+    let be = CudaBackend::dry_run(h100(), Compute::Bf16, Some(CONTEXT_BYTES + bytes)).unwrap();
     Pipeline::of_files(be, synthetic("klein-4b").outline(), residency).unwrap()
 }
 
@@ -196,7 +196,7 @@ fn weights_that_stay_on_the_host_draw_the_same_picture() {
     });
 }
 
-/// Bytes by which a plan may be off: a run and its rehearsal take the same buffers, but for the scratch of libraries.
+/// Bytes by which a plan may be off: a run and its dry run take the same buffers, but for the scratch of libraries.
 const SCRATCH: usize = 64 << 20;
 
 #[test]
@@ -213,7 +213,7 @@ fn a_run_takes_what_was_planned() {
             Residency::Smallest,
         ] {
             let options = EngineOptions { residency, ..Default::default() };
-            let plan = Rehearsal::Gpu(be.gpu().clone(), 0).plan(&files, &options, &requests)?;
+            let plan = DryRun::Gpu(be.gpu().clone(), 0).plan(&files, &options, &requests)?;
             let mut pipeline = Pipeline::of_files(be.clone(), files.clone(), residency)?;
             be.take_memory_peak();
             let (mut observer, cancel) = (|_: &Event| {}, CancelToken::new());
