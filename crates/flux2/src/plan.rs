@@ -63,7 +63,7 @@ impl MemoryPlan {
     }
 }
 
-/// Run `requests` one after the other on `be`, a backend that dry_run; the stages it takes memory for.
+/// Run `requests` one after the other on `be`, a dry-run backend; the stages it takes memory for.
 pub(crate) fn dry_run<B: Backend>(
     be: B,
     files: &ModelFiles,

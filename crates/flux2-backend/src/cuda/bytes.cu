@@ -175,7 +175,7 @@ template <typename P, typename T> __device__ void scaled(i64 n, int cols, const 
         const int *column_sum
 #define PRODUCT(P) (Product<P>{sums, stride, row_scale, row_zero, scale, column_sum})
 
-#define FINISH(name, P)                                                                                              \
+#define EPILOGUE(name, P)                                                                                              \
     extern "C" __global__ void name##_f32(ARGUMENTS(P), const float *bias, float *y) {                               \
         scaled(n, cols, PRODUCT(P), bias, y);                                                                       \
     }                                                                                                               \
@@ -199,5 +199,5 @@ template <typename P, typename T> __device__ void scaled(i64 n, int cols, const 
         Product<P> up{up_sums, stride, row_scale, row_zero, up_scale, up_column_sum};                               \
         y[i] = from_float<compute>(silu(PRODUCT(P).at(i / cols, col)) * up.at(i / cols, col));                      \
     }
-FINISH(e4m3, float)
-FINISH(int8, int)
+EPILOGUE(e4m3, float)
+EPILOGUE(int8, int)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::driver::Geometry;
 use super::gemm::{Operands, Right, Shape};
-use super::hopper::{Finish, Left};
+use super::hopper::{Epilogue, Left};
 use super::kernels::source;
 use super::memory::Buffer;
 use super::{CudaBackend, Matrix, Source, int, launch};
@@ -277,7 +277,7 @@ pub(super) fn linear(
     let (x, cols) = (be.round(&[x], bytes.code)?, weight.rows);
     if on_hopper(be, bytes, cols) && bias.is_none() && y.dtype() != DType::F32 {
         // SAFETY: `y` has a row for each of `x`.
-        return unsafe { be.multiply("linear", Left::Bytes(&x), weight, Finish::Scaled, y.address()) };
+        return unsafe { be.multiply("linear", Left::Bytes(&x), weight, Epilogue::Scaled, y.address()) };
     }
     let (n, stride) = (x.rows * cols, padded(cols));
     let sums = be.pool.take(4 * x.rows * stride)?;
@@ -315,9 +315,9 @@ pub(super) fn linear_add(
 ) -> Result<()> {
     let (rounded, cols) = (be.round(parts, bytes.code)?, weight.rows);
     if on_hopper(be, bytes, cols) && x.is_wide(2) {
-        let finish = Finish::Add { gate };
+        let epilogue = Epilogue::Add { gate };
         // SAFETY: `x` has a row for each of those that were rounded, and is nobody else's.
-        return unsafe { be.multiply("linear", Left::Bytes(&rounded), weight, finish, x.address()) };
+        return unsafe { be.multiply("linear", Left::Bytes(&rounded), weight, epilogue, x.address()) };
     }
     let (n, stride) = (rounded.rows * cols, padded(cols));
     let sums = be.pool.take(4 * rounded.rows * stride)?;
@@ -348,7 +348,7 @@ pub(super) fn linear_swiglu(
     let (x, cols) = (be.round(&[x], bytes.code)?, gate.rows);
     if on_hopper(be, bytes, cols) {
         // SAFETY: `y` has a row for each of `x`, and both weights one shape.
-        return unsafe { be.multiply("linear", Left::Bytes(&x), gate, Finish::Swiglu { up }, y.address()) };
+        return unsafe { be.multiply("linear", Left::Bytes(&x), gate, Epilogue::Swiglu { up }, y.address()) };
     }
     let (n, stride) = (x.rows * cols, padded(cols));
     let [gate_sums, up_sums] = [be.pool.take(4 * x.rows * stride)?, be.pool.take(4 * x.rows * stride)?];

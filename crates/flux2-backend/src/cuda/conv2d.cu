@@ -46,7 +46,7 @@ extern "C" __global__ void double_map_wide(i64 n, int w, int c, const compute *x
 
 // The product with its bias, and with `residual` what it is added to; rounded once.
 template <typename T, int N>
-__device__ void finish(i64 n, int cols, const float *product, i64 stride, const float *bias, const compute *residual, T *y) {
+__device__ void epilogue(i64 n, int cols, const float *product, i64 stride, const float *bias, const compute *residual, T *y) {
     i64 i = thread_index() * N;
     if (i >= n) return;
     int col = i % cols;
@@ -61,12 +61,12 @@ __device__ void finish(i64 n, int cols, const float *product, i64 stride, const 
     store(y + i, v);
 }
 
-#define FINISH(name, T, N)                                                                                          \
+#define EPILOGUE(name, T, N)                                                                                          \
     extern "C" __global__ void name(i64 n, int cols, const float *product, i64 stride, const float *bias,           \
                                     const compute *residual, T *y) {                                                \
-        finish<T, N>(n, cols, product, stride, bias, residual, y);                                                  \
+        epilogue<T, N>(n, cols, product, stride, bias, residual, y);                                                  \
     }
-FINISH(conv_finish_f32, float, 1)
-FINISH(conv_finish_f32_wide, float, 4)
-FINISH(conv_finish_compute, compute, 1)
-FINISH(conv_finish_compute_wide, compute, 4)
+EPILOGUE(conv_epilogue_f32, float, 1)
+EPILOGUE(conv_epilogue_f32_wide, float, 4)
+EPILOGUE(conv_epilogue_compute, compute, 1)
+EPILOGUE(conv_epilogue_compute_wide, compute, 4)

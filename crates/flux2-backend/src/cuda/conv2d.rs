@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::driver::Geometry;
 use super::gemm::{Operands, Right, Shape, padded};
 use super::group_norm::norm_silu;
-use super::hopper::{Finish, Left};
+use super::hopper::{Epilogue, Left};
 use super::kernels::source;
 use super::{CudaBackend, Source, int, launch};
 use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
@@ -180,14 +180,14 @@ fn fast(
     residual: u64,
 ) -> Result<()> {
     let bias = &conv.bias;
-    let finish = match y.dtype() {
-        DType::F32 => Finish::F32 { bias },
-        _ => Finish::Bf16 { bias, add: residual },
+    let epilogue = match y.dtype() {
+        DType::F32 => Epilogue::F32 { bias },
+        _ => Epilogue::Bf16 { bias, add: residual },
     };
     let rows = [map];
     let left = if conv.shape == ConvShape::Pointwise { Left::Rows(&rows) } else { Left::Pixels(map) };
     // SAFETY: `y` has a pixel for each of the map, and a value for each of the bias.
-    unsafe { be.multiply("conv2d", left, conv.weight.matrix(), finish, y.address()) }
+    unsafe { be.multiply("conv2d", left, conv.weight.matrix(), epilogue, y.address()) }
 }
 
 /// Every pixel twice in both directions.
@@ -222,12 +222,12 @@ fn unfolded(
     let product = be.pool.take(band * padded(cols) * 4)?;
     let wide = c.is_multiple_of(8) && map.is_wide(8);
     let unfold = if wide { "conv_columns_wide" } else { "conv_columns" };
-    let finish_wide = cols.is_multiple_of(4) && y.is_wide(4) && conv.bias.is_wide(4);
-    let finish = match (y.dtype() == DType::F32, finish_wide) {
-        (true, false) => "conv_finish_f32",
-        (true, true) => "conv_finish_f32_wide",
-        (false, false) => "conv_finish_compute",
-        (false, true) => "conv_finish_compute_wide",
+    let epilogue_wide = cols.is_multiple_of(4) && y.is_wide(4) && conv.bias.is_wide(4);
+    let epilogue = match (y.dtype() == DType::F32, epilogue_wide) {
+        (true, false) => "conv_epilogue_f32",
+        (true, true) => "conv_epilogue_f32_wide",
+        (false, false) => "conv_epilogue_compute",
+        (false, true) => "conv_epilogue_compute_wide",
     };
     be.note("conv2d", "cublaslt");
     let right = be.present(weight)?;
@@ -278,12 +278,12 @@ fn unfolded(
         let n = rows * cols;
         let to = y.address() + (first * cols * y.dtype().bytes(1)) as u64;
         let residual = if residual == 0 { 0 } else { residual + (first * cols * be.compute_size()) as u64 };
-        let geometry = Geometry::each(if finish_wide { n / 4 } else { n });
+        let geometry = Geometry::each(if epilogue_wide { n / 4 } else { n });
         // SAFETY: `product` holds a band, `y` and the residual all pixels, the bias a value for each channel.
         unsafe {
             let arguments = [product.address(), conv.bias.address(), residual, to];
             let [product, bias, residual, to] = arguments;
-            launch!(be, CONV2D, finish, geometry, [n, int(cols), product, padded(cols), bias, residual, to])?;
+            launch!(be, CONV2D, epilogue, geometry, [n, int(cols), product, padded(cols), bias, residual, to])?;
         }
     }
     Ok(())

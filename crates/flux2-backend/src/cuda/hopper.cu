@@ -16,7 +16,7 @@ struct alignas(64) TensorMap {
 };
 
 // Rounded to T after `+ bias + add`; SwiGLU, whose two products lie side by side in a tile; `out += gate * product` in f32.
-enum Finish { STORE, SWIGLU, GATED_ADD };
+enum Epilogue { STORE, SWIGLU, GATED_ADD };
 
 // One byte of a product's operand.
 struct e4m3 {
@@ -172,8 +172,8 @@ __device__ inline void store_matrices(u32 to, const u32 (&words)[4]) {
 
 // One row of a tile of 64 x BN in f32, columns 8j + 2 * (lane % 4) of it in d[4j] and d[4j + 1], from column `n0` of the result on.
 //   columns: what belongs to each column of the tile, see `column_value`
-template <typename IN, int BN, Finish FINISH>
-__device__ inline void finish_row(const Task &task, const float *d, const float *columns, i64 row, bool valid, int n0) {
+template <typename IN, int BN, Epilogue EPILOGUE>
+__device__ inline void epilogue_row(const Task &task, const float *d, const float *columns, i64 row, bool valid, int n0) {
     int own = threadIdx.x % 4;
     float *out = (float *)task.out + row * task.stride + n0;
     if (!valid) return;
@@ -182,7 +182,7 @@ __device__ inline void finish_row(const Task &task, const float *d, const float 
     for (int j = 0; j < BN / 8; j++) {
         int col = 8 * j + 2 * own;
         float2 column = *(const float2 *)(columns + col);
-        if constexpr (FINISH == GATED_ADD) {
+        if constexpr (EPILOGUE == GATED_ADD) {
             if (n0 + col < task.cols) add_to(out + col, column.x * scale * d[4 * j], column.y * scale * d[4 * j + 1]);
         } else {
             // Not in pairs: a picture has three columns.
@@ -193,11 +193,11 @@ __device__ inline void finish_row(const Task &task, const float *d, const float 
 }
 
 // Columns that are stored at a time: a row of them is what the copy engine swizzles.
-template <int BN, Finish FINISH> constexpr int stored_columns() { return (FINISH == SWIGLU ? BN / 2 : BN) % 64 ? 32 : 64; }
+template <int BN, Epilogue EPILOGUE> constexpr int stored_columns() { return (EPILOGUE == SWIGLU ? BN / 2 : BN) % 64 ? 32 : 64; }
 
 // 8 columns from 8j on of the two rows that a thread has of a tile of 64 x BN, as bf16: a word for each row.
-template <typename IN, int BN, Finish FINISH>
-__device__ inline void finish_columns(const Task &task, const float *d, const float *columns, const float (&scales)[2],
+template <typename IN, int BN, Epilogue EPILOGUE>
+__device__ inline void epilogue_columns(const Task &task, const float *d, const float *columns, const float (&scales)[2],
                                       const bf16 *const (&add)[2], int n0, int j, u32 *words) {
     constexpr bool SCALED = sizeof(IN) == 1;
     int own = threadIdx.x % 4;
@@ -205,7 +205,7 @@ __device__ inline void finish_columns(const Task &task, const float *d, const fl
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float low = d[4 * j + 2 * half], high = d[4 * j + 2 * half + 1];
-        if constexpr (FINISH == SWIGLU) {
+        if constexpr (EPILOGUE == SWIGLU) {
             float up_low = d[4 * j + 2 * half + BN / 4], up_high = d[4 * j + 2 * half + 1 + BN / 4];
             if constexpr (SCALED) {
                 float2 gate = column(j), up = column(j + BN / 16);
@@ -229,9 +229,9 @@ __device__ inline void finish_columns(const Task &task, const float *d, const fl
 }
 
 // Ask the cache for what is going to be read of this row, or added to.
-template <int BN, Finish FINISH> __device__ inline void expect_row(const Task &task, i64 row, bool valid, int n0) {
-    const void *from = FINISH == GATED_ADD ? task.out : task.add;
-    constexpr int SIZE = FINISH == GATED_ADD ? 4 : 2, LINE = 128 / SIZE;
+template <int BN, Epilogue EPILOGUE> __device__ inline void expect_row(const Task &task, i64 row, bool valid, int n0) {
+    const void *from = EPILOGUE == GATED_ADD ? task.out : task.add;
+    constexpr int SIZE = EPILOGUE == GATED_ADD ? 4 : 2, LINE = 128 / SIZE;
     if (!from || !valid) return;
 #pragma unroll
     for (int i = 0; i < BN / LINE; i += 4) {
@@ -242,14 +242,14 @@ template <int BN, Finish FINISH> __device__ inline void expect_row(const Task &t
 }
 
 // What belongs to column `i` of a tile whose first is column `n0` of the result.
-template <typename IN, int BN, Finish FINISH> __device__ inline float column_value(const Task &task, int i, int n0) {
+template <typename IN, int BN, Epilogue EPILOGUE> __device__ inline float column_value(const Task &task, int i, int n0) {
     constexpr bool SCALED = sizeof(IN) == 1;
-    bool second = FINISH == SWIGLU && i >= BN / 2;
+    bool second = EPILOGUE == SWIGLU && i >= BN / 2;
     int col = n0 + (second ? i - BN / 2 : i);
     if (col >= task.cols) return 0.0f;
-    if constexpr (FINISH == SWIGLU) return SCALED ? (second ? task.second_scale : task.scale)[col] : 1.0f;
+    if constexpr (EPILOGUE == SWIGLU) return SCALED ? (second ? task.second_scale : task.scale)[col] : 1.0f;
     float scale = SCALED ? task.scale[col] : 1.0f;
-    if constexpr (FINISH == GATED_ADD) return task.gate ? task.gate[col] * scale : scale;
+    if constexpr (EPILOGUE == GATED_ADD) return task.gate ? task.gate[col] * scale : scale;
     return SCALED ? scale : task.bias[col];
 }
 
@@ -262,12 +262,12 @@ __device__ inline void place(int tile, int pairs, int n_tiles, int &m, int &n) {
     n = within / size;
 }
 
-template <typename IN, int CONSUMERS, int M_TILES, int BN, int STAGES, Finish FINISH, bool CONV, typename T>
+template <typename IN, int CONSUMERS, int M_TILES, int BN, int STAGES, Epilogue EPILOGUE, bool CONV, typename T>
 __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const TensorMap &b, const TensorMap &second_b,
                          const TensorMap &result, const Task &task) {
     constexpr int TILE_K = TILE_BYTES / sizeof(IN);
     constexpr int BM = M_TILES * 64 * CONSUMERS, A_BYTES = BM * TILE_BYTES, B_BYTES = BN * TILE_BYTES;
-    constexpr int N_STEP = FINISH == SWIGLU ? BN / 2 : BN;
+    constexpr int N_STEP = EPILOGUE == SWIGLU ? BN / 2 : BN;
     extern __shared__ u8 memory[];
     __shared__ alignas(8) u64 full_barriers[STAGES], empty_barriers[STAGES];
     __shared__ alignas(8) float columns[BN];
@@ -291,7 +291,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
                 int m, n;
                 place(tile, pairs, task.n_tiles, m, n);
                 m = 2 * m + rank;
-                int b_row = n * N_STEP + (FINISH == SWIGLU ? 0 : rank * (BN / 2));
+                int b_row = n * N_STEP + (EPILOGUE == SWIGLU ? 0 : rank * (BN / 2));
                 int chunks = (task.channels + TILE_K - 1) / TILE_K;
                 int x0 = CONV ? m % task.tiles_across * TILE_W : 0;
                 int y0 = CONV ? m / task.tiles_across * (BM / TILE_W) : 0;
@@ -324,7 +324,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
             int m, n;
             place(tile, pairs, task.n_tiles, m, n);
             m = 2 * m + rank;
-            float of_column = threadIdx.x < BN ? column_value<IN, BN, FINISH>(task, threadIdx.x, n * N_STEP) : 0.0f;
+            float of_column = threadIdx.x < BN ? column_value<IN, BN, EPILOGUE>(task, threadIdx.x, n * N_STEP) : 0.0f;
             // Of the two rows that a thread has of each 64.
             auto own_row = [&](int t, int half, bool &valid) -> i64 {
                 int row = (group * M_TILES + t) * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * half;
@@ -337,11 +337,11 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
                 valid = m * BM + row < task.rows;
                 return (i64)m * BM + row;
             };
-            if constexpr (FINISH != SWIGLU) {
+            if constexpr (EPILOGUE != SWIGLU) {
                 for (int i = 0; i < 2 * M_TILES; i++) {
                     bool valid;
                     i64 row = own_row(i / 2, i % 2, valid);
-                    expect_row<BN, FINISH>(task, row, valid, n * N_STEP);
+                    expect_row<BN, EPILOGUE>(task, row, valid, n * N_STEP);
                 }
             }
             float d[M_TILES][BN / 2];
@@ -378,10 +378,10 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
                 if constexpr (sizeof(T) == 4) {
 #pragma unroll
                     for (int half = 0; half < 2; half++)
-                        finish_row<IN, BN, FINISH>(task, d[t] + 2 * half, columns, rows[half], valid[half], n * N_STEP);
+                        epilogue_row<IN, BN, EPILOGUE>(task, d[t] + 2 * half, columns, rows[half], valid[half], n * N_STEP);
                 } else {
                     // Through shared memory, so that the copy engine writes while the next tile is multiplied.
-                    constexpr int WIDTH = stored_columns<BN, FINISH>(), COLUMNS = FINISH == SWIGLU ? BN / 2 : BN;
+                    constexpr int WIDTH = stored_columns<BN, EPILOGUE>(), COLUMNS = EPILOGUE == SWIGLU ? BN / 2 : BN;
                     constexpr int BUFFERS = CONSUMERS == 2 ? 2 : 1, ROW = 2 * WIDTH, BUFFER = 64 * ROW;
                     float scales[2] = {1.0f, 1.0f};
                     const bf16 *add[2] = {};
@@ -397,7 +397,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
                         u32 words[WIDTH / 8][2];
 #pragma unroll
                         for (int j = 0; j < WIDTH / 8; j++)
-                            finish_columns<IN, BN, FINISH>(task, d[t], columns, scales, add, n * N_STEP, round * WIDTH / 8 + j, words[j]);
+                            epilogue_columns<IN, BN, EPILOGUE>(task, d[t], columns, scales, add, n * N_STEP, round * WIDTH / 8 + j, words[j]);
                         if (thread == 0) store_read<BUFFERS - 1>();
                         asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
 #pragma unroll
@@ -429,12 +429,12 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
     cluster_sync();
 }
 
-#define MULTIPLY(name, IN, CONSUMERS, M_TILES, BN, FINISH, CONV, T)                                                  \
+#define MULTIPLY(name, IN, CONSUMERS, M_TILES, BN, EPILOGUE, CONV, T)                                                  \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(128 * (CONSUMERS + 1), 1)                 \
         name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap second_a,                       \
              const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap second_b,                       \
              const __grid_constant__ TensorMap result, const __grid_constant__ Task task) {                         \
-        multiply<IN, CONSUMERS, M_TILES, BN, 4, FINISH, CONV, T>(a, second_a, b, second_b, result, task);            \
+        multiply<IN, CONSUMERS, M_TILES, BN, 4, EPILOGUE, CONV, T>(a, second_a, b, second_b, result, task);            \
     }
 // Tiles of 128 x 256, of 192 x 192, and of 256 x 128.
 MULTIPLY(product_bf16, bf16, 2, 1, 256, STORE, false, bf16)

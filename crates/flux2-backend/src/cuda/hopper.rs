@@ -22,7 +22,7 @@ const SHARED: u32 = 4 * 48 * 1024 + 1024 + 32 * 1024;
 
 /// What is done to a product before it is written.
 #[derive(Clone, Copy)]
-pub(super) enum Finish<'a> {
+pub(super) enum Epilogue<'a> {
     /// A bias for each column, added to what is at `add` unless that is 0, rounded to bf16.
     Bf16 { bias: &'a Tensor<CudaBackend>, add: u64 },
     /// A bias for each column, f32: of [`Left::Pixels`] only.
@@ -38,7 +38,7 @@ pub(super) enum Finish<'a> {
 /// The left operand.
 #[derive(Clone, Copy)]
 pub(super) enum Left<'a> {
-    /// Rows; for [`Finish::Add`] perhaps two parts side by side.
+    /// Rows; for [`Epilogue::Add`] perhaps two parts side by side.
     Rows(&'a [&'a Tensor<CudaBackend>]),
     /// Rows in e4m3, for a weight in e4m3.
     Bytes(&'a RoundedRows),
@@ -125,53 +125,53 @@ impl CudaBackend {
         self.device.info.capability == [9, 0] && self.compute == Compute::Bf16
     }
 
-    /// Write `finish(left * weight^T)` to rows of `weight.rows` values from `out` on, for `op`.
+    /// Write `epilogue(left * weight^T)` to rows of `weight.rows` values from `out` on, for `op`.
     ///
     /// # Safety
     /// `out` must hold the result, 16-byte aligned; `left` must [fit](Self::on_hopper); but for results in f32 of
-    /// [`Finish::F32`] the columns must be a multiple of 8; vectors and the second weight must be as long as the first
+    /// [`Epilogue::F32`] the columns must be a multiple of 8; vectors and the second weight must be as long as the first
     /// weight has rows, and in e4m3 as the first.
     pub(super) unsafe fn multiply(
         &self,
         op: &'static str,
         left: Left,
         weight: &Matrix,
-        finish: Finish,
+        epilogue: Epilogue,
         out: u64,
     ) -> Result<()> {
         self.device.bind()?;
         let cols = weight.rows;
-        let swiglu = matches!(finish, Finish::Swiglu { .. });
-        let is_narrow = cols <= 128 || matches!(finish, Finish::F32 { .. });
+        let swiglu = matches!(epilogue, Epilogue::Swiglu { .. });
+        let is_narrow = cols <= 128 || matches!(epilogue, Epilogue::F32 { .. });
         let rows = match left {
             Left::Rows(parts) => parts[0].rows(),
             Left::Bytes(x) => x.rows,
             Left::Pixels(map) => map.rows(),
         };
-        let tile = match finish {
-            Finish::Bf16 { .. } | Finish::F32 { .. } if is_narrow => Tile::NARROW,
-            Finish::Bf16 { .. } | Finish::F32 { .. } => Tile::WIDE,
+        let tile = match epilogue {
+            Epilogue::Bf16 { .. } | Epilogue::F32 { .. } if is_narrow => Tile::NARROW,
+            Epilogue::Bf16 { .. } | Epilogue::F32 { .. } => Tile::WIDE,
             _ => {
                 Tile::for_size([rows, if swiglu { 2 * cols } else { cols }], self.device.info.multiprocessors as usize)
             }
         };
         let square = tile == Tile::SQUARE;
-        let name = match (finish, left) {
-            (Finish::Bf16 { .. }, Left::Pixels(_)) if is_narrow => "convolution_bf16_narrow",
-            (Finish::Bf16 { .. }, Left::Pixels(_)) => "convolution_bf16",
-            (Finish::F32 { .. }, _) => "convolution_f32",
-            (Finish::Bf16 { .. }, _) if is_narrow => "product_bf16_narrow",
-            (Finish::Bf16 { .. }, _) => "product_bf16",
-            (Finish::Scaled, _) if square => "product_e4m3_square",
-            (Finish::Scaled, _) => "product_e4m3",
-            (Finish::Swiglu { .. }, Left::Bytes(_)) if square => "product_swiglu_e4m3_square",
-            (Finish::Swiglu { .. }, Left::Bytes(_)) => "product_swiglu_e4m3",
-            (Finish::Swiglu { .. }, _) if square => "product_swiglu_square",
-            (Finish::Swiglu { .. }, _) => "product_swiglu",
-            (Finish::Add { .. }, Left::Bytes(_)) if square => "product_add_e4m3_square",
-            (Finish::Add { .. }, Left::Bytes(_)) => "product_add_e4m3",
-            (Finish::Add { .. }, _) if square => "product_add_square",
-            (Finish::Add { .. }, _) => "product_add",
+        let name = match (epilogue, left) {
+            (Epilogue::Bf16 { .. }, Left::Pixels(_)) if is_narrow => "convolution_bf16_narrow",
+            (Epilogue::Bf16 { .. }, Left::Pixels(_)) => "convolution_bf16",
+            (Epilogue::F32 { .. }, _) => "convolution_f32",
+            (Epilogue::Bf16 { .. }, _) if is_narrow => "product_bf16_narrow",
+            (Epilogue::Bf16 { .. }, _) => "product_bf16",
+            (Epilogue::Scaled, _) if square => "product_e4m3_square",
+            (Epilogue::Scaled, _) => "product_e4m3",
+            (Epilogue::Swiglu { .. }, Left::Bytes(_)) if square => "product_swiglu_e4m3_square",
+            (Epilogue::Swiglu { .. }, Left::Bytes(_)) => "product_swiglu_e4m3",
+            (Epilogue::Swiglu { .. }, _) if square => "product_swiglu_square",
+            (Epilogue::Swiglu { .. }, _) => "product_swiglu",
+            (Epilogue::Add { .. }, Left::Bytes(_)) if square => "product_add_e4m3_square",
+            (Epilogue::Add { .. }, Left::Bytes(_)) => "product_add_e4m3",
+            (Epilogue::Add { .. }, _) if square => "product_add_square",
+            (Epilogue::Add { .. }, _) => "product_add",
         };
         let n_tiles = cols.div_ceil(if swiglu { tile.cols / 2 } else { tile.cols });
         let mut task = Task {
@@ -184,12 +184,12 @@ impl CudaBackend {
             ..Task::default()
         };
         let mut second = weight;
-        match finish {
-            Finish::Bf16 { bias, add } => (task.bias, task.add) = (bias.address(), add),
-            Finish::F32 { bias } => task.bias = bias.address(),
-            Finish::Swiglu { up } => second = up,
-            Finish::Add { gate } => task.gate = gate.map_or(0, Tensor::address),
-            Finish::Scaled => {}
+        match epilogue {
+            Epilogue::Bf16 { bias, add } => (task.bias, task.add) = (bias.address(), add),
+            Epilogue::F32 { bias } => task.bias = bias.address(),
+            Epilogue::Swiglu { up } => second = up,
+            Epilogue::Add { gate } => task.gate = gate.map_or(0, Tensor::address),
+            Epilogue::Scaled => {}
         }
         let scales = |weight: &Matrix| weight.bytes.as_ref().map_or(0, |bytes| bytes.scales.address());
         (task.scale, task.second_scale) = (scales(weight), scales(second));
@@ -213,8 +213,8 @@ impl CudaBackend {
         let (b, second_b) = (box_of(weight, there.address())?, box_of(second, second_address)?);
         // What a warpgroup stores at a time: 64 rows, or of a convolution 64 pixels, of up to 64 columns.
         let stored_cols = if swiglu && square { 32 } else { 64 };
-        let result = match (finish, left) {
-            (Finish::F32 { .. } | Finish::Add { .. }, _) => None, // not by the copy engine
+        let result = match (epilogue, left) {
+            (Epilogue::F32 { .. } | Epilogue::Add { .. }, _) => None, // not by the copy engine
             (_, Left::Pixels(map)) => {
                 let &[h, w, _] = map.shape() else { unreachable!("a map has three axes") };
                 let tile = [stored_cols, TILE_W, 64 / TILE_W];

@@ -2,7 +2,7 @@
 
 use super::driver::Geometry;
 use super::gemm::padded;
-use super::hopper::{Finish, Left};
+use super::hopper::{Epilogue, Left};
 use super::kernels::source;
 use super::{CudaBackend, Matrix, Source, bytes, int, launch};
 use crate::{DType, Result, Tensor};
@@ -36,7 +36,7 @@ pub(super) fn linear(
         && bias.is_wide(2)
     {
         // SAFETY: `y` has a row for each of `x`, and the bias as many values as one.
-        unsafe { be.multiply("linear", Left::Rows(&[x]), weight, Finish::Bf16 { bias, add: 0 }, y.address())? };
+        unsafe { be.multiply("linear", Left::Rows(&[x]), weight, Epilogue::Bf16 { bias, add: 0 }, y.address())? };
         return Ok(y);
     }
     let (n, stride) = (x.rows() * cols, padded(cols));

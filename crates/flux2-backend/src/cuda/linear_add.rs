@@ -2,7 +2,7 @@
 
 use super::driver::Geometry;
 use super::gemm::padded;
-use super::hopper::{Finish, Left};
+use super::hopper::{Epilogue, Left};
 use super::linear::LINEAR;
 use super::{CudaBackend, Matrix, bytes, int, launch};
 use crate::{DType, Result, Tensor};
@@ -20,9 +20,9 @@ pub(super) fn linear_add(
         return bytes::linear_add(be, x, gate, parts, weight, bytes);
     }
     if be.on_hopper(parts) && be.fills_hopper([x.rows(), cols]) && cols.is_multiple_of(8) && x.is_wide(2) {
-        let finish = Finish::Add { gate };
+        let epilogue = Epilogue::Add { gate };
         // SAFETY: `x` has a row for each of `parts` and is nobody else's; the gate, if there is one, as many values as one.
-        return unsafe { be.multiply("linear", Left::Rows(parts), weight, finish, x.address()) };
+        return unsafe { be.multiply("linear", Left::Rows(parts), weight, epilogue, x.address()) };
     }
     if gate.is_none() && cols == padded(cols) && x.is_wide(4) {
         return be.product(parts, weight, x.address(), (cols, DType::F32), true);

@@ -2,7 +2,7 @@
 
 use super::driver::Geometry;
 use super::gemm::padded;
-use super::hopper::{Finish, Left};
+use super::hopper::{Epilogue, Left};
 use super::linear::LINEAR;
 use super::{CudaBackend, Matrix, bytes, int, launch};
 use crate::{DType, Result, Tensor};
@@ -21,7 +21,7 @@ pub(super) fn linear_swiglu(
     }
     if be.on_hopper(&[x]) && cols.is_multiple_of(8) {
         // SAFETY: `y` has a row for each of `x`, and both weights one shape.
-        unsafe { be.multiply("linear", Left::Rows(&[x]), gate, Finish::Swiglu { up }, y.address())? };
+        unsafe { be.multiply("linear", Left::Rows(&[x]), gate, Epilogue::Swiglu { up }, y.address())? };
         return Ok(y);
     }
     let (n, half) = (x.rows() * cols, padded(cols));
