@@ -1,5 +1,5 @@
 //! `conv2d`: an implicit product. The rows of the left operand are pixels, one pointer for each tap of the kernel; taps
-//! outside the map point to zeros. Nothing is unfolded.
+//! outside the map point to zeros. No im2col buffer is built.
 //!
 //! What is done to the input first (group norm and SiLU, another convolution, a wider dtype) is done to a band of its
 //! rows at a time, in memory that stays in the cache, followed by the product of that band. So each value is prepared

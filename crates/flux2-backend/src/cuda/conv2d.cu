@@ -5,7 +5,7 @@
 // For output pixels `first..first + n / wide`, row by row. `up` is 2 where the map is doubled first, `before` what is padded
 // above and on the left.
 template <int N>
-__device__ void columns(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h, int w, int c, int out_w,
+__device__ void im2col(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h, int w, int c, int out_w,
                         const compute *x, i64 pixel_stride, compute *y) {
     i64 i = thread_index() * N;
     if (i >= n) return;
@@ -19,13 +19,13 @@ __device__ void columns(i64 n, int wide, i64 first, int kernel, int stride, int 
     store(y + i, v);
 }
 
-#define COLUMNS(name, N)                                                                                            \
+#define IM2COL(name, N)                                                                                             \
     extern "C" __global__ void name(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h,  \
                                     int w, int c, int out_w, const compute *x, i64 pixel_stride, compute *y) {      \
-        columns<N>(n, wide, first, kernel, stride, up, before, h, w, c, out_w, x, pixel_stride, y);                 \
+        im2col<N>(n, wide, first, kernel, stride, up, before, h, w, c, out_w, x, pixel_stride, y);                 \
     }
-COLUMNS(conv_columns, 1)
-COLUMNS(conv_columns_wide, 8)
+IM2COL(im2col, 1)
+IM2COL(im2col_wide, 8)
 
 // Every pixel twice in both directions: y [2h, 2w, c]. Memory bound: 5 * h * w * c values.
 template <int N> __device__ void doubled(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {

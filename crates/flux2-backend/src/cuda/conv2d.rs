@@ -1,4 +1,4 @@
-//! `conv2d`: on Hopper one kernel, elsewhere by unfolding. Norm and SiLU before it are a pass of their own, and so are a
+//! `conv2d`: on Hopper one kernel, elsewhere by im2col and a product. Norm and SiLU before it are a pass of their own, and so are a
 //! convolution before it and the doubling of a map: of rows at a time where that is asked for or the map is large.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
 
 const CONV2D: Source = source!("conv2d.cu");
 
-/// Bytes of unfolded pixels, or of a map's rows, at a time, about.
+/// Bytes of im2col rows, or of a map's rows, at a time, about.
 const BAND_BYTES: usize = 128 << 20;
 /// Maps larger than this are normalised some rows at a time, not as a whole.
 const WHOLE_BYTES: usize = 1 << 30;
@@ -150,8 +150,8 @@ fn of_map(
     residual: u64,
 ) -> Result<()> {
     match conv.shape {
-        ConvShape::Downsample => unfolded(be, map, conv, y, residual),
-        _ if !is_fast(be, map, conv, y) => unfolded(be, map, conv, y, residual),
+        ConvShape::Downsample => im2col(be, map, conv, y, residual),
+        _ if !is_fast(be, map, conv, y) => im2col(be, map, conv, y, residual),
         ConvShape::Upsample => fast(be, &doubled(be, map)?, conv, y, residual),
         ConvShape::Pointwise | ConvShape::Same => fast(be, map, conv, y, residual),
     }
@@ -205,8 +205,8 @@ fn doubled(be: &CudaBackend, map: &Tensor<CudaBackend>) -> Result<Tensor<CudaBac
     Ok(y)
 }
 
-/// The pixels that each output pixel sees side by side, a band at a time, and their product with the weights.
-fn unfolded(
+/// im2col: writes the pixels under each kernel window as a row, a band of output pixels at a time, and multiplies by the weights.
+fn im2col(
     be: &CudaBackend,
     map: &Tensor<CudaBackend>,
     conv: &Convolution<CudaBackend>,
@@ -221,7 +221,7 @@ fn unfolded(
     let columns = be.pool.take(band * k * be.compute_size())?;
     let product = be.pool.take(band * padded(cols) * 4)?;
     let wide = c.is_multiple_of(8) && map.is_wide(8);
-    let unfold = if wide { "conv_columns_wide" } else { "conv_columns" };
+    let im2col_kernel = if wide { "im2col_wide" } else { "im2col" };
     let epilogue_wide = cols.is_multiple_of(4) && y.is_wide(4) && conv.bias.is_wide(4);
     let epilogue = match (y.dtype() == DType::F32, epilogue_wide) {
         (true, false) => "conv_epilogue_f32",
@@ -240,7 +240,7 @@ fn unfolded(
             launch!(
                 be,
                 CONV2D,
-                unfold,
+                im2col_kernel,
                 geometry,
                 [
                     n,
@@ -366,9 +366,9 @@ mod tests {
                                 let worst = y.iter().zip(&expected).map(|(y, e)| (y - e).abs()).fold(0.0, f32::max);
                                 let largest = expected.iter().fold(0f32, |m, e| m.max(e.abs()));
                                 // One kernel sums in one order; cuBLASLt may choose another algorithm for fewer rows.
-                                let unfolds = shape == ConvShape::Downsample || !be.on_hopper(&[&map]);
+                                let by_im2col = shape == ConvShape::Downsample || !be.on_hopper(&[&map]);
                                 let allowed = match compute {
-                                    _ if !unfolds => 0.0,
+                                    _ if !by_im2col => 0.0,
                                     Compute::Bf16 => largest / 128.0, // rounded the other way
                                     Compute::F32 => 1e-5 * largest,
                                 };
