@@ -170,17 +170,18 @@ impl From<Vec<f32>> for Multipliers {
     }
 }
 
-/// Where a weight is between its uses.
+/// Where a weight is stored between its uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stay {
+pub enum Placement {
     /// In the memory of the device that uses it.
     #[default]
     Device,
-    /// In the host's memory as the device uses it, and is brought for every use. The processor uses weights as they are stored: there
-    /// it is the same as [`File`](Self::File).
+    /// Offloaded to host memory, in the layout of the device, and copied to the device for every use. The CPU backend
+    /// multiplies weights as stored, so there it equals [`File`](Self::File).
     Host,
-    /// Where its tensor has it, in a file if it is mapped: it is read, and decoded, for every use, and the processor
-    /// [forgets](HostBytes::forget) its pages. A GPU's weight in bytes that its file does not have is as on the [`Host`](Self::Host).
+    /// In its file: read and decoded for every use. The CPU backend [gives back](HostBytes::forget) the mapped pages
+    /// afterwards. Weights that a GPU quantizes are not in any file in that form, so there it equals
+    /// [`Host`](Self::Host).
     File,
 }
 
@@ -191,7 +192,7 @@ pub struct HostTensor {
     shape: Vec<usize>,
     bytes: HostBytes,
     scales: Option<BlockScales>,
-    stay: Stay,
+    placement: Placement,
 }
 
 impl HostTensor {
@@ -204,7 +205,7 @@ impl HostTensor {
         if dtype.bytes_of(&shape) != Some(bytes.len()) {
             return Err(Error::ByteCount { bytes: bytes.len(), dtype, shape });
         }
-        Ok(HostTensor { dtype, shape, bytes, scales: None, stay: Stay::default() })
+        Ok(HostTensor { dtype, shape, bytes, scales: None, placement: Placement::default() })
     }
 
     /// An f32 tensor that owns its values.
@@ -263,19 +264,19 @@ impl HostTensor {
         &self.bytes
     }
 
-    /// The same tensor, to stay elsewhere when a device has taken it over.
-    pub fn staying(self, stay: Stay) -> Self {
-        HostTensor { stay, ..self }
+    /// The same tensor with another placement.
+    pub fn placed(self, placement: Placement) -> Self {
+        HostTensor { placement, ..self }
     }
 
-    /// Where it is to stay.
-    pub fn stay(&self) -> Stay {
-        self.stay
+    /// Where a device keeps it between uses.
+    pub fn placement(&self) -> Placement {
+        self.placement
     }
 
-    /// Whether its pages are forgotten after every use, and read from their file again.
+    /// Whether its pages are released after every use and read from the file again.
     pub fn is_streamed(&self) -> bool {
-        self.stay != Stay::Device && self.bytes.is_mapped()
+        self.placement != Placement::Device && self.bytes.is_mapped()
     }
 
     /// Multipliers of an 8-bit matrix.
@@ -319,7 +320,7 @@ impl HostTensor {
                 Some(BlockScales { values: s.values.pick(range.map(of_row)), block: [1, s.block[1]] })
             }
         };
-        Ok(HostTensor { dtype: self.dtype, shape, bytes, scales, stay: self.stay })
+        Ok(HostTensor { dtype: self.dtype, shape, bytes, scales, placement: self.placement })
     }
 
     /// Matrices of one width below each other, in a buffer of their own: as they are stored if all are stored alike,

@@ -41,5 +41,5 @@ pub use cpu::{CpuBackend, CpuOptions, encode};
 pub use cuda::{CudaBackend, CudaOptions};
 pub use dtype::{Compute, DType, Format};
 pub use error::{Error, Result};
-pub use host::{ByteOwner, HostBytes, HostTensor, Stay};
+pub use host::{ByteOwner, HostBytes, HostTensor, Placement};
 pub use tensor::{Tensor, Weight};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use flux2_backend::{Backend, Compute, Stay, Tensor, ops};
+use flux2_backend::{Backend, Compute, Placement, Tensor, ops};
 
 pub use flux2_backend::KernelRun;
 
@@ -159,10 +159,10 @@ pub struct Pipeline<B: Backend> {
     /// Of the host, for what the backend does not do: adding LoRAs to weights.
     threads: NonZeroUsize,
     /// With where its weights stay.
-    text_encoder: Option<(Qwen3<B>, Stay)>,
+    text_encoder: Option<(Qwen3<B>, Placement)>,
     /// How often it was loaded.
     text_encoders: u32,
-    transformer: Option<(FlowTransformer<B>, Stay)>,
+    transformer: Option<(FlowTransformer<B>, Placement)>,
     decoder: Option<vae::Decoder<B>>,
     /// Prompts and their embeddings, latest last.
     embeddings: Vec<(String, TextEmbedding<B>)>,
@@ -561,14 +561,14 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<Tensor<B>> {
         if self.text_encoder.is_none() {
-            let stay = self.stay(Part::TextEncoder);
-            if self.residency != Residency::KeepAll && !self.is_away(stay) {
+            let placement = self.placement(Part::TextEncoder);
+            if self.residency != Residency::KeepAll && !self.is_away(placement) {
                 self.release_transformer(); // the two large ones are never resident together
                 self.be.trim();
             }
             let (be, terms) = (&self.be, self.terms(Part::TextEncoder));
             let encoder = load(observer, cancel, terms, &self.files.text_encoder, |c, w| Qwen3::load(be, c, w))?;
-            self.text_encoder = Some((encoder, stay));
+            self.text_encoder = Some((encoder, placement));
             self.text_encoders += 1;
         }
         let (encoder, _) = self.text_encoder.as_ref().expect("loaded above");
@@ -588,42 +588,42 @@ impl<B: Backend> Pipeline<B> {
             let transformer = load(observer, cancel, self.terms(Part::Transformer), part, |c, base| {
                 FlowTransformer::load(&self.be, c, &WithLoras { base, loras: &self.files.loras, threads })
             })?;
-            self.transformer = Some((transformer, self.stay(Part::Transformer)));
+            self.transformer = Some((transformer, self.placement(Part::Transformer)));
         }
         Ok(())
     }
 
     fn terms(&self, part: Part) -> Terms {
-        Terms { part, precision: self.precision, stay: self.stay(part) }
+        Terms { part, precision: self.precision, placement: self.placement(part) }
     }
 
     /// Where the weights of a network are to be between their uses, if it is loaded now.
-    fn stay(&self, part: Part) -> Stay {
-        let parked = self.be.works_beside_host() && self.text_encoders > 0;
+    fn placement(&self, part: Part) -> Placement {
+        let offloaded = self.be.works_beside_host() && self.text_encoders > 0;
         match (part, self.residency) {
-            (Part::TextEncoder, residency) if residency.releases() => Stay::File, // each is used once
-            (Part::TextEncoder, Residency::KeepForNext) if parked => Stay::Host,
-            (Part::TextEncoder, _) if self.ladder.offloads_encoder => Stay::Host,
-            (Part::Transformer, residency) if residency.streams_blocks() => Stay::Host,
-            _ => Stay::Device,
+            (Part::TextEncoder, residency) if residency.releases() => Placement::File, // each is used once
+            (Part::TextEncoder, Residency::KeepForNext) if offloaded => Placement::Host,
+            (Part::TextEncoder, _) if self.ladder.offloads_encoder => Placement::Host,
+            (Part::Transformer, residency) if residency.streams_blocks() => Placement::Host,
+            _ => Placement::Device,
         }
     }
 
     /// Whether a network whose weights stay there takes nothing of what memory is short of.
-    fn is_away(&self, stay: Stay) -> bool {
-        self.be.works_beside_host() && stay == Stay::Host
+    fn is_away(&self, placement: Placement) -> bool {
+        self.be.works_beside_host() && placement == Placement::Host
     }
 
     fn release_text_encoder(&mut self) {
-        let stays = |stay| self.residency == Residency::KeepAll || self.is_away(stay);
-        if self.text_encoder.as_ref().is_some_and(|(_, stay)| !stays(*stay)) {
+        let stays = |placement| self.residency == Residency::KeepAll || self.is_away(placement);
+        if self.text_encoder.as_ref().is_some_and(|(_, placement)| !stays(*placement)) {
             self.text_encoder = None;
             self.be.trim();
         }
     }
 
     fn release_transformer(&mut self) {
-        if self.transformer.as_ref().is_some_and(|(_, stay)| !self.is_away(*stay)) {
+        if self.transformer.as_ref().is_some_and(|(_, placement)| !self.is_away(*placement)) {
             self.transformer = None;
         }
     }

@@ -6,9 +6,9 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use super::bytes::RoundedRows;
 use super::driver::{Geometry, check};
 use super::kernels::source;
+use super::quantized::QuantizedRows;
 use super::{CudaBackend, Matrix, Source, int};
 use crate::{Compute, DType, Result, Tensor};
 
@@ -27,7 +27,7 @@ pub(super) enum Epilogue<'a> {
     Bf16 { bias: &'a Tensor<CudaBackend>, add: u64 },
     /// A bias for each column, f32: of [`Left::Pixels`] only.
     F32 { bias: &'a Tensor<CudaBackend> },
-    /// Rounded to bf16: of [`Left::Bytes`] only.
+    /// Rounded to bf16: of [`Left::Quantized`] only.
     Scaled,
     /// `silu` of it times the product with another weight, bf16.
     Swiglu { up: &'a Matrix },
@@ -41,7 +41,7 @@ pub(super) enum Left<'a> {
     /// Rows; for [`Epilogue::Add`] perhaps two parts side by side.
     Rows(&'a [&'a Tensor<CudaBackend>]),
     /// Rows in e4m3, for a weight in e4m3.
-    Bytes(&'a RoundedRows),
+    Quantized(&'a QuantizedRows),
     /// A map `[h, w, c]` of which 3x3 pixels are seen, zeros around it.
     Pixels(&'a Tensor<CudaBackend>),
 }
@@ -145,7 +145,7 @@ impl CudaBackend {
         let is_narrow = cols <= 128 || matches!(epilogue, Epilogue::F32 { .. });
         let rows = match left {
             Left::Rows(parts) => parts[0].rows(),
-            Left::Bytes(x) => x.rows,
+            Left::Quantized(x) => x.rows,
             Left::Pixels(map) => map.rows(),
         };
         let tile = match epilogue {
@@ -164,12 +164,12 @@ impl CudaBackend {
             (Epilogue::Bf16 { .. }, _) => "product_bf16",
             (Epilogue::Scaled, _) if square => "product_e4m3_square",
             (Epilogue::Scaled, _) => "product_e4m3",
-            (Epilogue::Swiglu { .. }, Left::Bytes(_)) if square => "product_swiglu_e4m3_square",
-            (Epilogue::Swiglu { .. }, Left::Bytes(_)) => "product_swiglu_e4m3",
+            (Epilogue::Swiglu { .. }, Left::Quantized(_)) if square => "product_swiglu_e4m3_square",
+            (Epilogue::Swiglu { .. }, Left::Quantized(_)) => "product_swiglu_e4m3",
             (Epilogue::Swiglu { .. }, _) if square => "product_swiglu_square",
             (Epilogue::Swiglu { .. }, _) => "product_swiglu",
-            (Epilogue::Add { .. }, Left::Bytes(_)) if square => "product_add_e4m3_square",
-            (Epilogue::Add { .. }, Left::Bytes(_)) => "product_add_e4m3",
+            (Epilogue::Add { .. }, Left::Quantized(_)) if square => "product_add_e4m3_square",
+            (Epilogue::Add { .. }, Left::Quantized(_)) => "product_add_e4m3",
             (Epilogue::Add { .. }, _) if square => "product_add_square",
             (Epilogue::Add { .. }, _) => "product_add",
         };
@@ -199,7 +199,7 @@ impl CudaBackend {
         let there = self.present(weight)?;
         let second_there = swiglu.then(|| self.present(second)).transpose()?;
         match &weight.bytes {
-            Some(bytes) => self.note_bytes("wgmma", bytes),
+            Some(bytes) => self.note_quantized("wgmma", bytes),
             None => self.note(op, "wgmma"),
         }
         if self.device.dry_run {
@@ -234,7 +234,7 @@ impl CudaBackend {
                 };
                 [rows_of(first)?, rows_of(last)?]
             }
-            Left::Bytes(x) => {
+            Left::Quantized(x) => {
                 task.iterations = int(x.k.div_ceil(tile_k));
                 (task.first_iterations, task.first_k) = (task.iterations, int(x.k));
                 task.row_scale = x.scales.address();

@@ -4,7 +4,7 @@ use super::driver::Geometry;
 use super::gemm::padded;
 use super::hopper::{Epilogue, Left};
 use super::kernels::source;
-use super::{CudaBackend, Matrix, Source, bytes, int, launch};
+use super::{CudaBackend, Matrix, Source, int, launch, quantized};
 use crate::{DType, Result, Tensor};
 
 /// Shared by the ops around products.
@@ -22,7 +22,7 @@ pub(super) fn linear(
     *shape.last_mut().expect("a tensor has at least one axis") = cols;
     let y = be.empty(&shape, out)?;
     if let Some(bytes) = &weight.bytes {
-        bytes::linear(be, x, weight, bytes, bias, &y)?;
+        quantized::linear(be, x, weight, bytes, bias, &y)?;
         return Ok(y);
     }
     if bias.is_none() && cols == padded(cols) {

@@ -4,7 +4,7 @@ use super::driver::Geometry;
 use super::gemm::padded;
 use super::hopper::{Epilogue, Left};
 use super::linear::LINEAR;
-use super::{CudaBackend, Matrix, bytes, int, launch};
+use super::{CudaBackend, Matrix, int, launch, quantized};
 use crate::{DType, Result, Tensor};
 
 pub(super) fn linear_add(
@@ -17,7 +17,7 @@ pub(super) fn linear_add(
     be.make_mut(x)?;
     let cols = x.cols();
     if let Some(bytes) = &weight.bytes {
-        return bytes::linear_add(be, x, gate, parts, weight, bytes);
+        return quantized::linear_add(be, x, gate, parts, weight, bytes);
     }
     if be.on_hopper(parts) && be.fills_hopper([x.rows(), cols]) && cols.is_multiple_of(8) && x.is_wide(2) {
         let epilogue = Epilogue::Add { gate };

@@ -4,7 +4,7 @@ use super::driver::Geometry;
 use super::gemm::padded;
 use super::hopper::{Epilogue, Left};
 use super::linear::LINEAR;
-use super::{CudaBackend, Matrix, bytes, int, launch};
+use super::{CudaBackend, Matrix, int, launch, quantized};
 use crate::{DType, Result, Tensor};
 
 pub(super) fn linear_swiglu(
@@ -16,7 +16,7 @@ pub(super) fn linear_swiglu(
     let cols = gate.rows;
     let y = be.empty(&[x.rows(), cols], be.compute.dtype())?;
     if let (Some(gate_bytes), Some(up_bytes)) = (&gate.bytes, &up.bytes) {
-        bytes::linear_swiglu(be, x, [(gate, gate_bytes), (up, up_bytes)], &y)?;
+        quantized::linear_swiglu(be, x, [(gate, gate_bytes), (up, up_bytes)], &y)?;
         return Ok(y);
     }
     if be.on_hopper(&[x]) && cols.is_multiple_of(8) {

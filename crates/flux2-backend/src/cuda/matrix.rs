@@ -5,26 +5,26 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::CudaBackend;
-use super::bytes::Bytes;
 use super::gemm::padded;
 use super::memory::Buffer;
-use super::parking::{Parked, Visit};
-use crate::{Compute, Error, HostTensor, Result, Stay};
+use super::offload::{OffloadedWeight, SlotLease};
+use super::quantized::Quantized;
+use crate::{Compute, Error, HostTensor, Placement, Result};
 
 /// A weight `[rows, stride]` in the compute dtype or in bytes, zeros behind the columns.
 pub struct Matrix {
-    place: Place,
+    storage: Storage,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) stride: usize,
     /// If its elements are bytes that stand for something else.
-    pub(super) bytes: Option<Bytes>,
+    pub(super) bytes: Option<Quantized>,
 }
 
 /// Where a weight is between its uses.
-enum Place {
+enum Storage {
     Gpu(Buffer),
-    Host(Arc<Parked>),
+    Host(Arc<OffloadedWeight>),
     /// As it is stored: decoded for every use.
     File(HostTensor),
 }
@@ -40,7 +40,7 @@ enum Held<'m> {
     /// It is always there.
     Nothing,
     Buffer(Buffer),
-    Place(Visit<'m>),
+    Slot(SlotLease<'m>),
 }
 
 impl Present<'_> {
@@ -51,45 +51,45 @@ impl Present<'_> {
 }
 
 impl Matrix {
-    /// A weight that is on the GPU; where `stay` says otherwise moved to the host, if that has memory to spare.
-    pub(super) fn of_bytes(
+    /// A weight that is on the GPU; where `placement` says otherwise moved to the host, if that has memory to spare.
+    pub(super) fn of_quantized(
         be: &CudaBackend,
         buffer: Buffer,
         [rows, cols, stride, padded_rows]: [usize; 4],
-        bytes: Bytes,
-        stay: Stay,
+        bytes: Quantized,
+        placement: Placement,
     ) -> Result<Self> {
-        let place = match stay {
-            Stay::Device => Place::Gpu(buffer),
-            Stay::Host | Stay::File => match be.parking.park_buffer(&buffer, padded_rows * stride) {
-                Ok(parked) => Place::Host(parked),
-                Err(Error::OutOfMemory { .. }) => Place::Gpu(buffer),
+        let storage = match placement {
+            Placement::Device => Storage::Gpu(buffer),
+            Placement::Host | Placement::File => match be.offloader.offload_buffer(&buffer, padded_rows * stride) {
+                Ok(offloaded) => Storage::Host(offloaded),
+                Err(Error::OutOfMemory { .. }) => Storage::Gpu(buffer),
                 Err(other) => return Err(other),
             },
         };
-        Ok(Matrix { place, rows, cols, stride, bytes: Some(bytes) })
+        Ok(Matrix { storage, rows, cols, stride, bytes: Some(bytes) })
     }
 }
 
 impl CudaBackend {
     /// Take over a weight that is multiplied in the compute dtype.
-    pub(super) fn load_dense(&self, matrix: HostTensor, stay: Stay) -> Result<Matrix> {
+    pub(super) fn load_dense(&self, matrix: HostTensor, placement: Placement) -> Result<Matrix> {
         let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
         let stride = padded(cols);
-        let place = match stay {
-            Stay::Device => Place::Gpu(self.upload_dense(&matrix)?),
-            Stay::Host => {
+        let storage = match placement {
+            Placement::Device => Storage::Gpu(self.upload_dense(&matrix)?),
+            Placement::Host => {
                 let unit = stride * self.compute_size();
-                match self.parking.park(rows * unit, unit, |row, out| self.fill_row(&matrix, row, out)) {
-                    Ok(parked) => Place::Host(parked),
+                match self.offloader.offload(rows * unit, unit, |row, out| self.fill_row(&matrix, row, out)) {
+                    Ok(offloaded) => Storage::Host(offloaded),
                     // The system has none to spare, or allows a process less of it.
-                    Err(Error::OutOfMemory { .. }) => Place::File(matrix),
+                    Err(Error::OutOfMemory { .. }) => Storage::File(matrix),
                     Err(other) => return Err(other),
                 }
             }
-            Stay::File => Place::File(matrix),
+            Placement::File => Storage::File(matrix),
         };
-        Ok(Matrix { place, rows, cols, stride, bytes: None })
+        Ok(Matrix { storage, rows, cols, stride, bytes: None })
     }
 
     /// Have a weight on the GPU.
@@ -97,14 +97,14 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::OutOfMemory`] if it was not and there is no room.
     pub(super) fn present<'m>(&'m self, matrix: &'m Matrix) -> Result<Present<'m>> {
-        Ok(match &matrix.place {
-            Place::Gpu(buffer) => Present { address: buffer.address(), _held: Held::Nothing },
-            Place::Host(parked) => {
-                let visit = self.parking.visit(parked)?;
-                Present { address: visit.address(), _held: Held::Place(visit) }
+        Ok(match &matrix.storage {
+            Storage::Gpu(buffer) => Present { address: buffer.address(), _held: Held::Nothing },
+            Storage::Host(offloaded) => {
+                let lease = self.offloader.lease(offloaded)?;
+                Present { address: lease.address(), _held: Held::Slot(lease) }
             }
-            Place::File(matrix) => {
-                self.parking.count();
+            Storage::File(matrix) => {
+                self.offloader.count();
                 let buffer = self.upload_dense(matrix)?;
                 Present { address: buffer.address(), _held: Held::Buffer(buffer) }
             }
@@ -116,11 +116,11 @@ impl CudaBackend {
         let size = self.compute_size();
         let unit = matrix.stride * size;
         let mut stored = vec![0; unit];
-        match &matrix.place {
-            Place::Gpu(_) => return None,
-            Place::File(host) => self.fill_row(host, row, &mut stored),
-            Place::Host(_) if self.device.dry_run => {}
-            Place::Host(parked) => stored.copy_from_slice(&parked.bytes()[row * unit..][..unit]),
+        match &matrix.storage {
+            Storage::Gpu(_) => return None,
+            Storage::File(host) => self.fill_row(host, row, &mut stored),
+            Storage::Host(_) if self.device.dry_run => {}
+            Storage::Host(offloaded) => stored.copy_from_slice(&offloaded.bytes()[row * unit..][..unit]),
         }
         let values = stored.chunks_exact(size).take(matrix.cols);
         Some(match self.compute {

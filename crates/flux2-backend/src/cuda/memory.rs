@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use cudarc::driver::{result, sys};
 use rayon::prelude::*;
 
-use super::bytes::RoundedRows;
 use super::driver::{Device, Event, check};
 use super::gemm::WORKSPACE;
+use super::quantized::QuantizedRows;
 use crate::{Error, Result};
 
 /// Bytes of a pinned piece.
@@ -42,7 +42,7 @@ pub struct Buffer {
     address: sys::CUdeviceptr,
     share: Share,
     /// The rows of the tensor that fills this, in bytes, once they are known: several products read the same rows.
-    rounded: Mutex<Option<Arc<RoundedRows>>>,
+    rounded: Mutex<Option<Arc<QuantizedRows>>>,
 }
 
 impl Buffer {
@@ -57,7 +57,7 @@ impl Buffer {
     }
 
     /// The rows in bytes; `None` before they are known.
-    pub(super) fn rounded(&self) -> MutexGuard<'_, Option<Arc<RoundedRows>>> {
+    pub(super) fn quantized_rows(&self) -> MutexGuard<'_, Option<Arc<QuantizedRows>>> {
         self.rounded.lock().expect("no panic while the lock is held")
     }
 }

@@ -5,10 +5,10 @@
 //! | `libraries.rs` | where NVIDIA's libraries are, and which of them |
 //! | `driver.rs` | context, stream, launches, errors |
 //! | `memory.rs` | the pool that buffers come from, copies to and from the host |
-//! | `matrix.rs`, `parking.rs` | weights; those that stay on the host and come for every use |
+//! | `matrix.rs`, `offload.rs` | weights; those that stay on the host and come for every use |
 //! | `kernels.rs` | `.cu` files to machine code, kept on disk |
 //! | `gemm.rs`, `tuning.rs` | products through cuBLASLt, and its fastest algorithms |
-//! | `bytes.rs` | products of bytes: int8, e4m3 |
+//! | `quantized.rs` | products of bytes: int8, e4m3 |
 //! | `cudnn.rs` | attention through cuDNN |
 //! | `replay.rs` | what is called again and again, as CUDA graphs |
 //! | `hopper.rs` | products on Hopper with what follows them in one kernel |
@@ -22,7 +22,6 @@
 #![allow(unsafe_code)] // calls of libraries and kernels: every block says why it holds
 
 mod attention;
-mod bytes;
 mod cast;
 mod concat_cols;
 mod concat_rows;
@@ -44,9 +43,10 @@ mod matrix;
 mod memory;
 mod modulated_layer_norm;
 mod norm_rope;
-mod parking;
+mod offload;
 mod patchify;
 mod peak;
+mod quantized;
 mod replay;
 mod rms_norm;
 mod silu;
@@ -62,7 +62,6 @@ use crate::cpu::encode;
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
 use cudarc::driver::sys;
 
-use bytes::{Bytes, Code};
 use cudnn::Cudnn;
 use driver::{Device, Event, Geometry, check};
 pub use driver::{GpuInfo, Unavailable};
@@ -72,7 +71,8 @@ pub use libraries::{Found, Library, LibrarySearch, Loaded};
 pub use matrix::Matrix;
 use memory::Pool;
 pub use memory::{Buffer, CONTEXT_BYTES};
-use parking::Parking;
+use offload::Offloader;
+use quantized::{Quantized, QuantizedDType};
 pub use replay::{Mark, Recordings};
 use tuning::Choices;
 
@@ -99,7 +99,7 @@ pub struct CudaBackend {
     cudnn: Option<Arc<Cudnn>>,
     gemm: Arc<Gemm>,
     kernels: Arc<Kernels>,
-    parking: Arc<Parking>,
+    offloader: Arc<Offloader>,
     pool: Arc<Pool>,
     device: Arc<Device>,
     compute: Compute,
@@ -107,7 +107,7 @@ pub struct CudaBackend {
     /// Lengths of rows that weights in e4m3 are multiplied with: what writes such rows writes them in e4m3 too.
     e4m3_rows: Arc<Mutex<BTreeSet<usize>>>,
     /// Where weights in bytes are before they are rounded. One buffer for all: taken anew for each, it would leave holes in memory.
-    unrounded: Arc<Mutex<Option<Buffer>>>,
+    staging: Arc<Mutex<Option<Buffer>>>,
 }
 
 /// The libraries as they are, loaded if they were not before.
@@ -173,9 +173,9 @@ impl CudaBackend {
         let pool = Pool::new(Arc::clone(&device), memory_limit)?;
         let gemm = Arc::new(Gemm::new(compute, &pool, choices)?);
         let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
-        let parking = Arc::new(Parking::new(&device, &pool));
-        let (log, e4m3_rows, unrounded) = Default::default();
-        Ok(CudaBackend { cudnn, gemm, kernels, parking, pool, device, compute, log, e4m3_rows, unrounded })
+        let offloader = Arc::new(Offloader::new(&device, &pool));
+        let (log, e4m3_rows, staging) = Default::default();
+        Ok(CudaBackend { cudnn, gemm, kernels, offloader, pool, device, compute, log, e4m3_rows, staging })
     }
 
     /// The GPU.
@@ -185,7 +185,7 @@ impl CudaBackend {
 
     /// Whether weights in `format` can be multiplied on this GPU.
     pub fn takes(&self, format: Format) -> bool {
-        Code::of(format).is_none_or(|code| self.multiplies(code))
+        QuantizedDType::of(format).is_none_or(|code| self.multiplies(code))
     }
 
     /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
@@ -195,7 +195,7 @@ impl CudaBackend {
     }
 
     /// Write down that `kernel` multiplies bytes.
-    fn note_bytes(&self, kernel: &str, bytes: &Bytes) {
+    fn note_quantized(&self, kernel: &str, bytes: &Quantized) {
         let dtype = bytes.code.dtype();
         self.log().note("linear", Some(dtype), &format!("{kernel} {}", bytes.code));
     }
@@ -314,7 +314,7 @@ impl CudaBackend {
             *x = copy;
         }
         // They are about to change.
-        *x.buffer().rounded() = None;
+        *x.buffer().quantized_rows() = None;
         Ok(())
     }
 }
@@ -491,21 +491,21 @@ impl Backend for CudaBackend {
     }
 
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
-        if let Some(code) = Code::of(format) {
-            return self.load_bytes(&matrix, code);
+        if let Some(code) = QuantizedDType::of(format) {
+            return self.load_quantized(&matrix, code);
         }
-        let stay = matrix.stay();
+        let placement = matrix.placement();
         let matrix = match format.dtype() {
             // Rounded as on the processor, but multiplied in the compute dtype.
             Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, None)?,
             _ => matrix,
         };
-        self.load_dense(matrix, stay)
+        self.load_dense(matrix, placement)
     }
 
     fn trim(&self) {
-        self.parking.clear();
-        *self.unrounded.lock().expect("no panic while the lock is held") = None;
+        self.offloader.clear();
+        *self.staging.lock().expect("no panic while the lock is held") = None;
         // What went wrong is reported by the next call that can.
         let _ = self.pool.trim();
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::bytes::Code;
 use super::driver::Geometry;
+use super::quantized::QuantizedDType;
 use super::rms_norm::NORM;
 use super::{CudaBackend, int, launch};
 use crate::{Compute, Result, Tensor};
@@ -25,7 +25,7 @@ pub(super) fn modulated_layer_norm(
     let geometry = Geometry::block_each(x.rows(), THREADS);
     let d = x.cols();
     if wide && be.compute == Compute::Bf16 && be.rounds_rows_of(d) && d.is_multiple_of(16) && d <= LONGEST {
-        let rounded = be.empty_rows([x.rows(), d], Code::E4m3)?;
+        let rounded = be.empty_rows([x.rows(), d], QuantizedDType::E4m3)?;
         let (q, scales) = (rounded.buffer.address(), rounded.scales.address());
         let arguments = [x.address(), shift.address(), scale.address(), y.address()];
         let [from, shift, scale, to] = arguments;
@@ -34,7 +34,7 @@ pub(super) fn modulated_layer_norm(
             let name = "modulated_layer_norm_e4m3";
             launch!(be, NORM, name, geometry, [int(d), from, x.row_stride(), shift, scale, eps, to, q, scales])?;
         }
-        *y.buffer().rounded() = Some(Arc::new(rounded));
+        *y.buffer().quantized_rows() = Some(Arc::new(rounded));
         return Ok(y);
     }
     // SAFETY: `y` has the shape of `x`, and `shift` and `scale` as many values as a row.

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::CudaBackend;
-use super::bytes::Code;
 use super::gemm::{Operands, Right, Shape};
+use super::quantized::QuantizedDType;
 use crate::{AttentionMask, Backend, DType, Format, Result, ops};
 
 /// Rows and columns of the product.
@@ -14,17 +14,17 @@ const COPY: usize = 1 << 30;
 
 /// Floating-point operations a second with weights in `format`.
 pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
-    let code = Code::of(format);
+    let code = QuantizedDType::of(format);
     let operands = match code {
         None => Operands::Compute,
-        Some(Code::Int8) => Operands::Int8,
-        Some(Code::E4m3) => Operands::E4m3,
+        Some(QuantizedDType::Int8) => Operands::Int8,
+        Some(QuantizedDType::E4m3) => Operands::E4m3,
     };
     // Not zeros: they take less power, so the clock would be higher than it is for a model.
     let values: Vec<f32> = (0..SIDE * 64).map(|i| (i * 7919 % 8191) as f32 / 8191.0 - 0.5).collect();
     let block = ops::cast(be, &be.upload(&[64, SIDE], &values)?, be.compute.dtype())?;
     let x = ops::concat_rows(be, &[&block; SIDE / 64])?;
-    let rounded = code.map(|code| be.round(&[&x], code)).transpose()?;
+    let rounded = code.map(|code| be.quantize_rows(&[&x], code)).transpose()?;
     let x = rounded.as_ref().map_or(x.address(), |rows| rows.buffer.address());
     let y = be.empty(&[SIDE, SIDE], DType::F32)?;
     let shape = Shape {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flux2_backend::{
-    Backend, ConvInput, ConvShape, Convolution, Format, HostBytes, HostTensor, Stay, Tensor, Weight, ops,
+    Backend, ConvInput, ConvShape, Convolution, Format, HostBytes, HostTensor, Placement, Tensor, Weight, ops,
 };
 
 use crate::Result;
@@ -47,8 +47,8 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// As [`matrix`](Self::matrix).
     pub fn table(&self, name: &str) -> Result<Weight<B>> {
         let (host, format) = (self.host(name)?, self.source.format(&self.full_name(name)));
-        let stay = if self.source.stay() == Stay::Device { Stay::Device } else { Stay::File };
-        Ok(Weight::load_as(self.be, host.staying(stay), format)?)
+        let placement = if self.source.placement() == Placement::Device { Placement::Device } else { Placement::File };
+        Ok(Weight::load_as(self.be, host.placed(placement), format)?)
     }
 
     /// Rows of a matrix as matrices of their own: `heights` of them, which add up to all.
@@ -60,7 +60,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         name: &str,
         heights: impl Fn([usize; 2]) -> [usize; N],
     ) -> Result<[Weight<B>; N]> {
-        let (host, format) = (self.host(name)?.staying(self.source.stay()), self.source.format(&self.full_name(name)));
+        let (host, format) =
+            (self.host(name)?.placed(self.source.placement()), self.source.format(&self.full_name(name)));
         let &[rows, cols] = host.shape() else { unreachable!("{name} is a matrix, as its configuration says") };
         let mut from = 0;
         let mut parts = Vec::with_capacity(N);

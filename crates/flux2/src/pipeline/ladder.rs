@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use flux2_backend::{Backend, Stay};
+use flux2_backend::{Backend, Placement};
 
 use super::{Pipeline, Residency};
 use crate::event::{Event, Observer, Phase, Warning};
@@ -113,11 +113,11 @@ impl<B: Backend> Pipeline<B> {
             Rung::StreamDecoder => stage == Phase::Decode && !self.ladder.streams_decoder,
             Rung::OffloadEncoder => {
                 let is_there = stage == Phase::Text || self.residency == Residency::KeepAll;
-                is_there && self.stay(Part::TextEncoder) == Stay::Device
+                is_there && self.placement(Part::TextEncoder) == Placement::Device
             }
             Rung::StreamBlocks => {
                 let is_there = stage == Phase::Denoise || !self.residency.releases();
-                is_there && self.stay(Part::Transformer) == Stay::Device
+                is_there && self.placement(Part::Transformer) == Placement::Device
             }
         }
     }

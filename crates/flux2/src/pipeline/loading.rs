@@ -1,6 +1,6 @@
 //! How a network is loaded: in the format of the run, to where it is to stay, until somebody cancels.
 
-use flux2_backend::{Format, HostTensor, Stay};
+use flux2_backend::{Format, HostTensor, Placement};
 
 use super::progress::phase;
 use crate::Result;
@@ -13,7 +13,7 @@ pub(super) struct Terms {
     pub(super) part: Part,
     pub(super) precision: Precision,
     /// Where its weights are between their uses.
-    pub(super) stay: Stay,
+    pub(super) placement: Placement,
 }
 
 /// Load a network, with the events of [`Phase::Load`] around it.
@@ -53,7 +53,7 @@ impl WeightSource for Loading<'_> {
         self.terms.precision.format(self.terms.part, name)
     }
 
-    fn stay(&self) -> Stay {
-        self.terms.stay
+    fn placement(&self) -> Placement {
+        self.terms.placement
     }
 }

@@ -40,7 +40,7 @@ pub(crate) mod synthetic;
 mod tensor_file;
 
 pub use flux2_backend::{Compute, Format};
-use flux2_backend::{HostTensor, Stay};
+use flux2_backend::{HostTensor, Placement};
 
 pub use component::{Component, MappedWeights};
 pub use config::{ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
@@ -79,7 +79,7 @@ pub trait WeightSource {
     }
 
     /// Where matrices are to be between their uses.
-    fn stay(&self) -> Stay {
-        Stay::Device
+    fn placement(&self) -> Placement {
+        Placement::Device
     }
 }

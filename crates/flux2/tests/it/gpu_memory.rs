@@ -74,8 +74,7 @@ fn each_residency_takes_less_than_the_one_before() {
 fn a_limit_chooses_the_residency_or_is_refused() {
     let files = synthetic("klein-4b");
     let options = EngineOptions { residency: Residency::KeepAll, ..Default::default() };
-    let within =
-        |limit, may_round| DryRun::Gpu(h100(), 0).within(limit, &files, &options, &[request(1024)], may_round);
+    let within = |limit, may_round| DryRun::Gpu(h100(), 0).within(limit, &files, &options, &[request(1024)], may_round);
     let chosen = |limit, may_round| {
         let (options, plan) = within(limit, may_round).unwrap();
         assert!(plan.peak_bytes() <= limit && options.gpu_memory == Some(limit));

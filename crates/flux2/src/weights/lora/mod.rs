@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
-use flux2_backend::{DType, Format, HostBytes, HostTensor, Stay};
+use flux2_backend::{DType, Format, HostBytes, HostTensor, Placement};
 
 use self::keys::{Home, Homes, Key, Role};
 use self::scaling::Scaling;
@@ -159,8 +159,8 @@ impl WeightSource for WithLoras<'_> {
         self.base.format(name)
     }
 
-    fn stay(&self) -> Stay {
-        self.base.stay()
+    fn placement(&self) -> Placement {
+        self.base.placement()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products of bytes: weights rounded when they are loaded, rows when a product begins; [`crate::quant::fp8`] and
 //! [`crate::quant::int8`] say how. On Hopper e4m3 is multiplied by the kernels of `hopper.rs`, otherwise cuBLASLt makes the sums
-//! and a kernel of `bytes.cu` multiplies them by the scales.
+//! and a kernel of `quantized.cu` multiplies them by the scales.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::{CudaBackend, Matrix, Source, int, launch};
 use crate::host::HostTensor;
 use crate::{DType, Error, Format, Result, Tensor};
 
-const BYTES: Source = source!("bytes.cu");
+const QUANTIZED: Source = source!("quantized.cu");
 
-/// Threads of a block that has a row, as in `bytes.cu`.
+/// Threads of a block that has a row, as in `quantized.cu`.
 const THREADS: u32 = 256;
 /// Longest row that `e4m3_rows_wide` takes.
 const WIDE_ROW: usize = 8 * 8 * THREADS as usize;
@@ -28,19 +28,19 @@ fn padded(n: usize) -> usize {
 
 /// What bytes stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
+pub(super) enum QuantizedDType {
     /// A row has a scale; of activations also a zero.
     Int8,
     /// A row has a scale.
     E4m3,
 }
 
-impl Code {
+impl QuantizedDType {
     /// Of a weight in `format`, if it is one in bytes.
     pub(super) fn of(format: Format) -> Option<Self> {
         match format {
-            Format::Int8 => Some(Code::Int8),
-            Format::Fp8 => Some(Code::E4m3),
+            Format::Int8 => Some(QuantizedDType::Int8),
+            Format::Fp8 => Some(QuantizedDType::E4m3),
             _ => None,
         }
     }
@@ -48,49 +48,49 @@ impl Code {
     /// Of its elements.
     pub(super) fn dtype(self) -> DType {
         match self {
-            Code::Int8 => DType::I8,
-            Code::E4m3 => DType::F8E4M3,
+            QuantizedDType::Int8 => DType::I8,
+            QuantizedDType::E4m3 => DType::F8E4M3,
         }
     }
 }
 
-impl fmt::Display for Code {
+impl fmt::Display for QuantizedDType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Code::Int8 => "int8",
-            Code::E4m3 => "e4m3",
+            QuantizedDType::Int8 => "int8",
+            QuantizedDType::E4m3 => "e4m3",
         })
     }
 }
 
 /// What a weight in bytes has beside them.
-pub(super) struct Bytes {
-    pub(super) code: Code,
+pub(super) struct Quantized {
+    pub(super) code: QuantizedDType,
     /// f32, of each row.
     pub(super) scales: Buffer,
-    /// i32, the sum of each row's bytes, for [`Code::Int8`].
+    /// i32, the sum of each row's bytes, for [`QuantizedDType::Int8`].
     sums: Option<Buffer>,
 }
 
 /// Rows in bytes: `[rows, stride]`, zeros behind `k`.
-pub(super) struct RoundedRows {
-    code: Code,
+pub(super) struct QuantizedRows {
+    code: QuantizedDType,
     pub(super) buffer: Buffer,
     pub(super) rows: usize,
     pub(super) k: usize,
     pub(super) stride: usize,
     /// f32, of each row.
     pub(super) scales: Buffer,
-    /// i32, of each row, for [`Code::Int8`].
+    /// i32, of each row, for [`QuantizedDType::Int8`].
     zeros: Option<Buffer>,
 }
 
 impl CudaBackend {
     /// Whether products of these can be computed on this GPU.
-    pub(super) fn multiplies(&self, code: Code) -> bool {
+    pub(super) fn multiplies(&self, code: QuantizedDType) -> bool {
         match code {
-            Code::Int8 => true,
-            Code::E4m3 => self.device.info.capability >= [8, 9],
+            QuantizedDType::Int8 => true,
+            QuantizedDType::E4m3 => self.device.info.capability >= [8, 9],
         }
     }
 
@@ -100,20 +100,20 @@ impl CudaBackend {
     }
 
     /// Room for rows in `code`.
-    pub(super) fn empty_rows(&self, [rows, k]: [usize; 2], code: Code) -> Result<RoundedRows> {
+    pub(super) fn empty_rows(&self, [rows, k]: [usize; 2], code: QuantizedDType) -> Result<QuantizedRows> {
         let stride = padded(k);
         let (buffer, scales) = (self.pool.take(rows * stride)?, self.pool.take(4 * rows)?);
-        let zeros = (code == Code::Int8).then(|| self.pool.take(4 * rows)).transpose()?;
-        Ok(RoundedRows { code, buffer, rows, k, stride, scales, zeros })
+        let zeros = (code == QuantizedDType::Int8).then(|| self.pool.take(4 * rows)).transpose()?;
+        Ok(QuantizedRows { code, buffer, rows, k, stride, scales, zeros })
     }
 
     /// Take over a weight; one that is stored so already, with a scale for whole rows, as it is.
-    pub(super) fn load_bytes(&self, matrix: &HostTensor, code: Code) -> Result<Matrix> {
+    pub(super) fn load_quantized(&self, matrix: &HostTensor, code: QuantizedDType) -> Result<Matrix> {
         if !self.multiplies(code) {
             return Err(Error::Unsupported { what: "products of e4m3 on a GPU older than compute capability 8.9" });
         }
         let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
-        if code == Code::E4m3 {
+        if code == QuantizedDType::E4m3 {
             self.e4m3_rows.lock().expect("no panic while the lock is held").insert(cols);
         }
         let stride = padded(cols);
@@ -129,17 +129,17 @@ impl CudaBackend {
             self.pool.upload(&scales, 4 * rows, 4, |row, out| out.copy_from_slice(&of_rows[row].to_le_bytes()))?;
         } else {
             let name = match code {
-                Code::Int8 => "int8_weights_f32",
-                Code::E4m3 => "e4m3_rows_f32",
+                QuantizedDType::Int8 => "int8_weights_f32",
+                QuantizedDType::E4m3 => "e4m3_rows_f32",
             };
             // As many rows at a time as make about 64 MiB of f32.
             let at_once = ((16 << 20) / cols.max(1)).clamp(1, rows.max(1));
-            let mut unrounded = self.unrounded.lock().expect("no panic while the lock is held");
-            let values = match unrounded.take().filter(|buffer| buffer.bytes() >= 4 * at_once * cols) {
+            let mut staging = self.staging.lock().expect("no panic while the lock is held");
+            let values = match staging.take().filter(|buffer| buffer.bytes() >= 4 * at_once * cols) {
                 Some(buffer) => buffer,
                 None => self.pool.take(4 * at_once * cols)?,
             };
-            let values = &*unrounded.insert(values);
+            let values = &*staging.insert(values);
             for first in (0..rows).step_by(at_once) {
                 let count = at_once.min(rows - first);
                 self.pool.upload(values, 4 * count * cols, 4 * cols, |row, out| {
@@ -153,48 +153,56 @@ impl CudaBackend {
                 // SAFETY: `values` holds `count` rows, and the other two buffers all rows.
                 unsafe {
                     match code {
-                        Code::Int8 => launch!(self, BYTES, name, geometry, [int(cols), x, stride, q, scales])?,
-                        Code::E4m3 => {
+                        QuantizedDType::Int8 => {
+                            launch!(self, QUANTIZED, name, geometry, [int(cols), x, stride, q, scales])?
+                        }
+                        QuantizedDType::E4m3 => {
                             let k = int(cols);
-                            launch!(self, BYTES, name, geometry, [k, k, x, cols, x, 0usize, stride, q, scales])?;
+                            launch!(self, QUANTIZED, name, geometry, [k, k, x, cols, x, 0usize, stride, q, scales])?;
                         }
                     }
                 }
             }
         }
         let sums = match code {
-            Code::E4m3 => None,
-            Code::Int8 => {
+            QuantizedDType::E4m3 => None,
+            QuantizedDType::Int8 => {
                 let sums = self.pool.take(4 * rows)?;
                 let geometry = Geometry::block_each(rows, THREADS);
                 let (q, out) = (buffer.address(), sums.address());
                 // SAFETY: both buffers hold all rows.
-                unsafe { launch!(self, BYTES, "sums_of_bytes", geometry, [int(cols), q, stride, out])? };
+                unsafe { launch!(self, QUANTIZED, "sums_of_bytes", geometry, [int(cols), q, stride, out])? };
                 Some(sums)
             }
         };
-        Matrix::of_bytes(self, buffer, [rows, cols, stride, padded(rows)], Bytes { code, scales, sums }, matrix.stay())
+        Matrix::of_quantized(
+            self,
+            buffer,
+            [rows, cols, stride, padded(rows)],
+            Quantized { code, scales, sums },
+            matrix.placement(),
+        )
     }
 
     /// `parts` side by side, one or two, in bytes: as they were rounded before if that was remembered.
-    pub(super) fn round(&self, parts: &[&Tensor<Self>], code: Code) -> Result<Arc<RoundedRows>> {
+    pub(super) fn quantize_rows(&self, parts: &[&Tensor<Self>], code: QuantizedDType) -> Result<Arc<QuantizedRows>> {
         let (first, last) = (parts[0], parts[parts.len() - 1]);
         let (rows, k) = (first.rows(), parts.iter().map(|x| x.cols()).sum());
         let is_whole = parts.len() == 1 && first.offset() == 0 && first.is_contiguous();
         if is_whole
-            && let Some(known) = &*first.buffer().rounded()
+            && let Some(known) = &*first.buffer().quantized_rows()
             && (known.code, known.rows, known.k) == (code, rows, k)
         {
             return Ok(Arc::clone(known));
         }
         let rounded = self.empty_rows([rows, k], code)?;
-        let RoundedRows { buffer, stride, scales, zeros, .. } = &rounded;
+        let QuantizedRows { buffer, stride, scales, zeros, .. } = &rounded;
         let stride = *stride;
         let is_wide = parts.iter().all(|x| x.dtype() == DType::Bf16 && x.is_wide(8)) && k <= WIDE_ROW;
         let name = match code {
-            Code::Int8 => "int8_rows_compute",
-            Code::E4m3 if is_wide => "e4m3_rows_wide",
-            Code::E4m3 => "e4m3_rows_compute",
+            QuantizedDType::Int8 => "int8_rows_compute",
+            QuantizedDType::E4m3 if is_wide => "e4m3_rows_wide",
+            QuantizedDType::E4m3 => "e4m3_rows_compute",
         };
         let geometry = Geometry::block_each(rows, THREADS);
         let (first_k, q, to) = (int(first.cols()), buffer.address(), scales.address());
@@ -204,14 +212,14 @@ impl CudaBackend {
             match zeros {
                 None => launch!(
                     self,
-                    BYTES,
+                    QUANTIZED,
                     name,
                     geometry,
                     [int(k), first_k, first, strides[0], last, strides[1], stride, q, to]
                 )?,
                 Some(zeros) => launch!(
                     self,
-                    BYTES,
+                    QUANTIZED,
                     name,
                     geometry,
                     [int(k), first_k, first, strides[0], last, strides[1], stride, q, to, zeros.address()]
@@ -220,18 +228,18 @@ impl CudaBackend {
         }
         let rounded = Arc::new(rounded);
         if is_whole {
-            *first.buffer().rounded() = Some(Arc::clone(&rounded));
+            *first.buffer().quantized_rows() = Some(Arc::clone(&rounded));
         }
         Ok(rounded)
     }
 
     /// The sums of a product, f32 of e4m3 and i32 of int8, rows `stride` apart from `out` on.
-    fn sums(&self, x: &RoundedRows, weight: &Matrix, bytes: &Bytes, out: u64, stride: usize) -> Result<()> {
-        self.note_bytes("cublaslt", bytes);
+    fn sums(&self, x: &QuantizedRows, weight: &Matrix, bytes: &Quantized, out: u64, stride: usize) -> Result<()> {
+        self.note_quantized("cublaslt", bytes);
         let shape = Shape {
             operands: match bytes.code {
-                Code::Int8 => Operands::Int8,
-                Code::E4m3 => Operands::E4m3,
+                QuantizedDType::Int8 => Operands::Int8,
+                QuantizedDType::E4m3 => Operands::E4m3,
             },
             rows: x.rows,
             cols: padded(weight.rows),
@@ -251,7 +259,7 @@ impl CudaBackend {
 }
 
 /// The scale of each row of a matrix that is stored in `code`, if its rows have one each.
-fn scales_of_rows(matrix: &HostTensor, code: Code) -> Option<Vec<f32>> {
+fn scales_of_rows(matrix: &HostTensor, code: QuantizedDType) -> Option<Vec<f32>> {
     let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
     if matrix.dtype() != code.dtype() {
         return None;
@@ -261,7 +269,7 @@ fn scales_of_rows(matrix: &HostTensor, code: Code) -> Option<Vec<f32>> {
             Some((0..rows).map(|row| scales.values.get(row / scales.block[0])).collect())
         }
         Some(_) => None,
-        None => (code == Code::E4m3).then(|| vec![1.0; rows]),
+        None => (code == QuantizedDType::E4m3).then(|| vec![1.0; rows]),
     }
 }
 
@@ -270,23 +278,23 @@ pub(super) fn linear(
     be: &CudaBackend,
     x: &Tensor<CudaBackend>,
     weight: &Matrix,
-    bytes: &Bytes,
+    bytes: &Quantized,
     bias: Option<&Tensor<CudaBackend>>,
     y: &Tensor<CudaBackend>,
 ) -> Result<()> {
-    let (x, cols) = (be.round(&[x], bytes.code)?, weight.rows);
+    let (x, cols) = (be.quantize_rows(&[x], bytes.code)?, weight.rows);
     if on_hopper(be, bytes, cols) && bias.is_none() && y.dtype() != DType::F32 {
         // SAFETY: `y` has a row for each of `x`.
-        return unsafe { be.multiply("linear", Left::Bytes(&x), weight, Epilogue::Scaled, y.address()) };
+        return unsafe { be.multiply("linear", Left::Quantized(&x), weight, Epilogue::Scaled, y.address()) };
     }
     let (n, stride) = (x.rows * cols, padded(cols));
     let sums = be.pool.take(4 * x.rows * stride)?;
     be.sums(&x, weight, bytes, sums.address(), stride)?;
     let name = match (bytes.code, y.dtype()) {
-        (Code::E4m3, DType::F32) => "e4m3_f32",
-        (Code::E4m3, _) => "e4m3_compute",
-        (Code::Int8, DType::F32) => "int8_f32",
-        (Code::Int8, _) => "int8_compute",
+        (QuantizedDType::E4m3, DType::F32) => "e4m3_f32",
+        (QuantizedDType::E4m3, _) => "e4m3_compute",
+        (QuantizedDType::Int8, DType::F32) => "int8_f32",
+        (QuantizedDType::Int8, _) => "int8_compute",
     };
     let [row_scale, row_zero, scale, column_sum] = vectors(&x, bytes);
     let bias = bias.map_or(0, Tensor::address);
@@ -296,7 +304,7 @@ pub(super) fn linear(
     unsafe {
         launch!(
             be,
-            BYTES,
+            QUANTIZED,
             name,
             geometry,
             [n, int(cols), sums, stride, row_scale, row_zero, scale, column_sum, bias, y]
@@ -311,25 +319,25 @@ pub(super) fn linear_add(
     gate: Option<&Tensor<CudaBackend>>,
     parts: &[&Tensor<CudaBackend>],
     weight: &Matrix,
-    bytes: &Bytes,
+    bytes: &Quantized,
 ) -> Result<()> {
-    let (rounded, cols) = (be.round(parts, bytes.code)?, weight.rows);
+    let (rounded, cols) = (be.quantize_rows(parts, bytes.code)?, weight.rows);
     if on_hopper(be, bytes, cols) && x.is_wide(2) {
         let epilogue = Epilogue::Add { gate };
         // SAFETY: `x` has a row for each of those that were rounded, and is nobody else's.
-        return unsafe { be.multiply("linear", Left::Bytes(&rounded), weight, epilogue, x.address()) };
+        return unsafe { be.multiply("linear", Left::Quantized(&rounded), weight, epilogue, x.address()) };
     }
     let (n, stride) = (rounded.rows * cols, padded(cols));
     let sums = be.pool.take(4 * rounded.rows * stride)?;
     be.sums(&rounded, weight, bytes, sums.address(), stride)?;
-    let name = if bytes.code == Code::Int8 { "int8_add" } else { "e4m3_add" };
+    let name = if bytes.code == QuantizedDType::Int8 { "int8_add" } else { "e4m3_add" };
     let [row_scale, row_zero, scale, column_sum] = vectors(&rounded, bytes);
     let (geometry, sums, gate) = (Geometry::each(n), sums.address(), gate.map_or(0, Tensor::address));
     // SAFETY: as in `linear`.
     unsafe {
         launch!(
             be,
-            BYTES,
+            QUANTIZED,
             name,
             geometry,
             [n, int(cols), sums, stride, row_scale, row_zero, scale, column_sum, gate, &*x]
@@ -341,20 +349,20 @@ pub(super) fn linear_add(
 pub(super) fn linear_swiglu(
     be: &CudaBackend,
     x: &Tensor<CudaBackend>,
-    [gate, up]: [(&Matrix, &Bytes); 2],
+    [gate, up]: [(&Matrix, &Quantized); 2],
     y: &Tensor<CudaBackend>,
 ) -> Result<()> {
     let ((gate, bytes), (up, up_bytes)) = (gate, up);
-    let (x, cols) = (be.round(&[x], bytes.code)?, gate.rows);
+    let (x, cols) = (be.quantize_rows(&[x], bytes.code)?, gate.rows);
     if on_hopper(be, bytes, cols) {
         // SAFETY: `y` has a row for each of `x`, and both weights one shape.
-        return unsafe { be.multiply("linear", Left::Bytes(&x), gate, Epilogue::Swiglu { up }, y.address()) };
+        return unsafe { be.multiply("linear", Left::Quantized(&x), gate, Epilogue::Swiglu { up }, y.address()) };
     }
     let (n, stride) = (x.rows * cols, padded(cols));
     let [gate_sums, up_sums] = [be.pool.take(4 * x.rows * stride)?, be.pool.take(4 * x.rows * stride)?];
     be.sums(&x, gate, bytes, gate_sums.address(), stride)?;
     be.sums(&x, up, up_bytes, up_sums.address(), stride)?;
-    let name = if bytes.code == Code::Int8 { "int8_swiglu" } else { "e4m3_swiglu" };
+    let name = if bytes.code == QuantizedDType::Int8 { "int8_swiglu" } else { "e4m3_swiglu" };
     let [row_scale, row_zero, scale, column_sum] = vectors(&x, bytes);
     let [_, _, up_scale, up_column_sum] = vectors(&x, up_bytes);
     let (geometry, sums, up_sums) = (Geometry::each(n), gate_sums.address(), up_sums.address());
@@ -362,7 +370,7 @@ pub(super) fn linear_swiglu(
     unsafe {
         launch!(
             be,
-            BYTES,
+            QUANTIZED,
             name,
             geometry,
             [n, int(cols), sums, stride, row_scale, row_zero, scale, column_sum, up_sums, up_scale, up_column_sum, y]
@@ -370,12 +378,12 @@ pub(super) fn linear_swiglu(
     }
 }
 
-fn on_hopper(be: &CudaBackend, bytes: &Bytes, cols: usize) -> bool {
-    be.is_hopper() && bytes.code == Code::E4m3 && cols.is_multiple_of(8)
+fn on_hopper(be: &CudaBackend, bytes: &Quantized, cols: usize) -> bool {
+    be.is_hopper() && bytes.code == QuantizedDType::E4m3 && cols.is_multiple_of(8)
 }
 
-/// Scales and zeros of rows, scales of columns and sums of their bytes, as `bytes.cu` takes them.
-fn vectors(x: &RoundedRows, bytes: &Bytes) -> [u64; 4] {
+/// Scales and zeros of rows, scales of columns and sums of their bytes, as `quantized.cu` takes them.
+fn vectors(x: &QuantizedRows, bytes: &Quantized) -> [u64; 4] {
     let or_none = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, Buffer::address);
     [x.scales.address(), or_none(&x.zeros), bytes.scales.address(), or_none(&bytes.sums)]
 }
