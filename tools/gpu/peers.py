@@ -109,7 +109,7 @@ class Diffusers:
             torch.set_default_dtype(default)
         torch.manual_seed(SEED)
         for network in [self.pipeline.transformer, self.pipeline.text_encoder, self.pipeline.vae]:
-            randomise(torch, network)
+            randomize(torch, network)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def round_to_fp8(self):
@@ -183,7 +183,7 @@ def make_pipeline(sizes):
     return pipeline
 
 
-def randomise(torch, network):
+def randomize(torch, network):
     """Values as wide as what runs through stays of order one: zeros would let the GPU clock higher than a model does."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -64,7 +64,7 @@ def load_pipelines(klein: Path) -> dict:
 
 
 def write_references(folder: Path) -> None:
-    """Pictures whose sides are no multiples of 16, so that the centre crop matters; textured up to the borders."""
+    """Pictures whose sides are no multiples of 16, so that the center crop matters; textured up to the borders."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, width, height, phase in [("wide.png", 100, 75, 0.0), ("tall.png", 69, 123, 1.7)]:
         y, x = np.mgrid[0:height, 0:width].astype(np.float64)

@@ -31,7 +31,7 @@ OUT.mkdir(parents=True, exist_ok=True)
 
 
 def rough(w, h):
-    """Every pixel differs from its neighbours; the Rust tests compute the same formula."""
+    """Every pixel differs from its neighbors; the Rust tests compute the same formula."""
     y, x = np.mgrid[0:h, 0:w].astype(np.int64)
     return Image.fromarray(np.stack([x ^ y, x * 3 + y * 5, (x * y) >> 4], -1).astype(np.uint8))
 
@@ -143,7 +143,7 @@ ADOBE_RGB = rgb_profile(
 SRGB = rgb_profile(
     [(0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)], srgb_curve()
 )
-GREY_GAMMA_18 = icc(b"GRAY", [(b"kTRC", gamma(1.8))])
+GRAY_GAMMA_18 = icc(b"GRAY", [(b"kTRC", gamma(1.8))])
 
 
 # ---- orientation: all eight show the same picture ----
@@ -171,19 +171,19 @@ exif[0x0112] = 6
 fixture("orientation_6.jpg", encoded(smooth(24, 16), "JPEG", quality=95, subsampling=0, exif=exif))
 fixture("orientation_6.webp", encoded(smooth(24, 16), "WEBP", lossless=True, exif=exif))
 
-# ---- colour ----
+# ---- color ----
 
-colours = Image.fromarray(
+colors = Image.fromarray(
     np.array([[(r, g, b) for r in range(0, 256, 51) for b in range(0, 256, 17)] for g in range(0, 256, 51)], np.uint8)
 )
-fixture("display_p3.png", encoded(colours, "PNG", icc_profile=DISPLAY_P3))
-fixture("adobe_rgb.png", encoded(colours, "PNG", icc_profile=ADOBE_RGB))
-fixture("adobe_rgb.webp", encoded(colours, "WEBP", lossless=True, icc_profile=ADOBE_RGB))
+fixture("display_p3.png", encoded(colors, "PNG", icc_profile=DISPLAY_P3))
+fixture("adobe_rgb.png", encoded(colors, "PNG", icc_profile=ADOBE_RGB))
+fixture("adobe_rgb.webp", encoded(colors, "WEBP", lossless=True, icc_profile=ADOBE_RGB))
 fixture("display_p3.jpg", encoded(smooth(48, 32), "JPEG", quality=98, subsampling=0, icc_profile=DISPLAY_P3))
-keep("srgb_profile.png", encoded(colours, "PNG", icc_profile=SRGB))
-expect("srgb_profile.png", colours)
+keep("srgb_profile.png", encoded(colors, "PNG", icc_profile=SRGB))
+expect("srgb_profile.png", colors)
 ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32))
-fixture("grey_gamma18.png", encoded(ramp, "PNG", icc_profile=GREY_GAMMA_18))
+fixture("grey_gamma18.png", encoded(ramp, "PNG", icc_profile=GRAY_GAMMA_18))
 
 # ---- kinds of pixels ----
 
@@ -202,7 +202,7 @@ fixture("rgb_trns.png", encoded(base, "PNG", transparency=base.getpixel((3, 3)))
 
 deep = [[(x * 4369 ^ y * 257, y * 5461, (x * y * 331) % 65536) for x in range(16)] for y in range(12)]
 fixture("rgb16.png", png(16, 12, 2, 16, [b"".join(struct.pack(">3H", *p) for p in row) for row in deep]))
-# Pillow clips 16-bit grey at 255, which turns a photograph white; the high byte is what a viewer shows.
+# Pillow clips 16-bit gray at 255, which turns a photograph white; the high byte is what a viewer shows.
 keep("grey16.png", png(16, 12, 0, 16, [b"".join(struct.pack(">H", p[1]) for p in row) for row in deep]))
 expect("grey16.png", Image.fromarray((np.array(deep)[..., 1] >> 8).astype(np.uint8)).convert("RGB"))
 exif = Image.Exif()

@@ -33,7 +33,7 @@ CASES = [
 
 
 def write_references(folder: Path) -> None:
-    """A red circle on yellow, a blue square on white and grey stripes."""
+    """A red circle on yellow, a blue square on white and gray stripes."""
     circle = Image.new("RGB", (SIDE, SIDE), (250, 215, 50))
     ImageDraw.Draw(circle).ellipse((19, 19, 109, 109), fill=(214, 40, 40))
     square = Image.new("RGB", (SIDE, SIDE), (250, 250, 250))

@@ -19,7 +19,7 @@ FP8_TEXT_ROWS = 64
 
 
 def write_text_encoder_fp8(folder: Path, pipe, path: Path) -> None:
-    """The prompt of `t2i` through the FP8 weights: dequantised, rounded to BF16, then computed in f32."""
+    """The prompt of `t2i` through the FP8 weights: dequantized, rounded to BF16, then computed in f32."""
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]
     stored = load_file(folder / "model.safetensors")
@@ -49,7 +49,7 @@ def write_vae_small_decoder(folder: Path, path: Path) -> None:
 
 
 def random_tokens(vae, rows: int, columns: int, seed: int) -> torch.Tensor:
-    """Normalised latents as the transformer sees them, [rows * columns, 4 * latent channels]."""
+    """Normalized latents as the transformer sees them, [rows * columns, 4 * latent channels]."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(rows * columns, 4 * vae.config.latent_channels, generator=generator)
 

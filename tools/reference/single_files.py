@@ -104,7 +104,7 @@ def bfl_autoencoder(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if ".attn_1." in new and tensor.ndim == 2:
             tensor = tensor[:, :, None, None]
         result[new] = tensor.float() if tensor.is_floating_point() else tensor
-    # The older autoencoders that this converter knows had the quantisation convolutions outside and no statistics.
+    # The older autoencoders that this converter knows had the quantization convolutions outside and no statistics.
     old_style = {re.sub(r"^(en|de)coder\.(?=(post_)?quant_conv)", "", name): tensor for name, tensor in result.items()}
     sizes = {"down_block_types": [""] * levels, "up_block_types": [""] * levels}
     statistics = {name: tensor for name, tensor in result.items() if name.startswith("bn.")}

@@ -47,7 +47,7 @@ TEXT_ENCODER = {
     "num_key_value_heads": 2,
     "head_dim": 16,
 }
-# Wide enough in the MLP that a weight spans two quantisation blocks, the second of them ragged.
+# Wide enough in the MLP that a weight spans two quantization blocks, the second of them ragged.
 TEXT_ENCODER_FP8 = TEXT_ENCODER | {"hidden_size": 16, "intermediate_size": 144, "head_dim": 8}
 VAE = {
     "in_channels": 3,
@@ -154,7 +154,7 @@ def write_text_encoder(folder: Path, ids: dict[str, int]) -> None:
 
 
 def write_text_encoder_fp8(folder: Path, ids: dict[str, int]) -> None:
-    """Block-quantised like Qwen/Qwen3-4B-FP8: E4M3 linears, one multiplier per 128x128 block, the rest BF16."""
+    """Block-quantized like Qwen/Qwen3-4B-FP8: E4M3 linears, one multiplier per 128x128 block, the rest BF16."""
     config = text_config(TEXT_ENCODER_FP8, ids) | {
         "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
         "quantization_config": {

@@ -3,11 +3,11 @@
 In:  a random.Random, and for loose sentences a list of common words.
 Out: items: pictures, the target first and its references after it, a caption, and what the caption leaves unsaid.
 
-A picture is seven integers: colour, pattern, subject, size, count, place, mirrored. What a caption leaves unsaid is drawn at
+A picture is seven integers: color, pattern, subject, size, count, place, mirrored. What a caption leaves unsaid is drawn at
 random, so that the same words have many pictures and the seed chooses.
 """
 
-from subjects import COLOUR_NAMES, NAMES, SHAPE_START, held_out, plural, visible
+from subjects import COLOR_NAMES, NAMES, SHAPE_START, held_out, plural, visible
 
 T2I, EDIT, TWO_REFS = 0, 1, 2
 # What a caption leaves to the seed, as bits.
@@ -33,9 +33,9 @@ def article(noun):
     return ("an " if noun[0] in "aeiou" and not noun.startswith("uni") else "a ") + noun
 
 
-def background(rng, colour, pattern):
+def background(rng, color, pattern):
     """(noun phrase without article, whether it stands with one)."""
-    c = COLOUR_NAMES[colour]
+    c = COLOR_NAMES[color]
     if c == "gray" and rng.random() < 0.5:
         c = "grey"
     if pattern == 0:
@@ -52,8 +52,8 @@ def background(rng, colour, pattern):
 def noun(rng, subject):
     name = NAMES[subject]
     if subject >= SHAPE_START and rng.random() < 0.05:
-        colour, shape = name.split(" ")
-        return f"{shape} in {colour}"
+        color, shape = name.split(" ")
+        return f"{shape} in {color}"
     return name
 
 
@@ -102,9 +102,9 @@ def loose(rng, words, parts, most=16):
     return " ".join(out).rstrip(" ,;:-") + rng.choice(["", "", "", ".", "?", "!"])
 
 
-def loose_background(rng, words, colour, pattern):
-    """Colour and pattern with the words for a background or without them."""
-    c = COLOUR_NAMES[colour]
+def loose_background(rng, words, color, pattern):
+    """Color and pattern with the words for a background or without them."""
+    c = COLOR_NAMES[color]
     if c == "gray" and rng.random() < 0.3:
         c = "grey"
     if pattern == 0:
@@ -117,14 +117,14 @@ def loose_background(rng, words, colour, pattern):
 
 def describe(rng, picture, words=(), everything=False):
     """(a caption of one picture, what it leaves unsaid). `everything`: only its mirror image is."""
-    colour, pattern, subject, size, count, place, _ = picture
+    color, pattern, subject, size, count, place, _ = picture
     say_bg = everything or rng.random() < 0.85
     say_size = everything or rng.random() < (0.5 if count == 1 else 0.4)
     say_place = count == 1 and (everything or rng.random() < 0.5)
     if not everything and rng.random() < 0.4:
         say_size, say_place = rng.random() < 0.25, count == 1 and rng.random() < 0.25
         parts = [thing(rng, subject, count, size if say_size else None)]
-        parts += [loose_background(rng, words, colour, pattern)] if say_bg else []
+        parts += [loose_background(rng, words, color, pattern)] if say_bg else []
         parts += [rng.choice(PLACE_WORDS[place])] if say_place else []
         text = loose(rng, words, parts)
     else:
@@ -135,14 +135,14 @@ def describe(rng, picture, words=(), everything=False):
 
 def sentence(rng, picture, say_bg, say_size, say_place):
     """A caption in one of the usual forms."""
-    colour, pattern, subject, size, count, place, _ = picture
+    color, pattern, subject, size, count, place, _ = picture
     what = thing(rng, subject, count, size if say_size else None)
     where = rng.choice(PLACE_WORDS[place]) if say_place else ""
     if rng.random() < 0.12:
         what = rng.choice(PREFIXES) + what
     if not say_bg:
         return rng.choice([f"{what} {where}", f"{what}, {where}", f"{where}, {what}"]) if where else what
-    phrase, takes_article = background(rng, colour, pattern)
+    phrase, takes_article = background(rng, color, pattern)
     on = (article(phrase) if takes_article and rng.random() < 0.85 else phrase)
     w = f" {where}" if where else ""
     cw = f", {where}" if where else ""
@@ -156,15 +156,15 @@ def sentence(rng, picture, say_bg, say_size, say_place):
 def picture(rng, eval_pairs=False):
     """A random picture; of a held-out pair if `eval_pairs`, else never of one."""
     while True:
-        subject, colour = rng.randrange(len(NAMES)), rng.randrange(len(COLOUR_NAMES))
-        if visible(subject, colour) and held_out(subject, colour) == eval_pairs:
+        subject, color = rng.randrange(len(NAMES)), rng.randrange(len(COLOR_NAMES))
+        if visible(subject, color) and held_out(subject, color) == eval_pairs:
             break
     r = rng.random()
     count = 1 if r < 0.72 else 2 if r < 0.87 else 3
     pattern = rng.choice([0, 0, 0, 1, 2])
     size = rng.randrange(3) if count == 1 else rng.randrange(2)
     place = rng.randrange(9) if count == 1 else 4
-    return (colour, pattern, subject, size, count, place, rng.randrange(2))
+    return (color, pattern, subject, size, count, place, rng.randrange(2))
 
 
 def shown(p, allow):
@@ -181,11 +181,11 @@ def edit(rng, kind=None, source=None, allow=False):
         name = NAMES[s]
         it = rng.choice(["it", f"the {name}"]) if count == 1 else rng.choice(["them", f"the {plural(name)}"])
         if k == "background":
-            c2, pat2 = rng.randrange(len(COLOUR_NAMES)), rng.choice([0, 0, 0, 1, 2])
+            c2, pat2 = rng.randrange(len(COLOR_NAMES)), rng.choice([0, 0, 0, 1, 2])
             q = (c2, pat2) + p[2:]
             phrase, takes_article = background(rng, c2, pat2)
             on = article(phrase) if takes_article else phrase
-            cn = COLOUR_NAMES[c2]
+            cn = COLOR_NAMES[c2]
             texts = [f"put {it} on {on}", f"{phrase} instead", f"change to {on}", f"give {it} {on}"]
             short = {0: cn, 1: f"a {cn} gradient", 2: f"{cn} stripes"}[pat2]
             striped = {0: cn, 1: f"{cn} gradient", 2: rng.choice([f"{cn} stripes", f"{cn} striped", f"striped {cn}"])}[pat2]

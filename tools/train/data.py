@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import captions
-from subjects import COLOURS, EMOJI_SUBJECTS, SHAPE_COLOURS, SHAPES, SIZE_INSET, SIZE_PX
+from subjects import COLORS, EMOJI_SUBJECTS, SHAPE_COLORS, SHAPES, SIZE_INSET, SIZE_PX
 
 FONT = os.environ.get("MINI_FONT", "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 STRIKE = 109  # the only bitmap size in the font, in pixels per em
@@ -28,7 +28,7 @@ FULL = 128
 # ---- glyphs ----
 
 def _glyph(font, text):
-    """The glyph of `text` cropped to what is visible, centred on a square, premultiplied RGBA."""
+    """The glyph of `text` cropped to what is visible, centered on a square, premultiplied RGBA."""
     canvas = Image.new("RGBA", (200, 200))
     ImageDraw.Draw(canvas).text((20, 20), text, font=font, embedded_color=True)
     canvas = canvas.crop(canvas.getbbox())
@@ -38,7 +38,7 @@ def _glyph(font, text):
     return square.convert("RGBa")
 
 
-def _shape(shape, colour):
+def _shape(shape, color):
     """A plain shape at 8 times the size it is drawn at."""
     n = 768
     image = Image.new("L", (n, n))
@@ -58,7 +58,7 @@ def _shape(shape, colour):
     else:
         d.rectangle((h - 110, a, h + 110, z), fill=255)
         d.rectangle((a, h - 110, z, h + 110), fill=255)
-    rgba = Image.new("RGBA", (n, n), COLOURS[colour] + (0,))
+    rgba = Image.new("RGBA", (n, n), COLORS[color] + (0,))
     rgba.putalpha(image)
     return rgba.convert("RGBa")
 
@@ -68,7 +68,7 @@ class Atlas:
 
     def __init__(self, device):
         font = ImageFont.truetype(FONT, STRIKE)
-        sources = [_glyph(font, g) for _, g in EMOJI_SUBJECTS] + [_shape(s, c) for s in SHAPES for c in SHAPE_COLOURS]
+        sources = [_glyph(font, g) for _, g in EMOJI_SUBJECTS] + [_shape(s, c) for s in SHAPES for c in SHAPE_COLORS]
         rows, self.bases = [], []
         for px in SIZE_PX:
             self.bases.append(sum(len(r) for r in rows))
@@ -78,15 +78,15 @@ class Atlas:
         self.base = torch.tensor(self.bases, device=device)
         self.px = torch.tensor(SIZE_PX, device=device)
         self.inset = torch.tensor(SIZE_INSET, device=device)
-        first = np.array(list(COLOURS.values()), dtype=np.float32)
+        first = np.array(list(COLORS.values()), dtype=np.float32)
         light = np.where(first.min(1, keepdims=True) > 200, np.float32(190), first * 0.5 + 255 * 0.5).astype(np.float32)
-        self.colours = torch.from_numpy(np.stack([first, light])).to(device)  # the colour, and what it fades or stripes into
+        self.colors = torch.from_numpy(np.stack([first, light])).to(device)  # the color, and what it fades or stripes into
         # Places of up to three things, in steps of the free space's half: [count, thing, (x, y)].
         self.several = torch.tensor([[[1, 1], [9, 9], [9, 9]], [[0, 1], [2, 1], [9, 9]], [[1, 0], [0, 2], [2, 2]]], device=device)
         self.device = device
 
 
-def backgrounds(atlas, colour, pattern, height, width, origin=None, full=FULL):
+def backgrounds(atlas, color, pattern, height, width, origin=None, full=FULL):
     """[B, 3, height, width] in 0..255. `origin` [B, 2]: where the picture's top left lies in a larger one of height `full`."""
     y = torch.arange(height, device=atlas.device)[None, :, None]
     x = torch.arange(width, device=atlas.device)[None, None, :]
@@ -95,7 +95,7 @@ def backgrounds(atlas, colour, pattern, height, width, origin=None, full=FULL):
     stripe = (((x + ox) // 8) % 2).float().expand(-1, height, width)
     p = pattern[:, None, None]
     w = torch.where(p == 1, fade, torch.where(p == 2, stripe, torch.zeros((), device=atlas.device)))[:, None]
-    return torch.lerp(atlas.colours[0][colour][:, :, None, None], atlas.colours[1][colour][:, :, None, None], w)
+    return torch.lerp(atlas.colors[0][color][:, :, None, None], atlas.colors[1][color][:, :, None, None], w)
 
 
 def places(atlas, specs, height, width):
@@ -220,7 +220,7 @@ def stream(work, seed, shares, chunk, workers):
 # ---- noise ----
 
 # Channels of the noise whose means over all tokens choose what a caption leaves unsaid: (first, one past the last).
-PLACE_CHANNELS, SIZE_CHANNELS, COLOUR_CHANNELS, PATTERN_CHANNELS = (1, 10), (10, 13), (13, 25), (25, 30)
+PLACE_CHANNELS, SIZE_CHANNELS, COLOR_CHANNELS, PATTERN_CHANNELS = (1, 10), (10, 13), (13, 25), (25, 30)
 
 
 def couple(noise, specs, unsaid):
@@ -238,7 +238,7 @@ def couple(noise, specs, unsaid):
     pattern = torch.where(specs[:, 1] == 0, torch.randint(3, rows.shape, device=noise.device), specs[:, 1] + 2)
     groups = [(PLACE_CHANNELS, specs[:, 5], (unsaid & captions.PLACE != 0) & (count == 1)),
               (SIZE_CHANNELS, specs[:, 3], unsaid & captions.SIZE != 0),
-              (COLOUR_CHANNELS, specs[:, 0], unsaid & captions.BACKGROUND != 0),
+              (COLOR_CHANNELS, specs[:, 0], unsaid & captions.BACKGROUND != 0),
               (PATTERN_CHANNELS, pattern, unsaid & captions.BACKGROUND != 0)]
     for (first, last), choice, open_ in groups:
         candidates = means[:, first:last]

@@ -4,7 +4,7 @@ In:  WORK with tokenizer, vae.pt and flow_ema.pt.
 Out: a table on standard output.
 
 Subject: the nearest of all glyphs, either way round, on the known background inside the known boxes. Background: the nearest
-of all colours and patterns outside the boxes. Layout: the nearest of all counts, sizes and places of the true subject.
+of all colors and patterns outside the boxes. Layout: the nearest of all counts, sizes and places of the true subject.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import captions
 import data
 import models
 import transformer as stage
-from subjects import COLOUR_NAMES, NAMES, PATTERNS, SIZES, visible, held_out
+from subjects import COLOR_NAMES, NAMES, PATTERNS, SIZES, visible, held_out
 
 
 class Judge:
@@ -77,9 +77,9 @@ class Judge:
     def __call__(self, images, specs):
         """(subject right, background right, layout right) of each picture, [B, 3]."""
         out = torch.zeros(len(specs), 3)
-        colours = torch.arange(len(COLOUR_NAMES), device=self.device).repeat_interleave(len(PATTERNS))
-        patterns = torch.arange(len(PATTERNS), device=self.device).repeat(len(COLOUR_NAMES))
-        plain = data.backgrounds(self.atlas, colours, patterns, 128, 128) / 127.5 - 1
+        colors = torch.arange(len(COLOR_NAMES), device=self.device).repeat_interleave(len(PATTERNS))
+        patterns = torch.arange(len(PATTERNS), device=self.device).repeat(len(COLOR_NAMES))
+        plain = data.backgrounds(self.atlas, colors, patterns, 128, 128) / 127.5 - 1
         for i, spec in enumerate(specs):
             image = images[i : i + 1]
             background = data.backgrounds(self.atlas, spec[:1], spec[1:2], 128, 128) / 127.5 - 1
@@ -93,10 +93,10 @@ class Judge:
             out[i, 2] = bool((layout == spec[3:6]).all())
         return out
 
-    def anywhere(self, image, colour, pattern):
+    def anywhere(self, image, color, pattern):
         """The subject of a picture of one unplaced thing: the best of every size and place."""
-        background = data.backgrounds(self.atlas, *torch.tensor([[colour], [pattern]], device=self.device), 128, 128) / 127.5 - 1
-        specs = torch.tensor([[colour, pattern, 0, size, 1, place, 0] for size, _, place in self.layouts[:27].tolist()], device=self.device)
+        background = data.backgrounds(self.atlas, *torch.tensor([[color], [pattern]], device=self.device), 128, 128) / 127.5 - 1
+        specs = torch.tensor([[color, pattern, 0, size, 1, place, 0] for size, _, place in self.layouts[:27].tolist()], device=self.device)
         return int(torch.stack([self.errors(image, background, spec) for spec in specs]).amin((0, 1)).argmin())
 
 
@@ -170,7 +170,7 @@ def main():
     # Less said: only subject and background; size and place are the seed's.
     few = chosen[: args.count // 4]
     for steps in args.steps:
-        said = [f"{data.captions.article(NAMES[p[2]])} on a {COLOUR_NAMES[p[0]]} background" for p in few]
+        said = [f"{data.captions.article(NAMES[p[2]])} on a {COLOR_NAMES[p[0]]} background" for p in few]
         images = model.draw(said, steps=steps)
         right = [judge.anywhere(images[i : i + 1], p[0], 0) == p[2] for i, p in enumerate(few)]
         print(f"{steps} steps, unplaced: subject {percent(torch.tensor(right))}", flush=True)
@@ -196,22 +196,22 @@ def main():
 
 
 def wordings(judge, model, name, show):
-    """Captions in words that training never saw: `caption | subject | colour | pattern` in each line."""
+    """Captions in words that training never saw: `caption | subject | color | pattern` in each line."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)) as f:
         lines = [[part.strip() for part in line.split("|")] for line in f if line.strip() and line[0] != "#"]
     images = model.draw([line[0] for line in lines])
-    colours = torch.arange(len(COLOUR_NAMES), device=judge.device).repeat_interleave(len(PATTERNS))
-    patterns = torch.arange(len(PATTERNS), device=judge.device).repeat(len(COLOUR_NAMES))
-    plain = data.backgrounds(judge.atlas, colours, patterns, 128, 128) / 127.5 - 1
+    colors = torch.arange(len(COLOR_NAMES), device=judge.device).repeat_interleave(len(PATTERNS))
+    patterns = torch.arange(len(PATTERNS), device=judge.device).repeat(len(COLOR_NAMES))
+    plain = data.backgrounds(judge.atlas, colors, patterns, 128, 128) / 127.5 - 1
     good, wrong = 0, []
-    for i, (text, subject, colour, pattern) in enumerate(lines):
+    for i, (text, subject, color, pattern) in enumerate(lines):
         image = images[i : i + 1]
         # The background fills most of the picture wherever the thing stands: a low quantile of the error over the pixels.
         back = int((plain - image).square().mean(1).flatten(1).quantile(0.4, dim=1).argmin())
         got = judge.anywhere(image, back // len(PATTERNS), back % len(PATTERNS))
-        answer = (NAMES[got], COLOUR_NAMES[back // len(PATTERNS)], PATTERNS[back % len(PATTERNS)])
-        good += answer == (subject, colour, pattern)
-        wrong += [] if answer == (subject, colour, pattern) else [(text, answer)]
+        answer = (NAMES[got], COLOR_NAMES[back // len(PATTERNS)], PATTERNS[back % len(PATTERNS)])
+        good += answer == (subject, color, pattern)
+        wrong += [] if answer == (subject, color, pattern) else [(text, answer)]
     print(f"{name}: subject and background right {100 * good / len(lines):.1f}", flush=True)
     for text, answer in wrong if show else []:
         print("   ", text, "->", *answer)

@@ -2,11 +2,11 @@
 
 In:  the font, the grammar, heldout_captions.txt.
 Out: OUT/glyphs.png: every subject as 16x16 premultiplied RGBA, the mean of its 96 px glyph over 6x6 pixels, COLUMNS in a row;
-     OUT/world.json: names, colours, sizes, places;
+     OUT/world.json: names, colors, sizes, places;
      OUT/cases.jsonl: one request a line and what its picture should show, on subject x background pairs held out of training.
      With --pictures DIR also true pictures as PNG, for the autoencoder's signal-to-noise ratio. These are not committed.
 
-A picture is [colour, pattern, subject, size, count, place, mirrored] as in captions.py; where a caption leaves size and place
+A picture is [color, pattern, subject, size, count, place, mirrored] as in captions.py; where a caption leaves size and place
 to the seed, only the first three are told.
 """
 
@@ -21,7 +21,7 @@ from PIL import Image
 
 import captions
 import data
-from subjects import COLOUR_NAMES, NAMES, PATTERNS, PLACES, SIZE_INSET, SIZE_PX, SIZES, held_out, plural, visible
+from subjects import COLOR_NAMES, NAMES, PATTERNS, PLACES, SIZE_INSET, SIZE_PX, SIZES, held_out, plural, visible
 
 CELLS = 16
 COLUMNS = 16
@@ -45,12 +45,12 @@ def write_glyphs(atlas, path):
 
 
 def world(atlas):
-    first, light = atlas.colours.tolist()
+    first, light = atlas.colors.tolist()
     return {
         "patterns": PATTERNS,
         "places": PLACES,
         "sizes": [{"name": n, "px": p, "inset": i} for n, p, i in zip(SIZES, SIZE_PX, SIZE_INSET)],
-        "colours": [{"name": n, "rgb": a, "fades_to": b} for n, a, b in zip(COLOUR_NAMES, first, light)],
+        "colours": [{"name": n, "rgb": a, "fades_to": b} for n, a, b in zip(COLOR_NAMES, first, light)],
         "subjects": [{"name": n, "plural": plural(n)} for n in NAMES],
     }
 
@@ -68,8 +68,8 @@ def unplaced():
     rng = random.Random("unplaced")
     for _ in range(UNPLACED):
         target = captions.picture(rng, True)[:3]
-        colour = COLOUR_NAMES[target[0]]
-        behind = [f"a {colour} background", f"a {colour} gradient background", f"{colour} stripes"][target[1]]
+        color = COLOR_NAMES[target[0]]
+        behind = [f"a {color} background", f"a {color} gradient background", f"{color} stripes"][target[1]]
         behind = behind.replace("a orange", "an orange")
         yield {"kind": "unplaced", "caption": f"{captions.article(NAMES[target[2]])} on {behind}", "target": target}
 
@@ -103,8 +103,8 @@ def two_references():
 def wordings(path):
     with open(path) as file:
         lines = [[part.strip() for part in line.split("|")] for line in file if line.strip() and line[0] != "#"]
-    for caption, subject, colour, pattern in lines:
-        target = COLOUR_NAMES.index(colour), PATTERNS.index(pattern), NAMES.index(subject)
+    for caption, subject, color, pattern in lines:
+        target = COLOR_NAMES.index(color), PATTERNS.index(pattern), NAMES.index(subject)
         assert visible(target[2], target[0]), caption
         yield {"kind": "wording", "caption": caption, "target": target}
 
@@ -140,7 +140,7 @@ def main():
         cases += edits(kind)
     cases += [*two_references(), *wordings(args.wordings)]
     with open(os.path.join(args.out, "world.json"), "w") as file:
-        # A line for each colour and subject, so that differences are readable.
+        # A line for each color and subject, so that differences are readable.
         lists = [f' "{key}": [\n  ' + ",\n  ".join(json.dumps(v, ensure_ascii=False) for v in values) + "\n ]"
                  for key, values in world(atlas).items()]
         file.write("{\n" + ",\n".join(lists) + "\n}\n")

@@ -29,7 +29,7 @@ def make_transformer():
 
 
 def make_text_encoder():
-    # The fourth layer exists only so that the third tap is the plain state: transformers normalises the last one.
+    # The fourth layer exists only so that the third tap is the plain state: transformers normalizes the last one.
     config = Qwen3Config(
         vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=40960, rope_theta=1_000_000.0, rms_norm_eps=1e-6,
@@ -77,7 +77,7 @@ def unpatchify(z):
 
 
 def encode_mean(vae, pixels):
-    """Patchified latent means [B, 64, h, w], not normalised."""
+    """Patchified latent means [B, 64, h, w], not normalized."""
     moments = vae.quant_conv(vae.encoder(pixels))
     return patchify(moments[:, :LATENT])
 
@@ -87,7 +87,7 @@ def bn_std(vae):
 
 
 def encode_tokens(vae, pixels):
-    """Normalised tokens [B, I, 64], row-major."""
+    """Normalized tokens [B, I, 64], row-major."""
     z = encode_mean(vae, pixels).float()
     z = (z - vae.bn.running_mean[:, None, None]) / bn_std(vae)[:, None, None]
     return z.flatten(2).transpose(1, 2)
@@ -130,7 +130,7 @@ def sigmas(tokens, steps):
 
 @torch.no_grad()
 def sample(transformer, context, noise, references, ids, steps):
-    """Normalised tokens from noise [B, I, 64] in Euler steps."""
+    """Normalized tokens from noise [B, I, 64] in Euler steps."""
     x, n = noise, noise.shape[1]
     levels = sigmas(n, steps)
     for now, then in zip(levels, levels[1:]):
@@ -142,7 +142,7 @@ def sample(transformer, context, noise, references, ids, steps):
     return x
 
 
-# ---- optimiser ----
+# ---- optimizer ----
 
 def newton_schulz(g):
     """The nearest orthogonal matrices, roughly, of a stack [N, r, c]."""

@@ -1,4 +1,4 @@
-"""What klein-mini draws: emoji subjects, plain shapes, colours, sizes, places.
+"""What klein-mini draws: emoji subjects, plain shapes, colors, sizes, places.
 
 In:  nothing.
 Out: the tables that data, captions, training and evaluation share. Their order is part of every checkpoint's meaning.
@@ -32,14 +32,14 @@ crown 👑|top hat 🎩|shirt 👕|dress 👗|sneaker 👟|high heel 👠|backpa
 RENAME = {"hot air balloon": "balloon", "balloon": "ribbon"}
 
 SHAPES = ["circle", "square", "triangle", "ring", "diamond", "cross"]
-SHAPE_COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "black", "white"]
+SHAPE_COLORS = ["red", "orange", "yellow", "green", "blue", "purple", "black", "white"]
 
-COLOURS = {
+COLORS = {
     "red": (214, 40, 40), "orange": (245, 140, 30), "yellow": (250, 215, 50), "green": (50, 155, 70),
     "blue": (45, 95, 210), "purple": (125, 60, 170), "pink": (250, 150, 190), "brown": (125, 80, 45),
     "black": (20, 20, 20), "white": (250, 250, 250), "gray": (135, 135, 135), "turquoise": (60, 200, 190),
 }
-COLOUR_NAMES = list(COLOURS)
+COLOR_NAMES = list(COLORS)
 PATTERNS = ["plain", "gradient", "striped"]
 
 SIZES = ["small", "medium", "large"]
@@ -69,7 +69,7 @@ def _emoji():
 
 
 EMOJI_SUBJECTS = _emoji()
-NAMES = [name for name, _ in EMOJI_SUBJECTS] + [f"{c} {s}" for s in SHAPES for c in SHAPE_COLOURS]
+NAMES = [name for name, _ in EMOJI_SUBJECTS] + [f"{c} {s}" for s in SHAPES for c in SHAPE_COLORS]
 SHAPE_START = len(EMOJI_SUBJECTS)
 assert len(set(NAMES)) == len(NAMES), "every name means one picture"
 
@@ -82,18 +82,18 @@ def plural(name):
     return f"{head} {PLURALS.get(last, last + 's')}".strip()
 
 
-def shape_colour(subject):
-    """Index in COLOUR_NAMES of a shape's own colour, or None for an emoji."""
+def shape_color(subject):
+    """Index in COLOR_NAMES of a shape's own color, or None for an emoji."""
     if subject < SHAPE_START:
         return None
-    return COLOUR_NAMES.index(SHAPE_COLOURS[(subject - SHAPE_START) % len(SHAPE_COLOURS)])
+    return COLOR_NAMES.index(SHAPE_COLORS[(subject - SHAPE_START) % len(SHAPE_COLORS)])
 
 
-def visible(subject, colour):
-    """A shape cannot be seen on a background of its own colour."""
-    return shape_colour(subject) != colour
+def visible(subject, color):
+    """A shape cannot be seen on a background of its own color."""
+    return shape_color(subject) != color
 
 
-def held_out(subject, colour):
+def held_out(subject, color):
     """One subject x background pair in ten is never trained on: a fixed rule, the same in every stage."""
-    return (subject * 7919 + colour * 104729 + (subject * colour) * 31) % 97 % 10 == 3
+    return (subject * 7919 + color * 104729 + (subject * color) * 31) % 97 % 10 == 3

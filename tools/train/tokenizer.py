@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 import captions
 from models import VOCAB
-from subjects import COLOUR_NAMES, NAMES, plural
+from subjects import COLOR_NAMES, NAMES, plural
 
 COMMON = 2000
 # Words that mean something in a caption, and some that do not belong into one.
@@ -35,8 +35,8 @@ CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message.role 
 
 
 def common_words():
-    """The most common words that are no name, colour, size, place or number, nor part of one."""
-    taken = set(TAKEN) | set(COLOUR_NAMES) | {part for name in NAMES for form in (name, plural(name)) for part in form.split()}
+    """The most common words that are no name, color, size, place or number, nor part of one."""
+    taken = set(TAKEN) | set(COLOR_NAMES) | {part for name in NAMES for form in (name, plural(name)) for part in form.split()}
     words = [w for w in wordfreq.top_n_list("en", 2 * COMMON) if re.fullmatch(r"[a-z']+", w) and (len(w) > 1 or w in "ai")]
     return [w for w in words if w not in taken][:COMMON]
 

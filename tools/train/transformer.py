@@ -3,7 +3,7 @@
 In:  WORK/tokenizer, WORK/words.txt, WORK/vae.pt.
 Out: WORK/flow_{params,ema,optimizer}.pt to go on from; flow_ema.pt is what is exported.
 
-Flow matching on normalised latents: x_t = (1 - t) x + t n, the network gives n - x. What a caption leaves unsaid is tied to the
+Flow matching on normalized latents: x_t = (1 - t) x + t n, the network gives n - x. What a caption leaves unsaid is tied to the
 noise (data.couple). Sentences come from worker processes, pictures and latents from the card; latents are kept in rings, so
 that one is encoded once and used a few times. Text-to-image, edits, two references and larger sizes are mixed in every four steps.
 Several GPUs (`torchrun --nproc-per-node N transformer.py …`) each take a batch of their own and share gradients.

@@ -1,7 +1,7 @@
 //! klein-mini: every file of its diffusers folder, as bytes in the program.
 //!
 //! This folder is two things: the model as diffusers and `dj-flux2 -m` open it, and the crate that embeds it. Who made the
-//! model, from what, and under which licences stands in the README beside it.
+//! model, from what, and under which licenses stands in the README beside it.
 
 #![forbid(unsafe_code)]
 

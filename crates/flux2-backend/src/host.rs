@@ -368,7 +368,7 @@ impl HostTensor {
         match self.dtype {
             DType::F32 => decode(stored, from, out, |b: [u8; 4]| f32::from_le_bytes(b)),
             DType::F16 => decode(stored, from, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
-            // Not the `half` crate's, whose care for NaN keeps the loop from vectorising.
+            // Not the `half` crate's, whose care for NaN keeps the loop from vectorizing.
             DType::Bf16 => {
                 decode(stored, from, out, |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
             }

@@ -8,7 +8,7 @@ use std::array;
 
 use super::CpuBackend;
 use super::gemm::{self, Output, Scratch, left_operand, row_pointer};
-use super::simd::{self, Element, MAX_TILE_ROWS, MicroKernel, RowPointers, Tier, vectorised, with_element};
+use super::simd::{self, Element, MAX_TILE_ROWS, MicroKernel, RowPointers, Tier, vectorize, with_element};
 use crate::backend::AttentionMask;
 use crate::{Result, Tensor};
 
@@ -234,7 +234,7 @@ fn softmax_block<P: Element>(tier: Tier, scores: &[f32], scale: f32, weights: &m
     rescale
 }
 
-vectorised! {
+vectorize! {
     fn largest(values: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let chunks = values.chunks_exact(LANES);
@@ -248,7 +248,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     /// `weights[i] = 2^((scores[i] - max) * scale)`, zeros behind; returns their sum.
     fn exponentials<P: Element>(scores: &[f32], scale: f32, max: f32, weights: &mut [P]) -> f32 {
         let (weights, behind) = weights.split_at_mut(scores.len());
@@ -273,7 +273,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     fn scale_row(row: &mut [f32], factor: f32) {
         for value in row {
             *value *= factor;

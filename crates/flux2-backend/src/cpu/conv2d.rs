@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::CpuBackend;
 use super::gemm::{Block, Output, Product, Weights, convert, convert_sum, row_pointer};
 use super::group_norm::norm_silu;
-use super::simd::{Element, MicroKernel, RowPointers, vectorised, with_element};
+use super::simd::{Element, MicroKernel, RowPointers, vectorize, with_element};
 use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
 
 /// Prepared input of a band, about: small enough for the third-level cache, and so large that the rows around a band,
@@ -178,7 +178,7 @@ pub(super) fn raw_rows(be: &CpuBackend, x: &ConvInput<CpuBackend>, rows: Range<u
     Ok(Rows { pixels, first: rows.start })
 }
 
-vectorised! {
+vectorize! {
     fn add_sum<T: Element>(from: &[f32], bias: &[f32], to: &mut [T]) {
         for ((to, from), bias) in to.iter_mut().zip(from).zip(bias) {
             *to = T::from_f32(to.to_f32() + (from + bias));

@@ -8,7 +8,7 @@ use half::bf16;
 
 use super::gemm::Output;
 use super::pool::Threads;
-use super::simd::{Element, Tier, vectorised};
+use super::simd::{Element, Tier, vectorize};
 use crate::host::BlockScales;
 use crate::quant::{blocks, int8};
 use crate::{DType, Error, HostBytes, HostTensor, Result};
@@ -60,7 +60,7 @@ pub(super) fn on(threads: &Threads, tier: Tier, matrix: &HostTensor, dtype: DTyp
     }
 }
 
-vectorised! {
+vectorize! {
     fn to_bf16(values: &[f32], out: &mut [u8]) -> f32 {
         for (out, value) in out.chunks_exact_mut(2).zip(values) {
             out.copy_from_slice(&<bf16 as Element>::from_f32(*value).to_bits().to_le_bytes());
@@ -69,20 +69,20 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     fn to_i8(values: &[f32], out: &mut [u8]) -> f32 {
         int8::quantize_weights(values, bytemuck::cast_slice_mut(out))
     }
 }
 
-vectorised! {
+vectorize! {
     fn to_q8_0(values: &[f32], out: &mut [u8]) -> f32 {
         blocks::encode_q8_0(values, out);
         1.0
     }
 }
 
-vectorised! {
+vectorize! {
     fn to_q4_k(values: &[f32], out: &mut [u8]) -> f32 {
         blocks::encode_q4_k(values, out);
         1.0

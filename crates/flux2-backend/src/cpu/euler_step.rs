@@ -1,7 +1,7 @@
 //! `euler_step`: row by row, in place.
 
 use super::CpuBackend;
-use super::simd::vectorised;
+use super::simd::vectorize;
 use crate::{Result, Tensor};
 
 pub(super) fn euler_step(
@@ -16,7 +16,7 @@ pub(super) fn euler_step(
     Ok(())
 }
 
-vectorised! {
+vectorize! {
     fn row(x: &mut [f32], velocity: &[f32], dt: f32) {
         for (x, velocity) in x.iter_mut().zip(velocity) {
             *x += dt * velocity;

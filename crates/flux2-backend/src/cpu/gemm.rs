@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use half::bf16;
 
 use super::int8::{Int8Matrix, QuantizedRows};
-use super::simd::{self, Element, MicroKernel, Operand, RowPointers, Tier, vectorised, with_element};
+use super::simd::{self, Element, MicroKernel, Operand, RowPointers, Tier, vectorize, with_element};
 use super::{Buffer, CpuBackend};
 use crate::{HostTensor, Result, Tensor};
 
@@ -234,7 +234,7 @@ fn pack_weight(
     }
 }
 
-vectorised! {
+vectorize! {
     /// Decode `values.len()` values of a row and append them as groups.
     fn stage(
         kernel: MicroKernel,
@@ -321,7 +321,7 @@ impl<T> Output<T> {
     }
 }
 
-vectorised! {
+vectorize! {
     /// Change the dtype of a row.
     pub(super) fn convert<S: Element, T: Element>(from: &[S], to: &mut [T]) {
         for (to, from) in to.iter_mut().zip(from) {
@@ -330,7 +330,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     /// The same, plus a bias.
     pub(super) fn convert_sum<T: Element>(from: &[f32], bias: &[f32], to: &mut [T]) {
         for ((to, from), bias) in to.iter_mut().zip(from).zip(bias) {

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use super::CpuBackend;
 use super::conv2d::{BAND_BYTES, Rows, raw_rows};
-use super::simd::{self, Element, vectorised, with_element};
+use super::simd::{self, Element, vectorize, with_element};
 use crate::{ConvInput, GroupNorm, Result, Tensor};
 
 /// Elements of a chunk, about.
@@ -25,7 +25,7 @@ pub(super) fn group_norm(
     let statistics = group_norm_statistics(be, &x.into(), norm)?;
     let [means, scales, biases] = [0, 1, 2].map(|i| statistics.row::<f32>(i));
     with_element!(x.dtype(), T => {
-        be.build_rows(x.shape(), |i, out: &mut [T]| normalise(be.tier, x.row(i), means, scales, biases, out))
+        be.build_rows(x.shape(), |i, out: &mut [T]| normalize(be.tier, x.row(i), means, scales, biases, out))
     })
 }
 
@@ -146,7 +146,7 @@ fn chunk_moments<T: Element>(
     moments.collect()
 }
 
-vectorised! {
+vectorize! {
     fn add_pixel<T: Element>(x: &[T], sums: &mut [f32]) {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum += x.to_f32();
@@ -154,7 +154,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     fn add_deviations<T: Element>(x: &[T], means: &[f32], sums: &mut [f32], squares: &mut [f32]) {
         for (((x, mean), sum), square) in x.iter().zip(means).zip(sums).zip(squares) {
             let deviation = x.to_f32() - mean;
@@ -164,8 +164,8 @@ vectorised! {
     }
 }
 
-vectorised! {
-    fn normalise<T: Element>(x: &[T], means: &[f32], scales: &[f32], biases: &[f32], out: &mut [T]) {
+vectorize! {
+    fn normalize<T: Element>(x: &[T], means: &[f32], scales: &[f32], biases: &[f32], out: &mut [T]) {
         let parameters = means.iter().zip(scales).zip(biases);
         for ((out, x), ((mean, scale), bias)) in out.iter_mut().zip(x).zip(parameters) {
             *out = T::from_f32((x.to_f32() - mean) * scale + bias);
@@ -173,7 +173,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     /// The same with SiLU behind it, into any dtype.
     pub(super) fn norm_silu<S: Element, T: Element>(x: &[S], means: &[f32], scales: &[f32], biases: &[f32], out: &mut [T]) {
         let parameters = means.iter().zip(scales).zip(biases);

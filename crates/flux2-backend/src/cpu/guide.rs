@@ -1,7 +1,7 @@
 //! `guide`: row by row.
 
 use super::CpuBackend;
-use super::simd::vectorised;
+use super::simd::vectorize;
 use crate::{Result, Tensor};
 
 pub(super) fn guide(
@@ -13,7 +13,7 @@ pub(super) fn guide(
     be.build_rows(uncond.shape(), |i, out: &mut [f32]| row(be.tier, uncond.row(i), cond.row(i), guidance, out))
 }
 
-vectorised! {
+vectorize! {
     fn row(uncond: &[f32], cond: &[f32], guidance: f32, out: &mut [f32]) {
         for ((out, uncond), cond) in out.iter_mut().zip(uncond).zip(cond) {
             *out = uncond + guidance * (cond - uncond);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::gemm::{self, Output, Staging};
-use super::simd::{Element, MicroKernel, Tier, vectorised, with_element};
+use super::simd::{Element, MicroKernel, Tier, vectorize, with_element};
 use super::{Buffer, CpuBackend};
 use crate::quant::int8;
 use crate::{DType, HostTensor, Result, Tensor};
@@ -135,25 +135,25 @@ impl QuantizedRows {
     }
 }
 
-vectorised! {
+vectorize! {
     fn quantize_weights(values: &[f32], out: &mut [i8]) -> f32 {
         int8::quantize_weights(values, out)
     }
 }
 
-vectorised! {
+vectorize! {
     fn sum(bytes: &[i8]) -> i32 {
         bytes.iter().map(|b| i32::from(*b)).sum()
     }
 }
 
-vectorised! {
+vectorize! {
     fn range<T: Element>(values: &[T]) -> (f32, f32) {
         int8::range(values, |v| v.to_f32())
     }
 }
 
-vectorised! {
+vectorize! {
     fn quantize_activations<T: Element>(values: &[T], inverse: f32, zero: i32, out: &mut [u8]) {
         for (out, value) in out.iter_mut().zip(values) {
             *out = int8::quantize_activation(value.to_f32(), inverse, zero);
@@ -161,7 +161,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     fn dequantize(values: &mut [f32], scale: f32, zero: i32, scales: &[f32], sums: &[i32]) {
         for ((value, weight_scale), sum) in values.iter_mut().zip(scales).zip(sums) {
             let exact = (value.to_bits() as i32).wrapping_sub(zero.wrapping_mul(*sum));

@@ -2,7 +2,7 @@
 
 use super::gemm::Output;
 use super::linear::product;
-use super::simd::vectorised;
+use super::simd::vectorize;
 use super::{CpuBackend, Matrix};
 use crate::{Result, Tensor};
 
@@ -26,7 +26,7 @@ pub(super) fn linear_add(
     })
 }
 
-vectorised! {
+vectorize! {
     fn add_gated(x: &mut [f32], gate: &[f32], values: &[f32]) {
         for ((x, gate), value) in x.iter_mut().zip(gate).zip(values) {
             *x += gate * value;
@@ -34,7 +34,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     fn add(x: &mut [f32], values: &[f32]) {
         for (x, value) in x.iter_mut().zip(values) {
             *x += value;

@@ -2,7 +2,7 @@
 
 use super::gemm::Output;
 use super::linear::product;
-use super::simd::{self, Element, vectorised, with_element};
+use super::simd::{self, Element, vectorize, with_element};
 use super::{CpuBackend, Matrix};
 use crate::{Result, Tensor};
 
@@ -24,7 +24,7 @@ pub(super) fn linear_swiglu(
     }))
 }
 
-vectorised! {
+vectorize! {
     fn swiglu<T: Element>(gate: &[f32], up: &[f32], out: &mut [T]) {
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
             *out = T::from_f32(simd::silu(*gate) * up);

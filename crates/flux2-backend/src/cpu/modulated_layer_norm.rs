@@ -1,6 +1,6 @@
 //! `modulated_layer_norm`: mean, then squares around it, then the result; a row is in the cache after the first.
 
-use super::simd::{Element, vectorised, with_element};
+use super::simd::{Element, vectorize, with_element};
 use super::{CpuBackend, lanes};
 use crate::{Result, Tensor};
 
@@ -17,7 +17,7 @@ pub(super) fn modulated_layer_norm(
     }))
 }
 
-vectorised! {
+vectorize! {
     fn row<T: Element>(x: &[f32], shift: &[f32], scale: &[f32], eps: f32, out: &mut [T]) {
         let n = x.len() as f32;
         let mean = lanes::sum(x, |v| v) / n;

@@ -1,6 +1,6 @@
-//! `norm_rope`: one pass over each head; the normalised values never reach memory.
+//! `norm_rope`: one pass over each head; the normalized values never reach memory.
 
-use super::simd::{Element, vectorised, with_element};
+use super::simd::{Element, vectorize, with_element};
 use super::{CpuBackend, lanes};
 use crate::{Result, Rope, RopeLayout, Tensor};
 
@@ -21,7 +21,7 @@ pub(super) fn norm_rope(
     }))
 }
 
-vectorised! {
+vectorize! {
     fn interleaved<T: Element>(x: &[T], weight: &[f32], cos: &[f32], sin: &[f32], eps: f32, out: &mut [T]) {
         let d = weight.len();
         for (x, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
@@ -36,7 +36,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorize! {
     fn halves<T: Element>(x: &[T], weight: &[f32], cos: &[f32], sin: &[f32], eps: f32, out: &mut [T]) {
         let d = weight.len();
         let (first_weight, second_weight) = weight.split_at(d / 2);

@@ -1,6 +1,6 @@
 //! `rms_norm`: a row is read twice, the second time from the cache.
 
-use super::simd::{Element, vectorised, with_element};
+use super::simd::{Element, vectorize, with_element};
 use super::{CpuBackend, lanes};
 use crate::{Result, Tensor};
 
@@ -16,7 +16,7 @@ pub(super) fn rms_norm(
     }))
 }
 
-vectorised! {
+vectorize! {
     fn row<T: Element>(x: &[f32], weight: &[f32], eps: f32, out: &mut [T]) {
         let scale = lanes::inverse_rms(x, eps);
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {

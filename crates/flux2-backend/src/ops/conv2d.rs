@@ -1,6 +1,6 @@
 //! Convolution over a map of pixels, one of the kinds in [`ConvShape`]; sums in f32.
 //!
-//! Used by the autoencoder. A pixel's channels are neighbours in memory, and a weight row is `[row, column, channel]`.
+//! Used by the autoencoder. A pixel's channels are neighbors in memory, and a weight row is `[row, column, channel]`.
 //! What comes before a convolution there (group norm and SiLU) and what comes after it (a residual) is part of the op, so
 //! that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Padding is zero as the convolution reads
 //! it, that is, behind the norm.

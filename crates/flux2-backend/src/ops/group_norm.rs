@@ -51,9 +51,9 @@ pub fn reference(x: &[f32], groups: usize, weight: &[f32], bias: &[f32], eps: f3
             (mean, (variance + f64::from(eps)).sqrt())
         })
         .collect();
-    let normalised = |(i, v): (usize, &f32)| {
+    let normalized = |(i, v): (usize, &f32)| {
         let (channel, (mean, deviation)) = (i % c, statistics[i % c / (c / groups)]);
         (f64::from(*v) - mean) / deviation * f64::from(weight[channel]) + f64::from(bias[channel])
     };
-    x.iter().enumerate().map(normalised).collect()
+    x.iter().enumerate().map(normalized).collect()
 }

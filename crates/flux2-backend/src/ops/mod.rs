@@ -24,7 +24,7 @@
 //! | [`embedding()`] | rows of a table | Qwen3 |
 //! | [`conv2d()`], [`conv2d_f32`], [`conv2d_add`] | 1x1 or 3x3 convolution, norm and SiLU before and residual after it | autoencoder |
 //! | [`group_norm()`], [`group_norm_statistics`] | `(x - mean) / std * weight + bias` | autoencoder |
-//! | [`patchify()`], [`unpatchify`] | 2x2 pixels to one normalised token and back | autoencoder |
+//! | [`patchify()`], [`unpatchify`] | 2x2 pixels to one normalized token and back | autoencoder |
 
 pub mod attention;
 pub mod cast;

@@ -1,4 +1,4 @@
-//! Patches of 2x2 pixels as tokens, normalised per channel, and back.
+//! Patches of 2x2 pixels as tokens, normalized per channel, and back.
 //!
 //! Token channel `c * 4 + py * 2 + px` is channel `c` of the pixel at row `py`, column `px` of the patch. Used at the
 //! two ends of the flow transformer's latent space; `mean` and `std` are the autoencoder's batch-norm statistics.

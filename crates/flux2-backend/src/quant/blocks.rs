@@ -28,7 +28,7 @@ pub trait Block {
     const LEN: usize;
     /// Bytes of a block.
     const BYTES: usize;
-    /// Values that can be decoded without their neighbours.
+    /// Values that can be decoded without their neighbors.
     const UNIT: usize;
 
     /// The `UNIT` values of unit `unit` of a block.
@@ -368,7 +368,7 @@ struct Rounded {
 }
 
 impl Rounded {
-    /// The nearest scales and minima in `steps`, or their neighbours where these are better.
+    /// The nearest scales and minima in `steps`, or their neighbors where these are better.
     #[inline(always)]
     fn new(subs: [&Sub; 8], fitted: &[(f32, f32); 8], steps: [f16; 2]) -> Self {
         let [d, dmin] = steps.map(f16::to_f32);

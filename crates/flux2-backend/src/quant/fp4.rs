@@ -7,7 +7,7 @@
 /// The value of the low four bits of `code`.
 pub const fn e2m1_to_f32(code: u8) -> f32 {
     let (exponent, mantissa) = (code as i32 >> 1 & 3, code as i32 & 1);
-    // In halves; branches on neither, so that loops over codes vectorise.
+    // In halves; branches on neither, so that loops over codes vectorize.
     let normal = (2 + mantissa) << (exponent - (exponent != 0) as i32) as u32;
     let halves = normal - 2 * (exponent == 0) as i32;
     let sign = 1 - (code as i32 >> 2 & 2);

@@ -63,7 +63,7 @@ pub fn quantize_activation(value: f32, inverse_scale: f32, zero: i32) -> u8 {
     nearest(value * inverse_scale).wrapping_add(zero).clamp(0, 255) as u8
 }
 
-/// The nearest integer, even at halves, of a value below 2^22; plain arithmetic, so that loops vectorise.
+/// The nearest integer, even at halves, of a value below 2^22; plain arithmetic, so that loops vectorize.
 #[inline(always)]
 pub(super) fn nearest(value: f32) -> i32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits

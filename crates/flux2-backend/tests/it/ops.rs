@@ -49,7 +49,7 @@ matrix!(
 on_every_backend!(
     a_streamed_map_is_the_map,
     attention_of_aligned_rows,
-    convolutions_normalise_what_they_read,
+    convolutions_normalize_what_they_read,
     keys_that_no_query_sees_may_be_left_out,
     large_scores_do_not_overflow,
     wrong_shapes_are_named,
@@ -245,7 +245,7 @@ fn conv2d<B: Backend>(be: &B) -> Result<()> {
 }
 
 /// Group norm and SiLU on the way into a convolution, and a residual behind it, as the autoencoder has them.
-fn convolutions_normalise_what_they_read<B: Backend>(be: &B) -> Result<()> {
+fn convolutions_normalize_what_they_read<B: Backend>(be: &B) -> Result<()> {
     use ConvShape::{Downsample, Pointwise, Same, Upsample};
     let compute = be.compute().dtype();
     for (shape, [h, w, c], groups, o) in [
@@ -260,7 +260,7 @@ fn convolutions_normalise_what_they_read<B: Backend>(be: &B) -> Result<()> {
     ] {
         let k = shape.kernel() * shape.kernel() * c;
         let (x, xs) = window(be, "x", &[h, w, c], compute)?;
-        let (norm, ws, bs) = normalisation(be, groups, c)?;
+        let (norm, ws, bs) = normalization(be, groups, c)?;
         let normed = ops::group_norm::reference(&xs, groups, &ws, &bs, EPS);
         let silu: Vec<f32> = normed.iter().map(|v| (v / (1.0 + (-v).exp())) as f32).collect();
         let (conv, ws, bs) = convolution(be, "conv", [o, c], shape)?;
@@ -292,7 +292,7 @@ fn convolutions_normalise_what_they_read<B: Backend>(be: &B) -> Result<()> {
 fn a_streamed_map_is_the_map<B: Backend>(be: &B) -> Result<()> {
     use ConvShape::{Downsample, Pointwise, Same, Upsample};
     let (x, _) = tensor(be, "x", &[13, 9, 6], be.compute().dtype())?;
-    let (norm, ..) = normalisation(be, 4, 8)?;
+    let (norm, ..) = normalization(be, 4, 8)?;
     for first in [Pointwise, Same, Upsample] {
         let (first, ..) = convolution(be, "first", [8, 6], first)?;
         let kept = ops::conv2d(be, &(&x).into(), &first)?;
@@ -348,7 +348,7 @@ fn group_norm<B: Backend>(be: &B) -> Result<()> {
             let values: Vec<f32> = random("x", &wide).iter().map(|v| v + offset).collect();
             let x = ops::cast(be, &be.upload(&wide, &values)?, be.compute().dtype())?.slice_cols(3..c + 3);
             let xs = be.download(&x)?;
-            let (norm, ws, bs) = normalisation(be, groups, c)?;
+            let (norm, ws, bs) = normalization(be, groups, c)?;
             let expected = ops::group_norm::reference(&xs, groups, &ws, &bs, EPS);
             let tolerance = Tolerance::of(be.compute().dtype(), 1);
             let got = ops::group_norm(be, &x, &norm)?;
@@ -939,7 +939,7 @@ fn products(be: &CpuBackend) -> Result<Vec<Vec<u32>>> {
     let bytes = Weight::load_as(be, HostTensor::from_f32([250, 64], &random("bytes", &[250, 64])), Format::Int8)?;
     let (conv, ..) = convolution(be, "conv", [250, 64], ConvShape::Same)?;
     let map = x.reshape("map", [34, 50, 64])?;
-    let norm_silu = Some(ops::group_norm_statistics(be, &(&map).into(), &normalisation(be, 8, 64)?.0)?);
+    let norm_silu = Some(ops::group_norm_statistics(be, &(&map).into(), &normalization(be, 8, 64)?.0)?);
     let few = x.slice_rows(0..400);
     let results = [
         ops::linear(be, &x, &square, Some(&bias))?,
@@ -1019,7 +1019,7 @@ fn convolution<B: Backend>(
 }
 
 /// A random group norm of `c` channels, and the values of its weight and bias.
-fn normalisation<B: Backend>(be: &B, groups: usize, c: usize) -> Result<(GroupNorm<B>, Vec<f32>, Vec<f32>)> {
+fn normalization<B: Backend>(be: &B, groups: usize, c: usize) -> Result<(GroupNorm<B>, Vec<f32>, Vec<f32>)> {
     let ((weight, weights), (bias, biases)) = (tensor(be, "weight", &[c], F32)?, tensor(be, "bias", &[c], F32)?);
     Ok((GroupNorm { groups, weight, bias, eps: EPS }, weights, biases))
 }

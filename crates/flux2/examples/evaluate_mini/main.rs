@@ -194,9 +194,9 @@ impl Row {
 fn rows() -> Vec<Row> {
     let same_subject = |seen: &Picture, target: &Picture| seen.subject == target.subject;
     let same_background =
-        |seen: &Picture, target: &Picture| (seen.colour, seen.pattern) == (target.colour, target.pattern);
+        |seen: &Picture, target: &Picture| (seen.color, seen.pattern) == (target.color, target.pattern);
     let both = |seen: &Picture, target: &Picture| {
-        (seen.subject, seen.colour, seen.pattern) == (target.subject, target.colour, target.pattern)
+        (seen.subject, seen.color, seen.pattern) == (target.subject, target.color, target.pattern)
     };
     let row = |what, bar, about, right| Row { what, bar, about, right };
     vec![

@@ -74,15 +74,15 @@ impl Pen<'_> {
         Ok(Tile { image: halved(&tile.image), label: label.into() })
     }
 
-    /// Every subject, large and in the middle, on one colour after the other.
+    /// Every subject, large and in the middle, on one color after the other.
     fn subjects(&mut self, world: &World) -> Result<Vec<Vec<Tile>>> {
-        let colours = world.colours.len();
+        let colors = world.colors.len();
         let mut tiles = Vec::new();
         for (i, subject) in world.subjects.iter().enumerate() {
-            // A shape cannot be seen on its own colour.
-            let mut names = (0..colours).map(|k| &world.colours[(i * 5 + k) % colours].name);
-            let colour = names.find(|colour| !subject.name.starts_with(*colour)).expect("more than one colour");
-            let prompt = format!("a large {} in the center on a {colour} background", subject.name);
+            // A shape cannot be seen on its own color.
+            let mut names = (0..colors).map(|k| &world.colors[(i * 5 + k) % colors].name);
+            let color = names.find(|color| !subject.name.starts_with(*color)).expect("more than one color");
+            let prompt = format!("a large {} in the center on a {color} background", subject.name);
             tiles.push(self.small(&prompt, &subject.name, 1)?);
         }
         Ok(tiles.chunks(16).map(<[Tile]>::to_vec).collect())
@@ -119,18 +119,18 @@ impl Pen<'_> {
         Ok(rows)
     }
 
-    /// Every colour in every pattern.
+    /// Every color in every pattern.
     fn backgrounds(&mut self, world: &World) -> Result<Vec<Vec<Tile>>> {
         let mut rows = Vec::new();
         for pattern in &world.patterns {
-            let of = |colour: &str| match pattern.as_str() {
-                "gradient" => format!("{colour} gradient"),
-                "striped" => format!("{colour} stripes"),
-                _ => format!("{colour} background"),
+            let of = |color: &str| match pattern.as_str() {
+                "gradient" => format!("{color} gradient"),
+                "striped" => format!("{color} stripes"),
+                _ => format!("{color} background"),
             };
             let tile =
-                |colour: &str| self.small(&format!("a medium penguin in the center, {}", of(colour)), &of(colour), 1);
-            rows.push(world.colours.iter().map(|colour| colour.name.as_str()).map(tile).collect::<Result<_>>()?);
+                |color: &str| self.small(&format!("a medium penguin in the center, {}", of(color)), &of(color), 1);
+            rows.push(world.colors.iter().map(|color| color.name.as_str()).map(tile).collect::<Result<_>>()?);
         }
         Ok(rows)
     }

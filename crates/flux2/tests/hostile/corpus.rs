@@ -625,7 +625,7 @@ fn tokenizer(files: &mut Files, whole: &Value) {
     add("a regular expression that explodes", &|d| {
         d["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(a*)*b"}})
     });
-    add("a normaliser that replaces", &|d| {
+    add("a normalizer that replaces", &|d| {
         d["normalizer"] = json!({"type": "Replace", "pattern": {"String": ""}, "content": "xx"})
     });
     add("a model of another kind", &|d| d["model"]["type"] = json!("Unigram"));

@@ -200,7 +200,7 @@ fn a_name_given_twice() {
 }
 
 #[test]
-fn other_formats_are_recognised() {
+fn other_formats_are_recognized() {
     for (start, expected) in [
         (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00"[..], "git LFS"),
         (b"PK\x03\x04\0\0\0\0", "PyTorch"),

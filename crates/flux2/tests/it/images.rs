@@ -99,7 +99,7 @@ fn alpha_is_dropped_not_composited() {
 }
 
 #[test]
-fn grey_palette_and_deep_pixels() {
+fn gray_palette_and_deep_pixels() {
     for name in ["grey.png", "bilevel.png", "palette.png", "rgb16.png", "grey16.png"] {
         assert_reads_as_pillow(name, 0);
     }
@@ -355,8 +355,8 @@ fn lossless_formats_keep_every_byte() {
 }
 
 #[test]
-fn jpeg_keeps_colour_edges() {
-    // One red column on blue: chroma subsampling would smear it over its neighbours.
+fn jpeg_keeps_color_edges() {
+    // One red column on blue: chroma subsampling would smear it over its neighbors.
     let pixels = (0..16 * 16).flat_map(|i| if i % 16 == 7 { [200, 30, 30] } else { [30, 30, 200] }).collect();
     let image = RgbImage::new(16, 16, pixels).unwrap();
     let decoded = decode(&encode(&image, ImageFormat::Jpeg, None).unwrap(), "x").unwrap();

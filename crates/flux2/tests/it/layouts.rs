@@ -314,13 +314,13 @@ fn fp8_q_k_and_v_keep_their_scales_when_joined() {
     let temp = tempfile::tempdir().unwrap();
     let names: Vec<String> = ["q", "k", "v"].map(|n| format!("transformer_blocks.0.attn.to_{n}.weight")).into();
     let scales: Vec<String> = names.iter().map(|n| format!("{n}_scale")).collect();
-    let check = |quantised: &[&str], expected: [f32; 3], dtype| {
-        let beside: Vec<_> = quantised
+    let check = |quantized: &[&str], expected: [f32; 3], dtype| {
+        let beside: Vec<_> = quantized
             .iter()
             .map(|n| names.iter().position(|m| m == n).unwrap())
             .map(|i| (scales[i].as_str(), vec![], vec![2.0 + i as f32]))
             .collect();
-        let file = with_fp8("diffusers", quantised, &beside);
+        let file = with_fp8("diffusers", quantized, &beside);
         let component = Component::<TransformerConfig>::open(file.write(temp.path(), "t.safetensors")).unwrap();
         let joined = component.map().unwrap().tensor("double.0.img.qkv").unwrap();
         assert_eq!(joined.dtype(), dtype);

@@ -57,7 +57,7 @@ fn a_part_of_the_evaluation() {
 
     type About = fn(Kind) -> bool;
     type Right = fn(&Picture, &Picture) -> bool;
-    let background: Right = |seen, target| (seen.colour, seen.pattern) == (target.colour, target.pattern);
+    let background: Right = |seen, target| (seen.color, seen.pattern) == (target.color, target.pattern);
     let both: Right = |seen, target| Picture { layout: target.layout, ..*seen } == *target;
     let is_edit = |kind| matches!(kind, Kind::Background | Kind::Replace | Kind::Size | Kind::Add | Kind::Move);
     let questions: [(&str, f64, About, Right); 6] = [
@@ -87,10 +87,10 @@ fn engine(precision: Precision, threads: usize) -> Box<dyn Engine> {
     flux2::engine::load(&evaluation::mini(), &options).unwrap()
 }
 
-fn picture(world: &World, colour: &str, subject: &str, layout: Layout) -> Picture {
-    let colour = world.colours.iter().position(|c| c.name == colour).unwrap();
+fn picture(world: &World, color: &str, subject: &str, layout: Layout) -> Picture {
+    let color = world.colors.iter().position(|c| c.name == color).unwrap();
     let subject = world.subjects.iter().position(|s| s.name == subject).unwrap();
-    Picture { colour, pattern: 0, subject, layout: Some(layout) }
+    Picture { color, pattern: 0, subject, layout: Some(layout) }
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn other_sizes_do_not_break() {
         };
         let image = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image;
         assert_eq!((image.width(), image.height()), (width, height));
-        // Green (50, 155, 70) is the colour of most pixels on the edge, and something else stands before it.
+        // Green (50, 155, 70) is the color of most pixels on the edge, and something else stands before it.
         let green = |x, y| image.pixel(x, y).iter().zip([50, 155, 70]).all(|(a, b)| a.abs_diff(b) < 40);
         let edge: Vec<bool> = (0..width).map(|x| green(x, 0)).chain((0..height).map(|y| green(0, y))).collect();
         let on_edge = edge.iter().filter(|g| **g).count() as f64 / edge.len() as f64;

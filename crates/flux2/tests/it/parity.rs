@@ -1,4 +1,4 @@
-//! The whole path against diffusers, stage by stage, on tiny checkpoints with every parameter randomised.
+//! The whole path against diffusers, stage by stage, on tiny checkpoints with every parameter randomized.
 //!
 //! Tolerances for f32 (see docs/parity.md): the reference itself is about 1e-6 away from f64, and sums are ordered
 //! differently here; a wrong token row moves the result by 3e-3, a wrong pad row by 1e-4.

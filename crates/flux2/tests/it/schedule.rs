@@ -73,7 +73,7 @@ fn no_steps_and_too_many_steps_are_refused() {
 }
 
 proptest! {
-    /// Up to 2048 x 2048 pixels, which is 16384 tokens; far beyond, neighbours near 1 meet in f32.
+    /// Up to 2048 x 2048 pixels, which is 16384 tokens; far beyond, neighbors near 1 meet in f32.
     #[test]
     fn sigmas_fall_from_one_to_zero(steps in 1..=MAX_STEPS, tokens in 1usize..=16384) {
         let sigmas = sigmas(steps, tokens).unwrap();

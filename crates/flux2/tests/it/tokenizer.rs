@@ -141,7 +141,7 @@ fn prompt_of_a_megabyte_is_cut_like_any_other() {
 
 /// One run, no place to split: what makes a naive merge quadratic and a backtracking pattern give up.
 #[test]
-fn longest_prompts_of_one_kind_of_character_are_tokenised() {
+fn longest_prompts_of_one_kind_of_character_are_tokenized() {
     for unit in ["a", " ", "\n", " \n", "1", "!", "é", "\u{301}", "字", "🚀"] {
         let prompt = unit.repeat(MAX_PROMPT_BYTES / unit.len());
         let start = std::time::Instant::now();
@@ -174,7 +174,7 @@ fn builtin_tokenizer_is_the_published_file() {
 }
 
 #[test]
-fn notice_and_licence_travel_with_the_crates() {
+fn notice_and_license_travel_with_the_crates() {
     let text = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap();
     for (own, original) in [
         ("crates/flux2/NOTICE", "NOTICE"),
@@ -242,7 +242,7 @@ fn check_refused(pointer: &str, value: Value, message: &str) {
 }
 
 #[test]
-fn tiny_file_tokenises() {
+fn tiny_file_tokenizes() {
     let tokenizer = open(&serde_json::to_vec(&*TINY).unwrap()).unwrap();
     let encoded = tokenizer.encode_prompt("cat", 64);
     // The truncation asked for in the file is not obeyed.

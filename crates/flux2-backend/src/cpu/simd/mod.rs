@@ -1,7 +1,7 @@
 //! Instruction sets: which this processor has, and code compiled for each.
 //!
 //! Micro-kernels are written by hand per set (`x86.rs`, `aarch64.rs`, `portable.rs`). Everything that is a plain loop is written once
-//! and compiled for every set by [`vectorised!`]; there no fused multiply-add is used, so all sets give the same bytes.
+//! and compiled for every set by [`vectorize!`]; there no fused multiply-add is used, so all sets give the same bytes.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -174,7 +174,7 @@ impl Element for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
-    // Without branches, unlike the `half` crate's, so that loops vectorise.
+    // Without branches, unlike the `half` crate's, so that loops vectorize.
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         let bits = value.to_bits();
@@ -204,7 +204,7 @@ pub(super) use with_element;
 /// Define a function that is compiled for every instruction set; the caller passes the [`Tier`] first.
 ///
 /// On aarch64 the plain body is all there is: the compiler takes NEON for granted, and bf16 products are no use here.
-macro_rules! vectorised {
+macro_rules! vectorize {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)] // kernels take their tensors one by one
@@ -242,9 +242,9 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(super) use vectorize;
 
-/// `e^x` to two units in the last place, as plain arithmetic that vectorises; 0 below -87, infinite above 88.7.
+/// `e^x` to two units in the last place, as plain arithmetic that vectorizes; 0 below -87, infinite above 88.7.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
@@ -259,7 +259,7 @@ pub(super) fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let y = p * (r * r) + r + 1.0;
-    // Times 2^n, in two factors since n may be 128. Overflow checks would keep the loop from vectorising.
+    // Times 2^n, in two factors since n may be 128. Overflow checks would keep the loop from vectorizing.
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = n >> 1;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
@@ -303,7 +303,7 @@ pub(super) const MAX_TILE_ROWS: usize = 12;
 /// One row of a product's left operand for each row of a tile.
 pub(super) type RowPointers = [*const u32; MAX_TILE_ROWS];
 
-/// What a micro-kernel multiplies. Operands are read in groups of 4 bytes that are neighbours along the summed axis.
+/// What a micro-kernel multiplies. Operands are read in groups of 4 bytes that are neighbors along the summed axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
     /// f32: one to a group, sums in f32.
@@ -456,7 +456,7 @@ impl MicroKernel {
         match self.operand {
             Operand::F32 => DType::F32,
             Operand::Bf16 => DType::Bf16,
-            Operand::Int8 => unreachable!("bytes are made by `QuantisedRows`"),
+            Operand::Int8 => unreachable!("bytes are made by `QuantizedRows`"),
         }
     }
 

@@ -5,10 +5,10 @@
 //!
 //! | question | nearest of | compared where | given |
 //! |---|---|---|---|
-//! | background | all colours and patterns | cells outside the boxes | layout |
+//! | background | all colors and patterns | cells outside the boxes | layout |
 //! | subject | all subjects, either way round | the boxes, 16x16 cells each | background, layout |
 //! | layout | all sizes, counts and places | the whole picture | background, subject |
-//! | background, nothing placed | all colours and patterns | the two fifths of the picture that fit best | nothing |
+//! | background, nothing placed | all colors and patterns | the two fifths of the picture that fit best | nothing |
 //! | subject, nothing placed | all subjects in all sizes and places, either way round | the whole picture | that background |
 //!
 //! Distances are sums of squares over cells, each the mean of its pixels. A glyph's thumbnail has 16x16 cells, so what a
@@ -27,7 +27,7 @@ const GRID: usize = SIDE / CELL;
 pub struct Judge {
     /// The lists that its answers point into.
     pub world: World,
-    /// By `colour * patterns + pattern`.
+    /// By `color * patterns + pattern`.
     backgrounds: Vec<Background>,
     /// Of every subject, for the boxes.
     glyphs: Vec<Vec<Rgba>>,
@@ -54,7 +54,7 @@ impl Judge {
         };
         let all = |n: usize| (0..world.subjects.len()).map(|s| world.glyph(s, n)).collect::<Vec<_>>();
         Judge {
-            backgrounds: (0..world.colours.len() * patterns).map(background).collect(),
+            backgrounds: (0..world.colors.len() * patterns).map(background).collect(),
             glyphs: all(CELLS),
             glyphs_by_size: world.sizes.iter().map(|size| all(size.px / CELL)).collect(),
             world,
@@ -87,11 +87,11 @@ impl Judge {
             let (y, x) = (i / GRID * CELL, i % GRID * CELL);
             !boxes.iter().any(|[bx, by]| inside(x, *bx) && inside(y, *by))
         };
-        let [colour, pattern] = self.nearest_background(|background| {
+        let [color, pattern] = self.nearest_background(|background| {
             (0..GRID * GRID).filter(|i| outside(*i)).map(|i| distance(cells[i], background[i])).sum()
         });
 
-        let behind = self.background(expected.colour, expected.pattern);
+        let behind = self.background(expected.color, expected.pattern);
         let views: Vec<_> =
             boxes.iter().map(|corner| [pixels, &behind.pixels].map(|p| pool(p, *corner, px / CELLS, CELLS))).collect();
         let subject = nearest(self.glyphs.len(), |subject| {
@@ -105,29 +105,29 @@ impl Judge {
         let whole = Whole::new(&cells, &behind.cells);
         let layouts = self.world.layouts();
         let seen = nearest(layouts.len(), |i| self.error_of(&whole, expected.subject, layouts[i]));
-        Picture { colour, pattern, subject, layout: Some(layouts[seen]) }
+        Picture { color, pattern, subject, layout: Some(layouts[seen]) }
     }
 
     fn look_unplaced(&self, pixels: &[Rgb]) -> Picture {
         let cells = pool(pixels, [0, 0], CELL, GRID);
         // The thing covers less than three fifths of the cells wherever it stands.
-        let [colour, pattern] = self.nearest_background(|background| {
+        let [color, pattern] = self.nearest_background(|background| {
             let mut errors: Vec<f32> = cells.iter().zip(background).map(|(a, b)| distance(*a, *b)).collect();
             *errors.select_nth_unstable_by(GRID * GRID * 2 / 5, f32::total_cmp).1
         });
-        let whole = Whole::new(&cells, &self.background(colour, pattern).cells);
+        let whole = Whole::new(&cells, &self.background(color, pattern).cells);
         let layouts: Vec<Layout> = self.world.layouts().into_iter().filter(|layout| layout.count == 1).collect();
         let subject = nearest(self.glyphs.len(), |subject| {
             layouts.iter().map(|layout| self.error_of(&whole, subject, *layout)).fold(f32::INFINITY, f32::min)
         });
-        Picture { colour, pattern, subject, layout: None }
+        Picture { color, pattern, subject, layout: None }
     }
 
-    fn background(&self, colour: usize, pattern: usize) -> &Background {
-        &self.backgrounds[colour * self.world.patterns.len() + pattern]
+    fn background(&self, color: usize, pattern: usize) -> &Background {
+        &self.backgrounds[color * self.world.patterns.len() + pattern]
     }
 
-    /// Colour and pattern of the background for which `error`, given its cells, is least.
+    /// Color and pattern of the background for which `error`, given its cells, is least.
     fn nearest_background(&self, error: impl Fn(&[Rgb]) -> f32) -> [usize; 2] {
         let best = nearest(self.backgrounds.len(), |i| error(&self.backgrounds[i].cells));
         [best / self.world.patterns.len(), best % self.world.patterns.len()]
@@ -226,7 +226,7 @@ mod tests {
 
     /// A picture put together from the thumbnails, each channel moved by up to `noise` levels.
     fn compose(world: &World, picture: &Picture, mirrored: bool, noise: f32) -> RgbImage {
-        let mut pixels = world.background(picture.colour, picture.pattern);
+        let mut pixels = world.background(picture.color, picture.pattern);
         let layout = picture.layout.unwrap();
         let px = world.sizes[layout.size].px;
         let glyph = world.glyph(picture.subject, px);
@@ -246,16 +246,16 @@ mod tests {
         RgbImage::new(SIDE as u32, SIDE as u32, bytes).unwrap()
     }
 
-    /// Every subject once, the other fields in turn; no shape on a background of its own colour.
+    /// Every subject once, the other fields in turn; no shape on a background of its own color.
     fn one_of_each(world: &World) -> Vec<Picture> {
         let layouts = world.layouts();
         let picture = |subject: usize| Picture {
-            colour: subject * 5 % world.colours.len(),
+            color: subject * 5 % world.colors.len(),
             pattern: subject % world.patterns.len(),
             subject,
             layout: Some(layouts[subject * 7 % layouts.len()]),
         };
-        let seen = |p: &Picture| !world.subjects[p.subject].name.starts_with(&world.colours[p.colour].name);
+        let seen = |p: &Picture| !world.subjects[p.subject].name.starts_with(&world.colors[p.color].name);
         (0..world.subjects.len()).map(picture).filter(seen).collect()
     }
 
@@ -265,7 +265,7 @@ mod tests {
 
     fn a_cat(judge: &Judge) -> Picture {
         let layout = Layout { size: 1, count: 1, place: 0 };
-        Picture { colour: 4, pattern: 0, subject: named(judge, "cat"), layout: Some(layout) }
+        Picture { color: 4, pattern: 0, subject: named(judge, "cat"), layout: Some(layout) }
     }
 
     #[test]
@@ -298,12 +298,12 @@ mod tests {
     }
 
     #[test]
-    fn colours_and_patterns_are_told_apart() {
+    fn colors_and_patterns_are_told_apart() {
         let judge = Judge::load();
-        for (colour, pattern) in [(0, 0), (4, 1), (4, 2)] {
-            let other = Picture { colour, pattern, ..a_cat(&judge) };
+        for (color, pattern) in [(0, 0), (4, 1), (4, 2)] {
+            let other = Picture { color, pattern, ..a_cat(&judge) };
             let seen = judge.look(&compose(&judge.world, &other, false, 10.0), &a_cat(&judge));
-            assert_eq!((seen.colour, seen.pattern), (colour, pattern));
+            assert_eq!((seen.color, seen.pattern), (color, pattern));
         }
     }
 

@@ -85,17 +85,17 @@ pub struct Source {
     pub picture: Picture,
 }
 
-/// `[colour, pattern, subject]`, and where all is said `[..., size, count, place, mirrored]`.
+/// `[color, pattern, subject]`, and where all is said `[..., size, count, place, mirrored]`.
 fn picture<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Picture, D::Error> {
     let numbers = Vec::<usize>::deserialize(from)?;
-    let (colour, pattern, subject, layout) = match numbers[..] {
-        [colour, pattern, subject] => (colour, pattern, subject, None),
-        [colour, pattern, subject, size, count, place, _] => {
-            (colour, pattern, subject, Some(Layout { size, count, place }))
+    let (color, pattern, subject, layout) = match numbers[..] {
+        [color, pattern, subject] => (color, pattern, subject, None),
+        [color, pattern, subject, size, count, place, _] => {
+            (color, pattern, subject, Some(Layout { size, count, place }))
         }
         _ => return Err(serde::de::Error::invalid_length(numbers.len(), &"3 or 7 numbers")),
     };
-    Ok(Picture { colour, pattern, subject, layout })
+    Ok(Picture { color, pattern, subject, layout })
 }
 
 /// All requests there are, at most as many of each kind as `most` says.

@@ -1,4 +1,4 @@
-//! What klein-mini draws, as far as its judge must know it: subjects as thumbnails, colours, sizes, places.
+//! What klein-mini draws, as far as its judge must know it: subjects as thumbnails, colors, sizes, places.
 //!
 //! In:  `fixtures/mini/world.json` and `glyphs.png`, made by `tools/train/fixture.py`.
 //! Out: [`World`], which puts a picture together as `tools/train/data.py` does, from the thumbnails.
@@ -23,7 +23,7 @@ pub type Rgba = [f32; 4];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Picture {
     /// Of the background.
-    pub colour: usize,
+    pub color: usize,
     /// Of the background.
     pub pattern: usize,
     /// What stands before it.
@@ -53,7 +53,8 @@ pub struct World {
     /// From small to large.
     pub sizes: Vec<Size>,
     /// Of backgrounds.
-    pub colours: Vec<Colour>,
+    #[serde(rename = "colours")]
+    pub colors: Vec<Color>,
     /// Everything it draws.
     pub subjects: Vec<Subject>,
     /// `[subject][row * CELLS + column]`.
@@ -72,9 +73,9 @@ pub struct Size {
     pub inset: usize,
 }
 
-/// A named colour.
+/// A named color.
 #[derive(Deserialize)]
-pub struct Colour {
+pub struct Color {
     /// As captions say it.
     pub name: String,
     /// Itself.
@@ -137,8 +138,8 @@ impl World {
     }
 
     /// All pixels of a background, row by row.
-    pub fn background(&self, colour: usize, pattern: usize) -> Vec<Rgb> {
-        let Colour { rgb, fades_to, .. } = &self.colours[colour];
+    pub fn background(&self, color: usize, pattern: usize) -> Vec<Rgb> {
+        let Color { rgb, fades_to, .. } = &self.colors[color];
         let pixel = |i: usize| {
             let (y, x) = (i / SIDE, i % SIDE);
             let share = match self.patterns[pattern].as_str() {
@@ -174,8 +175,8 @@ impl World {
 
     /// In words, for people.
     pub fn describe(&self, picture: &Picture) -> String {
-        let Picture { colour, pattern, subject, layout } = *picture;
-        let behind = format!("{} {}", self.patterns[pattern], self.colours[colour].name);
+        let Picture { color, pattern, subject, layout } = *picture;
+        let behind = format!("{} {}", self.patterns[pattern], self.colors[color].name);
         let subject = &self.subjects[subject];
         match layout {
             None => format!("{}, {behind}", subject.name),

@@ -363,7 +363,7 @@ fn redirects_end() {
 }
 
 #[test]
-fn who_may_not_read_is_told_which_licence_and_where() {
+fn who_may_not_read_is_told_which_license_and_where() {
     for (status, with_token) in [(401, false), (403, true), (401, true)] {
         let place = Place::new();
         let gated = move |_: &Request| Answer::Status(status, vec![("X-Error-Code", "GatedRepo".into())]);
