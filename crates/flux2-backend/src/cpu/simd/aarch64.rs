@@ -1,6 +1,7 @@
-//! Micro-kernels for aarch64: accumulators of a whole tile stay in registers, a left value is multiplied by element.
+//! Micro-kernels for aarch64: the accumulators of a tile stay in registers, multiplied by one element of the left
+//! operand.
 //!
-//! NEON has 32 registers: 6 x 4 accumulators, 4 of the right operand, 2 of the left one by turns.
+//! NEON has 32 registers: 6 x 4 accumulators, 4 for the right operand, 2 for the left one in alternation.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -11,7 +12,7 @@ const ROWS: usize = 6;
 const VECTORS: usize = 4;
 const LANES: usize = 4;
 
-/// Instantiate a micro-kernel of 6 x 16 from the instruction that adds the product of a left and four right groups.
+/// Instantiates a 6 x 16 micro-kernel from the instruction that multiplies one left group with four right groups.
 macro_rules! micro_kernel {
     ($(#[$doc:meta])* $name:ident, $features:literal, multiply_add: $multiply_add:expr, add: $add:expr) => {
         $(#[$doc])*
@@ -24,7 +25,7 @@ macro_rules! micro_kernel {
             stride: usize,
             accumulate: bool,
         ) {
-            // SAFETY: every load and store stays within what the caller promised: `ROWS` pointers readable for
+            // SAFETY: every load and store stays within what the caller guarantees: `ROWS` pointers readable for
             // `groups` groups, `b` for 16 columns of every group, `c` writable for the tile.
             unsafe {
                 let mut sums = [[vdupq_n_f32(0.0); VECTORS]; ROWS];
@@ -63,14 +64,13 @@ micro_kernel!(
 );
 
 micro_kernel!(
-    /// bf16 pairs, held as the f32 of the same bits; each pair of products is added to an f32 sum.
+    /// bf16 pairs, held as the f32 with the same bits: adds two products at a time to each f32 sum.
     ///
-    /// `bfdot` rounds the sum of the pair and the new sum to odd: up to a unit in the last place, to either side alike,
-    /// where rounding to nearest costs half a one. It takes denormals for zero. FPCR changes neither, unless a process
-    /// turns on FEAT_EBF16.
+    /// `bfdot` rounds both its sums to odd: the error is up to one unit in the last place instead of half a unit, and
+    /// unbiased. It flushes denormals to zero. FPCR affects neither unless a process enables FEAT_EBF16.
     neon_bf16_6x16, "neon,bf16",
     multiply_add: |mut sum: float32x4_t, left: f32, right: float32x4_t| {
-        // By name, since `vbfdotq_lane_f32` is not stable.
+        // Inline assembly because the intrinsic `vbfdotq_lane_f32` is unstable.
         asm!(
             "bfdot {sum:v}.4s, {right:v}.8h, {left:v}.2h[0]",
             sum = inout(vreg) sum,
@@ -84,10 +84,10 @@ micro_kernel!(
 );
 
 micro_kernel!(
-    /// Bytes, held as the f32 of the same bits; four products to an i32 sum.
+    /// int8, held as the f32 with the same bits: adds four products at a time to each i32 sum.
     neon_int8_6x16, "neon,i8mm",
     multiply_add: |mut sum: float32x4_t, left: f32, right: float32x4_t| {
-        // By name, since `vsudotq_lane_s32` is not stable: signed bytes times the unsigned ones of an element.
+        // Inline assembly because the intrinsic `vsudotq_lane_s32` is unstable. Signed times unsigned bytes.
         asm!(
             "sudot {sum:v}.4s, {right:v}.16b, {left:v}.4b[0]",
             sum = inout(vreg) sum,
@@ -100,10 +100,10 @@ micro_kernel!(
     add: |a, b| vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b)))
 );
 
-/// Transpose 8 rows of 4 groups: `out[g * stride + r] = rows[r][g]`.
+/// Transposes 8 rows of 4 groups: `out[g * stride + r] = rows[r][g]`.
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn transpose_8x4(rows: [*const u32; 8], out: *mut u32, stride: usize) {
-    // SAFETY: the caller promises 4 readable groups a row and 4 writable rows of 8 groups, `stride` apart.
+    // SAFETY: the caller guarantees 4 readable groups a row and 4 writable rows of 8 groups, `stride` apart.
     unsafe {
         for half in 0..2 {
             let mut r = [vdupq_n_u32(0); 4];

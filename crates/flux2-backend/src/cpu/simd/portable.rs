@@ -1,11 +1,11 @@
-//! The micro-kernels for processors without one of their own: plain loops the compiler turns into what there is.
+//! Micro-kernels without intrinsics: plain loops, vectorized by the compiler for the baseline of the architecture.
 
 use super::RowPointers;
 
 const ROWS: usize = 4;
 const COLS: usize = 16;
 
-/// See [`super::MicroKernel::run`].
+/// f32, 4 x 16: see [`super::MicroKernel::run`].
 pub(super) unsafe fn f32_4x16(
     segments: &[RowPointers],
     groups: usize,
@@ -39,7 +39,7 @@ pub(super) unsafe fn f32_4x16(
     }
 }
 
-/// See [`super::MicroKernel::run`]; sums are i32.
+/// int8 with i32 sums, 4 x 16: see [`super::MicroKernel::run`].
 pub(super) unsafe fn int8_4x16(
     segments: &[RowPointers],
     groups: usize,

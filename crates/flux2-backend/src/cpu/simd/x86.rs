@@ -1,14 +1,14 @@
-//! Micro-kernels for x86-64: accumulators of a whole tile stay in registers, the left operand is broadcast.
+//! Micro-kernels for x86-64: the accumulators of a tile stay in registers, the left operand is broadcast.
 //!
-//! AVX-512 has 32 registers: 8 x 3 accumulators, 3 of the right operand, 1 broadcast. AVX2 has 16: 6 x 2, 2 and 1.
-//! What bounds them is the multiply-adds: a group takes 24 of them and 11 loads, which other units do.
-//! Tiles of fewer vectors are for what is left of the columns; 12 x 2 divides heads of 128 channels.
+//! AVX-512 has 32 registers: 8 x 3 accumulators, 3 for the right operand, 1 for the broadcast. AVX2 has 16: 6 x 2, 2
+//! and 1. The kernels are bound by the multiply-add units: a group takes 24 multiply-adds and 11 loads, which run in
+//! parallel. Narrower tiles serve the remaining columns; 12 x 2 tiles divide attention heads of 128 channels.
 
 use std::arch::x86_64::*;
 
 use super::RowPointers;
 
-/// Instantiate a micro-kernel from its vector type and the few intrinsics that differ.
+/// Instantiates a micro-kernel from its vector type and the intrinsics that differ.
 macro_rules! micro_kernel {
     ($(#[$doc:meta])* $name:ident, $features:literal, vectors of $lanes:literal,
      zero: $zero:expr, load_right: $load_right:expr, broadcast: $broadcast:expr, multiply_add: $fma:expr,
@@ -23,8 +23,8 @@ macro_rules! micro_kernel {
             stride: usize,
             accumulate: bool,
         ) {
-            // SAFETY: every load and store stays within what the caller promised: `rows` pointers readable for
-            // `groups` groups, `b` for `cols` columns of every group, `c` writable for the tile.
+            // SAFETY: every load and store stays within what the caller guarantees: `ROWS` pointers readable for
+            // `groups` groups, `b` for all columns of every group, `c` writable for the tile.
             unsafe {
                 let mut sums = [[$zero; VECTORS]; ROWS];
                 for rows in segments {
@@ -55,13 +55,14 @@ macro_rules! micro_kernel {
 }
 
 micro_kernel!(
-    /// bf16 pairs; each product pair is added to an f32 sum.
+    /// bf16: adds two products at a time to each f32 sum.
     avx512_bf16, "avx512f,avx512bf16", vectors of 16,
     zero: _mm512_setzero_ps(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
     broadcast: |p: *const u32| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()),
     multiply_add: |sum, left: __m512i, right: __m512i| {
-        _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(left), std::mem::transmute::<__m512i, __m512bh>(right))
+        let bf16 = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
+        _mm512_dpbf16_ps(sum, bf16(left), bf16(right))
     },
     load: |p: *const f32| _mm512_loadu_ps(p),
     store: |p: *mut f32, v| _mm512_storeu_ps(p, v),
@@ -93,7 +94,7 @@ micro_kernel!(
 );
 
 micro_kernel!(
-    /// Bytes, four products to an i32 sum.
+    /// int8: adds four products at a time to each i32 sum.
     avx512_int8, "avx512f,avx512vnni", vectors of 16,
     zero: _mm512_setzero_si512(),
     load_right: |p: *const u32| _mm512_loadu_si512(p.cast()),
@@ -105,7 +106,7 @@ micro_kernel!(
 );
 
 micro_kernel!(
-    /// Bytes, four products to an i32 sum.
+    /// int8: adds four products at a time to each i32 sum.
     avx2_vnni_int8, "avx2,avxvnni", vectors of 8,
     zero: _mm256_setzero_si256(),
     load_right: |p: *const u32| _mm256_loadu_si256(p.cast()),
@@ -116,8 +117,9 @@ micro_kernel!(
     add: |a, b| _mm256_add_epi32(a, b)
 );
 
-/// Bytes where there is no dot product of theirs: widened to 16 bits, whose products of pairs are exact in i32. (The
-/// instruction that multiplies bytes directly saturates.) A register sums 4 columns in two halves, joined at the end.
+/// int8 without a dot-product instruction: bytes are widened to 16 bits and multiplied in pairs, which is exact in i32.
+/// (`vpmaddubsw`, which multiplies bytes directly, saturates.) A register holds two partial sums for each of 4 columns,
+/// joined at the end.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn avx2_int8_3x16(
     segments: &[RowPointers],
@@ -129,7 +131,7 @@ pub(super) unsafe fn avx2_int8_3x16(
 ) {
     const ROWS: usize = 3;
     const VECTORS: usize = 4;
-    // SAFETY: every load and store stays within what the caller promised, as in `micro_kernel`.
+    // SAFETY: every load and store stays within what the caller guarantees, as in `micro_kernel!`.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); VECTORS]; ROWS];
         for rows in segments {
@@ -161,10 +163,10 @@ pub(super) unsafe fn avx2_int8_3x16(
     }
 }
 
-/// Transpose 8 rows of 8 groups: `out[g * stride + r] = rows[r][g]`.
+/// Transposes 8 rows of 8 groups: `out[g * stride + r] = rows[r][g]`.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn transpose_8x8(rows: [*const u32; 8], out: *mut u32, stride: usize) {
-    // SAFETY: the caller promises 8 readable groups a row and 8 writable rows of 8 groups, `stride` apart.
+    // SAFETY: the caller guarantees 8 readable groups a row and 8 writable rows of 8 groups, `stride` apart.
     unsafe {
         let r = rows.map(|p| _mm256_loadu_ps(p.cast()));
         let pair = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
