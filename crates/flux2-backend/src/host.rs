@@ -1,6 +1,6 @@
-//! Tensors as bytes on the host: what a checkpoint hands to a backend.
+//! Tensors on the host, in their stored format: how weights travel from a checkpoint to a backend.
 //!
-//! The bytes are shared and may be a window of a memory-mapped file, so they need not be aligned; values are decoded
+//! The bytes are shared and may be a window of a memory-mapped file, so they need not be aligned. Values are decoded
 //! where they are used (packed for a product, or uploaded), never as a whole in advance.
 
 use std::fmt;
@@ -12,12 +12,12 @@ use half::f16;
 use crate::quant::{blocks, fp4, fp8};
 use crate::{DType, Error, Result};
 
-/// What [`HostBytes`] are a window of.
+/// The owner of the memory behind [`HostBytes`].
 pub trait ByteOwner: AsRef<[u8]> + Send + Sync {
-    /// Nobody will read `range` soon: what can be had again, such as the pages of a mapped file, need not stay in memory.
-    fn forget(&self, _range: Range<usize>) {}
+    /// Hint that `range` will not be read soon: pages of a mapped file may be dropped and read again later.
+    fn release_pages(&self, _range: Range<usize>) {}
 
-    /// Whether these bytes lie in a file the system reads them from, so that [`forget`](Self::forget) makes room.
+    /// Whether the memory is backed by a file, so that the system can drop its pages and read them again.
     fn is_mapped(&self) -> bool {
         false
     }
@@ -25,14 +25,14 @@ pub trait ByteOwner: AsRef<[u8]> + Send + Sync {
 
 impl ByteOwner for Vec<u8> {}
 
-/// Of the program's own file.
+/// Data embedded in the executable, which the system maps from its file.
 impl ByteOwner for &'static [u8] {
     fn is_mapped(&self) -> bool {
         true
     }
 }
 
-/// Shared, immutable bytes: an owned buffer or a window of a mapped file.
+/// Shared, immutable bytes: a window of an owned buffer or of a mapped file.
 #[derive(Clone)]
 pub struct HostBytes {
     owner: Arc<dyn ByteOwner>,
@@ -46,7 +46,7 @@ impl HostBytes {
         HostBytes { owner, range }
     }
 
-    /// A window of these bytes; `range` counts from their start.
+    /// A window of these bytes; `range` is relative to their start.
     ///
     /// # Panics
     /// If `range` does not lie within these bytes.
@@ -56,9 +56,9 @@ impl HostBytes {
         HostBytes { owner: Arc::clone(&self.owner), range }
     }
 
-    /// See [`ByteOwner::forget`].
-    pub fn forget(&self) {
-        self.owner.forget(self.range.clone());
+    /// Releases the pages of this window: see [`ByteOwner::release_pages`].
+    pub fn release_pages(&self) {
+        self.owner.release_pages(self.range.clone());
     }
 
     /// See [`ByteOwner::is_mapped`].
@@ -81,7 +81,7 @@ impl fmt::Debug for HostBytes {
     }
 }
 
-/// Multipliers of a matrix `[rows, cols]` in 8 or 4 bits: one for each block of `block[0]` x `block[1]` elements.
+/// Scales of an 8- or 4-bit matrix `[rows, cols]`: one multiplier per block of `block[0]` x `block[1]` elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockScales {
     /// `[ceil(rows / block[0]), ceil(cols / block[1])]`, row-major.
@@ -90,17 +90,17 @@ pub struct BlockScales {
     pub block: [usize; 2],
 }
 
-/// A row of multipliers.
+/// The multipliers of [`BlockScales`], row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Multipliers {
-    /// As numbers.
+    /// Plain f32 values.
     F32(Arc<[f32]>),
-    /// In e4m3, each to be multiplied by the same factor.
+    /// e4m3 values with a common factor, as NVFP4 has them.
     F8E4M3(Arc<[u8]>, f32),
 }
 
 impl Multipliers {
-    /// How many there are.
+    /// Number of multipliers.
     pub fn len(&self) -> usize {
         match self {
             Multipliers::F32(values) => values.len(),
@@ -108,15 +108,15 @@ impl Multipliers {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no multipliers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// One of them.
+    /// Multiplier `i`, decoded.
     ///
     /// # Panics
-    /// If there are not that many.
+    /// If `i` is out of range.
     #[inline(always)]
     pub fn get(&self, i: usize) -> f32 {
         match self {
@@ -125,12 +125,12 @@ impl Multipliers {
         }
     }
 
-    /// All of them.
+    /// All multipliers, decoded.
     pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
         (0..self.len()).map(|i| self.get(i))
     }
 
-    /// Those in `ranges`, one after the other.
+    /// The multipliers in `ranges`, concatenated.
     fn pick(&self, ranges: impl Iterator<Item = Range<usize>>) -> Self {
         match self {
             Multipliers::F32(values) => Multipliers::F32(ranges.flat_map(|r| values[r].iter().copied()).collect()),
@@ -140,7 +140,7 @@ impl Multipliers {
         }
     }
 
-    /// All of `parts`, one after the other; `None` if they are of different kinds.
+    /// Concatenates `parts`; `None` if their variants or factors differ.
     fn join<'m>(parts: impl Iterator<Item = &'m Multipliers> + Clone) -> Option<Self> {
         match parts.clone().next()? {
             Multipliers::F32(_) => {
@@ -179,8 +179,8 @@ pub enum Placement {
     /// Offloaded to host memory, in the layout of the device, and copied to the device for every use. The CPU backend
     /// multiplies weights as stored, so there it equals [`File`](Self::File).
     Host,
-    /// In its file: read and decoded for every use. The CPU backend [gives back](HostBytes::forget) the mapped pages
-    /// afterwards. Weights that a GPU quantizes are not in any file in that form, so there it equals
+    /// In its file: read and decoded for every use. The CPU backend [releases](HostBytes::release_pages) the mapped
+    /// pages afterwards. Weights that a GPU quantizes are not in any file in that form, so there it equals
     /// [`Host`](Self::Host).
     File,
 }
@@ -199,7 +199,7 @@ impl HostTensor {
     /// A tensor over `bytes`.
     ///
     /// # Errors
-    /// [`Error::ByteCount`] if `bytes` is not exactly as long as `shape` and `dtype` say, or a row is not whole blocks.
+    /// [`Error::ByteCount`] if the length of `bytes` does not match `shape` and `dtype`, or a row is not whole blocks.
     pub fn new(dtype: DType, shape: impl Into<Vec<usize>>, bytes: HostBytes) -> Result<Self> {
         let shape = shape.into();
         if dtype.bytes_of(&shape) != Some(bytes.len()) {
@@ -217,10 +217,11 @@ impl HostTensor {
         Self::new(DType::F32, shape, HostBytes::new(Arc::new(bytes))).expect("as many values as the shape says")
     }
 
-    /// Attach the multipliers of an [`DType::F8E4M3`], [`DType::F4E2M1`] or [`DType::I8`] matrix.
+    /// Attaches the scales of an [`DType::F8E4M3`], [`DType::F4E2M1`] or [`DType::I8`] matrix.
     ///
     /// # Errors
-    /// [`Error::DType`] if it is none, [`Error::Shape`] if it is not a matrix or the multipliers do not cover it.
+    /// [`Error::DType`] for any other dtype; [`Error::Shape`] if the tensor is not a matrix or the scales do not cover
+    /// it.
     pub fn with_scales(mut self, scales: BlockScales) -> Result<Self> {
         let wrong =
             |expected: String| Error::Shape { what: "block scales", found: vec![scales.values.len()], expected };
@@ -279,7 +280,7 @@ impl HostTensor {
         self.placement != Placement::Device && self.bytes.is_mapped()
     }
 
-    /// Multipliers of an 8-bit matrix.
+    /// Scales of an 8- or 4-bit matrix.
     pub fn scales(&self) -> Option<&BlockScales> {
         self.scales.as_ref()
     }
@@ -297,7 +298,7 @@ impl HostTensor {
         self
     }
 
-    /// Rows `range` of a matrix, sharing its bytes.
+    /// Rows `range` of a matrix; shares its bytes.
     ///
     /// # Errors
     /// [`Error::Shape`] if it is not a matrix with those rows.
@@ -313,8 +314,8 @@ impl HostTensor {
         let scales = match &self.scales {
             None => None,
             Some(s) => {
-                // Blocks count from the first row, so a cut within one needs its multiplier on both sides of the cut:
-                // every row gets its own.
+                // Blocks start at the first row. A cut within a block needs its multiplier on both sides, so each row
+                // gets its own.
                 let per_row = cols.div_ceil(s.block[1]);
                 let of_row = |r: usize| r / s.block[0] * per_row..(r / s.block[0] + 1) * per_row;
                 Some(BlockScales { values: s.values.pick(range.map(of_row)), block: [1, s.block[1]] })
@@ -323,11 +324,11 @@ impl HostTensor {
         Ok(HostTensor { dtype: self.dtype, shape, bytes, scales, placement: self.placement })
     }
 
-    /// Matrices of one width below each other, in a buffer of their own: as they are stored if all are stored alike,
-    /// otherwise as f32, which loses nothing.
+    /// Stacks matrices of one width into a new buffer. Keeps the stored dtype if all parts share it, else decodes to
+    /// f32, which is exact.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they are not matrices of one width.
+    /// [`Error::Shape`] if the parts are not matrices of one width.
     pub fn concat_rows(parts: &[HostTensor]) -> Result<Self> {
         let cols = parts.first().and_then(|p| p.shape.last().copied()).unwrap_or(0);
         if let Some(wrong) = parts.iter().find(|p| p.shape.len() != 2 || p.shape[1] != cols) {
@@ -347,7 +348,7 @@ impl HostTensor {
         }
     }
 
-    /// Every value as f32.
+    /// Decodes all values to f32.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
         let cols = self.shape.last().copied().unwrap_or(1).max(1);
@@ -357,9 +358,9 @@ impl HostTensor {
         out
     }
 
-    /// `out.len()` values of row `row` (all axes but the last flattened), from column `from` on, as f32.
+    /// Decodes `out.len()` values of row `row` (all axes but the last flattened), starting at column `from`, to f32.
     ///
-    /// Inlined, so that a caller compiled for an instruction set decodes in it.
+    /// Inlined, so that it is compiled for the SIMD tier of its caller.
     #[inline(always)]
     pub fn decode_row(&self, row: usize, from: usize, out: &mut [f32]) {
         let cols = self.shape.last().copied().unwrap_or(1);
@@ -368,7 +369,7 @@ impl HostTensor {
         match self.dtype {
             DType::F32 => decode(stored, from, out, |b: [u8; 4]| f32::from_le_bytes(b)),
             DType::F16 => decode(stored, from, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
-            // Not the `half` crate's, whose care for NaN keeps the loop from vectorizing.
+            // Not the `half` crate's conversion: its NaN handling prevents vectorization.
             DType::Bf16 => {
                 decode(stored, from, out, |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
             }
@@ -399,14 +400,14 @@ impl HostTensor {
     }
 }
 
-/// The multipliers of matrices below each other; `None` if they cannot be joined without decoding.
+/// Scales of stacked matrices: `None` if the parts must be decoded to be stacked, `Some(None)` if they have no scales.
 fn concat_scales(parts: &[HostTensor]) -> Option<Option<BlockScales>> {
     let (first, rest) = parts.split_first()?;
     if rest.iter().any(|p| p.dtype != first.dtype || p.scales.is_some() != first.scales.is_some()) {
         return None;
     }
     let Some(BlockScales { block, .. }) = first.scales else { return Some(None) };
-    // Only the last matrix may end within a block.
+    // Only the last part may end within a block.
     let whole = parts[..parts.len() - 1].iter().all(|p| p.shape[0] % block[0] == 0);
     let alike = parts.iter().filter_map(HostTensor::scales).all(|s| s.block == block);
     let values = Multipliers::join(parts.iter().filter_map(HostTensor::scales).map(|s| &s.values))?;

@@ -1,4 +1,4 @@
-//! A weight in the form in which the processor multiplies it.
+//! Weights as the CPU backend holds them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,14 +9,13 @@ use crate::HostTensor;
 
 /// A weight `[n, k]`.
 pub enum Matrix {
-    /// As the checkpoint has it: decoded and packed while a product runs.
+    /// In the stored dtype of the checkpoint: decoded and packed during each product.
     Stored(StoredMatrix),
-    /// Rounded to bytes and packed when it was loaded.
+    /// Quantized to int8 and packed when loaded.
     Int8(Int8Matrix),
 }
 
 impl Matrix {
-    /// `[n, k]`.
     pub(super) fn shape(&self) -> [usize; 2] {
         match self {
             Matrix::Stored(matrix) => [matrix.host.shape()[0], matrix.host.shape()[1]],
@@ -24,30 +23,33 @@ impl Matrix {
         }
     }
 
-    /// The one that is asked for by what never is in bytes: kernels of convolutions, tables.
+    /// The stored matrix of a convolution or an embedding table, which are never int8.
+    ///
+    /// # Panics
+    /// For an int8 matrix.
     pub(super) fn stored(&self) -> &StoredMatrix {
-        let [matrix] = Self::all_stored([self]).expect("only the weights of products are in bytes");
+        let [matrix] = Self::all_stored([self]).expect("only weights of `linear` and its fused forms are int8");
         matrix
     }
 
-    /// `weights`, if all of them are as stored.
+    /// `weights`, if none of them is int8.
     pub(super) fn all_stored<const N: usize>(weights: [&Matrix; N]) -> Option<[&StoredMatrix; N]> {
         let stored = weights.map(|w| if let Matrix::Stored(matrix) = w { Some(matrix) } else { None });
         stored.iter().all(Option::is_some).then(|| stored.map(|w| w.expect("as asked before")))
     }
 
-    /// `weights`, if all of them are in bytes.
+    /// `weights`, if all of them are int8.
     pub(super) fn all_int8<const N: usize>(weights: [&Matrix; N]) -> Option<[&Int8Matrix; N]> {
         let int8 = weights.map(|w| if let Matrix::Int8(matrix) = w { Some(matrix) } else { None });
         int8.iter().all(Option::is_some).then(|| int8.map(|w| w.expect("as asked before")))
     }
 }
 
-/// A weight as the checkpoint has it. Counts the memory it takes: allocated bytes as long as it lives, mapped ones from
-/// their first use on.
+/// A weight in its stored dtype. Accounts for its memory: allocated bytes as long as it lives, mapped bytes from their
+/// first use on.
 pub struct StoredMatrix {
     host: HostTensor,
-    /// Whether the mapped bytes have been read.
+    /// Whether the mapped bytes count as resident.
     is_resident: AtomicBool,
     pool: Arc<BufferPool>,
 }
@@ -60,12 +62,13 @@ impl StoredMatrix {
         StoredMatrix { host, is_resident: AtomicBool::new(false), pool: Arc::clone(pool) }
     }
 
-    /// Its values, of which few are read.
+    /// The matrix, for metadata or few rows: not counted as resident.
     pub(super) fn peek(&self) -> &HostTensor {
         &self.host
     }
 
-    /// Its values, all of which are read. [`done`](Self::done) is to follow.
+    /// The matrix, to be read as a whole: mapped bytes count as resident from now on. Call [`done`](Self::done)
+    /// afterwards.
     pub(super) fn read(&self) -> &HostTensor {
         let bytes = self.host.bytes();
         if bytes.is_mapped() && !self.is_resident.swap(true, Ordering::Relaxed) {
@@ -74,11 +77,11 @@ impl StoredMatrix {
         &self.host
     }
 
-    /// They have been read: a streamed matrix is not kept for the next time.
+    /// Ends a [`read`](Self::read): the pages of a streamed matrix are released.
     pub(super) fn done(&self) {
         let bytes = self.host.bytes();
         if self.host.is_streamed() && self.is_resident.swap(false, Ordering::Relaxed) {
-            bytes.forget();
+            bytes.release_pages();
             self.pool.count_weights(|memory| memory.mapped -= bytes.len());
         }
     }

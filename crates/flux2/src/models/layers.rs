@@ -70,7 +70,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             from += height;
         }
         if format != Format::AsStored {
-            host.bytes().forget();
+            host.bytes().release_pages();
         }
         Ok(parts.try_into().unwrap_or_else(|_| unreachable!("as many as there are heights")))
     }

@@ -168,7 +168,7 @@ impl WeightSource for MappedWeights {
             Rule::Same(..) | Rule::Flatten(..) => pieces.swap_remove(0), // a piece is planned in its canonical shape
             Rule::ConcatRows(..) => {
                 let joined = HostTensor::concat_rows(&pieces)?;
-                pieces.iter().for_each(|piece| piece.bytes().forget()); // there is a copy now
+                pieces.iter().for_each(|piece| piece.bytes().release_pages()); // there is a copy now
                 joined
             }
             Rule::SwapHalves(..) => {

@@ -283,7 +283,7 @@ impl ByteOwner for MappedFile {
     }
 
     #[allow(unsafe_code)]
-    fn forget(&self, range: Range<usize>) {
+    fn release_pages(&self, range: Range<usize>) {
         // Whole pages within the range; its neighbours may be in use.
         let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
         if !whole.is_empty() {

@@ -187,7 +187,7 @@ impl Network {
         if scales.is_some() {
             put(&all_scales.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
         }
-        host.bytes().forget();
+        host.bytes().release_pages();
         if written != new.bytes() + scales.as_ref().map_or(0, NewTensor::bytes) {
             // The header says otherwise: whatever comes behind it would be read from the wrong place.
             let (dtype, shape) = (new.dtype, new.shape.clone());

@@ -151,7 +151,7 @@ impl WeightSource for WithLoras<'_> {
             return Ok(base);
         }
         let merged = merge::merge(&base, &patches, self.threads)?;
-        base.bytes().forget(); // there is a copy now
+        base.bytes().release_pages(); // there is a copy now
         Ok(merged)
     }
 
