@@ -1,23 +1,44 @@
 //! Number formats: what a file may store, and what a backend computes in.
+//!
+//! Types of this workspace that name number formats:
+//!
+//! | type | says | crate |
+//! |---|---|---|
+//! | [`DType`] | how the elements of a tensor are stored, in a file or in memory | `flux2-backend` |
+//! | [`Compute`] | what operands of matrix products are rounded to; one per backend | `flux2-backend` |
+//! | [`Format`] | what a weight is converted to when it is loaded, and thereby how it is multiplied | `flux2-backend` |
+//! | `Precision` | a [`Compute`] and a [`Format`]: the number formats of a run | `flux2` |
+//! | `StoredDType` | a [`DType`], or the name of one in a file that this engine only skips | `flux2` |
+//! | `Dtype` | values of `--dtype`: each is a `Precision` | `dj-flux2` |
+//! | `Quantize` | values of `--quantize`: each is a [`Format`] | `dj-flux2` |
+//!
+//! Inside the backends:
+//!
+//! | type | says | room |
+//! |---|---|---|
+//! | `Element` | Rust type of an activation's elements: `f32` or `bf16` | `cpu/simd` |
+//! | `Operand` | what a micro-kernel multiplies: f32, bf16 or int8 | `cpu/simd` |
+//! | `QuantizedDType` | 8-bit format of a quantized matrix: int8 or e4m3 | `cuda` |
+//! | `Operands` | what a cuBLASLt product multiplies: the compute dtype, int8 or e4m3 | `cuda` |
 
 use std::fmt;
 
-/// How the elements of a tensor are stored.
+/// Storage format of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE single precision.
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of an f32.
+    /// bfloat16: the upper 16 bits of an f32.
     Bf16,
     /// OCP e4m3fn: no infinities, largest finite value 448.
     F8E4M3,
-    /// OCP e2m1, two in a byte, the first in its high bits: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+    /// OCP e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives. Two per byte, the first in the high bits.
     F4E2M1,
-    /// -128..=127; a multiplier for each row or block stands beside the matrix.
+    /// Signed bytes, -128..=127, with one scale per row or block beside the matrix ([`crate::host::BlockScales`]).
     I8,
-    /// Blocks of 32: a scale, 8 bits each. This and what follows are GGML's, see [`crate::quant::blocks`].
+    /// GGML block format, as all that follow (see [`crate::quant::blocks`]): blocks of 32, a scale, 8 bits each.
     Q8_0,
     /// Blocks of 32: a scale, 4 bits each.
     Q4_0,
@@ -36,18 +57,18 @@ pub enum DType {
 }
 
 impl DType {
-    /// Elements that are stored together: a row of a matrix is made of whole blocks. 1 for what needs no others.
+    /// Elements per block; 1 for plain formats. The rows of a matrix consist of whole blocks.
     pub const fn block_len(self) -> usize {
         self.block().0
     }
 
-    /// Bytes that `elements` take, which are whole blocks.
+    /// Bytes of `elements` elements, which must be whole blocks.
     pub const fn bytes(self, elements: usize) -> usize {
         let (len, bytes) = self.block();
         elements / len * bytes
     }
 
-    /// Elements and bytes of a block.
+    /// Elements and bytes per block.
     const fn block(self) -> (usize, usize) {
         match self {
             DType::F32 => (1, 4),
@@ -65,7 +86,7 @@ impl DType {
         }
     }
 
-    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks, or there are more than can be counted.
+    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks or the number overflows.
     pub fn bytes_of(self, shape: &[usize]) -> Option<usize> {
         let (len, bytes) = self.block();
         if !shape.last().copied().unwrap_or(1).is_multiple_of(len) {
@@ -97,17 +118,17 @@ impl fmt::Display for DType {
     }
 }
 
-/// What a backend multiplies in. Sums are f32 in both.
+/// Number format in which a backend multiplies. Sums are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compute {
-    /// Everything in single precision: the mode that is compared with the reference implementation.
+    /// Everything in single precision; compared with the reference implementation.
     F32,
-    /// Operands of products rounded to bf16.
+    /// Operands of matrix products are rounded to bf16.
     Bf16,
 }
 
 impl Compute {
-    /// The dtype of activations that enter a product.
+    /// Dtype of activations that enter a product.
     pub const fn dtype(self) -> DType {
         match self {
             Compute::F32 => DType::F32,
@@ -122,26 +143,26 @@ impl fmt::Display for Compute {
     }
 }
 
-/// What becomes of a weight when it is loaded.
+/// What a weight is converted to when it is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// It stays as the checkpoint has it, and is multiplied in [`Compute`].
+    /// Keeps the stored dtype; multiplied in [`Compute`].
     #[default]
     AsStored,
-    /// It is rounded to bytes, and so are the rows it is multiplied with: see [`crate::quant::int8`].
+    /// int8, multiplied with activations quantized to int8: see [`crate::quant::int8`].
     Int8,
-    /// It is rounded to e4m3, and so are the rows it is multiplied with: see [`crate::quant::fp8`].
+    /// e4m3, multiplied with activations quantized to e4m3: see [`crate::quant::fp8`].
     Fp8,
-    /// It is rounded to bf16, and multiplied in [`Compute`].
+    /// bf16; multiplied in [`Compute`].
     Bf16,
-    /// It is rounded to blocks of [`DType::Q8_0`] if its rows are whole blocks, and multiplied in [`Compute`].
+    /// [`DType::Q8_0`], if rows are whole blocks; multiplied in [`Compute`].
     Q8_0,
-    /// The same with [`DType::Q4K`].
+    /// [`DType::Q4K`], if rows are whole blocks; multiplied in [`Compute`].
     Q4K,
 }
 
 impl Format {
-    /// What it is stored in; `None` if it stays as it is.
+    /// The dtype it converts to; `None` for [`AsStored`](Self::AsStored).
     pub const fn dtype(self) -> Option<DType> {
         match self {
             Format::AsStored => None,

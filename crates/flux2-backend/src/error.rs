@@ -1,71 +1,71 @@
-//! The ways an op can refuse.
+//! Errors of the backends.
 
 use crate::DType;
 
-/// Result with this crate's [`Error`].
+/// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an op or an upload was refused. Everything but the last three is a caller's mistake, found by the contract before a
-/// kernel runs.
+/// Why an op, an upload or a load failed. All but the last three variants are mistakes of the caller, found by the
+/// contract of an op before a kernel runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A tensor does not have the shape the op asks for.
+    /// A tensor does not have the shape the op requires.
     #[error("{what} has shape {found:?}, expected {expected}")]
     Shape {
-        /// Op and argument.
+        /// Op and argument, as in `linear: x`.
         what: &'static str,
-        /// The shape it has.
+        /// Shape of the tensor.
         found: Vec<usize>,
-        /// The shape it should have, in words or numbers.
+        /// Required shape, in words or numbers.
         expected: String,
     },
-    /// A tensor does not have the dtype the op asks for.
+    /// A tensor does not have the dtype the op requires.
     #[error("{what} is {found}, expected {expected}")]
     DType {
-        /// Op and argument.
+        /// Op and argument, as in `linear: x`.
         what: &'static str,
-        /// The dtype it has.
+        /// Dtype of the tensor.
         found: DType,
-        /// The dtype it should have.
+        /// Required dtype.
         expected: DType,
     },
-    /// The bytes handed over do not hold as many elements as the shape says.
+    /// The length of the data does not match shape and dtype.
     #[error("{bytes} bytes cannot hold {dtype} values of shape {shape:?}")]
     ByteCount {
-        /// Length in bytes.
+        /// Length of the data in bytes.
         bytes: usize,
-        /// Element type.
+        /// Claimed element type.
         dtype: DType,
-        /// Shape claimed.
+        /// Claimed shape.
         shape: Vec<usize>,
     },
-    /// A token id beyond the embedding table.
+    /// A token id is not a row of the embedding table.
     #[error("token id {id} is outside the embedding table of {rows} rows")]
     TokenId {
-        /// The id.
+        /// The offending id.
         id: u32,
-        /// Rows of the table.
+        /// Number of rows of the table.
         rows: usize,
     },
-    /// The device has no room for a buffer.
+    /// The device cannot allocate a buffer.
     #[error("no memory for a buffer of {bytes} bytes")]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Size of the buffer in bytes.
         bytes: usize,
     },
-    /// The device has no such thing.
+    /// The backend does not implement a feature.
     #[error("there are no {what}")]
     Unsupported {
-        /// What was asked for.
+        /// The feature, in the plural.
         what: &'static str,
     },
-    /// A call of the device's driver or libraries failed.
+    /// A call to the device's driver or a vendor library failed.
     #[error("{call}: {reason}")]
     Device {
-        /// Its name.
+        /// Name of the function.
         call: &'static str,
-        /// What it said.
+        /// The error it reported.
         reason: String,
     },
 }

@@ -1,14 +1,14 @@
-//! Activations ([`Tensor`]) and parameters ([`Weight`]) on a backend.
+//! Activations ([`Tensor`]) and parameters ([`Weight`]) in a backend's memory.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{Backend, DType, Error, Format, HostTensor, Result};
 
-/// Activations: `f32` or `bf16`, row-major, shared.
+/// Activations: f32 or bf16, row-major, reference-counted.
 ///
-/// Cloning and taking windows copies nothing. A window keeps its rows (all axes but the last) at the distance they
-/// have in the buffer, so q, k and v can be read straight out of a fused projection.
+/// Cloning and slicing copy nothing. A slice is a strided window: its rows (all axes but the last) keep their stride in
+/// the buffer, so q, k and v can be read directly from a fused projection.
 pub struct Tensor<B: Backend> {
     buffer: Arc<B::Buffer>,
     dtype: DType,
@@ -24,7 +24,7 @@ impl<B: Backend> Clone for Tensor<B> {
 }
 
 impl<B: Backend> Tensor<B> {
-    /// A contiguous tensor over a whole buffer. For backends.
+    /// A contiguous tensor that starts at the beginning of `buffer`. For backends.
     pub fn from_buffer(buffer: B::Buffer, dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         let row_stride = *shape.last().expect("a tensor has at least one axis");
@@ -41,7 +41,7 @@ impl<B: Backend> Tensor<B> {
         &self.shape
     }
 
-    /// Rows: the product of all axes but the last.
+    /// Number of rows: the product of all axes but the last.
     pub fn rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
     }
@@ -51,17 +51,17 @@ impl<B: Backend> Tensor<B> {
         *self.shape.last().expect("a tensor has at least one axis")
     }
 
-    /// Elements from one row to the next in the buffer. For backends.
+    /// Distance between rows in the buffer, in elements. For backends.
     pub fn row_stride(&self) -> usize {
         self.row_stride
     }
 
-    /// First element in the buffer. For backends.
+    /// Index of the first element in the buffer. For backends.
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// The buffer. For backends.
+    /// The underlying buffer, which may be shared. For backends.
     pub fn buffer(&self) -> &B::Buffer {
         &self.buffer
     }
@@ -71,7 +71,7 @@ impl<B: Backend> Tensor<B> {
         Arc::get_mut(&mut self.buffer)
     }
 
-    /// Whether the elements follow each other without gaps.
+    /// Whether the elements are adjacent in memory.
     pub fn is_contiguous(&self) -> bool {
         self.row_stride == self.cols() || self.rows() <= 1
     }
@@ -79,7 +79,7 @@ impl<B: Backend> Tensor<B> {
     /// The same elements under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the number of elements changes or this is a window with gaps.
+    /// [`Error::Shape`], about argument `what`, if the number of elements changes or the tensor is not contiguous.
     pub fn reshape(&self, what: &'static str, shape: impl Into<Vec<usize>>) -> Result<Self> {
         let shape = shape.into();
         if shape.iter().product::<usize>() != self.rows() * self.cols() || !self.is_contiguous() {
@@ -96,7 +96,7 @@ impl<B: Backend> Tensor<B> {
     /// Rows `range` of a matrix.
     ///
     /// # Panics
-    /// If this is not a matrix with that many rows.
+    /// If this is not a matrix, or `range` is out of bounds.
     pub fn slice_rows(&self, range: Range<usize>) -> Self {
         assert!(
             self.shape.len() == 2 && range.start <= range.end && range.end <= self.shape[0],
@@ -110,7 +110,7 @@ impl<B: Backend> Tensor<B> {
     /// Columns `range` of every row.
     ///
     /// # Panics
-    /// If the rows are not that long.
+    /// If `range` is out of bounds.
     pub fn slice_cols(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.cols(), "columns {range:?} of {:?}", self.shape);
         let mut shape = self.shape.clone();
@@ -118,7 +118,7 @@ impl<B: Backend> Tensor<B> {
         Tensor { shape, offset: self.offset + range.start, ..self.clone() }
     }
 
-    /// The last axis cut into `N` equal parts.
+    /// Splits the last axis into `N` equal parts.
     ///
     /// # Panics
     /// If its length is not a multiple of `N`.
@@ -128,52 +128,52 @@ impl<B: Backend> Tensor<B> {
         std::array::from_fn(|i| self.slice_cols(i * n..(i + 1) * n))
     }
 
-    /// The axes, if there are `N` of them.
+    /// The shape as an array of `N` axes.
     ///
     /// # Errors
-    /// [`Error::Shape`] otherwise.
+    /// [`Error::Shape`], about argument `what`, if the tensor has another number of axes.
     pub fn dims<const N: usize>(&self, what: &'static str) -> Result<[usize; N]> {
         self.shape.as_slice().try_into().map_err(|_| self.wrong_shape(what, format!("{N} axes")))
     }
 
-    /// Refuse any shape but `shape`.
+    /// Checks the shape.
     ///
     /// # Errors
-    /// [`Error::Shape`].
+    /// [`Error::Shape`], about argument `what`, if it differs from `shape`.
     pub fn expect_shape(&self, what: &'static str, shape: &[usize]) -> Result<()> {
         if self.shape == shape { Ok(()) } else { Err(self.wrong_shape(what, format!("{shape:?}"))) }
     }
 
-    /// Refuse any dtype but `dtype`.
+    /// Checks the dtype.
     ///
     /// # Errors
-    /// [`Error::DType`].
+    /// [`Error::DType`], about argument `what`, if it differs from `expected`.
     pub fn expect_dtype(&self, what: &'static str, expected: DType) -> Result<()> {
         if self.dtype == expected { Ok(()) } else { Err(Error::DType { what, found: self.dtype, expected }) }
     }
 
-    /// The error for a shape that should have been `expected`.
+    /// The error that argument `what` has this tensor's shape instead of `expected`.
     pub fn wrong_shape(&self, what: &'static str, expected: impl Into<String>) -> Error {
         Error::Shape { what, found: self.shape.clone(), expected: expected.into() }
     }
 }
 
-/// A matrix of parameters `[out, in]`: dense or 8-bit with scales, in whatever form suits the device.
+/// A parameter matrix `[out, in]`, in the format and layout that the device multiplies.
 pub struct Weight<B: Backend> {
     shape: [usize; 2],
     matrix: B::Matrix,
 }
 
 impl<B: Backend> Weight<B> {
-    /// Hand a matrix to the backend, as it is stored.
+    /// Loads a matrix in its stored format.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it is not a matrix or an empty one; [`Error::OutOfMemory`] if the device has no room.
+    /// [`Error::Shape`] if it is not a matrix or is empty; [`Error::OutOfMemory`] if the device has no room.
     pub fn load(be: &B, matrix: HostTensor) -> Result<Self> {
         Self::load_as(be, matrix, Format::AsStored)
     }
 
-    /// Hand a matrix to the backend in `format`.
+    /// Loads a matrix, converted to `format`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -186,12 +186,12 @@ impl<B: Backend> Weight<B> {
         Ok(Weight { shape, matrix: be.load_matrix(matrix, format)? })
     }
 
-    /// `[out, in]`.
+    /// Rows and columns, `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    /// The device's form. For backends.
+    /// The backend's representation. For backends.
     pub fn matrix(&self) -> &B::Matrix {
         &self.matrix
     }

@@ -1,4 +1,4 @@
-//! What tests of this crate and of those above it share: seeded values, tolerances with their reasons, and
+//! Test helpers of this crate and of the crates above it: seeded values, tolerances with their derivation, and
 //! [`on_every_backend!`](crate::on_every_backend).
 //!
 //! ```ignore
@@ -18,10 +18,10 @@ use crate::{Backend, Compute, CpuBackend, CpuOptions, DType, Result, Tensor};
 
 pub use crate::{on_every_backend, on_every_cpu};
 
-/// A pseudo-random number in 0..1 for element `index` of the tensor called `name`, the same on every machine.
+/// A pseudo-random number in 0..1 for element `index` of the tensor `name`, the same on every machine.
 ///
-/// CRC-32 of the name plus a multiple of the index, then a 32-bit mixer, so that a few lines in any language make the
-/// same values.
+/// The CRC-32 of the name plus a multiple of the index goes through a 32-bit mixer. That is a few lines in any
+/// language, so other implementations can reproduce the values.
 pub fn unit(name: &str, index: usize) -> f64 {
     let mut hash = crc32(name.as_bytes()).wrapping_add((index as u32).wrapping_mul(2_654_435_761));
     hash ^= hash >> 16;
@@ -43,66 +43,66 @@ fn crc32(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// Values for a tensor called `name`: even over -sqrt(3)..sqrt(3), so mean 0 and variance 1.
+/// Values of the tensor `name`, uniform over -sqrt(3)..sqrt(3): mean 0, variance 1.
 pub fn random(name: &str, shape: &[usize]) -> Vec<f32> {
     let value = |i| ((2.0 * unit(name, i) - 1.0) * 3f64.sqrt()) as f32;
     (0..shape.iter().product()).map(value).collect()
 }
 
-/// A tensor of [`random`] values in `dtype`, and the values it holds after rounding.
+/// A tensor of [`random`] values in `dtype`, and its values after rounding.
 ///
 /// # Errors
-/// Whatever the backend refuses.
+/// Any error of the backend.
 pub fn tensor<B: Backend>(be: &B, name: &str, shape: &[usize], dtype: DType) -> Result<(Tensor<B>, Vec<f32>)> {
     let x = crate::ops::cast(be, &be.upload(shape, &random(name, shape))?, dtype)?;
     let values = be.download(&x)?;
     Ok((x, values))
 }
 
-/// How far a result may be from the reference: `relative * |expected| + of_rms * rms(all expected)`.
+/// Largest allowed error of an element: `relative * |expected| + of_rms * rms(all expected)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
-    /// For rounding the result.
+    /// Relative to the element: covers rounding of the result.
     pub relative: f64,
-    /// For errors made before a sum, which do not shrink where the sum happens to cancel.
+    /// Relative to the root mean square of all elements: covers errors of the terms of a sum, which remain where the
+    /// sum cancels.
     pub of_rms: f64,
 }
 
 impl Tolerance {
-    /// For results in `dtype` that are sums of `terms` products, from inputs that hold exactly what the reference got.
+    /// For results in `dtype` that are sums of `terms` products, if the reference gets exactly the same inputs.
     ///
-    /// Rounding the result costs half a unit in the last place: 2^-24 in f32, 2^-8 in bf16, relative. A handful of f32
-    /// operations around it (a division, an exponential) cost 2^-22 of it, or of what cancelled in it. A sum of `terms`
-    /// values of either sign grows like their square root, and so does, relative to it, the error of adding them in f32
-    /// one after the other: about 0.4 * 2^-24 * sqrt(terms) on average, and ten times that for the worst of many
-    /// thousand sums.
+    /// Rounding the result costs half a unit in the last place: relative 2^-24 in f32, 2^-8 in bf16. A few f32
+    /// operations around it (a division, an exponential) cost 2^-22 of the result, or of the terms that cancel in it.
+    /// Sequential f32 summation of `terms` values of random sign has an error, relative to the rms of such sums, of
+    /// about 0.4 * 2^-24 * sqrt(terms) on average, and ten times that in the worst of many thousand sums.
     pub fn of(dtype: DType, terms: usize) -> Self {
         let rounding = match dtype {
             DType::F32 => 2f64.powi(-24),
             DType::F16 => 2f64.powi(-11),
             DType::Bf16 => 2f64.powi(-8),
-            other => panic!("no result is {other}"),
+            other => panic!("results are never {other}"),
         };
         let operations = 2f64.powi(-22);
         Tolerance { relative: rounding + operations, of_rms: operations * (1.0 + (terms as f64).sqrt()) }
     }
 
-    /// The same with more room for errors made before a sum.
+    /// This tolerance with `more` added to [`of_rms`](Self::of_rms).
     pub fn and_of_rms(self, more: f64) -> Self {
         Tolerance { of_rms: self.of_rms + more, ..self }
     }
 }
 
-/// Refuse results that are further from `expected` than `tolerance`.
+/// Asserts that every element of `got` is within `tolerance` of `expected`.
 ///
 /// # Panics
-/// If there are, naming the worst one; or if the lengths differ.
+/// If one is not, with the index and values of the worst element; or if the lengths differ.
 #[track_caller]
 pub fn assert_close<E: Copy + Into<f64>>(got: &[f32], expected: &[E], tolerance: Tolerance) {
     assert_eq!(got.len(), expected.len(), "number of values");
     let expected: Vec<f64> = expected.iter().map(|e| (*e).into()).collect();
     let rms = (expected.iter().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
-    // Error in units of the bound; what is not a number is infinitely wrong.
+    // Error in units of the bound; infinite for NaN.
     let excess = |i: usize| {
         let bound = tolerance.relative * expected[i].abs() + tolerance.of_rms * rms;
         let error = (f64::from(got[i]) - expected[i]).abs();
@@ -115,7 +115,7 @@ pub fn assert_close<E: Copy + Into<f64>>(got: &[f32], expected: &[E], tolerance:
     {
         let wrong = (0..got.len()).filter(|i| excess(*i).0 > 1.0).count();
         panic!(
-            "{wrong} of {} values are off; the worst is [{i}]: got {}, expected {}, which is {:.3e} apart and may be {:.3e}; \
+            "{wrong} of {} values are off; the worst is [{i}]: got {}, expected {}, error {:.3e}, allowed {:.3e}; \
              relative L2 error {:.3e}",
             got.len(),
             got[i],
@@ -127,7 +127,7 @@ pub fn assert_close<E: Copy + Into<f64>>(got: &[f32], expected: &[E], tolerance:
     }
 }
 
-/// `|got - expected| / |expected|`, lengths as vectors.
+/// Relative L2 error, `|got - expected| / |expected|`.
 pub fn relative_l2<E: Copy + Into<f64>>(got: &[f32], expected: &[E]) -> f64 {
     let square = |v: f64| v * v;
     let (error, length) = got.iter().zip(expected).fold((0.0, 0.0), |(error, length), (g, e)| {
@@ -137,7 +137,7 @@ pub fn relative_l2<E: Copy + Into<f64>>(got: &[f32], expected: &[E]) -> f64 {
     (error / length).sqrt()
 }
 
-/// Run `case` on a CPU backend set up like this, or say that this processor has no such instructions.
+/// Runs `case` on a CPU backend with this setup. Prints that it is skipped if the processor lacks `tier`.
 ///
 /// # Panics
 /// If `case` returns an error.
@@ -154,7 +154,7 @@ pub fn on_cpu<E: fmt::Debug>(
     }
 }
 
-/// A CPU backend set up like this, if the processor has these instructions.
+/// A CPU backend with this setup; `None` if the processor lacks `tier`.
 ///
 /// # Panics
 /// If `threads` is zero.
@@ -163,7 +163,7 @@ pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
     tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), dry_run: false }))
 }
 
-/// Run `case` on the first GPU, or say why there is none.
+/// Runs `case` on the first GPU. Prints that it is skipped, and why, if there is none.
 ///
 /// # Panics
 /// If `case` returns an error.
@@ -176,7 +176,7 @@ pub fn on_cuda<E: fmt::Debug>(compute: Compute, case: impl FnOnce(&crate::CudaBa
     }
 }
 
-/// A backend on the first GPU, one for all tests of a process, or why there is none.
+/// A backend on the first GPU, shared by all tests of the process.
 ///
 /// # Errors
 /// As [`CudaBackend::new`](crate::CudaBackend::new).
@@ -195,8 +195,8 @@ pub fn cuda(compute: Compute) -> Result<crate::CudaBackend, crate::cuda::Unavail
     BACKENDS[usize::from(compute == Compute::Bf16)].get_or_init(|| crate::CudaBackend::new(options)).clone()
 }
 
-/// For each function given, `fn case<B: Backend>(be: &B) -> Result<(), E>`, one `#[test]` for each way a backend of this
-/// build can be set up: both compute dtypes on every instruction set, one thread and two, and on a GPU if there is one.
+/// Generates tests from functions `fn case<B: Backend>(be: &B) -> Result<(), E>`: one `#[test]` for each backend setup
+/// of this build. Setups are both compute dtypes on every SIMD tier, with one or two threads, and on a GPU.
 #[macro_export]
 macro_rules! on_every_backend {
     ($($case:ident),+ $(,)?) => {$(
@@ -207,7 +207,7 @@ macro_rules! on_every_backend {
     )+};
 }
 
-/// Two tests on the GPU; none where the backend is built without.
+/// Generates two tests on the GPU; none in builds without CUDA.
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 #[doc(hidden)]
 #[macro_export]
@@ -224,7 +224,7 @@ macro_rules! on_cuda {
     };
 }
 
-/// Two tests on the GPU; none where the backend is built without.
+/// Generates two tests on the GPU; none in builds without CUDA.
 #[cfg(not(all(feature = "cuda", target_os = "linux")))]
 #[doc(hidden)]
 #[macro_export]
@@ -232,7 +232,7 @@ macro_rules! on_cuda {
     ($case:ident) => {};
 }
 
-/// As [`on_every_backend!`](crate::on_every_backend), for what there is on the processor alone.
+/// As [`on_every_backend!`](crate::on_every_backend), for CPU setups only.
 #[macro_export]
 macro_rules! on_every_cpu {
     ($($case:ident),+ $(,)?) => {$(

@@ -1,8 +1,8 @@
-//! `attention`, streaming: scores exist only for a block of queries and keys, softmax is carried along.
+//! `attention` with an online softmax, as in FlashAttention: scores exist only for a block of queries and keys.
 //!
-//! Keys and values are packed once for the micro-kernel. A task owns a block of queries of one head; for each block of
-//! keys it computes scores, turns them into weights with the running maximum, and adds the weighted values. Sums,
-//! maxima and the weighted values are f32; where there are bf16 products, weights are rounded to bf16 for them.
+//! Keys and values are packed once for the micro-kernel. A task owns a block of queries of one head. For each block of
+//! keys it computes scores, exponentiates them relative to the running maximum, and adds the weighted values. Sums,
+//! maxima and weighted values are f32; weights are rounded to bf16 if the tier has bf16 products.
 
 use std::array;
 
@@ -12,9 +12,9 @@ use super::simd::{self, Element, MAX_TILE_ROWS, MicroKernel, RowPointers, Tier, 
 use crate::backend::AttentionMask;
 use crate::{Result, Tensor};
 
-/// Queries in a task.
+/// Queries per task.
 const QUERIES: usize = 96;
-/// Keys in a block, a multiple of every micro-kernel's columns.
+/// Keys per block, a multiple of every micro-kernel's columns.
 const KEYS: usize = 480;
 
 pub(super) fn attention(
@@ -29,7 +29,7 @@ pub(super) fn attention(
     be.log.note("attention", None, kernel.name);
     let shape = [q.rows(), q.cols()];
     let [q, k, v] = [left_operand(be, kernel, q)?, left_operand(be, kernel, k)?, left_operand(be, kernel, v)?];
-    // The contract asks for q in the compute dtype, and that is what comes out.
+    // The result has the compute dtype, as `q` has.
     with_element!(be.compute.dtype(), T => be.build::<T>(&shape, |out| {
         with_element!(kernel.dtype(), P => Attention { be, kernel, q, k, v, head_dim, mask }.run::<P, T>(out))
     }))
@@ -46,7 +46,7 @@ struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// `P` is the kernel's dtype, `T` the result's.
+    /// `P` is the element type of the kernel, `T` that of the result.
     fn run<P: Element, T: Element>(&self, out: &mut [T]) -> Result<()> {
         let Attention { be, kernel, head_dim, .. } = *self;
         let (queries, keys) = (self.q.rows(), self.k.rows());
@@ -114,7 +114,7 @@ impl Attention<'_> {
         Ok(())
     }
 
-    /// How many keys, from the first on, query `i` sees.
+    /// Number of leading keys that query `i` attends to.
     fn visible(&self, i: usize, keys: usize) -> usize {
         match self.mask {
             AttentionMask::None => keys,
@@ -122,7 +122,7 @@ impl Attention<'_> {
         }
     }
 
-    /// One block of keys of one head as panels of `kernel.cols` keys.
+    /// Packs one block of keys of one head into panels of `kernel.cols` keys.
     fn pack_keys(&self, head: usize, block: usize, out: &mut [u32]) {
         let Attention { be, kernel, head_dim, .. } = *self;
         let groups = head_dim / kernel.group();
@@ -130,12 +130,12 @@ impl Attention<'_> {
             let first = block * KEYS + p * kernel.cols;
             let rows = kernel.cols.min(self.k.rows().saturating_sub(first));
             let row = |r| row_pointer(&self.k, first + r).wrapping_add(head * groups);
-            // SAFETY: a head of a key is `groups` groups, and so many the panel holds.
+            // SAFETY: a head of a key has `groups` groups, and so has the panel.
             unsafe { gemm::pack_rows(be.tier, kernel, panel, rows, row) };
         }
     }
 
-    /// One block of values of one head as panels of `kernel.cols` channels, grouped along the keys.
+    /// Packs one block of values of one head into panels of `kernel.cols` channels, grouped along the keys.
     fn pack_values<P: Element>(&self, head: usize, block: usize, out: &mut [u32]) {
         let Attention { kernel, head_dim, .. } = *self;
         let zero = P::from_f32(0.0);
@@ -158,7 +158,7 @@ impl Attention<'_> {
         }
     }
 
-    /// Products of queries `rows` with the first `here` keys of a block, rows `KEYS` apart.
+    /// Scores, unscaled, of queries `rows` and the first `here` keys of a block; rows are `KEYS` apart.
     fn scores(&self, head: usize, rows: std::ops::Range<usize>, packed: &[u32], here: usize, scores: &mut [f32]) {
         let Attention { kernel, head_dim, .. } = *self;
         let groups = head_dim / kernel.group();
@@ -175,7 +175,8 @@ impl Attention<'_> {
         }
     }
 
-    /// Add (or set) the values of a block, `groups` groups of keys, times their weights.
+    /// Multiplies weights with the values of a block, `groups` groups of keys; adds to `sums` if `add`, else
+    /// overwrites.
     fn weighted_values<P: Element>(
         &self,
         weights: &[P],
@@ -203,7 +204,7 @@ impl Attention<'_> {
     }
 }
 
-/// Groups of packed keys and values in one block of one head.
+/// Lengths, in groups, of the packed keys and values of one block of one head.
 struct Layout {
     keys_len: usize,
     values_len: usize,
@@ -215,7 +216,7 @@ impl Layout {
     }
 }
 
-/// Softmax so far: the largest score (before scaling) and the sum of weights relative to it.
+/// Online softmax state of a query: the running maximum of unscaled scores and the sum of weights relative to it.
 #[derive(Clone, Copy)]
 struct Running {
     max: f32,
@@ -224,8 +225,8 @@ struct Running {
 
 const LANES: usize = 16;
 
-/// Turn a row of scores into weights relative to the new maximum (zeros behind them) and update the running state.
-/// Returns what earlier sums must be multiplied by.
+/// Turns a row of scores into weights relative to the new maximum, zeros beyond them, and updates the running state.
+/// Returns the factor by which earlier sums must be rescaled.
 fn softmax_block<P: Element>(tier: Tier, scores: &[f32], scale: f32, weights: &mut [P], state: &mut Running) -> f32 {
     let max = largest(tier, scores).max(state.max);
     let total = exponentials(tier, scores, scale, max, weights);
@@ -249,7 +250,7 @@ vectorize! {
 }
 
 vectorize! {
-    /// `weights[i] = 2^((scores[i] - max) * scale)`, zeros behind; returns their sum.
+    /// Sets `weights[i] = 2^((scores[i] - max) * scale)`, and zero beyond the scores; returns the sum of the weights.
     fn exponentials<P: Element>(scores: &[f32], scale: f32, max: f32, weights: &mut [P]) -> f32 {
         let (weights, behind) = weights.split_at_mut(scores.len());
         behind.fill(P::from_f32(0.0));

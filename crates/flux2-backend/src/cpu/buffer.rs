@@ -1,7 +1,7 @@
-//! Memory for tensors: 64-byte aligned, zeroed when new, returned to a pool when the last tensor lets go.
+//! Tensor memory: 64-byte aligned buffers that return to a pool when dropped.
 //!
-//! Fresh pages cost about as much to fault in as a kernel takes to fill them; a forward pass asks for the same sizes
-//! again and again, so handing back used ones saves that.
+//! Faulting in fresh pages takes about as long as a kernel takes to fill them. A forward pass allocates the same sizes
+//! over and over, so recycling buffers avoids most page faults.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,14 +9,15 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Error, MemoryUse, Result};
 
-/// Used and unused memory together may exceed what was once used at a time by this much, so that a stage which cycles
-/// through buffers of many sizes finds them all; beyond it the oldest unused goes to the system.
+/// How far used and free buffers together may exceed the peak of used ones, so that a stage that cycles through buffers
+/// of many sizes finds them all. Beyond it, the oldest free buffers are deallocated.
 const SPARE_BYTES: usize = 128 << 20;
-/// Where tensors start: a cache line, and the width of the widest vectors.
+/// Alignment of tensors in bytes: a cache line, and the widest SIMD vector.
 const ALIGNMENT: usize = 64;
 
-/// The unit of allocation. Not 64 bytes: the system hands out zeroed memory of up to this alignment without touching it,
-/// so the threads that first write the pages fault them in side by side.
+/// The unit of allocation. Its alignment is 16 and not 64 bytes because the system allocator returns zeroed memory of
+/// up to that alignment without touching it: pages are then faulted in by the threads that first write them, in
+/// parallel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(16))]
 struct Unit([u8; 16]);
@@ -28,12 +29,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Units before the first aligned one.
+    /// Units before the first 64-byte aligned one.
     fn padding(&self) -> usize {
         (self.units.as_ptr() as usize).wrapping_neg() % ALIGNMENT / size_of::<Unit>()
     }
 
-    /// The whole buffer as elements.
+    /// The whole buffer as elements of type `T`.
     pub(super) fn as_slice<T: Pod>(&self) -> &[T] {
         bytemuck::cast_slice(&self.units[self.padding()..])
     }
@@ -51,26 +52,26 @@ impl Drop for Buffer {
     }
 }
 
-/// Buffers nobody uses at the moment, and how much memory there is.
+/// Free buffers, and the accounting of memory in use.
 #[derive(Default)]
 pub(super) struct BufferPool(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Unused, latest last.
+    /// Most recently freed last.
     free: Vec<Box<[Unit]>>,
     free_units: usize,
     used_units: usize,
-    /// The most that was used at once since the pool was cleared.
+    /// Peak of `used_units` since the pool was cleared.
     most_used_units: usize,
-    /// Bytes of weights, which are in nobody's buffer.
+    /// Memory of weights, which does not come from the pool.
     weights: MemoryUse,
-    /// When there was most of everything.
+    /// Memory in use, by kind, when its total was highest.
     peak: MemoryUse,
 }
 
 impl State {
-    /// Give the oldest unused buffers to the system until `units` more keep within the limit.
+    /// Deallocates the oldest free buffers until `units` more fit within the limit.
     fn make_room(&mut self, units: usize) {
         let limit = self.most_used_units.max(self.used_units + units) + SPARE_BYTES / size_of::<Unit>();
         while self.used_units + units + self.free_units > limit && !self.free.is_empty() {
@@ -103,7 +104,7 @@ impl BufferPool {
         let units = bytes.div_ceil(size_of::<Unit>()).max(1) + ALIGNMENT / size_of::<Unit>();
         {
             let mut state = self.lock();
-            // The smallest that fits, if it does not waste more than a quarter.
+            // Best fit that wastes at most a quarter.
             let best = (0..state.free.len())
                 .filter(|&i| (units..=units + units / 4).contains(&state.free[i].len()))
                 .min_by_key(|&i| state.free[i].len());
@@ -116,7 +117,7 @@ impl BufferPool {
             state.make_room(units);
         }
         let mut units = bytemuck::allocation::try_zeroed_slice_box(units).map_err(|()| Error::OutOfMemory { bytes })?;
-        ask_for_large_pages(&mut units);
+        advise_huge_pages(&mut units);
         self.lock().use_units(units.len());
         Ok(Buffer { units, pool: Arc::clone(self) })
     }
@@ -128,26 +129,26 @@ impl BufferPool {
         state.free.push(buffer);
     }
 
-    /// Give all unused memory back to the system.
+    /// Deallocates all free buffers and restarts the peak.
     pub(super) fn clear(&self) {
         let mut state = self.lock();
         (state.free, state.free_units) = (Vec::new(), 0);
         state.most_used_units = state.used_units;
     }
 
-    /// The most bytes that were used at once since the pool was cleared.
+    /// Peak of used bytes since the pool was cleared.
     pub(super) fn peak_bytes(&self) -> usize {
         self.lock().most_used_units * size_of::<Unit>()
     }
 
-    /// Count memory of weights that comes into use, and changes back when it goes.
+    /// Updates the memory of weights and the peak.
     pub(super) fn count_weights(&self, change: impl FnOnce(&mut MemoryUse)) {
         let mut state = self.lock();
         change(&mut state.weights);
         state.note_peak();
     }
 
-    /// The most memory there was at once since the last call, and count from now on.
+    /// Peak memory since the last call; restarts the measurement.
     pub(super) fn take_peak(&self) -> MemoryUse {
         let mut state = self.lock();
         let now = state.now();
@@ -159,15 +160,16 @@ impl BufferPool {
     }
 }
 
-/// Fresh memory comes in pages of 2 MiB where the system has them to give: 4 KiB at a time, faulting it in takes as long as
-/// a kernel takes to fill it, and the addresses of a product's operands do not fit what a processor remembers of them.
-fn ask_for_large_pages(units: &mut [Unit]) {
+/// Requests transparent huge pages (2 MiB): with 4 KiB pages, faulting in memory takes as long as a kernel takes to
+/// fill it, and the operands of a product exceed the TLB.
+fn advise_huge_pages(units: &mut [Unit]) {
     #[cfg(target_os = "linux")]
-    if size_of_val(units) >= 2 * LARGE_PAGE {
+    if size_of_val(units) >= 2 * HUGE_PAGE {
         let start = units.as_mut_ptr() as usize;
-        let pages = start.next_multiple_of(LARGE_PAGE)..(start + size_of_val(units)) / LARGE_PAGE * LARGE_PAGE;
+        let pages = start.next_multiple_of(HUGE_PAGE)..(start + size_of_val(units)) / HUGE_PAGE * HUGE_PAGE;
         let padding = pages.start - start;
-        // SAFETY: whole pages of this buffer; the advice changes no byte of it. A system without them refuses, which is fine.
+        // SAFETY: whole pages of this buffer, whose contents the advice does not change. Systems without huge pages
+        // return an error, which is ignored.
         let _ = unsafe {
             let first = units.as_mut_ptr().byte_add(padding).cast();
             rustix::mm::madvise(first, pages.len(), rustix::mm::Advice::LinuxHugepage)
@@ -177,9 +179,9 @@ fn ask_for_large_pages(units: &mut [Unit]) {
     let _ = units;
 }
 
-/// Of the systems that have them.
+/// Size of a transparent huge page on x86-64 and on aarch64 with 4 KiB base pages.
 #[cfg(target_os = "linux")]
-const LARGE_PAGE: usize = 2 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -213,7 +215,7 @@ mod tests {
         let large = 2 * SPARE_BYTES;
         let (first, second) = (pool.take(large).unwrap(), pool.take(large).unwrap());
         drop((first, second));
-        // A quarter of one fits beside both; what is then missing of the most ever used does not.
+        // A quarter of one buffer fits beside both free ones; the rest of the peak does not.
         let third = pool.take(large / 4).unwrap();
         assert_eq!(pool.lock().free.len(), 2);
         let fourth = pool.take(2 * large - large / 4).unwrap();

@@ -1,9 +1,9 @@
-//! `conv2d`: an implicit product. The rows of the left operand are pixels, one pointer for each tap of the kernel; taps
-//! outside the map point to zeros. No im2col buffer is built.
+//! `conv2d` as an implicit matrix product. The rows of the left operand are pixels, with one pointer per tap of the
+//! kernel; taps outside the map point to zeros. No im2col buffer is built.
 //!
-//! What is done to the input first (group norm and SiLU, another convolution, a wider dtype) is done to a band of its
-//! rows at a time, in memory that stays in the cache, followed by the product of that band. So each value is prepared
-//! about once, and memory is the maps themselves.
+//! Prologues (another convolution, group norm and SiLU, conversion of dtype) run on a band of input rows at a time,
+//! whose result stays in the cache for the product of that band. Each value is prepared about once, and no intermediate
+//! map is stored as a whole.
 
 use std::ops::Range;
 
@@ -13,8 +13,8 @@ use super::group_norm::norm_silu;
 use super::simd::{Element, MicroKernel, RowPointers, vectorize, with_element};
 use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
 
-/// Prepared input of a band, about: small enough for the third-level cache, and so large that the rows around a band,
-/// which are prepared twice, and the wait for the last thread cost little.
+/// Approximate bytes of a band's prepared input. Small enough for the L3 cache; large enough that the rows at a band's
+/// border, which are prepared twice, and the wait for the last thread cost little.
 pub(super) const BAND_BYTES: usize = 16 << 20;
 
 pub(super) fn conv2d(
@@ -39,13 +39,13 @@ pub(super) fn conv2d_add(
     with_element!(y.dtype(), T => {
         let y = Output::new(be.make_mut::<T>(y)?, channels);
         convolve(be, x, conv, 0..h, |pixel, columns: Range<usize>, values: &[f32]| {
-            // SAFETY: `convolve` gives each piece of the result once.
+            // SAFETY: `convolve` emits each piece of the result once.
             add_sum(be.tier, values, &bias[columns.clone()], unsafe { y.piece(pixel, columns) });
         })
     })
 }
 
-/// Rows `rows` of the result as a tensor of `shape`.
+/// Computes rows `rows` of the result, as a tensor of `shape`.
 fn rows_of(
     be: &CpuBackend,
     x: &ConvInput<CpuBackend>,
@@ -58,14 +58,14 @@ fn rows_of(
     with_element!(out, T => be.build::<T>(shape, |out| {
         let out = Output::new(out, shape[2]);
         convolve(be, x, conv, rows, |pixel, columns: Range<usize>, values: &[f32]| {
-            // SAFETY: `convolve` gives each piece of the result once.
+            // SAFETY: `convolve` emits each piece of the result once.
             convert_sum(be.tier, values, &bias[columns.clone()], unsafe { out.piece(pixel, columns) });
         })
     }))
 }
 
-/// Call `emit(pixel, columns, values)` with every piece of rows `rows` of the result, before the bias; pixels count from
-/// the first of these rows on.
+/// Computes rows `rows` of the result, without bias. Calls `emit(pixel, columns, values)` for each piece; pixels are
+/// counted from the first of these rows.
 fn convolve(
     be: &CpuBackend,
     x: &ConvInput<CpuBackend>,
@@ -99,13 +99,14 @@ fn convolve(
         let product = Product { rows: band.len() * out_w, weights, blocks: vec![block] };
         let done = (band.start - rows.start) * out_w;
         let emit = |pixel, columns: Range<usize>, [values]: [&[f32]; 1]| emit(done + pixel, columns, values);
-        // SAFETY: `prepare` made pixels of whole groups, and so are the zeros.
+        // SAFETY: pixels from `prepare` are whole groups, and so are the zeros.
         unsafe { product.run(be, kernel, pointers, emit)? };
     }
     Ok(())
 }
 
-/// Rows `rows` of the result in bands of equal height whose input takes about [`BAND_BYTES`] where it is prepared.
+/// Divides rows `rows` of the result into bands of equal height, whose prepared input takes about [`BAND_BYTES`]. One
+/// band if the input needs no preparation.
 fn bands(
     x: &ConvInput<CpuBackend>,
     kernel: MicroKernel,
@@ -120,7 +121,7 @@ fn bands(
     Ok(rows.clone().step_by(height).map(move |start| start..(start + height).min(rows.end)))
 }
 
-/// Where the first of `taps` that is no padding reads, along one axis of length `n`, for an output at `position`.
+/// Input position, along one axis of length `n`, that the first non-padding tap of `taps` reads for output `position`.
 fn source(shape: ConvShape, n: usize, position: usize, taps: impl IntoIterator<Item = usize>) -> Option<usize> {
     let at = |tap: usize| match shape {
         ConvShape::Pointwise => Some(position),
@@ -131,19 +132,19 @@ fn source(shape: ConvShape, n: usize, position: usize, taps: impl IntoIterator<I
     taps.into_iter().find_map(|tap| at(tap).filter(|p| *p < n))
 }
 
-/// Rows of a map, or all of it: pixel `[y, x]` is row `(y - first) * w + x` of `pixels`.
+/// Consecutive rows of a map: pixel `[y, x]` is row `(y - first) * w + x` of `pixels`.
 pub(super) struct Rows {
     pub pixels: Tensor<CpuBackend>,
     pub first: usize,
 }
 
-/// Whether the map can be multiplied as it is.
+/// Whether the map can be multiplied without preparation.
 fn ready(x: &ConvInput<CpuBackend>, kernel: MicroKernel) -> bool {
     let fits = x.map.dtype() == kernel.dtype() && x.map.cols().is_multiple_of(kernel.group());
     x.after.is_none() && x.norm_silu.is_none() && fits
 }
 
-/// At least rows `rows` of the input as the product takes it: in the kernel's dtype, pixels of whole groups.
+/// At least rows `rows` of the input as the product reads it: in the kernel's dtype, pixels padded to whole groups.
 fn prepare(be: &CpuBackend, kernel: MicroKernel, x: &ConvInput<CpuBackend>, rows: Range<usize>) -> Result<Rows> {
     let [_, w, channels] = x.size()?;
     let raw = raw_rows(be, x, rows.clone())?;
@@ -169,7 +170,7 @@ fn prepare(be: &CpuBackend, kernel: MicroKernel, x: &ConvInput<CpuBackend>, rows
     Ok(Rows { pixels, first: rows.start })
 }
 
-/// At least rows `rows` of the input before norm and SiLU.
+/// At least rows `rows` of the input, before group norm and SiLU.
 pub(super) fn raw_rows(be: &CpuBackend, x: &ConvInput<CpuBackend>, rows: Range<usize>) -> Result<Rows> {
     let Some(conv) = x.after else { return Ok(Rows { pixels: x.map.clone(), first: 0 }) };
     let [_, w, channels] = x.size()?;

@@ -1,4 +1,4 @@
-//! `embedding`: only the rows asked for are decoded, straight from the checkpoint's bytes.
+//! `embedding`: decodes the requested rows from the table's stored dtype.
 
 use super::CpuBackend;
 use crate::{HostTensor, Result, Tensor};

@@ -1,5 +1,4 @@
-//! Weights into other formats of storage, on the processor whatever device multiplies them. What the formats are is in
-//! [`crate::quant`].
+//! Conversion of weights to another stored dtype, on the CPU for every backend. The formats are in [`crate::quant`].
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,16 +12,16 @@ use crate::host::BlockScales;
 use crate::quant::{blocks, int8};
 use crate::{DType, Error, HostBytes, HostTensor, Result};
 
-/// `matrix` rounded to `dtype`: bf16, q8_0, q4_k, or i8 with a scale for each row. As it is if it has that dtype, or if its
-/// rows are not whole blocks. `threads` is all there are if `None`.
+/// Rounds `matrix` to `dtype`: bf16, q8_0, q4_k, or i8 with one scale per row. Returns it unchanged if it has that
+/// dtype already or its rows are not whole blocks. `threads` of `None` uses all available.
 ///
 /// # Errors
-/// [`Error::DType`] if there is no rounding to `dtype`, [`Error::Shape`] if it is not a matrix.
+/// [`Error::DType`] for any other `dtype`; [`Error::Shape`] if `matrix` is not a matrix.
 pub fn encode(matrix: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> Result<HostTensor> {
     on(&Threads::new(threads), Tier::detect(), matrix, dtype)
 }
 
-/// The same on the threads of a backend.
+/// As [`encode`], on the threads of a backend.
 pub(super) fn on(threads: &Threads, tier: Tier, matrix: &HostTensor, dtype: DType) -> Result<HostTensor> {
     let &[rows, cols] = matrix.shape() else {
         let (found, expected) = (matrix.shape().to_vec(), "a matrix".into());
@@ -46,7 +45,7 @@ pub(super) fn on(threads: &Threads, tier: Tier, matrix: &HostTensor, dtype: DTyp
             rows,
             || vec![0f32; cols],
             |values, row| {
-                // SAFETY: each row is one task's.
+                // SAFETY: each row belongs to one task.
                 let (bytes, scale) = unsafe { (bytes.piece(row, 0..row_bytes), scales.piece(row, 0..1)) };
                 matrix.decode_row(row, 0, values);
                 scale[0] = kernel(tier, values, bytes);

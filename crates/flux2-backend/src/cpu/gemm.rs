@@ -1,14 +1,17 @@
-//! The blocked product behind `linear` and `conv2d`: `c[m, n] = a[m, k] * b[n, k]^T`, sums in f32.
+//! The blocked matrix product behind `linear` and `conv2d`: `c[m, n] = a[m, k] * b[n, k]^T`, sums in f32.
 //!
-//! The left operand is never copied: a micro-kernel reads it through one pointer for each row of its tile, so rows may
-//! be strided windows, parts that stand side by side, or the shifted pixels of a convolution. The right operand, the
-//! weights, is packed panel by panel straight from the checkpoint's bytes, whatever their dtype, into a buffer that
-//! stays in the cache while all rows pass by; weights in bytes were packed when they were loaded. Tasks are (rows, panels) of
-//! the result and meet nowhere, so there is no barrier, and the sums do not depend on who runs them.
+//! The left operand is never copied. The micro-kernel reads it through one pointer per row of its tile, so a row may be
+//! a strided window, several parts side by side, or the shifted pixels of a convolution.
 //!
-//! A finished piece of the result goes to its caller while it is in the cache: that is where bias, residual and
-//! activation are applied. A product of `N` weights has the same columns of all of them in one task, so that what
-//! combines them, as SwiGLU does, is one of these too.
+//! The right operand is the weight. It is decoded from its stored dtype and packed into panels that stay in the cache
+//! while the rows of a task stream past. int8 weights were packed when they were loaded.
+//!
+//! A task is a block of rows times a few panels of the result. Tasks are independent, so there is no barrier and sums
+//! do not depend on scheduling.
+//!
+//! Epilogues (bias, residual, activation) run on a finished piece of the result while it is in the cache: see `emit` in
+//! [`Product::run`]. With `N` weights, a task computes the same columns of all of them, so that an epilogue can combine
+//! them, as SwiGLU does.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -20,57 +23,57 @@ use super::simd::{self, Element, MicroKernel, Operand, RowPointers, Tier, vector
 use super::{Buffer, CpuBackend};
 use crate::{HostTensor, Result, Tensor};
 
-/// Rows of the result in one task: long enough that packing the weights is a few percent of the work.
+/// Rows of the result per task: enough that packing the weights is a few percent of the work.
 const TASK_ROWS: usize = 1536;
-/// The same where weights are packed already: as many as keep the sums of a task in a second-level cache.
+/// Rows per task for int8 weights, which need no packing: few enough that the sums of a task stay in the L2 cache.
 const TASK_ROWS_INT8: usize = 768;
-/// Packed weights of one task, at most: what stays in a second-level cache beside the rows passing by.
+/// Most bytes of packed weights per task: they stay in the L2 cache beside the rows that stream past.
 const PACKED_BYTES: usize = 448 * 1024;
-/// Panels of one task, at most.
+/// Most panels per task.
 const TASK_PANELS: usize = 4;
 /// Groups of the summed axis that are packed at a time in a plain product.
 pub(super) const BLOCK_GROUPS: usize = 1024;
 
-/// A piece of the summed axis: `segments` runs of `groups` groups, found in the left operand through pointers and in
-/// the weight as `columns` consecutive columns for each segment.
+/// A block of the summed axis (k): `segments` segments of `groups` groups each. In the left operand a segment is found
+/// by one pointer per row; in the weight it is `columns` consecutive columns.
 ///
-/// A plain product has one block for every [`BLOCK_GROUPS`] groups of each of its parts, of one segment. A convolution has
-/// one block of nine segments, the taps, each a pixel's channels.
+/// A plain product has blocks of one segment and up to [`BLOCK_GROUPS`] groups. A convolution has a single block with
+/// one segment per tap, and a segment is the channels of a pixel.
 pub(super) struct Block {
-    /// Which part of the left operand, and the first group in it: for the pointer function.
+    /// Index of the part of the left operand (parts are tensors side by side), for the pointer function.
     pub part: usize,
-    /// See `part`.
+    /// First group within the part, for the pointer function.
     pub from: usize,
-    /// Runs, one pointer a row each.
+    /// Number of segments; each has one pointer per row.
     pub segments: usize,
-    /// Length of a run.
+    /// Groups per segment.
     pub groups: usize,
     /// First column of the weight.
     pub first_column: usize,
-    /// Columns of the weight in each run; `groups` groups hold them, the last perhaps half empty.
+    /// Columns of the weight per segment. They fill `groups` groups; the last group may be padded with zeros.
     pub columns: usize,
 }
 
-/// What to multiply.
+/// A product of one left operand with `N` weights.
 pub(super) struct Product<'a, const N: usize> {
     /// Rows of the result.
     pub rows: usize,
-    /// Each `[n, k]`.
+    /// The right operands, each `[n, k]`.
     pub weights: Weights<'a, N>,
-    /// The summed axis in pieces.
+    /// The summed axis.
     pub blocks: Vec<Block>,
 }
 
-/// The right operand.
+/// The right operands of a product.
 pub(super) enum Weights<'a, const N: usize> {
-    /// As a checkpoint has them.
+    /// In their stored dtype: packed block by block during the product.
     Stored([&'a HostTensor; N]),
-    /// In bytes, for a left operand in bytes.
+    /// Quantized and packed, with the quantized left operand.
     Int8([&'a Int8Matrix; N], &'a QuantizedRows),
 }
 
 impl<const N: usize> Weights<'_, N> {
-    /// `n`.
+    /// Rows of each weight, which are columns of the result.
     fn rows(&self) -> usize {
         match self {
             Weights::Stored(weights) => weights[0].shape()[0],
@@ -80,8 +83,9 @@ impl<const N: usize> Weights<'_, N> {
 }
 
 impl<const N: usize> Product<'_, N> {
-    /// Compute the product. `pointers(block, row, lane, table)` sets `table[s][lane]` to where `row` of the left operand
-    /// has segment `s` of `block`; `emit(row, columns, values)` takes a finished piece of each result.
+    /// Computes the product. `pointers(block, row, lane, table)` sets `table[s][lane]` to the address of segment `s` of
+    /// `block` in `row` of the left operand. `emit(row, columns, values)` is the epilogue: it receives each piece of
+    /// the `N` results once.
     ///
     /// # Safety
     /// Every pointer set by `pointers` is readable for `block.groups` groups of `kernel`'s dtype.
@@ -98,7 +102,7 @@ impl<const N: usize> Product<'_, N> {
         let fit = (PACKED_BYTES / (4 * kernel.cols * panel_groups).max(1)).clamp(1, TASK_PANELS);
         let task_panels = (fit / N).clamp(1, panels); // of each weight
         let most_rows = if matches!(self.weights, Weights::Stored(_)) { TASK_ROWS } else { TASK_ROWS_INT8 };
-        // Tasks of one size, so that threads finish together.
+        // Equal tasks, so that threads finish together.
         let task_rows = self.rows.div_ceil(self.rows.div_ceil(most_rows).max(1)).next_multiple_of(kernel.rows).max(1);
         let width = task_panels * kernel.cols;
         let stride = N * width;
@@ -139,7 +143,7 @@ impl<const N: usize> Product<'_, N> {
                     })
                 });
                 for row in rows.clone().step_by(kernel.rows) {
-                    // Lanes beyond the last row repeat it; what they give is not emitted.
+                    // Lanes beyond the last row repeat it; their results are not emitted.
                     for lane in 0..kernel.rows {
                         pointers(block, (row + lane).min(self.rows - 1), lane, &mut table[..block.segments]);
                     }
@@ -148,7 +152,7 @@ impl<const N: usize> Product<'_, N> {
                             let tile = &mut sums[(row - rows.start) * stride + w * width + p * kernel.cols..];
                             let kernel = kernel.for_columns(columns.len() - p * kernel.cols);
                             let table = &table[..block.segments];
-                            // SAFETY: the caller vouches for the pointers; a packed panel holds `segments * groups`
+                            // SAFETY: the caller guarantees the pointers; a packed panel holds `segments * groups`
                             // groups of `cols`; `sums` has `kernel.rows` rows from here, `stride` apart.
                             unsafe {
                                 kernel.run(table, block.groups, panel.as_ptr(), tile.as_mut_ptr(), stride, index > 0);
@@ -172,7 +176,7 @@ impl<const N: usize> Product<'_, N> {
     }
 }
 
-/// One buffer for each thread, taken from the pool before the threads start so that running out is an error.
+/// One scratch buffer per thread, allocated before the threads start so that running out of memory is an error.
 pub(super) struct Scratch(Mutex<Vec<Buffer>>);
 
 impl Scratch {
@@ -186,17 +190,17 @@ impl Scratch {
     }
 }
 
-/// Groups that are decoded at a time when the stored dtype is not the kernel's.
+/// Groups decoded at a time if the stored dtype differs from the kernel's.
 const STAGED_GROUPS: usize = 128;
 
-/// Values on their way from the stored dtype to the kernel's.
+/// Scratch for converting weights from their stored dtype to the kernel's.
 #[derive(Default)]
 pub(super) struct Staging {
     pub values: Vec<f32>,
     groups: Vec<u32>,
 }
 
-/// Pack `rows` of the weight, at most `kernel.cols`, for all segments of `block`.
+/// Packs `rows` of the weight, at most `kernel.cols`, for all segments of `block`.
 fn pack_weight(
     tier: Tier,
     kernel: MicroKernel,
@@ -228,14 +232,14 @@ fn pack_weight(
                 stage(tier, kernel, weight, row, first, &mut staging.values, &mut staging.groups);
             }
             let panel = &mut panel[from * kernel.cols..][..groups * kernel.cols];
-            // SAFETY: as long as the panel's groups, sliced so.
+            // SAFETY: each slice is as long as the panel's groups.
             unsafe { pack_rows(tier, kernel, panel, rows.len(), |r| staging.groups[r * groups..][..groups].as_ptr()) };
         }
     }
 }
 
 vectorize! {
-    /// Decode `values.len()` values of a row and append them as groups.
+    /// Decodes `values.len()` values of a row and appends them as groups.
     fn stage(
         kernel: MicroKernel,
         weight: &HostTensor,
@@ -249,7 +253,7 @@ vectorize! {
     }
 }
 
-/// Append `values` as groups of `kernel`, the last one filled up with zero.
+/// Appends `values` as groups of `kernel`; the last group is padded with zeros.
 #[inline(always)]
 fn group_values(kernel: MicroKernel, values: &[f32], out: &mut Vec<u32>) {
     if kernel.operand == Operand::F32 {
@@ -262,7 +266,7 @@ fn group_values(kernel: MicroKernel, values: &[f32], out: &mut Vec<u32>) {
     out.extend(last);
 }
 
-/// Write `rows` rows of groups side by side, `kernel.cols` to a group; columns beyond them become zero.
+/// Interleaves `rows` rows of groups into a panel, `kernel.cols` columns per group; columns beyond `rows` become zero.
 ///
 /// # Safety
 /// `row(r)` points to as many readable groups as `panel` holds for each column.
@@ -287,13 +291,13 @@ pub(super) unsafe fn pack_rows(
     for r in r..rows {
         let pointer = row(r);
         for (group, out) in panel[r..].iter_mut().step_by(kernel.cols).enumerate() {
-            // SAFETY: the caller's rows hold `groups` groups; rows of a file may be unaligned.
+            // SAFETY: the caller's rows hold `groups` groups; rows of a mapped file may be unaligned.
             *out = unsafe { pointer.add(group).read_unaligned() };
         }
     }
 }
 
-/// A result that tasks write to in pieces that do not overlap.
+/// A result that tasks write in parallel, in disjoint pieces.
 pub(super) struct Output<T> {
     start: *mut T,
     rows: usize,
@@ -304,25 +308,25 @@ pub(super) struct Output<T> {
 unsafe impl<T: Send> Sync for Output<T> {}
 
 impl<T> Output<T> {
-    /// `out` is contiguous rows of `cols`.
+    /// `out` holds contiguous rows of `cols` elements.
     pub(super) fn new(out: &mut [T], cols: usize) -> Self {
         Output { start: out.as_mut_ptr(), rows: out.len() / cols.max(1), cols }
     }
 
-    /// Columns `columns` of `row`.
+    /// Columns `columns` of row `row`.
     ///
     /// # Safety
     /// No two threads may hold the same element, and the slice this was made from must outlive the result.
-    #[allow(clippy::mut_from_ref)] // disjoint, as the caller promises
+    #[allow(clippy::mut_from_ref)] // the caller guarantees disjoint pieces
     pub(super) unsafe fn piece(&self, row: usize, columns: Range<usize>) -> &mut [T] {
         assert!(row < self.rows && columns.end <= self.cols);
-        // SAFETY: within the slice this was made from, as asserted; nobody else has it, as the caller promises.
+        // SAFETY: within the slice this was made from, as asserted; disjoint from all others, as the caller guarantees.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.cols + columns.start), columns.len()) }
     }
 }
 
 vectorize! {
-    /// Change the dtype of a row.
+    /// Converts a row to another dtype.
     pub(super) fn convert<S: Element, T: Element>(from: &[S], to: &mut [T]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = T::from_f32(from.to_f32());
@@ -331,7 +335,7 @@ vectorize! {
 }
 
 vectorize! {
-    /// The same, plus a bias.
+    /// Adds a bias to a row of sums and converts it.
     pub(super) fn convert_sum<T: Element>(from: &[f32], bias: &[f32], to: &mut [T]) {
         for ((to, from), bias) in to.iter_mut().zip(from).zip(bias) {
             *to = T::from_f32(from + bias);
@@ -339,8 +343,8 @@ vectorize! {
     }
 }
 
-/// `x` in the kernel's dtype with rows of whole groups: itself, or a converted copy where an instruction set has no
-/// bf16 products or a row has an odd number of values.
+/// `x` in the kernel's dtype, rows padded to whole groups. Shares `x` if it is so already; copies it if the tier has no
+/// bf16 products or rows of bf16 have an odd length.
 pub(super) fn left_operand(be: &CpuBackend, kernel: MicroKernel, x: &Tensor<CpuBackend>) -> Result<Tensor<CpuBackend>> {
     let cols = x.cols();
     if x.dtype() == kernel.dtype() && cols.is_multiple_of(kernel.group()) {
@@ -354,7 +358,7 @@ pub(super) fn left_operand(be: &CpuBackend, kernel: MicroKernel, x: &Tensor<CpuB
     })))
 }
 
-/// Where row `i` of a left operand starts.
+/// Address of row `i` of a left operand.
 pub(super) fn row_pointer(x: &Tensor<CpuBackend>, i: usize) -> *const u32 {
     with_element!(x.dtype(), T => x.row::<T>(i).as_ptr().cast())
 }

@@ -1,8 +1,9 @@
-//! `group_norm`: the map is read from memory twice, once for the statistics and once for the result.
+//! `group_norm`: the map is read from memory twice, for the statistics and for the result.
 //!
-//! Statistics are gathered over chunks of pixels that fit in the cache: a mean first, then sums around it, both in f32
-//! channel by channel. Chunks are joined in f64 and in order, so a map of 10^9 values loses nothing. A chunk is a piece
-//! of one row of the map, so the result depends neither on the number of threads nor on how many rows there are at a time.
+//! Statistics are computed over chunks of pixels that fit in the cache: the mean first, then deviations from it, both
+//! summed per channel in f32. Chunks are merged in f64 in a fixed order, so maps of 10^9 values lose no precision. A
+//! chunk is a piece of one row of the map, so the result depends neither on the number of threads nor on the height of
+//! bands.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -12,9 +13,9 @@ use super::conv2d::{BAND_BYTES, Rows, raw_rows};
 use super::simd::{self, Element, vectorize, with_element};
 use crate::{ConvInput, GroupNorm, Result, Tensor};
 
-/// Elements of a chunk, about.
+/// Approximate elements per chunk.
 const CHUNK: usize = 32 * 1024;
-/// Pixels of a chunk, at most: the length of the f32 sums.
+/// Most pixels per chunk, which is the number of terms of the f32 sums.
 const CHUNK_PIXELS: usize = 256;
 
 pub(super) fn group_norm(
@@ -35,7 +36,7 @@ pub(super) fn group_norm_statistics(
     norm: &GroupNorm<CpuBackend>,
 ) -> Result<Tensor<CpuBackend>> {
     let [h, w, channels] = x.size()?;
-    // A map in memory is one band; one that is computed goes by in several.
+    // A map in memory is one band; the result of another convolution is computed in bands.
     let row_bytes = be.compute.dtype().bytes(w * channels);
     let height = if x.after.is_some() { (BAND_BYTES / row_bytes).clamp(1, h) } else { h };
     let mut moments = vec![Moments::default(); norm.groups];
@@ -52,7 +53,8 @@ pub(super) fn group_norm_statistics(
             let group = moments[i / (channels / norm.groups)];
             let scale = group.inverse_deviation(norm.eps) * f64::from(weight[i]);
             (means[i], scales[i]) = (group.mean as f32, scale as f32);
-            // What f32 cannot hold of the mean goes into the bias: it matters where the mean dwarfs the deviation.
+            // The rounding error of the f32 mean goes into the bias: it matters if the mean is much larger than the
+            // deviation.
             let rest = group.mean - f64::from(means[i]);
             biases[i] = (f64::from(bias[i]) - rest * scale) as f32;
         }
@@ -60,7 +62,7 @@ pub(super) fn group_norm_statistics(
     })
 }
 
-/// Number, mean, and sum of squares around the mean of some values.
+/// Count, mean, and sum of squared deviations from the mean of a set of values.
 #[derive(Clone, Copy, Default)]
 struct Moments {
     count: f64,
@@ -69,7 +71,7 @@ struct Moments {
 }
 
 impl Moments {
-    /// Of both sets of values together.
+    /// Moments of the union of both sets (Chan et al.).
     fn join(self, other: Moments) -> Moments {
         if self.count == 0.0 {
             return other;
@@ -88,7 +90,7 @@ impl Moments {
     }
 }
 
-/// Join rows `rows` of a map, `w` pixels wide, to the `moments` of each group.
+/// Merges rows `rows` of a map, `w` pixels wide, into the `moments` of each group.
 fn add_rows<T: Element>(be: &CpuBackend, band: &Rows, rows: Range<usize>, w: usize, moments: &mut [Moments]) {
     let (x, groups) = (&band.pixels, moments.len());
     let pixels = (CHUNK / x.cols()).clamp(1, CHUNK_PIXELS);
@@ -133,7 +135,7 @@ fn chunk_moments<T: Element>(
     for i in rows {
         add_deviations(be.tier, x.row::<T>(i), means, sums, squares);
     }
-    // What the deviations sum to corrects the rounding of the first mean.
+    // The sum of the deviations corrects the rounding of the first mean.
     let sums = sums.chunks_exact(width).zip(squares.chunks_exact(width));
     let moments = means.chunks_exact(width).zip(sums).map(|(means, (sums, squares))| {
         let sum = group_sum(sums);
@@ -174,8 +176,14 @@ vectorize! {
 }
 
 vectorize! {
-    /// The same with SiLU behind it, into any dtype.
-    pub(super) fn norm_silu<S: Element, T: Element>(x: &[S], means: &[f32], scales: &[f32], biases: &[f32], out: &mut [T]) {
+    /// As [`normalize`], followed by SiLU and conversion to another dtype.
+    pub(super) fn norm_silu<S: Element, T: Element>(
+        x: &[S],
+        means: &[f32],
+        scales: &[f32],
+        biases: &[f32],
+        out: &mut [T],
+    ) {
         let parameters = means.iter().zip(scales).zip(biases);
         for ((out, x), ((mean, scale), bias)) in out.iter_mut().zip(x).zip(parameters) {
             *out = T::from_f32(simd::silu((x.to_f32() - mean) * scale + bias));

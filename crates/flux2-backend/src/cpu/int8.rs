@@ -1,5 +1,5 @@
-//! Products of bytes: weights rounded and packed once when they are loaded, rows of the left operand rounded when a
-//! product begins. What a byte stands for is in [`crate::quant::int8`].
+//! int8 products: weights are quantized and packed once, when loaded; rows of the left operand are quantized at the
+//! start of each product. The number format is in [`crate::quant::int8`].
 
 use std::ops::Range;
 
@@ -9,20 +9,20 @@ use super::{Buffer, CpuBackend};
 use crate::quant::int8;
 use crate::{DType, HostTensor, Result, Tensor};
 
-/// A weight `[n, k]` in bytes, in the order in which the micro-kernel reads it: panels of `cols` rows, in each for every
-/// four columns the bytes of all its rows.
+/// An int8 weight `[n, k]`, packed as the micro-kernel reads it: panels of `cols` rows, and in a panel, for every four
+/// columns, the bytes of all its rows.
 pub struct Int8Matrix {
     packed: Buffer,
     groups: usize,
     shape: [usize; 2],
-    /// Of each row.
+    /// Scale of each row.
     scales: Vec<f32>,
-    /// Of the bytes of each row.
+    /// Sum of the quantized values of each row.
     sums: Vec<i32>,
 }
 
 impl Int8Matrix {
-    /// Round and pack `weight`, on all threads; one that is stored in bytes with a scale for each row is only packed.
+    /// Quantizes and packs `weight` on all threads; a weight stored as i8 with one scale per row is only packed.
     pub(super) fn new(be: &CpuBackend, weight: &HostTensor) -> Result<Self> {
         let &[n, k] = weight.shape() else { unreachable!("`Weight::load` takes matrices only") };
         assert!(k <= int8::MAX_TERMS, "{k} terms do not fit an i32");
@@ -32,14 +32,14 @@ impl Int8Matrix {
         let panels = n.div_ceil(kernel.cols);
         let stored = weight.scales().filter(|scales| weight.dtype() == DType::I8 && scales.block == [1, k]);
         let mut packed = be.buffers.take(4 * panels * panel_len)?;
-        // Scale and sum of each row, also of those that fill up the last panel.
+        // Scale and sum of each row, including the padding rows of the last panel.
         let mut rows = vec![(0f32, 0i32); panels * kernel.cols];
         {
             let packed = Output::new(packed.as_mut_slice::<u32>(panels * panel_len), panel_len);
             let rows = Output::new(&mut rows, kernel.cols);
             let state = || (Staging::default(), vec![0u32; kernel.cols * groups]);
             be.threads.run(panels, state, |(staging, bytes), p| {
-                // SAFETY: each panel is one task's.
+                // SAFETY: each panel belongs to one task.
                 let (panel, rows) = unsafe { (packed.piece(p, 0..panel_len), rows.piece(p, 0..kernel.cols)) };
                 let weight_rows = p * kernel.cols..n.min((p + 1) * kernel.cols);
                 staging.values.resize(k, 0.0);
@@ -68,45 +68,46 @@ impl Int8Matrix {
         Ok(Int8Matrix { packed, groups, shape: [n, k], scales, sums })
     }
 
-    /// `[n, k]`.
     pub(super) fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    /// `groups` groups of a panel.
+    /// Groups `groups` of panel `panel`, whose width is `cols`.
     pub(super) fn panel(&self, panel: usize, groups: Range<usize>, cols: usize) -> &[u32] {
         &self.packed.as_slice::<u32>()[(panel * self.groups + groups.start) * cols..][..groups.len() * cols]
     }
 
-    /// Turn sums of bytes, as i32 bits, into the values they stand for. `columns` are those of the result.
+    /// Converts integer sums (i32 bits) to f32 values, in place. `columns` are columns of the result; `scale` and
+    /// `zero` are those of the row of the left operand.
     pub(super) fn dequantize(&self, tier: Tier, columns: Range<usize>, (scale, zero): (f32, i32), values: &mut [f32]) {
         dequantize(tier, values, scale, zero, &self.scales[columns.clone()], &self.sums[columns]);
     }
 }
 
-/// Rows of a left operand in bytes, each with its scale and zero.
+/// Rows of a left operand in int8, each with a scale and a zero point.
 pub(super) struct QuantizedRows {
-    /// Of each row: scale, zero, groups of bytes.
+    /// For each row: scale, zero point, groups of bytes.
     buffer: Buffer,
     stride: usize,
 }
 
-/// Scale and zero.
+/// Words before the groups of a row: scale and zero point.
 const HEADER: usize = 2;
 
 impl QuantizedRows {
-    /// `parts` stand side by side.
+    /// Quantizes the rows of `parts`, tensors side by side.
     pub(super) fn new(be: &CpuBackend, parts: &[&Tensor<CpuBackend>]) -> Result<Self> {
         let (rows, k) = (parts[0].rows(), parts.iter().map(|part| part.cols()).sum::<usize>());
         let stride = HEADER + k.div_ceil(4);
         let mut buffer = be.buffers.take(4 * rows * stride)?;
-        with_element!(parts[0].dtype(), T => be.threads.for_rows(buffer.as_mut_slice::<u32>(rows * stride), stride, |i, out| {
+        let words = buffer.as_mut_slice::<u32>(rows * stride);
+        with_element!(parts[0].dtype(), T => be.threads.for_rows(words, stride, |i, out| {
             let (header, groups) = out.split_at_mut(HEADER);
             let mut bytes: &mut [u8] = bytemuck::cast_slice_mut(groups);
             let (mut low, mut high) = (0f32, 0f32);
             for part in parts {
                 let (l, h) = range(be.tier, part.row::<T>(i));
-                // Comparisons lose NaN; 0 times it keeps it.
+                // Comparisons drop NaN; adding 0 * NaN keeps it.
                 low = (if l < low { l } else { low }) + 0.0 * l;
                 high = (if h > high { h } else { high }) + 0.0 * h;
             }
@@ -118,17 +119,17 @@ impl QuantizedRows {
                 quantize_activations(be.tier, part.row::<T>(i), inverse, zero, here);
                 bytes = behind;
             }
-            bytes.fill(0); // meets zeros of the packed weight
+            bytes.fill(0); // padding, multiplied with zeros of the packed weight
         }));
         Ok(QuantizedRows { buffer, stride })
     }
 
-    /// Where the bytes of row `i` start.
+    /// Address of the groups of row `i`.
     pub(super) fn pointer(&self, i: usize) -> *const u32 {
         self.buffer.as_slice::<u32>()[i * self.stride + HEADER..].as_ptr()
     }
 
-    /// Scale and zero of row `i`.
+    /// Scale and zero point of row `i`.
     pub(super) fn range(&self, i: usize) -> (f32, i32) {
         let header = &self.buffer.as_slice::<u32>()[i * self.stride..][..HEADER];
         (f32::from_bits(header[0]), header[1] as i32)

@@ -1,10 +1,10 @@
-//! Sums over a row in an order that every instruction set can keep: 16 running sums side by side.
+//! Reductions over a row with 16 partial sums: an order of additions that vectorizes and is the same on every tier.
 
 use super::simd::Element;
 
 const LANES: usize = 16;
 
-/// The sum of `term` over `values`, in f32.
+/// Sum of `term(value)` over `values`, in f32.
 #[inline(always)]
 pub(super) fn sum<T: Element>(values: &[T], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];

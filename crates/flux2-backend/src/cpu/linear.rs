@@ -1,5 +1,5 @@
-//! `linear`: the blocked product over one or more parts that stand side by side. What is done with its results while they
-//! are in the cache: [`linear()`] stores them, `linear_add.rs` adds them to a residual stream, `linear_swiglu.rs` joins two.
+//! `linear`: the blocked product of one or more parts side by side. Epilogues differ: [`linear()`] adds the bias and
+//! stores the result, `linear_add.rs` adds it to a residual stream, `linear_swiglu.rs` combines two results.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub(super) fn linear(
     with_element!(out, T => be.build::<T>(&shape, |out| {
         let out = Output::new(out, cols);
         product(be, &[x], [weight], |row, columns, [values]| {
-            // SAFETY: `product` hands out disjoint pieces.
+            // SAFETY: `product` emits disjoint pieces.
             let out = unsafe { out.piece(row, columns.clone()) };
             match bias {
                 Some(bias) => convert_sum(be.tier, values, &bias[columns], out),
@@ -34,8 +34,8 @@ pub(super) fn linear(
     }))
 }
 
-/// Multiply the `parts`, side by side, with each of `weights`; `emit(row, columns, values)` takes disjoint pieces of the
-/// results.
+/// Multiplies `parts`, taken side by side, with each of `weights`. `emit(row, columns, values)` receives disjoint
+/// pieces of the results.
 pub(super) fn product<const N: usize>(
     be: &CpuBackend,
     parts: &[&Tensor<CpuBackend>],
@@ -52,7 +52,7 @@ pub(super) fn product<const N: usize>(
         let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
             table[0][lane] = left.pointer(row).wrapping_add(block.from);
         };
-        // SAFETY: rows in bytes are as long as the weight's, and no block reaches beyond.
+        // SAFETY: quantized rows are as long as the weight's, and no block reaches beyond.
         return unsafe { product.run(be, kernel, pointers, emit) };
     }
     let stored = Matrix::all_stored(weights).expect("weights of one product are in one format");
@@ -64,13 +64,13 @@ pub(super) fn product<const N: usize>(
     let pointers = |block: &Block, row: usize, lane: usize, table: &mut [RowPointers]| {
         table[0][lane] = row_pointer(&operands[block.part], row).wrapping_add(block.from);
     };
-    // SAFETY: `left_operand` made rows of whole groups, and no block reaches beyond its part's row.
+    // SAFETY: rows from `left_operand` are whole groups, and no block reaches beyond its part's row.
     unsafe { product.run(be, kernel, pointers, emit)? };
     stored.iter().for_each(|weight| weight.done());
     Ok(())
 }
 
-/// The summed axis of parts with `widths` columns, in pieces of [`BLOCK_GROUPS`].
+/// Divides the summed axis of parts with `widths` columns into blocks of at most [`BLOCK_GROUPS`] groups.
 fn blocks(kernel: MicroKernel, widths: impl IntoIterator<Item = usize>) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut part_column = 0;

@@ -1,4 +1,4 @@
-//! `linear_add`: the product, added to the residual stream while it is in the cache.
+//! `linear_add`: the product, with the gated addition to the residual stream as its epilogue.
 
 use super::gemm::Output;
 use super::linear::product;
@@ -17,7 +17,7 @@ pub(super) fn linear_add(
     let gate = gate.map(|gate| gate.elements::<f32>());
     let x = Output::new(be.make_mut::<f32>(x)?, cols);
     product(be, parts, [weight], |row, columns, [values]| {
-        // SAFETY: `product` hands out disjoint pieces.
+        // SAFETY: `product` emits disjoint pieces.
         let x = unsafe { x.piece(row, columns.clone()) };
         match gate {
             Some(gate) => add_gated(be.tier, x, &gate[columns], values),

@@ -1,4 +1,4 @@
-//! `linear_swiglu`: both products of the same columns in one task, joined while they are in the cache.
+//! `linear_swiglu`: a task computes the same columns of both products; SwiGLU is the epilogue.
 
 use super::gemm::Output;
 use super::linear::product;
@@ -18,7 +18,7 @@ pub(super) fn linear_swiglu(
     with_element!(be.compute.dtype(), T => be.build::<T>(&shape, |out| {
         let out = Output::new(out, cols);
         product(be, &[x], [gate, up], |row, columns, [gate, up]| {
-            // SAFETY: `product` hands out disjoint pieces.
+            // SAFETY: `product` emits disjoint pieces.
             swiglu(be.tier, gate, up, unsafe { out.piece(row, columns) });
         })
     }))

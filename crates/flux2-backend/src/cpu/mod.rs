@@ -1,20 +1,20 @@
-//! The CPU backend: plain threads over shared memory, with kernels chosen for the processor at run time.
+//! The CPU backend: a thread pool over shared memory, with SIMD kernels selected at run time.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `buffer.rs` | the memory tensors live in, and the pool it returns to |
-//! | `pool.rs` | the threads |
-//! | `simd/` | instruction sets: which are there, the micro-kernels written for each |
-//! | `gemm.rs` | the blocked product `linear`, its fused forms and `conv2d` are made of |
-//! | `matrix.rs`, `int8.rs` | weights as they are multiplied; rounding to bytes |
-//! | `encode.rs` | weights into other formats of storage |
-//! | `lanes.rs` | sums over a row |
-//! | `peak.rs` | what the processor reaches at most, for benchmarks |
+//! | `buffer.rs` | tensor memory: buffers and the pool that recycles them |
+//! | `pool.rs` | the thread pool |
+//! | `simd/` | SIMD tiers: detection, multiversioned loops, micro-kernels |
+//! | `gemm.rs` | blocked matrix product behind `linear`, its fused forms and `conv2d` |
+//! | `matrix.rs`, `int8.rs` | weights as loaded: in their stored format, or quantized to int8 and packed |
+//! | `encode.rs` | conversion of weights to another stored dtype |
+//! | `lanes.rs` | reductions over a row |
+//! | `peak.rs` | measured peak throughput of the processor, for benchmarks |
 //! | the others | one op each |
 //!
-//! Results do not depend on the number of threads: every output element is summed in one order, by one thread.
+//! Results do not depend on the number of threads: each output element is summed by one thread, in a fixed order.
 
-#![allow(unsafe_code)] // kernels: every block says why it holds
+#![allow(unsafe_code)] // kernels: each block has a SAFETY comment
 
 mod attention;
 mod buffer;
@@ -61,16 +61,16 @@ use pool::Threads;
 pub use simd::Tier;
 use simd::{Element, with_element};
 
-/// How to set up a [`CpuBackend`].
+/// Options of a [`CpuBackend`].
 #[derive(Clone, Copy, Debug)]
 pub struct CpuOptions {
-    /// What products are computed in.
+    /// Number format of the operands of matrix products.
     pub compute: Compute,
-    /// Threads; `None` is as many as this process may use.
+    /// Number of threads; `None` uses all that affinity and cgroup limits allow.
     pub threads: Option<NonZeroUsize>,
-    /// Instruction set; `None` is the best this processor has.
+    /// SIMD tier; `None` detects the best one.
     pub tier: Option<Tier>,
-    /// Dry run: ops allocate what they would and compute nothing, to measure what a run needs.
+    /// Dry run: ops allocate their buffers but compute nothing, to measure how much memory a run needs.
     pub dry_run: bool,
 }
 
@@ -91,9 +91,9 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
-    /// Start the threads.
+    /// Starts the threads.
     ///
-    /// A `tier` the processor does not have is lowered to the best below it that it has.
+    /// A `tier` the processor does not support falls back to the best supported tier below it.
     pub fn new(options: CpuOptions) -> Self {
         CpuBackend {
             compute: options.compute,
@@ -108,7 +108,7 @@ impl CpuBackend {
         }
     }
 
-    /// The instruction set in use.
+    /// The SIMD tier in use.
     pub fn tier(&self) -> Tier {
         self.tier
     }
@@ -118,13 +118,13 @@ impl CpuBackend {
         self.threads.count()
     }
 
-    /// The most memory that tensors and scratch took at once since the last [`Backend::trim`], in bytes. What is kept for
-    /// later beside tensors in use stays within this and 128 MiB.
+    /// Peak memory of tensors and scratch since the last [`Backend::trim`], in bytes. Buffers in use and buffers kept
+    /// for reuse together never exceed this by more than 128 MiB.
     pub fn peak_bytes(&self) -> usize {
         self.buffers.peak_bytes()
     }
 
-    /// A buffer for `shape`; its contents are whatever the last user left, so every element must be written.
+    /// A buffer for `shape` with arbitrary contents: the caller must write every element.
     fn buffer(&self, dtype: DType, shape: &[usize]) -> Result<Buffer> {
         self.buffers.take(dtype.bytes(shape.iter().product()))
     }
@@ -136,7 +136,7 @@ impl CpuBackend {
         Ok(Tensor::from_buffer(buffer, T::DTYPE, shape))
     }
 
-    /// Call `row(index, output row)` for every row of a new tensor, on all threads.
+    /// A new tensor whose rows are filled by `row(index, output row)`, on all threads.
     fn build_rows<T: Element>(
         &self,
         shape: &[usize],
@@ -149,7 +149,7 @@ impl CpuBackend {
         })
     }
 
-    /// A mutable view of the whole of `x`, contiguous; copied first if it is shared or has gaps.
+    /// All elements of `x`, mutable and contiguous. Copies `x` first if its buffer is shared or `x` is a window.
     fn make_mut<'a, T: Element>(&self, x: &'a mut Tensor<Self>) -> Result<&'a mut [T]> {
         let whole = x.offset() == 0 && x.is_contiguous();
         if !whole || x.buffer_mut().is_none() {
@@ -185,7 +185,7 @@ impl Backend for CpuBackend {
         self.compute
     }
 
-    // Not the threads: their number does not change a byte.
+    // The number of threads is left out: it does not affect results.
     fn kernels(&self) -> String {
         format!("cpu, {}, {}", self.tier, self.compute)
     }

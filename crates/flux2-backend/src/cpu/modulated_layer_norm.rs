@@ -1,4 +1,4 @@
-//! `modulated_layer_norm`: mean, then squares around it, then the result; a row is in the cache after the first.
+//! `modulated_layer_norm`: mean, variance, result: three passes over a row, two of them from the cache.
 
 use super::simd::{Element, vectorize, with_element};
 use super::{CpuBackend, lanes};

@@ -46,7 +46,8 @@ vectorize! {
             let (first_out, second_out) = out.split_at_mut(d / 2);
             let first = first_out.iter_mut().zip(first_x).zip(first_weight);
             let second = second_out.iter_mut().zip(second_x).zip(second_weight);
-            for ((((out_a, a), weight_a), ((out_b, b), weight_b)), (cos, sin)) in first.zip(second).zip(cos.iter().zip(sin)) {
+            let pairs = first.zip(second).zip(cos.iter().zip(sin));
+            for ((((out_a, a), weight_a), ((out_b, b), weight_b)), (cos, sin)) in pairs {
                 let (a, b) = (a.to_f32() * scale * weight_a, b.to_f32() * scale * weight_b);
                 *out_a = T::from_f32(a * cos - b * sin);
                 *out_b = T::from_f32(b * cos + a * sin);

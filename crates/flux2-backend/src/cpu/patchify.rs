@@ -1,4 +1,4 @@
-//! `patchify` and `unpatchify`: a shuffle of a small map, one token or pixel at a time.
+//! `patchify` and `unpatchify`: a permutation of a small map, one token or pixel at a time.
 
 use super::CpuBackend;
 use super::simd::{Element, with_element};

@@ -1,7 +1,8 @@
-//! What the processor could do at most, measured: what a benchmark holds the kernels against.
+//! Measured peak throughput of the processor, the reference for the roofline of benchmarks.
 //!
-//! Products: multiply-adds on registers alone, in the instructions of the kernels in use. Memory: a copy between buffers that
-//! no cache holds. Both on all threads, the best of several runs, since whatever else runs can only make one worse.
+//! Compute: multiply-adds on registers only, with the instructions of the micro-kernels in use. Memory: a copy between
+//! buffers larger than the caches. Both use all threads and take the best of several runs, since other load can only
+//! make a run slower.
 
 use std::time::Instant;
 
@@ -9,24 +10,24 @@ use super::pool::Threads;
 use super::simd::Tier;
 use crate::{Compute, Format};
 
-/// Of each measurement.
+/// Runs per measurement.
 const RUNS: usize = 5;
-/// Of a loop in one run: about 0.05 s, so that all threads are at it for most of the time.
+/// Iterations of the loop per run: about 0.05 s, so that all threads overlap for most of it.
 const ROUNDS: usize = 10_000_000;
 
-/// A loop of multiply-adds that never leave the registers.
+/// A loop of multiply-adds on registers.
 struct Loop {
-    /// Multiplications and additions in a round.
+    /// Floating-point (or integer) operations per round; a multiply-add is two.
     flop: usize,
-    /// Runs so many rounds.
+    /// Runs the given number of rounds.
     run: unsafe fn(usize) -> f32,
 }
 
 impl Loop {
-    /// Its rate on all threads, in a second.
+    /// Operations per second on all threads.
     ///
     /// # Safety
-    /// The processor has the instructions.
+    /// The processor supports the instructions of the loop.
     unsafe fn measure(&self, rounds: usize, threads: &Threads) -> f64 {
         let tasks = threads.count();
         let seconds = best(|| {
@@ -34,7 +35,7 @@ impl Loop {
                 tasks,
                 || (),
                 |(), _| {
-                    // SAFETY: passed on to the caller.
+                    // SAFETY: guaranteed by the caller.
                     std::hint::black_box(unsafe { (self.run)(rounds) });
                 },
             );
@@ -43,8 +44,7 @@ impl Loop {
     }
 }
 
-/// The loop of the instructions that the kernels of `tier` compute products with, as `MicroKernel::select` and `select_int8`
-/// choose them; `None` where none is written.
+/// The loop for the instructions that `MicroKernel::select` and `select_int8` choose; `None` if there is none for them.
 fn select(tier: Tier, compute: Compute, format: Format) -> Option<Loop> {
     #[cfg(target_arch = "x86_64")]
     match (format, tier, compute) {
@@ -62,17 +62,18 @@ fn select(tier: Tier, compute: Compute, format: Format) -> Option<Loop> {
 
 /// See [`crate::Backend::peak_flops`].
 pub(super) fn flops(tier: Tier, compute: Compute, format: Format, threads: &Threads) -> Option<f64> {
-    // SAFETY: `tier` is one that the processor has.
+    // SAFETY: the processor supports the tier of a backend.
     select(tier, compute, format).map(|chosen| unsafe { chosen.measure(ROUNDS, threads) })
 }
 
 /// See [`crate::Backend::peak_bandwidth`].
 pub(super) fn bandwidth(threads: &Threads) -> f64 {
-    // 128 MiB each, written before they are read: pages nobody has written are all the same one.
+    // 128 MiB each, written before they are read: pages never written all map to the same zero page.
     copy_bandwidth(32 << 20, threads)
 }
 
-/// Copying `len` values. Pieces are short enough that the copy writes through the caches as the ops do.
+/// Bytes per second, read and written, of copying `len` values. Pieces are short enough that `memcpy` uses no
+/// non-temporal stores, as the ops use none.
 fn copy_bandwidth(len: usize, threads: &Threads) -> f64 {
     const PIECE: usize = 16 << 10;
     let (from, mut to) = (vec![1f32; len], vec![0f32; len]);
@@ -99,8 +100,8 @@ mod x86 {
 
     use super::Loop;
 
-    /// Define a loop. Its sums are independent, more of them than the latency of an operation times the units that do it, and
-    /// written out: as an array they would live in memory.
+    /// Defines a loop over independent sums, more than the latency of an operation times the number of execution units.
+    /// They are separate variables because an array would live in memory.
     macro_rules! register_loop {
         ($(#[$meta:meta])* $loop:ident, $run:ident, $features:literal, $macs:literal a round and sum, zero: $zero:expr,
          operands: $a:ident = $a_value:expr, $b:ident = $b_value:expr; $sum:ident => $next:expr, reduce: $reduce:expr;
@@ -138,7 +139,7 @@ mod x86 {
     );
 
     register_loop!(
-        /// Unsigned by signed bytes.
+        /// Unsigned times signed bytes.
         AVX512_INT8, avx512_int8, "avx512f,avx512vnni", 64 a round and sum, zero: _mm512_setzero_si512(),
         operands: a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
         sum => _mm512_dpbusd_epi32(sum, a, b), reduce: |v| _mm512_reduce_add_epi32(v) as f32;
@@ -154,7 +155,7 @@ mod x86 {
     );
 
     register_loop!(
-        /// Unsigned by signed bytes.
+        /// Unsigned times signed bytes.
         AVX2_VNNI_INT8, avx2_vnni_int8, "avx2,avxvnni", 32 a round and sum, zero: _mm256_setzero_si256(),
         operands: a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
         sum => _mm256_dpbusd_avx_epi32(sum, a, b), reduce: |v| _mm256_cvtsi256_si32(v) as f32;
@@ -202,7 +203,7 @@ mod tests {
         let loops = [x86::AVX512_F32, x86::AVX512_BF16, x86::AVX512_INT8, x86::AVX2_F32, x86::AVX2_VNNI_INT8];
         assert_eq!(loops.map(|l| l.flop), [512, 1024, 2048, 192, 768]);
         if Tier::Avx512Vnni.available() {
-            // SAFETY: asked for above.
+            // SAFETY: checked above.
             let sum = unsafe { (x86::AVX512_INT8.run)(1000) };
             assert_eq!(sum, -(15 * 64 * 16 * 1000) as f32);
         }

@@ -1,17 +1,17 @@
-//! The threads of a CPU backend. All loops over rows and tiles go through here.
+//! The thread pool of a CPU backend. All parallel loops go through it.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-/// Rows are handed out in pieces of about this many elements: long enough to hide the hand-over.
+/// Approximate elements per parallel piece of a loop over rows: enough to amortize the scheduling.
 const PIECE: usize = 16 * 1024;
 
-/// Threads of one backend, at most.
+/// Most threads of one backend.
 const MAX_THREADS: usize = 1024;
 
-/// A fixed set of threads.
+/// A fixed number of threads.
 pub(super) struct Threads {
     count: usize,
     /// `None` in a dry run: tasks are skipped.
@@ -19,19 +19,20 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// `count` threads (at most [`MAX_THREADS`], and fewer if the system will not start so many), or as many as affinity and cgroup limits let this process use.
+    /// Starts `count` threads, or as many as affinity and cgroup limits allow. At most [`MAX_THREADS`], and fewer if
+    /// the system refuses to start that many.
     pub(super) fn new(count: Option<NonZeroUsize>) -> Self {
         let count = Self::wanted(count);
         let start = |count| {
             rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("flux2-cpu-{i}")).build().ok()
         };
-        // Where the system allows fewer threads or less memory for their stacks, make do with as many as it gives.
+        // Limits on threads or on memory for their stacks: retry with half as many.
         let counts = std::iter::successors(Some(count), |n| (*n > 1).then_some(n / 2));
         let pool = counts.filter_map(start).next().expect("one thread can be started");
         Threads { count: pool.current_num_threads(), pool: Some(pool) }
     }
 
-    /// As many threads as [`new`](Self::new) starts, that do nothing.
+    /// For a dry run: counts as many threads as [`new`](Self::new) would start, and starts none.
     pub(super) fn idle(count: Option<NonZeroUsize>) -> Self {
         Threads { count: Self::wanted(count), pool: None }
     }
@@ -40,12 +41,12 @@ impl Threads {
         count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get).min(MAX_THREADS)
     }
 
-    /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// Run `task(0..tasks)`, each once, in rising order of start. A thread asks `state` for scratch once.
+    /// Runs `task(state, i)` once for each `i` in `0..tasks`, started in ascending order. Each thread creates its
+    /// `state` once.
     pub(super) fn run<S>(&self, tasks: usize, state: impl Fn() -> S + Sync, task: impl Fn(&mut S, usize) + Sync) {
         let Some(pool) = &self.pool else { return };
         if tasks <= 1 || self.count() == 1 {
@@ -65,7 +66,7 @@ impl Threads {
         });
     }
 
-    /// Call `row(index, row)` for every row of `cols` elements in `out`.
+    /// Calls `row(index, row)` for every row of `cols` elements in `out`, in parallel.
     pub(super) fn for_rows<T: Send>(&self, out: &mut [T], cols: usize, row: impl Fn(usize, &mut [T]) + Send + Sync) {
         let Some(pool) = self.pool.as_ref().filter(|_| cols > 0) else { return };
         let rows = (PIECE / cols).max(1);

@@ -1,4 +1,4 @@
-//! `rms_norm`: a row is read twice, the second time from the cache.
+//! `rms_norm`: two passes over a row, the second from the cache.
 
 use super::simd::{Element, vectorize, with_element};
 use super::{CpuBackend, lanes};

@@ -1,7 +1,8 @@
-//! Attention: for each head `softmax(q * k^T / sqrt(head_dim) + mask) * v`; several query heads may share a key head.
+//! Attention: for each head `softmax(q * k^T / sqrt(head_dim) + mask) * v`; several query heads may share a key head
+//! (grouped-query attention).
 //!
-//! Used by Qwen3 (causal, grouped heads), the flow transformer (all tokens see all) and the autoencoder (one head).
-//! Scores are never stored as a whole.
+//! Used by Qwen3 (causal, grouped), the flow transformer (unmasked) and the autoencoder (one head). The score matrix is
+//! never stored as a whole.
 
 use crate::{AttentionMask, Backend, Result, Tensor};
 

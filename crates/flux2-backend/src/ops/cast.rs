@@ -1,6 +1,6 @@
-//! Change of dtype, rounding to nearest even. A tensor that has the dtype already is shared, not copied.
+//! Conversion to another dtype, rounding to nearest even. A tensor that has the dtype already is shared, not copied.
 //!
-//! Used where f32 values from the host or a residual stream enter a product.
+//! Used before products, on f32 values from the host or a residual stream.
 
 use crate::{Backend, DType, Error, Result, Tensor};
 
@@ -19,7 +19,7 @@ pub fn cast<B: Backend>(be: &B, x: &Tensor<B>, dtype: DType) -> Result<Tensor<B>
     be.cast(x, dtype)
 }
 
-/// The values before rounding.
+/// The exact values, before rounding.
 pub fn reference(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }

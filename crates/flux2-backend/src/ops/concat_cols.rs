@@ -1,6 +1,6 @@
-//! Matrices side by side.
+//! Concatenation of matrices along columns.
 //!
-//! Used by the text encoder to join what it taps.
+//! Used by the text encoder to join the hidden states of its taps.
 
 use crate::{Backend, Error, Result, Tensor};
 
@@ -21,7 +21,7 @@ pub fn concat_cols<B: Backend>(be: &B, parts: &[&Tensor<B>]) -> Result<Tensor<B>
     be.concat_cols(parts)
 }
 
-/// Row by row, those of the parts, each part with its columns, after each other.
+/// `parts` are values and number of columns of each part -> rows of all parts side by side.
 pub fn reference(parts: &[(&[f32], usize)]) -> Vec<f64> {
     let rows = parts.first().map_or(0, |(values, cols)| values.len() / cols);
     let row = |i: usize| parts.iter().flat_map(move |(values, cols)| &values[i * cols..][..*cols]);

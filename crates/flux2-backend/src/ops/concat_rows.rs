@@ -1,4 +1,4 @@
-//! Matrices on top of each other.
+//! Concatenation of matrices along rows.
 //!
 //! Used by the flow transformer to join text and image tokens (text first), and for reference tokens.
 
@@ -21,7 +21,7 @@ pub fn concat_rows<B: Backend>(be: &B, parts: &[&Tensor<B>]) -> Result<Tensor<B>
     be.concat_rows(parts)
 }
 
-/// The parts after each other.
+/// Values of the parts, concatenated.
 pub fn reference(parts: &[&[f32]]) -> Vec<f64> {
     parts.iter().copied().flatten().map(|x| f64::from(*x)).collect()
 }

@@ -1,9 +1,9 @@
-//! Convolution over a map of pixels, one of the kinds in [`ConvShape`]; sums in f32.
+//! 2D convolution of one of the kinds in [`ConvShape`]; sums in f32.
 //!
-//! Used by the autoencoder. A pixel's channels are neighbors in memory, and a weight row is `[row, column, channel]`.
-//! What comes before a convolution there (group norm and SiLU) and what comes after it (a residual) is part of the op, so
-//! that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Padding is zero as the convolution reads
-//! it, that is, behind the norm.
+//! Used by the autoencoder. Maps are channels-last (`[h, w, c]`); a weight row is
+//! `[kernel row, kernel column, channel]`. Group norm and SiLU before a convolution and the residual addition after it
+//! are fused into the op, so that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Zero padding is
+//! applied after the norm.
 
 use crate::{Backend, ConvInput, ConvShape, Convolution, DType, Error, Result, Tensor};
 
@@ -18,7 +18,7 @@ pub fn conv2d<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -> Re
     be.conv2d(x, conv, be.compute().dtype())
 }
 
-/// As [`conv2d`], but the sums stay f32.
+/// As [`conv2d`], but the result is f32.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -27,7 +27,8 @@ pub fn conv2d_f32<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -
     be.conv2d(x, conv, DType::F32)
 }
 
-/// `y += conv2d(x)` with `y` compute `[h', w', o]`, rounded once. `y` is copied first if another tensor shares its memory.
+/// `y += conv2d(x)` with `y` compute `[h', w', o]`, rounded once. `y` is copied first if another tensor shares its
+/// memory.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -37,13 +38,13 @@ pub fn conv2d_add<B: Backend>(be: &B, y: &mut Tensor<B>, x: &ConvInput<B>, conv:
     be.conv2d_add(y, x, conv)
 }
 
-/// The shape of the result.
+/// Checks all arguments; returns the shape of the result.
 fn check<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -> Result<[usize; 3]> {
     let [h, w, c] = check_input(be, "conv2d: x", x)?;
     check_convolution(conv, [h, w, c])
 }
 
-/// Height, width and channels of what is read.
+/// Checks the input; returns height, width and channels of the map that the convolution reads.
 pub(super) fn check_input<B: Backend>(be: &B, what: &'static str, x: &ConvInput<B>) -> Result<[usize; 3]> {
     let mut size = x.map.dims(what)?;
     x.map.expect_dtype(what, be.compute().dtype())?;
@@ -56,7 +57,7 @@ pub(super) fn check_input<B: Backend>(be: &B, what: &'static str, x: &ConvInput<
     Ok(size)
 }
 
-/// The shape of the result for an input of `size`.
+/// Checks `conv` against an input of `size`; returns the shape of the result.
 fn check_convolution<B: Backend>(conv: &Convolution<B>, size: [usize; 3]) -> Result<[usize; 3]> {
     let [h, w, c] = size;
     let ([o, k], kernel) = (conv.weight.shape(), conv.shape.kernel());
@@ -73,7 +74,7 @@ fn check_convolution<B: Backend>(conv: &Convolution<B>, size: [usize; 3]) -> Res
 
 /// `x` `[h, w, c]` with `size = [h, w, c]`, `weight` `[o, kernel * kernel * c]`, `bias` `[o]` -> `[h', w', o]`.
 ///
-/// The map is widened as the definition says (doubled for upsampling, zeros around), then a plain strided product.
+/// Upsamples and zero-pads the map as the definition says, then computes a plain strided convolution.
 pub fn reference(x: &[f32], size: [usize; 3], weight: &[f32], bias: &[f32], conv: ConvShape) -> Vec<f64> {
     let [h, w, c] = size;
     let (double, before, stride) = match conv {

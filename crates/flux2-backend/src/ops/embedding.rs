@@ -1,6 +1,6 @@
-//! Rows of a table: `y[i] = table[ids[i]]`.
+//! Embedding lookup: `y[i] = table[ids[i]]`.
 //!
-//! Used by Qwen3 for its input tokens; the result is where its residual stream begins, hence f32.
+//! Used by Qwen3 for its input tokens. The result starts its residual stream, hence f32.
 
 use crate::{Backend, Error, Result, Tensor, Weight};
 

@@ -1,6 +1,6 @@
 //! One Euler step in place: `x += dt * velocity`.
 //!
-//! Used by the sampler with `dt = sigma[i + 1] - sigma[i]`, which is negative. Latents stay f32 over all steps.
+//! Used by the sampler with `dt = sigma[i + 1] - sigma[i]`, which is negative. Latents are f32 in all steps.
 
 use crate::{Backend, DType, Result, Tensor};
 
@@ -14,7 +14,7 @@ pub fn euler_step<B: Backend>(be: &B, x: &mut Tensor<B>, velocity: &Tensor<B>, d
     be.euler_step(x, velocity, dt)
 }
 
-/// Element by element.
+/// The result, element by element.
 pub fn reference(x: &[f32], velocity: &[f32], dt: f32) -> Vec<f64> {
     x.iter().zip(velocity).map(|(x, v)| f64::from(*x) + f64::from(dt) * f64::from(*v)).collect()
 }

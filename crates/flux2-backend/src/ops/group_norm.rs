@@ -1,8 +1,8 @@
-//! Group norm over a map of pixels: channels in `groups` runs, `y = (x - mean) / sqrt(var + eps) * weight + bias` with
-//! mean and variance over all pixels and the channels of the run.
+//! Group norm over a map of pixels: `y = (x - mean) / sqrt(var + eps) * weight + bias`, with mean and variance over all
+//! pixels and all channels of a group. A group is a run of consecutive channels.
 //!
-//! Used by the autoencoder before its attention, and with SiLU before its convolutions. Those apply it while they read
-//! their input ([`ConvInput`]), so all they need is the statistics.
+//! Used by the autoencoder before its attention, and with SiLU before its convolutions. Convolutions apply it while
+//! they read their input ([`ConvInput`]) and only need the statistics.
 
 use crate::{Backend, ConvInput, GroupNorm, Result, Tensor};
 
@@ -16,7 +16,7 @@ pub fn group_norm<B: Backend>(be: &B, x: &Tensor<B>, norm: &GroupNorm<B>) -> Res
     be.group_norm(x, norm)
 }
 
-/// What group norm does to each channel of `x`: f32 `[3, c]`, rows mean, scale and bias of
+/// Per-channel parameters of group norm on `x`: f32 `[3, c]`, rows mean, scale and bias of
 /// `y = (x - mean) * scale + bias`.
 ///
 /// # Errors

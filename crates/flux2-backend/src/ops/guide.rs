@@ -14,7 +14,7 @@ pub fn guide<B: Backend>(be: &B, uncond: &Tensor<B>, cond: &Tensor<B>, guidance:
     be.guide(uncond, cond, guidance)
 }
 
-/// Element by element.
+/// The result, element by element.
 pub fn reference(uncond: &[f32], cond: &[f32], guidance: f32) -> Vec<f64> {
     let guided = |(u, c): (&f32, &f32)| f64::from(*u) + f64::from(guidance) * (f64::from(*c) - f64::from(*u));
     uncond.iter().zip(cond).map(guided).collect()

@@ -1,9 +1,9 @@
 //! Product with a weight: `y = x * W^T + bias`, sums in f32.
 //!
-//! Used by every model. [`linear_f32`] gives what starts a residual stream or leaves a model.
+//! Used by every model; [`linear_f32`] where a residual stream starts or a result leaves a model.
 //!
-//! A weight in bytes ([`crate::Format::Int8`], [`crate::Format::Fp8`]) is multiplied with rows that are rounded to bytes first,
-//! see [`crate::quant::int8`] and [`crate::quant::fp8`]; that goes for every product.
+//! With an 8-bit weight ([`crate::Format::Int8`], [`crate::Format::Fp8`]) the rows of `x` are quantized to the same
+//! format first: see [`crate::quant::int8`] and [`crate::quant::fp8`]. This holds for every op that takes a weight.
 
 use crate::quant::{fp8, int8};
 use crate::{Backend, DType, Result, Tensor, Weight};
@@ -16,7 +16,7 @@ pub fn linear<B: Backend>(be: &B, x: &Tensor<B>, weight: &Weight<B>, bias: Optio
     product(be, x, weight, bias, be.compute().dtype())
 }
 
-/// As [`linear`], but the sums stay f32: `[.., m]`.
+/// As [`linear`], but the result is f32: `[.., m]`.
 ///
 /// # Errors
 /// As [`linear`].
@@ -59,8 +59,7 @@ pub fn reference(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> 
     y
 }
 
-/// What a product with a weight in bytes is: rows of `x` and of `weight` rounded as [`crate::quant::int8`] says, and their
-/// product.
+/// Product with an int8 weight: rows of `x` and `weight` are quantized as [`crate::quant::int8`] says, then multiplied.
 pub fn int8_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
     let round_row = |row: &[f32]| {
         let mut bytes = vec![0; k];
@@ -82,7 +81,7 @@ pub fn int8_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
     y
 }
 
-/// The same for a weight in e4m3, see [`crate::quant::fp8`].
+/// Product with an e4m3 weight: rows of `x` and `weight` are quantized as [`crate::quant::fp8`] says, then multiplied.
 pub fn e4m3_reference(x: &[f32], weight: &[f32], k: usize) -> Vec<f64> {
     let round_rows = |rows: &[f32]| -> Vec<f32> {
         let round_row = |row: &[f32]| {

@@ -1,13 +1,14 @@
-//! Product with a weight, added to a residual stream in place: `x += gate * (y * W^T)`, one gate for each channel or none.
+//! Product with a weight, added to a residual stream in place: `x += gate * (y * W^T)`, with one gate per channel or
+//! none.
 //!
-//! Used by the flow transformer after attention and MLP, with the gate of its modulation (a window of one row, hence `[1,
-//! d]`), and by Qwen3, without. [`linear_pair_add`] takes its input in two parts, as the single blocks of the flow
-//! transformer have it. The product stays f32 until it is added.
+//! Used by the flow transformer after attention and MLP, gated by its modulation (a window of one row, hence `[1, d]`),
+//! and by Qwen3 without a gate. [`linear_pair_add`] takes its input in two parts, as in the single blocks of the flow
+//! transformer. The product is f32 until it is added.
 
 use crate::{Backend, DType, Result, Tensor, Weight};
 
-/// `x` f32 `[n, d]`, `gate` f32 `[1, d]`, `y` compute `[n, k]`, `weight` `[d, k]`. `x` is copied first if another tensor
-/// shares its memory.
+/// `x` f32 `[n, d]`, `gate` f32 `[1, d]`, `y` compute `[n, k]`, `weight` `[d, k]`. `x` is copied first if another
+/// tensor shares its memory.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above.
@@ -24,7 +25,7 @@ pub fn linear_add<B: Backend>(
     be.linear_add(x, gate, &[y], weight)
 }
 
-/// As [`linear_add`], with the columns of `a` and `b` side by side, without copying them.
+/// As [`linear_add`], with `y` given as two parts side by side, which are not copied.
 ///
 /// `a` compute `[n, k1]`, `b` compute `[n, k2]`, `weight` `[d, k1 + k2]`.
 ///
@@ -52,7 +53,7 @@ pub fn linear_pair_add<B: Backend>(
     be.linear_add(x, gate, &[a, b], weight)
 }
 
-/// Refuse a residual stream or gate that does not fit the weight; returns the rows.
+/// Checks residual stream and gate against the weight; returns the number of rows.
 fn check_residual<B: Backend>(x: &Tensor<B>, gate: Option<&Tensor<B>>, weight: &Weight<B>) -> Result<usize> {
     let [n, d] = x.dims("linear_add: x")?;
     x.expect_dtype("linear_add: x", DType::F32)?;

@@ -1,6 +1,6 @@
-//! Gated activation of two products: `silu(x * W_gate^T) * (x * W_up^T)`; the products stay f32 until they are joined.
+//! SwiGLU of two products: `silu(x * W_gate^T) * (x * W_up^T)`; the products are f32 until they are combined.
 //!
-//! Used by the MLPs of Qwen3 and the flow transformer, whose checkpoints have both weights as one, gate first.
+//! Used by the MLPs of Qwen3 and the flow transformer, whose checkpoints store both weights as one matrix, gate first.
 
 use crate::{Backend, Result, Tensor, Weight};
 
@@ -21,7 +21,7 @@ pub fn linear_swiglu<B: Backend>(be: &B, x: &Tensor<B>, gate: &Weight<B>, up: &W
     be.linear_swiglu(x, gate, up)
 }
 
-/// `gate` and `up` `[n, m]`, the products -> `[n, m]`.
+/// The two products `gate` and `up`, `[n, m]` -> `[n, m]`.
 pub fn reference(gate: &[f64], up: &[f64]) -> Vec<f64> {
     gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()
 }

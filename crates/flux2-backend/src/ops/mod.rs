@@ -1,10 +1,11 @@
-//! The ops: contracts and references.
+//! The ops: contracts and f64 references.
 //!
-//! Each file holds one op: what it computes, the function models call, which checks shapes and dtypes and hands over to
-//! the backend, and `reference`, the same formula in f64 on plain slices, which the op matrix holds every backend to.
+//! Each file holds one op: its formula; the function that models call, which checks shapes and dtypes and calls the
+//! backend; and `reference`, the formula in f64 on plain slices, which the op matrix compares every backend with.
 //!
-//! "compute" is [`crate::Compute::dtype`] of the backend. Whatever enters a product is compute; residual streams,
-//! shifts, scales, gates, norm weights, biases and rope tables are f32. Tensors may be windows of others.
+//! In contracts, "compute" is the dtype [`crate::Compute::dtype`] of the backend. Operands of products are compute;
+//! residual streams, shifts, scales, gates, norm weights, biases and rope tables are f32. Tensors may be strided
+//! windows.
 //!
 //! | op | result | used by |
 //! |---|---|---|
@@ -18,11 +19,11 @@
 //! | [`silu()`] | `x * sigmoid(x)` | timestep embedding, modulation |
 //! | [`euler_step()`] | `x += dt * velocity` | sampler |
 //! | [`guide()`] | `uncond + g * (cond - uncond)` | sampler |
-//! | [`cast()`] | another dtype | model inputs and outputs |
-//! | [`concat_cols()`] | matrices side by side | what the text encoder taps |
-//! | [`concat_rows()`] | matrices on top of each other | text and image tokens |
+//! | [`cast()`] | conversion of dtype | model inputs and outputs |
+//! | [`concat_cols()`] | concatenation along columns | taps of the text encoder |
+//! | [`concat_rows()`] | concatenation along rows | text and image tokens |
 //! | [`embedding()`] | rows of a table | Qwen3 |
-//! | [`conv2d()`], [`conv2d_f32`], [`conv2d_add`] | 1x1 or 3x3 convolution, norm and SiLU before and residual after it | autoencoder |
+//! | [`conv2d()`], [`conv2d_f32`], [`conv2d_add`] | convolution with fused norm, SiLU and residual | autoencoder |
 //! | [`group_norm()`], [`group_norm_statistics`] | `(x - mean) / std * weight + bias` | autoencoder |
 //! | [`patchify()`], [`unpatchify`] | 2x2 pixels to one normalized token and back | autoencoder |
 
@@ -64,13 +65,13 @@ pub use silu::silu;
 
 use crate::{Backend, DType, Result, Tensor};
 
-/// Refuse `x` unless it is f32 of `shape`.
+/// Checks that `x` is f32 of `shape`.
 fn expect_f32<B: Backend>(what: &'static str, x: &Tensor<B>, shape: &[usize]) -> Result<()> {
     x.expect_shape(what, shape)?;
     x.expect_dtype(what, DType::F32)
 }
 
-/// Refuse `x` unless it is f32 or in the dtype `be` computes in.
+/// Checks that `x` is f32 or in the compute dtype of `be`.
 fn expect_f32_or_compute<B: Backend>(be: &B, what: &'static str, x: &Tensor<B>) -> Result<()> {
     if x.dtype() == DType::F32 { Ok(()) } else { x.expect_dtype(what, be.compute().dtype()) }
 }

@@ -1,7 +1,7 @@
 //! Layer norm without parameters, then modulation: `y = (1 + scale) * (x - mean(x)) / sqrt(var(x) + eps) + shift`.
 //!
 //! Used by the flow transformer before attention, before the MLP, and before the output projection. `shift` and
-//! `scale` are columns of one row that the timestep was projected to, hence `[1, d]`.
+//! `scale` are windows of one row, the projection of the timestep embedding, hence `[1, d]`.
 
 use crate::{Backend, DType, Result, Tensor};
 

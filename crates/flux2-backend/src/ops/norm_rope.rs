@@ -1,8 +1,8 @@
 //! RMS norm of each head, then rotary position embedding: pairs of channels `(a, b)` of token `i` become
 //! `(a * cos - b * sin, b * cos + a * sin)` with the angles of row `i`.
 //!
-//! Used on q and k by Qwen3 (pairs are halves of a head) and the flow transformer (pairs are neighbors). `x` is usually
-//! a window of a fused projection.
+//! Used on q and k by Qwen3 (pairs of channels half a head apart) and the flow transformer (pairs of adjacent
+//! channels). `x` is usually a window of a fused projection.
 
 use crate::{Backend, Result, Rope, RopeLayout, Tensor};
 

@@ -1,7 +1,7 @@
-//! Patches of 2x2 pixels as tokens, normalized per channel, and back.
+//! Patches of 2x2 latent pixels to tokens, normalized per channel, and back.
 //!
-//! Token channel `c * 4 + py * 2 + px` is channel `c` of the pixel at row `py`, column `px` of the patch. Used at the
-//! two ends of the flow transformer's latent space; `mean` and `std` are the autoencoder's batch-norm statistics.
+//! Token channel `c * 4 + py * 2 + px` is channel `c` of the pixel at row `py`, column `px` of the patch. Used between
+//! the autoencoder and the flow transformer; `mean` and `std` are the autoencoder's batch-norm statistics.
 
 use crate::{Backend, DType, Result, Tensor};
 
@@ -21,8 +21,8 @@ pub fn patchify<B: Backend>(be: &B, x: &Tensor<B>, mean: &Tensor<B>, std: &Tenso
     be.patchify(x, mean, std)
 }
 
-/// The inverse, `token * std + mean`: `tokens` f32 `[h * w, 4 * c]` with `size = [h, w]`, `mean` and `std` f32 `[4 * c]`
-/// -> compute `[2 * h, 2 * w, c]`.
+/// The inverse, `token * std + mean`: `tokens` f32 `[h * w, 4 * c]` with `size = [h, w]`, `mean` and `std` f32
+/// `[4 * c]` -> compute `[2 * h, 2 * w, c]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above.

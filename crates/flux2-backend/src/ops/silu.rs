@@ -13,7 +13,7 @@ pub fn silu<B: Backend>(be: &B, x: &Tensor<B>) -> Result<Tensor<B>> {
     be.silu(x)
 }
 
-/// Element by element.
+/// The result, element by element.
 pub fn reference(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x) / (1.0 + (-f64::from(*x)).exp())).collect()
 }

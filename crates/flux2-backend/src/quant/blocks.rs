@@ -1,4 +1,4 @@
-//! GGML's blocks: 32 or 256 values in a row, with scales of their own. The number formats of GGUF files.
+//! GGML's block formats, used by GGUF files: blocks of 32 or 256 consecutive values with their own scales.
 //!
 //! | | values | bytes | bits a value | value |
 //! |---|---|---|---|---|
@@ -7,41 +7,42 @@
 //! | `Q4_1` | 32 | 20 | 5.0 | `d * q + m` |
 //! | `Q5_0` | 32 | 22 | 5.5 | `d * (q - 16)`, q in 0..=31 |
 //! | `Q5_1` | 32 | 24 | 6.0 | `d * q + m` |
-//! | `Q4K` | 256 | 144 | 4.5 | `d * s * q - dmin * m`, q in 0..=15; s and m in 0..=63, one of each for 32 values |
-//! | `Q5K` | 256 | 176 | 5.5 | the same with q in 0..=31 |
-//! | `Q6K` | 256 | 210 | 6.5625 | `d * s * (q - 32)`, q in 0..=63; s in -128..=127, one for 16 values |
+//! | `Q4K` | 256 | 144 | 4.5 | `d * s * q - dmin * m`, q in 0..=15; s and m in 0..=63, one of each per 32 values |
+//! | `Q5K` | 256 | 176 | 5.5 | as `Q4K`, q in 0..=31 |
+//! | `Q6K` | 256 | 210 | 6.5625 | `d * s * (q - 32)`, q in 0..=63; s in -128..=127, one per 16 values |
 //!
-//! `d`, `dmin` and the `m` of `Q4_1` and `Q5_1` are f16. Source: `ggml-quants.c` and `ggml-common.h` in ggml-org/ggml, of
-//! which these are another writing; the same products in the same order, so decoded values are equal to the bit.
+//! `d`, `dmin` and the `m` of `Q4_1` and `Q5_1` are f16. Source of the formats: `ggml-quants.c` and `ggml-common.h` in
+//! ggml-org/ggml. Decoding multiplies in the same order, so decoded values are equal to the bit.
 //!
-//! Two are also written. `Q8_0` errs by at most `d / 2`, `d = max|w| / 127`, and the 2^-11 of `w` that rounding `d` costs. Of
-//! `Q4K` only the mean square is bounded, by that of steps of `(max - min) / 15`, each end rounded to 63rds of the widest of
-//! its eight: codes, scales and minima are searched for the least square error, and single values may pay for others.
+//! `Q8_0` and `Q4K` can also be encoded. The error of `Q8_0` is at most `d / 2` with `d = max|w| / 127`, plus 2^-11 of
+//! `w` for the rounding of `d`. `Q4K` searches codes, scales and minima for the least squared error, so single values
+//! may have larger errors. Its mean squared error is bounded by that of plain rounding in steps of `(max - min) / 15`,
+//! with scales and minima rounded to 1/63 of the largest of the block's eight.
 
 use half::f16;
 
 use super::int8::{nearest, range};
 
-/// How a format's blocks are laid out and decoded.
+/// Layout and decoding of a block format.
 pub trait Block {
-    /// Values of a block.
+    /// Values per block.
     const LEN: usize;
-    /// Bytes of a block.
+    /// Bytes per block.
     const BYTES: usize;
-    /// Values that can be decoded without their neighbors.
+    /// Values per unit: the smallest run of a block that is decoded at once.
     const UNIT: usize;
 
-    /// The `UNIT` values of unit `unit` of a block.
+    /// Decodes unit `unit` of a block: `UNIT` values.
     fn decode_unit(block: &[u8], unit: usize, out: &mut [f32]);
 }
 
-/// Values of a row of blocks, from value `from` on.
+/// Decodes `out.len()` values of a row of blocks, starting at value `from`.
 #[inline(always)]
 pub fn decode<B: Block>(row: &[u8], from: usize, out: &mut [f32]) {
     let unit = |at: usize| (&row[at / B::LEN * B::BYTES..][..B::BYTES], at % B::LEN / B::UNIT);
     let mut at = from;
     let mut rest = out;
-    // Units that are wanted only in part, at either end, go through a buffer.
+    // Partial units, at either end, go through a buffer.
     while !rest.is_empty() {
         let skip = at % B::UNIT;
         let n = (B::UNIT - skip).min(rest.len());
@@ -59,18 +60,18 @@ pub fn decode<B: Block>(row: &[u8], from: usize, out: &mut [f32]) {
     }
 }
 
-/// The f16 at byte `at`.
+/// Reads the f16 at byte `at`.
 #[inline(always)]
 fn f16_at(block: &[u8], at: usize) -> f32 {
     let bits = u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
-    // The exponent's bias is 112 less; a product sets subnormal numbers right as well. All its bits set mean what they do
-    // in f32.
+    // The f16 exponent bias is 112 less than that of f32: a multiplication corrects it, for subnormal numbers too.
+    // Infinity and NaN have all exponent bits set, as in f32.
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
 }
 
-/// See the [table](self).
+/// 8-bit: see the [table](self).
 pub struct Q8_0;
 
 impl Block for Q8_0 {
@@ -87,7 +88,7 @@ impl Block for Q8_0 {
     }
 }
 
-/// 16 bytes that hold the first half of a block in their low, the other in their high nibbles.
+/// Decodes 16 bytes whose low nibbles are the first half of a block and whose high nibbles are the second.
 #[inline(always)]
 fn nibbles(bytes: &[u8], out: &mut [f32], value: impl Fn(usize, u8) -> f32) {
     let (bytes, (low, high)) = (&bytes[..16], out[..32].split_at_mut(16));
@@ -97,7 +98,7 @@ fn nibbles(bytes: &[u8], out: &mut [f32], value: impl Fn(usize, u8) -> f32) {
     }
 }
 
-/// Bit `i` of a block's 32 fifth bits, as 16 or 0.
+/// The fifth bit of code `i`: 16 or 0.
 #[inline(always)]
 fn fifth(bits: u32, i: usize) -> u8 {
     ((bits >> i & 1) << 4) as u8
@@ -108,7 +109,7 @@ fn u32_at(block: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
-/// See the [table](self).
+/// 4-bit: see the [table](self).
 pub struct Q4_0;
 
 impl Block for Q4_0 {
@@ -123,7 +124,7 @@ impl Block for Q4_0 {
     }
 }
 
-/// See the [table](self).
+/// 4-bit with minimum: see the [table](self).
 pub struct Q4_1;
 
 impl Block for Q4_1 {
@@ -138,7 +139,7 @@ impl Block for Q4_1 {
     }
 }
 
-/// See the [table](self).
+/// 5-bit: see the [table](self).
 pub struct Q5_0;
 
 impl Block for Q5_0 {
@@ -153,7 +154,7 @@ impl Block for Q5_0 {
     }
 }
 
-/// See the [table](self).
+/// 5-bit with minimum: see the [table](self).
 pub struct Q5_1;
 
 impl Block for Q5_1 {
@@ -168,8 +169,9 @@ impl Block for Q5_1 {
     }
 }
 
-/// Scale and minimum of 32 values, of the eight that 12 bytes hold with 6 bits each: the first four of both in the low bits
-/// of four bytes each, the low nibbles of the other four in the last four bytes, their high bits in the spare ones.
+/// Scale and minimum number `i` of a block's eight, 6 bits each, packed in 12 bytes. Bytes 0..4 hold scales 0..4 and
+/// bytes 4..8 minima 0..4, in the low 6 bits. Bytes 8..12 hold the low nibbles of scales and minima 4..8, whose upper 2
+/// bits are in the upper bits of bytes 0..8.
 #[inline(always)]
 fn scale_min(packed: &[u8], i: usize) -> (f32, f32) {
     let (scale, min) = match i {
@@ -179,7 +181,7 @@ fn scale_min(packed: &[u8], i: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(min))
 }
 
-/// See the [table](self).
+/// 4-bit with minimum, in super-blocks: see the [table](self).
 pub struct Q4K;
 
 impl Block for Q4K {
@@ -202,7 +204,7 @@ impl Block for Q4K {
     }
 }
 
-/// See the [table](self).
+/// 5-bit with minimum, in super-blocks: see the [table](self).
 pub struct Q5K;
 
 impl Block for Q5K {
@@ -226,7 +228,7 @@ impl Block for Q5K {
     }
 }
 
-/// See the [table](self).
+/// 6-bit, in super-blocks: see the [table](self).
 pub struct Q6K;
 
 impl Block for Q6K {
@@ -239,7 +241,8 @@ impl Block for Q6K {
         let d = f16_at(block, 208);
         let (low, high) = (&block[64 * unit..][..64], &block[128 + 32 * unit..][..32]);
         let scales = &block[192 + 8 * unit..][..8];
-        // Four runs of 32: low and high nibbles of the two halves of `low`, bits of `high` from the lowest on.
+        // Four runs of 32 values. Low 4 bits: the low nibbles of both halves of `low`, then the high nibbles. Upper 2
+        // bits: one pair of bits of `high` per run, lowest first.
         for (run, out) in out[..128].chunks_exact_mut(32).enumerate() {
             let low = &low[run % 2 * 32..][..32];
             for (part, out) in out.chunks_exact_mut(16).enumerate() {
@@ -254,9 +257,9 @@ impl Block for Q6K {
     }
 }
 
-// ---- writing ----
+// ---- encoding ----
 
-/// Round whole blocks of values.
+/// Encodes whole blocks.
 #[inline(always)]
 pub fn encode_q8_0(values: &[f32], out: &mut [u8]) {
     for (values, block) in values.chunks_exact(Q8_0::LEN).zip(out.chunks_exact_mut(Q8_0::BYTES)) {
@@ -270,11 +273,11 @@ pub fn encode_q8_0(values: &[f32], out: &mut [u8]) {
     }
 }
 
-/// Values that share a scale and a minimum.
+/// Length of a sub-block: values that share a scale and a minimum.
 const SUB: usize = 32;
 type Sub = [f32; SUB];
 
-/// The sum over a sub-block, in an order that every instruction set keeps.
+/// Sum over a sub-block, in an order of additions that vectorizes and is the same on every tier.
 #[inline(always)]
 fn sum(value: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; SUB / 2];
@@ -289,13 +292,13 @@ fn sum(value: impl Fn(usize) -> f32) -> f32 {
     lanes[0]
 }
 
-/// The code of each value for steps of `1 / inverse` above `-min`.
+/// Codes of the values for steps of `1 / inverse`, starting at `-min`.
 #[inline(always)]
 fn codes(x: &Sub, inverse: f32, min: f32) -> Sub {
     std::array::from_fn(|i| nearest((x[i] + min) * inverse).clamp(0, 15) as f32)
 }
 
-/// Round whole blocks of values, for the least square error that is found.
+/// Encodes whole blocks, minimizing the squared error heuristically.
 #[inline(always)]
 pub fn encode_q4_k(values: &[f32], out: &mut [u8]) {
     for (values, block) in values.chunks_exact(Q4K::LEN).zip(out.chunks_exact_mut(Q4K::BYTES)) {
@@ -308,7 +311,7 @@ pub fn encode_q4_k(values: &[f32], out: &mut [u8]) {
 fn encode_q4_k_block(subs: [&Sub; 8], block: &mut [u8]) {
     let fitted = subs.map(fit);
     let largest = |of: fn(&(f32, f32)) -> f32| fitted.iter().map(of).fold(0f32, f32::max);
-    // What is not finite would be lost in comparisons: 0 times it is NaN.
+    // Comparisons drop NaN, so `poison` collects it: 0 times a value that is not finite is NaN.
     let poison: f32 = subs.iter().map(|x| sum(|i| x[i] * 0.0)).sum();
     let steps = [largest(|(scale, _)| *scale) / 63.0 + poison, largest(|(_, min)| *min) / 63.0];
     let mut best = Rounded::new(subs, &fitted, steps.map(f16::from_f32));
@@ -322,8 +325,8 @@ fn encode_q4_k_block(subs: [&Sub; 8], block: &mut [u8]) {
     best.pack(block);
 }
 
-/// Scale and minimum, neither of them negative, for which codes of 4 bits come nearest to `x`: steps of several sizes between
-/// the ends of its range, each with the line that fits its codes best.
+/// Non-negative scale and minimum for which 4-bit codes approximate `x` best. Tries several step sizes; for the codes
+/// of each, fits scale and minimum by linear regression.
 #[inline(always)]
 fn fit(x: &Sub) -> (f32, f32) {
     let low = x.iter().fold(0f32, |m, v| if *v < m { *v } else { m });
@@ -358,7 +361,7 @@ fn fit(x: &Sub) -> (f32, f32) {
     attempt(codes(x, 1.0 / scale, min))
 }
 
-/// A block of `Q4K` on its way: all that is stored, and what it errs by.
+/// A candidate encoding of a `Q4K` block, and its squared error.
 struct Rounded {
     steps: [f16; 2],
     scales: [u8; 8],
@@ -368,7 +371,7 @@ struct Rounded {
 }
 
 impl Rounded {
-    /// The nearest scales and minima in `steps`, or their neighbors where these are better.
+    /// Rounds scales and minima to multiples of `steps`; tries the adjacent multiples too and keeps the best.
     #[inline(always)]
     fn new(subs: [&Sub; 8], fitted: &[(f32, f32); 8], steps: [f16; 2]) -> Self {
         let [d, dmin] = steps.map(f16::to_f32);
@@ -395,7 +398,7 @@ impl Rounded {
         rounded
     }
 
-    /// The `d` and `dmin` that fit best what all else is: least squares of `d * s * q - dmin * m`.
+    /// The `d` and `dmin` that minimize the squared error of `d * s * q - dmin * m`, all else fixed.
     #[inline(always)]
     fn better_steps(&self, subs: [&Sub; 8]) -> [f32; 2] {
         let (mut aa, mut ab, mut bb, mut ax, mut bx) = (0f32, 0f32, 0f32, 0f32, 0f32);
@@ -415,7 +418,7 @@ impl Rounded {
         }
     }
 
-    /// As [`scale_min`] and [`Q4K`] read it.
+    /// Writes the layout that [`scale_min`] and [`Q4K`] read.
     #[inline(always)]
     fn pack(&self, block: &mut [u8]) {
         let Rounded { steps, scales, mins, codes, .. } = self;

@@ -1,20 +1,22 @@
-//! OCP e2m1: 1 sign, 2 exponent (bias 1), 1 mantissa bit: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives. Two values share a byte,
-//! the first in its high half.
+//! OCP e2m1: 1 sign, 2 exponent (bias 1), 1 mantissa bit. Values are 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+//! Two values share a byte, the first in the high nibble.
 //!
-//! The element of NVFP4, where 16 values share a multiplier in e4m3 and a matrix one in f32. Rounding a value within the range errs
-//! by at most a sixth of it, or a quarter where it is below 1. Sources: OCP Microscaling Formats 1.0; `dequantize_nvfp4` in comfy-kitchen.
+//! The element format of NVFP4, in which 16 values share an e4m3 scale and a matrix has one f32 scale. The error of
+//! rounding is at most a sixth of the value, or 0.25 below 1.
+//!
+//! Sources: OCP Microscaling Formats 1.0; `dequantize_nvfp4` in comfy-kitchen.
 
 /// The value of the low four bits of `code`.
 pub const fn e2m1_to_f32(code: u8) -> f32 {
     let (exponent, mantissa) = (code as i32 >> 1 & 3, code as i32 & 1);
-    // In halves; branches on neither, so that loops over codes vectorize.
+    // In units of 0.5; branch-free, so that loops over codes vectorize.
     let normal = (2 + mantissa) << (exponent - (exponent != 0) as i32) as u32;
     let halves = normal - 2 * (exponent == 0) as i32;
     let sign = 1 - (code as i32 >> 2 & 2);
     (sign * halves) as f32 * 0.5
 }
 
-/// Values of a row from value `from` on.
+/// Decodes `out.len()` values of a row, starting at value `from`.
 #[inline(always)]
 pub fn decode(row: &[u8], from: usize, out: &mut [f32]) {
     let (mut bytes, mut out) = (&row[from / 2..], out);

@@ -1,15 +1,15 @@
 //! OCP e4m3fn: 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinities, 0x7f and 0xff are NaN, largest value 448.
 //!
-//! Every e4m3 value is exact in bf16 and f32. Rounding a value within the range to e4m3 errs by at most 2^-4 relative.
+//! Every e4m3 value is exact in bf16 and f32. The relative error of rounding a normal value is at most 2^-4.
 //!
-//! What `--dtype fp8` multiplies are rows, of weights and of activations, with one multiplier each: `x = scale * q` with `scale =
-//! max|x| / 448`, so the largest value of a row becomes the largest of e4m3. Half a step is 2^-4 of a value, or below
-//! `scale * 2^-6` a fixed `scale * 2^-10`.
+//! fp8 products quantize rows of weights and of activations with one scale each: `x = scale * q`,
+//! `scale = max|x| / 448`, so the largest value of a row maps to 448. The error is at most 2^-4 of a value, or
+//! `scale * 2^-10` for values below `scale * 2^-6`.
 
-/// The largest value.
+/// The largest finite value.
 pub const MAX: f32 = 448.0;
 
-/// Round a row into `out`, as long as `values`; returns the scale, NaN if one of them is not finite.
+/// Quantizes a row into `out`, which is as long as `values`. Returns the scale, which is NaN if a value is not finite.
 pub fn quantize_row(values: &[f32], out: &mut [u8]) -> f32 {
     let poison: f32 = values.iter().map(|v| v * 0.0).sum();
     let scale = values.iter().fold(0f32, |max, v| max.max(v.abs())) / MAX + poison;
@@ -20,14 +20,14 @@ pub fn quantize_row(values: &[f32], out: &mut [u8]) -> f32 {
     scale
 }
 
-/// The nearest e4m3 value, the one with an even last bit if there are two; what is larger than [`MAX`] becomes that.
+/// Rounds to the nearest e4m3 value, ties to even; saturates at [`MAX`].
 pub fn e4m3_from_f32(value: f32) -> u8 {
     if value.is_nan() {
         return 0x7f;
     }
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };
     let magnitude = value.abs().min(MAX);
-    // Below 2^-6 all steps are 2^-9, and the eighth of them is 2^-6 itself.
+    // Subnormals, below 2^-6, are multiples of 2^-9; the eighth is the smallest normal value, 2^-6.
     let code = if magnitude < 1.0 / 64.0 {
         (magnitude * 512.0).round_ties_even() as u8
     } else {
@@ -37,7 +37,7 @@ pub fn e4m3_from_f32(value: f32) -> u8 {
     sign | code
 }
 
-/// The value of one e4m3fn byte.
+/// Decodes an e4m3fn byte.
 pub const fn e4m3_to_f32(byte: u8) -> f32 {
     TABLE[byte as usize]
 }

@@ -1,16 +1,18 @@
-//! Eight bits with one multiplier a row: what `--dtype int8` multiplies.
+//! int8 with one scale per row, for weights and activations of int8 products.
 //!
-//! A weight row is symmetric: `w = scale * q`, q in -127..=127, so `|error| <= scale / 2` with `scale = max|w| / 127`.
-//! A row of activations has a zero of its own: `x = scale * (q - zero)`, q in 0..=255, and `|error| <= scale / 2` with
-//! `scale = (max - min) / 255`, both taken together with 0: half a step for the nearest one, and the zero point is whole.
+//! A row of weights is quantized symmetrically: `w = scale * q`, q in -127..=127, `scale = max|w| / 127`; the error is
+//! at most `scale / 2`. A row of activations is quantized asymmetrically, with a zero point: `x = scale * (q - zero)`,
+//! q in 0..=255, `scale = (max - min) / 255`, where 0 counts among the values. Its error is at most `scale / 2`, up to
+//! `scale` at the ends of the range, because the zero point is rounded to an integer.
 //!
-//! A product of both is `scale * scale_w * (sum(q * q_w) - zero * sum(q_w))`, whose sums are exact in i32 up to 2^31 / (255 *
-//! 127) = 66,000 terms; the model has 12,288 at most.
+//! A product of both is `scale * scale_w * (sum(q * q_w) - zero * sum(q_w))`. Its sums are exact in i32 up to
+//! 2^31 / (255 * 127) = 66,000 terms; the models have at most 12,288.
 
-/// Terms of a sum that i32 holds for certain.
+/// Most terms of a sum that cannot overflow i32.
 pub const MAX_TERMS: usize = i32::MAX as usize / (255 * 127);
 
-/// Round a row of weights into `out`, as long as `values`; returns the scale, NaN if one of them is not finite.
+/// Quantizes a row of weights into `out`, which is as long as `values`. Returns the scale, which is NaN if a value is
+/// not finite.
 #[inline(always)]
 pub fn quantize_weights(values: &[f32], out: &mut [i8]) -> f32 {
     let (min, max) = range(values, |v| *v);
@@ -23,11 +25,11 @@ pub fn quantize_weights(values: &[f32], out: &mut [i8]) -> f32 {
     scale
 }
 
-/// The smallest and the largest of `values` and 0; both NaN if one of the values is not finite.
+/// Minimum and maximum of `values` and 0; both are NaN if a value is not finite.
 #[inline(always)]
 pub fn range<T>(values: &[T], to_f32: impl Fn(&T) -> f32) -> (f32, f32) {
-    // Side by side, since a compiler may not change the order of comparisons; and each comparison as the instruction is.
-    // What is not finite would be lost in them: 0 times it is NaN.
+    // Lanes, since the compiler may not reorder f32 comparisons; each written as the min or max instruction computes
+    // it. Comparisons drop NaN, so `poison` collects it: 0 times a value that is not finite is NaN.
     const LANES: usize = 16;
     let (mut min, mut max, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
     let mut take = |i: usize, value: f32| {
@@ -49,24 +51,25 @@ pub fn range<T>(values: &[T], to_f32: impl Fn(&T) -> f32) -> (f32, f32) {
     (min.into_iter().fold(0.0, f32::min) + poison, max.into_iter().fold(0.0, f32::max) + poison)
 }
 
-/// Scale and zero of a row of activations between `min`, 0 at most, and `max`, 0 at least. NaN in either gives a scale of
-/// NaN.
+/// Scale and zero point of a row of activations in `min..=max`, where `min <= 0 <= max`. NaN in either gives a NaN
+/// scale.
 #[inline(always)]
 pub fn activation_range(min: f32, max: f32) -> (f32, i32) {
     let scale = (max - min) / 255.0;
     (scale, if scale > 0.0 { nearest(-min / scale).clamp(0, 255) } else { 0 })
 }
 
-/// One activation.
+/// Quantizes an activation.
 #[inline(always)]
 pub fn quantize_activation(value: f32, inverse_scale: f32, zero: i32) -> u8 {
     nearest(value * inverse_scale).wrapping_add(zero).clamp(0, 255) as u8
 }
 
-/// The nearest integer, even at halves, of a value below 2^22; plain arithmetic, so that loops vectorize.
+/// Rounds a value below 2^22 to the nearest integer, ties to even; plain arithmetic, so that loops vectorize.
 #[inline(always)]
 pub(super) fn nearest(value: f32) -> i32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    // 1.5 * 2^23: adding it rounds to an integer, found in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
@@ -92,7 +95,7 @@ mod tests {
             let (scale, zero) = activation_range(low.min(0.0), high.max(0.0));
             for v in values {
                 let q = quantize_activation(v, 1.0 / scale, zero);
-                // The ends of the range may miss the last code by what the zero was rounded by.
+                // At the ends of the range, the rounding of the zero point adds up to half a step.
                 let error = (v - scale * (i32::from(q) - zero) as f32).abs();
                 assert!(error <= 1.000_1 * scale, "{v} in {low}..{high} became {q} - {zero} times {scale}");
             }

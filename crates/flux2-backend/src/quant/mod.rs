@@ -1,4 +1,5 @@
-//! Number formats smaller than 16 bits: layout, unpacking, error bound. Which layer uses one is not decided here.
+//! Number formats below 16 bits: bit layout, encoding, decoding, error bounds. Which weights use them is decided
+//! elsewhere.
 
 pub mod blocks;
 pub mod fp4;

@@ -1,4 +1,4 @@
-//! Several GPU backends in one process: two on the same GPU, and one on each GPU there is.
+//! Several GPU backends in one process: two on the same GPU, and one on every GPU.
 
 use std::sync::Barrier;
 use std::thread;
@@ -22,7 +22,7 @@ fn skipped(reason: &Unavailable) {
     eprintln!("skipped: no GPU: {reason}");
 }
 
-/// Every library and a kernel of our own: a norm, SwiGLU, attention and a product, `rounds` times in a row.
+/// Work that uses every library and our own kernels: norm, SwiGLU, attention and a product, repeated `rounds` times.
 fn work(be: &CudaBackend, rounds: usize) -> Result<Vec<f32>> {
     let (n, k, heads, head_dim) = (640, 512, 4, 128);
     let matrix = |name, shape: [usize; 2]| Weight::load(be, HostTensor::from_f32(shape, &random(name, &shape)));
@@ -39,7 +39,7 @@ fn work(be: &CudaBackend, rounds: usize) -> Result<Vec<f32>> {
     be.download(&x)
 }
 
-/// The GPU is made to do the work of both at once, and each backend is made, used and dropped on a thread of its own.
+/// Two backends run concurrently on one GPU; each is created, used and dropped on its own thread.
 fn check_two_at_once(compute: Compute) {
     const ROUNDS: usize = 50;
     let alone = match open(0, compute) {
@@ -69,7 +69,7 @@ fn two_on_one_gpu_give_the_bytes_of_one_bf16() {
     check_two_at_once(Compute::Bf16);
 }
 
-/// A backend that was made on one thread is used on another, beside one of another GPU, and dropped on a third.
+/// Backends are created on one thread, used concurrently on others and dropped on a third.
 #[test]
 fn gpus_of_a_kind_give_the_same_bytes() {
     let gpus = match cuda::gpus(&Default::default()) {
@@ -80,7 +80,7 @@ fn gpus_of_a_kind_give_the_same_bytes() {
     if let Some(Err(reason)) = backends.first() {
         return skipped(reason);
     }
-    // One that is too old gives nothing.
+    // GPUs that are too old have no backend.
     let backends: Vec<_> = backends.into_iter().flatten().collect();
     let results: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = backends.iter().map(|be| scope.spawn(|| work(be, 20).unwrap())).collect();

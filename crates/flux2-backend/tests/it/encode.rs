@@ -1,4 +1,4 @@
-//! Weights in other formats of storage: how far from what they were, on any number of threads.
+//! Conversion of weights to other stored dtypes: error bounds, and independence of the number of threads.
 
 use std::num::NonZeroUsize;
 
@@ -25,7 +25,8 @@ fn mean_square_error(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
 }
 
-/// Rows of 256 values: of one size or of many, around zero or beside it, some of them zero.
+/// Rows of 256 values: uniform, shifted, heavy-tailed, or with magnitudes that differ between quarters, one of them
+/// zero.
 fn rows() -> impl Strategy<Value = Vec<f32>> {
     let shape = (-12i32..12, -1f32..1f32, 0u32..4);
     (shape, proptest::collection::vec((-1f32..1f32, 0u32..16), 256)).prop_map(|((exponent, middle, kind), values)| {
@@ -46,7 +47,7 @@ proptest! {
         for (value, got) in values.iter().zip(encoded(&values, 256, DType::Bf16)) {
             prop_assert!((value - got).abs() <= value.abs() * 2f32.powi(-8));
         }
-        // Steps of a scale that is itself rounded: to f32, to f16 or to the smallest f16 there is.
+        // The scale is rounded too: to f32 for i8, to f16 for q8_0, where it may be subnormal.
         let step = most(&values) / 127.0;
         for (value, got) in values.iter().zip(encoded(&values, 256, DType::I8)) {
             prop_assert!((value - got).abs() <= 0.500_1 * step, "{value} became {got}, step {step}");
@@ -66,14 +67,14 @@ proptest! {
         let ends: Vec<(f32, f32)> = values.chunks(32).map(ends).collect();
         let widest = ends.iter().map(|(low, high)| high - low).fold(0f32, f32::max);
         let lowest = ends.iter().map(|(low, _)| -low).fold(0f32, f32::max);
-        // Half a step of a value, of a minimum, and of a scale 15 times; f16 steps where the block is tiny.
+        // Half a step each for the value, the minimum and 15 times the scale; f16 steps if the block is tiny.
         let bound = 0.5 * (widest / 15.0 + lowest / 63.0 + widest / 63.0) * 1.01 + 63.0 * 16.0 * 2f32.powi(-25);
         let error = mean_square_error(&values, &encoded(&values, 256, DType::Q4K)).sqrt();
         prop_assert!(error <= f64::from(bound), "{error} with ends {ends:?}");
     }
 }
 
-/// Bell-shaped values, as weights are.
+/// Approximately normal values, as weights are: sums of 12 uniform ones.
 fn normal(count: usize) -> Vec<f32> {
     let mut state = 1u64;
     let mut unit = || {
@@ -89,7 +90,7 @@ fn relative_errors_of_bell_shaped_weights_are_what_the_formats_allow() {
     let power = mean_square_error(&values, &vec![0.0; values.len()]);
     let relative = |dtype| (mean_square_error(&values, &encoded(&values, 1024, dtype)) / power).sqrt();
     let found = FORMATS.map(relative);
-    // llama.cpp's rounding to q4_k (`make_qkx2_quants` with the weights it gives values) comes to 0.0706 on these.
+    // llama.cpp's q4_k (`make_qkx2_quants` with its weighting) has an error of 0.0706 on these values.
     for (found, most) in found.into_iter().zip([0.00168, 0.0077, 0.0053, 0.0692]) {
         assert!(found <= most && found > 0.9 * most, "{found}, at most {most}");
     }
@@ -97,7 +98,7 @@ fn relative_errors_of_bell_shaped_weights_are_what_the_formats_allow() {
 
 #[test]
 fn values_that_fit_a_format_stay() {
-    // Scales that are exact: 1/64 for bytes, and 1/1024 times a whole number for blocks of blocks.
+    // Scales that are exact in f16: 1/64 for q8_0, integer multiples of 1/1024 for q4_k.
     let byte = |i: usize| if i % 32 == 31 { 127 } else { (i * 37 % 255) as i32 - 127 };
     let q8: Vec<f32> = (0..512).map(|i| byte(i) as f32 / 64.0).collect();
     assert_eq!(encoded(&q8, 256, DType::Q8_0), q8);

@@ -1,6 +1,6 @@
-//! The op matrix: every op at awkward shapes, on every way to set up a backend, against its f64 reference.
+//! The op matrix: every op at awkward shapes, on every backend setup, against its f64 reference.
 //!
-//! Inputs are rounded to the dtype an op takes before the reference sees them, so tolerances cover the op alone.
+//! Inputs are rounded to the dtype of the op before they are passed to the reference, so tolerances cover the op alone.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,7 +21,7 @@ const EPS: f32 = 1e-6;
 macro_rules! matrix {
     ($($op:ident),+ $(,)?) => {
         on_every_backend!($($op),+);
-        /// Ops with a row.
+        /// Ops with a row in the matrix.
         const ROWS: &[&str] = &[$(stringify!($op)),+];
     };
 }
@@ -56,12 +56,12 @@ on_every_backend!(
     wrong_dtypes_are_named,
     in_place_ops_leave_shared_memory_alone,
     in_place_ops_find_where_a_window_starts,
-    nan_survives_rounding_to_bytes,
-    weights_in_bytes
+    nan_survives_int8,
+    int8_weights
 );
 
-mod weights_in_e4m3 {
-    flux2_backend::on_cuda! { weights_in_e4m3 }
+mod e4m3_weights {
+    flux2_backend::on_cuda! { e4m3_weights }
 }
 
 #[test]
@@ -91,9 +91,9 @@ fn attention<B: Backend>(be: &B) -> Result<()> {
         (1, 1, [2, 1], 4, causal(1)),
         (13, 13, [4, 2], 8, causal(9)),
         (130, 130, [2, 1], 128, causal(130)),
-        (600, 600, [2, 1], 16, causal(1)), // all but the first key are padding
+        (600, 600, [2, 1], 16, causal(1)), // all keys but the first are padding
         (600, 600, [2, 1], 16, causal(517)),
-        (600, 517, [2, 1], 16, causal(517)), // no keys of the padding
+        (600, 517, [2, 1], 16, causal(517)), // keys of the padding left out
         (130, 7, [4, 2], 8, causal(7)),
     ] {
         let (q, qs) = window(be, "q", &[n, heads[0] * head_dim], be.compute().dtype())?;
@@ -107,7 +107,7 @@ fn attention<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// Rows that begin where wide loads can, as those of the model do.
+/// Rows aligned for wide loads, as in the models.
 fn attention_of_aligned_rows<B: Backend>(be: &B) -> Result<()> {
     let causal = |valid| AttentionMask::Causal { valid };
     for (n, m, heads, head_dim, mask) in [
@@ -115,7 +115,7 @@ fn attention_of_aligned_rows<B: Backend>(be: &B) -> Result<()> {
         (65, 63, [4, 2], 40, AttentionMask::None),
         (130, 129, [2, 1], 128, AttentionMask::None),
         (70, 264, [1, 1], 136, AttentionMask::None),
-        (530, 520, [2, 1], 64, AttentionMask::None), // so many that a library may do it
+        (530, 520, [2, 1], 64, AttentionMask::None), // large enough for cuDNN
         (64, 64, [2, 2], 64, causal(64)),
         (130, 130, [4, 2], 128, causal(70)),
         (200, 33, [2, 1], 32, causal(33)),
@@ -131,7 +131,7 @@ fn attention_of_aligned_rows<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// What the text encoder relies on: it computes no keys of padding.
+/// The text encoder relies on this: it computes no keys of the padding.
 fn keys_that_no_query_sees_may_be_left_out<B: Backend>(be: &B) -> Result<()> {
     let (n, heads, head_dim) = (600, [4, 2], 32);
     let (q, _) = tensor(be, "q", &[n, heads[0] * head_dim], be.compute().dtype())?;
@@ -147,7 +147,7 @@ fn keys_that_no_query_sees_may_be_left_out<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// Scores in the thousands, where `e^score` is infinite: only differences from the largest may be taken.
+/// Scores in the thousands, whose `e^score` is infinite: softmax must subtract the maximum first.
 fn large_scores_do_not_overflow<B: Backend>(be: &B) -> Result<()> {
     let (n, m, head_dim) = (9, 700, 64);
     let large = |name, rows, factor: f32| {
@@ -160,7 +160,7 @@ fn large_scores_do_not_overflow<B: Backend>(be: &B) -> Result<()> {
     let (v, vs) = tensor(be, "v", &[m, head_dim], be.compute().dtype())?;
     let got = ops::attention(be, &q, &k, &v, head_dim, AttentionMask::None)?;
     let expected = ops::attention::reference(&qs, &ks, &vs, [1, 1], head_dim, AttentionMask::None);
-    // A score of 5000 is known to 5000 * 2^-24 in f32, and a weight relative to that.
+    // An f32 score of 5000 has an error of about 5000 * 2^-24, which is the relative error of its weight.
     let tolerance = attention_tolerance(be, head_dim + m).and_of_rms(5000.0 * 2f64.powi(-22));
     assert_close(&be.download(&got)?, &expected, tolerance);
     Ok(())
@@ -244,7 +244,7 @@ fn conv2d<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// Group norm and SiLU on the way into a convolution, and a residual behind it, as the autoencoder has them.
+/// Group norm and SiLU fused before a convolution and a residual after it, as in the autoencoder.
 fn convolutions_normalize_what_they_read<B: Backend>(be: &B) -> Result<()> {
     use ConvShape::{Downsample, Pointwise, Same, Upsample};
     let compute = be.compute().dtype();
@@ -265,8 +265,8 @@ fn convolutions_normalize_what_they_read<B: Backend>(be: &B) -> Result<()> {
         let silu: Vec<f32> = normed.iter().map(|v| (v / (1.0 + (-v).exp())) as f32).collect();
         let (conv, ws, bs) = convolution(be, "conv", [o, c], shape)?;
         let expected = ops::conv2d::reference(&silu, [h, w, c], &ws, &bs, shape);
-        // What enters the product is rounded: at most 2^-8 of each term, which is half as much of their sum on average
-        // and five times that for the worst of thousands.
+        // Operands of the product are rounded: at most 2^-8 of each term, on average half that of their sum, and five
+        // times that in the worst of thousands of sums.
         let rounding = if be.compute() == Compute::Bf16 { 2f64.powi(-6) } else { 2f64.powi(-21) };
         let close = |got: &Tensor<B>, dtype, expected: &[f64]| -> Result<()> {
             assert_eq!((got.shape(), got.dtype()), (&[shape.output(h), shape.output(w), o][..], dtype));
@@ -288,7 +288,7 @@ fn convolutions_normalize_what_they_read<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// A map that is computed where it is read, in bands, is to the bit the one computed before and kept.
+/// A map that is computed in bands while it is read equals, to the bit, one that is computed and stored first.
 fn a_streamed_map_is_the_map<B: Backend>(be: &B) -> Result<()> {
     use ConvShape::{Downsample, Pointwise, Same, Upsample};
     let (x, _) = tensor(be, "x", &[13, 9, 6], be.compute().dtype())?;
@@ -391,7 +391,7 @@ fn linear<B: Backend>(be: &B) -> Result<()> {
         let expected = ops::linear::reference(&xs, &ws, &[], k);
         check(be, &ops::linear(be, &x, &weight, None)?, &[n, m], compute, &expected, k)?;
     }
-    // Stored dtypes, with values that are exact in every one, from bytes at even and odd addresses.
+    // All stored dtypes, with values that are exact in each, at even and odd addresses.
     let (n, k, m) = (11, 333, 70);
     let (x, xs) = tensor(be, "x", &[2, n / 2, k], compute)?;
     let stored = [F32, DType::F16, DType::Bf16].map(|dtype| [0, 1].map(|skip| dense(dtype, [m, k], skip)));
@@ -400,7 +400,7 @@ fn linear<B: Backend>(be: &B) -> Result<()> {
         let weight = Weight::load(be, host)?;
         check(be, &ops::linear(be, &x, &weight, None)?, &[2, n / 2, m], compute, &expected, k)?;
     }
-    // f32 weights may be rounded to bf16 on their way into the product.
+    // f32 weights may be rounded to bf16 for the product.
     let values = random("weight", &[m, k]);
     let weight = Weight::load(be, HostTensor::from_f32([m, k], &values))?;
     let got = be.download(&ops::linear_f32(be, &x, &weight, None)?)?;
@@ -428,7 +428,7 @@ fn linear_add<B: Backend>(be: &B) -> Result<()> {
     for ([n, k1, k2, m], aligned) in [[1, 1, 1, 1], [5, 3, 8, 50], [7, 32, 96, 33], [4, 2050, 1100, 10]]
         .into_iter()
         .map(|shape| (shape, false))
-        // So many that a GPU has no multiprocessor without work.
+        // Large enough to occupy every multiprocessor of a GPU.
         .chain([([1500, 40, 72, 3080], true), ([4300, 72, 8, 1032], true)])
     {
         let part =
@@ -458,8 +458,8 @@ fn linear_swiglu<B: Backend>(be: &B) -> Result<()> {
         let expected = ops::linear_swiglu::reference(&gates, &ups);
         let got = ops::linear_swiglu(be, &x, &gate, &up)?;
         assert_eq!((got.shape(), got.dtype()), (&[n, m][..], compute));
-        // A value is the product of two sums: each brings its own error, as large as the other is. That of all values together
-        // would not do for the few of which both are large.
+        // A value is the product of two sums, and the error of each is multiplied by the other. A bound from the rms of
+        // all values would be too small for the few of which both are large.
         let sum = Tolerance::of(F32, k);
         let rms = |sums: &[f64]| (sums.iter().map(|s| s * s).sum::<f64>() / sums.len() as f64).sqrt();
         let (gate_rms, up_rms) = (rms(&gates), rms(&ups));
@@ -484,9 +484,9 @@ fn linear_swiglu<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// The same products with weights in bytes, against the formula for bytes: there the sums are exact, and what is left is
-/// rounding the scales and the result.
-fn weights_in_bytes<B: Backend>(be: &B) -> Result<()> {
+/// Products with int8 weights, against the formula for int8: its sums are exact, so only rounding of the scales and of
+/// the result remains.
+fn int8_weights<B: Backend>(be: &B) -> Result<()> {
     let compute = be.compute().dtype();
     for [n, k, m] in [
         [1, 1, 1],
@@ -497,7 +497,7 @@ fn weights_in_bytes<B: Backend>(be: &B) -> Result<()> {
         [9, 8195, 17], // several blocks and part of a group
         [1600, 24, 50],
     ] {
-        // Not around zero, so that zero points matter.
+        // Not centered around zero, so that zero points matter.
         let shifted: Vec<f32> = random("x", &[n, k]).iter().map(|v| v + 0.7).collect();
         let x = ops::cast(be, &be.upload(&[n, k], &shifted)?, compute)?;
         let xs = be.download(&x)?;
@@ -516,19 +516,20 @@ fn weights_in_bytes<B: Backend>(be: &B) -> Result<()> {
             ops::linear_pair_add(be, &mut sum, None, [&a, &b], &gate)?;
             check(be, &sum, &[n, m], F32, &ops::linear_add::reference(&before, &[], &gated), 1)?;
         }
-        // What rounding to bytes costs: half a step of either operand in each term, at random.
+        // Error of the quantization itself: half a step of either operand in each term, of random sign.
         let exact = ops::linear::reference(&xs, &gates, &[], k);
         let got = be.download(&ops::linear_f32(be, &x, &gate, None)?)?;
         let error = flux2_backend::testing::relative_l2(&got, &exact);
-        assert!(k < 30 || error < 0.012, "{n} x {k} x {m}: bytes are {error:.4} away");
+        assert!(k < 30 || error < 0.012, "{n} x {k} x {m}: int8 is {error:.4} off");
     }
     Ok(())
 }
 
-/// The same in e4m3, where GPUs have it. Tensor cores keep fewer bits of a sum than f32 has: 13 behind the point of the largest of
-/// the 32 terms and what was there before, so each 32 terms may cost 2^-13 of the largest sum there was.
+/// Products with e4m3 weights, on GPUs that have them. Tensor cores accumulate with fewer bits than f32: 13 fractional
+/// bits, aligned to the largest of 32 terms and the previous sum. So each 32 terms may cost 2^-13 of the largest
+/// partial sum.
 #[cfg(all(feature = "cuda", target_os = "linux"))]
-fn weights_in_e4m3(be: &flux2_backend::CudaBackend) -> Result<()> {
+fn e4m3_weights(be: &flux2_backend::CudaBackend) -> Result<()> {
     if !be.takes(Format::Fp8) {
         #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
         {
@@ -556,7 +557,7 @@ fn weights_in_e4m3(be: &flux2_backend::CudaBackend) -> Result<()> {
         let close = |got: &Tensor<flux2_backend::CudaBackend>, dtype, expected: &[f64], lost: f64| -> Result<()> {
             assert_eq!((got.shape(), got.dtype()), (&[n, m][..], dtype));
             let Tolerance { relative, of_rms } = Tolerance::of(dtype, 1);
-            // The largest sum on the way is no larger than the last one and four times the root mean square together.
+            // The largest partial sum is at most the final sum plus four times the rms.
             let tolerance = Tolerance { relative: relative + lost, of_rms: of_rms + 4.0 * lost };
             assert_close(&be.download(got)?, expected, tolerance);
             Ok(())
@@ -565,7 +566,7 @@ fn weights_in_e4m3(be: &flux2_backend::CudaBackend) -> Result<()> {
         close(&ops::linear_f32(be, &x, &gate, None)?, F32, &gated, lost)?;
         close(&ops::linear(be, &x, &gate, None)?, compute, &gated, lost)?;
         let joined = ops::linear_swiglu::reference(&gated, &ops::linear::e4m3_reference(&xs, &ups, k));
-        // Of either sum, the other one as large as the largest of thousands.
+        // An error of either sum is multiplied by the other, which may be the largest of thousands.
         close(&ops::linear_swiglu(be, &x, &gate, &up)?, compute, &joined, 10.0 * lost)?;
         let (before, values) = tensor(be, "sum", &[n, m], F32)?;
         let (factor, gates) = window(be, "factor", &[1, m], F32)?;
@@ -580,7 +581,7 @@ fn weights_in_e4m3(be: &flux2_backend::CudaBackend) -> Result<()> {
             close(&sum, F32, &ops::linear_add::reference(&values, &[], &gated), lost)?;
         }
     }
-    // A matrix that is stored so is taken as it is.
+    // A matrix stored with one scale per row is used unchanged.
     let host = scaled_fp8([40, 64]);
     let whole = HostTensor::new(DType::F8E4M3, [40, 64], host.bytes().clone())?
         .with_scales(BlockScales { values: vec![0.25; 40].into(), block: [1, 64] })?;
@@ -598,7 +599,7 @@ fn weights_in_e4m3(be: &flux2_backend::CudaBackend) -> Result<()> {
     Ok(())
 }
 
-fn nan_survives_rounding_to_bytes<B: Backend>(be: &B) -> Result<()> {
+fn nan_survives_int8<B: Backend>(be: &B) -> Result<()> {
     let weight = Weight::load_as(be, HostTensor::from_f32([3, 40], &random("w", &[3, 40])), Format::Int8)?;
     for bad in [f32::NAN, f32::INFINITY] {
         let mut values = random("x", &[2, 40]);
@@ -613,7 +614,7 @@ fn nan_survives_rounding_to_bytes<B: Backend>(be: &B) -> Result<()> {
 fn modulated_layer_norm<B: Backend>(be: &B) -> Result<()> {
     for [n, d] in [[1, 2], [1, 7], [3, 17], [5, 128], [2, 3072], [600, 33]] {
         let (x, xs) = window(be, "x", &[n, d], F32)?;
-        // As the model has them: columns of one row.
+        // As in the model: windows of one row.
         let (row, values) = tensor(be, "modulation", &[1, 3 * d], F32)?;
         let [shift, scale, _gate] = row.chunk_cols();
         let expected = ops::modulated_layer_norm::reference(&xs, &values[..d], &values[d..2 * d], EPS);
@@ -657,7 +658,7 @@ fn patchify<B: Backend>(be: &B) -> Result<()> {
             let values = be.download(&tokens)?;
             let expected = ops::patchify::unpatchify_reference(&values, [h / 2, w / 2], &means, &stds);
             check(be, &back, &[h, w, c], be.compute().dtype(), &expected, 1)?;
-            // And what came out is what went in.
+            // The round trip is the identity.
             check(be, &back, &[h, w, c], be.compute().dtype(), &ops::cast::reference(&xs), 1)?;
         }
     }
@@ -679,7 +680,7 @@ fn silu<B: Backend>(be: &B) -> Result<()> {
         let (x, xs) = window(be, "x", shape, F32)?;
         check(be, &ops::silu(be, &x)?, shape, be.compute().dtype(), &ops::silu::reference(&xs), 1)?;
     }
-    // Far out, where e^-x overflows or vanishes.
+    // Extreme values, where e^-x overflows or vanishes.
     let far = [-1e30, -1000.0, -100.0, -88.0, -20.0, -0.0, 0.0, 20.0, 88.0, 100.0, 1000.0];
     let got = be.download(&ops::silu(be, &be.upload(&[far.len()], &far)?)?)?;
     assert_close(&got, &ops::silu::reference(&far), Tolerance::of(be.compute().dtype(), 1));
@@ -701,7 +702,7 @@ fn in_place_ops_leave_shared_memory_alone<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// The last rows of a matrix nobody holds any more: the memory is theirs alone, but does not begin with them.
+/// The last rows of a matrix that was dropped: they are the only owner of a buffer that starts before them.
 fn in_place_ops_find_where_a_window_starts<B: Backend>(be: &B) -> Result<()> {
     let (x, before) = tensor(be, "x", &[6, 10], F32)?;
     let mut last = x.slice_rows(3..6);
@@ -817,7 +818,7 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
-/// In f32 there is one dtype only, so nothing to confuse.
+/// With f32 compute there is only one dtype, so only `cast` can be given a wrong one.
 fn wrong_dtypes_are_named<B: Backend>(be: &B) -> Result<()> {
     if be.compute() == Compute::F32 {
         let refused = ops::cast(be, &be.upload(&[1], &[1.0])?, DType::Bf16).err();
@@ -897,7 +898,7 @@ fn all_tiers_give_the_same_bytes() {
     }
 }
 
-/// Results of the ops that are plain loops or exact sums, as bits.
+/// Bits of the results of ops that are plain loops or exact sums.
 fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
     let compute = be.compute().dtype();
     let [n, d] = [310, 136];
@@ -917,7 +918,7 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
         ("cast", xc.clone()),
         ("concat_rows", ops::concat_rows(be, &[&x, &y])?),
         ("euler_step", in_place(&x, |x| ops::euler_step(be, x, &y, -0.1))?),
-        ("linear of bytes", ops::linear(be, &xc, &bytes, None)?),
+        ("linear of int8", ops::linear(be, &xc, &bytes, None)?),
         ("group_norm", ops::group_norm(be, &map, &norm)?),
         ("group_norm_statistics", ops::group_norm_statistics(be, &(&map).into(), &norm)?),
         ("guide", ops::guide(be, &x, &y, 4.0)?),
@@ -926,13 +927,13 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
         ("norm_rope, halves", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Halves)?, EPS)?),
         ("rms_norm", ops::rms_norm(be, &x, &w, EPS)?),
         ("silu", ops::silu(be, &x)?),
-        ("linear_swiglu of bytes", ops::linear_swiglu(be, &xc, &bytes, &bytes)?),
+        ("linear_swiglu of int8", ops::linear_swiglu(be, &xc, &bytes, &bytes)?),
         ("unpatchify", ops::unpatchify(be, &tokens, [10, 31], &w, &v)?),
     ];
     results.into_iter().map(|(op, result)| Ok((op, bits(be, &result)?))).collect()
 }
 
-/// Results of the ops that multiply matrices, as bits: more than one task in each direction.
+/// Bits of the results of matrix products with more than one task in each direction.
 fn products(be: &CpuBackend) -> Result<Vec<Vec<u32>>> {
     let (x, _) = tensor(be, "x", &[1700, 64], be.compute().dtype())?;
     let (square, bias) = (weight(be, "w", [250, 64])?.0, be.upload(&[250], &random("b", &[250]))?);
@@ -965,7 +966,7 @@ fn bits(be: &CpuBackend, x: &Tensor<CpuBackend>) -> Result<Vec<u32>> {
     Ok(be.download(x)?.iter().map(|v| v.to_bits()).collect())
 }
 
-/// Refuse anything but `shape`, `dtype`, and values within the tolerance for sums of `terms`.
+/// Asserts `shape`, `dtype`, and values within the tolerance for sums of `terms` products.
 #[track_caller]
 fn check<B: Backend>(
     be: &B,
@@ -980,14 +981,14 @@ fn check<B: Backend>(
     Ok(())
 }
 
-/// In bf16 the weights are rounded before they meet the values: 2^-8 of each term, and at worst about as much as four
-/// deviations of their sum.
+/// In bf16 the softmax weights are rounded before they multiply the values: 2^-8 of each term, which in the worst case
+/// is about four standard deviations of the sum.
 fn attention_tolerance<B: Backend>(be: &B, terms: usize) -> Tolerance {
     let rounding = if be.compute() == Compute::Bf16 { 2f64.powi(-7) } else { 0.0 };
     Tolerance::of(be.compute().dtype(), terms).and_of_rms(rounding)
 }
 
-/// Columns in the middle of a wider tensor, from an odd one on, and their values.
+/// A window in the middle of a wider tensor, starting at an odd column, and its values.
 fn window<B: Backend>(be: &B, name: &str, shape: &[usize], dtype: DType) -> Result<(Tensor<B>, Vec<f32>)> {
     let mut wide = shape.to_vec();
     let cols = *shape.last().unwrap();
@@ -1024,7 +1025,7 @@ fn normalization<B: Backend>(be: &B, groups: usize, c: usize) -> Result<(GroupNo
     Ok((GroupNorm { groups, weight, bias, eps: EPS }, weights, biases))
 }
 
-/// Values that bf16 holds exactly, stored as `dtype`, `skip` bytes into a buffer.
+/// Values that are exact in bf16, stored as `dtype`, at offset `skip` of a buffer.
 fn dense(dtype: DType, shape: [usize; 2], skip: usize) -> HostTensor {
     let mut bytes = vec![0; skip];
     for value in random("dense", &shape).into_iter().map(|v| bf16::from_f32(v).to_f32()) {
@@ -1039,7 +1040,7 @@ fn dense(dtype: DType, shape: [usize; 2], skip: usize) -> HostTensor {
     HostTensor::new(dtype, shape, HostBytes::new(Arc::new(bytes)).slice(skip..end)).unwrap()
 }
 
-/// Random e4m3 values with multipliers for blocks of 32x48, whose products bf16 holds exactly.
+/// Random e4m3 values with scales for blocks of 32x48, whose products are exact in bf16.
 fn scaled_fp8(shape: [usize; 2]) -> HostTensor {
     let bytes: Vec<u8> =
         random("fp8", &shape).iter().map(|v| (v.abs() * 36.0) as u8 | ((*v < 0.0) as u8) << 7).collect();
