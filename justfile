@@ -1,13 +1,13 @@
-# The commands people run here. `just` lists them.
+# Common commands; `just` lists them.
 
 default:
     @just --list
 
-# Everything CI holds a change to
+# Everything that CI runs
 ci:
     bash .ci/run
 
-# Types and lints
+# Clippy with warnings denied
 check:
     cargo clippy --workspace --all-targets -- -D warnings
 
@@ -15,19 +15,19 @@ check:
 test *args:
     cargo test --workspace {{args}}
 
-# Each op beside the peak of the processor
+# Benchmark each op against the measured peak of the processor
 bench *args:
     cargo run --release -p dj-flux2 -- bench ops {{args}}
 
-# How far bf16 is from f32 on a checkpoint
+# Error of bf16 against f32 on a checkpoint
 precision model:
     cargo run --release -p flux2 --example precision -- {{model}}
 
-# How well klein-mini draws what it is told
+# Evaluate how well klein-mini follows prompts
 evaluate *args:
     cargo run --release --example evaluate_mini -- {{args}}
 
-# Make the golden fixtures again (Python, see tools/reference/README.md)
+# Regenerate the golden fixtures (Python, see tools/reference/README.md)
 golden:
     python3 tools/reference/make_fixtures.py
 

@@ -1,4 +1,4 @@
-// In the place of cuBLASLt where there is none, for a test: cuDNN asks which one it is before it plans anything, and ends the
-// process if there is none. A plan for attention multiplies nothing through it.
+// A stub of cuBLASLt for tests without it. cuDNN queries its version before it builds a plan, and aborts the process if
+// the library is missing. Plans for attention do not call it.
 
 unsigned long cublasLtGetVersion(void) { return 130100; }

@@ -1,6 +1,6 @@
-// In the place of NVIDIA's driver where there is none, for a test: it has no GPU and loads nothing, and says that it did. cuDNN
-// compiles the kernels of a plan for a described GPU by itself, and then hands them to the driver.
-// The functions are those that cuDNN 9.26 asks for when it builds a plan.
+// A stub of NVIDIA's driver for tests without a GPU: it reports no device, and success for every module that is loaded.
+// cuDNN compiles the kernels of a plan for a described GPU itself and passes them to the driver.
+// The functions are those that cuDNN 9.26 calls to build a plan.
 
 enum { SUCCESS = 0, NO_DEVICE = 100 };
 
@@ -10,7 +10,7 @@ static int loaded(void **object) {
     return SUCCESS;
 }
 
-// How the test knows this driver.
+// Identifies this stub to the test.
 void dj_flux2_stands_in(void) {}
 
 int cuDriverGetVersion(int *version) {

@@ -1,4 +1,4 @@
-//! Writes the hostile files of the test suite, and the whole ones they were made from, to `corpus/TARGET`.
+//! Writes the hostile files of the test suite, and the valid files they derive from, to `corpus/TARGET`.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! What every target does: the bytes take the place of a file of the tiny model, and that is opened.
+//! Code shared by all targets: replaces a file of the tiny model by the fuzzer's bytes and opens it.
 //!
-//! What is accepted is read to the end, since nobody checks it again. Errors are what is expected of hostile files; a panic, a
-//! sanitizer's report or a run out of time or memory is a finding.
+//! Files that are accepted are read completely, because nothing validates them later. Errors are the expected result; a
+//! panic, a sanitizer report, a timeout or excessive memory is a finding.
 
 #[path = "../../crates/flux2/tests/hostile/corpus.rs"]
 mod corpus;
@@ -14,12 +14,12 @@ use std::sync::LazyLock;
 pub use corpus::{Hostile, Kind, corpus};
 use load::{Model, Opened};
 
-/// The repository's fixtures.
+/// Path of the repository's fixtures.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
 }
 
-/// The files that a target's bytes stand for.
+/// Paths in the tiny model of the files that a target's bytes replace.
 pub fn places(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Safetensors => &["transformer.safetensors"],
@@ -31,11 +31,11 @@ pub fn places(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// Opens `bytes` in the place of each file that they may be.
+/// Opens the model with `bytes` in place of each of [`places`].
 pub fn run(kind: Kind, bytes: &[u8]) {
     static MODEL: LazyLock<Model> = LazyLock::new(|| Model::new(&fixtures()));
     for place in places(kind) {
-        // Errors are what hostile files are for.
+        // An error is the expected result.
         let _ = MODEL.with(place, bytes, || Opened::open(kind, &MODEL.path(""), place)?.read());
     }
 }

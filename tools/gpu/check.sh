@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# What a GPU makes of this program, in one table: the op matrix, parity with the reference, klein-mini, all GPUs at
-# once, and pictures of klein-4b's size with random weights timed, without and with references, in bf16 and fp8, and within
-# the memory of small GPUs.
+# Tests and benchmarks on a GPU, printed as one table: the op matrix, parity with the reference, klein-mini, all GPUs at
+# once. Then times pictures with random weights of klein-4b's size, with and without reference images, in bf16 and fp8,
+# and within the memory of small GPUs.
 #
 #   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS]
 #
-# Needs the program and the test programs as they were built elsewhere, and neither Rust nor a network:
+# Needs the program and the test binaries, built elsewhere. Needs neither Rust nor a network:
 #
 #   cargo build --release
-#   cargo test --workspace --no-run      prints target/debug/deps/it-…, that of flux2-backend and that of flux2
+#   cargo test --workspace --no-run      prints target/debug/deps/it-…, one of flux2-backend and one of flux2
 #
-# FLUX2_TESTS reads fixtures/ below the folder it was built in, so leave it out on another machine, or copy that folder to the
-# same place. Exit code 1 if anything failed.
+# FLUX2_TESTS reads fixtures/ below the folder it was built in. On another machine, omit it or copy that folder to the
+# same path. Exit code 1 if anything failed.
 #
 # LOGS=FOLDER    keeps the outputs there
-# MODEL=FOLDER   a checkpoint, for the time from nothing to its first picture; tools/gpu/peers.py --save makes one of random
-#                weights
+# MODEL=FOLDER   a checkpoint, to time a process from start to its first picture; tools/gpu/peers.py --save writes one
+#                with random weights
 #
-# Pictures are warm, with everything loaded, the median of five; seconds. `step` is the mean of the four, its share that of the
-# roofline measured in the same run; `idle` is what the GPU waited for the host between the four; `else` is what is in no stage.
+# Times are in seconds, medians of five pictures with everything loaded and warm. `step` is the mean of the four steps,
+# with its percentage of the roofline measured in the same run. `idle` is the time the GPU waited for the host between
+# the steps, `else` the time outside all stages.
 set -uo pipefail
 program=$1 ops=$2 parity=${3:-}
 logs=${LOGS:-$(mktemp -d)}
@@ -47,7 +48,7 @@ tests() { # name, program, filters
 
 numbers() { # a line of `bench generate --json`
     awk '
-        function field(name, text) { # what stands behind a name, without brackets
+        function field(name, text) { # the value of a key, without brackets
             text = $0
             sub(".*\"" name "\":\\[?", "", text)
             sub(/[\]}].*|,"[a-z].*/, "", text)
@@ -58,9 +59,9 @@ numbers() { # a line of `bench generate --json`
             for (i in steps) sum += steps[i]
             total = field("total_s") - field("load_s")
             rest = total - field("text_s") - field("reference_s") - sum - field("decode_s")
-            printf "total %.3f  text %.3f  references %.3f  step %.4f (%s %%)  idle %.6f  decode %.4f  else %.4f\n", total,
-                field("text_s"), field("reference_s"), sum / count, field("step_percent_of_roofline"), field("idle_s"),
-                field("decode_s"), rest
+            printf "total %.3f  text %.3f  references %.3f  ", total, field("text_s"), field("reference_s")
+            printf "step %.4f (%s %%)  idle %.6f  ", sum / count, field("step_percent_of_roofline"), field("idle_s")
+            printf "decode %.4f  else %.4f\n", field("decode_s"), rest
         }' "$1"
 }
 
@@ -74,7 +75,7 @@ picture() { # name, side, dtype, more arguments
     fi
 }
 
-limited() { # dtype, limit in GB: also what nvidia-smi sees at the most, which must be within it
+limited() { # dtype, limit in GB: the peak that nvidia-smi reports must be within the limit
     local name="klein-4b 1024x1024 $1, $2 GB" log=$logs/klein-4b-$1-$2GB.json sampler peak
     nvidia-smi -i 0 --query-gpu=memory.used --format=csv,noheader,nounits -lms 20 > "$log.memory" &
     sampler=$!
@@ -93,11 +94,11 @@ limited() { # dtype, limit in GB: also what nvidia-smi sees at the most, which m
     wait "$sampler" 2> /dev/null
 }
 
-first_picture() { # name, log, command: from the start of a process to its end
+first_picture() { # name, log, command: wall time of a process
     local name=$1 log=$2 start
     start=$(milliseconds)
     if "${@:3}" > "$log" 2> "$log.err"; then
-        row "$name" ok "$(($(milliseconds) - start)) ms from nothing to the picture"
+        row "$name" ok "$(($(milliseconds) - start)) ms from start to picture"
     else
         fail "$name" "$(head -n 1 "$log.err")"
     fi
@@ -111,20 +112,23 @@ tests op-matrix "$ops" cuda --nocapture --test-threads 1
 [ -z "$parity" ] || tests fleet "$parity" fleet::cuda --nocapture --test-threads 1
 
 mini=("$program" "a cat on a blue background" -S 7 --device cuda -q)
-# The first process compiles kernels for this GPU where none were kept.
+# The first process compiles kernels for this GPU, unless they are cached.
 first_picture "klein-mini" "$logs/mini.log" "${mini[@]}" -o "$logs/cat.png"
 first_picture "klein-mini, again" "$logs/mini.log" "${mini[@]}" -o "$logs/cat.png"
-first_picture "klein-mini 512x512, for references" "$logs/reference.log" "${mini[@]}" -W 512 -H 512 -o "$logs/reference.png"
+first_picture "klein-mini 512x512, for references" "$logs/reference.log" \
+    "${mini[@]}" -W 512 -H 512 -o "$logs/reference.png"
 
 mkdir -p "$logs/one" "$logs/all"
 eight() { # folder, device
-    "$program" "a cat on a blue background" -n 8 -S 7 --device "$2" -q -o "$logs/$1/cat.png" > /dev/null 2> "$logs/$1.log"
+    "$program" "a cat on a blue background" -n 8 -S 7 --device "$2" -q -o "$logs/$1/cat.png" \
+        > /dev/null 2> "$logs/$1.log"
 }
 if eight one cuda:0 && eight all cuda && diff -r "$logs/one" "$logs/all" > "$logs/several.log"; then
     row "klein-mini, 8 on all GPUs" ok "the files of cuda:0; $("$program" doctor | grep -c '^GPU ') GPUs"
 else
     failed=1
-    row "klein-mini, 8 on all GPUs" FAILED "$(tail -qn 1 "$logs/one.log" "$logs/all.log" "$logs/several.log" | tr '\n' ' ')"
+    reason=$(tail -qn 1 "$logs/one.log" "$logs/all.log" "$logs/several.log" | tr '\n' ' ')
+    row "klein-mini, 8 on all GPUs" FAILED "$reason"
 fi
 
 for dtype in bf16 fp8; do
@@ -133,8 +137,8 @@ for dtype in bf16 fp8; do
     picture "1024x1024, 4 references" 1024 "$dtype" -i "$logs/reference.png" -i "$logs/reference.png" \
         -i "$logs/reference.png" -i "$logs/reference.png"
     if [ -n "${MODEL:-}" ]; then
-        # The first one brings the files into memory.
-        for time in "not in memory" "in memory"; do
+        # The first run reads the files into the page cache.
+        for time in "not cached" "cached"; do
             first_picture "1024x1024 $dtype, files $time" "$logs/first-$dtype.log" "$program" "a red fox" -m "$MODEL" \
                 --device cuda --dtype "$dtype" -W 1024 -H 1024 -q -o "$logs/first-$dtype.png"
         done

@@ -1,11 +1,11 @@
-//! klein-mini: every file of its diffusers folder, as bytes in the program.
+//! klein-mini: all files of its diffusers folder, embedded in the program.
 //!
-//! This folder is two things: the model as diffusers and `dj-flux2 -m` open it, and the crate that embeds it. Who made the
-//! model, from what, and under which licenses stands in the README beside it.
+//! This folder is both the model, as diffusers and `dj-flux2 -m` open it, and the crate that embeds it. The README
+//! beside it documents the origin and the licenses of the model.
 
 #![forbid(unsafe_code)]
 
-/// A path inside the folder, with `/` between its parts, and the bytes of the file there.
+/// Path relative to the folder, separated by `/`, and contents of a file.
 pub type File = (&'static str, &'static [u8]);
 
 macro_rules! files {
@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-/// The folder, file by file.
+/// All files of the model.
 pub static FILES: &[File] = files![
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -35,10 +35,10 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of the folder at most: a registry takes packages of up to 10 MB.
+    /// Limit on the size of the folder: crates.io accepts packages of up to 10 MB.
     const MAX_BYTES: u64 = 9_000_000;
 
-    /// What the folder holds for the crate's sake; the rest is the model.
+    /// Files that belong to the crate and not to the model.
     const CRATE: [&str; 7] =
         ["Cargo.toml", "Cargo.toml.orig", "Cargo.lock", ".cargo_vcs_info.json", "LICENSE", "LICENSE-OFL", "README.md"];
 
