@@ -1,13 +1,13 @@
-//! Hostile files, made from whole ones by a seeded generator: the same files on every machine.
+//! Hostile files, derived from valid ones by a seeded generator: the same files on every machine.
 //!
-//! In:  the repository's `fixtures`. Out: [`Hostile`] files, each with what was done to it. Changes are made where a format has
-//! structure (numbers, counts, names, nesting, order), and to bytes as such. `fuzz/` takes these files as its seeds.
+//! In:  the repository's `fixtures`. Out: [`Hostile`] files, each with a description of the change. Changes target the
+//! structure of a format (numbers, counts, names, nesting, order) and single bytes. The corpus also seeds `fuzz/`.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-/// What reads a file.
+/// Kind of file, which selects the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Safetensors,
@@ -22,16 +22,16 @@ impl Kind {
     pub const ALL: [Kind; 6] = [Kind::Safetensors, Kind::Gguf, Kind::Lora, Kind::Config, Kind::Tokenizer, Kind::Index];
 }
 
-/// A file that is not what it should be, or only looks so.
+/// A mutated file: invalid, or unusual but valid.
 pub struct Hostile {
-    /// What was done.
+    /// Description of the change.
     pub what: String,
-    /// The file of the tiny model whose place it takes.
+    /// Path in the tiny model of the file that it replaces.
     pub place: &'static str,
     pub bytes: Vec<u8>,
 }
 
-/// All files of a kind.
+/// All hostile files of a kind.
 pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
     let mut rng = Rng(0x5eed + kind as u64);
     let read = |path: &str| std::fs::read(fixtures.join("tiny").join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -96,7 +96,7 @@ impl Files {
     }
 }
 
-/// SplitMix64.
+/// Random numbers by SplitMix64.
 struct Rng(u64);
 
 impl Rng {
@@ -108,7 +108,7 @@ impl Rng {
         z ^ z >> 31
     }
 
-    /// Below `n`, which is not 0.
+    /// A number in `0..n`; `n` must not be 0.
     fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -124,7 +124,8 @@ fn parse(json: &[u8]) -> Value {
 
 // ---- bytes ----
 
-/// `count` changes of bytes that know no format; `important` is where most of them are made.
+/// `count` format-agnostic changes: truncated, flipped, inserted, removed or swapped bytes. Positions are below
+/// `important`.
 fn bytes(files: &mut Files, rng: &mut Rng, whole: &[u8], important: usize, count: usize) {
     for i in 0..count {
         let mut bytes = whole.to_vec();
@@ -182,12 +183,12 @@ fn bytes(files: &mut Files, rng: &mut Rng, whole: &[u8], important: usize, count
 
 // ---- JSON ----
 
-/// Stands for [`hostile_values`], which serde_json would not write.
+/// Placeholder for one of [`hostile_values`], which serde_json could not serialize.
 const RAW: &str = "@@raw@@";
-/// Before a key that is to be there twice.
+/// Prefix of a key that becomes a duplicate when it is removed.
 const TWICE: &str = "@@twice@@";
 
-/// Values that are none, or that nobody expects.
+/// JSON texts that are invalid, extreme or of an unexpected type.
 fn hostile_values() -> Vec<(&'static str, String)> {
     let mut values: Vec<(&str, String)> = [
         "null",
@@ -231,12 +232,12 @@ fn hostile_values() -> Vec<(&'static str, String)> {
     values
 }
 
-/// One change of a document.
+/// One random change of a document.
 fn mutant(rng: &mut Rng, whole: &Value) -> (String, Vec<u8>) {
     let mut document = whole.clone();
     let values = hostile_values();
     let (name, value) = rng.pick(&values).clone();
-    // Down to some place in it.
+    // Descends to a random place.
     let (mut place, mut path) = (&mut document, String::new());
     loop {
         let stop = rng.below(3) == 0;
@@ -294,7 +295,7 @@ fn mutant(rng: &mut Rng, whole: &Value) -> (String, Vec<u8>) {
     (what, text.into_bytes())
 }
 
-/// Changes of a file that is one document: `mutants` of its values, `others` of its bytes, and a few whole others.
+/// Changes of a JSON file: `mutants` of its values, `others` of its bytes, and a few other documents.
 fn json_file(files: &mut Files, rng: &mut Rng, whole: &[u8], mutants: usize, others: usize) {
     let document = parse(whole);
     for _ in 0..mutants {
@@ -313,7 +314,7 @@ fn json_file(files: &mut Files, rng: &mut Rng, whole: &[u8], mutants: usize, oth
 
 // ---- safetensors ----
 
-/// A file of tensors: its header, and the data.
+/// A safetensors file: header and data.
 struct Tensors {
     header: Map<String, Value>,
     data: Vec<u8>,
@@ -326,7 +327,7 @@ impl Tensors {
         Tensors { header, data: bytes[8 + length..].to_vec() }
     }
 
-    /// With another header.
+    /// The file with another header.
     fn with(&self, header: impl AsRef<[u8]>) -> Vec<u8> {
         let header = header.as_ref();
         [&(header.len() as u64).to_le_bytes()[..], header, &self.data].concat()
@@ -336,14 +337,14 @@ impl Tensors {
         Value::Object(self.header.clone()).to_string()
     }
 
-    /// A tensor's entry and bytes.
+    /// Header entry and bytes of a tensor.
     fn get(&self, name: &str) -> (Value, &[u8]) {
         let entry = &self.header[name];
         let place = |i: usize| entry["data_offsets"][i].as_u64().expect("a number") as usize;
         (entry.clone(), &self.data[place(0)..place(1)])
     }
 
-    /// The transformer with a matrix in NVFP4, one in fp8 with a scale, and what ComfyUI says of both.
+    /// The transformer with an NVFP4 matrix, a scaled fp8 matrix, and ComfyUI's metadata for both.
     fn with_matrices_of_few_bits(&self, golden: &Tensors) -> Self {
         let mut packed = Tensors { header: Map::new(), data: vec![] };
         let mut add = |name: String, dtype: Value, shape: Value, bytes: &[u8]| {
@@ -377,7 +378,7 @@ impl Tensors {
         self.header.keys().filter(|name| *name != "__metadata__").cloned().collect()
     }
 
-    /// The file after a change of the header.
+    /// The file with `change` applied to its header.
     fn changed(&self, change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
         let mut header = self.header.clone();
         change(&mut header);
@@ -428,10 +429,10 @@ fn safetensors(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
     files.add("5000 blocks", blocks.with(blocks.text()));
 }
 
-/// Blocks of the fixture that is published by Black Forest Labs' names.
+/// Blocks of the fixture in Black Forest Labs' layout.
 const BLOCK: &str = "model.diffusion_model.single_blocks.";
 
-/// What is wrong with the multipliers of matrices, and with what is said of them.
+/// Faults in the scales of quantized matrices and in their metadata.
 fn matrices_of_few_bits(files: &mut Files, whole: &Tensors) {
     files.add("as it is", whole.with(whole.text()));
     for part in
@@ -448,7 +449,7 @@ fn matrices_of_few_bits(files: &mut Files, whole: &Tensors) {
             files.add(format!("{part}: {dtype} of {shape}"), file);
         }
     }
-    // An axis that twice itself is more than can be counted.
+    // An axis that overflows when doubled.
     let axis = whole.changed(|header| {
         for (name, dtype, shape) in
             [("img_in.weight", "U8", json!([0, 1u64 << 63])), ("img_in.weight_scale_2", "F32", json!([0]))]
@@ -472,7 +473,7 @@ fn matrices_of_few_bits(files: &mut Files, whole: &Tensors) {
     files.add("a list of 2 million numbers among the formats", file);
 }
 
-/// Changes of what a header says of single tensors.
+/// Changes of single tensors' header entries.
 fn tensors(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
     let names = whole.names();
     for i in 0..30 {
@@ -659,16 +660,16 @@ fn index(files: &mut Files, whole: &Value) {
 
 // ---- GGUF ----
 
-/// A GGUF file with every number of its header open to change.
+/// A GGUF file in which every number of the header can be changed.
 #[derive(Clone)]
 struct Gguf {
     magic: [u8; 4],
     version: u32,
-    /// Added to the counts of tensors and entries.
+    /// Offsets added to the counts of tensors and metadata entries.
     counts: [u64; 2],
-    /// Key, type, value.
+    /// Metadata entries: key, type, value.
     entries: Vec<(Vec<u8>, u32, Vec<u8>)>,
-    /// Name, axes from the innermost, type, offset.
+    /// Tensors: name, axes (innermost first), type, offset.
     tensors: Vec<(Vec<u8>, Vec<u64>, u32, u64)>,
     data: Vec<u8>,
 }
@@ -702,7 +703,7 @@ impl Gguf {
         Gguf { magic: *b"GGUF", version: 3, counts: [0, 0], entries, tensors, data }
     }
 
-    /// Under the names of llama.cpp, with what it says of such a model.
+    /// A text encoder with llama.cpp's names and metadata.
     fn text_encoder(whole: &Tensors) -> Self {
         let mut file = Self::of(whole);
         for (name, ..) in &mut file.tensors {
@@ -763,7 +764,7 @@ impl Gguf {
     }
 }
 
-/// What is wrong with what a text encoder says of itself.
+/// Faults in the metadata of a text encoder.
 fn text_encoder_metadata(files: &mut Files, whole: &Gguf) {
     files.add("as it is", whole.bytes());
     let number = |value: f64| (value as f32).to_le_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! Files in the place of those of the tiny model, opened by the loader that reads them. The targets of `fuzz/` share this.
+//! Replaces files of the tiny model and opens them with the loader in charge. Shared with the targets of `fuzz/`.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -20,7 +20,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A copy of that of the repository's `fixtures`.
+    /// Copies the tiny model from the repository's `fixtures`.
     pub fn new(fixtures: &Path) -> Self {
         fn copy(from: &Path, to: &Path) {
             fs::create_dir_all(to).unwrap();
@@ -38,7 +38,7 @@ impl Model {
         self.temp.path().join(place)
     }
 
-    /// What `use_it` makes of the model while `bytes` are at `place`.
+    /// Runs `use_it` while the file at `place` consists of `bytes`; returns its result.
     pub fn with<T>(&self, place: &str, bytes: &[u8], use_it: impl FnOnce() -> T) -> T {
         let path = self.path(place);
         let whole = fs::read(&path).ok();
@@ -52,7 +52,7 @@ impl Model {
     }
 }
 
-/// What a loader hands out, before anything is done with it.
+/// The result of a loader, before its values are read.
 pub enum Opened {
     Transformer(Component<TransformerConfig>),
     TextEncoder(Component<TextConfig>),
@@ -62,7 +62,7 @@ pub enum Opened {
 }
 
 impl Opened {
-    /// Opens the file of `kind` at `place` of the model in the folder `model`, or what it is a part of.
+    /// Opens the file of `kind` at `place` in the folder `model`, or the component that it belongs to.
     pub fn open(kind: Kind, model: &Path, place: &str) -> Result<Self> {
         let path = model.join(place);
         let folder = path.parent().unwrap();
@@ -85,7 +85,7 @@ impl Opened {
         })
     }
 
-    /// Uses all of it: what was accepted is not checked again.
+    /// Reads all values: a file that was accepted must be readable as a whole.
     pub fn read(&self) -> Result<()> {
         fn whole<C>(component: &Component<C>, loras: &[Lora]) -> Result<()> {
             let base = &component.map()?;

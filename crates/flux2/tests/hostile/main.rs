@@ -1,7 +1,8 @@
-//! Every loader against some hundred hostile files: none panics, takes a second or more memory than the file gives reason for.
+//! Every loader against several hundred hostile files: none may panic, take a second, or take much more memory than the
+//! length of the file.
 //!
-//! A binary of its own, since its allocator counts. What is wrong with a single file, and how that is said, is told by
-//! `tests/it/hostile_files.rs`; here it only has to be taken or refused.
+//! A separate binary because of its counting allocator. Here a file only has to be accepted or refused; the error
+//! messages are tested in `tests/it/hostile_files.rs`.
 
 #[path = "../allocator/mod.rs"]
 mod allocator;
@@ -20,9 +21,9 @@ use corpus::{Hostile, Kind, corpus};
 use load::{Model, Opened};
 use meter::alone;
 
-/// The longest a file may keep a processor.
+/// Limit on the CPU time of opening a file.
 const TIME: Duration = Duration::from_secs(1);
-/// The longest message, in bytes.
+/// Limit on the length of an error message, in bytes.
 const MESSAGE: usize = 1 << 20;
 const MIB: usize = 1 << 20;
 
@@ -30,7 +31,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
-/// Opens every file of a kind and holds it to the limits: in memory, its own length and `more` bytes.
+/// Opens every file of a kind and asserts the limits; that on memory is the length of the file plus `more` bytes.
 fn check(kind: Kind, more: usize) {
     let (meter, model) = (alone(), Model::new(&fixtures()));
     let mut wrong = vec![];
@@ -93,8 +94,8 @@ fn the_whole_files_are_accepted() {
     }
 }
 
-// How much more than its length a file may take is about twice what was measured. Most of it is what 20000 names, texts or numbers
-// take once they are read: a few times their bytes in the file, for JSON whose form is not known in advance the most.
+// The memory allowed beyond the length of a file is about twice the measured amount. Most of it holds 20000 parsed
+// names, texts or numbers, which take a few times their bytes in the file; schemaless JSON takes the most.
 
 #[test]
 fn safetensors() {
@@ -136,7 +137,7 @@ fn the_meter_sees_memory_time_and_panics() {
     assert_eq!(meter.measure(|| panic!("of {}", 7)).map(|((), _)| ()).unwrap_err(), "panics: of 7");
 }
 
-/// Links that lead to themselves are no shards, and nothing follows them for ever.
+/// A symbolic link to itself is refused as a shard and does not cause an endless loop.
 #[cfg(unix)]
 #[test]
 fn a_shard_that_is_a_link_to_itself() {

@@ -1,4 +1,4 @@
-//! What a piece of work takes: memory at its peak, processor time, whether it ends and whether it panics.
+//! Measures a piece of work: peak memory, CPU time, whether it ends and whether it panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -7,38 +7,38 @@ use std::time::Duration;
 
 use crate::allocator::high_water;
 
-/// What some work took.
+/// Resources that a piece of work took.
 pub struct Taken {
-    /// The most bytes that were allocated beyond those at the start.
+    /// Peak of allocated bytes above those at the start.
     pub bytes: usize,
-    /// Time on processors, of all threads of the process.
+    /// CPU time of all threads of the process.
     pub time: Duration,
 }
 
-/// Longer than any machine is kept from working.
+/// Timeout after which work counts as hanging; long enough for a busy machine.
 const HANG: Duration = Duration::from_secs(120);
 
-/// The right to measure: what is counted is the whole process, so that nothing else may happen in it.
+/// A lock on measuring: the counters cover the whole process, so tests measure one at a time.
 pub struct Meter(#[expect(dead_code, reason = "held until it is dropped")] MutexGuard<'static, ()>);
 
-/// Waits until nobody else measures.
+/// Waits for the lock on measuring.
 pub fn alone() -> Meter {
     static ALONE: Mutex<()> = Mutex::new(());
     Meter(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Meter {
-    /// Does `work` on a thread of its own.
+    /// Runs `work` on its own thread.
     ///
     /// # Errors
-    /// If it panics or does not end, in words.
+    /// A description if it panics or does not end.
     pub fn measure<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<(T, Taken), String> {
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let start = processor_time();
             let (bytes, result) = high_water(|| catch_unwind(AssertUnwindSafe(work)));
             let time = processor_time().saturating_sub(start);
-            // Nobody listens any more where it took too long.
+            // The receiver is gone after a timeout.
             let _ = sender.send((result, Taken { bytes, time }));
         });
         match receiver.recv_timeout(HANG) {
@@ -53,7 +53,7 @@ impl Meter {
     }
 }
 
-/// Of all threads of the process: unlike the time of day, it does not go on while others work on the machine.
+/// CPU time of all threads of the process: unlike wall time, it does not depend on other load.
 #[cfg(unix)]
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);

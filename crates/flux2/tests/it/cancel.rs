@@ -1,4 +1,4 @@
-//! A run that is stopped: at the next unit of work, in any stage, and without harm to the next run.
+//! Cancellation: a run stops at the next unit of work, in any stage, and the next run is unaffected.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn request() -> GenerateRequest {
     GenerateRequest { prompt: "a red fox".into(), references, steps: Some(2), ..Default::default() }
 }
 
-/// Events behind the `n`-th start of `phase`, at which the run is stopped.
+/// The events after the `n`-th start of `phase`, at which the run is cancelled.
 fn after_stopping_at(phase: Phase, n: usize) -> Vec<Event> {
     let mut engine = engine::load(&model(), &EngineOptions::default()).unwrap();
     let cancel = CancelToken::new();
@@ -54,7 +54,7 @@ fn every_stage_stops_at_its_next_unit() {
 
 #[test]
 fn loading_stops_between_tensors() {
-    // The VAE twice: for the encoder and for the decoder.
+    // The VAE is loaded twice: as encoder and as decoder.
     for (part, n) in [(Part::TextEncoder, 1), (Part::Vae, 1), (Part::Transformer, 1), (Part::Vae, 2)] {
         assert_eq!(after_stopping_at(Phase::Load(part), n), []);
     }

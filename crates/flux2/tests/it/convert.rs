@@ -1,4 +1,5 @@
-//! Converted models draw what their source draws in the same format, stop and go on, and harm nothing that is there.
+//! Conversion: the result draws the same pictures as its source in that format; it can be interrupted and resumed;
+//! existing files are not damaged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ fn model(path: &Path) -> ModelPaths {
     ModelPaths { model: path.into(), ..ModelPaths::default() }
 }
 
-/// Every file below a folder, by its path in it.
+/// All files below a folder, by relative path.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -74,7 +75,7 @@ fn a_converted_model_draws_what_its_source_draws_in_that_format() {
             let converted = run(&conversion(source.model.clone(), format, &out)).unwrap();
             assert!(converted.bytes > 0 && converted.rounded + converted.left > 0);
             let expected = picture(&source, precision(format));
-            // A file in bytes is multiplied in bytes where that is asked for; the others are as they are.
+            // An int8 file is multiplied in int8 only if the precision says so; other formats are multiplied as stored.
             let loaded = if format == Format::Int8 { Precision::INT8 } else { Precision::BF16 };
             assert!(picture(&model(&out), loaded) == expected, "{format:?} of {:?}", source.model);
             if i == 1 && format == Format::Q8_0 {
@@ -88,7 +89,7 @@ fn a_converted_model_draws_what_its_source_draws_in_that_format() {
     assert_eq!(left.len(), 2 * FORMATS.len(), "{left:?}");
 }
 
-/// A transformer for the text encoder and the VAE of the tiny model whose rows are whole blocks of 256.
+/// A transformer that fits the tiny model's text encoder and VAE, with rows of whole 256-blocks.
 fn wide_transformer(folder: &Path) -> PathBuf {
     let tiny = open(&self::folder()).transformer.config;
     let config = TransformerConfig {
@@ -161,7 +162,7 @@ fn rows_of_whole_blocks_become_q4_k_and_draw_what_they_do_when_rounded_on_loadin
     let temp = tempfile::tempdir().unwrap();
     let wide = wide_transformer(temp.path());
     let with = |transformer: &Path| ModelPaths { transformer: Some(transformer.into()), ..folder() };
-    // The rows of the tiny text encoder are no blocks of 256, so that the transformer alone is rounded either way.
+    // The rows of the tiny text encoder are not whole 256-blocks, so in both cases only the transformer is quantized.
     for (format, dtype) in [(Format::Q4K, DType::Q4K), (Format::Int8, DType::I8)] {
         let out = temp.path().join(format!("{format:?}"));
         let converted = run(&conversion(&*wide, format, &out)).unwrap();
@@ -198,7 +199,7 @@ fn every_network_is_a_file_of_its_own_if_asked() {
         run(&Conversion { part: Some(part), ..whole }).unwrap();
         out
     };
-    // The tiny model is bf16 throughout: nothing is lost.
+    // The tiny model is stored in bf16, so this is exact.
     let bf16 = |part, name: &str| convert(part, Format::Bf16, name);
     let transformer = Component::<TransformerConfig>::open(&*bf16(Part::Transformer, "t")).unwrap();
     assert_eq!(transformer.layout(), Layout::Bfl);
@@ -207,12 +208,12 @@ fn every_network_is_a_file_of_its_own_if_asked() {
     assert_same(&text, &source.text_encoder, true);
     assert_same(&Component::<VaeConfig>::open(&*bf16(Part::Vae, "vae")).unwrap(), &source.vae, true);
 
-    // Of a GGUF file a text encoder takes what no shape tells; its 32 columns are one block.
+    // A text encoder reads from GGUF metadata what shapes do not tell; its 32 columns are one block.
     let text = Component::<TextConfig>::open(&*convert(Part::TextEncoder, Format::Q8_0, "te.gguf")).unwrap();
     assert_eq!((text.layout(), text.dtype()), (Layout::LlamaCpp, DType::Q8_0));
     let config = TextConfig { layers: source.text_encoder.config.used_layers(), ..source.text_encoder.config.clone() };
     assert_eq!(text.config, config);
-    // The same from the file of the part alone, and again from what was converted.
+    // The same from the file of the component alone, and from the converted file.
     for (i, from) in [tiny("klein/text_encoder"), temp.path().join("te")].into_iter().enumerate() {
         let out = temp.path().join(format!("alone {i}"));
         run(&conversion(&*from, Format::Q8_0, &out)).unwrap();
@@ -223,7 +224,7 @@ fn every_network_is_a_file_of_its_own_if_asked() {
     assert!(matches!(refused, Err(Error::Convert(ConvertProblem::Vae { format: DType::Q8_0 }))));
 }
 
-/// The tiny transformer with a matrix that is rounded and one that is not, both stored as `how` says.
+/// The tiny transformer with two matrices stored as `how` says: one that conversion quantizes and one that it does not.
 fn transformer_in(folder: &Path, how: &str) -> PathBuf {
     let blocks = [
         DType::Q8_0,
@@ -248,7 +249,7 @@ fn transformer_in(folder: &Path, how: &str) -> PathBuf {
         let mut beside = |what: &str, dtype: &str, shape: Vec<usize>, bytes: Vec<u8>| {
             file.0.insert(format!("{stem}.{what}"), (dtype.into(), shape, bytes));
         };
-        // Some number for each code, all of them finite.
+        // Every code is a finite number.
         let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 0x70) as u8 | ((i % 2) << 7) as u8).collect();
         let grid = [rows.div_ceil(128), cols.div_ceil(128)];
         let steps = |count: usize| f32_bytes((0..count).map(|i| 0.001 * (1 + i % 7) as f32));
@@ -306,7 +307,8 @@ fn every_stored_format_becomes_every_other() {
                 if is_rounded {
                     assert_eq!(Some(after.dtype()), format.dtype(), "{what}: {name}");
                 }
-                // Of the largest value of the matrix: half a step of the format, and of q4_k a few for the scales' own rounding.
+                // Relative to the largest value: half a step of the format; a few steps for q4_k, whose scales are
+                // rounded too.
                 let error = match format {
                     _ if !is_rounded => 1.0 / 256.0,
                     Format::Q4K => 3.0 / 15.0,
@@ -317,7 +319,7 @@ fn every_stored_format_becomes_every_other() {
                 assert!(largest > 0.0, "{what}: {name}");
                 let worst = stored.iter().zip(&made).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
                 assert!(worst <= error * largest, "{what}: {name} is off by {worst} of {largest}");
-                // Bytes with a scale for each row are what is written: nothing is rounded again.
+                // int8 with one scale per row is the output format, so nothing is rounded again.
                 if format == Format::Int8 && is_rounded && ["int8", "int8 by rows"].contains(&how) {
                     assert!(stored == made, "{what}");
                 }
@@ -344,7 +346,7 @@ fn every_tensor_of_the_vae_that_has_axes_becomes_bf16() {
         eights += usize::from(name.contains("mid"));
     }
     assert!(eights > 0 && eights < matrices);
-    // Attention is in 1x1 kernels, which may have a scale as other matrices do.
+    // Attention weights are 1x1 kernels, which may have scales as other matrices do.
     let scale = ("F32".into(), vec![], f32_bytes([3.0]));
     file.0.insert("decoder.mid.attn_1.proj_out.weight_scale".into(), scale);
     let (source, out) = (file.write(temp.path(), "ae.safetensors"), temp.path().join("vae"));
@@ -389,7 +391,7 @@ fn a_network_that_its_file_alone_would_not_describe_is_refused() {
     assert_eq!((key, (found, taken)), ("norm_num_groups", text("4", "8")));
     assert!(!out.exists());
 
-    // A GGUF file says it itself, and so does a folder.
+    // A GGUF file and a folder contain this information.
     let file = temp.path().join("te.gguf");
     run(&Conversion { part: Some(Part::TextEncoder), ..conversion(&*source, Format::Q8_0, &file) }).unwrap();
     assert_eq!(Component::<TextConfig>::open(&*file).unwrap().config.rope_theta, 5e5);
@@ -406,7 +408,7 @@ fn the_tokenizer_that_is_read_comes_along_from_wherever_it_lies() {
     let temp = tempfile::tempdir().unwrap();
     let source = copy_of_tiny(temp.path());
     let old = std::fs::read(source.join("tokenizer/tokenizer.json")).unwrap();
-    // The same tokens, told apart by their bytes.
+    // The same tokens, but other bytes.
     let own = [&old[..], b"\n"].concat();
     for place in ["text_encoder", "text_encoder/tokenizer"] {
         for has_other in [true, false] {
@@ -447,7 +449,7 @@ fn two_conversions_to_one_place_exclude_each_other() {
     assert!(refused > 10);
     let left: Vec<_> = std::fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["out"]);
-    // Nobody is in the way afterwards.
+    // Afterwards nothing blocks another conversion.
     run(&Conversion { replace: true, ..second }).unwrap();
 }
 
@@ -459,14 +461,14 @@ fn a_folder_that_was_being_replaced_is_not_lost_and_does_not_stay() {
     let forced = Conversion { replace: true, ..again.clone() };
     run(&conversion(tiny("klein"), Format::Bf16, &out)).unwrap();
     let before = files(&out);
-    // Killed between its renames: what was there is there again.
+    // Killed between its two renames: the old model is restored.
     std::fs::rename(&out, &old).unwrap();
     assert!(matches!(run(&again), Err(Error::Convert(ConvertProblem::Exists { .. }))));
     assert!(files(&out) == before && !old.exists());
     std::fs::rename(&out, &old).unwrap();
     run(&forced).unwrap();
     assert!(out.join("transformer/diffusion_pytorch_model.gguf").is_file() && !old.exists());
-    // Killed before the old one was removed.
+    // Killed before the old model was removed.
     std::fs::create_dir(&old).unwrap();
     std::fs::write(old.join("model_index.json"), b"{}").unwrap();
     run(&forced).unwrap();
@@ -501,7 +503,7 @@ fn what_has_scales_beside_it_is_bf16_where_it_is_not_rounded() {
         let after = made.map().unwrap();
         for name in source.names() {
             let (before, after) = (before.tensor(name).unwrap(), after.tensor(name).unwrap());
-            // The one whose rows are whole blocks, of 32 values.
+            // The matrix whose rows are whole blocks of 32 values.
             if format == Format::Q8_0 && name.ends_with(".o") {
                 assert_eq!(after.dtype(), DType::Q8_0, "{name}");
                 continue;
@@ -522,7 +524,7 @@ fn a_model_in_bf16_has_the_names_of_its_layout_for_other_programs() {
     for folder in ["transformer", "text_encoder"] {
         let (mut found, mut source) =
             (File::read_folder(&out.join(folder)), File::read_folder(&tiny("klein").join(folder)));
-        // What is not read is not written.
+        // Tensors that are not read are not written.
         source.0.retain(|name, _| !name.starts_with("model.layers.27.") && name != "model.norm.weight");
         found.0.retain(|_, (dtype, ..)| dtype == "BF16");
         assert_eq!(found.0.keys().collect::<Vec<_>>(), source.0.keys().collect::<Vec<_>>());
@@ -539,7 +541,7 @@ fn a_model_in_bf16_has_the_names_of_its_layout_for_other_programs() {
     assert_eq!(metadata["dj-flux2.source_fingerprint"].len(), 64);
 }
 
-/// Run until so many bytes are written, then be cancelled.
+/// Runs the conversion and cancels it after the given number of bytes is written.
 fn cancelled_at(conversion: &Conversion, bytes: u64) {
     let cancel = CancelToken::new();
     let result = conversion.run(
@@ -611,7 +613,8 @@ fn tensors_that_are_finished_are_not_made_again() {
     cancel.cancel();
     assert!(matches!(conversion.run(&mut started, &cancel), Err(Error::Cancelled)));
     cancelled_at(&conversion, total - 1000);
-    // The transformer is whole, and its time tells that it was kept; what another format left is not.
+    // The transformer is complete and was kept, as its modification time shows; partial files of another format were
+    // not.
     let work = temp.path().join(".out.part");
     let kept = work.join("transformer/diffusion_pytorch_model.gguf");
     let before = std::fs::metadata(&kept).unwrap().modified().unwrap();

@@ -1,4 +1,4 @@
-//! A model in a table of bytes is the model in the folder those bytes are from.
+//! An embedded model equals the model in the folder that it was embedded from.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use flux2::{CancelToken, Error, Event, GenerateRequest};
 use crate::golden::f32_backend;
 use crate::layouts::{assert_same, folder, open, tiny};
 
-/// Every file below `folder` as a table that stays until the tests end, each beginning at an odd address.
+/// All files below `folder` as a leaked table of embedded files, each at an odd address.
 fn table(folder: &Path) -> Vec<EmbeddedFile> {
     let (mut files, mut folders) = (vec![], vec![folder.to_owned()]);
     while let Some(next) = folders.pop() {
@@ -44,7 +44,7 @@ fn draw(paths: &ModelPaths) -> GeneratedImage {
 
 #[test]
 fn unaligned_bytes_draw_the_picture_of_the_folder() {
-    // With a text encoder in shards that its index names.
+    // The text encoder is sharded.
     let (paths, disk) = (embedded(table(&tiny("klein"))), folder());
     assert!(draw(&paths).image == draw(&disk).image);
     let (files, disk) = (open(&paths), open(&disk));
@@ -54,7 +54,7 @@ fn unaligned_bytes_draw_the_picture_of_the_folder() {
     assert_same(&files.vae, &disk.vae, true);
 }
 
-/// Embedded files have no times, so bytes alone tell one encoder from another here.
+/// Embedded files have no modification time, so only their bytes identify an encoder.
 #[test]
 fn a_fingerprint_is_of_samples_of_every_tensor() {
     let print = |change: &dyn Fn(&mut [u8])| {
@@ -67,9 +67,9 @@ fn a_fingerprint_is_of_samples_of_every_tensor() {
     };
     let data = |bytes: &[u8]| 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
     let same = print(&|_| {});
-    // A matrix of 4 KiB is seen as a whole; this is the last byte of one.
+    // Matrices up to 4 KiB are hashed as a whole; this is the last byte of one.
     assert_ne!(print(&|bytes| *bytes.last_mut().unwrap() ^= 1), same);
-    // Of the vocabulary, which comes first and has 28 KiB, the middle is; what lies between the samples is not.
+    // The embedding, 28 KiB, comes first and is sampled: its middle is hashed, bytes between samples are not.
     assert_ne!(print(&|bytes| bytes[data(bytes) + 14 * 1024] ^= 1), same);
     assert_eq!(print(&|bytes| bytes[data(bytes)] ^= 1), same);
 }

@@ -1,4 +1,5 @@
-//! Several engines on one queue: the same pictures as from one, and an end for everybody when one fails or all are stopped.
+//! A fleet: several engines on one queue give the same pictures as one, and all stop if one fails or the run is
+//! cancelled.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,21 +17,21 @@ use flux2::{
 
 use crate::golden::fixture;
 
-/// What the workers of these tests say.
+/// Messages of the workers in these tests.
 #[derive(Debug)]
-enum Said {
+enum Message {
     Event(Event),
-    /// The file of a picture, and its number.
+    /// The encoded file of a picture, and its number.
     Made(usize, Vec<u8>),
 }
 
-impl From<Event> for Said {
+impl From<Event> for Message {
     fn from(event: Event) -> Self {
-        Said::Event(event)
+        Message::Event(event)
     }
 }
 
-/// klein-mini, or where it is not built in, a model as small.
+/// klein-mini, or a synthetic model of its size in builds without it.
 fn files() -> ModelFiles {
     let model = Location::builtin().unwrap_or_else(|| fixture("tiny/klein").into());
     ModelFiles::open(&ModelPaths { model, ..Default::default() }).unwrap()
@@ -47,26 +48,27 @@ fn request(i: usize) -> GenerateRequest {
     }
 }
 
-/// Make picture `i`, and send it as the bytes of its file.
-fn make(worker: &mut Worker<Said>, i: usize) -> Result<()> {
+/// Generates picture `i` and sends it as the bytes of its file.
+fn make(worker: &mut Worker<Message>, i: usize) -> Result<()> {
     let made = worker.generate(&request(i))?;
     let file = image::encode(&made.image, ImageFormat::Png, Some(&made.parameters))?;
-    worker.say(Said::Made(i, file));
+    worker.say(Message::Made(i, file));
     Ok(())
 }
 
-/// The files of so many pictures from these engines, by their numbers, and how often the text encoder was loaded by each.
+/// Generates `count` pictures on these engines. Returns the files by number, and how often each engine loaded the text
+/// encoder.
 fn pictures(engines: &mut [Box<dyn Engine>], count: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
     let (mut made, mut loaded) = (vec![Vec::new(); count], vec![0; engines.len()]);
-    let prepared = |worker: &mut Worker<Said>, i| {
+    let prepared = |worker: &mut Worker<Message>, i| {
         worker.prepare_prompts(&["a cat", "a red fox"])?;
         make(worker, i)
     };
-    let hear = |worker: usize, said| {
-        match said {
-            Said::Made(i, file) => made[i] = file,
-            Said::Event(Event::PhaseStarted { phase: Phase::Load(Part::TextEncoder), .. }) => loaded[worker] += 1,
-            Said::Event(_) => {}
+    let hear = |worker: usize, message| {
+        match message {
+            Message::Made(i, file) => made[i] = file,
+            Message::Event(Event::PhaseStarted { phase: Phase::Load(Part::TextEncoder), .. }) => loaded[worker] += 1,
+            Message::Event(_) => {}
         }
         Ok::<_, Error>(())
     };
@@ -79,7 +81,7 @@ fn options(device: Device) -> EngineOptions {
     EngineOptions { device, threads, residency: Residency::KeepForNext, ..Default::default() }
 }
 
-/// So many engines on the processor, each with one thread.
+/// CPU engines with one thread each.
 fn on_cpu(count: usize) -> Vec<Box<dyn Engine>> {
     (0..count).map(|_| engine::open(files(), &options(Device::Cpu)).unwrap()).collect()
 }
@@ -106,12 +108,12 @@ fn cancelling_stops_all_and_what_was_made_stays() {
     let cancel = CancelToken::new();
     let mut made = Vec::new();
     let mut busy = [false; 2];
-    let result = fleet::run(&mut on_cpu(2), 0..10_000, &cancel, make, |worker, said| {
-        match said {
-            Said::Made(i, file) => made.push((i, file)),
-            Said::Event(_) => busy[worker] = true,
+    let result = fleet::run(&mut on_cpu(2), 0..10_000, &cancel, make, |worker, message| {
+        match message {
+            Message::Made(i, file) => made.push((i, file)),
+            Message::Event(_) => busy[worker] = true,
         }
-        // Both at work, and something done.
+        // Both engines are busy and a few pictures are finished.
         if busy == [true; 2] && made.len() >= 3 {
             cancel.cancel();
         }
@@ -123,7 +125,7 @@ fn cancelling_stops_all_and_what_was_made_stays() {
     assert!(*file == pictures(&mut on_cpu(1), i + 1).0[*i]);
 }
 
-/// An engine that does what a test says instead of drawing.
+/// A fake engine, controlled by the test.
 struct Fake<F>(F);
 
 impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
@@ -187,7 +189,7 @@ fn fake(act: impl FnMut(u64, &CancelToken) -> Result<()> + Send + 'static) -> Bo
     Box::new(Fake(act))
 }
 
-/// Until `done`, for a time in which anything happens.
+/// Waits until `done`, with a generous timeout.
 fn wait_until(done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -207,7 +209,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
                 match seed {
                     0 | 1 => Ok(()),
                     2 => Err(flux2_backend::Error::OutOfMemory { bytes: 7 }.into()),
-                    // Later ones are under way when the third fails, and hear of it.
+                    // Later pictures are in progress when the third fails, and are cancelled.
                     _ => {
                         wait_until(|| cancel.is_cancelled());
                         cancel.check()
@@ -218,8 +220,8 @@ fn an_engine_that_fails_ends_the_run_for_all() {
         let mut engines: Vec<_> = (0..workers).map(|_| engine()).collect();
         let mut made = Vec::new();
         let cancel = CancelToken::new();
-        let result = fleet::run(&mut engines, 0..100, &cancel, make, |_, said| {
-            if let Said::Made(i, _) = said {
+        let result = fleet::run(&mut engines, 0..100, &cancel, make, |_, message| {
+            if let Message::Made(i, _) = message {
                 made.push(i);
             }
             Ok::<_, Error>(())
@@ -236,7 +238,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
 #[test]
 fn a_slow_engine_takes_fewer() {
     const JOBS: usize = 10;
-    // Begun by the slow one, and by the fast one.
+    // Started by the slow engine and by the fast one.
     let begun: Arc<[AtomicUsize; 2]> = Arc::default();
     let (of_slow, of_fast) = (Arc::clone(&begun), Arc::clone(&begun));
     let mut engines = vec![
@@ -252,8 +254,8 @@ fn a_slow_engine_takes_fewer() {
         }),
     ];
     let mut made = [0; 2];
-    fleet::run(&mut engines, 0..JOBS, &CancelToken::new(), make, |worker, said| {
-        made[worker] += usize::from(matches!(said, Said::Made(..)));
+    fleet::run(&mut engines, 0..JOBS, &CancelToken::new(), make, |worker, message| {
+        made[worker] += usize::from(matches!(message, Message::Made(..)));
         Ok::<_, Error>(())
     })
     .unwrap();
@@ -281,7 +283,7 @@ fn who_listens_is_called_on_the_calling_thread_and_may_end_the_run() {
         assert!(heard.len() < 1_000_000);
         let here = thread::current().id();
         assert!(heard.iter().all(|id| *id == here));
-        // A single engine needs no thread; several have one each.
+        // A single engine runs on the caller's thread; several have one thread each.
         assert!(threads.lock().unwrap().iter().all(|id| (*id == here) == (workers == 1)));
     }
 }
@@ -293,14 +295,14 @@ fn a_run_that_is_cancelled_before_it_begins_makes_nothing() {
     for workers in [1, 2] {
         let untouched = || fake(|_, _| panic!("nobody asked for a picture"));
         let mut engines: Vec<_> = (0..workers).map(|_| untouched()).collect();
-        let hear = |_, said: Said| -> Result<()> { panic!("{said:?}") };
+        let hear = |_, message: Message| -> Result<()> { panic!("{message:?}") };
         let result = fleet::run(&mut engines, 0..3, &cancel, make, hear);
         assert!(matches!(result, Err(Error::Cancelled)));
         assert!(fleet::run(&mut engines, 0..0, &cancel, make, |_, _| Ok::<_, Error>(())).is_ok(), "nothing to do");
     }
 }
 
-/// Engines on GPUs, or why there are none.
+/// Engines on all GPUs, or why there are none.
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn on_gpus(open: impl Fn() -> Result<Vec<Box<dyn Engine>>>) -> Option<Vec<Box<dyn Engine>>> {
     match open() {
@@ -333,7 +335,7 @@ fn cuda_all_gpus_make_the_files_of_the_first() {
     let Some(mut first) = open(Device::Cuda(None), 1) else { return };
     let mut all = open(Device::Cuda(None), usize::MAX).unwrap();
     assert_eq!(first.len(), 1);
-    // Another kind of GPU may round otherwise.
+    // Another model of GPU may round differently.
     let kind = |engine: &dyn Engine| engine.device().split_once(' ').map(|(_, kind)| kind.to_owned());
     let of_first = kind(&*first[0]);
     all.retain(|engine| kind(&**engine) == of_first);

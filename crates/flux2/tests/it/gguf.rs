@@ -1,5 +1,5 @@
-//! GGUF files: what they hold is what the same model holds in safetensors, to the bit where nothing was rounded, and to
-//! what a format rounds where something was.
+//! GGUF files hold the same model as safetensors files: to the bit if nothing was quantized, else within the error of
+//! the format.
 
 use std::path::{Path, PathBuf};
 
@@ -13,9 +13,9 @@ use safetensors::SafeTensors;
 use crate::golden::Golden;
 use crate::layouts::{File, assert_same, f32_bytes, open, single_files, tiny};
 
-/// A value of an entry, as its type's number and its bytes.
+/// Value of a metadata entry: type number and bytes.
 pub type Value = (u32, Vec<u8>);
-/// Entries in the order of the file.
+/// Metadata entries in file order.
 pub type Entries = Vec<(String, Value)>;
 
 pub fn number_u32(value: u32) -> Value {
@@ -30,12 +30,12 @@ pub fn text(value: &str) -> Value {
     (8, long_text(value))
 }
 
-/// A length of 64 bits, and the text.
+/// A GGUF string: 64-bit length, then the text.
 pub fn long_text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// A tensor to be written; its shape outermost first, as everywhere but in the file.
+/// A tensor to write; its shape is outermost first, unlike in the file.
 #[derive(Clone)]
 pub struct Tensor {
     pub name: String,
@@ -44,7 +44,7 @@ pub struct Tensor {
     pub bytes: Vec<u8>,
 }
 
-/// A GGUF file to be written.
+/// A GGUF file to write.
 #[derive(Clone)]
 pub struct Gguf {
     pub version: u32,
@@ -63,7 +63,7 @@ impl Gguf {
         self
     }
 
-    /// Header and data.
+    /// Serializes header and data.
     pub fn parts(&self) -> (Vec<u8>, Vec<u8>) {
         let mut header = b"GGUF".to_vec();
         header.extend(self.version.to_le_bytes());
@@ -102,7 +102,7 @@ impl Gguf {
 
 // ---- the formats ----
 
-/// Each type with its number in GGUF files.
+/// Dtypes with their type numbers in GGUF files.
 const KINDS: [(u32, DType); 11] = [
     (0, DType::F32),
     (1, DType::F16),
@@ -125,16 +125,16 @@ fn rounded_f16(value: f32) -> f32 {
     half::f16::from_f32(value).to_f32()
 }
 
-/// The nearest step, from 0 to `max`.
+/// Rounds to the nearest step in `0..=max`.
 fn step(value: f32, size: f32, max: f32) -> u8 {
     if size == 0.0 { 0 } else { (value / size).round().clamp(0.0, max) as u8 }
 }
 
-/// Values in blocks of `dtype`, by the plainest rounding there is: scales from the range, nothing searched.
+/// Encodes values in blocks of `dtype` by plain rounding: scales follow from the range, without search.
 fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
     let most = |v: &[f32]| v.iter().fold(0f32, |m, x| m.max(x.abs()));
     let range = |v: &[f32]| (v.iter().fold(0f32, |m, x| m.min(*x)), v.iter().fold(0f32, |m, x| m.max(*x)));
-    // 32 codes: low nibbles of the first half beside the second's; their fifth bits.
+    // 32 codes: low nibbles hold the first half, high nibbles the second; then their fifth bits.
     let nibbles = |codes: &[u8]| (0..16).map(|i| codes[i] & 15 | codes[i + 16] << 4).collect::<Vec<u8>>();
     let fifths = |codes: &[u8]| (0..32).fold(0u32, |bits, i| bits | u32::from(codes[i] >> 4) << i).to_le_bytes();
     let each = |block: &[f32]| -> Vec<u8> {
@@ -227,7 +227,7 @@ fn blocks_decode_to_what_ggml_makes_of_them() {
         let row =
             HostTensor::new(dtype, [1, len], HostBytes::new(std::sync::Arc::new(blocks.data().to_vec()))).unwrap();
         assert!(row.to_f32() == expected, "{dtype}");
-        // Any window, also one that begins or ends within a block.
+        // Any window, including those that start or end within a block.
         for (from, n) in [(0, 1), (1, 31), (31, 2), (33, 64), (64, 128), (100, 300), (len - 1, 1), (128, 256)] {
             let mut window = vec![f32::NAN; n];
             row.decode_row(0, from, &mut window);
@@ -253,9 +253,9 @@ fn packed_matrices_join_and_part_by_rows() {
 
 // ---- whole models ----
 
-/// A model as a file of `dtype`: every matrix whose rows are whole blocks; the others, and what is no matrix, in f32.
+/// A model as a GGUF file: matrices whose rows are whole blocks in `dtype`, all other tensors in f32.
 pub fn packed(file: &File, dtype: DType) -> Gguf {
-    let floats = file.0.iter().filter(|(_, (stored, ..))| stored != "I64"); // a counter of the VAE's
+    let floats = file.0.iter().filter(|(_, (stored, ..))| stored != "I64"); // the VAE's batch counter
     let tensors = floats.map(|(name, (stored, shape, bytes))| {
         let stored = if stored == "F32" { DType::F32 } else { DType::Bf16 };
         let values = decoded(stored, shape, bytes);
@@ -271,7 +271,7 @@ pub fn transformer() -> File {
     File::read(&tiny("klein-bfl/transformer.safetensors"))
 }
 
-/// The tiny text encoder under the names of llama.cpp, with the entries its converter writes.
+/// The tiny text encoder with llama.cpp's tensor names and the metadata that its converter writes.
 fn text_encoder(dtype: DType) -> Gguf {
     let rename = |name: &str| {
         [
@@ -376,7 +376,7 @@ fn a_text_encoder_is_what_its_metadata_says() {
             entries.push((key.into(), value.clone()));
         })
     };
-    // The base of the rotation is read, not assumed, and that of the later release is refused.
+    // The RoPE base is read, not assumed; that of the later Qwen3 release is refused.
     assert_eq!(set("qwen3.rope.freq_base", number_f32(10_000.0)).unwrap().rope_theta, 10_000.0);
     assert_eq!(set("qwen3.attention.layer_norm_rms_epsilon", number_f32(1e-5)).unwrap().rms_eps, 1e-5);
     let later = set("qwen3.rope.freq_base", number_f32(5e6)).unwrap_err();
@@ -418,7 +418,7 @@ fn picture(paths: &ModelPaths) -> Vec<u8> {
     engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image.pixels().to_vec()
 }
 
-/// Mean square distance of bytes.
+/// Mean squared difference of bytes.
 fn distance(a: &[u8], b: &[u8]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>() / a.len() as f64
 }
@@ -439,7 +439,7 @@ fn pictures_are_those_of_the_decoded_values_and_near_those_of_the_exact_ones() {
         let of = |path: PathBuf| picture(&ModelPaths { model: path.into(), ..single_files() });
         let (packed, plain) = (of(packed), of(plain));
         assert!(packed == plain, "{dtype}: not the picture of its values");
-        // Not how good a format is: a wrong order of values gives thousands.
+        // A loose bound, not the quality of the format: a wrong order of values gives thousands.
         let limit = match dtype {
             DType::F32 | DType::F16 | DType::Bf16 => 0.01,
             DType::Q8_0 => 10.0,

@@ -1,36 +1,36 @@
-//! What the reference implementation computed on the tiny checkpoints, and how near to it we must be.
+//! Golden tensors of the reference implementation on the tiny checkpoints, and comparison with tolerances.
 
 use std::path::{Path, PathBuf};
 
 use flux2_backend::{Compute, CpuBackend, CpuOptions};
 use safetensors::{Dtype, SafeTensors};
 
-/// A file below `fixtures/`.
+/// Path of a file below `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
 }
 
-/// The backend that is compared with the reference.
+/// The CPU backend, in f32, that is compared with the reference.
 pub fn f32_backend() -> CpuBackend {
     CpuBackend::new(CpuOptions { compute: Compute::F32, ..Default::default() })
 }
 
-/// One file of golden tensors.
+/// A file of golden tensors.
 pub struct Golden {
     name: String,
-    /// The file.
+    /// The mapped file.
     pub bytes: Vec<u8>,
 }
 
 impl Golden {
-    /// `fixtures/golden/NAME.safetensors`.
+    /// Opens `fixtures/golden/NAME.safetensors`.
     pub fn open(name: &str) -> Self {
         let path = fixture(&format!("golden/{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Golden { name: name.into(), bytes }
     }
 
-    /// The values of a tensor as f32; integers are exact.
+    /// Values of a tensor as f32; integers are exact.
     pub fn values(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
         let tensor = tensors.tensor(name).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.name));
@@ -43,12 +43,12 @@ impl Golden {
         }
     }
 
-    /// The shape of a tensor.
+    /// Shape of a tensor.
     pub fn shape(&self, name: &str) -> Vec<usize> {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap().shape().to_vec()
     }
 
-    /// A tensor `[c, h, w]` as `[h, w, c]`.
+    /// Values of a `[c, h, w]` tensor, transposed to `[h, w, c]`.
     pub fn channels_last(&self, name: &str) -> Vec<f32> {
         let (values, shape) = (self.values(name), self.shape(name));
         let &[c, h, w] = &shape[..] else { panic!("{name} is {shape:?}") };
@@ -56,10 +56,10 @@ impl Golden {
     }
 }
 
-/// Hold `got` to `expected` by the length of the difference relative to that of `expected`.
+/// Asserts that the relative L2 error of `got` is within `tolerance`.
 ///
 /// # Panics
-/// If it is longer, with the worst element.
+/// If it is not, with the worst element.
 pub fn assert_relative(what: &str, got: &[f32], expected: &[f32], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: number of values");
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -75,10 +75,10 @@ pub fn assert_relative(what: &str, got: &[f32], expected: &[f32], tolerance: f64
     );
 }
 
-/// Hold every element of `got` to `expected` within `tolerance`.
+/// Asserts that every element of `got` is within `tolerance` of `expected`.
 ///
 /// # Panics
-/// If one is further away, with the worst element.
+/// If one is not, with the worst element.
 pub fn assert_absolute(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(got.len(), expected.len(), "{what}: number of values");
     let distance = |i: usize| (got[i] - expected[i]).abs();

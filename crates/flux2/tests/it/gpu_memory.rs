@@ -1,5 +1,7 @@
-//! A GPU's memory: what is planned, the ladder where it is short, and that none of it changes a picture. Planning and the ladder
-//! run on GPUs that are only described; what needs one says so and passes where there is none.
+//! GPU memory: plans, the fallback ladder under memory pressure, and that neither changes a picture.
+//!
+//! Plans and the ladder run on described GPUs (dry runs). Tests that need a GPU print that they are skipped and pass
+//! without one.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::engine::DryRun;
@@ -56,7 +58,7 @@ fn klein_4b_keeps_to_the_memory_of_small_gpus() {
             let plan = plan(gpu.clone(), precision, residency, 1024);
             let peak = plan.peak_bytes();
             assert!(peak < limit, "{precision}, {residency:?} on {}: {peak} of {limit}", gpu.name);
-            // Less than that would be too good to be true.
+            // A lower bound, against plans that forget something.
             assert!(peak > limit / 4, "{precision}, {residency:?} on {}: {peak} of {limit}", gpu.name);
         }
     }
@@ -92,7 +94,7 @@ fn a_limit_chooses_the_residency_or_is_refused() {
     assert!(within(least - 1, false).is_err());
 }
 
-/// On a described GPU with so many bytes for everything but the context.
+/// A dry run on a described GPU with the given number of bytes beyond the CUDA context.
 fn on_described(bytes: usize, residency: Residency) -> Pipeline<CudaBackend> {
     let be = CudaBackend::dry_run(h100(), Compute::Bf16, Some(CONTEXT_BYTES + bytes)).unwrap();
     Pipeline::of_files(be, synthetic("klein-4b").outline(), residency).unwrap()
@@ -103,7 +105,7 @@ fn draw(pipeline: &mut Pipeline<CudaBackend>, prompt: &str, events: &mut Vec<Eve
     pipeline.generate(&request, &mut |event: &Event| events.push(event.clone()), &CancelToken::new())
 }
 
-/// What a run takes of a GPU without a limit, context left out.
+/// Bytes that a run takes of a GPU without a limit, excluding the CUDA context.
 fn needed(residency: Residency) -> usize {
     plan(h100(), Precision::BF16, residency, 1024).peak_bytes() - CONTEXT_BYTES
 }
@@ -128,7 +130,7 @@ fn a_stage_that_meets_the_end_of_memory_gives_something_up() {
         _ => None,
     });
     assert_eq!(said.collect::<Vec<_>>(), image.rescues);
-    // It stays given up.
+    // The fallback persists.
     assert_eq!(draw(&mut pipeline, "a fox", &mut events).unwrap().rescues, []);
 }
 
@@ -138,7 +140,7 @@ fn the_encoder_leaves_the_gpu_before_the_transformer_does() {
     let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
     let rescue = |rung| Rescue { stage: Phase::Denoise, rung };
     assert_eq!(image.rescues, [rescue(Rung::FreeCaches), rescue(Rung::OffloadEncoder)]);
-    // From now on both have room, for any prompt.
+    // From now on both fit, for any prompt.
     for prompt in ["a hare", "an owl"] {
         assert_eq!(draw(&mut pipeline, prompt, &mut Vec::new()).unwrap().rescues, []);
     }
@@ -146,7 +148,7 @@ fn the_encoder_leaves_the_gpu_before_the_transformer_does() {
 
 #[test]
 fn a_decoder_without_room_computes_in_pieces() {
-    // Less than the decoder's maps, more than the rest.
+    // Too little for the decoder's feature maps, enough for the rest.
     let (streamed, smallest) = (needed(Residency::Streamed), needed(Residency::Smallest));
     let mut pipeline = on_described((streamed + smallest) / 2, Residency::Streamed);
     let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
@@ -195,7 +197,8 @@ fn weights_that_stay_on_the_host_draw_the_same_picture() {
     });
 }
 
-/// Bytes by which a plan may be off: a run and its dry run take the same buffers, but for the scratch of libraries.
+/// Allowed error of a plan in bytes: a run and its dry run allocate the same buffers, except for the workspace of
+/// libraries.
 const SCRATCH: usize = 64 << 20;
 
 #[test]

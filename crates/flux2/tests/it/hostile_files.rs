@@ -1,4 +1,4 @@
-//! Files that are not what they should be: each is refused with its name and its numbers, none makes this panic.
+//! Invalid files: each is refused with an error that names the file and the offending values; none causes a panic.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::layouts::{File, copy_of_tiny, edit_json, f32_bytes, join, single_file
 
 // ---- one file ----
 
-/// What is wrong with a file of these bytes.
+/// The problem reported for a file of these bytes.
 fn problem(bytes: &[u8]) -> FileProblem {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("hostile.safetensors");
@@ -30,7 +30,7 @@ fn problem(bytes: &[u8]) -> FileProblem {
     }
 }
 
-/// What is wrong with a file of this header and so many bytes of data.
+/// The problem reported for a file with this header and this many bytes of data.
 fn header_problem(header: &str, data: usize) -> FileProblem {
     problem(&join(header, &vec![0; data]))
 }
@@ -235,7 +235,7 @@ fn small_header() -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
 
-    /// And what is taken for a whole file here, the format's own crate takes for one as well.
+    /// A file that this loader accepts is also accepted by the `safetensors` crate.
     #[test]
     fn flipped_bytes_never_panic(flips in prop::collection::vec((0..1usize << 16, any::<u8>()), 1..4)) {
         let mut bytes = small_header();
@@ -274,7 +274,7 @@ fn a_file_cut_off_anywhere_is_refused() {
 
 // ---- tensors ----
 
-/// The error for the tiny BFL transformer after `change`.
+/// The error for the tiny transformer in BFL's layout after `change`.
 fn changed(change: impl FnOnce(&mut File)) -> Error {
     let temp = tempfile::tempdir().unwrap();
     let mut file = File::read(&tiny("klein-bfl/transformer.safetensors"));
@@ -363,7 +363,7 @@ fn an_fp8_scale_of_the_wrong_shape() {
     });
     let Error::Tensors { mismatch, .. } = &error else { panic!("{error}") };
     assert_eq!((mismatch.shapes[0].found.as_slice(), mismatch.shapes[0].expected.as_slice()), (&[63][..], &[64][..]));
-    // A multiplier beside a matrix that needs none is not quietly passed over.
+    // A scale beside a matrix that needs none is not silently ignored.
     let error = changed(|file| {
         file.0.insert("single_blocks.0.linear2.weight_scale".into(), ("F32".into(), vec![], vec![0; 4]));
     });
@@ -622,7 +622,7 @@ fn absurd_values_are_refused_by_key() {
 
 #[test]
 fn attention_and_mlp_are_not_too_wide_together() {
-    // 16416 and 49248 side by side: each would do.
+    // 16416 and 49248 side by side: either would fit.
     let error = configured("transformer/config.json", "num_attention_heads", &json!(513)).to_string();
     assert!(error.contains("`(mlp_ratio + 1) x hidden size` is 65664"), "{error}");
 }
@@ -639,7 +639,7 @@ fn wrong_taps_and_lengths_are_told_what_would_do() {
 
 #[test]
 fn the_state_after_the_last_layer_is_not_tapped() {
-    // The reference takes it from behind the final norm.
+    // In the reference, the last hidden state comes after the final norm.
     let error = configured("model_index.json", "text_encoder_out_layers", &json!([9, 18, 28]));
     assert!(error.to_string().contains("[9, 18, 28] of 28 layers"), "{error}");
 }
@@ -734,7 +734,7 @@ fn no_value_of_any_key_panics() {
             for value in &hostile {
                 edit_json(&path, |object| _ = object.insert(key.into(), value.clone()));
                 let folder = model.join(part);
-                // Whatever it says, it is taken or refused.
+                // Any content must be accepted or refused, without a panic.
                 let _ = match part {
                     "transformer" => Component::<TransformerConfig>::open(&folder).err(),
                     "text_encoder" => Component::<TextConfig>::open(&folder).err(),

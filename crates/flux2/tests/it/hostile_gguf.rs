@@ -1,5 +1,5 @@
-//! GGUF files that are not what they should be: each is refused with its name and its numbers, none makes this panic or
-//! take memory for what it claims.
+//! Invalid GGUF files: each is refused with an error that names the file and the offending values. None causes a panic
+//! or an allocation of a claimed but absent size.
 
 use flux2::Error;
 use flux2::weights::{Component, FileProblem, TransformerConfig};
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::gguf::{Gguf, Tensor, Value, long_text, number_u32, text};
 
-/// What is wrong with a file of these bytes.
+/// The problem reported for a file of these bytes.
 fn problem(bytes: &[u8]) -> FileProblem {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("hostile.gguf");
@@ -28,22 +28,22 @@ fn tensor(name: &str, shape: &[usize], kind: u32, bytes: usize) -> Tensor {
     Tensor { name: name.into(), shape: shape.into(), kind, bytes: vec![0; bytes] }
 }
 
-/// A file that is whole, with two tensors.
+/// A valid file with two tensors.
 fn small() -> Gguf {
     Gguf::new(vec![tensor("a", &[2, 32], 8, 68), tensor("b", &[4], 0, 16)]).with("general.architecture", text("flux"))
 }
 
-/// Magic, version and the two counts.
+/// Start of a header: magic, version and the two counts.
 fn start(version: u32, tensors: u64, entries: u64) -> Vec<u8> {
     [&b"GGUF"[..], &version.to_le_bytes(), &tensors.to_le_bytes(), &entries.to_le_bytes()].concat()
 }
 
-/// A file of one entry, which is these bytes.
+/// A file with one metadata entry, which is these bytes.
 fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [&start(3, 0, 1)[..], &long_text(key), &kind.to_le_bytes(), value].concat()
 }
 
-/// A file of one tensor with so many bytes of data.
+/// A file with one tensor and this many bytes of data.
 fn one(name: &str, dims: &[u64], kind: u32, offset: u64, data: usize) -> Vec<u8> {
     let mut bytes = start(3, 1, 0);
     bytes.extend(long_text(name));
@@ -70,7 +70,7 @@ fn a_whole_file_of_another_model_is_no_damaged_file() {
 fn every_cut_is_seen() {
     let bytes = small().bytes();
     let header = small().parts().0.len();
-    // The last tensor ends here; nobody misses the padding behind it.
+    // The last tensor ends here; the padding after it may be missing.
     let end = header + 96 + 16;
     assert!(end < bytes.len());
     for len in 4..end {
@@ -137,7 +137,7 @@ fn arrays_that_hold_more_than_the_file() {
     }
     let found = problem(&entry("k", 9, &array(77, 1, &[0; 100])));
     assert!(matches!(found, FileProblem::Gguf { message } if message.contains("77")));
-    // One text of the array is as long as all of the file and more.
+    // A string in the array claims to be longer than the file.
     let texts = [&long_text("a")[..], &u64::MAX.to_le_bytes()].concat();
     assert!(matches!(problem(&entry("k", 9, &array(8, 2, &texts))), FileProblem::GgufCut { .. }));
 }
@@ -183,7 +183,7 @@ fn alignments_that_are_none() {
         let found = problem(&small().with("general.alignment", value.clone()).bytes());
         assert!(matches!(&found, FileProblem::Gguf { message } if message.contains("general.alignment")), "{value:?}");
     }
-    // One that the data does not keep to.
+    // An alignment that the offsets do not obey.
     let found = problem(&small().with("general.alignment", number_u32(4096)).bytes());
     assert!(matches!(found, FileProblem::Offsets { .. } | FileProblem::BeyondFile { .. }), "{found}");
 }
@@ -201,7 +201,7 @@ fn axes_that_are_too_many_or_too_long() {
             "{dims:?}: {found}"
         );
     }
-    // Blocks of 256: no overflow while blocks are counted, and none while bytes are.
+    // Blocks of 256: counting neither blocks nor bytes may overflow.
     let found = problem(&one("a", &[1 << 62, 2], 12, 0, 64));
     assert!(matches!(found, FileProblem::SizeOverflow { .. } | FileProblem::BeyondFile { .. }), "{found}");
 }
@@ -228,7 +228,7 @@ fn offsets_that_lead_elsewhere() {
         let found = problem(&one("a", &[4], 0, offset, data));
         assert!(matches!(found, FileProblem::BeyondFile { .. }), "{offset}: {found}");
     }
-    // Not at the beginning, not aligned, over another tensor, behind a gap.
+    // Not at the start, unaligned, overlapping, after a gap.
     for offset in [1, 4, 32, 96] {
         assert!(matches!(problem(&one("a", &[4], 0, offset, 256)), FileProblem::Offsets { .. }), "{offset}");
     }
@@ -261,13 +261,13 @@ fn control_characters_do_not_reach_the_terminal() {
 
 #[test]
 fn a_header_longer_than_any() {
-    // An array of 120 MB that is really there.
+    // An array of 120 MB that is actually present.
     let bytes = entry("k", 9, &array(0, 120_000_000, &vec![0; 120_000_000]));
     assert!(matches!(problem(&bytes), FileProblem::HeaderTooLong { .. }));
 }
 
 proptest! {
-    /// Whatever the bytes are: an error or a file, and no panic.
+    /// Arbitrary bytes give an error or a file, but no panic.
     #[test]
     fn any_change_of_a_whole_file_is_survived(
         at in 0usize..400, value in any::<u8>(), also in 0usize..400, bits in any::<u64>(), version in 2u32..4,

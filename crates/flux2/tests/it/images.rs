@@ -1,4 +1,4 @@
-//! The image room: what is read, against Pillow; what is written, against what is read; and files that mean harm.
+//! The image module: reading compared with Pillow, writing as a round trip, and hostile files.
 //!
 //! Fixtures and expectations come from `tools/reference/make_images.py`.
 
@@ -26,7 +26,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(fixture_path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// The same formula as `rough` in the script.
+/// The same formula as `rough` in the fixture script.
 fn rough(width: u32, height: u32) -> RgbImage {
     let pixel = |x: u32, y: u32| [(x ^ y) as u8, (x * 3 + y * 5) as u8, ((x * y) >> 4) as u8];
     let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
@@ -54,7 +54,7 @@ fn parameters(prompt: &str) -> Parameters {
 
 const FORMATS: [ImageFormat; 3] = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP];
 
-/// Compares with the worst byte named; `tolerance` is in levels of 255.
+/// Asserts equality within `tolerance` levels; on failure reports the worst byte.
 #[track_caller]
 fn assert_close(got: &RgbImage, expected: &RgbImage, tolerance: u8, name: &str) {
     assert_eq!((got.width(), got.height()), (expected.width(), expected.height()), "{name}: size");
@@ -93,7 +93,7 @@ fn alpha_is_dropped_not_composited() {
     for name in ["rgba.png", "la.png", "palette_trns.png", "rgb_trns.png", "alpha.webp"] {
         assert_reads_as_pillow(name, 0);
     }
-    // The script gives column 0 an alpha of 0, so compositing on anything would change it.
+    // Column 0 of the fixture has alpha 0, so compositing would change it.
     let image = open(&fixture_path("rgba.png")).unwrap();
     assert_eq!(image.pixel(0, 5), rough(16, 12).pixel(0, 5));
 }
@@ -107,7 +107,8 @@ fn gray_palette_and_deep_pixels() {
 
 #[test]
 fn lossy_files_decode_within_rounding() {
-    // JPEG decoders round the inverse cosine transform and YCbCr differently, a level each; VP8 is defined to the bit.
+    // JPEG decoders differ in the rounding of the inverse DCT and of YCbCr, one level each; VP8 is bit-exact by
+    // definition.
     for (name, tolerance) in [
         ("lossless.webp", 0),
         ("lossy.webp", 0),
@@ -123,13 +124,13 @@ fn lossy_files_decode_within_rounding() {
 
 #[test]
 fn profiles_are_converted_as_littlecms_does() {
-    // Both round at several places of 8 to 16 bits, which can tip one level.
+    // Both round intermediate values to 8 to 16 bits, which can change one level.
     for name in ["display_p3.png", "adobe_rgb.png", "adobe_rgb.webp"] {
         assert_reads_as_pillow(name, 1);
     }
-    // In deep shadows the sRGB curve is so steep that one tipped step is two levels.
+    // In deep shadows the sRGB curve is so steep that one step is two levels.
     assert_reads_as_pillow("grey_gamma18.png", 2);
-    // Here the two levels that JPEG decoders differ by come first, and are stretched.
+    // The two levels of difference between JPEG decoders come first and are amplified by the profile.
     assert_reads_as_pillow("display_p3.jpg", 4);
 }
 
@@ -165,7 +166,7 @@ fn a_profile_with_any_byte_wrong_does_no_harm() {
     }
 }
 
-// ---- files that mean harm ----
+// ---- hostile files ----
 
 #[track_caller]
 fn refused(bytes: &[u8]) -> (String, String) {
@@ -184,7 +185,7 @@ fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     chunk
 }
 
-/// A PNG with `chunk` put behind its header.
+/// A PNG with `chunk` inserted after its header.
 fn png_with(chunk: &[u8]) -> Vec<u8> {
     let png = encode(&rough(4, 4), ImageFormat::Png, None).unwrap();
     [&png[..33], chunk, &png[33..]].concat()
@@ -256,7 +257,7 @@ fn truncated_jpeg() {
 fn truncated_anything() {
     for name in ["rgb16.png", "palette.png", "lossless.webp", "lossy.webp", "orientation_6.webp", "display_p3.jpg"] {
         let bytes = fixture(name);
-        // A PNG is whole once its pixels are: 12 bytes of IEND, and 4 of a checksum behind them, may be missing.
+        // A PNG is complete once its pixels are: 4 bytes of checksum and 12 bytes of IEND after them may be missing.
         for kept in 0..bytes.len() - 20 {
             refused(&bytes[..kept]);
         }
@@ -356,7 +357,7 @@ fn lossless_formats_keep_every_byte() {
 
 #[test]
 fn jpeg_keeps_color_edges() {
-    // One red column on blue: chroma subsampling would smear it over its neighbors.
+    // One red column on blue: chroma subsampling would blur it into its neighbors.
     let pixels = (0..16 * 16).flat_map(|i| if i % 16 == 7 { [200, 30, 30] } else { [30, 30, 200] }).collect();
     let image = RgbImage::new(16, 16, pixels).unwrap();
     let decoded = decode(&encode(&image, ImageFormat::Jpeg, None).unwrap(), "x").unwrap();
@@ -525,7 +526,7 @@ proptest! {
 
 #[test]
 fn lanczos_is_pillows_to_the_bit() {
-    // The last three are either side of where Pillow turns to the vertical pass first.
+    // The last three are around the point where Pillow runs the vertical pass first.
     for (width, height) in [(23, 31), (97, 120), (61, 20), (30, 47), (7, 3), (150, 9), (56, 37), (56, 36), (62, 46)] {
         let name = format!("lanczos_{width}x{height}.png");
         let expected = open(&fixture_path(&name)).unwrap();

@@ -1,4 +1,4 @@
-//! The report of a run: a format that was asked for is one that was multiplied, and where it was not, none is claimed.
+//! The kernel report of a run: it names the formats that were actually multiplied, not the requested ones.
 
 use flux2::pipeline::KernelRun;
 use flux2::weights::{Format, Precision};
@@ -10,7 +10,7 @@ use crate::once::products_of_blocks;
 
 const STEPS: u32 = 2;
 
-/// What ran for a picture of the tiny model.
+/// Kernels that ran for a picture of the tiny model.
 fn ran(precision: Precision) -> Vec<KernelRun> {
     let paths = ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() };
     let options = EngineOptions { precision, ..Default::default() };
@@ -25,7 +25,7 @@ fn ran(precision: Precision) -> Vec<KernelRun> {
     engine.generate(&request, &mut |_: &_| {}, &CancelToken::new()).unwrap().kernels
 }
 
-/// Products of activations with weights of each dtype.
+/// Number of `linear` products by dtype of the weights.
 fn linear(runs: &[KernelRun]) -> Vec<(DType, u64)> {
     runs.iter().filter(|run| run.op == "linear").map(|run| (run.weights.unwrap(), run.products)).collect()
 }
@@ -38,7 +38,7 @@ fn total(runs: &[KernelRun]) -> u64 {
 fn f32_multiplies_f32() {
     let runs = ran(Precision::F32);
     assert!(runs.iter().all(|run| run.kernel.ends_with(" f32")), "{runs:?}");
-    // The weights stay as the file has them.
+    // Weights keep their stored dtype.
     assert_eq!(linear(&runs), [(DType::Bf16, total(&runs))]);
     for op in ["conv2d", "attention"] {
         assert!(runs.iter().any(|run| run.op == op && run.products > 0), "no {op} in {runs:?}");
@@ -55,7 +55,7 @@ fn rounded_weights_are_those_of_the_blocks_and_no_others() {
         assert_eq!(of(dtype) + of(DType::Bf16), stored, "{weights:?}: {runs:?}");
         match weights {
             Format::Int8 => assert_eq!(of(dtype), blocks, "{runs:?}"),
-            // The text encoder's layers too.
+            // The layers of the text encoder are quantized too.
             _ => assert!(of(dtype) > blocks, "{runs:?}"),
         }
         let int8 = runs.iter().any(|run| run.kernel.ends_with(" int8"));

@@ -1,4 +1,4 @@
-//! Two layouts of one model lead to the same tensors; and the tiny files the other tests here are made of.
+//! Both layouts of a model load to the same tensors. Also helpers to build checkpoints for other tests.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use flux2::weights::{
 use flux2_backend::DType;
 use serde_json::{Value, json};
 
-/// A checkpoint out of the repository's fixtures.
+/// Path of a checkpoint in the repository's fixtures.
 pub fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name)
 }
@@ -25,15 +25,15 @@ pub fn single_files() -> ModelPaths {
     }
 }
 
-/// A tensor to be written: dtype, shape, bytes.
+/// A tensor to write: dtype, shape, bytes.
 pub type Stored = (String, Vec<usize>, Vec<u8>);
 
-/// A safetensors file as a map, so that a test can change one thing and write it again.
+/// A safetensors file as a map, for tests that change a tensor and write the file again.
 #[derive(Clone, Default)]
 pub struct File(pub BTreeMap<String, Stored>);
 
 impl File {
-    /// Every tensor of a file.
+    /// Reads all tensors of a file.
     pub fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -42,7 +42,7 @@ impl File {
         File(tensors.tensors().into_iter().map(|(name, t)| (name, stored(t))).collect())
     }
 
-    /// Every tensor of a folder's shards.
+    /// Reads all tensors of the shards in a folder.
     pub fn read_folder(path: &Path) -> Self {
         let mut all = File::default();
         for entry in std::fs::read_dir(path).unwrap() {
@@ -65,36 +65,36 @@ impl File {
         (header, data)
     }
 
-    /// The whole file.
+    /// Serializes the file.
     pub fn bytes(&self) -> Vec<u8> {
         let (header, data) = self.parts();
         join(&Value::Object(header).to_string(), &data)
     }
 
-    /// Write it into `folder`.
+    /// Writes the file into `folder`.
     pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
         let path = folder.join(name);
         std::fs::write(&path, self.bytes()).unwrap();
         path
     }
 
-    /// With every name changed.
+    /// Renames all tensors.
     pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Self {
         File(self.0.iter().map(|(name, t)| (rename(name), t.clone())).collect())
     }
 }
 
-/// A header and data as one file.
+/// Serializes header and data.
 pub fn join(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-/// Little-endian f32 values.
+/// f32 values as little-endian bytes.
 pub fn f32_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     values.into_iter().flat_map(f32::to_le_bytes).collect()
 }
 
-/// Open a model that is whole.
+/// Opens a valid model.
 pub fn open(paths: &ModelPaths) -> ModelFiles {
     ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nhint: {:?}", e.hint()))
 }
@@ -104,7 +104,7 @@ pub fn folder() -> ModelPaths {
     ModelPaths { model: tiny("klein").into(), ..ModelPaths::default() }
 }
 
-/// Same names, shapes and values; and the same stored bytes where both are stored alike.
+/// Asserts equal names, shapes and values, and equal bytes if both have the same dtype.
 pub fn assert_same<C>(a: &Component<C>, b: &Component<C>, same_dtype: bool) {
     let (mapped_a, mapped_b) = (a.map().unwrap(), b.map().unwrap());
     assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>());
@@ -127,7 +127,7 @@ fn both_layouts_load_to_identical_bytes() {
     assert_eq!(bfl.transformer.layout(), Layout::Bfl);
     assert_same(&diffusers.transformer, &bfl.transformer, true);
     assert_same(&diffusers.text_encoder, &bfl.text_encoder, true);
-    // BFL publishes its VAE as f32, the folder has it as bf16.
+    // BFL publishes its VAE in f32; the folder stores bf16.
     assert_same(&diffusers.vae, &bfl.vae, false);
 }
 
@@ -216,7 +216,7 @@ fn final_modulation_is_shift_then_scale_in_both_layouts() {
 fn decoder_levels_are_reversed_in_bfl() {
     let stored = File::read(&tiny("klein-bfl/ae.safetensors"));
     let mapped = open(&single_files()).vae.map().unwrap();
-    // Executed first: the coarsest level, which BFL counts last.
+    // The coarsest level runs first; BFL numbers it last.
     let first = mapped.tensor("decoder.up.0.upsample.weight").unwrap();
     assert!(first.bytes()[..] == stored.0["decoder.up.3.upsample.conv.weight"].2);
     let last = mapped.tensor("decoder.up.3.res.2.conv2.weight").unwrap();
@@ -268,7 +268,7 @@ fn fp8_scale_multiplies() {
     }
 }
 
-/// The tiny transformer with one matrix as 8-bit ones and the given tensors beside it.
+/// The tiny transformer with one matrix of e4m3 ones, and additional tensors.
 pub fn with_fp8(layout: &str, names: &[&str], beside: &[(&str, Vec<usize>, Vec<f32>)]) -> File {
     let mut file = match layout {
         "bfl" => File::read(&tiny("klein-bfl/transformer.safetensors")),
@@ -330,11 +330,11 @@ fn fp8_q_k_and_v_keep_their_scales_when_joined() {
         }
     };
     check(&[&names[0], &names[1], &names[2]], [2.0, 3.0, 4.0], DType::F8E4M3);
-    // One of them in another dtype: decoded, so that no value changes.
+    // One part has another dtype: all are decoded, so that no value changes.
     check(&[&names[0], &names[2]], [2.0, f32::NAN, 4.0], DType::F32);
 }
 
-/// A matrix in NVFP4 out of the golden file: its tensors as they are stored, and the values they stand for.
+/// An NVFP4 matrix of the golden file: its stored tensors and its decoded values.
 fn nvfp4(name: &str) -> (BTreeMap<String, Stored>, Vec<f32>) {
     let golden = File::read(&tiny("../golden/nvfp4.safetensors"));
     let part = |n: &String| n.strip_prefix(name).and_then(|n| n.strip_prefix('.')).map(str::to_owned);
@@ -363,7 +363,7 @@ fn nvfp4_has_the_values_that_comfyui_reads() {
         let tensor = component.map().unwrap().tensor("single.0.out").unwrap();
         assert_eq!(tensor.dtype(), DType::F4E2M1);
         assert!(tensor.to_f32() == values);
-        // Any rows and columns of it are the same values.
+        // Any slice of rows and columns decodes to the same values.
         let rows = tensor.slice_rows(33..35).unwrap();
         let mut window = [0.0; 50];
         rows.decode_row(1, 17, &mut window);
@@ -378,7 +378,7 @@ fn nvfp4_has_the_values_that_comfyui_reads() {
     let mut short = file.clone();
     short.0.remove(&format!("{stem}.weight_scale"));
     assert!(refused(&short).contains(&format!("{stem}.weight_scale`")));
-    // Without the second multiplier it is just bytes.
+    // Without the second scale it is a plain matrix of bytes.
     short.0.remove(&format!("{stem}.weight_scale_2"));
     assert!(refused(&short).contains("linear2.weight` is U8"));
 }
@@ -508,7 +508,7 @@ fn the_tokenizer_comes_with_the_folder_or_with_the_text_encoder() {
     let own = found(&folder()).unwrap();
     assert_eq!(own, tiny("klein/tokenizer/tokenizer.json").canonicalize().unwrap());
     assert!(found(&single_files()).unwrap().ends_with("klein-bfl/tokenizer/tokenizer.json"));
-    // The same file in a folder without a tokenizer beside it.
+    // The same file in a folder without a tokenizer.
     let alone = tempfile::tempdir().unwrap();
     let transformer = alone.path().join("transformer.safetensors");
     std::fs::copy(tiny("klein-bfl/transformer.safetensors"), &transformer).unwrap();
@@ -530,7 +530,7 @@ fn dropping_a_mapped_component_leaves_taken_tensors_whole() {
     assert_eq!(tensor.to_f32(), before);
 }
 
-/// The tiny folder, copied to `copy` in `folder` to be damaged.
+/// Copies the tiny model's folder to `folder/copy`, for tests that damage it.
 pub fn copy_of_tiny(folder: &Path) -> PathBuf {
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
@@ -552,7 +552,7 @@ pub fn copy_of_tiny(folder: &Path) -> PathBuf {
     to
 }
 
-/// Change a JSON file's object.
+/// Edits the object in a JSON file.
 pub fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
     let mut object = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     change(&mut object);

@@ -1,4 +1,4 @@
-//! LoRAs: every dialect adds the same to the same rows, and a file of which a single tensor has no place is refused.
+//! LoRAs: every dialect patches the same rows with the same values; a file with a single unknown tensor is refused.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -20,9 +20,9 @@ use crate::layouts::{File, f32_bytes, folder, join, open, single_files, tiny, wi
 
 const RANK: usize = 3;
 
-/// A LoRA in BFL's terms.
+/// A LoRA with BFL's module names.
 struct Made {
-    /// By module: in and out features, and the factors.
+    /// Modules with their factors.
     modules: BTreeMap<String, ([usize; 2], Down, Up)>,
 }
 
@@ -32,7 +32,7 @@ type Down = Vec<f32>;
 type Up = Vec<f32>;
 
 impl Made {
-    /// Random factors for the matrices of the tiny transformer that `wanted` takes.
+    /// Random factors for those matrices of the tiny transformer that `wanted` selects.
     fn new(wanted: impl Fn(&str) -> bool) -> Self {
         let stored = File::read(&tiny("klein-bfl/transformer.safetensors"));
         let matrices = stored.0.iter().filter(|(_, (_, shape, _))| shape.len() == 2);
@@ -45,14 +45,14 @@ impl Made {
         Made { modules: made.collect() }
     }
 
-    /// On every matrix there is.
+    /// A LoRA on all matrices.
     fn whole() -> Self {
         let made = Self::new(|_| true);
         assert_eq!(made.modules.len(), 7 + 2 * 8 + 3 * 2 + 2);
         made
     }
 
-    /// As a file: `name` makes names of modules.
+    /// Builds a file; `name` maps modules to tensor names.
     fn bfl(&self, name: impl Fn(&str) -> String, [down, up]: [&str; 2], alpha: Option<f32>) -> File {
         let mut file = File::default();
         for (module, ([cols, rows], d, u)) in &self.modules {
@@ -65,7 +65,7 @@ impl Made {
         file
     }
 
-    /// As diffusers has it: three matrices for q, k and v, and the final modulation with its halves exchanged.
+    /// In diffusers' layout: q, k and v are three matrices, and the halves of the final modulation are swapped.
     fn diffusers(&self, name: impl Fn(&str) -> String) -> File {
         let mut file = File::default();
         for (module, ([cols, rows], down, up)) in &self.modules {
@@ -88,7 +88,7 @@ fn add(file: &mut File, name: &str, shape: [usize; 2], values: &[f32]) {
     file.0.insert(name.into(), ("F32".into(), shape.into(), f32_bytes(values.iter().copied())));
 }
 
-/// Values within 0.2 that follow from the name.
+/// Values in -0.2..0.2, seeded by the name.
 fn random(name: &str, count: usize) -> Vec<f32> {
     let mut state = name.bytes().fold(17u64, |h, b| h.wrapping_mul(0x0100_0000_01b3) ^ u64::from(b));
     let mut next = || {
@@ -165,7 +165,7 @@ fn underscored(module: &str) -> String {
     format!("lora_unet_{}", module.replace('.', "_"))
 }
 
-/// The same LoRA in every dialect, with an alpha of the rank.
+/// The same LoRA in every dialect, with alpha equal to the rank.
 fn dialects(made: &Made) -> Vec<(&'static str, File)> {
     let dotted = |prefix: &'static str| move |module: &str| format!("{prefix}{module}");
     let alias = |module: &str| format!("diffusion_model.{}", module.strip_prefix("tran").unwrap_or(module));
@@ -188,7 +188,7 @@ fn dialects(made: &Made) -> Vec<(&'static str, File)> {
     ]
 }
 
-/// A model with LoRAs.
+/// Opens a model with LoRAs.
 fn with(paths: ModelPaths, loras: &[(&Path, f32)]) -> ModelPaths {
     let loras = loras.iter().map(|(path, scale)| LoraPath { location: (*path).into(), scale: *scale });
     ModelPaths { loras: loras.collect(), ..paths }
@@ -222,7 +222,7 @@ fn every_dialect_adds_the_same_to_both_layouts() {
         }
     }
 
-    // And what they add is W + s · alpha / rank · B · A.
+    // The merged weight is W + s · alpha / rank · B · A.
     let (base, got) = (open(&folder()).transformer.map().unwrap(), first.unwrap());
     for (module, ([cols, rows], down, up)) in &made.modules {
         let name = canonical(module);
@@ -231,14 +231,14 @@ fn every_dialect_adds_the_same_to_both_layouts() {
             let product: f64 =
                 (0..RANK).map(|k| f64::from(up[i / cols * RANK + k]) * f64::from(down[k * cols + i % cols])).sum();
             let expected = f64::from(base[i]) + f64::from(scale) * product;
-            // Sums in f32 are less than 1e-7 away, and may then be rounded to the other side.
+            // f32 sums differ by less than 1e-7, which may change the rounding to bf16.
             let (low, high) = (bf16(expected - 1e-7), bf16(expected + 1e-7));
             assert!((low..=high).contains(&got[i]), "{name} [{i}]: {} for {expected}", got[i]);
         }
     }
 }
 
-/// The tiny transformer with all its values as f32.
+/// The tiny transformer, decoded to f32.
 pub fn f32_transformer(temp: &Path) -> PathBuf {
     let mut file = File::read(&tiny("klein-bfl/transformer.safetensors"));
     for (dtype, _, bytes) in file.0.values_mut() {
@@ -328,7 +328,7 @@ fn a_block_diagonal_factor_is_three_of_a_third_of_its_rank() {
         merged(&open(&with(folder(), &[(&path, 1.0)])), "double.1.img.qkv").to_f32()
     });
     assert!(split == fused);
-    // Rows of k have moved by what was made for k.
+    // The rows of k changed by the factors made for k.
     let base = open(&folder()).transformer.map().unwrap().tensor("double.1.img.qkv").unwrap().to_f32();
     assert!((0..3).all(|i| (0..64).any(|row| split[(i * 64 + row) * 64] != base[(i * 64 + row) * 64])));
 }
@@ -412,7 +412,7 @@ fn a_picture_is_the_same_in_every_dialect_and_says_what_was_added() {
     assert!(pictures.iter().all(|picture| *picture == pictures[0]));
     let without = picture(&folder());
     assert!(pictures[0] != without.image && without.parameters.loras.is_empty());
-    // Nothing of it is nothing.
+    // A scale of 0 changes nothing.
     let none = picture(&with(folder(), &[(&temp.path().join("kohya.safetensors"), 0.0)]));
     assert!(none.image == without.image);
 }
@@ -435,7 +435,7 @@ fn merged_weights_are_rounded_to_bytes_like_others() {
     assert!(near > 0.0 && 3.0 * near < far, "{near} from bf16, {far} from int8 without the LoRA");
 }
 
-// ---- what is refused ----
+// ---- refused files ----
 
 fn refused(file: &File, scale: f32) -> Error {
     let temp = TempDir::new().unwrap();
@@ -459,7 +459,7 @@ fn problem(file: &File) -> LoraProblem {
     }
 }
 
-/// A LoRA of one matrix.
+/// A LoRA on one matrix.
 fn small() -> File {
     Made::new(|module| module == "img_in").bfl(|m| format!("diffusion_model.{m}"), PEFT, None)
 }
@@ -502,10 +502,10 @@ fn every_tensor_without_a_place_is_listed_with_the_nearest() {
         found.nearest["lora_unet_single_blocks_2_linaer1.lora_up.weight"],
         "lora_unet_single_blocks_2_linear1.lora_up.weight"
     );
-    // Blocks that this model has not.
+    // Blocks that this model does not have.
     let found = mismatch(&kohya.renamed(|n| n.replace("blocks_2", "blocks_3")));
     assert_eq!(found.unused.len(), 2);
-    // Vectors have no LoRA.
+    // A LoRA on a vector.
     let found = mismatch(&edited(|f| {
         f.insert("diffusion_model.double_blocks.0.img_attn.norm.query_norm.lora_A.weight".into(), number("F32", 1.0));
     }));
@@ -528,7 +528,7 @@ fn shapes_and_ranks_that_do_not_fit_are_listed() {
         }));
         found.shapes.iter().map(|s| (s.name.clone(), s.found.clone(), s.expected.clone())).collect::<Vec<_>>()
     };
-    // The first factor says what the rank is.
+    // The first factor determines the rank.
     assert_eq!(shapes(DOWN, vec![2, 32]), [(UP.to_owned(), vec![64, 3], vec![64, 2])]);
     assert_eq!(shapes(UP, vec![64, 4]), [(UP.to_owned(), vec![64, 4], vec![64, 3])]);
     assert_eq!(shapes(UP, vec![63, 3]), [(UP.to_owned(), vec![63, 3], vec![64, 3])]);
@@ -597,7 +597,7 @@ fn other_kinds_of_files_are_called_what_they_are() {
     let gguf = gguf::packed(&gguf::transformer(), DType::Bf16).write(temp.path(), "lora.gguf");
     let gguf = ModelFiles::open(&with(folder(), &[(&gguf, 1.0)])).unwrap_err();
     assert!(matches!(gguf, Error::Lora { problem: LoraProblem::Gguf, .. }), "{gguf}");
-    // A model is no LoRA, and a LoRA no model.
+    // A model given as a LoRA, and a LoRA given as a model.
     let model = ModelFiles::open(&with(folder(), &[(&tiny("klein-bfl/transformer.safetensors"), 1.0)])).unwrap_err();
     assert!(matches!(model, Error::Lora { problem: LoraProblem::Tensors(_), .. }), "{model}");
     let missing = ModelFiles::open(&with(folder(), &[(Path::new("nowhere.safetensors"), 1.0)])).unwrap_err();

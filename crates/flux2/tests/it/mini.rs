@@ -1,6 +1,7 @@
-//! klein-mini draws what it is told: tests by what pictures mean, where random weights can only be compared.
+//! klein-mini follows prompts: tests of the content of pictures, which random weights do not allow.
 //!
-//! The whole evaluation is the example `evaluate_mini`; [`a_part_of_the_evaluation`] holds the weights that ship to a part of it.
+//! [`a_part_of_the_evaluation`] runs a part of the evaluation on the shipped weights; the example `evaluate_mini` runs
+//! all.
 
 use std::num::NonZeroUsize;
 
@@ -12,32 +13,33 @@ use crate::evaluation::judge::Judge;
 use crate::evaluation::world::{Layout, Picture, World};
 use crate::evaluation::{self, Drawing, Kind, draw, psnr};
 
-// The shipped weights get all of these right. One of a kind may be wrong: other processors round otherwise and turn a picture.
-// Set anew with the weights, from what the tests print when they fail.
+// Required shares of right answers. The shipped weights answer all of these requests correctly; one per kind may be
+// wrong, because rounding on another processor can change a picture. Update them with the weights, from the output of
+// the test.
 
-/// Of pictures with everything said.
+/// Least share for prompts that specify everything.
 const SUBJECT: f64 = 0.95;
 const BACKGROUND: f64 = 0.95;
 const LAYOUT: f64 = 0.95;
-/// All of an edit, of all kinds together.
+/// Least share of edits that are right in all fields, over all kinds of edits.
 const EDITS: f64 = 0.9;
-/// Subject and background.
+/// Least share of right subject and background.
 const TWO_REFERENCES: f64 = 0.65;
 const WORDINGS: f64 = 0.85;
-/// The least PSNR of a bf16 picture against the f32 one, in dB.
+/// Least PSNR, in dB, of a bf16 picture against the f32 one.
 const BF16: f64 = 35.0;
-/// The same of an int8 picture.
+/// Least PSNR of an int8 picture.
 const INT8: f64 = 34.0;
-/// The same with weights in q8_0.
+/// Least PSNR with q8_0 weights.
 const Q8_0: f64 = 39.0;
-/// The same with weights in q4_k.
+/// Least PSNR with q4_k weights.
 const Q4_K: f64 = 18.0;
 
-/// What is compared with f32.
+/// Seeds and prompts of the pictures that are compared with f32.
 const PROMPTS: [(u64, &str); 3] =
     [(1, "a cat on a blue background"), (2, "two apples, yellow gradient"), (3, "small owl, pink stripes")];
 
-/// Requests of each kind in the part that is tested.
+/// Requests of each kind in the tested part.
 fn a_few(kind: Kind) -> usize {
     match kind {
         Kind::Text => 20,
@@ -75,7 +77,7 @@ fn a_part_of_the_evaluation() {
         let answers: Vec<bool> =
             asked.filter_map(|(case, outcome)| Some(right(&outcome.as_ref()?.1, &case.target))).collect();
         let share = answers.iter().filter(|right| **right).count() as f64 / answers.len() as f64;
-        good &= share >= least; // false for NaN: no reference was right
+        good &= share >= least; // false for NaN, if no reference was right
         report += &format!("\n{what}: {share:.2} of {}, at least {least}", answers.len());
     }
     assert!(good, "{report}");
@@ -97,7 +99,7 @@ fn picture(world: &World, color: &str, subject: &str, layout: Layout) -> Picture
 fn a_red_circle_is_red_and_round_where_it_should_be() {
     let mut engine = engine(Precision::BF16, 2);
     let image = draw(engine.as_mut(), "a large red circle at the top left on a white background", &[], 4, 1).unwrap();
-    // A large thing at the top left fills the first 96 pixels both ways; a circle's radius is 15/32 of that.
+    // A large subject at the top left has a box of 96 x 96 pixels; the radius of a circle is 15/32 of that.
     let (middle, radius) = (47.5, 45.0);
     for y in 0..128 {
         for x in 0..128 {
@@ -123,7 +125,7 @@ fn an_edit_changes_the_background_and_keeps_the_subject() {
     let after = draw(engine.as_mut(), "make the background red", std::slice::from_ref(&before), 4, 2).unwrap();
     assert_eq!(judge.look(&after, &expected), expected);
 
-    // Where the cat covers the background the pixels stay nearly what they were.
+    // Pixels of the cat stay nearly the same.
     let glyph = judge.world.glyph(cat.subject, 96);
     let covered = (0..96 * 96).filter(|i| glyph[*i][3] > 250.0).map(|i| (16 + i as u32 % 96, 16 + i as u32 / 96));
     let distances: Vec<f64> = covered
@@ -175,7 +177,7 @@ fn the_seed_is_the_picture() {
     let (mut one, mut other) = (engine(Precision::BF16, 1), engine(Precision::BF16, 2));
     let first = draw(one.as_mut(), "cat", &[], 4, 7).unwrap();
     assert_eq!(draw(other.as_mut(), "cat", &[], 4, 7).unwrap(), first, "the same seed");
-    // A bare caption leaves background, size and place to the seed.
+    // A prompt of one word leaves background, size and place to the seed.
     let second = draw(other.as_mut(), "cat", &[], 4, 8).unwrap();
     assert!(psnr(&first, &second) < 15.0, "another seed: {:.1} dB", psnr(&first, &second));
 }
@@ -193,7 +195,7 @@ fn other_sizes_do_not_break() {
         };
         let image = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image;
         assert_eq!((image.width(), image.height()), (width, height));
-        // Green (50, 155, 70) is the color of most pixels on the edge, and something else stands before it.
+        // Most pixels of the border are green (50, 155, 70), and the subject has other colors.
         let green = |x, y| image.pixel(x, y).iter().zip([50, 155, 70]).all(|(a, b)| a.abs_diff(b) < 40);
         let edge: Vec<bool> = (0..width).map(|x| green(x, 0)).chain((0..height).map(|y| green(0, y))).collect();
         let on_edge = edge.iter().filter(|g| **g).count() as f64 / edge.len() as f64;

@@ -1,4 +1,4 @@
-//! What is computed once: for a request and not for each of its steps, for a prompt and not for each of its pictures.
+//! Work is not repeated: per request and not per step, per prompt and not per picture.
 
 use flux2::image::RgbImage;
 use flux2::pipeline::{Pipeline, Residency};
@@ -9,7 +9,7 @@ use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, Reference, V
 use crate::golden::fixture;
 use crate::tally::{Call, Tally};
 
-/// The tiny model run as `variant`, and where its work is written down.
+/// The tiny model run as `variant`, on a backend that records its work.
 fn pipeline(variant: &str) -> (Pipeline<Tally>, Tally) {
     let variant = Some(Variant::by_name(variant).unwrap());
     let paths = ModelPaths { model: fixture("tiny/klein").into(), variant, ..Default::default() };
@@ -29,7 +29,7 @@ fn request(references: usize, steps: u32) -> GenerateRequest {
     }
 }
 
-/// The work of each stage of one picture; denoising is cut behind each step, and what prepares it comes with the first.
+/// Work of each stage of a picture. Denoising is divided into steps; its preparation belongs to the first.
 fn stages(variant: &str, request: &GenerateRequest) -> Vec<(Phase, Vec<Call>)> {
     let (mut pipeline, tally) = pipeline(variant);
     let mut stages = vec![];
@@ -43,14 +43,14 @@ fn stages(variant: &str, request: &GenerateRequest) -> Vec<(Phase, Vec<Call>)> {
     stages
 }
 
-/// Products with the matrices of the flow transformer's blocks in a picture of so many steps.
+/// Number of products with matrices of the transformer's blocks in a picture of this many steps.
 pub fn products_of_blocks(steps: u32) -> u64 {
     let stages = stages("klein", &request(0, steps));
     let calls = stages.iter().flat_map(|(_, calls)| calls);
     calls.filter(|call| call.what.starts_with("double.") || call.what.starts_with("single.")).count() as u64
 }
 
-/// How often each thing that does not depend on the step is done in all steps together.
+/// Asserts how often each step-independent piece of work is done in all steps together.
 fn check(variant: &str, references: usize, steps: u32, expected: &[(&str, usize)]) {
     let stages = stages(variant, &request(references, steps));
     let denoise: Vec<&[Call]> =
@@ -69,7 +69,7 @@ fn check(variant: &str, references: usize, steps: u32, expected: &[(&str, usize)
     }
 }
 
-/// What modulates the blocks, `times` times, and the uploads of what comes from the host.
+/// Expected counts: the modulation of the blocks `times` times, and the uploads from the host.
 fn modulations(times: usize) -> Vec<(&'static str, usize)> {
     ["time_in.0", "time_in.1", "modulation.img", "modulation.txt", "modulation.single", "final.modulation"]
         .map(|name| (name, times))
@@ -83,15 +83,15 @@ fn what_does_not_depend_on_the_step_is_computed_once_a_request() {
         // Uploads: noise, time, cosines, sines.
         let text = [modulations(1), vec![("txt_in", 1), ("img_in", n), ("upload", 4)]].concat();
         check("klein", 0, steps, &text);
-        // And the references, which are projected once.
+        // The references, which are projected once.
         let edit = [modulations(1), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 5)]].concat();
         check("klein", 2, steps, &edit);
-        // Two passes a step with guidance; the empty prompt adds nothing else.
+        // Guidance takes two passes per step; the empty prompt adds no other work.
         let guided = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n), ("upload", 4)]].concat();
         check("klein-base", 0, steps, &guided);
         let guided_edit = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n + 1), ("upload", 5)]].concat();
         check("klein-base", 2, steps, &guided_edit);
-        // The KV variant reads its references in a pass of their own, at noise level 0.
+        // The KV variant processes references in a separate pass, at sigma 0.
         let cached = [modulations(2), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 8)]].concat();
         check("klein-kv", 2, steps, &cached);
     }
@@ -142,7 +142,7 @@ fn sixteen_pictures_of_one_prompt_encode_it_once() {
     for part in [Part::TextEncoder, Part::Transformer] {
         assert_eq!(times(Phase::Load(part)), 1, "{part}");
     }
-    // For the references and for the pictures.
+    // Once for the references, once for the pictures.
     assert_eq!((times(Phase::References), times(Phase::Load(Part::Vae))), (1, 2));
     assert_eq!((times(Phase::Denoise), times(Phase::Decode)), (16, 16));
 }

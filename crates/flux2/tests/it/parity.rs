@@ -1,7 +1,7 @@
-//! The whole path against diffusers, stage by stage, on tiny checkpoints with every parameter randomized.
+//! The whole path compared with diffusers, stage by stage, on tiny checkpoints with random parameters.
 //!
-//! Tolerances for f32 (see docs/parity.md): the reference itself is about 1e-6 away from f64, and sums are ordered
-//! differently here; a wrong token row moves the result by 3e-3, a wrong pad row by 1e-4.
+//! Tolerances for f32 (see docs/parity.md): the error of the reference against f64 is about 1e-6, and the order of sums
+//! differs here. A wrong token row changes the result by 3e-3, a wrong pad row by 1e-4.
 
 use std::num::NonZeroUsize;
 
@@ -21,30 +21,30 @@ use crate::evaluation;
 use crate::golden::{Golden, assert_absolute, assert_relative, f32_backend, fixture};
 use crate::lora::f32_transformer;
 
-/// One block or network, f32.
+/// Relative L2 error of a block or network, f32.
 const NETWORK: f64 = 3e-6;
-/// Latents after several steps, f32: errors of all steps add up.
+/// Relative L2 error of latents after several steps, f32: errors accumulate.
 const LATENTS: f64 = 2e-5;
-/// The worst element of a velocity or of latents, relative to the largest: a single wrong row would show here.
+/// Error of the worst element of a velocity or of latents, relative to the largest: detects a single wrong row.
 const WORST: f32 = 2e-5;
-/// Tokens of reference pictures, f32. The golden values are themselves up to 4.6e-6 away from an f64 run (the same
-/// PyTorch with two threads instead of one: 0.9e-6), ours are nearer.
+/// Relative L2 error of the tokens of reference images, f32. The golden values differ from an f64 run by up to 4.6e-6
+/// (PyTorch with two threads instead of one: 0.9e-6); ours are closer.
 const REFERENCE_TOKENS: f64 = 1e-5;
-/// Decoded pixels, f32, absolute; nominally in -1..=1.
+/// Absolute error of decoded pixels, f32, nominally in -1..=1.
 const PIXELS: f32 = 5e-5;
 
-/// Two threads, so that work is really shared out.
+/// Two threads, so that work is actually divided.
 fn backend(compute: Compute) -> CpuBackend {
     CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), ..Default::default() })
 }
 
 impl Golden {
-    /// Whether there is a tensor of that name.
+    /// Whether the file has a tensor of that name.
     fn has(&self, name: &str) -> bool {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
     }
 
-    /// The request the reference was given.
+    /// The request given to the reference.
     fn request(&self) -> GenerateRequest {
         let (_, header) = SafeTensors::read_metadata(&self.bytes).unwrap();
         let metadata = header.metadata().clone().unwrap();
@@ -87,7 +87,7 @@ fn as_variant(name: &str) -> ModelPaths {
 
 fn ignore(_: &Event) {}
 
-/// Hold every stage of a golden request to the reference, on the processor and on a GPU.
+/// Compares every stage of a golden request with the reference, on the CPU and on a GPU.
 fn check(case: &str, paths: &ModelPaths) {
     check_on(&backend(Compute::F32), case, paths);
     #[cfg(all(feature = "cuda", target_os = "linux"))]
@@ -97,7 +97,7 @@ fn check(case: &str, paths: &ModelPaths) {
     });
 }
 
-/// Run a golden request stage by stage and hold every stage to the reference.
+/// Runs a golden request stage by stage and compares every stage with the reference.
 fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let golden = Golden::open(case);
     let mut pipeline = Pipeline::load(be.clone(), paths, Residency::KeepAll).unwrap();
@@ -136,7 +136,7 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
             let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
             assert_absolute(&name, &got, &expected, WORST * largest);
         };
-        // The first velocity has seen only the network's own error, later ones that of the latents too.
+        // The first velocity has only the network's own error; later ones include that of the latents.
         hold("velocity", state.velocity, if i == 0 { NETWORK } else { LATENTS });
         if let Some(uncond) = state.velocity_uncond {
             hold("velocity_uncond", uncond, if i == 0 { NETWORK } else { LATENTS });
@@ -161,12 +161,12 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let image = pipeline.decode(&latents, &request, &mut ignore, &cancel).unwrap();
     hold_picture(&golden, &image);
 
-    // The same through the front door.
+    // The same through the public API.
     let whole = pipeline.generate(&golden.request(), &mut ignore, &cancel).unwrap();
     assert_eq!(whole.image, image);
 }
 
-/// At most one level apart, and that in at most a thousandth of the bytes.
+/// Asserts that bytes differ by at most one level, and at most one in a thousand differs.
 fn hold_picture(golden: &Golden, image: &RgbImage) {
     let expected = golden.values("image");
     assert_eq!(golden.shape("image"), [image.height() as usize, image.width() as usize, 3]);
@@ -279,8 +279,8 @@ fn kv_without_references_is_the_ordinary_model() {
     check("t2i", &as_variant("klein-kv"));
 }
 
-/// diffusers adds the products of a LoRA beside each product, here they are in the weights: of an f32 checkpoint, so that no
-/// rounding of weights comes between.
+/// diffusers computes the LoRA beside each product, here it is merged into the weights. The checkpoint is f32, so that
+/// merging rounds nothing.
 #[test]
 fn lora() {
     let temp = tempfile::tempdir().unwrap();
@@ -309,7 +309,7 @@ fn bf16_stays_near_f32_on<B: Backend>(be: &B) {
     assert_relative("text embedding", &rows, &golden.values("text_embedding"), 2e-2);
     let mut inspect = |state: &StepState<B>| {
         let name = format!("velocity_{}", state.step);
-        // What a random network of this family shows in bf16 against f64 is 3e-2.
+        // The error of a random network of this family in bf16 against f64 is 3e-2.
         assert_relative(&name, &be.download(state.velocity).unwrap(), &golden.values(&name), 4e-2);
     };
     let none = ReferenceTokens::default();

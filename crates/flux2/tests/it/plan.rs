@@ -1,4 +1,4 @@
-//! Keeping to a limit of memory. That plans come true is tested alone, in `tests/memory`.
+//! Planning within a memory limit. The accuracy of plans is tested in `tests/memory`, a separate binary.
 
 use flux2::weights::ModelFiles;
 use flux2::{
@@ -28,7 +28,7 @@ fn plan(residency: Residency) -> MemoryPlan {
 #[test]
 fn each_residency_keeps_less_than_the_one_before() {
     let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed];
-    // Where it is loaded, the transformer's weights are all there.
+    // The transformer's stage holds all its weights.
     let denoise = |residency| {
         let plan = plan(residency);
         plan.stages.iter().find(|at| at.stage == Phase::Denoise).unwrap().memory
@@ -59,7 +59,7 @@ fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
 
 #[test]
 fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
-    // In no file, so that streaming saves nothing.
+    // Synthetic weights are in no file, so streaming saves nothing.
     let files = ModelFiles::synthetic(Variant::by_name("klein-mini").unwrap()).unwrap();
     let request = GenerateRequest { width: Some(64), height: Some(64), ..request() };
     let within = |limit, may_round| {

@@ -1,4 +1,4 @@
-//! The schedule against the reference's numbers, and the laws it keeps.
+//! The schedule: values of the reference, and its invariants.
 
 use flux2::Error;
 use flux2::latents::timestep_embedding;
@@ -6,10 +6,10 @@ use flux2::sampler::schedule::{MAX_STEPS, empirical_mu};
 use flux2::sampler::sigmas;
 use proptest::prelude::*;
 
-/// Half an ulp of f32 near 1 is 6e-8; the reference evaluates in f32 and is off by a few of those.
+/// Half a ulp of f32 near 1 is 6e-8; the reference computes in f32 and is off by a few of those.
 const SIGMA_TOLERANCE: f64 = 2e-7;
 
-/// diffusers and BFL, 4 steps: image tokens, mu, the levels between 1 and 0.
+/// Values of diffusers and BFL for 4 steps: image tokens, mu, the sigmas between 1 and 0.
 const FOUR_STEPS: [(usize, f64, [f64; 3]); 7] = [
     (256, 1.965567161, [0.955390751, 0.877134264, 0.704111695]),
     (1024, 2.030689708, [0.958085358, 0.883981884, 0.717496574]),
@@ -73,7 +73,7 @@ fn no_steps_and_too_many_steps_are_refused() {
 }
 
 proptest! {
-    /// Up to 2048 x 2048 pixels, which is 16384 tokens; far beyond, neighbors near 1 meet in f32.
+    /// Up to 2048 x 2048 pixels, which is 16384 tokens; far beyond, adjacent sigmas near 1 are equal in f32.
     #[test]
     fn sigmas_fall_from_one_to_zero(steps in 1..=MAX_STEPS, tokens in 1usize..=16384) {
         let sigmas = sigmas(steps, tokens).unwrap();
@@ -89,12 +89,12 @@ proptest! {
     }
 }
 
-/// Checked against diffusers: element, value.
+/// Values of diffusers: element, value.
 fn check_embedding(sigma: f32, expected: &[(usize, f32)]) {
     let got = timestep_embedding(sigma, 256);
     assert_eq!(got.len(), 256);
     for (i, expected) in expected {
-        // Seven decimals are given; a frequency that is one ulp off shows as up to 6e-5.
+        // The values have seven decimals; an error of one ulp in a frequency changes them by up to 6e-5.
         assert!((got[*i] - expected).abs() <= 2e-6, "sigma {sigma}, element {i}: {}, expected {expected}", got[*i]);
     }
 }

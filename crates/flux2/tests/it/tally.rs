@@ -1,4 +1,4 @@
-//! A backend that computes nothing and writes down what it was asked for.
+//! A backend that computes nothing and records the requested work.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,16 +9,16 @@ use flux2_backend::{
     MemoryUse, Result, Rope, Tensor, Weight,
 };
 
-/// A piece of work: what, and for how many rows.
+/// A recorded piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// The canonical name of the matrix for products, else that of the op.
+    /// For products the canonical name of the matrix, else the name of the op.
     pub what: String,
-    /// Rows of its input; for attention, the keys.
+    /// Rows of the input; for attention, the number of keys.
     pub rows: usize,
 }
 
-/// The backend. Clones write into one list.
+/// The recording backend. Clones share one record.
 #[derive(Clone)]
 pub struct Tally {
     /// Canonical names of the text encoder's and the transformer's matrices, by their bytes.
@@ -27,7 +27,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Of a model whose matrices all differ.
+    /// For a model in which all matrices have different bytes.
     pub fn of(paths: &ModelPaths) -> Self {
         let files = ModelFiles::open(paths).unwrap();
         let text = files.text_encoder.map().unwrap();
@@ -38,7 +38,7 @@ impl Tally {
         Tally { names: Arc::new(of_text.chain(of_transformer).collect()), calls: Arc::default() }
     }
 
-    /// What was asked for since the last call of this.
+    /// The work since the last call.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
@@ -47,7 +47,7 @@ impl Tally {
         self.calls.lock().unwrap().push(Call { what: what.into(), rows });
     }
 
-    /// A result nobody will look into.
+    /// A placeholder result, never read.
     fn result(&self, dtype: DType, shape: impl Into<Vec<usize>>) -> Result<Tensor<Self>> {
         Ok(Tensor::from_buffer((), dtype, shape))
     }
@@ -97,7 +97,7 @@ impl Backend for Tally {
 
     fn load_matrix(&self, matrix: HostTensor, _: Format) -> Result<String> {
         let bytes = &matrix.bytes()[..];
-        // Rows of a matrix bear its name.
+        // Slices of rows have the name of the whole matrix.
         let part = || self.names.iter().find(|(all, _)| all.windows(bytes.len()).any(|part| part == bytes));
         let name = self.names.get(bytes).or_else(|| part().map(|(_, name)| name)).cloned();
         let name = name.unwrap_or_else(|| "kernel".into());

@@ -1,4 +1,5 @@
-//! Text embeddings on disk: found again only for what they were made of, never trusted, never in the way.
+//! The on-disk cache of text embeddings: hits only for identical inputs, validated when read, and never a cause of
+//! failure.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,7 +30,7 @@ fn load(paths: &ModelPaths, cache: Option<TextCache>) -> Pipeline<CpuBackend> {
     Pipeline::load(f32_backend(), paths, Residency::OneAtATime).unwrap().with_text_cache(cache)
 }
 
-/// What a prompt gives in a process of its own, and what was said of it.
+/// Embeds a prompt with a new engine, as a new process would; returns the result and the events.
 fn encode(paths: &ModelPaths, cache: Option<TextCache>, prompt: &str) -> (Vec<f32>, Vec<Event>) {
     let mut events = vec![];
     let mut observer = |event: &Event| events.push(event.clone());
@@ -42,20 +43,20 @@ fn is_hit(events: &[Event]) -> bool {
     matches!(events, [Event::TextCache(TextCacheEvent::Found { .. })])
 }
 
-/// Whether the encoder was loaded and run.
+/// Whether the text encoder was loaded and run.
 fn is_computed(events: &[Event]) -> bool {
     let started = |wanted| events.iter().any(|e| matches!(e, Event::PhaseStarted { phase, .. } if *phase == wanted));
     started(Phase::Load(Part::TextEncoder)) && started(Phase::Text)
 }
 
-/// Names and bytes of everything in a folder.
+/// Names and bytes of all files in a folder.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).map(|entries| entries.map(|e| e.unwrap().path()).collect()).unwrap_or(vec![]);
     let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
     entries.iter().map(|path| (name(path), fs::read(path).unwrap_or_default())).collect()
 }
 
-/// The one entry of a folder, and its bytes.
+/// Path and bytes of the only file in a folder.
 fn only_entry(folder: &Path) -> (PathBuf, Vec<u8>) {
     let files = contents(folder);
     assert_eq!(files.len(), 1, "{:?}", files.keys());
@@ -183,7 +184,7 @@ fn what_is_no_file_is_no_entry() {
         fs::write(&target, &good).unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
         assert!(is_computed(&encode().1));
-        // The link is gone, what it led to is not.
+        // The link was removed, its target was not.
         assert!(!path.is_symlink() && fs::read(&path).unwrap() == good && target.exists());
         fs::remove_file(&path).unwrap();
     }
@@ -211,7 +212,7 @@ fn a_folder_that_cannot_be_written_to_fails_nothing() {
     assert_eq!(fs::read(&file).unwrap(), b"mine");
 }
 
-/// A copy of the tiny model that may be changed, and the files of its text encoder.
+/// A writable copy of the tiny model, and the files of its text encoder.
 fn copy_of_klein(folder: &Path) -> ModelPaths {
     for part in ["", "transformer", "text_encoder", "vae", "tokenizer"] {
         fs::create_dir_all(folder.join(part)).unwrap();
@@ -241,10 +242,10 @@ fn whatever_the_values_depend_on_is_in_the_key() {
     let first = fox();
     assert_eq!((fox() == first, entries()), (true, 1));
 
-    // What was asked.
+    // The prompt.
     with(Compute::F32, Some(Tier::Portable), "a red fox.");
     assert_eq!(entries(), 2);
-    // How it is computed.
+    // Precision and kernels.
     let rounded = with(Compute::Bf16, Some(Tier::Portable), "a red fox");
     assert_eq!((rounded == first, entries()), (false, 3));
     if Tier::detect() != Tier::Portable {
@@ -252,16 +253,16 @@ fn whatever_the_values_depend_on_is_in_the_key() {
         assert_eq!(entries(), 4);
     }
 
-    // Which layers are read.
+    // The taps.
     let (known, file) = (entries(), model.path().join("model_index.json"));
     let index = fs::read_to_string(&file).unwrap();
     fs::write(&file, index.replacen('{', r#"{"text_encoder_out_layers": [8, 18, 27],"#, 1)).unwrap();
     assert_eq!((fox() == first, entries()), (false, known + 1));
-    // How many tokens.
+    // The number of tokens.
     fs::write(&file, index.replacen('{', r#"{"max_sequence_length": 500,"#, 1)).unwrap();
     assert_eq!((fox().len() < first.len(), entries()), (true, known + 2));
     fs::write(&file, &index).unwrap();
-    // A constant of the network.
+    // A constant of the network's configuration.
     let file = model.path().join("text_encoder/config.json");
     let config = fs::read_to_string(&file).unwrap();
     fs::write(&file, config.replace("1e-06", "1e-05")).unwrap();
@@ -281,7 +282,7 @@ fn weights_that_changed_are_another_encoder() {
     let (first, _) = encode();
     assert!(is_hit(&encode().1));
 
-    // The last value, under the time of before: tensors of this size are compared as a whole.
+    // The last value changed, with the modification time restored: tensors of this size are hashed as a whole.
     let mut bytes = fs::read(&file).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 0x40;
@@ -290,7 +291,7 @@ fn weights_that_changed_are_another_encoder() {
     let (changed, events) = encode();
     assert!(is_computed(&events) && changed != first);
 
-    // A change that leaves every byte as it was.
+    // Rewritten with identical bytes.
     set_time(time + Duration::from_secs(60));
     let (same, events) = encode();
     assert!(is_computed(&events) && same == changed);
@@ -313,29 +314,29 @@ fn what_was_used_longest_ago_goes_first_and_nothing_else_does() {
     encode("one", u64::MAX);
     let one = texts().remove(0);
     let entry_bytes = fs::metadata(folder.path().join(&one)).unwrap().len();
-    // Room for two and a half.
+    // Room for two and a half entries.
     let max = 5 * entry_bytes / 2;
     encode("two", max);
     let two = texts().into_iter().find(|name| *name != one).unwrap();
-    // The clock of a file system may be coarse: both were used an hour ago, the first before the second.
+    // File timestamps may be coarse, so set them: both used an hour ago, the first before the second.
     let hour_ago = SystemTime::now() - Duration::from_secs(3600);
     for (name, later) in [(&one, 0), (&two, 10)] {
         let file = File::options().write(true).open(folder.path().join(name)).unwrap();
         file.set_modified(hour_ago + Duration::from_secs(later)).unwrap();
     }
-    // A use counts.
+    // Reading an entry updates its time.
     assert!(is_hit(&encode("one", max)));
     encode("three", max);
     assert_eq!((texts().len(), texts().contains(&one), texts().contains(&two)), (2, true, false));
 
-    // What a process left when it was killed takes room too, and goes in its turn.
+    // Leftovers of a killed process count and are removed by age.
     let left = folder.path().join(".dj-flux2-text-abc123.tmp");
     fs::write(&left, vec![0; entry_bytes as usize / 4]).unwrap();
     File::options().write(true).open(&left).unwrap().set_modified(hour_ago).unwrap();
     encode("four", max);
     assert!(!left.exists() && texts().len() == 2);
 
-    // Where not even one fits, nothing is removed for it.
+    // If not even one entry fits, nothing is removed for it.
     let before = texts();
     let events = encode("five", entry_bytes - 1);
     assert!(matches!(events.last(), Some(Event::TextCache(TextCacheEvent::NotKept { .. }))));
@@ -350,7 +351,7 @@ fn several_processes_share_a_folder() {
     let expected = prompts.map(|prompt| encode(&klein(), None, prompt).0);
     encode(&klein(), Some(cache(folder.path())), prompts[0]);
     let (_, bytes) = only_entry(folder.path());
-    // Room for two of three, so that each removes what others read.
+    // Room for two of three entries, so that writers remove what others read.
     let cache = TextCache { max_bytes: 2 * bytes.len() as u64, ..cache(folder.path()) };
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -364,7 +365,7 @@ fn several_processes_share_a_folder() {
             });
         }
     });
-    // Four writers at once may each have found room for one.
+    // Each of four concurrent writers may have found room for one entry.
     let files = contents(folder.path());
     assert!(files.len() <= 2 + 3 && files.values().all(|file| file.len() == bytes.len()), "{:?}", files.keys());
 }

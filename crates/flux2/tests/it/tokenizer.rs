@@ -1,4 +1,4 @@
-//! The tokenizer against golden ids, the template's pitfalls, and hostile tokenizer.json files.
+//! The tokenizer: golden ids, pitfalls of the chat template, and hostile tokenizer.json files.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn encode(prompt: &str, max_length: usize) -> TokenizedPrompt {
     Tokenizer::builtin().encode_prompt(prompt, max_length)
 }
 
-/// The real tokens of `prompt` between those of the template.
+/// Tokens of `prompt`, without padding and without those of the template.
 fn body(prompt: &str) -> Vec<u32> {
     let encoded = encode(prompt, 512);
     let real = &encoded.ids[..encoded.valid];
@@ -27,7 +27,7 @@ fn body(prompt: &str) -> Vec<u32> {
     real[PREFIX.len()..real.len() - SUFFIX.len()].to_vec()
 }
 
-/// Made by the Hugging Face library from the same tokenizer.json: prompts in many scripts, odd white space, emoji.
+/// Ids by the Hugging Face library with the same tokenizer.json: many scripts, odd white space, emoji.
 #[test]
 fn sixty_prompts_have_their_golden_ids() {
     let golden = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/golden_ids.json")).unwrap();
@@ -42,7 +42,7 @@ fn sixty_prompts_have_their_golden_ids() {
     }
 }
 
-/// Pinned by public test suites of Qwen3.
+/// Ids from public test suites of Qwen3.
 #[test]
 fn published_ids_are_reproduced() {
     for (prompt, ids) in [
@@ -70,7 +70,7 @@ fn padding_is_on_the_right() {
 #[test]
 fn prompt_starting_with_newline_merges_with_the_template() {
     let encoded = encode("\na cat", 512);
-    // 271 is two newlines; the template's alone would be 198.
+    // 271 is two newlines merged; the template's single newline would be 198.
     assert_eq!(encoded.ids[..4], [151_644, 872, 271, 64]);
 }
 
@@ -100,7 +100,7 @@ fn long_prompt_keeps_its_beginning_and_loses_the_template_end() {
 
     let cut = encoded.cut.unwrap();
     assert_eq!(cut.tokens, encode(&prompt, 2000).valid);
-    // 3 tokens of the template and 509 of the prompt are kept, a word each.
+    // 3 tokens of the template and 509 of the prompt are kept, one per word.
     assert_eq!(cut.lost, &prompt["word".len() + 508 * " word".len()..]);
 }
 
@@ -114,7 +114,7 @@ fn prompt_that_just_fits_is_not_cut() {
 
 #[test]
 fn cut_within_a_character_loses_the_rest_of_the_prompt_after_it() {
-    // The rocket is three tokens, so that some of these lengths cut through it.
+    // The rocket is three tokens, so some of these lengths cut through it.
     let prompt = "a 🚀 and 🚀 fly";
     for length in 0..encode(prompt, 512).valid {
         let cut = encode(prompt, length).cut.unwrap();
@@ -139,7 +139,7 @@ fn prompt_of_a_megabyte_is_cut_like_any_other() {
     assert_eq!(encode(&"字".repeat(MAX_PROMPT_BYTES), 512).valid, 512);
 }
 
-/// One run, no place to split: what makes a naive merge quadratic and a backtracking pattern give up.
+/// A long run without a split point makes a naive BPE merge quadratic and a backtracking regex give up.
 #[test]
 fn longest_prompts_of_one_kind_of_character_are_tokenized() {
     for unit in ["a", " ", "\n", " \n", "1", "!", "é", "\u{301}", "字", "🚀"] {
@@ -163,7 +163,7 @@ proptest! {
     }
 }
 
-/// The source is named in assets/tokenizer/README.md with this sum.
+/// The source in assets/tokenizer/README.md is listed with this checksum.
 #[test]
 fn builtin_tokenizer_is_the_published_file() {
     let gz = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tokenizer/qwen3.json.gz");
@@ -189,7 +189,7 @@ fn notice_and_license_travel_with_the_crates() {
 
 // ---- files ----
 
-/// The smallest file that passes: the 256 bytes, two merges, the special tokens.
+/// The smallest valid file: the 256 bytes, two merges, the special tokens.
 static TINY: LazyLock<Value> = LazyLock::new(|| {
     let symbol = |byte: u32| match byte {
         33..=126 | 161..=172 | 174..=255 => byte,
@@ -203,7 +203,11 @@ static TINY: LazyLock<Value> = LazyLock::new(|| {
     vocab.insert("cat".into(), json!(257));
     let added = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"];
     let added: Vec<Value> = (258..).zip(added).map(|(id, content)| json!({"id": id, "content": content})).collect();
-    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let pattern = [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]
+    .concat();
     json!({
         "version": "1.0",
         "truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
@@ -232,7 +236,7 @@ fn open(json: &[u8]) -> Result<Tokenizer, Error> {
     result
 }
 
-/// The tiny file with the value at `pointer` replaced must be refused with `message` after the path.
+/// Asserts that the tiny file, with the value at `pointer` replaced, is refused with `message` after the path.
 #[track_caller]
 fn check_refused(pointer: &str, value: Value, message: &str) {
     let mut file = TINY.clone();
@@ -245,7 +249,7 @@ fn check_refused(pointer: &str, value: Value, message: &str) {
 fn tiny_file_tokenizes() {
     let tokenizer = open(&serde_json::to_vec(&*TINY).unwrap()).unwrap();
     let encoded = tokenizer.encode_prompt("cat", 64);
-    // The truncation asked for in the file is not obeyed.
+    // Truncation settings in the file are ignored.
     assert_eq!((encoded.ids[0], encoded.ids[5], encoded.ids[6], encoded.ids[7]), (259, 266 - 256, 257, 260));
     assert_eq!(encoded.ids[63], 258);
 }
@@ -271,7 +275,7 @@ fn file_larger_than_any_tokenizer() {
     assert!(matches!(Tokenizer::from_file(&path), Err(Error::TokenizerTooLarge { .. })));
 }
 
-/// The tokenizers crate copies past the end of a buffer sized by the longest token.
+/// Refused because the tokenizers crate would copy past the end of a buffer sized by the longest token.
 #[test]
 fn merge_longer_than_any_token() {
     check_refused("/model/merges", json!([["cat", "cat"]]), r#"token "catcat" is missing"#);
@@ -285,7 +289,7 @@ fn merge_of_a_token_that_is_not_there() {
     check_refused("/model/merges", json!([["c", "a", "t"]]), "not a tokenizer.json");
 }
 
-/// The tokenizers crate subtracts the prefix's length from every token's.
+/// Refused because the tokenizers crate would subtract the prefix's length from that of every token.
 #[test]
 fn prefix_longer_than_a_token() {
     let mut file = TINY.clone();

@@ -1,6 +1,6 @@
-//! What was promised of memory: a run takes what was planned before it began, a conversion has no network in memory.
+//! Guarantees about memory: a run takes what its plan predicted; a conversion never holds a whole network.
 //!
-//! One test, since every allocation of the process counts.
+//! A single test, because the counters cover all allocations of the process.
 
 #[path = "../allocator/mod.rs"]
 mod allocator;
@@ -15,7 +15,7 @@ use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Refe
 
 use allocator::high_water;
 
-/// Relative error that a prediction may have.
+/// Allowed relative error of a prediction.
 const TOLERANCE: f64 = 0.05;
 
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ fn memory_is_what_was_promised() {
     a_conversion_has_one_tensor_in_memory();
 }
 
-/// What a conversion may take beside its largest tensor in f32: buffers, headers, the plan of every tensor.
+/// Bytes a conversion may take beyond its largest tensor in f32: buffers, headers, the plan of every tensor.
 const CONVERSION: usize = 2_500_000;
 
 fn a_conversion_has_one_tensor_in_memory() {
@@ -66,7 +66,7 @@ fn a_conversion_has_one_tensor_in_memory() {
         let (needed, converted) = high_water(|| conversion.run(&mut |_: &_| {}, &CancelToken::new()).unwrap());
         let most = largest + CONVERSION;
         assert!(needed <= most, "{format:?}: {needed} of {most}, {all} in all");
-        // As much as that would not be a promise if the model were no larger.
+        // The limit is only meaningful if the model is larger.
         assert!(converted.bytes as usize > most, "{format:?}: {} bytes were written, {needed} taken", converted.bytes);
     }
 }

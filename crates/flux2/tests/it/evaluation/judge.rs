@@ -1,37 +1,37 @@
-//! Does a picture show what its caption says? Every question is answered by the nearest of all possible answers, so a
-//! picture is right only if nothing else explains it better.
+//! Decides what a picture shows by nearest neighbor: each question is answered by the possible answer with the smallest
+//! distance, so a picture is right only if no other answer explains it better.
 //!
 //! In:  a picture of 128x128 pixels and what it should show. Out: what it shows, field by field.
 //!
 //! | question | nearest of | compared where | given |
 //! |---|---|---|---|
 //! | background | all colors and patterns | cells outside the boxes | layout |
-//! | subject | all subjects, either way round | the boxes, 16x16 cells each | background, layout |
+//! | subject | all subjects, also mirrored | the boxes, 16x16 cells each | background, layout |
 //! | layout | all sizes, counts and places | the whole picture | background, subject |
-//! | background, nothing placed | all colors and patterns | the two fifths of the picture that fit best | nothing |
-//! | subject, nothing placed | all subjects in all sizes and places, either way round | the whole picture | that background |
+//! | background, no layout | all colors and patterns | the best-fitting two fifths of the picture | nothing |
+//! | subject, no layout | all subjects, sizes and places, also mirrored | the whole picture | that background |
 //!
-//! Distances are sums of squares over cells, each the mean of its pixels. A glyph's thumbnail has 16x16 cells, so what a
-//! glyph has of finer detail is not looked at. `tools/train/evaluate.py` asks the same of pixels and whole glyphs.
+//! Distances are sums of squared differences over cells; a cell is the mean of its pixels. A thumbnail of a glyph has
+//! 16x16 cells, so finer detail is ignored. `tools/train/evaluate.py` does the same with pixels and full glyphs.
 
 use flux2::image::RgbImage;
 
 use super::world::{CELLS, Layout, Picture, Rgb, Rgba, SIDE, World};
 
-/// Side in pixels of a cell where the whole picture is compared: sizes, places and stripes are multiples of it.
+/// Side of a cell in pixels when the whole picture is compared: sizes, places and stripes are multiples of it.
 const CELL: usize = 4;
-/// Cells along a side of the picture.
+/// Cells per side of the picture.
 const GRID: usize = SIDE / CELL;
 
-/// Knows every picture there could be.
+/// Precomputed answers to all questions.
 pub struct Judge {
-    /// The lists that its answers point into.
+    /// The lists that answers index.
     pub world: World,
-    /// By `color * patterns + pattern`.
+    /// Indexed by `color * patterns + pattern`.
     backgrounds: Vec<Background>,
-    /// Of every subject, for the boxes.
+    /// Thumbnail of every subject, for the boxes.
     glyphs: Vec<Vec<Rgba>>,
-    /// `[size][subject]`, in cells of the whole picture.
+    /// Thumbnails by `[size][subject]`, at the resolution of the whole picture.
     glyphs_by_size: Vec<Vec<Vec<Rgba>>>,
 }
 
@@ -41,7 +41,7 @@ struct Background {
 }
 
 impl Judge {
-    /// Read the fixtures and prepare the answers.
+    /// Reads the fixtures and prepares the answers.
     ///
     /// # Panics
     /// If the fixtures are missing or damaged.
@@ -61,8 +61,8 @@ impl Judge {
         }
     }
 
-    /// What `image` shows, answered as the table above says: with a layout expected, each field is judged with the others
-    /// taken as expected; without one, nothing of `expected` is looked at.
+    /// What `image` shows, by the table above. If `expected` has a layout, each field is judged with the others as
+    /// expected; otherwise `expected` is ignored.
     ///
     /// # Panics
     /// If the picture is not 128x128.
@@ -81,7 +81,7 @@ impl Judge {
         let boxes = self.world.boxes(layout);
         let px = self.world.sizes[layout.size].px;
 
-        // One cell around every box is left out too: decoders blur edges.
+        // One cell around each box is excluded too, because the decoder blurs edges.
         let inside = |at: usize, from: usize| at + CELL >= from && at < from + px + CELL;
         let outside = |i: usize| {
             let (y, x) = (i / GRID * CELL, i % GRID * CELL);
@@ -110,7 +110,7 @@ impl Judge {
 
     fn look_unplaced(&self, pixels: &[Rgb]) -> Picture {
         let cells = pool(pixels, [0, 0], CELL, GRID);
-        // The thing covers less than three fifths of the cells wherever it stands.
+        // The subject covers less than three fifths of the cells at any place.
         let [color, pattern] = self.nearest_background(|background| {
             let mut errors: Vec<f32> = cells.iter().zip(background).map(|(a, b)| distance(*a, *b)).collect();
             *errors.select_nth_unstable_by(GRID * GRID * 2 / 5, f32::total_cmp).1
@@ -127,13 +127,13 @@ impl Judge {
         &self.backgrounds[color * self.world.patterns.len() + pattern]
     }
 
-    /// Color and pattern of the background for which `error`, given its cells, is least.
+    /// Color and pattern of the background that minimizes `error(cells)`.
     fn nearest_background(&self, error: impl Fn(&[Rgb]) -> f32) -> [usize; 2] {
         let best = nearest(self.backgrounds.len(), |i| error(&self.backgrounds[i].cells));
         [best / self.world.patterns.len(), best % self.world.patterns.len()]
     }
 
-    /// Distance of the whole picture from `subject` in `layout`, whichever way round is nearer.
+    /// Distance of the whole picture from `subject` in `layout`, mirrored or not, whichever is smaller.
     fn error_of(&self, whole: &Whole, subject: usize, layout: Layout) -> f32 {
         let glyph = &self.glyphs_by_size[layout.size][subject];
         let n = self.world.sizes[layout.size].px / CELL;
@@ -147,7 +147,7 @@ impl Judge {
     }
 }
 
-/// A picture and the background it should have, in cells, and how far they are apart.
+/// A picture and its expected background, in cells, and their squared differences.
 struct Whole<'a> {
     seen: &'a [Rgb],
     behind: &'a [Rgb],
@@ -166,7 +166,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Distance of `seen` from a glyph of `n` by `n` cells over `behind`, at `[x, y]` of rows that are `width` cells long.
+/// Distance of `seen` from a glyph of `n` x `n` cells over `behind`, at `[x, y]`; rows are `width` cells long.
 fn over(
     glyph: &[Rgba],
     n: usize,
@@ -190,7 +190,7 @@ fn over(
     sum
 }
 
-/// Means of `n` by `n` squares of `side` pixels, from the corner `[x, y]` of a whole picture.
+/// Means of `n` x `n` squares of `side` pixels each, starting at `[x, y]` of a picture.
 fn pool(pixels: &[Rgb], [x, y]: [usize; 2], side: usize, n: usize) -> Vec<Rgb> {
     let mean = |i: usize| {
         let (top, left) = (y + i / n * side, x + i % n * side);
@@ -214,7 +214,7 @@ fn either_way_round(error: impl Fn(bool) -> f32) -> f32 {
     error(false).min(error(true))
 }
 
-/// Which of `n` answers has the least error.
+/// Index of the answer, of `n`, with the smallest error.
 fn nearest(n: usize, error: impl Fn(usize) -> f32) -> usize {
     let errors: Vec<f32> = (0..n).map(error).collect();
     (0..n).min_by(|a, b| errors[*a].total_cmp(&errors[*b])).expect("there are answers")
@@ -224,7 +224,7 @@ fn nearest(n: usize, error: impl Fn(usize) -> f32) -> usize {
 mod tests {
     use super::*;
 
-    /// A picture put together from the thumbnails, each channel moved by up to `noise` levels.
+    /// A picture composed from the thumbnails, with noise of up to `noise` levels per channel.
     fn compose(world: &World, picture: &Picture, mirrored: bool, noise: f32) -> RgbImage {
         let mut pixels = world.background(picture.color, picture.pattern);
         let layout = picture.layout.unwrap();
@@ -246,7 +246,7 @@ mod tests {
         RgbImage::new(SIDE as u32, SIDE as u32, bytes).unwrap()
     }
 
-    /// Every subject once, the other fields in turn; no shape on a background of its own color.
+    /// Every subject once, cycling through the other fields; no shape on a background of its own color.
     fn one_of_each(world: &World) -> Vec<Picture> {
         let layouts = world.layouts();
         let picture = |subject: usize| Picture {

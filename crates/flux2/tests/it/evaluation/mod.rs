@@ -1,8 +1,8 @@
-//! Does klein-mini draw what it is told? Requests with their answers, drawn by our own engine and judged.
+//! Evaluates how well klein-mini follows prompts: draws requests with known answers and judges the pictures.
 //!
-//! In:  `fixtures/mini/cases.jsonl`, made by `tools/train/fixture.py`. Out: [`Outcome`] of each request.
+//! In:  `fixtures/mini/cases.jsonl`, made by `tools/train/fixture.py`. Out: the [`Outcome`] of each request.
 //!
-//! The tests hold a few requests to it, the example `evaluate_mini` all of them.
+//! The tests run a few requests, the example `evaluate_mini` all of them.
 
 pub mod judge;
 pub mod padded;
@@ -22,70 +22,70 @@ use serde::Deserialize;
 use judge::Judge;
 use world::{Layout, Picture, SIDE};
 
-/// The model that is evaluated where nothing else is asked for.
+/// The model evaluated by default.
 pub fn mini() -> ModelPaths {
     ModelPaths { model: repository("assets/mini").into(), ..Default::default() }
 }
 
-/// A file of the repository.
+/// Path of a file of the repository.
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// What a request asks for.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A picture with everything said.
+    /// Text to image, with every field in the prompt.
     Text,
-    /// A picture; size and place are left to the seed.
+    /// Text to image; size and place are left to the seed.
     Unplaced,
-    /// The same in a sentence unlike any that was trained.
+    /// As above, in a sentence unlike those of the training.
     Wording,
-    /// Another background for a picture.
+    /// Edit: another background.
     Background,
-    /// Another subject.
+    /// Edit: another subject.
     Replace,
-    /// Larger or smaller.
+    /// Edit: another size.
     Size,
-    /// One more of it.
+    /// Edit: one more subject.
     Add,
-    /// Another place.
+    /// Edit: another place.
     Move,
-    /// The subject of one picture on the background of another.
+    /// Edit: the subject of one picture on the background of another.
     #[serde(rename = "two references")]
     TwoReferences,
 }
 
-/// A request and what it should show.
+/// A request and its expected picture.
 #[derive(Deserialize)]
 pub struct Case {
-    /// Its line in the file, from 0: the same for a part of the requests as for all.
+    /// Line in the file, from 0; independent of which requests are selected.
     #[serde(skip)]
     pub number: usize,
-    /// What it asks for.
+    /// Kind of the request.
     pub kind: Kind,
     /// The prompt.
     pub caption: String,
-    /// What should be seen.
+    /// Expected content.
     #[serde(deserialize_with = "picture")]
     pub target: Picture,
-    /// What the references show, in order. They are drawn first, by the same model.
+    /// The references, in order. They are drawn first, by the same model.
     #[serde(default)]
     pub sources: Vec<Source>,
 }
 
-/// A reference to draw before it is used.
+/// A reference image, drawn before it is used.
 #[derive(Deserialize)]
 pub struct Source {
     /// The prompt.
     pub caption: String,
-    /// What should be seen.
+    /// Expected content.
     #[serde(deserialize_with = "picture")]
     pub picture: Picture,
 }
 
-/// `[color, pattern, subject]`, and where all is said `[..., size, count, place, mirrored]`.
+/// Parses `[color, pattern, subject]`, or `[..., size, count, place, mirrored]` if everything is specified.
 fn picture<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Picture, D::Error> {
     let numbers = Vec::<usize>::deserialize(from)?;
     let (color, pattern, subject, layout) = match numbers[..] {
@@ -98,7 +98,7 @@ fn picture<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Pic
     Ok(Picture { color, pattern, subject, layout })
 }
 
-/// All requests there are, at most as many of each kind as `most` says.
+/// All requests, but at most `most` of each kind.
 ///
 /// # Panics
 /// If the fixture is missing or damaged.
@@ -114,24 +114,24 @@ pub fn cases(most: impl Fn(Kind) -> usize) -> Vec<Case> {
     cases
 }
 
-/// A picture that was made as asked, and what it shows; `None` if a reference was already wrong, so that it would tell nothing.
+/// A request and what its picture shows; `None` if a reference was already wrong, so that the edit cannot be judged.
 pub type Outcome = Option<(RgbImage, Picture)>;
 
 /// How requests are drawn.
 #[derive(Clone)]
 pub struct Drawing {
-    /// The model.
+    /// Location of the model.
     pub model: ModelPaths,
-    /// Number format.
+    /// Number formats of the run.
     pub precision: Precision,
-    /// Denoising steps.
+    /// Number of denoising steps.
     pub steps: u32,
-    /// Of the request on the first line; every line has one of its own, counted from here.
+    /// Seed of the request on line 0; that of line `i` is larger by `i`.
     pub seed: u64,
 }
 
 impl Drawing {
-    /// An engine for pictures as small as these, which are drawn fastest by one thread each.
+    /// Loads a single-threaded engine: pictures this small are fastest with one engine per core.
     ///
     /// # Errors
     /// If the model cannot be loaded.
@@ -145,10 +145,10 @@ impl Drawing {
         flux2::engine::load(&self.model, &options)
     }
 
-    /// Draw and judge all of `cases`, one engine to a core. `done` is told the number of finished requests.
+    /// Draws and judges `cases`, with one engine per core. Calls `done` with the number of finished requests.
     ///
     /// # Errors
-    /// The first of an engine's.
+    /// The first error of any engine.
     pub fn outcomes(&self, judge: &Judge, cases: &[Case], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Outcome>> {
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(cases.len());
         let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -176,7 +176,7 @@ impl Drawing {
         let seed = self.seed + case.number as u64;
         let mut sources = Vec::new();
         for (k, Source { caption, picture }) in case.sources.iter().enumerate() {
-            // Far from the seeds of other requests, and never that of the edit itself.
+            // Distinct from the seeds of other requests and of the edit itself.
             let image = draw(engine, caption, &[], self.steps, seed + 1_000_000 * (k as u64 + 1))?;
             let right = judge.look(&image, picture) == *picture;
             sources.push(image);
@@ -190,10 +190,10 @@ impl Drawing {
     }
 }
 
-/// One picture of 128x128.
+/// Draws a picture of 128x128 pixels.
 ///
 /// # Errors
-/// The engine's.
+/// Any error of the engine.
 pub fn draw(engine: &mut dyn Engine, prompt: &str, references: &[RgbImage], steps: u32, seed: u64) -> Result<RgbImage> {
     let request = GenerateRequest {
         prompt: prompt.into(),
@@ -207,7 +207,7 @@ pub fn draw(engine: &mut dyn Engine, prompt: &str, references: &[RgbImage], step
     Ok(engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?.image)
 }
 
-/// Peak signal-to-noise ratio of two pictures of one size, in dB.
+/// Peak signal-to-noise ratio of two pictures of equal size, in dB.
 pub fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
     let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
     let mean = a.pixels().iter().zip(b.pixels()).map(square).sum::<f64>() / a.pixels().len() as f64;

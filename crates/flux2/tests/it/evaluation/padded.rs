@@ -1,5 +1,5 @@
-//! klein-mini with weights in a format whose blocks are longer than its rows: each row is filled up with zeros, rounded, and
-//! cut again. What the format does to the values is seen; that the loader would leave such rows alone is not.
+//! klein-mini with weights quantized to a format whose blocks are longer than its rows. Rows are padded with zeros,
+//! quantized, decoded and truncated. This measures the error of the format; the loader would not quantize such rows.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
-/// The model in `folder` with the matrices of layers rounded to `dtype`, as f32.
+/// Copies the model in `folder`, with the matrices of its layers rounded to `dtype` and stored as f32.
 pub fn padded(folder: &Path, dtype: DType) -> std::io::Result<TempDir> {
     let out = TempDir::new()?;
     for part in [".", "transformer", "text_encoder", "vae", "tokenizer"] {
@@ -28,7 +28,7 @@ pub fn padded(folder: &Path, dtype: DType) -> std::io::Result<TempDir> {
     Ok(out)
 }
 
-/// A file of bf16 tensors.
+/// Rounds the matrices of the layers in a safetensors file of bf16 tensors.
 fn rounded(file: &[u8], dtype: DType) -> Vec<u8> {
     let tensors = SafeTensors::deserialize(file).expect("a file of klein-mini");
     let rounded = tensors.tensors().into_iter().map(|(name, tensor)| {

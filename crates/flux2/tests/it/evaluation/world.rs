@@ -1,63 +1,63 @@
-//! What klein-mini draws, as far as its judge must know it: subjects as thumbnails, colors, sizes, places.
+//! What klein-mini draws, as far as its judge needs it: subjects as thumbnails, colors, sizes, places.
 //!
 //! In:  `fixtures/mini/world.json` and `glyphs.png`, made by `tools/train/fixture.py`.
-//! Out: [`World`], which puts a picture together as `tools/train/data.py` does, from the thumbnails.
+//! Out: [`World`], which composes pictures from the thumbnails as `tools/train/data.py` does from glyphs.
 //!
-//! A picture is 128x128. Values are 0 to 255 in f32, [`Rgb`] or, premultiplied, [`Rgba`].
+//! A picture is 128x128 pixels. Values are f32 in 0..=255, as [`Rgb`] or premultiplied [`Rgba`].
 
 use serde::Deserialize;
 
 use super::repository;
 
-/// Side of a picture in pixels: what the model was mostly trained on.
+/// Side of a picture in pixels: the size of most training pictures.
 pub const SIDE: usize = 128;
-/// Cells along a side of a thumbnail. Every size in pixels is a multiple of it.
+/// Cells per side of a thumbnail. Every size in pixels is a multiple of it.
 pub const CELLS: usize = 16;
 
 /// Red, green, blue.
 pub type Rgb = [f32; 3];
-/// Red, green, blue times coverage, and coverage.
+/// Premultiplied red, green, blue, and coverage.
 pub type Rgba = [f32; 4];
 
-/// What a picture shows, as indices into the lists of [`World`].
+/// Content of a picture, as indices into the lists of [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Picture {
-    /// Of the background.
+    /// Color of the background.
     pub color: usize,
-    /// Of the background.
+    /// Pattern of the background.
     pub pattern: usize,
-    /// What stands before it.
+    /// Subject in the foreground.
     pub subject: usize,
-    /// `None` where the caption leaves it to the seed.
+    /// `None` if the caption leaves it to the seed.
     pub layout: Option<Layout>,
 }
 
-/// How large the subject is, how often and where it stands.
+/// Size, count and place of the subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Index into [`World::sizes`].
     pub size: usize,
-    /// One to three; more than one of the largest size do not fit.
+    /// 1 to 3; the largest size fits only once.
     pub count: usize,
-    /// Row by row, 0 to 8; several things are always around the middle.
+    /// 0 to 8, row by row; several subjects are always centered.
     pub place: usize,
 }
 
 /// The lists that a [`Picture`] points into.
 #[derive(Deserialize)]
 pub struct World {
-    /// Plain, gradient, striped.
+    /// Names of the patterns: plain, gradient, striped.
     pub patterns: Vec<String>,
     /// Names of the nine places.
     pub places: Vec<String>,
-    /// From small to large.
+    /// Sizes, ascending.
     pub sizes: Vec<Size>,
-    /// Of backgrounds.
+    /// Background colors.
     #[serde(rename = "colours")]
     pub colors: Vec<Color>,
-    /// Everything it draws.
+    /// All subjects.
     pub subjects: Vec<Subject>,
-    /// `[subject][row * CELLS + column]`.
+    /// Thumbnails, `[subject][row * CELLS + column]`.
     #[serde(skip)]
     glyphs: Vec<Vec<Rgba>>,
 }
@@ -65,39 +65,39 @@ pub struct World {
 /// A named size.
 #[derive(Deserialize)]
 pub struct Size {
-    /// As captions say it.
+    /// Name in captions.
     pub name: String,
-    /// Side of the box the subject fills.
+    /// Side of the subject's box, in pixels.
     pub px: usize,
-    /// Distance of the outermost boxes from the picture's edge.
+    /// Distance of the outermost boxes from the picture's edge, in pixels.
     pub inset: usize,
 }
 
 /// A named color.
 #[derive(Deserialize)]
 pub struct Color {
-    /// As captions say it.
+    /// Name in captions.
     pub name: String,
-    /// Itself.
+    /// The color itself.
     pub rgb: Rgb,
-    /// Lower end of its gradient, every other one of its stripes.
+    /// Color at the bottom of its gradient and of every other stripe.
     pub fades_to: Rgb,
 }
 
-/// A named thing.
+/// A named subject.
 #[derive(Deserialize)]
 pub struct Subject {
-    /// As captions say it.
+    /// Name in captions.
     pub name: String,
-    /// Several of it.
+    /// Plural of the name.
     pub plural: String,
 }
 
 impl World {
-    /// Read the fixtures.
+    /// Reads the fixtures.
     ///
     /// # Panics
-    /// If they are missing or do not belong together.
+    /// If they are missing or inconsistent.
     pub fn load() -> Self {
         let text = std::fs::read_to_string(repository("fixtures/mini/world.json")).expect("fixtures/mini/world.json");
         let mut world: World = serde_json::from_str(&text).expect("world.json");
@@ -116,9 +116,9 @@ impl World {
         world
     }
 
-    /// The thumbnail of a subject, with each cell the mean of its area: `[n * n]`, row by row.
+    /// A subject's thumbnail resampled to `n` x `n` cells by area averaging, row by row.
     pub fn glyph(&self, subject: usize, n: usize) -> Vec<Rgba> {
-        // Cell i of n covers i/n to (i+1)/n of the side: how much of thumbnail cell j that is.
+        // Overlap of cell i of n, which covers i/n to (i+1)/n of the side, with thumbnail cell j.
         let weight = |i: usize, j: usize| {
             let (scale, low, high) = (CELLS as f32 / n as f32, i as f32, (i + 1) as f32);
             ((high * scale).min((j + 1) as f32) - (low * scale).max(j as f32)).max(0.0) / scale
@@ -137,7 +137,7 @@ impl World {
         (0..n * n).map(mean).collect()
     }
 
-    /// All pixels of a background, row by row.
+    /// Pixels of a background, row by row.
     pub fn background(&self, color: usize, pattern: usize) -> Vec<Rgb> {
         let Color { rgb, fades_to, .. } = &self.colors[color];
         let pixel = |i: usize| {
@@ -152,11 +152,11 @@ impl World {
         (0..SIDE * SIDE).map(pixel).collect()
     }
 
-    /// Top left corners `[x, y]` of the boxes in which the things stand; they do not overlap.
+    /// Top left corners `[x, y]` of the subjects' boxes, which do not overlap.
     pub fn boxes(&self, layout: Layout) -> Vec<[usize; 2]> {
         let Size { px, inset, .. } = self.sizes[layout.size];
         let free = SIDE - px - 2 * inset;
-        let at = [0, free / 2 / 16 * 16, free].map(|step| inset + step); // the middle lies on the grid of tokens
+        let at = [0, free / 2 / 16 * 16, free].map(|step| inset + step); // the middle is aligned to the token grid
         let steps: &[[usize; 2]] = match layout.count {
             1 => &[[layout.place % 3, layout.place / 3]],
             2 => &[[0, 1], [2, 1]],
@@ -165,7 +165,7 @@ impl World {
         steps.iter().map(|[x, y]| [at[*x], at[*y]]).collect()
     }
 
-    /// Every layout there is, those of one thing first.
+    /// All layouts, those with one subject first.
     pub fn layouts(&self) -> Vec<Layout> {
         let sizes = self.sizes.len();
         let one = (0..sizes * 9).map(|i| Layout { size: i / 9, count: 1, place: i % 9 });
@@ -173,7 +173,7 @@ impl World {
         one.chain(several).collect()
     }
 
-    /// In words, for people.
+    /// Description for people.
     pub fn describe(&self, picture: &Picture) -> String {
         let Picture { color, pattern, subject, layout } = *picture;
         let behind = format!("{} {}", self.patterns[pattern], self.colors[color].name);

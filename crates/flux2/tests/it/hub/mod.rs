@@ -1,4 +1,4 @@
-//! Downloads against a server on loopback that does everything wrong that a server can do. No network, seeded bytes.
+//! Downloads from a loopback server that misbehaves in every way a server can. No network, seeded bytes.
 
 pub mod server;
 
@@ -13,7 +13,7 @@ use server::{Answer, COMMIT, REPO, Repo, Request, Server, bytes, hash};
 
 const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 
-/// What looks like a model, by the names of its files.
+/// Files that make a repository look like a model.
 fn model() -> Repo {
     Repo::default()
         .with("README.md", "not needed")
@@ -32,7 +32,7 @@ fn repo() -> RepoId {
     REPO.parse().unwrap()
 }
 
-/// A place to download to.
+/// A temporary cache folder to download to.
 struct Place {
     folder: tempfile::TempDir,
 }
@@ -91,7 +91,7 @@ fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<FilesEvent>) {
     (done, events)
 }
 
-/// Everything that is needed is there, byte for byte, under its name and its hash, and nothing else is.
+/// Asserts that the cache holds exactly the needed files, under their names and hashes, byte for byte.
 fn assert_whole(root: &Path, snapshot: &Path, expected: &Repo) {
     let needed = |path: &str| path.contains('/') || path == "model_index.json";
     let folder = root.join("models--black-forest-labs--FLUX.2-klein-4B");
@@ -120,7 +120,7 @@ fn assert_whole(root: &Path, snapshot: &Path, expected: &Repo) {
     assert_eq!(Cache::new(root).find(&repo()).unwrap().as_deref(), Some(snapshot));
 }
 
-/// Download from a server with faults, to success.
+/// Downloads from a server with faults; must succeed.
 fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<FilesEvent>) {
     let (place, server) = (Place::new(), Server::start(model(), faults));
     let (done, events) = download(&place.hub(&server));
@@ -128,7 +128,7 @@ fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Ser
     (server, events)
 }
 
-/// Of the transformer, faults; other files come as they are.
+/// Faults for the transformer's weights; other files are served correctly.
 fn weights(
     fault: impl Fn(&Request) -> Answer + Send + Sync + 'static,
 ) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
@@ -148,7 +148,7 @@ fn a_model_comes_whole_and_only_once() {
     let last = events.iter().rev().find(|event| matches!(event, FilesEvent::Progress { .. }));
     assert_eq!(last, Some(&FilesEvent::Progress { done: total }));
     assert_eq!(events.iter().filter(|event| matches!(event, FilesEvent::FileFinished { .. })).count(), 8);
-    // What is not needed was not asked for, and of two files with the same bytes perhaps one.
+    // Only needed files were requested; of two files with the same bytes, possibly one.
     assert!(server.seen_of("README.md").is_empty() && server.seen_of("flux-2-klein-4b.safetensors").is_empty());
 
     let before = server.seen().len();
@@ -177,15 +177,15 @@ fn what_another_program_left_is_used() {
 #[test]
 fn what_another_program_left_is_not_believed() {
     for (left, asked) in [
-        (vec![7; 100_000], vec![Some(100_000), None]), // other bytes: a wrong hash, then from the start
-        (vec![7; 300_000], vec![None]),                // as long as the file
+        (vec![7; 100_000], vec![Some(100_000), None]), // wrong bytes: the hash differs, then restarts
+        (vec![7; 300_000], vec![None]),                // the length of the file
         (vec![7; 300_001], vec![None]),                // longer
     ] {
         let (place, server) = (Place::new(), Server::honest(model()));
         fs::create_dir_all(place.blobs()).unwrap();
         let name = hash(WEIGHTS, &bytes(4, 300_000));
         fs::write(place.blobs().join(format!("{name}.incomplete")), left).unwrap();
-        // A blob of another length is none.
+        // A blob of the wrong length is ignored.
         fs::write(place.blobs().join(hash("vae.safetensors", &bytes(5, 40_000))), "short").unwrap();
         assert_whole(&place.root(), &place.download(&server).unwrap(), &model());
         assert_eq!(server.seen_of(WEIGHTS).iter().map(|request| request.from).collect::<Vec<_>>(), asked);
@@ -214,7 +214,7 @@ fn a_server_that_always_cuts_is_given_up_on_and_what_came_is_kept() {
         HubProblem::CutShort { file, here: 0, size: 300_000, .. } if file == WEIGHTS => {}
         other => panic!("{other:?}"),
     }
-    // One that sends the beginning over and over brings nothing either.
+    // A server that always sends the beginning makes no progress either.
     let server = Server::start(model(), weights(|_| Answer::Whole));
     assert!(place.download(&server).is_ok());
     let place = Place::new();
@@ -262,7 +262,7 @@ fn corrupted_bytes_are_found_by_their_hash() {
     assert!(matches!(place.problem(&server), HubProblem::Digest { file, .. } if file == WEIGHTS));
     assert_eq!(server.seen_of(WEIGHTS).len(), 2);
     assert_eq!(Cache::new(place.root()).find(&repo()).unwrap(), None);
-    // Small files have hashes too.
+    // Small files are verified too (SHA-1 of Git).
     let config = |request: &Request| if request.file == "vae/config.json" { Answer::Corrupt(0) } else { Answer::File };
     assert!(matches!(Place::new().problem(&Server::start(model(), config)), HubProblem::Digest { .. }));
 }
@@ -270,7 +270,7 @@ fn corrupted_bytes_are_found_by_their_hash() {
 #[test]
 fn slow_bodies_are_waited_for_and_silent_ones_are_not() {
     let start = Instant::now();
-    // Longer than the longest silence in all, but never silent so long.
+    // Longer in total than the timeout, but never silent for that long.
     survives(weights(|_| Answer::Slow(12_000, Duration::from_millis(60))));
     assert!(start.elapsed() > Duration::from_millis(1400));
     let (server, _) = survives(weights(|request| match request.number {
@@ -313,7 +313,7 @@ fn a_redirect_takes_no_token_to_another_host() {
     let server = Server::start(model(), move |request| match request.file.as_str() {
         file if file.starts_with("/api") || file.contains("/cdn/") => Answer::File,
         WEIGHTS => Answer::Status(302, vec![("Location", format!("{to}/cdn/{WEIGHTS}?signed=yes#"))]),
-        // On the same host the token goes along.
+        // A redirect to the same host keeps the token.
         file => Answer::Status(307, vec![("Location", format!("/cdn/{file}"))]),
     });
     let token = Token::new("hf_secret");
@@ -342,7 +342,7 @@ fn a_resumed_file_is_asked_for_where_it_lies() {
     assert_whole(&place.root(), &place.download(&server).unwrap(), &model());
     let from: Vec<_> = elsewhere.seen().iter().map(|request| request.from).collect();
     assert_eq!(from, [None, Some(5_000)]);
-    // Its address may expire: each attempt asks the hub.
+    // The redirected URL may expire, so each attempt asks the hub again.
     assert_eq!(server.seen_of(WEIGHTS).len(), 2);
 }
 
@@ -396,7 +396,7 @@ fn a_repository_that_is_not_there() {
 
 #[test]
 fn without_a_network_it_says_so_at_once() {
-    // Somebody's port, given back.
+    // A port that was free a moment ago: nobody listens.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -441,7 +441,7 @@ fn a_disk_that_is_too_small_is_not_begun_to_be_filled() {
 #[test]
 fn a_proxy_is_asked_unless_the_host_is_excepted() {
     let (place, server) = (Place::new(), Server::honest(model()));
-    // What it is asked is no path of a hub, so it says 404, which is not an answer of a proxy that connects.
+    // The request of a proxy client is no path of a hub, so the server answers 404: the proxy failed to connect.
     let proxy = Server::honest(Repo::default());
     let proxies = Proxies { http: Some(proxy.url.clone()), ..Default::default() };
     let through = HubOptions { proxies: proxies.clone(), ..place.options(&server) };
@@ -470,7 +470,7 @@ fn a_download_can_be_stopped_and_goes_on_later() {
     let mut observer = |event: &Event| {
         if let Event::Files(FilesEvent::Progress { done }) = event {
             seen = *done;
-            // All others are small and came before.
+            // All other files are small and downloaded before.
             if seen > plan.bytes() - 200_001 {
                 token.cancel();
             }
@@ -548,12 +548,12 @@ fn verify_reads_every_byte_and_remove_takes_all() {
     fs::write(&blob, damaged).unwrap();
     let damaged: Vec<_> = verify().into_iter().filter(|file| !file.is_whole).collect();
     assert_eq!((damaged.len(), damaged[0].path.as_str(), &damaged[0].blob), (1, WEIGHTS, &blob));
-    // Without it, it comes again, alone.
+    // Once removed, it is downloaded again, alone.
     fs::remove_file(&blob).unwrap();
     assert_whole(&place.root(), &place.download(&server).unwrap(), &model());
     assert_eq!((server.seen_of(WEIGHTS).len(), server.seen_of("vae/config.json").len()), (2, 1));
 
-    // Another program's model stays.
+    // A model of another program is not removed.
     let other = place.root().join("models--a--b/snapshots");
     fs::create_dir_all(&other).unwrap();
     let listed = cache.list(&[]).unwrap();
@@ -585,7 +585,7 @@ fn a_cache_that_is_not_one_is_empty() {
     let place = Place::new();
     let cache = Cache::new(place.root());
     assert_eq!((cache.find(&repo()).unwrap(), cache.list(&[]).unwrap()), (None, vec![]));
-    // A ref that leads out of the cache.
+    // A ref that points outside the cache.
     let refs = place.root().join("models--black-forest-labs--FLUX.2-klein-4B/refs");
     fs::create_dir_all(&refs).unwrap();
     for main in ["../../../..", "", "main", &"0".repeat(39)] {

@@ -1,4 +1,4 @@
-//! A hub on the loopback interface that does what it is told, and everything wrong that a server can do.
+//! A fake hub on the loopback interface, with scripted faults.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write};
@@ -13,59 +13,59 @@ use sha2::{Digest as _, Sha256};
 pub const REPO: &str = "black-forest-labs/FLUX.2-klein-4B";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What a client sent.
+/// A request of a client.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The path in the repository, or the whole target of a request for none of its files.
+    /// Path in the repository, or the whole request target if it is not a file of the repository.
     pub file: String,
-    /// 0 for the first request for it.
+    /// How many requests for this path came before.
     pub number: usize,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub headers: HashMap<String, String>,
-    /// First byte that is asked for.
+    /// First byte of the requested range.
     pub from: Option<usize>,
 }
 
-/// What a server does about it.
+/// The server's answer.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// The file, from the byte that was asked for.
+    /// The requested range, correctly.
     File,
-    /// The whole file, whatever was asked for.
+    /// The whole file, ignoring the range.
     Whole,
-    /// The file, and a cut connection after so many bytes of the body.
+    /// Closes the connection after this many bytes of the body.
     Cut(usize),
-    /// The file, and silence after so many bytes of the body, for as long as this.
+    /// Stalls after this many bytes of the body, for this long.
     Stall(usize, Duration),
-    /// The file in pieces of so many bytes, with a pause after each.
+    /// Sends pieces of this many bytes, with a pause after each.
     Slow(usize, Duration),
-    /// The file with another byte at this place.
+    /// Corrupts the byte at this offset.
     Corrupt(usize),
-    /// The file under a length that is not its own; the body has that length.
+    /// Claims, and sends, a wrong total length.
     Length(usize),
-    /// The file without a length, with so many bytes more.
+    /// Sends no length, and this many extra bytes.
     Longer(usize),
-    /// 206 with the bytes from another place than was asked for.
+    /// 206 with another range than the requested one.
     OtherRange(usize),
-    /// A status without a body, and headers.
+    /// A status and headers, without a body.
     Status(u16, Vec<(&'static str, String)>),
-    /// A body of another kind.
+    /// An unrelated body.
     Text(String),
-    /// Nothing at all.
+    /// Closes the connection without an answer.
     HangUp,
 }
 
-/// Decides what to do about a request.
+/// Chooses the answer to a request.
 type Faults = dyn Fn(&Request) -> Answer + Send + Sync;
 
-/// A server; it runs to the end of the process.
+/// A running server; it ends with the process.
 #[derive(Clone)]
 pub struct Server {
     pub url: String,
     seen: Arc<Mutex<Vec<Request>>>,
 }
 
-/// The files of a repository.
+/// Files of a repository.
 #[derive(Clone, Default)]
 pub struct Repo(Vec<(String, Vec<u8>)>);
 
@@ -79,7 +79,7 @@ impl Repo {
         &self.0
     }
 
-    /// As the hub lists it: SHA-256 for weights, the SHA-1 of Git for others.
+    /// The hub's JSON listing: SHA-256 for weights (LFS), Git's SHA-1 for other files.
     pub fn listing(&self) -> String {
         let files: Vec<String> = self
             .0
@@ -87,10 +87,10 @@ impl Repo {
             .map(|(path, bytes)| {
                 let (size, git) = (bytes.len(), hash(path, bytes));
                 match path.ends_with(".safetensors") {
-                    true => format!(
-                        r#"{{"rfilename":"{path}","size":{size},"blobId":"{}","lfs":{{"sha256":"{git}","size":{size}}}}}"#,
-                        "f".repeat(40)
-                    ),
+                    true => {
+                        let (blob, lfs) = ("f".repeat(40), format!(r#"{{"sha256":"{git}","size":{size}}}"#));
+                        format!(r#"{{"rfilename":"{path}","size":{size},"blobId":"{blob}","lfs":{lfs}}}"#)
+                    }
                     false => format!(r#"{{"rfilename":"{path}","size":{size},"blobId":"{git}"}}"#),
                 }
             })
@@ -99,7 +99,7 @@ impl Repo {
     }
 }
 
-/// The hash that the hub names a file by.
+/// The hash by which the hub identifies a file.
 pub fn hash(path: &str, bytes: &[u8]) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     match path.ends_with(".safetensors") {
@@ -108,7 +108,7 @@ pub fn hash(path: &str, bytes: &[u8]) -> String {
     }
 }
 
-/// Seeded bytes.
+/// Pseudo-random bytes from a seed.
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
@@ -120,7 +120,7 @@ pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
 }
 
 impl Server {
-    /// A hub with one repository, under any name, that answers files as `faults` say.
+    /// Starts a hub with one repository, under any name; `faults` chooses the answers to requests for files.
     pub fn start(repo: Repo, faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -129,24 +129,24 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (seen, repo, faults) = (Arc::clone(&seen), Arc::clone(&repo), Arc::clone(&faults));
-                // A client that is gone is no error here.
+                // A disconnected client is not an error.
                 thread::spawn(move || serve(stream, &repo, &seen, &*faults));
             }
         });
         server
     }
 
-    /// One that does nothing wrong.
+    /// Starts a hub without faults.
     pub fn honest(repo: Repo) -> Self {
         Self::start(repo, |_| Answer::File)
     }
 
-    /// What it was asked.
+    /// All requests so far.
     pub fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
     }
 
-    /// What it was asked about a file.
+    /// Requests for one file so far.
     pub fn seen_of(&self, file: &str) -> Vec<Request> {
         self.seen().into_iter().filter(|request| request.file == file).collect()
     }
@@ -210,7 +210,7 @@ fn serve(stream: TcpStream, repo: &Repo, seen: &Mutex<Vec<Request>>, faults: &Fa
     }
 }
 
-/// The body from `start` on, as 206 if that is not its first byte.
+/// Sends the body from `start`; with status 206 and a range that starts at `claimed`, unless that is 0.
 fn part(stream: TcpStream, body: &[u8], start: usize, claimed: usize, how: Answer) -> Option<()> {
     let size = body.len();
     if start > 0 && start >= size {
