@@ -1,17 +1,20 @@
-"""What the programs beside this file and tools/gpu/peers.py share: what is drawn, stages of diffusers timed, tables."""
+"""Shared by the benchmarks in this folder and tools/gpu/peers.py: the prompt, timing of diffusers' stages, tables."""
+
 import json
 import subprocess
 import time
 from contextlib import contextmanager
 
-# What `dj-flux2 bench generate` draws, with its seed.
+# Prompt and seed of `dj-flux2 bench generate`.
 PROMPT = "A photo of a small wooden house beside a quiet lake at sunset, with mountains and pine trees in the distance"
 SEED = 42
 
 
 def last_json(command, env=None):
-    """The object on the last line a program prints; RuntimeError with the end of what it complains about otherwise."""
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    """Runs a program and parses its last line of output as JSON; RuntimeError with the end of stderr if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
     if done.returncode != 0:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -19,9 +22,9 @@ def last_json(command, env=None):
 
 @contextmanager
 def timed_stages(pipeline, wait=lambda: None):
-    """Lists of seconds, one for each call of a stage of diffusers' pipeline, filled while the context lasts.
+    """Times the stages of diffusers' pipeline within the context: for each stage a list of seconds, one per call.
 
-    `wait` returns when the device has done what it was given; it is called before and after each stage.
+    `wait` synchronizes with the device; it is called before and after each stage.
     """
     stages = {"text": [], "reference": [], "step": [], "decode": []}
     watched = []
@@ -55,9 +58,9 @@ def timed_stages(pipeline, wait=lambda: None):
 
 
 def print_table(rows, columns, compared, digits=3):
-    """`rows` are named; each has numbers by column (None where there is none), or says in a sentence why it has none.
+    """Prints a table. `rows` maps names to numbers by column (or None), or to a sentence that says why there are none.
 
-    Below, how many times as much as in the first row the `compared` columns are in each of the others.
+    Below it, the `compared` columns of the other rows relative to the first row.
     """
     numbers = {name: row for name, row in rows.items() if not isinstance(row, str)}
     print(f"{'seconds':28}" + "".join(f"{column:>12}" for column in columns))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""dj-flux2 beside other programs: the same checkpoint, sizes, steps, prompt and seed, alternating in one run.
+"""Benchmarks dj-flux2 and other programs on the same checkpoint, sizes, steps, prompt and seed, in alternation.
 
     run.py MODEL_DIR [--size 512x512]... [--rounds 1] [--threads N] [-i REFERENCE]... [--peers PYTHON] [--only TEXT]
 
-Each program runs as a process of its own and makes two pictures; the second counts, loading is told apart. What is not on
-the machine is left out. Prints seconds, and how many times as long each stage takes as in dj-flux2.
+Each program runs in its own process and makes two pictures; the second one is timed, without loading. Programs that are
+not installed are skipped. Prints seconds per stage, and their ratio to dj-flux2.
 """
+
 import argparse
 import os
 import re
@@ -32,15 +33,17 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1, help="how often each program runs; medians are shown")
     parser.add_argument("-i", "--input", action="append", default=[], metavar="FILE", help="reference image")
     parser.add_argument("--binary", default=HERE.parents[1] / "target/release/dj-flux2")
-    parser.add_argument("--ours", default="bf16", help="dtypes of dj-flux2, the first is what others are held against")
+    parser.add_argument("--ours", default="bf16", help="dtypes of dj-flux2; the first is the baseline")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="a Python with diffusers")
-    parser.add_argument("--single-files", type=Path, metavar="DIR", help="the same checkpoint for stable-diffusion.cpp")
+    parser.add_argument(
+        "--single-files", type=Path, metavar="DIR", help="the checkpoint as single files, for stable-diffusion.cpp"
+    )
     parser.add_argument("--flux2c", metavar="FILE", help="the program of flux2.c")
-    parser.add_argument("--only", metavar="TEXT", help="only the peers whose name holds this")
+    parser.add_argument("--only", metavar="TEXT", help="only peers whose name contains this")
     return parser.parse_args()
 
 
-# ---- contenders: each makes two pictures of a size and returns the second's seconds by stage ----
+# ---- contenders: functions that make two pictures of a size and return the seconds per stage of the second ----
 
 
 def shared_arguments(args, width, height):
@@ -50,19 +53,43 @@ def shared_arguments(args, width, height):
 
 def ours(args, dtype):
     def run(width, height):
-        result = last_json([args.binary, "bench", "generate", "-m", args.model, "--dtype", dtype, "--warmup", 1, "--json",
-                            "--quiet", *shared_arguments(args, width, height)])
+        result = last_json(
+            [
+                args.binary,
+                "bench",
+                "generate",
+                "-m",
+                args.model,
+                "--dtype",
+                dtype,
+                "--warmup",
+                1,
+                "--json",
+                "--quiet",
+                *shared_arguments(args, width, height),
+            ]
+        )
         return result | {"work_s": result["total_s"] - result["load_s"]}
 
     return run
 
 
 def diffusers(args, dtype, compiled):
-    # PyTorch spreads over as many threads as OpenMP is told.
+    # PyTorch uses OpenMP's number of threads.
     env = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
 
     def run(width, height):
-        command = [args.peers, HERE / "time_diffusers.py", args.model, "--dtype", dtype, "--prompt", PROMPT, "--seed", SEED]
+        command = [
+            args.peers,
+            HERE / "time_diffusers.py",
+            args.model,
+            "--dtype",
+            dtype,
+            "--prompt",
+            PROMPT,
+            "--seed",
+            SEED,
+        ]
         return last_json([*command, *shared_arguments(args, width, height), *(["--compile"] if compiled else [])], env)
 
     return run
@@ -79,15 +106,32 @@ def sdcpp(args):
 
 
 def flux2c(args):
-    """A process a picture: what it says is read as it comes, since it tells no times of steps."""
-    # OpenBLAS takes a virtual processor for an older one.
+    """One process per picture. Step times are measured from its progress output, since it does not report them."""
+    # OpenBLAS misdetects virtual processors as older ones.
     env = os.environ | {"OPENBLAS_NUM_THREADS": str(args.threads), "OPENBLAS_CORETYPE": "SkylakeX"}
 
     def run(width, height):
         with tempfile.TemporaryDirectory() as folder:
             inputs = [part for path in args.input for part in ("-i", path)]
-            command = [args.flux2c, "-d", args.model, "-p", PROMPT, "-o", f"{folder}/picture.png", "-W", width, "-H", height,
-                       "-s", args.steps, "-S", SEED, "--no-mmap", *inputs]
+            command = [
+                args.flux2c,
+                "-d",
+                args.model,
+                "-p",
+                PROMPT,
+                "-o",
+                f"{folder}/picture.png",
+                "-W",
+                width,
+                "-H",
+                height,
+                "-s",
+                args.steps,
+                "-S",
+                SEED,
+                "--no-mmap",
+                *inputs,
+            ]
             for _ in range(2):
                 result = watched([str(part) for part in command], env)
         return result
@@ -113,9 +157,15 @@ def watched(command, env):
         return sum(float(seconds) for seconds in re.findall(pattern + r"[^\n]*?\.\.\. done \((\d+\.\d+)s\)", text))
 
     load = phases("Loading")
-    return {"load_s": load, "text_s": phases("Encoding text"), "reference_s": phases("Encoding (?:input|reference)"),
-            "step_s": [b - a for a, b in zip(began, began[1:])], "decode_s": phases("Decoding"), "work_s": total - load,
-            "peak_rss_bytes": None}
+    return {
+        "load_s": load,
+        "text_s": phases("Encoding text"),
+        "reference_s": phases("Encoding (?:input|reference)"),
+        "step_s": [b - a for a, b in zip(began, began[1:])],
+        "decode_s": phases("Decoding"),
+        "work_s": total - load,
+        "peak_rss_bytes": None,
+    }
 
 
 def has(python, module):
@@ -143,11 +193,12 @@ def columns(result):
     steps = result["step_s"]
     peak = result["peak_rss_bytes"]
     return {"step": statistics.mean(steps) if steps else None, "peak GiB": peak / 2**30 if peak else None} | {
-        stage: result[f"{stage}_s"] for stage in STAGES if stage != "step"}
+        stage: result[f"{stage}_s"] for stage in STAGES if stage != "step"
+    }
 
 
 def median(results):
-    """Column by column; of the rounds that have the number."""
+    """Medians by column, over the rounds that have a value."""
     found = {column: [r[column] for r in results if r[column] is not None] for column in results[0]}
     return {column: statistics.median(values) if values else None for column, values in found.items()}
 
@@ -163,8 +214,11 @@ def main():
     args = arguments()
     runs = contenders(args)
     print(f"{processor()}, {args.threads} threads, load average {os.getloadavg()[0]:.1f} before")
-    print(f"{args.model.name}, {args.steps} steps, {len(args.input)} references, {args.rounds} rounds; work is the whole "
-          "picture without loading, step the mean\n", flush=True)
+    print(
+        f"{args.model.name}, {args.steps} steps, {len(args.input)} references, {args.rounds} rounds; work is the whole "
+        "picture without loading, step the mean\n",
+        flush=True,
+    )
     for size in args.size or ["512x512"]:
         width, height = (int(side) for side in size.split("x"))
         results = {name: [] for name in runs}
@@ -177,12 +231,15 @@ def main():
                     print(f"{name}: {error}", file=sys.stderr, flush=True)
                     continue
                 results[name].append(columns(result))
-                print(f"{size} round {turn + 1}, {name}: {result['work_s']:.2f} s (load average {load:.1f} before)",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"{size} round {turn + 1}, {name}: {result['work_s']:.2f} s (load average {load:.1f} before)",
+                    file=sys.stderr,
+                    flush=True,
+                )
         rows = {name: median(found) for name, found in results.items() if found}
         print(size)
         if rows:
-            # Loading is another thing in each of them.
+            # Loading is not comparable between programs.
             print_table(rows, [*STAGES, "peak GiB"], STAGES[1:])
     print(f"load average {os.getloadavg()[0]:.1f} after")
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Time diffusers' Flux2KleinPipeline on a checkpoint, stage by stage, and print the last picture's times as JSON.
 
-    time_diffusers.py MODEL_DIR [--width 512 --height 512] [--steps 4] [--dtype bf16] [--threads 2] [--runs 2] [--compile]
+    time_diffusers.py MODEL_DIR [--width 512 --height 512] [--steps 4] [--dtype bf16] [--threads 2] [--runs 2]
+                      [--compile]
 
-The first picture pays for reading the weights and for compiling, so the last one counts; the first's time is `first_s`.
+The first picture includes reading the weights and compiling, so the last one is reported; `first_s` is the first.
 """
+
 import argparse
 import json
 import resource
@@ -49,15 +51,31 @@ def main():
     for run in range(args.runs):
         start = time.perf_counter()
         with timed_stages(pipeline) as stages:
-            pipeline(prompt=args.prompt, image=images or None, width=args.width, height=args.height,
-                     num_inference_steps=args.steps, guidance_scale=1.0, generator=torch.Generator().manual_seed(args.seed))
+            pipeline(
+                prompt=args.prompt,
+                image=images or None,
+                width=args.width,
+                height=args.height,
+                num_inference_steps=args.steps,
+                guidance_scale=1.0,
+                generator=torch.Generator().manual_seed(args.seed),
+            )
         totals.append(time.perf_counter() - start)
         print(f"picture {run + 1}: {totals[-1]:.2f} s", file=sys.stderr, flush=True)
-    print(json.dumps({
-        "load_s": load_s, "first_s": totals[0], "text_s": sum(stages["text"]), "reference_s": sum(stages["reference"]),
-        "step_s": stages["step"], "decode_s": sum(stages["decode"]), "work_s": totals[-1],
-        "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    }))
+    print(
+        json.dumps(
+            {
+                "load_s": load_s,
+                "first_s": totals[0],
+                "text_s": sum(stages["text"]),
+                "reference_s": sum(stages["reference"]),
+                "step_s": stages["step"],
+                "decode_s": sum(stages["decode"]),
+                "work_s": totals[-1],
+                "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            }
+        )
+    )
 
 
 main()

@@ -3,9 +3,11 @@
 
     time_sdcpp.py FOLDER [--width 512 --height 512] [--steps 4] [--wtype bf16] [--threads 2] [--runs 2]
 
-FOLDER holds `transformer.safetensors`, `text_encoder.safetensors` and `ae.safetensors` in the layout of Black Forest Labs,
-as tools/reference/single_files.py writes them. The binding tells when steps end, not when text and decoding do.
+FOLDER contains `transformer.safetensors`, `text_encoder.safetensors` and `ae.safetensors` in Black Forest Labs' layout,
+as tools/reference/single_files.py writes them. The Python binding reports the end of steps, but not of text encoding or
+decoding.
 """
+
 import argparse
 import json
 import resource
@@ -33,8 +35,13 @@ def main():
 
     model = StableDiffusion(
         diffusion_model_path=str(args.folder / "transformer.safetensors"),
-        llm_path=str(args.folder / "text_encoder.safetensors"), vae_path=str(args.folder / "ae.safetensors"),
-        wtype=args.wtype, n_threads=args.threads, diffusion_flash_attn=True, verbose=False)
+        llm_path=str(args.folder / "text_encoder.safetensors"),
+        vae_path=str(args.folder / "ae.safetensors"),
+        wtype=args.wtype,
+        n_threads=args.threads,
+        diffusion_flash_attn=True,
+        verbose=False,
+    )
     load_s = time.perf_counter() - start
     totals, steps = [], []
 
@@ -44,15 +51,32 @@ def main():
     for run in range(args.runs):
         steps.clear()
         start = time.perf_counter()
-        model.generate_image(prompt=args.prompt, ref_images=args.input or None, width=args.width, height=args.height,
-                             cfg_scale=1.0, sample_steps=args.steps, seed=args.seed, progress_callback=progress)
+        model.generate_image(
+            prompt=args.prompt,
+            ref_images=args.input or None,
+            width=args.width,
+            height=args.height,
+            cfg_scale=1.0,
+            sample_steps=args.steps,
+            seed=args.seed,
+            progress_callback=progress,
+        )
         totals.append(time.perf_counter() - start)
         print(f"picture {run + 1}: {totals[-1]:.2f} s", file=sys.stderr, flush=True)
-    print(json.dumps({
-        "load_s": load_s, "first_s": totals[0], "text_s": None, "reference_s": None, "step_s": steps[-args.steps:],
-        "decode_s": None, "work_s": totals[-1],
-        "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    }))
+    print(
+        json.dumps(
+            {
+                "load_s": load_s,
+                "first_s": totals[0],
+                "text_s": None,
+                "reference_s": None,
+                "step_s": steps[-args.steps :],
+                "decode_s": None,
+                "work_s": totals[-1],
+                "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            }
+        )
+    )
 
 
 main()

@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
-"""dj-flux2 beside diffusers on one GPU: the same sizes, steps and dtypes, random weights, no files and no network.
+"""Benchmarks dj-flux2 and diffusers on one GPU: the same sizes, steps and dtypes, random weights, no files, no network.
 
     peers.py DJ_FLUX2 [--size 1024x1024]... [--dtype bf16]... [--mode default] [--only TEXT]
     peers.py DJ_FLUX2 --save FOLDER
 
-DJ_FLUX2 is the program. diffusers runs in this process: Flux2KleinPipeline with its networks made from their sizes in bf16,
-once as it comes and once with the transformer and the decoder under torch.compile. fp8 is torchao's: the products of the
-transformer's blocks, a scale a row, activations rounded as they come. dj-flux2 draws in a process of its own while diffusers
-waits, `bench generate --synthetic --resident`. Everything is loaded and warm, each picture has a prompt of its own, and all
-figures are medians of --runs pictures.
+DJ_FLUX2 is the path of the program. diffusers runs in this process: Flux2KleinPipeline with bf16 networks created from
+their sizes, eager and with transformer and decoder under torch.compile. fp8 is torchao's dynamic quantization with
+per-row scales, for the linear layers of the transformer's blocks. dj-flux2 runs in its own process while diffusers is
+idle, as `bench generate --synthetic --resident`. Everything is loaded and warm, each picture has another prompt, and
+all numbers are medians of --runs pictures.
 
-text, step and decode are timed in runs in which the GPU is waited for at both ends of each stage. total is prompt to pixels
-on the host; for diffusers it is timed in runs of its own, without those waits. What cannot run says why in its row.
+text, step and decode are measured in runs that synchronize with the GPU at both ends of each stage. total is from the
+prompt to pixels on the host; for diffusers it is measured in separate runs without those synchronizations. A row of
+what cannot run contains the reason.
 
-On a machine without a GPU, to see that this program works: peers.py DJ_FLUX2 --model klein-mini --device cpu --size 64x64
+To try this script without a GPU: peers.py DJ_FLUX2 --model klein-mini --device cpu --size 64x64
 """
+
 import argparse
 import gzip
 import statistics
@@ -31,16 +33,23 @@ from common import PROMPT, SEED, last_json, print_table, timed_stages  # noqa: E
 TOKENIZER = ROOT / "crates/flux2/assets/tokenizer/qwen3.json.gz"
 TEMPLATE = "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 COLUMNS = ["text", "step", "decode", "total"]
-# As in `crates/flux2/src/weights/synthetic.rs`; what is not named is what diffusers and transformers take by themselves.
+# As in `crates/flux2/src/weights/synthetic.rs`; other settings are the defaults of diffusers and transformers.
 SIZES = {
     "klein-4b": {
         "transformer": {
-            "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
             "guidance_embeds": False,
         },
         "text_encoder": {
-            "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "head_dim": 128,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
         },
         "vae": {},
         "taps": (9, 18, 27),
@@ -48,16 +57,30 @@ SIZES = {
     },
     "klein-mini": {
         "transformer": {
-            "in_channels": 64, "num_layers": 2, "num_single_layers": 5, "num_attention_heads": 5, "attention_head_dim": 32,
-            "joint_attention_dim": 288, "mlp_ratio": 2.0, "axes_dims_rope": (8, 8, 8, 8), "guidance_embeds": False,
+            "in_channels": 64,
+            "num_layers": 2,
+            "num_single_layers": 5,
+            "num_attention_heads": 5,
+            "attention_head_dim": 32,
+            "joint_attention_dim": 288,
+            "mlp_ratio": 2.0,
+            "axes_dims_rope": (8, 8, 8, 8),
+            "guidance_embeds": False,
         },
         "text_encoder": {
-            "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 32,
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
         },
         "vae": {
-            "latent_channels": 16, "block_out_channels": (16, 32, 48, 64), "decoder_block_out_channels": (24, 40, 64, 64),
-            "layers_per_block": 1, "norm_num_groups": 8,
+            "latent_channels": 16,
+            "block_out_channels": (16, 32, 48, 64),
+            "decoder_block_out_channels": (24, 40, 64, 64),
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
         },
         "taps": (1, 2, 3),
         "text_rows": 48,
@@ -68,32 +91,67 @@ SIZES = {
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", metavar="DJ_FLUX2", help="the program")
-    parser.add_argument("--size", action="append", metavar="WxH", help="default: 512x512 and 1024x1024; repeat it for several")
-    parser.add_argument("--dtype", action="append", choices=["bf16", "fp8"], help="default: both; repeat it for several")
+    parser.add_argument(
+        "--size", action="append", metavar="WxH", help="default: 512x512 and 1024x1024; repeat it for several"
+    )
+    parser.add_argument(
+        "--dtype", action="append", choices=["bf16", "fp8"], help="default: both; repeat it for several"
+    )
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--warmup", type=int, default=2, help="pictures before, whose times do not count")
-    parser.add_argument("--runs", type=int, default=5, help="pictures whose times count")
-    parser.add_argument("--mode", default="default", help="of torch.compile: default, max-autotune-no-cudagraphs, …")
-    parser.add_argument("--model", default="klein-4b", choices=SIZES, help="whose sizes")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed pictures before")
+    parser.add_argument("--runs", type=int, default=5, help="timed pictures")
+    parser.add_argument(
+        "--mode", default="default", help="mode of torch.compile: default, max-autotune-no-cudagraphs, …"
+    )
+    parser.add_argument("--model", default="klein-4b", choices=SIZES, help="model whose sizes are used")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--only", metavar="TEXT", help="only the peers whose name holds this")
-    parser.add_argument("--save", metavar="FOLDER", help="write the random model there as a checkpoint, and time nothing")
+    parser.add_argument("--only", metavar="TEXT", help="only peers whose name contains this")
+    parser.add_argument(
+        "--save", metavar="FOLDER", help="write the random model there as a checkpoint, and time nothing"
+    )
     return parser.parse_args()
 
 
 def ours(args, dtype, width, height):
-    result = last_json([args.binary, "bench", "generate", "--synthetic", args.model, "--device", args.device, "--dtype", dtype,
-                        "--resident", "--warmup", args.warmup, "--runs", args.runs, "--steps", args.steps,
-                        "--width", width, "--height", height, "--json", "--quiet"])
-    return {"text": result["text_s"], "step": statistics.mean(result["step_s"]), "decode": result["decode_s"],
-            "total": result["total_s"] - result["load_s"]}
+    result = last_json(
+        [
+            args.binary,
+            "bench",
+            "generate",
+            "--synthetic",
+            args.model,
+            "--device",
+            args.device,
+            "--dtype",
+            dtype,
+            "--resident",
+            "--warmup",
+            args.warmup,
+            "--runs",
+            args.runs,
+            "--steps",
+            args.steps,
+            "--width",
+            width,
+            "--height",
+            height,
+            "--json",
+            "--quiet",
+        ]
+    )
+    return {
+        "text": result["text_s"],
+        "step": statistics.mean(result["step_s"]),
+        "decode": result["decode_s"],
+        "total": result["total_s"] - result["load_s"],
+    }
 
 
 # ---- diffusers ----
 
 
 class Diffusers:
-    """Its pipeline with random weights on the device; what it makes is noise, in the time of pictures."""
+    """diffusers' pipeline with random weights on the device; its pictures are noise, its timing is realistic."""
 
     def __init__(self, args):
         import torch
@@ -122,11 +180,19 @@ class Diffusers:
         quantize_(self.pipeline.transformer, config, filter_fn=is_of_a_block)
 
     def picture(self, width, height, number, output_type="pil"):
-        """Returns when it is on the host."""
+        """Generates a picture; returns when it is on the host."""
         generator = self.torch.Generator(self.args.device).manual_seed(SEED)
-        return self.pipeline(prompt=f"{PROMPT}, {number}", width=width, height=height, num_inference_steps=self.args.steps,
-                             guidance_scale=1.0, generator=generator, max_sequence_length=self.sizes["text_rows"],
-                             text_encoder_out_layers=self.sizes["taps"], output_type=output_type).images[0]
+        return self.pipeline(
+            prompt=f"{PROMPT}, {number}",
+            width=width,
+            height=height,
+            num_inference_steps=self.args.steps,
+            guidance_scale=1.0,
+            generator=generator,
+            max_sequence_length=self.sizes["text_rows"],
+            text_encoder_out_layers=self.sizes["taps"],
+            output_type=output_type,
+        ).images[0]
 
     def time(self, width, height):
         import numpy
@@ -147,7 +213,8 @@ class Diffusers:
             for number in range(self.args.runs):
                 self.picture(width, height, number)
         return {stage: statistics.median(stages[stage]) for stage in ["text", "step", "decode"]} | {
-            "total": statistics.median(totals)}
+            "total": statistics.median(totals)
+        }
 
     def time_compiled(self, width, height):
         networks = [self.pipeline.transformer, self.pipeline.vae.decoder]
@@ -162,16 +229,27 @@ class Diffusers:
 
 
 def make_pipeline(sizes):
-    """On torch's default device, in its default dtype."""
-    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
+    """Creates the pipeline on torch's default device, in its default dtype."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    text_encoder = Qwen3Config(**sizes["text_encoder"], vocab_size=151_936, tie_word_embeddings=True,
-                               max_position_embeddings=40_960, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    text_encoder = Qwen3Config(
+        **sizes["text_encoder"],
+        vocab_size=151_936,
+        tie_word_embeddings=True,
+        max_position_embeddings=40_960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
     with gzip.open(TOKENIZER, "rt", encoding="utf-8") as file:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(file.read()), pad_token="<|endoftext|>",
-                                            chat_template=TEMPLATE)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(file.read()), pad_token="<|endoftext|>", chat_template=TEMPLATE
+        )
     pipeline = Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=AutoencoderKLFlux2(**sizes["vae"]).eval(),
@@ -184,7 +262,7 @@ def make_pipeline(sizes):
 
 
 def randomize(torch, network):
-    """Values as wide as what runs through stays of order one: zeros would let the GPU clock higher than a model does."""
+    """Random values that keep activations of order one: with zeros, the GPU would clock higher than with a model."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1:
@@ -197,7 +275,7 @@ def randomize(torch, network):
 
 
 def reason(error):
-    """The first line of what went wrong, for a row."""
+    """First line of an error, for a row of the table."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"
 
@@ -221,7 +299,7 @@ def versions(args):
 
 
 def contenders(args, dtype, peer):
-    """By name, what times a width and a height, or why nothing does."""
+    """By name: a function that times a size, or the reason why there is none."""
     peers = {f"diffusers {dtype}": peer, f"diffusers {dtype} compiled": peer}
     if not isinstance(peer, str):
         peers = dict(zip(peers, [peer.time, peer.time_compiled]))
@@ -233,18 +311,22 @@ def main():
     args = arguments()
     if args.save:
         pipeline, sizes = Diffusers(args).pipeline, SIZES[args.model]
-        # Arguments of a call for diffusers, which then no longer takes the pipeline for one; a checkpoint has them.
+        # diffusers takes these as arguments of a call; a checkpoint stores them in its configuration.
         pipeline.register_to_config(text_encoder_out_layers=sizes["taps"], max_sequence_length=sizes["text_rows"])
         return pipeline.save_pretrained(args.save)
     print(versions(args))
-    print(f"random weights of {args.model}'s sizes, {args.steps} steps, medians of {args.runs} pictures after {args.warmup}; "
-          f"compiled: torch.compile of transformer and decoder, mode {args.mode}\n", flush=True)
+    print(
+        f"random weights of {args.model}'s sizes, {args.steps} steps, "
+        f"medians of {args.runs} pictures after {args.warmup}; "
+        f"compiled: torch.compile of transformer and decoder, mode {args.mode}\n",
+        flush=True,
+    )
     sizes = [tuple(map(int, size.split("x"))) for size in args.size or ["512x512", "1024x1024"]]
     try:
         peer = Diffusers(args)
-    except Exception as error:  # whatever a library has to say goes into the rows
+    except Exception as error:  # any error of a library becomes a row
         peer = reason(error)
-    # fp8 last: what was rounded stays so.
+    # fp8 last, because the quantization is not undone.
     for dtype in sorted(set(args.dtype or ["bf16", "fp8"])):
         if dtype == "fp8" and not isinstance(peer, str):
             try:

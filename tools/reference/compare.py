@@ -1,7 +1,7 @@
 """Compares fixtures on disk with freshly made ones.
 
-Checkpoints, pictures and tables have to agree byte for byte. What a model computed may differ by rounding where another
-CPU adds in another order; the bounds are those within which this happens, far below any real change.
+Checkpoints, pictures and tables must agree byte for byte. Outputs of models may differ by rounding, because another CPU
+may add in another order. The bounds allow for that and are far below any real change.
 """
 
 from pathlib import Path

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Compare the pictures of the release binary with diffusers', byte by byte, for every golden request.
+"""Compares the pictures of the release binary with those of diffusers, byte by byte, for every golden request.
 
     cargo build --release && python3 tools/reference/compare_pictures.py
 
-Prints bytes, differing bytes and the largest difference of each request and of all. Needs numpy, pillow and safetensors.
+Prints the number of bytes, of differing bytes and the largest difference, per request and in total. Needs numpy, pillow
+and safetensors.
 """
+
 import json
 import pathlib
 import subprocess
@@ -21,9 +23,26 @@ VARIANT = {"distilled": "klein", "base": "klein-base", "kv": "klein-kv"}
 
 
 def command(request, model, pipeline, picture):
-    args = [ROOT / "target/release/dj-flux2", "generate", request["prompt"], "-m", ROOT / MODEL[model],
-            "--variant", VARIANT[pipeline], "--dtype", "f32", "--noise", "torch-cpu", "-q", "-o", picture,
-            "-S", str(request["seed"]), "-s", str(request["steps"])]
+    args = [
+        ROOT / "target/release/dj-flux2",
+        "generate",
+        request["prompt"],
+        "-m",
+        ROOT / MODEL[model],
+        "--variant",
+        VARIANT[pipeline],
+        "--dtype",
+        "f32",
+        "--noise",
+        "torch-cpu",
+        "-q",
+        "-o",
+        picture,
+        "-S",
+        str(request["seed"]),
+        "-s",
+        str(request["steps"]),
+    ]
     if request["width"]:
         args += ["-W", str(request["width"]), "-H", str(request["height"])]
     if pipeline == "base":
@@ -46,7 +65,9 @@ def main():
             run = command(json.loads(metadata["request"]), metadata["model"], metadata["pipeline"], picture)
             subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
             distance = np.abs(np.asarray(Image.open(picture)).astype(int) - expected)
-            print(f"{path.stem:28} {distance.size:7} bytes, {(distance > 0).sum():3} differ, by at most {distance.max()}")
+            print(
+                f"{path.stem:28} {distance.size:7} bytes, {(distance > 0).sum():3} differ, by at most {distance.max()}"
+            )
             total, differing = total + distance.size, differing + (distance > 0).sum()
             largest = max(largest, distance.max())
     print(f"{'all':28} {total:7} bytes, {differing:3} differ, by at most {largest}")

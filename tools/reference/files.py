@@ -1,7 +1,7 @@
-"""Writes safetensors and JSON files so that the same values always give the same bytes.
+"""Deterministic writers of safetensors and JSON files: equal values give equal bytes.
 
-In:  tensors by name, string metadata. Out: files. The `safetensors` package orders metadata by a random hash, which
-would change the file from run to run; this writer keeps the order it is given.
+In:  tensors by name, string metadata. Out: files. The `safetensors` package orders metadata by a random hash, so its
+files change from run to run; this writer keeps the given order.
 """
 
 import json

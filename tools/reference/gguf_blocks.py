@@ -1,8 +1,8 @@
-"""Blocks of GGML's number formats and the values they stand for, by the `gguf` package.
+"""Blocks of GGML's number formats and their decoded values, by the `gguf` package.
 
-Out: `gguf_blocks.safetensors`. For each format `FORMAT.blocks` (bytes, `[blocks, bytes of one]`) and `FORMAT.decoded` (f32);
-for those that the package can also make, the blocks are made of `values`. The others are random bytes with scales of
-a sane size; so are the last blocks of all, with the ends of every range of bits.
+Out: `gguf_blocks.safetensors`. For each format `FORMAT.blocks` (bytes, `[blocks, bytes per block]`) and
+`FORMAT.decoded` (f32). For formats that the package can encode, the first blocks encode `values`. All other blocks are
+random bytes with scales of a sane size; the last two are all zeros and all ones apart from the scales.
 
     gguf_blocks.py OUT      only this fixture
 """
@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import save_file
 
 BLOCKS = 6
-# Where a block's f16 numbers are.
+# Offsets of a block's f16 numbers.
 SCALES = {
     Type.Q8_0: [0], Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2],
     Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],

@@ -1,4 +1,4 @@
-"""What diffusers computes at every stage of a request, for requests that each exercise something different.
+"""Tensors that diffusers computes at every stage of a request, for requests that each exercise another feature.
 
 In:  the tiny checkpoint, reference pictures. Out: one safetensors file per case, f32 throughout, noise from torch's CPU
 generator. README.md lists the tensors.
@@ -53,7 +53,7 @@ CASES = [
 
 
 def load_pipelines(klein: Path) -> dict:
-    """The three procedures over one set of weights. The KV one has its own transformer: it replaces the processors."""
+    """The three pipelines over one set of weights. The KV one has its own transformer, whose attention it replaces."""
     distilled = Flux2KleinPipeline.from_pretrained(klein, dtype=torch.float32)
     base = Flux2KleinPipeline(**distilled.components, is_distilled=False)
     kv = Flux2KleinKVPipeline.from_pretrained(klein, dtype=torch.float32)
@@ -64,7 +64,7 @@ def load_pipelines(klein: Path) -> dict:
 
 
 def write_references(folder: Path) -> None:
-    """Pictures whose sides are no multiples of 16, so that the center crop matters; textured up to the borders."""
+    """Pictures whose sides are not multiples of 16, so that the center crop matters; textured up to the borders."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, width, height, phase in [("wide.png", 100, 75, 0.0), ("tall.png", 69, 123, 1.7)]:
         y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -106,7 +106,7 @@ def metadata(case: Case) -> dict[str, str]:
 
 
 def run(case: Case, pipe, references: Path, **arguments) -> dict[str, torch.Tensor]:
-    """Runs the pipeline unchanged, with `arguments` added, and listens at the calls between its stages."""
+    """Runs the unmodified pipeline, with extra `arguments`, and records the calls between its stages."""
     tensors = tokenize(pipe, case.prompt, case.rows)
     velocities = []
 
@@ -169,7 +169,7 @@ def run(case: Case, pipe, references: Path, **arguments) -> dict[str, torch.Tens
 
 
 def tokenize(pipe, prompt: str, rows: int = 512) -> dict[str, torch.Tensor]:
-    """The ids the pipeline makes of a prompt, padded or cut to `rows`; it keeps them to itself."""
+    """Token ids of a prompt, padded or truncated to `rows`, computed as the pipeline does internally."""
     text = pipe.tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )

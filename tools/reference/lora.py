@@ -1,8 +1,8 @@
-"""A LoRA for the tiny transformer, and a request that diffusers and PEFT draw with it.
+"""A LoRA for the tiny transformer, and a request drawn with it by diffusers and PEFT.
 
-Out: `tiny/lora.safetensors`, in diffusers' names, on every matrix of the transformer: with the adapter's configuration in
-the metadata, and some modules of another rank and another alpha; `golden/lora.safetensors`, as golden_cases.py has it.
-PEFT computes `W x + s B (A x)`, so this holds another order of sums than weights that were merged.
+Out: `tiny/lora.safetensors`, with diffusers' names, on every matrix of the transformer. Its metadata has the adapter's
+configuration; some modules have another rank or alpha. Also `golden/lora.safetensors`, as in golden_cases.py. PEFT
+computes `W x + s B (A x)`, which sums in another order than merged weights.
 """
 
 import json
@@ -16,11 +16,11 @@ from golden_cases import Case, metadata, run
 from tiny_models import bf16, random_tensor
 
 RANK, ALPHA = 4, 6
-# By the ends of names, as PEFT reads patterns.
+# Keyed by suffixes of names, as PEFT matches patterns.
 RANKS = {"attn.to_k": 2, "ff.linear_out": 3}
 ALPHAS = {"attn.to_k": 5, "proj_out": 1}
 SCALE = 0.7
-# So much that the picture changes, and so little that it stays one.
+# Large enough to change the picture, small enough to keep it a picture.
 UP = 0.3
 CASE = Case("lora", "a red fox in the snow", 11, 96, 64, steps=2)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes everything under fixtures/tiny and fixtures/golden from pinned diffusers, or checks what is there.
+"""Generates everything under fixtures/tiny and fixtures/golden with pinned diffusers, or checks the existing files.
 
-    make_fixtures.py            write the fixtures of this repository anew
-    make_fixtures.py --check    make them in a temporary folder and compare
+    make_fixtures.py            regenerate the fixtures of this repository
+    make_fixtures.py --check    generate them in a temporary folder and compare
 
 Needs the packages of requirements.txt and about 15 seconds on one core. Building and testing the project need neither.
 """
@@ -41,12 +41,12 @@ def main() -> int:
         problems = compare.folders(FIXTURES, Path(scratch))
     for problem in problems:
         print(problem)
-    print(f"{len(problems)} problems" if problems else "fixtures are what pinned diffusers makes of them")
+    print(f"{len(problems)} problems" if problems else "fixtures match those of pinned diffusers")
     return 1 if problems else 0
 
 
 def make(out: Path) -> None:
-    # One thread: sums are then added in one order, whatever the machine's number of cores.
+    # One thread, so that the order of sums does not depend on the number of cores.
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     tiny, golden = out / "tiny", out / "golden"
@@ -63,7 +63,9 @@ def make(out: Path) -> None:
     mini_cases.write(golden)
     lora.write(tiny / "klein", tiny / "lora.safetensors", golden / "lora.safetensors")
     seams.write_seams(pipelines["distilled"], golden / "seams.safetensors")
-    parts.write_text_encoder_fp8(tiny / "text_encoder_fp8", pipelines["distilled"], golden / "text_encoder_fp8.safetensors")
+    parts.write_text_encoder_fp8(
+        tiny / "text_encoder_fp8", pipelines["distilled"], golden / "text_encoder_fp8.safetensors"
+    )
     parts.write_vae_small_decoder(tiny / "vae_small_decoder", golden / "vae_small_decoder.safetensors")
     tables.write_noise(golden / "noise.json")
     tables.write_schedule(pipelines["distilled"], golden / "schedule.json")

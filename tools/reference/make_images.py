@@ -1,8 +1,8 @@
-"""Pictures in fixtures/images: what the image room must read, and what Pillow makes of them.
+"""Pictures in fixtures/images that the image module must read, and their pixels as decoded by Pillow.
 
 In:  nothing; every pixel follows a formula.
-Out: fixtures/images/*.{png,jpg,webp} and, for each, what it must decode to: `NAME.expected.png`, 8-bit RGB.
-     `prepared.json`: size and sha256 of prepared reference images, too large to keep.
+Out: fixtures/images/*.{png,jpg,webp} and, for each, the expected pixels: `NAME.expected.png`, 8-bit RGB.
+     `prepared.json`: size and sha256 of prepared reference images, which are too large to keep.
 
 Orientation is applied first, then the ICC profile (LittleCMS, relative colorimetric), then `convert("RGB")`: alpha is
 dropped, not composited. Needs Pillow 13.0.0 with LittleCMS and libwebp, and numpy.
@@ -37,7 +37,7 @@ def rough(w, h):
 
 
 def smooth(w, h):
-    """Gradients, which a lossy format keeps."""
+    """Gradients, which lossy formats preserve."""
     y, x = np.mgrid[0:h, 0:w]
     return Image.fromarray(
         np.stack([x * 255 // (w - 1), y * 255 // (h - 1), 255 - x * 255 // (w - 1)], -1).astype(np.uint8)
@@ -55,13 +55,13 @@ def encoded(image, kind, **options):
 
 
 def expect(name, image):
-    # The pixels alone: what Pillow keeps beside them, such as a profile with today's date, would be written too.
+    # A new image with only the pixels: Pillow would also write metadata, such as a profile with today's date.
     pixels = Image.frombytes(image.mode, image.size, image.tobytes())
     keep(f"{name}.expected.png", encoded(pixels, "PNG", optimize=True))
 
 
 def fixture(name, data):
-    """Keep a file and what Pillow reads from it."""
+    """Writes a file and the pixels that Pillow reads from it."""
     keep(name, data)
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     profile = image.info.get("icc_profile")
@@ -202,7 +202,7 @@ fixture("rgb_trns.png", encoded(base, "PNG", transparency=base.getpixel((3, 3)))
 
 deep = [[(x * 4369 ^ y * 257, y * 5461, (x * y * 331) % 65536) for x in range(16)] for y in range(12)]
 fixture("rgb16.png", png(16, 12, 2, 16, [b"".join(struct.pack(">3H", *p) for p in row) for row in deep]))
-# Pillow clips 16-bit gray at 255, which turns a photograph white; the high byte is what a viewer shows.
+# Pillow clips 16-bit gray at 255, which turns a photograph white; viewers show the high byte.
 keep("grey16.png", png(16, 12, 0, 16, [b"".join(struct.pack(">H", p[1]) for p in row) for row in deep]))
 expect("grey16.png", Image.fromarray((np.array(deep)[..., 1] >> 8).astype(np.uint8)).convert("RGB"))
 exif = Image.Exif()

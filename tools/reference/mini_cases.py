@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What diffusers' own pipeline draws with klein-mini: a second oracle, over weights that mean something.
+"""Pictures of klein-mini by diffusers' own pipeline: golden cases with trained instead of random weights.
 
-    mini_cases.py               write fixtures/golden/mini_*.safetensors anew, after every change of assets/mini
+    mini_cases.py               regenerate fixtures/golden/mini_*.safetensors, after every change of assets/mini
 
-In:  assets/mini, unchanged; the taps and the length of the prompt are arguments of the call. Out: token ids and the picture of
-each case, f32 throughout, noise from torch's CPU generator; two reference pictures of plain shapes, as klein-mini knows them.
+In:  assets/mini; taps and prompt length are passed as arguments of the call. Out: token ids and the picture of each
+case, f32 throughout, noise from torch's CPU generator; two reference pictures of plain shapes that klein-mini knows.
 """
 
 import json

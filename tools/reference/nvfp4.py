@@ -1,7 +1,7 @@
-"""Matrices in NVFP4 and the values they stand for, by comfy-kitchen, with which ComfyUI reads the official files.
+"""NVFP4 matrices and their decoded values, by comfy-kitchen, which ComfyUI uses to read the official files.
 
-Out: `nvfp4.safetensors`. For each of two sizes, one of which fills no tile of multipliers, `NAME.weight`, `NAME.weight_scale`,
-`NAME.weight_scale_2` as they are stored, and `NAME.values` (f32).
+Out: `nvfp4.safetensors`. For two sizes, one of which does not fill a tile of scales: `NAME.weight`,
+`NAME.weight_scale`, `NAME.weight_scale_2` as stored, and `NAME.values` (f32).
 
     nvfp4.py OUT      only this fixture
 """

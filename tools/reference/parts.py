@@ -1,6 +1,6 @@
-"""Goldens of parts that no request reaches: FP8 text encoder, VAE with a narrow decoder.
+"""Golden tensors of components that no request uses: FP8 text encoder, VAE with a narrow decoder.
 
-Also the way between pixels and the transformer's tokens, put together from the pipeline's own pieces.
+Also the conversion between pixels and the transformer's tokens, composed of the pipeline's own functions.
 """
 
 import json
@@ -62,7 +62,7 @@ def encode_to_tokens(vae, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def decode_tokens(vae, tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The way back: [rows * columns, 4 * latent channels] -> [3, 16 * rows, 16 * columns], not clamped."""
+    """The inverse: [rows * columns, 4 * latent channels] -> [3, 16 * rows, 16 * columns], not clamped."""
     mean, std = statistics(vae)
     latents = tokens.T.reshape(1, -1, rows, columns) * std + mean
     return vae.decode(Flux2KleinPipeline._unpatchify_latents(latents)).sample[0]

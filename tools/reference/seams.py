@@ -1,8 +1,8 @@
-"""Inputs and outputs of single layers, taken where the reference computes them.
+"""Inputs and outputs of single layers, recorded in the reference.
 
 In:  the distilled pipeline. Out: `seams.safetensors`; README.md lists the names. The request is that of `t2i` with 48
-instead of 512 text rows, to keep the file small; the transformer is heard in its second step, where the noise level is
-not the trivial 1.0.
+instead of 512 text rows, to keep the file small. The transformer is recorded in its second step, where sigma is not the
+trivial 1.0.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_seams(pipe, path: Path) -> None:
     handles = []
 
     def hear(module, inputs=(), outputs=()):
-        """`inputs`, `outputs`: (seam name, function from what the module got or gave to the tensor)."""
+        """Records tensors of a module. `inputs`, `outputs`: (name, function from arguments or result to the tensor)."""
 
         def hook(_, args, kwargs, result):
             for name, pick in inputs:
@@ -33,8 +33,12 @@ def write_seams(pipe, path: Path) -> None:
         handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def hear_layer(name, module):
-        """A module with one unnamed input and one output, batch dimension dropped."""
-        hear(module, [(f"{name}.in", lambda a, k: (a[0] if a else k["hidden_states"])[0])], [(f"{name}.out", lambda r: r[0])])
+        """Records the only input and output of a module, without the batch dimension."""
+        hear(
+            module,
+            [(f"{name}.in", lambda a, k: (a[0] if a else k["hidden_states"])[0])],
+            [(f"{name}.out", lambda r: r[0])],
+        )
 
     hear_text_encoder(hear, pipe.text_encoder.model)
     hear_transformer(hear, pipe.transformer)

@@ -1,9 +1,9 @@
-"""The tiny checkpoint again, as the single files of Black Forest Labs' own naming.
+"""The tiny checkpoint as single files in Black Forest Labs' layout.
 
 In:  a diffusers folder. Out: `transformer.safetensors` (keys under `model.diffusion_model.`, as some tools save them),
-`ae.safetensors` (F32, attention as 1x1 convolutions, decoder levels counted from the output), `text_encoder.safetensors`
-(one file, HF names). Names follow `src/flux2/model.py` and `src/flux2/autoencoder.py` of black-forest-labs/flux2. Values
-are exactly those of the folder: BF16 widened to F32 loses nothing.
+`ae.safetensors` (F32, attention as 1x1 convolutions, decoder levels counted from the output),
+`text_encoder.safetensors` (one file, HF names). Names follow `src/flux2/model.py` and `src/flux2/autoencoder.py` of
+black-forest-labs/flux2. Values are exactly those of the folder: widening BF16 to F32 is exact.
 """
 
 import re
@@ -11,14 +11,17 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers, convert_ldm_vae_checkpoint
+from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
+    convert_ldm_vae_checkpoint,
+)
 from safetensors.torch import load_file
 
 from files import write_safetensors
 
 TRANSFORMER_PREFIX = "model.diffusion_model."
 
-# diffusers name -> BFL name, for everything that is only renamed.
+# diffusers name -> BFL name, for tensors that are only renamed.
 TRANSFORMER_RENAMES = [
     (r"x_embedder\.", "img_in."),
     (r"context_embedder\.", "txt_in."),
@@ -67,7 +70,7 @@ def write_single_files(diffusers: Path, folder: Path) -> None:
     for shard in sorted((diffusers / "text_encoder").glob("*.safetensors")):
         text_encoder |= load_file(shard)
     write_safetensors(folder / "text_encoder.safetensors", text_encoder)
-    # Its vocabulary is not the real one, so it cannot do with the tokenizer built into the program.
+    # Its vocabulary is not Qwen3's, so the tokenizer built into the program does not fit.
     shutil.copytree(diffusers / "tokenizer", folder / "tokenizer")
 
 
@@ -97,14 +100,14 @@ def bfl_autoencoder(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in source.items():
         if match := re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers\.0)\.", name):
             kind = {"resnets": "block", "upsamplers.0": "upsample"}[match[2]]
-            new = f"decoder.up.{levels - 1 - int(match[1])}.{kind}.{name[match.end():]}"
+            new = f"decoder.up.{levels - 1 - int(match[1])}.{kind}.{name[match.end() :]}"
         else:
             new = rename(name, VAE_RENAMES, required=False)
         new = new.replace(".conv_shortcut.", ".nin_shortcut.")
         if ".attn_1." in new and tensor.ndim == 2:
             tensor = tensor[:, :, None, None]
         result[new] = tensor.float() if tensor.is_floating_point() else tensor
-    # The older autoencoders that this converter knows had the quantization convolutions outside and no statistics.
+    # The converter expects older autoencoders: quantization convolutions outside of encoder and decoder, no statistics.
     old_style = {re.sub(r"^(en|de)coder\.(?=(post_)?quant_conv)", "", name): tensor for name, tensor in result.items()}
     sizes = {"down_block_types": [""] * levels, "up_block_types": [""] * levels}
     statistics = {name: tensor for name, tensor in result.items() if name.startswith("bn.")}
@@ -113,7 +116,7 @@ def bfl_autoencoder(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def check_way_back(back: dict[str, torch.Tensor], source: dict[str, torch.Tensor]) -> None:
-    """diffusers' own converter must lead back to the folder, so that our tables are not judged by themselves."""
+    """Checks our tables independently: diffusers' own converter must restore the folder's tensors."""
     assert back.keys() == source.keys(), back.keys() ^ source.keys()
     for name, tensor in source.items():
         assert torch.equal(back[name].reshape(tensor.shape), tensor.to(back[name].dtype)), name

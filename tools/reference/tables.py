@@ -1,6 +1,6 @@
-"""Tables that need no model: torch's CPU noise and the sigmas of many (image tokens, steps) pairs.
+"""Tables that need no model: torch's CPU noise, and sigmas for many pairs of image tokens and steps.
 
-Out: `noise.json`, `schedule.json`. Numbers are exact: every f32 is printed as the double it equals.
+Out: `noise.json`, `schedule.json`. Numbers are exact: every f32 is printed as the equal double.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu,
 from files import raw_bytes
 
 SEEDS = [0, 1, 42, 2**32 - 1, 2**63]
-# 7 takes torch's path for fewer than 16 values, 40 and 1000 end in a redone last block.
+# 7 takes torch's path for fewer than 16 values; for 40 and 1000, torch redraws the last block of 16.
 COUNTS = [7, 16, 40, 1000, 131072, 524288]
 IMAGE_TOKENS = [1, 16, 20, 24, 35, 256, 1024, 2304, 4080, 4096, 4300, 4301, 9216, 16384]
 STEPS = [1, 2, 4, 8, 20, 50]
@@ -41,12 +41,14 @@ def write_schedule(pipe, path: Path) -> None:
     for image_tokens in IMAGE_TOKENS:
         for steps in STEPS:
             mu = compute_empirical_mu(image_seq_len=image_tokens, num_steps=steps)
-            # As the pipeline asks for it: falling evenly before the shift.
+            # As in the pipeline: linearly spaced before the shift.
             retrieve_timesteps(pipe.scheduler, steps, "cpu", sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-            rows.append({"image_tokens": image_tokens, "steps": steps, "mu": mu, "sigmas": pipe.scheduler.sigmas.tolist()})
+            rows.append(
+                {"image_tokens": image_tokens, "steps": steps, "mu": mu, "sigmas": pipe.scheduler.sigmas.tolist()}
+            )
     write_rows(path, rows)
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """A JSON array with one row a line."""
+    """Writes a JSON array with one row per line."""
     path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")

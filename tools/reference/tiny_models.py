@@ -1,11 +1,11 @@
-"""Tiny FLUX.2 [klein] checkpoints with random weights: same parts and wiring as the real ones, other sizes.
+"""Tiny FLUX.2 [klein] checkpoints with random weights: the architecture of the real ones, with smaller sizes.
 
 Out: a diffusers folder (`klein/`), a Qwen3 folder with FP8 weights (`text_encoder_fp8/`), and a VAE whose decoder is
 narrower than its encoder (`vae_small_decoder/`).
 
-Every parameter is random, norm scales and biases too: the usual initial ones and zeros would hide a swapped or missing
-term. A tensor's values follow from its name alone, so one can change a size without disturbing the rest. The gains keep
-every stage in a sensible range: residual streams of order 1 to 10, pictures that use the whole range without clipping flat.
+Every parameter is random, including norm scales and biases: initial ones and zeros would hide a swapped or missing
+term. The values of a tensor depend only on its name and size. The gains keep every stage in a sensible range: residual
+streams of order 1 to 10, and pictures that use the whole range without clipping.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ TRANSFORMER = {
     "eps": 1e-6,
     "guidance_embeds": False,
 }
-# 28 layers because the pipeline takes hidden states 9, 18 and 27, and the last layer's comes after the final norm.
+# 28 layers because the pipeline taps hidden states 9, 18 and 27, and the last hidden state comes after the final norm.
 TEXT_ENCODER = {
     "hidden_size": 32,
     "intermediate_size": 80,
@@ -47,7 +47,7 @@ TEXT_ENCODER = {
     "num_key_value_heads": 2,
     "head_dim": 16,
 }
-# Wide enough in the MLP that a weight spans two quantization blocks, the second of them ragged.
+# An MLP so wide that a weight spans two quantization blocks, the second of which is partial.
 TEXT_ENCODER_FP8 = TEXT_ENCODER | {"hidden_size": 16, "intermediate_size": 144, "head_dim": 8}
 VAE = {
     "in_channels": 3,
@@ -70,7 +70,7 @@ VAE = {
 SMALL_DECODER = VAE | {"decoder_block_out_channels": [8, 8, 16, 16]}
 FP8_BLOCK = 128
 
-# Standard deviation of a matrix, in units of 1/sqrt(fan in); the first pattern found in the name counts.
+# Standard deviation of a matrix, in units of 1/sqrt(fan in); the first pattern that matches the name applies.
 GAINS = [
     (r"time_guidance_embed", 2.0),
     (r"modulation", 1.0),
@@ -82,36 +82,42 @@ GAINS = [
 
 
 def write_klein(folder: Path) -> dict[str, int]:
-    """The diffusers folder, weights in BF16, the text encoder in two shards as published. Returns the tokenizer's ids."""
+    """Writes the diffusers folder: BF16 weights, text encoder in two shards. Returns the tokenizer's ids."""
     ids = write_tokenizer(folder / "tokenizer")
-    write_json(folder / "model_index.json", {
-        "_class_name": "Flux2KleinPipeline",
-        "_diffusers_version": DIFFUSERS_VERSION,
-        "is_distilled": True,
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
-        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
-        "transformer": ["diffusers", "Flux2Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLFlux2"],
-    })
-    write_json(folder / "scheduler/scheduler_config.json", {
-        "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "_diffusers_version": DIFFUSERS_VERSION,
-        "base_image_seq_len": 256,
-        "base_shift": 0.5,
-        "invert_sigmas": False,
-        "max_image_seq_len": 4096,
-        "max_shift": 1.15,
-        "num_train_timesteps": 1000,
-        "shift": 3.0,
-        "shift_terminal": None,
-        "stochastic_sampling": False,
-        "time_shift_type": "exponential",
-        "use_beta_sigmas": False,
-        "use_dynamic_shifting": True,
-        "use_exponential_sigmas": False,
-        "use_karras_sigmas": False,
-    })
+    write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "Flux2KleinPipeline",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "is_distilled": True,
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+            "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+            "transformer": ["diffusers", "Flux2Transformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKLFlux2"],
+        },
+    )
+    write_json(
+        folder / "scheduler/scheduler_config.json",
+        {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "base_image_seq_len": 256,
+            "base_shift": 0.5,
+            "invert_sigmas": False,
+            "max_image_seq_len": 4096,
+            "max_shift": 1.15,
+            "num_train_timesteps": 1000,
+            "shift": 3.0,
+            "shift_terminal": None,
+            "stochastic_sampling": False,
+            "time_shift_type": "exponential",
+            "use_beta_sigmas": False,
+            "use_dynamic_shifting": True,
+            "use_exponential_sigmas": False,
+            "use_karras_sigmas": False,
+        },
+    )
     write_transformer(folder / "transformer")
     write_text_encoder(folder / "text_encoder", ids)
     write_vae(folder / "vae", VAE)
@@ -147,10 +153,13 @@ def write_text_encoder(folder: Path, ids: dict[str, int]) -> None:
     files = [f"model-{i + 1:05d}-of-00002.safetensors" for i in range(2)]
     for file, shard in zip(files, shards):
         write_safetensors(folder / file, shard)
-    write_json(folder / "model.safetensors.index.json", {
-        "metadata": {"total_size": 2 * total},
-        "weight_map": {name: file for file, shard in zip(files, shards) for name in shard},
-    })
+    write_json(
+        folder / "model.safetensors.index.json",
+        {
+            "metadata": {"total_size": 2 * total},
+            "weight_map": {name: file for file, shard in zip(files, shards) for name in shard},
+        },
+    )
 
 
 def write_text_encoder_fp8(folder: Path, ids: dict[str, int]) -> None:
@@ -170,7 +179,7 @@ def write_text_encoder_fp8(folder: Path, ids: dict[str, int]) -> None:
         if not name.endswith("_proj.weight"):
             tensors[name] = weight.to(torch.bfloat16)
             continue
-        # Blocks of unlike size, so that a scale taken from the wrong block shows.
+        # Blocks of different magnitude, so that using the scale of the wrong block is detected.
         weight[FP8_BLOCK:] *= 2.0
         weight[:, FP8_BLOCK:] *= 0.5
         tensors[name], tensors[name + "_scale_inv"] = quantize_fp8(weight)
@@ -190,7 +199,7 @@ def quantize_fp8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dequantize_fp8(quantized: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The weight that FP8 checkpoints mean, rounded to BF16 as transformers does at load."""
+    """Decodes an FP8 weight and rounds it to BF16, as transformers does at load."""
     return (quantized.float() * expand_blocks(scales, quantized.shape)).to(torch.bfloat16)
 
 
@@ -234,7 +243,7 @@ def bf16(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def random_weights(part: str, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """f32 values for every entry of `shapes`; `part` keeps equal names in different models apart."""
+    """f32 values for every entry of `shapes`; `part` distinguishes equal names in different models."""
     return {name: random_tensor(part, name, tuple(tensor.shape)) for name, tensor in shapes.items()}
 
 

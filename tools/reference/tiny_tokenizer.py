@@ -1,8 +1,8 @@
-"""A tokenizer of the Qwen2 kind with a few hundred entries, trained on the sentences below.
+"""A small tokenizer of Qwen2's type with a few hundred entries, trained on the sentences below.
 
-Out: `tokenizer.json` and `tokenizer_config.json` (with the chat template). Stages, regex and the order of the added tokens
-are those of Qwen3 (`transformers/models/qwen2/tokenization_qwen2.py`); only the vocabulary is smaller, so that special
-tokens have small ids and code that hard-codes Qwen's ids fails on it.
+Out: `tokenizer.json` and `tokenizer_config.json` (with the chat template). Stages, regex and the order of the added
+tokens are those of Qwen3 (`transformers/models/qwen2/tokenization_qwen2.py`). The vocabulary is smaller, so special
+tokens have small ids, and code that hard-codes Qwen's ids fails.
 """
 
 import os
@@ -20,7 +20,7 @@ SPECIAL = [
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
-# Matched as one token like the special ones, but kept when ids are decoded to text.
+# Matched as single tokens like the special ones, but kept when ids are decoded to text.
 ADDED_NOT_SPECIAL = [
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>",
     "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
@@ -32,7 +32,8 @@ SPLIT = (
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% endif %}"
 )
 SENTENCES = [
     "a red fox in the snow",
@@ -51,10 +52,12 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     """Writes both files and returns the ids that configs mention, plus `rows`, the embedding rows to reserve."""
     tokenizer = Tokenizer(models.BPE(fuse_unk=False, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -69,30 +72,33 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     tokenizer.save(str(folder / "tokenizer.json"))
 
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL + ADDED_NOT_SPECIAL}
-    write_json(folder / "tokenizer_config.json", {
-        "add_prefix_space": False,
-        "added_tokens_decoder": {
-            str(id): {
-                "content": token,
-                "lstrip": False,
-                "normalized": False,
-                "rstrip": False,
-                "single_word": False,
-                "special": token in SPECIAL,
-            }
-            for token, id in ids.items()
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "add_prefix_space": False,
+            "added_tokens_decoder": {
+                str(id): {
+                    "content": token,
+                    "lstrip": False,
+                    "normalized": False,
+                    "rstrip": False,
+                    "single_word": False,
+                    "special": token in SPECIAL,
+                }
+                for token, id in ids.items()
+            },
+            "bos_token": None,
+            "chat_template": CHAT_TEMPLATE,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": "<|im_end|>",
+            "errors": "replace",
+            "model_max_length": 131072,
+            "pad_token": "<|endoftext|>",
+            "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+            "unk_token": None,
         },
-        "bos_token": None,
-        "chat_template": CHAT_TEMPLATE,
-        "clean_up_tokenization_spaces": False,
-        "eos_token": "<|im_end|>",
-        "errors": "replace",
-        "model_max_length": 131072,
-        "pad_token": "<|endoftext|>",
-        "split_special_tokens": False,
-        "tokenizer_class": "Qwen2Tokenizer",
-        "unk_token": None,
-    })
+    )
     used = tokenizer.get_vocab_size(with_added_tokens=True)
     # Like the real checkpoints, the embedding has more rows than the tokenizer has entries.
     rows = -(-(used + 1) // 64) * 64

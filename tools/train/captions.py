@@ -1,19 +1,23 @@
-"""Pictures' descriptions and the sentences that ask for them.
+"""The grammar: random pictures, and captions for them.
 
 In:  a random.Random, and for loose sentences a list of common words.
-Out: items: pictures, the target first and its references after it, a caption, and what the caption leaves unsaid.
+Out: items: pictures (the target, then its references), a caption, and the fields that the caption leaves unsaid.
 
-A picture is seven integers: color, pattern, subject, size, count, place, mirrored. What a caption leaves unsaid is drawn at
-random, so that the same words have many pictures and the seed chooses.
+A picture is seven integers: color, pattern, subject, size, count, place, mirrored. Unsaid fields are random, so a
+caption has many pictures, and the seed chooses among them.
 """
 
 from subjects import COLOR_NAMES, NAMES, SHAPE_START, held_out, plural, visible
 
 T2I, EDIT, TWO_REFS = 0, 1, 2
-# What a caption leaves to the seed, as bits.
+# Fields that a caption leaves unsaid, as bit flags.
 MIRROR, PLACE, SIZE, BACKGROUND = 1, 2, 4, 8
 NUMBERS = {2: ["two", "two", "two", "2", "a pair of"], 3: ["three", "three", "three", "3"]}
-SIZE_WORDS = [["small", "small", "little", "tiny"], ["medium", "medium-sized", "medium sized"], ["large", "large", "big", "huge"]]
+SIZE_WORDS = [
+    ["small", "small", "little", "tiny"],
+    ["medium", "medium-sized", "medium sized"],
+    ["large", "large", "big", "huge"],
+]
 PLACE_WORDS = [
     ["at the top left", "top left", "in the top left corner", "in the upper left corner", "at the upper left"],
     ["at the top", "top", "at the top center", "near the top", "at the upper edge"],
@@ -23,10 +27,26 @@ PLACE_WORDS = [
     ["at the right", "on the right", "on the right side", "right", "to the right"],
     ["at the bottom left", "bottom left", "in the bottom left corner", "in the lower left corner", "at the lower left"],
     ["at the bottom", "bottom", "at the bottom center", "near the bottom", "at the lower edge"],
-    ["at the bottom right", "bottom right", "in the bottom right corner", "in the lower right corner", "at the lower right"],
+    [
+        "at the bottom right",
+        "bottom right",
+        "in the bottom right corner",
+        "in the lower right corner",
+        "at the lower right",
+    ],
 ]
-PREFIXES = ["a picture of ", "an image of ", "an emoji of ", "a drawing of ", "draw ", "show ", "an icon of ", "picture: "]
-SYLLABLES = "ba ko ri tu ne la sho mer vin dor pel ga zu fi wo ta lim san qua hy ed or ing ers bel con tra mo pi ny ul st".split()
+PREFIXES = [
+    "a picture of ",
+    "an image of ",
+    "an emoji of ",
+    "a drawing of ",
+    "draw ",
+    "show ",
+    "an icon of ",
+    "picture: ",
+]
+SYLLABLES = """ba ko ri tu ne la sho mer vin dor pel ga zu fi wo ta lim san qua hy ed or ing ers bel con tra mo pi ny ul
+st""".split()
 
 
 def article(noun):
@@ -34,7 +54,7 @@ def article(noun):
 
 
 def background(rng, color, pattern):
-    """(noun phrase without article, whether it stands with one)."""
+    """Returns (noun phrase without article, whether it takes an article)."""
     c = COLOR_NAMES[color]
     if c == "gray" and rng.random() < 0.5:
         c = "grey"
@@ -45,7 +65,15 @@ def background(rng, color, pattern):
     if pattern == 1:
         phrase = rng.choice([f"{c} gradient background", f"{c} gradient", f"{c} gradient", f"gradient {c} background"])
         return phrase, True
-    phrase = rng.choice([f"striped {c} background", f"{c} striped background", f"{c} stripes", f"{c} stripes", f"background of {c} stripes"])
+    phrase = rng.choice(
+        [
+            f"striped {c} background",
+            f"{c} striped background",
+            f"{c} stripes",
+            f"{c} stripes",
+            f"background of {c} stripes",
+        ]
+    )
     return phrase, not phrase.endswith("stripes") or phrase.startswith("back")
 
 
@@ -58,7 +86,7 @@ def noun(rng, subject):
 
 
 def thing(rng, subject, count, size):
-    """Noun phrase; `size` None leaves it unsaid."""
+    """Noun phrase of a subject; `size` None leaves the size unsaid."""
     adjective = "" if size is None else rng.choice(SIZE_WORDS[size]) + " "
     if count == 1:
         name = adjective + noun(rng, subject)
@@ -81,7 +109,7 @@ def letters(rng, text):
 
 
 def filler(rng, words):
-    """A word that says nothing about the picture: mostly a common one, at times one that nobody has heard."""
+    """A word without meaning for the picture: mostly a common one, sometimes made up of random syllables."""
     if not words or rng.random() < 0.12:
         return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3)))
     if rng.random() < 0.45:
@@ -90,7 +118,7 @@ def filler(rng, words):
 
 
 def loose(rng, words, parts, most=16):
-    """`parts` in any order with loose words around them, so that the encoder finds what matters in any sentence."""
+    """Shuffles `parts` and surrounds them with filler, so that the encoder learns to find them in any sentence."""
     rng.shuffle(parts)
     free = most - sum(part.count(" ") + 1 for part in parts)
     out = [filler(rng, words) for _ in range(min(free, rng.choice([0, 0, 0, 1, 2, 3, 4])))]
@@ -103,12 +131,23 @@ def loose(rng, words, parts, most=16):
 
 
 def loose_background(rng, words, color, pattern):
-    """Color and pattern with the words for a background or without them."""
+    """Phrase for color and pattern, with or without words for a background."""
     c = COLOR_NAMES[color]
     if c == "gray" and rng.random() < 0.3:
         c = "grey"
     if pattern == 0:
-        return rng.choice([c, c, c, c, f"{c} background", f"plain {c}", f"{c} {filler(rng, words)}", f"background {filler(rng, words)} {c}"])
+        return rng.choice(
+            [
+                c,
+                c,
+                c,
+                c,
+                f"{c} background",
+                f"plain {c}",
+                f"{c} {filler(rng, words)}",
+                f"background {filler(rng, words)} {c}",
+            ]
+        )
     kind = "gradient" if pattern == 1 else rng.choice(["stripes", "stripes", "striped"])
     between = " ".join(filler(rng, words) for _ in range(rng.choice([0, 0, 1, 1, 2])))
     a, b = (c, kind) if rng.random() < 0.6 else (kind, c)
@@ -116,7 +155,7 @@ def loose_background(rng, words, color, pattern):
 
 
 def describe(rng, picture, words=(), everything=False):
-    """(a caption of one picture, what it leaves unsaid). `everything`: only its mirror image is."""
+    """Returns (caption of a picture, unsaid fields). With `everything`, only mirroring is unsaid."""
     color, pattern, subject, size, count, place, _ = picture
     say_bg = everything or rng.random() < 0.85
     say_size = everything or rng.random() < (0.5 if count == 1 else 0.4)
@@ -134,7 +173,7 @@ def describe(rng, picture, words=(), everything=False):
 
 
 def sentence(rng, picture, say_bg, say_size, say_place):
-    """A caption in one of the usual forms."""
+    """A caption in one of the fixed forms."""
     color, pattern, subject, size, count, place, _ = picture
     what = thing(rng, subject, count, size if say_size else None)
     where = rng.choice(PLACE_WORDS[place]) if say_place else ""
@@ -143,18 +182,28 @@ def sentence(rng, picture, say_bg, say_size, say_place):
     if not say_bg:
         return rng.choice([f"{what} {where}", f"{what}, {where}", f"{where}, {what}"]) if where else what
     phrase, takes_article = background(rng, color, pattern)
-    on = (article(phrase) if takes_article and rng.random() < 0.85 else phrase)
+    on = article(phrase) if takes_article and rng.random() < 0.85 else phrase
     w = f" {where}" if where else ""
     cw = f", {where}" if where else ""
-    return rng.choice([
-        f"{what}{w} on {on}", f"{what} on {on}{w}", f"{what}{w} on {on}", f"{what} on {on}{cw}",
-        f"{what}{w}, {phrase}", f"{what}, {phrase}{cw}", f"{phrase}, {what}{w}", f"{on} with {what}{w}",
-        f"on {on}, {what}{w}", f"{what}{w} with {on}", f"{phrase}: {what}{cw}",
-    ])
+    return rng.choice(
+        [
+            f"{what}{w} on {on}",
+            f"{what} on {on}{w}",
+            f"{what}{w} on {on}",
+            f"{what} on {on}{cw}",
+            f"{what}{w}, {phrase}",
+            f"{what}, {phrase}{cw}",
+            f"{phrase}, {what}{w}",
+            f"{on} with {what}{w}",
+            f"on {on}, {what}{w}",
+            f"{what}{w} with {on}",
+            f"{phrase}: {what}{cw}",
+        ]
+    )
 
 
 def picture(rng, eval_pairs=False):
-    """A random picture; of a held-out pair if `eval_pairs`, else never of one."""
+    """A random picture, of a held-out pair if `eval_pairs`, else of a training pair."""
     while True:
         subject, color = rng.randrange(len(NAMES)), rng.randrange(len(COLOR_NAMES))
         if visible(subject, color) and held_out(subject, color) == eval_pairs:
@@ -168,12 +217,12 @@ def picture(rng, eval_pairs=False):
 
 
 def shown(p, allow):
-    """The picture is visible and, unless `allow`, its pair is trained on."""
+    """Whether the subject is visible and, unless `allow`, its pair is not held out."""
     return visible(p[2], p[0]) and (allow or not held_out(p[2], p[0]))
 
 
 def edit(rng, kind=None, source=None, allow=False):
-    """(kind of edit, source, target, caption)."""
+    """Returns (kind of edit, source, target, caption); None if `source` does not allow the edit."""
     while True:
         p = source or picture(rng, allow)
         c, pat, s, size, count, place, mirror = p
@@ -188,15 +237,28 @@ def edit(rng, kind=None, source=None, allow=False):
             cn = COLOR_NAMES[c2]
             texts = [f"put {it} on {on}", f"{phrase} instead", f"change to {on}", f"give {it} {on}"]
             short = {0: cn, 1: f"a {cn} gradient", 2: f"{cn} stripes"}[pat2]
-            striped = {0: cn, 1: f"{cn} gradient", 2: rng.choice([f"{cn} stripes", f"{cn} striped", f"striped {cn}"])}[pat2]
-            texts += [f"make the background {striped}"] * 3 + [f"change the background to {short}", f"change the background to {short}",
-                      f"turn the background {striped}", f"background: {short}", f"make the background {short}"]
+            striped = {0: cn, 1: f"{cn} gradient", 2: rng.choice([f"{cn} stripes", f"{cn} striped", f"striped {cn}"])}[
+                pat2
+            ]
+            texts += [f"make the background {striped}"] * 3 + [
+                f"change the background to {short}",
+                f"change the background to {short}",
+                f"turn the background {striped}",
+                f"background: {short}",
+                f"make the background {short}",
+            ]
         elif k == "replace":
             s2 = rng.randrange(len(NAMES))
-            q = (c, pat, s2) + p[3:6] + (rng.randrange(2),)  # which way round the old one was may not be visible
+            q = (c, pat, s2) + p[3:6] + (rng.randrange(2),)  # mirroring of the old subject may not be visible
             a, b = (name, article(NAMES[s2])) if count == 1 else (plural(name), plural(NAMES[s2]))
-            texts = [f"replace the {a} with {b}"] * 4 + [f"turn the {a} into {b}", f"change the {a} to {b}", f"swap the {a} for {b}",
-                     f"make it {b}" if count == 1 else f"make them {b}", f"{b} instead of the {a}", f"change the {a} into {b}"]
+            texts = [f"replace the {a} with {b}"] * 4 + [
+                f"turn the {a} into {b}",
+                f"change the {a} to {b}",
+                f"swap the {a} for {b}",
+                f"make it {b}" if count == 1 else f"make them {b}",
+                f"{b} instead of the {a}",
+                f"change the {a} into {b}",
+            ]
         elif k == "size":
             step = rng.choice([-1, 1])
             q = p[:3] + (size + step,) + p[4:]
@@ -204,16 +266,29 @@ def edit(rng, kind=None, source=None, allow=False):
                 if source:
                     return None
                 continue
-            texts = ([f"make {it} smaller"] * 4 + [f"shrink {it}", "smaller", f"make {it} a bit smaller"] if step < 0 else
-                     [f"make {it} bigger"] * 2 + [f"make {it} larger"] * 2 + [f"enlarge {it}", "bigger", "larger"])
+            texts = (
+                [f"make {it} smaller"] * 4 + [f"shrink {it}", "smaller", f"make {it} a bit smaller"]
+                if step < 0
+                else [f"make {it} bigger"] * 2 + [f"make {it} larger"] * 2 + [f"enlarge {it}", "bigger", "larger"]
+            )
         elif k == "add":
             if size == 2 or count == 3:
                 if source:
                     return None
                 continue
             q = (c, pat, s, size, count + 1, 4, mirror)
-            texts = ["add another one", f"add another {name}", f"one more {name}", f"add one more {name}", "add one more"]
-            texts += ["add a second one", f"add a second {name}"] * 3 if count == 1 else ["add a third one", f"add a third {name}"] * 3
+            texts = [
+                "add another one",
+                f"add another {name}",
+                f"one more {name}",
+                f"add one more {name}",
+                "add one more",
+            ]
+            texts += (
+                ["add a second one", f"add a second {name}"] * 3
+                if count == 1
+                else ["add a third one", f"add a third {name}"] * 3
+            )
         else:
             if count != 1:
                 if source:
@@ -232,7 +307,7 @@ def edit(rng, kind=None, source=None, allow=False):
 
 
 def two_refs(rng, allow=False):
-    """(first, second, target, caption): the subject of one picture on the background of another."""
+    """Returns (first, second, target, caption): the subject of one picture on the background of the other."""
     while True:
         a, b = picture(rng, False), picture(rng, False)
         target = b[:2] + a[2:]
@@ -240,20 +315,28 @@ def two_refs(rng, allow=False):
             break
     i, j = ("1", "2") if rng.random() < 0.7 else ("2", "1")
     name = NAMES[a[2]] if a[4] == 1 else plural(NAMES[a[2]])
-    text = rng.choice([f"the subject of image {i} on the background of image {j}"] * 4 + [
-        f"put the subject of image {i} on the background of image {j}", f"the {name} of image {i} on the background of image {j}",
-        f"the {name} from image {i} on the background of image {j}", f"put the {name} from image {i} onto the background of image {j}",
-        f"image {i} with the background of image {j}", f"use the background of image {j} for image {i}",
-    ])
+    text = rng.choice(
+        [f"the subject of image {i} on the background of image {j}"] * 4
+        + [
+            f"put the subject of image {i} on the background of image {j}",
+            f"the {name} of image {i} on the background of image {j}",
+            f"the {name} from image {i} on the background of image {j}",
+            f"put the {name} from image {i} onto the background of image {j}",
+            f"image {i} with the background of image {j}",
+            f"use the background of image {j} for image {i}",
+        ]
+    )
     first, second = (a, b) if i == "1" else (b, a)
     return first, second, target, letters(rng, text)
 
 
 def item(rng, kind, words=()):
-    """(pictures with the target first, then the references; caption; what it leaves unsaid)."""
+    """Returns (pictures: target, then references; caption; unsaid fields)."""
     if kind == T2I:
         p = picture(rng)
-        return ((p,), "", MIRROR | PLACE | SIZE | BACKGROUND) if rng.random() < 0.02 else ((p,), *describe(rng, p, words))
+        return (
+            ((p,), "", MIRROR | PLACE | SIZE | BACKGROUND) if rng.random() < 0.02 else ((p,), *describe(rng, p, words))
+        )
     if kind == EDIT:
         edited, source, target, text = edit(rng)
         return (target, source), text, MIRROR * (edited == "replace")

@@ -1,7 +1,7 @@
-"""Stage 5: the exported folder draws in diffusers' own pipeline.
+"""Stage 5: checks that the exported folder works in diffusers' own pipeline.
 
 In:  the exported folder.
-Out: a contact sheet as PNG; an error if the pipeline's picture is not the training code's.
+Out: a contact sheet as PNG; an error if the pipeline's picture differs from that of the training code.
 """
 
 import argparse
@@ -15,11 +15,13 @@ from PIL import Image
 import data
 import models
 
-SHEET = """a cat on a blue background|a dog, green stripes|a red circle on a white background|two apples, yellow gradient
-a small penguin at the top left on a pink background|three frogs on a white background|a large lion, orange background|robot
-a rocket on a black background|a small house at the bottom right, turquoise background|an owl on a purple gradient|a pizza|cat
-two small cars on a gray background|a big yellow square on a blue background|unicorn, pink stripes|a snowman on red|a castle in the middle
-a shark at the left on a turquoise background|strawberry on a white background|there is a fox and everything behind it is green|a ghost at the top"""
+SHEET = """a cat on a blue background|a dog, green stripes|a red circle on a white background
+two apples, yellow gradient|a small penguin at the top left on a pink background|three frogs on a white background
+a large lion, orange background|robot|a rocket on a black background
+a small house at the bottom right, turquoise background|an owl on a purple gradient|a pizza|cat
+two small cars on a gray background|a big yellow square on a blue background|unicorn, pink stripes|a snowman on red
+a castle in the middle|a shark at the left on a turquoise background|strawberry on a white background
+there is a fox and everything behind it is green|a ghost at the top"""
 EDITS = ["make the background red", "replace the cat with a dog", "make it smaller", "add a second one"]
 
 
@@ -34,10 +36,20 @@ def main():
         torch.set_num_threads(args.threads)
     pipe = Flux2KleinPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+
     def draw(prompt, image=None, seed=1, side=128):
-        return pipe(prompt=prompt, image=image, height=side, width=side, num_inference_steps=4, guidance_scale=1.0,
-                    max_sequence_length=data.MAX_TOKENS, text_encoder_out_layers=models.TAPS,
-                    generator=torch.Generator().manual_seed(seed)).images[0]
+        return pipe(
+            prompt=prompt,
+            image=image,
+            height=side,
+            width=side,
+            num_inference_steps=4,
+            guidance_scale=1.0,
+            max_sequence_length=data.MAX_TOKENS,
+            text_encoder_out_layers=models.TAPS,
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+
     if args.work:
         import evaluate
 
@@ -46,7 +58,9 @@ def main():
         ids = torch.from_numpy(data.encode(model.tokenizer, ["a cat on a blue background"])).long()
         with torch.no_grad():
             context = models.text_states(model.encoder, ids, model.pad)
-            x = models.sample(model.transformer, context, noise, None, models.position_ids(128, 128, 0, "cpu", data.MAX_TOKENS), 4)
+            x = models.sample(
+                model.transformer, context, noise, None, models.position_ids(128, 128, 0, "cpu", data.MAX_TOKENS), 4
+            )
             ours = models.decode_tokens(model.vae, x, 128, 128).clamp(-1, 1)[0]
         ours = ((ours / 2 + 0.5) * 255).round().permute(1, 2, 0).numpy()
         theirs = np.asarray(draw("a cat on a blue background"), dtype=np.float32)
@@ -65,7 +79,9 @@ def main():
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * 132, rows * 132), "white")
     for i, p in enumerate(pictures):
-        sheet.paste(p.resize((128, 128)) if p.size != (128, 128) else p, (i % columns * 132 + 2, i // columns * 132 + 2))
+        sheet.paste(
+            p.resize((128, 128)) if p.size != (128, 128) else p, (i % columns * 132 + 2, i // columns * 132 + 2)
+        )
     sheet.save(args.sheet)
     print(len(pictures), "pictures in", args.sheet)
 

@@ -1,10 +1,10 @@
-"""Pictures and token ids, made while training runs.
+"""Training data, generated on the fly: pictures and token ids.
 
 In:  the font of Debian's fonts-noto-color-emoji, the tokenizer, the grammar of captions.py.
 Out: batches of pictures in [-1, 1] composed on the training device, token ids padded to MAX_TOKENS.
 
-Glyphs are rendered once with Pillow into one table (the atlas) on the device; a picture is then a few gathers, so the card
-makes its own data and the CPU only writes sentences.
+Glyphs are rendered once, with Pillow, into a table on the device (the atlas). A picture is then a few gathers, so the
+GPU generates its own pictures and the CPU only writes sentences.
 """
 
 import multiprocessing as mp
@@ -27,8 +27,9 @@ FULL = 128
 
 # ---- glyphs ----
 
+
 def _glyph(font, text):
-    """The glyph of `text` cropped to what is visible, centered on a square, premultiplied RGBA."""
+    """The glyph of `text`, cropped to its visible part and centered on a square; premultiplied RGBA."""
     canvas = Image.new("RGBA", (200, 200))
     ImageDraw.Draw(canvas).text((20, 20), text, font=font, embedded_color=True)
     canvas = canvas.crop(canvas.getbbox())
@@ -39,7 +40,7 @@ def _glyph(font, text):
 
 
 def _shape(shape, color):
-    """A plain shape at 8 times the size it is drawn at."""
+    """A plain shape, at 8 times its largest size in pictures; premultiplied RGBA."""
     n = 768
     image = Image.new("L", (n, n))
     d = ImageDraw.Draw(image)
@@ -64,7 +65,7 @@ def _shape(shape, color):
 
 
 class Atlas:
-    """Every subject in every size as rows of premultiplied RGBA, 0..255, one after another."""
+    """All subjects in all sizes, as one table of premultiplied RGBA pixels, 0..255."""
 
     def __init__(self, device):
         font = ImageFont.truetype(FONT, STRIKE)
@@ -80,14 +81,18 @@ class Atlas:
         self.inset = torch.tensor(SIZE_INSET, device=device)
         first = np.array(list(COLORS.values()), dtype=np.float32)
         light = np.where(first.min(1, keepdims=True) > 200, np.float32(190), first * 0.5 + 255 * 0.5).astype(np.float32)
-        self.colors = torch.from_numpy(np.stack([first, light])).to(device)  # the color, and what it fades or stripes into
-        # Places of up to three things, in steps of the free space's half: [count, thing, (x, y)].
-        self.several = torch.tensor([[[1, 1], [9, 9], [9, 9]], [[0, 1], [2, 1], [9, 9]], [[1, 0], [0, 2], [2, 2]]], device=device)
+        self.colors = torch.from_numpy(np.stack([first, light])).to(
+            device
+        )  # the color itself, and its second color in gradients and stripes
+        # Places of up to three subjects, in halves of the free space: [count, subject, (x, y)]; 9 is none.
+        self.several = torch.tensor(
+            [[[1, 1], [9, 9], [9, 9]], [[0, 1], [2, 1], [9, 9]], [[1, 0], [0, 2], [2, 2]]], device=device
+        )
         self.device = device
 
 
 def backgrounds(atlas, color, pattern, height, width, origin=None, full=FULL):
-    """[B, 3, height, width] in 0..255. `origin` [B, 2]: where the picture's top left lies in a larger one of height `full`."""
+    """[B, 3, height, width] in 0..255. `origin` [B, 2]: top left corner within a larger picture of height `full`."""
     y = torch.arange(height, device=atlas.device)[None, :, None]
     x = torch.arange(width, device=atlas.device)[None, None, :]
     oy, ox = (0, 0) if origin is None else (origin[:, :1, None], origin[:, 1:, None])
@@ -99,14 +104,14 @@ def backgrounds(atlas, color, pattern, height, width, origin=None, full=FULL):
 
 
 def places(atlas, specs, height, width):
-    """Top left corners of up to three things: [B, 3, 2] as (x, y), and which of them are there [B, 3]."""
+    """Top left corners of up to three subjects, [B, 3, 2] as (x, y), and which of them exist, [B, 3]."""
     size, count, place = specs[:, 3], specs[:, 4], specs[:, 5]
     steps = atlas.several[count - 1].clone()
     single = torch.stack([place % 3, place // 3], -1)
     steps[:, 0] = torch.where((count == 1)[:, None], single, steps[:, 0])
     px, inset = atlas.px[size], atlas.inset[size]
     free = torch.stack([width - px - 2 * inset, height - px - 2 * inset], -1)[:, None]
-    # The middle is moved onto the 16 px grid of tokens where a picture's size does not have it there.
+    # The middle is rounded down to the 16 px grid of tokens.
     middle = free // 2 // 16 * 16
     at = torch.where(steps == 1, middle, torch.where(steps == 2, free, torch.zeros_like(free)))
     return at + inset[:, None, None], steps[:, :, 0] < 9
@@ -137,6 +142,7 @@ def compose(atlas, specs, height=FULL, width=FULL, origin=None, shift=None, full
 
 # ---- sentences ----
 
+
 def load_tokenizer(folder):
     from tokenizers import Tokenizer
 
@@ -144,7 +150,7 @@ def load_tokenizer(folder):
 
 
 def encode(tokenizer, texts, length=MAX_TOKENS):
-    """Token ids in the chat template, [N, length] int16, cut or padded as the pipeline does."""
+    """Token ids of the texts in the chat template, [N, length] int16, truncated or padded as in the pipeline."""
     pad = tokenizer.token_to_id("<|endoftext|>")
     out = np.full((len(texts), length), pad, dtype=np.int16)
     for row, e in zip(out, tokenizer.encode_batch([TEMPLATE.format(t) for t in texts])):
@@ -154,19 +160,19 @@ def encode(tokenizer, texts, length=MAX_TOKENS):
 
 
 def load_words(work):
-    """Common words that say nothing about a picture, the most common first."""
+    """Common words without meaning for a picture, most common first."""
     with open(os.path.join(work, "words.txt")) as f:
         return f.read().split()
 
 
 class Writer:
-    """Makes sentences of one kind and the specs of their pictures."""
+    """Writes sentences of one kind and the specs of their pictures."""
 
     def __init__(self, work):
         self.tokenizer, self.words = load_tokenizer(os.path.join(work, "tokenizer")), load_words(work)
 
     def __call__(self, seed, kind, count):
-        """(specs [count, 1 + references, 7] int16, ids [count, MAX_TOKENS] int16, unsaid [count] int16)."""
+        """Returns (specs [count, 1 + references, 7], ids [count, MAX_TOKENS], unsaid [count]), all int16."""
         rng = random.Random(seed)
         pictures, texts, unsaid = zip(*(captions.item(rng, kind, self.words) for _ in range(count)))
         return np.array(pictures, dtype=np.int16), encode(self.tokenizer, texts), np.array(unsaid, dtype=np.int16)
@@ -199,16 +205,16 @@ def _jobs(seed, shares, chunk):
 def _from_pool(pool, jobs, ahead):
     pending = []
     while True:
-        # A bounded number of jobs in flight: imap would run ahead without end.
+        # Bounds the number of jobs in flight; imap would not.
         while len(pending) < ahead:
             pending.append(pool.apply_async(_work, (next(jobs),)))
         yield pending.pop(0).get()
 
 
 def stream(work, seed, shares, chunk, workers):
-    """Endless (kind, specs, ids, unsaid); `shares`: how many chunks of each kind in turn. Without workers they are made here.
+    """An endless iterator of (kind, specs, ids, unsaid). `shares`: how many chunks of each kind per cycle.
 
-    Call it before anything touches the GPU: the workers are forks of this process.
+    Workers are forks of this process, so call it before anything uses the GPU. Without workers, this process writes.
     """
     jobs = _jobs(seed, shares, chunk)
     if workers:
@@ -219,31 +225,34 @@ def stream(work, seed, shares, chunk, workers):
 
 # ---- noise ----
 
-# Channels of the noise whose means over all tokens choose what a caption leaves unsaid: (first, one past the last).
+# Channels of the noise whose means over all tokens choose the unsaid fields: (first, one past the last).
 PLACE_CHANNELS, SIZE_CHANNELS, COLOR_CHANNELS, PATTERN_CHANNELS = (1, 10), (10, 13), (13, 25), (25, 30)
 
 
 def couple(noise, specs, unsaid):
-    """The noise [B, I, C] that leads to these pictures [B, 7]: the same distribution, but no longer independent of what is unsaid.
+    """Couples noise [B, I, C] to pictures [B, 7]: permutes channels and flips signs so that the noise determines the
+    unsaid fields.
 
-    A caption that leaves the place open has nine pictures. Were the noise independent of the choice, the first steps would
-    aim at their average, and four steps would often end in a blend. So the choice is made a plain function of the noise: the
-    channel of a group with the largest mean names the place, the sign of another one's mean the mirror image, and so on.
-    Exchanging channels and flipping signs keeps noise of independent values what it is, so any noise can be drawn from.
+    A caption that leaves the place unsaid has nine pictures. With independent noise, the first steps would aim at their
+    average, and four steps would often end in a blend. So the choice is a function of the noise: the channel with the
+    largest mean in a group gives the place, the sign of another channel's mean gives mirroring, and so on. Permutations
+    and signs preserve the distribution of independent Gaussian noise, so sampling can use any noise.
     """
     means = noise.mean(1)
     rows = torch.arange(len(noise), device=noise.device)
     order = torch.arange(noise.shape[2], device=noise.device).repeat(len(noise), 1)
     count = specs[:, 4]
     pattern = torch.where(specs[:, 1] == 0, torch.randint(3, rows.shape, device=noise.device), specs[:, 1] + 2)
-    groups = [(PLACE_CHANNELS, specs[:, 5], (unsaid & captions.PLACE != 0) & (count == 1)),
-              (SIZE_CHANNELS, specs[:, 3], unsaid & captions.SIZE != 0),
-              (COLOR_CHANNELS, specs[:, 0], unsaid & captions.BACKGROUND != 0),
-              (PATTERN_CHANNELS, pattern, unsaid & captions.BACKGROUND != 0)]
+    groups = [
+        (PLACE_CHANNELS, specs[:, 5], (unsaid & captions.PLACE != 0) & (count == 1)),
+        (SIZE_CHANNELS, specs[:, 3], unsaid & captions.SIZE != 0),
+        (COLOR_CHANNELS, specs[:, 0], unsaid & captions.BACKGROUND != 0),
+        (PATTERN_CHANNELS, pattern, unsaid & captions.BACKGROUND != 0),
+    ]
     for (first, last), choice, open_ in groups:
         candidates = means[:, first:last]
         if first == SIZE_CHANNELS[0]:
-            # Several things are small or medium; the third channel then has no say.
+            # Several subjects are small or medium, so the third channel is ignored then.
             alone = torch.stack([torch.zeros_like(means[:, 0])] * 2 + [torch.where(count == 1, 0.0, -torch.inf)], 1)
             candidates = candidates + alone
         largest, wanted = candidates.argmax(1) + first, choice + first

@@ -1,10 +1,11 @@
-"""Quick figures, on pictures whose subject x background pairs were never trained on.
+"""A quick evaluation, on pictures of held-out subject x background pairs.
 
 In:  WORK with tokenizer, vae.pt and flow_ema.pt.
 Out: a table on standard output.
 
-Subject: the nearest of all glyphs, either way round, on the known background inside the known boxes. Background: the nearest
-of all colors and patterns outside the boxes. Layout: the nearest of all counts, sizes and places of the true subject.
+Answers are nearest neighbors. Subject: among all glyphs, also mirrored, on the known background inside the known boxes.
+Background: among all colors and patterns, outside the boxes. Layout: among all counts, sizes and places of the true
+subject.
 """
 
 import argparse
@@ -28,7 +29,7 @@ class Judge:
         whole = self.atlas.rows.float() / 127.5
         ends = self.atlas.bases[1:] + [len(whole)]
         sized = [whole[a:b].view(-1, px, px, 4) for a, b, px in zip(self.atlas.bases, ends, data.SIZE_PX)]
-        # A glyph over a background b leaves g + b (1 - a); its squared distance is a few products with these.
+        # A glyph over a background b is g + b (1 - a); its squared distance expands to a few products with these.
         self.glyphs = []
         for glyphs in sized:
             both = torch.cat([glyphs, glyphs.flip(2)]).flatten(1, 2)
@@ -36,7 +37,7 @@ class Judge:
             self.glyphs.append((g.flatten(1), a, (g * a[..., None]).flatten(1), g.square().sum((1, 2)), a.square()))
 
     def boxes(self, specs, margin=0):
-        """Where the things are: [B, 1, 128, 128] of 0 and 1."""
+        """Mask of the subjects' boxes: [B, 1, 128, 128] of 0 and 1."""
         corner, there = data.places(self.atlas, specs, 128, 128)
         y = torch.arange(128, device=self.device)[None, :, None]
         x = torch.arange(128, device=self.device)[None, None, :]
@@ -44,38 +45,55 @@ class Judge:
         mask = torch.zeros(len(specs), 128, 128, dtype=torch.bool, device=self.device)
         for k in range(3):
             cx, cy = corner[:, k, :1, None], corner[:, k, 1:, None]
-            mask |= (x >= cx - margin) & (x < cx + px + margin) & (y >= cy - margin) & (y < cy + px + margin) & there[:, k, None, None]
+            mask |= (
+                (x >= cx - margin)
+                & (x < cx + px + margin)
+                & (y >= cy - margin)
+                & (y < cy + px + margin)
+                & there[:, k, None, None]
+            )
         return mask[:, None].float()
 
     def variants(self, spec, column, values):
-        """Copies of one spec with other values, either way round: [2 n, 7]."""
+        """Copies of a spec with other values, not mirrored and mirrored: [2 n, 7]."""
         n = len(values)
         out = spec.repeat(2 * n, 1)
-        out[:, column] = torch.as_tensor(values, device=self.device).repeat(2, *([1] * (torch.as_tensor(values).ndim - 1)))
+        out[:, column] = torch.as_tensor(values, device=self.device).repeat(
+            2, *([1] * (torch.as_tensor(values).ndim - 1))
+        )
         out[:n, 6], out[n:, 6] = 0, 1
         return out
 
     def errors(self, image, background, spec):
-        """Squared error of a picture if its subject were each of all, both ways round, less that of the bare background: [2, subjects].
+        """Squared error of a picture for every possible subject, plain and mirrored, minus that of the bare background.
 
-        Only the boxes of the things are looked at, which is the same as looking everywhere.
+        Returns [2, subjects]. Only the boxes are compared: outside of them the difference is zero.
         """
         corner, there = data.places(self.atlas, spec[None], 128, 128)
         px, (g, a, ga, g2, a2) = data.SIZE_PX[int(spec[3])], self.glyphs[int(spec[3])]
         total = 0
         for (x, y), is_there in zip(corner[0].tolist(), there[0].tolist()):
             if is_there:
-                seen, bare = (t[0, :, y : y + px, x : x + px].movedim(0, -1).reshape(-1, 3) for t in (image, background))
+                seen, bare = (
+                    t[0, :, y : y + px, x : x + px].movedim(0, -1).reshape(-1, 3) for t in (image, background)
+                )
                 gap, bare = bare - seen, bare + 1
-                total = total + g2 + a2 @ bare.square().sum(1) - 2 * ga @ bare.flatten() + 2 * g @ gap.flatten() - 2 * a @ (bare * gap).sum(1)
+                total = (
+                    total
+                    + g2
+                    + a2 @ bare.square().sum(1)
+                    - 2 * ga @ bare.flatten()
+                    + 2 * g @ gap.flatten()
+                    - 2 * a @ (bare * gap).sum(1)
+                )
         return total.view(2, -1)
 
     def nearest(self, image, specs):
-        """Index of the nearest candidate, mirror images folded together."""
+        """Index of the nearest candidate, regardless of mirroring."""
         return int((data.compose(self.atlas, specs) - image).square().flatten(1).sum(1).argmin()) % (len(specs) // 2)
 
     def __call__(self, images, specs):
-        """(subject right, background right, layout right) of each picture, [B, 3]."""
+        """Whether (subject, background, layout) are right for each picture, [B, 3]."""
         out = torch.zeros(len(specs), 3)
         colors = torch.arange(len(COLOR_NAMES), device=self.device).repeat_interleave(len(PATTERNS))
         patterns = torch.arange(len(PATTERNS), device=self.device).repeat(len(COLOR_NAMES))
@@ -94,9 +112,14 @@ class Judge:
         return out
 
     def anywhere(self, image, color, pattern):
-        """The subject of a picture of one unplaced thing: the best of every size and place."""
-        background = data.backgrounds(self.atlas, *torch.tensor([[color], [pattern]], device=self.device), 128, 128) / 127.5 - 1
-        specs = torch.tensor([[color, pattern, 0, size, 1, place, 0] for size, _, place in self.layouts[:27].tolist()], device=self.device)
+        """The subject of a picture whose size and place are unknown: the best over all sizes and places."""
+        background = (
+            data.backgrounds(self.atlas, *torch.tensor([[color], [pattern]], device=self.device), 128, 128) / 127.5 - 1
+        )
+        specs = torch.tensor(
+            [[color, pattern, 0, size, 1, place, 0] for size, _, place in self.layouts[:27].tolist()],
+            device=self.device,
+        )
         return int(torch.stack([self.errors(image, background, spec) for spec in specs]).amin((0, 1)).argmin())
 
 
@@ -113,7 +136,7 @@ class Model:
 
     @torch.no_grad()
     def draw(self, texts, references=(), steps=4):
-        """Pictures [B, 3, 128, 128]; `references`: batches of pictures."""
+        """Draws pictures [B, 3, 128, 128]; `references` is a list of batches of pictures."""
         ids = torch.from_numpy(data.encode(self.tokenizer, texts)).long().to(self.device)
         context = models.text_states(self.encoder, ids, self.pad)
         refs = torch.cat([models.encode_tokens(self.vae, r) for r in references], 1) if references else None
@@ -124,9 +147,11 @@ class Model:
 
 
 def load_flow(state, key, transformer, encoder):
-    """Puts a checkpoint's parameters, rounded to bf16 as shipped, into the networks."""
-    own = {**{f"transformer.{n}": p for n, p in transformer.named_parameters()},
-           **{f"text_encoder.{n}": p for n, p in encoder.named_parameters()}}
+    """Loads a checkpoint's parameters into the networks, rounded to bf16 as shipped."""
+    own = {
+        **{f"transformer.{n}": p for n, p in transformer.named_parameters()},
+        **{f"text_encoder.{n}": p for n, p in encoder.named_parameters()},
+    }
     with torch.no_grad():
         for name, value in zip(state["names"], state[key]):
             own[name].copy_(value.bfloat16())
@@ -157,17 +182,28 @@ def main():
     truth = data.compose(judge.atlas, specs)
     texts = [captions.describe(rng, p, everything=True)[0] for p in chosen]
     easy = ((specs[:, 3] > 0) & (specs[:, 4] == 1)).cpu()
+
     def row(name, result):
         s = result[:, 0]
-        print(f"{name:22} subject large+medium {percent(s[easy])} small+several {percent(s[~easy])} background {percent(result[:, 1])} "
-              f"layout {percent(result[:, 2])}", flush=True)
+        print(
+            f"{name:22} subject large+medium {percent(s[easy])} small+several {percent(s[~easy])} "
+            f"background {percent(result[:, 1])} "
+            f"layout {percent(result[:, 2])}",
+            flush=True,
+        )
+
     with torch.no_grad():
-        again = torch.cat([models.decode_tokens(model.vae, models.encode_tokens(model.vae, t), 128, 128).clamp(-1, 1) for t in truth.split(64)])
+        again = torch.cat(
+            [
+                models.decode_tokens(model.vae, models.encode_tokens(model.vae, t), 128, 128).clamp(-1, 1)
+                for t in truth.split(64)
+            ]
+        )
     row("VAE alone", judge(again, specs))
     for steps in args.steps:
         images = torch.cat([model.draw(texts[i : i + 64], steps=steps) for i in range(0, len(texts), 64)])
         row(f"{steps} steps", judge(images, specs))
-    # Less said: only subject and background; size and place are the seed's.
+    # Captions with only subject and background; size and place are left to the seed.
     few = chosen[: args.count // 4]
     for steps in args.steps:
         said = [f"{data.captions.article(NAMES[p[2]])} on a {COLOR_NAMES[p[0]]} background" for p in few]
@@ -183,20 +219,27 @@ def main():
                 edits.append(e)
         source = data.compose(judge.atlas, tensor([e[1] for e in edits]))
         result = judge(model.draw([e[3] for e in edits], [source]), tensor([e[2] for e in edits]))
-        print(f"edit {kind:10} all right {percent(result.all(1))} subject {percent(result[:, 0])} background {percent(result[:, 1])} "
-              f"layout {percent(result[:, 2])}", flush=True)
+        print(
+            f"edit {kind:10} all right {percent(result.all(1))} subject {percent(result[:, 0])} "
+            f"background {percent(result[:, 1])} "
+            f"layout {percent(result[:, 2])}",
+            flush=True,
+        )
     pairs = [captions.two_refs(rng, True) for _ in range(args.count // 4)]
     refs = [data.compose(judge.atlas, tensor([p[k] for p in pairs])) for k in (0, 1)]
     result = judge(model.draw([p[3] for p in pairs], refs), tensor([p[2] for p in pairs]))
-    print(f"two references: both right {percent(result[:, 0] * result[:, 1])} subject {percent(result[:, 0])} background "
-          f"{percent(result[:, 1])} layout {percent(result[:, 2])}", flush=True)
+    print(
+        f"two references: both right {percent(result[:, 0] * result[:, 1])} subject {percent(result[:, 0])} background "
+        f"{percent(result[:, 1])} layout {percent(result[:, 2])}",
+        flush=True,
+    )
 
     for name in ("heldout_captions.txt", "tuning_captions.txt"):
         wordings(judge, model, name, args.captions)
 
 
 def wordings(judge, model, name, show):
-    """Captions in words that training never saw: `caption | subject | color | pattern` in each line."""
+    """Evaluates captions in words that training never saw: a file of `caption | subject | color | pattern` lines."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)) as f:
         lines = [[part.strip() for part in line.split("|")] for line in f if line.strip() and line[0] != "#"]
     images = model.draw([line[0] for line in lines])
@@ -206,7 +249,7 @@ def wordings(judge, model, name, show):
     good, wrong = 0, []
     for i, (text, subject, color, pattern) in enumerate(lines):
         image = images[i : i + 1]
-        # The background fills most of the picture wherever the thing stands: a low quantile of the error over the pixels.
+        # The background fills most of the picture, so compare a low quantile of the error over pixels.
         back = int((plain - image).square().mean(1).flatten(1).quantile(0.4, dim=1).argmin())
         got = judge.anywhere(image, back // len(PATTERNS), back % len(PATTERNS))
         answer = (NAMES[got], COLOR_NAMES[back // len(PATTERNS)], PATTERNS[back % len(PATTERNS)])

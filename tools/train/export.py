@@ -1,4 +1,4 @@
-"""Stage 4: the checkpoint as a diffusers folder.
+"""Stage 4: exports the checkpoint as a diffusers folder.
 
 In:  WORK with tokenizer, vae.pt, flow_ema.pt.
 Out: OUT in the diffusers layout, bf16 (the latent statistics f32).
@@ -32,7 +32,7 @@ def main():
     evaluate.load_flow(torch.load(os.path.join(args.work, "flow_ema.pt")), "ema", transformer, encoder)
     with torch.no_grad():
         for p in encoder.model.layers[max(models.TAPS)].parameters():
-            p.zero_()  # never run by the pipeline's taps; zeros compress well
+            p.zero_()  # after the last tap, so never run; zeros compress well
     transformer.bfloat16().save_pretrained(out("transformer"))
     encoder.bfloat16().save_pretrained(out("text_encoder"))
     vae = stage.load_vae(args.work, "cpu")
@@ -43,17 +43,29 @@ def main():
     tensors |= {"bn.running_mean": mean, "bn.running_var": var}
     save_file(tensors, path, metadata={"format": "pt"})
     FlowMatchEulerDiscreteScheduler(
-        base_image_seq_len=256, base_shift=0.5, max_image_seq_len=4096, max_shift=1.15, num_train_timesteps=1000, shift=3.0,
-        use_dynamic_shifting=True, time_shift_type="exponential").save_pretrained(out("scheduler"))
+        base_image_seq_len=256,
+        base_shift=0.5,
+        max_image_seq_len=4096,
+        max_shift=1.15,
+        num_train_timesteps=1000,
+        shift=3.0,
+        use_dynamic_shifting=True,
+        time_shift_type="exponential",
+    ).save_pretrained(out("scheduler"))
     shutil.copytree(os.path.join(args.work, "tokenizer"), out("tokenizer"))
     generation = out("text_encoder", "generation_config.json")
     if os.path.exists(generation):
         os.remove(generation)
     index = {
-        "_class_name": "Flux2KleinPipeline", "_diffusers_version": "0.42.1", "is_distilled": True,
-        "max_sequence_length": data.MAX_TOKENS, "text_encoder_out_layers": list(models.TAPS),
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"], "text_encoder": ["transformers", "Qwen3ForCausalLM"],
-        "tokenizer": ["transformers", "Qwen2TokenizerFast"], "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "_class_name": "Flux2KleinPipeline",
+        "_diffusers_version": "0.42.1",
+        "is_distilled": True,
+        "max_sequence_length": data.MAX_TOKENS,
+        "text_encoder_out_layers": list(models.TAPS),
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
         "vae": ["diffusers", "AutoencoderKLFlux2"],
     }
     with open(out("model_index.json"), "w") as f:

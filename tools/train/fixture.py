@@ -1,13 +1,13 @@
-"""Stage 6: what the evaluation in Rust needs, as fixtures.
+"""Stage 6: writes the fixtures of the evaluation in Rust.
 
 In:  the font, the grammar, heldout_captions.txt.
-Out: OUT/glyphs.png: every subject as 16x16 premultiplied RGBA, the mean of its 96 px glyph over 6x6 pixels, COLUMNS in a row;
+Out: OUT/glyphs.png: subjects as 16x16 premultiplied RGBA, means of 6x6 pixels of the 96 px glyph, COLUMNS per row;
      OUT/world.json: names, colors, sizes, places;
-     OUT/cases.jsonl: one request a line and what its picture should show, on subject x background pairs held out of training.
-     With --pictures DIR also true pictures as PNG, for the autoencoder's signal-to-noise ratio. These are not committed.
+     OUT/cases.jsonl: one request per line with the expected picture, of held-out subject x background pairs.
+     With --pictures DIR only true pictures as PNG, for the autoencoder's signal-to-noise ratio; not committed.
 
-A picture is [color, pattern, subject, size, count, place, mirrored] as in captions.py; where a caption leaves size and place
-to the seed, only the first three are told.
+A picture is [color, pattern, subject, size, count, place, mirrored] as in captions.py; if the caption leaves size and
+place to the seed, only the first three are listed.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def world(atlas):
 
 
 def text():
-    """Everything is said."""
+    """Captions that specify everything."""
     rng = random.Random("text")
     for _ in range(TEXTS):
         target = captions.picture(rng, True)
@@ -64,7 +64,7 @@ def text():
 
 
 def unplaced():
-    """Subject and background are said, size and place are the seed's."""
+    """Captions with subject and background; size and place are left to the seed."""
     rng = random.Random("unplaced")
     for _ in range(UNPLACED):
         target = captions.picture(rng, True)[:3]
@@ -79,13 +79,13 @@ def told(rng, picture):
 
 
 def edits(kind):
-    """The source's pair is trained on where the edit changes the pair; else it is the target's, held out."""
+    """Edits with a held-out target. If the edit changes the pair, the source has a training pair, else the same one."""
     rng = random.Random(kind)
     left = EDITS
     while left:
         source = captions.picture(rng, kind not in ("background", "replace"))
         if kind == "move" and source[4] > 1:
-            continue  # several things have no place to move to
+            continue  # several subjects have a fixed place
         edit = captions.edit(rng, kind, source, allow=True)
         if edit and held_out(edit[2][2], edit[2][0]):
             _, source, target, caption = edit
@@ -97,7 +97,12 @@ def two_references():
     rng = random.Random("two references")
     for _ in range(EDITS):
         first, second, target, caption = captions.two_refs(rng, True)
-        yield {"kind": "two references", "caption": caption, "target": target, "sources": [told(rng, first), told(rng, second)]}
+        yield {
+            "kind": "two references",
+            "caption": caption,
+            "target": target,
+            "sources": [told(rng, first), told(rng, second)],
+        }
 
 
 def wordings(path):
@@ -110,7 +115,7 @@ def wordings(path):
 
 
 def write_pictures(atlas, folder):
-    """As many of every size as of several things; the name's first word is the class."""
+    """Equal numbers of each size and of several subjects; the first word of the name is the class."""
     os.makedirs(folder, exist_ok=True)
     rng = random.Random("pictures")
     left = dict.fromkeys([*SIZES, "several"], PICTURES // 4)
@@ -140,9 +145,11 @@ def main():
         cases += edits(kind)
     cases += [*two_references(), *wordings(args.wordings)]
     with open(os.path.join(args.out, "world.json"), "w") as file:
-        # A line for each color and subject, so that differences are readable.
-        lists = [f' "{key}": [\n  ' + ",\n  ".join(json.dumps(v, ensure_ascii=False) for v in values) + "\n ]"
-                 for key, values in world(atlas).items()]
+        # One line per color and subject, for readable diffs.
+        lists = [
+            f' "{key}": [\n  ' + ",\n  ".join(json.dumps(v, ensure_ascii=False) for v in values) + "\n ]"
+            for key, values in world(atlas).items()
+        ]
         file.write("{\n" + ",\n".join(lists) + "\n}\n")
     with open(os.path.join(args.out, "cases.jsonl"), "w") as file:
         file.writelines(json.dumps(case, ensure_ascii=False) + "\n" for case in cases)

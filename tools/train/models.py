@@ -1,7 +1,7 @@
-"""The networks and what trains them.
+"""Networks, sampling and optimizer.
 
 In:  nothing.
-Out: diffusers' and transformers' own classes in the sizes of klein-mini, Muon with AdamW, EMA, the pipeline's schedule.
+Out: classes of diffusers and transformers in klein-mini's sizes, Muon with AdamW, EMA, the pipeline's schedule.
 """
 
 import math
@@ -18,43 +18,72 @@ VOCAB = 2048
 
 def make_vae():
     return AutoencoderKLFlux2(
-        block_out_channels=(16, 32, 48, 64), decoder_block_out_channels=(24, 40, 64, 64), layers_per_block=1,
-        norm_num_groups=8, latent_channels=LATENT, sample_size=128, patch_size=(2, 2))
+        block_out_channels=(16, 32, 48, 64),
+        decoder_block_out_channels=(24, 40, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=LATENT,
+        sample_size=128,
+        patch_size=(2, 2),
+    )
 
 
 def make_transformer():
     return Flux2Transformer2DModel(
-        patch_size=1, in_channels=4 * LATENT, num_layers=2, num_single_layers=5, attention_head_dim=32, num_attention_heads=5,
-        joint_attention_dim=3 * HIDDEN, mlp_ratio=2.0, axes_dims_rope=(8, 8, 8, 8), rope_theta=2000, guidance_embeds=False)
+        patch_size=1,
+        in_channels=4 * LATENT,
+        num_layers=2,
+        num_single_layers=5,
+        attention_head_dim=32,
+        num_attention_heads=5,
+        joint_attention_dim=3 * HIDDEN,
+        mlp_ratio=2.0,
+        axes_dims_rope=(8, 8, 8, 8),
+        rope_theta=2000,
+        guidance_embeds=False,
+    )
 
 
 def make_text_encoder():
-    # The fourth layer exists only so that the third tap is the plain state: transformers normalizes the last one.
+    # The fourth layer only exists so that the third tap is not normalized: transformers normalizes the last state.
     config = Qwen3Config(
-        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=40960, rope_theta=1_000_000.0, rms_norm_eps=1e-6,
-        attention_bias=False, tie_word_embeddings=True, hidden_act="silu", use_cache=False)
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        intermediate_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=40960,
+        rope_theta=1_000_000.0,
+        rms_norm_eps=1e-6,
+        attention_bias=False,
+        tie_word_embeddings=True,
+        hidden_act="silu",
+        use_cache=False,
+    )
     model = Qwen3ForCausalLM(config)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
     return model
 
 
 def autocast(device):
-    """Products in bf16 where they are fast: on a GPU, and on processors with AVX-512."""
+    """Autocast to bf16 where it is fast: on GPUs, and on processors with AVX-512."""
     fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 # ---- text ----
 
+
 def text_states(encoder, ids, pad_id):
-    """[B, T, 3 * HIDDEN] as the pipeline takes them: taps 1, 2, 3 side by side, pad rows included."""
+    """Text embedding [B, T, 3 * HIDDEN], as in the pipeline: taps 1, 2, 3 side by side, including padding rows."""
     model = encoder.model
     h = model.embed_tokens(ids)
     position = torch.arange(ids.shape[1], device=ids.device)[None]
     rope = model.rotary_emb(h, position)
     causal = position[0][:, None] >= position[0][None, :]
-    # The template ends every real text, so the pads are exactly the rows of the padding token.
+    # The template ends every text, so padding rows are exactly those with the padding token.
     mask = (causal[None] & (ids != pad_id)[:, None, :])[:, None]
     taps = []
     for layer in model.layers[: max(TAPS)]:
@@ -65,6 +94,7 @@ def text_states(encoder, ids, pad_id):
 
 
 # ---- latents ----
+
 
 def patchify(z):
     b, c, h, w = z.shape
@@ -100,7 +130,7 @@ def decode_tokens(vae, tokens, height, width):
 
 
 def position_ids(height, width, references, device, text):
-    """(text ids, image ids) as the pipeline numbers them; references as large as the picture."""
+    """Returns (text position ids, image position ids), as in the pipeline; references have the picture's size."""
     txt = torch.zeros(text, 4, device=device)
     txt[:, 3] = torch.arange(text, device=device)
     gh, gw = height // 16, width // 16
@@ -116,6 +146,7 @@ def position_ids(height, width, references, device, text):
 
 # ---- schedule ----
 
+
 def pipeline_mu(tokens, steps):
     a1, b1, a2, b2 = 8.73809524e-05, 1.89833333, 0.00016927, 0.45666666
     m200, m10 = a2 * tokens + b2, a1 * tokens + b1
@@ -130,22 +161,29 @@ def sigmas(tokens, steps):
 
 @torch.no_grad()
 def sample(transformer, context, noise, references, ids, steps):
-    """Normalized tokens from noise [B, I, 64] in Euler steps."""
+    """Denoises `noise` [B, I, 64] to normalized tokens, in Euler steps."""
     x, n = noise, noise.shape[1]
     levels = sigmas(n, steps)
     for now, then in zip(levels, levels[1:]):
         tokens = torch.cat([x, references], 1) if references is not None else x
         t = torch.full((len(x),), now, device=x.device)
-        v = transformer(hidden_states=tokens, encoder_hidden_states=context, timestep=t, txt_ids=ids[0], img_ids=ids[1],
-                        return_dict=False)[0][:, :n]
+        v = transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=context,
+            timestep=t,
+            txt_ids=ids[0],
+            img_ids=ids[1],
+            return_dict=False,
+        )[0][:, :n]
         x = x + (then - now) * v.float()
     return x
 
 
 # ---- optimizer ----
 
+
 def newton_schulz(g):
-    """The nearest orthogonal matrices, roughly, of a stack [N, r, c]."""
+    """Approximately the nearest orthogonal matrices of a stack [N, r, c]."""
     x = g.bfloat16() if g.is_cuda else g.float()
     wide = x.shape[-1] >= x.shape[-2]
     x = x if wide else x.mT
@@ -157,10 +195,10 @@ def newton_schulz(g):
 
 
 class Trainer:
-    """Muon on the matrices, AdamW on the rest, gradient clipping and EMA, in one captured graph on a GPU.
+    """Muon for matrices, AdamW for the rest, gradient clipping and EMA; one CUDA graph on a GPU.
 
-    `matrices` and `rest` are lists of parameters. Convolutions are taken as matrices out x (in * 9). Muon's step has the root
-    mean square of AdamW's (factor 0.2 * sqrt of the longer side), so one learning rate's size fits both.
+    `matrices` and `rest` are lists of parameters. Convolutions count as matrices out x (in * 9). Muon's update is
+    scaled by 0.2 * sqrt of the longer side, to the rms of AdamW's, so one learning rate fits both.
     """
 
     def __init__(self, matrices, rest, weight_decay=0.01, betas=(0.9, 0.99), momentum=0.95):
@@ -168,7 +206,7 @@ class Trainer:
         self.params = matrices + rest
         self.device = self.params[0].device
         self.weight_decay, self.betas, self.momentum = weight_decay, betas, momentum
-        # All gradients lie in one tensor, so that several devices exchange them at once.
+        # All gradients are views of one tensor, so that a single all-reduce exchanges them.
         self.flat = torch.zeros(sum(p.numel() for p in self.params), device=self.device)
         for p, part in zip(self.params, self.flat.split([p.numel() for p in self.params])):
             p.grad = part.view(p.shape)
@@ -176,7 +214,13 @@ class Trainer:
         self.buffers, self.first, self.second = zeros(matrices), zeros(rest), zeros(rest)
         self.ema = [p.detach().clone() for p in self.params]
         tensor = lambda v: torch.tensor(v, device=self.device, dtype=torch.float32)
-        self.muon_lr, self.adam_lr, self.ema_step, self.count, self.norm = tensor(0.0), tensor(0.0), tensor(1.0), tensor(0.0), tensor(0.0)
+        self.muon_lr, self.adam_lr, self.ema_step, self.count, self.norm = (
+            tensor(0.0),
+            tensor(0.0),
+            tensor(1.0),
+            tensor(0.0),
+            tensor(0.0),
+        )
         groups = {}
         for i, p in enumerate(matrices):
             groups.setdefault((p.shape[0], p[0].numel()), []).append(i)
@@ -221,7 +265,7 @@ class Trainer:
         if self.device.type != "cuda":
             return self._step()
         if self.graph is None:
-            # The warm-up steps that a capture needs run on zero gradients and are undone.
+            # Warm-up steps before the capture; their effects are undone.
             saved = [t.clone() for t in self.params + self.buffers + self.first + self.second + self.ema]
             grads = [p.grad.clone() for p in self.params]
             count = self.count.clone()
@@ -244,19 +288,31 @@ class Trainer:
 
     def state(self):
         half = lambda ts: [t.to(torch.bfloat16).cpu() for t in ts]
-        return {"params": [p.detach().cpu() for p in self.params], "ema": [e.cpu() for e in self.ema], "count": self.count.item(),
-                "buffers": half(self.buffers), "first": half(self.first), "second": [t.cpu() for t in self.second]}
+        return {
+            "params": [p.detach().cpu() for p in self.params],
+            "ema": [e.cpu() for e in self.ema],
+            "count": self.count.item(),
+            "buffers": half(self.buffers),
+            "first": half(self.first),
+            "second": [t.cpu() for t in self.second],
+        }
 
     @torch.no_grad()
     def load(self, state):
-        for mine, name in ((self.params, "params"), (self.ema, "ema"), (self.buffers, "buffers"), (self.first, "first"), (self.second, "second")):
+        for mine, name in (
+            (self.params, "params"),
+            (self.ema, "ema"),
+            (self.buffers, "buffers"),
+            (self.first, "first"),
+            (self.second, "second"),
+        ):
             for a, b in zip(mine, state[name]):
                 a.data.copy_(b)
         self.count.fill_(state["count"])
 
     @torch.no_grad()
     def swap_ema(self):
-        """Exchanges weights and their average; call twice around an evaluation."""
+        """Swaps weights and their EMA; call before and after an evaluation."""
         for p, e in zip(self.params, self.ema):
             t = p.detach().clone()
             p.data.copy_(e)

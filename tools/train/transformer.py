@@ -1,12 +1,12 @@
-"""Stage 3: the transformer and the text encoder, together, from scratch or from an exported model.
+"""Stage 3: trains transformer and text encoder together, from scratch or from an exported model.
 
 In:  WORK/tokenizer, WORK/words.txt, WORK/vae.pt.
-Out: WORK/flow_{params,ema,optimizer}.pt to go on from; flow_ema.pt is what is exported.
+Out: WORK/flow_{params,ema,optimizer}.pt, to resume from; flow_ema.pt is exported.
 
-Flow matching on normalized latents: x_t = (1 - t) x + t n, the network gives n - x. What a caption leaves unsaid is tied to the
-noise (data.couple). Sentences come from worker processes, pictures and latents from the card; latents are kept in rings, so
-that one is encoded once and used a few times. Text-to-image, edits, two references and larger sizes are mixed in every four steps.
-Several GPUs (`torchrun --nproc-per-node N transformer.py …`) each take a batch of their own and share gradients.
+Flow matching on normalized latents: x_t = (1 - t) x + t n, the network predicts n - x. Unsaid fields are coupled to the
+noise (data.couple). Worker processes write sentences; the GPU composes and encodes pictures. Latents are kept in ring
+buffers and used several times. Four steps mix text-to-image, edits, two references and larger sizes. Several GPUs
+(`torchrun --nproc-per-node N transformer.py …`) are data-parallel: each has its own batch, gradients are averaged.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import captions
 import data
 import models
 
-# What is trained on: (sentences, side in px, share of a step, in which of four steps). Every step has the same sum of shares.
+# Training tasks: (kind, side in px, shares of a step, in which of four steps). Every step has SHARES shares.
 TASKS = [
     (captions.T2I, 128, 6, (0, 1, 2, 3)),
     (captions.EDIT, 128, 2, (0, 1, 2, 3)),
@@ -30,18 +30,23 @@ TASKS = [
     (captions.T2I, 256, 1, (3,)),
 ]
 SHARES = 9
-LARGER = {1: 3, 2: 4}  # which of ten chunks of text-to-image sentences go to which larger size
-POOLS = (1.0, 0.7, 0.3, 0.1, 0.1)  # latents kept of each task, in parts of --pool
-FEED = (12, 4, 2)  # chunks of sentences of each kind in turn
-CHUNK = 1024  # sentences; on a CPU 16
+LARGER = {1: 3, 2: 4}  # task of the first and second of ten text-to-image chunks: the larger sizes
+POOLS = (1.0, 0.7, 0.3, 0.1, 0.1)  # capacity of each task's ring, relative to --pool
+FEED = (12, 4, 2)  # chunks of sentences per cycle, by kind
+CHUNK = 1024  # sentences per chunk; 16 on a CPU
 
 
 class Ring:
-    """Latents [capacity, pictures, I, 64], token ids, specs and unsaid of one task on the device; new ones replace the oldest."""
+    """Ring buffer of a task on the device: latents [capacity, pictures, I, 64], token ids, specs, unsaid fields."""
 
     def __init__(self, capacity, pictures, tokens, device):
         empty = lambda *shape, dtype=torch.int16: torch.empty(capacity, *shape, dtype=dtype, device=device)
-        self.parts = [empty(pictures, tokens, 4 * models.LATENT, dtype=torch.bfloat16), empty(data.MAX_TOKENS), empty(7), empty()]
+        self.parts = [
+            empty(pictures, tokens, 4 * models.LATENT, dtype=torch.bfloat16),
+            empty(data.MAX_TOKENS),
+            empty(7),
+            empty(),
+        ]
         self.capacity, self.next, self.filled = capacity, 0, 0
 
     def add(self, *parts):
@@ -52,25 +57,27 @@ class Ring:
         self.next = (self.next + n) % self.capacity
 
     def take(self, at):
-        """(latents, token ids, specs, unsaid) of these entries."""
+        """Returns (latents, token ids, specs, unsaid) of the entries `at`."""
         latents, *rest = (part[at] for part in self.parts)
         return latents.float(), *(part.long() for part in rest)
 
 
 class Feeder:
-    """Turns sentences and specs into latents."""
+    """Encodes pictures of new sentences into the rings."""
 
     def __init__(self, pool, source, vae, device, chunk):
         self.atlas, self.vae, self.device = data.Atlas(device), vae, device
-        self.rings = [Ring(int(pool * part), kind + 1 if kind != captions.T2I else 1, (side // 16) ** 2, device)
-                      for part, (kind, side, _, _) in zip(POOLS, TASKS)]
+        self.rings = [
+            Ring(int(pool * part), kind + 1 if kind != captions.T2I else 1, (side // 16) ** 2, device)
+            for part, (kind, side, _, _) in zip(POOLS, TASKS)
+        ]
         self.chunk = chunk
         self.source = source
         self.turn = 0
 
     @torch.no_grad()
     def feed(self):
-        """One chunk of sentences; returns how many pictures were encoded."""
+        """Encodes one chunk of sentences; returns the number of encoded pictures."""
         kind, *parts = next(self.source)
         task = kind
         if kind == captions.T2I:
@@ -80,14 +87,18 @@ class Feeder:
         side = TASKS[task][1]
         flat = specs.reshape(-1, 7).long()
         with models.autocast(self.device):
-            latents = torch.cat([models.encode_tokens(self.vae, data.compose(self.atlas, part, side, side))
-                                 for part in flat.split(self.chunk // 2 * 128**2 // side**2)])
+            latents = torch.cat(
+                [
+                    models.encode_tokens(self.vae, data.compose(self.atlas, part, side, side))
+                    for part in flat.split(self.chunk // 2 * 128**2 // side**2)
+                ]
+            )
         self.rings[task].add(latents.view(len(specs), -1, *latents.shape[1:]), ids, specs[:, 0], unsaid)
         return len(flat)
 
 
 class Lesson:
-    """One task's part of a training step: samples drawn, loss and gradients added; on a GPU one captured graph."""
+    """A task's part of a training step: samples, loss, gradients. On a GPU it is a CUDA graph."""
 
     def __init__(self, task, ring, unit, networks, pad, device):
         (self.kind, side, share, self.turns), self.ring = task, ring
@@ -112,8 +123,14 @@ class Lesson:
             inputs = torch.cat([inputs, refs], 1)
         with models.autocast(self.device):
             context = models.text_states(self.encoder, tokens, self.pad)
-            v = self.transformer(hidden_states=inputs, encoder_hidden_states=context, timestep=t, txt_ids=self.ids[0],
-                                 img_ids=self.ids[1], return_dict=False)[0][:, :count]
+            v = self.transformer(
+                hidden_states=inputs,
+                encoder_hidden_states=context,
+                timestep=t,
+                txt_ids=self.ids[0],
+                img_ids=self.ids[1],
+                return_dict=False,
+            )[0][:, :count]
         loss = (v.float() - (noise - x)).square().mean()
         (loss * self.weight).backward()
         self.loss += loss.detach()
@@ -123,7 +140,7 @@ class Lesson:
         self.graph.replay() if self.graph else self._run()
 
     def capture(self):
-        """What it launches is recorded once: thousands of small kernels cost more to start than to run."""
+        """Captures the CUDA graph: thousands of small kernels take longer to launch than to run."""
         self.at.random_(0, self.ring.filled)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -139,7 +156,7 @@ class Lesson:
 
 
 def times(n, levels, mu):
-    """Half at random as the pipeline's schedule is spaced, a quarter exactly its `levels`, a quarter uniform."""
+    """Random timesteps: half spaced as the pipeline's schedule, a quarter exactly its `levels`, a quarter uniform."""
     u = torch.rand(n, device=levels.device)
     shifted = math.exp(mu) * u / (1 + (math.exp(mu) - 1) * u)
     exact = levels[torch.randint(len(levels), (n,), device=levels.device)]
@@ -148,10 +165,13 @@ def times(n, levels, mu):
 
 
 def split_parameters(transformer, encoder):
-    """(names, matrices for Muon, the rest). The layer behind the last tap is not trained."""
+    """Returns (names, matrices for Muon, the rest). The layer after the last tap is not trained."""
     used = [(f"transformer.{n}", p) for n, p in transformer.named_parameters()]
-    used += [(f"text_encoder.{n}", p) for n, p in encoder.named_parameters()
-             if not n.startswith(("lm_head", "model.norm", f"model.layers.{max(models.TAPS)}"))]
+    used += [
+        (f"text_encoder.{n}", p)
+        for n, p in encoder.named_parameters()
+        if not n.startswith(("lm_head", "model.norm", f"model.layers.{max(models.TAPS)}"))
+    ]
     muon = lambda n, p: p.ndim == 2 and ("blocks" in n or "layers" in n)
     matrices = [(n, p) for n, p in used if muon(n, p)]
     rest = [(n, p) for n, p in used if not muon(n, p)]
@@ -175,7 +195,7 @@ def save(folder, trainer, names, seconds, step):
 
 
 def resume(work, trainer):
-    """(seconds, step) of the checkpoint in `work`, or zeros."""
+    """Loads the checkpoint in `work`; returns (seconds, step), zeros if there is none."""
     if not os.path.exists(os.path.join(work, "flow_params.pt")):
         return 0.0, 0
     state = {}
@@ -187,12 +207,20 @@ def resume(work, trainer):
 
 @torch.no_grad()
 def start_from(folder, transformer, encoder, tokenizer):
-    """Weights of an exported model; embeddings go by the token's text, those of new tokens stay as they were drawn."""
+    """Loads an exported model. Embeddings are matched by token text; those of new tokens keep their initial values."""
     from safetensors.torch import load_file
 
-    transformer.load_state_dict({n: t.float() for n, t in load_file(os.path.join(folder, "transformer", "diffusion_pytorch_model.safetensors")).items()})
+    transformer.load_state_dict(
+        {
+            n: t.float()
+            for n, t in load_file(os.path.join(folder, "transformer", "diffusion_pytorch_model.safetensors")).items()
+        }
+    )
     weights = {n: t.float() for n, t in load_file(os.path.join(folder, "text_encoder", "model.safetensors")).items()}
-    old, known = data.load_tokenizer(os.path.join(folder, "tokenizer")).get_vocab(), weights.pop("model.embed_tokens.weight")
+    old, known = (
+        data.load_tokenizer(os.path.join(folder, "tokenizer")).get_vocab(),
+        weights.pop("model.embed_tokens.weight"),
+    )
     for token, row in tokenizer.get_vocab().items():
         if token in old:
             encoder.model.embed_tokens.weight[row] = known[old[token]]
@@ -204,11 +232,17 @@ def main():
     parser.add_argument("--work", required=True, help="folder with tokenizer and vae.pt; checkpoints go here")
     parser.add_argument("--init", help="exported model whose weights the first call begins with")
     parser.add_argument("--seconds", type=float, default=6 * 3600, help="training time over all calls")
-    parser.add_argument("--stop-after", type=float, default=1e9, help="end this call after so many seconds, preparation included")
+    parser.add_argument(
+        "--stop-after", type=float, default=1e9, help="end this call after so many seconds, preparation included"
+    )
     parser.add_argument("--save-every", type=float, default=600, help="seconds between checkpoints")
-    parser.add_argument("--batch", type=int, default=0, help="samples of 9 shares per step and device (0: 1152 on a GPU, 36 else)")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="samples of 9 shares per step and device (0: 1152 on a GPU, 36 else)"
+    )
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--pool", type=int, default=0, help="latents kept of text-to-image (0: 400000 on a GPU, 6000 else)")
+    parser.add_argument(
+        "--pool", type=int, default=0, help="latents kept of text-to-image (0: 400000 on a GPU, 6000 else)"
+    )
     parser.add_argument("--first", type=int, default=0, help="pictures encoded before the first step")
     parser.add_argument("--feed-every", type=int, default=3, help="steps per freshly encoded chunk")
     parser.add_argument("--workers", type=int, default=0, help="processes that write sentences, of each device")
@@ -217,9 +251,13 @@ def main():
     args = parser.parse_args()
     began = time.time()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    resumed = torch.load(os.path.join(args.work, "flow_params.pt"))["step"] if os.path.exists(os.path.join(args.work, "flow_params.pt")) else 0
+    resumed = (
+        torch.load(os.path.join(args.work, "flow_params.pt"))["step"]
+        if os.path.exists(os.path.join(args.work, "flow_params.pt"))
+        else 0
+    )
     seed = args.seed + 1000 * rank + resumed
-    # Counting GPUs does not start CUDA, so the workers can still be forks.
+    # Counting GPUs does not initialize CUDA, so workers can still be forked.
     gpu = torch.cuda.device_count() > 0
     chunk = CHUNK if gpu else 16
     source = data.stream(args.work, seed, FEED, chunk, args.workers)
@@ -246,9 +284,13 @@ def main():
     spent, step = resume(args.work, trainer)
     torch.manual_seed(seed)
     if gpu:
-        torch._dynamo.config.suppress_errors = True  # a block that does not compile runs as it is
+        torch._dynamo.config.suppress_errors = True  # a block that fails to compile runs eagerly
         torch._dynamo.config.cache_size_limit = 64
-        for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, *encoder.model.layers[: max(models.TAPS)]]:
+        for block in [
+            *transformer.transformer_blocks,
+            *transformer.single_transformer_blocks,
+            *encoder.model.layers[: max(models.TAPS)],
+        ]:
             block.compile(dynamic=False)
 
     made = 0
@@ -258,7 +300,9 @@ def main():
     lessons = [Lesson(task, ring, unit, (transformer, encoder), pad, device) for task, ring in zip(TASKS, feeder.rings)]
     if gpu:
         torch.cuda.synchronize()
-        print(f"{rank}: {made} pictures in {time.time() - began:.0f} s; resumed at step {step}, {spent:.0f} s", flush=True)
+        print(
+            f"{rank}: {made} pictures in {time.time() - began:.0f} s; resumed at step {step}, {spent:.0f} s", flush=True
+        )
         for lesson in lessons:
             try:
                 lesson.capture()
@@ -271,7 +315,7 @@ def main():
 
     start = last = saved = time.time()
     seen, taught = 0, [0] * len(lessons)
-    # The clock of the first process rules, so that all stop and cool down together.
+    # All processes use the clock of the first, so that they anneal and stop together.
     clock = torch.zeros(2, dtype=torch.float64, device=device)
     while True:
         if (step - resumed) % 20 == 0:
@@ -297,8 +341,12 @@ def main():
             made += feeder.feed()
         if rank == 0 and time.time() - last > (15 if gpu else 10):
             means = " ".join(f"{lesson.loss.item() / max(1, n):.4f}" for lesson, n in zip(lessons, taught))
-            print(f"step {step} {elapsed:.0f} s loss {means} {seen / (time.time() - last):.0f}/s grad {trainer.norm.item():.2f} "
-                  f"made {made * world}", flush=True)
+            print(
+                f"step {step} {elapsed:.0f} s loss {means} {seen / (time.time() - last):.0f}/s "
+                f"grad {trainer.norm.item():.2f} "
+                f"made {made * world}",
+                flush=True,
+            )
             last, seen, taught = time.time(), 0, [0] * len(lessons)
             for lesson in lessons:
                 lesson.loss.zero_()

@@ -1,11 +1,12 @@
-"""Stage 2: the autoencoder.
+"""Stage 2: trains the autoencoder.
 
 In:  the font.
-Out: WORK/vae.pt: the averaged weights rounded to bf16, as they will be shipped, with the latent statistics of these weights;
-     WORK/vae_state.pt to go on from.
+Out: WORK/vae.pt: the averaged weights rounded to bf16, as shipped, and their latent statistics;
+     WORK/vae_state.pt, to resume from.
 
-Three fifths of the time go to 64 px windows around the things, the rest to whole pictures. Squared error counts most: the
-target is a signal-to-noise ratio. The latent gets a little noise, so that the decoder bears what sampling leaves.
+The first 55 % of the time train on 64 px windows around the subjects, the rest on whole pictures. Squared error
+dominates the loss, since the target is a signal-to-noise ratio. Latents get a little noise, so that the decoder
+tolerates the errors of sampling.
 """
 
 import argparse
@@ -24,7 +25,7 @@ WINDOW_SHARE = 0.55
 
 
 def psnr(a, b):
-    """Per picture, in [0, 1]."""
+    """Peak signal-to-noise ratio of each picture, in dB; pictures are in [-1, 1]."""
     mse = ((a.clamp(-1, 1) - b) / 2).square().flatten(1).mean(1)
     return -10 * torch.log10(mse)
 
@@ -34,11 +35,16 @@ def loss_of(vae, x, noise, squared):
     y = vae.decoder(vae.post_quant_conv(models.unpatchify(z + 0.1 * noise))).float()
     d = y - x
     edges = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
-    return d.abs().mean() * (1 - squared) + (2 + 8 * squared) * d.square().mean() + 0.5 * edges * (1 - squared) + 1e-3 * z.float().square().mean()
+    return (
+        d.abs().mean() * (1 - squared)
+        + (2 + 8 * squared) * d.square().mean()
+        + 0.5 * edges * (1 - squared)
+        + 1e-3 * z.float().square().mean()
+    )
 
 
 def window_origin(atlas, specs, generator_device):
-    """Top left corners (y, x) of windows that show a part of the first thing."""
+    """Top left corners (y, x) of windows that show a part of the first subject."""
     corner, _ = data.places(atlas, specs, data.FULL, data.FULL)
     middle = corner[:, 0].flip(-1) + atlas.px[specs[:, 3]][:, None] // 2
     jitter = torch.randint(-28, 29, middle.shape, device=generator_device)
@@ -62,7 +68,9 @@ def main():
     parser.add_argument("--work", required=True, help="folder for checkpoints")
     parser.add_argument("--seconds", type=float, default=3600, help="training time over all calls")
     parser.add_argument("--stop-after", type=float, default=1e9, help="end this call after so many seconds")
-    parser.add_argument("--batch", type=int, default=0, help="windows per step; whole pictures: a quarter (0: 320 on a GPU, 24 else)")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="windows per step; whole pictures: a quarter (0: 320 on a GPU, 24 else)"
+    )
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--specs", type=int, default=SPECS)
@@ -119,8 +127,12 @@ def main():
         trainer.step(args.lr * rate, args.lr * rate, min(0.998, (step + 1) / (step + 20)))
         step += 1
         if time.time() - last > 10:
-            print(f"step {step} {spent + time.time() - start:.0f} s loss {loss.item():.4f} {n * (step - shown) / (time.time() - last):.0f}/s "
-                  f"grad {trainer.norm.item():.2f}", flush=True)
+            print(
+                f"step {step} {spent + time.time() - start:.0f} s loss {loss.item():.4f} "
+                f"{n * (step - shown) / (time.time() - last):.0f}/s "
+                f"grad {trainer.norm.item():.2f}",
+                flush=True,
+            )
             last, shown = time.time(), step
     spent += time.time() - start
     torch.save({"trainer": trainer.state(), "seconds": spent, "step": step}, path)
@@ -136,11 +148,21 @@ def main():
         torch.backends.cuda.matmul.allow_tf32 = False
         rng = random.Random(99)
         held = torch.tensor([captions.picture(rng, True) for _ in range(768 if gpu else 48)], device=device)
-        values = torch.cat([psnr(models.decode_tokens(vae, models.encode_tokens(vae, x), 128, 128), x)
-                            for x in data.compose(atlas, held).split(48)])
-        by_size = {s: round(values[(held[:, 3] == i) & (held[:, 4] == 1)].mean().item(), 2) for i, s in enumerate(SIZES)}
-        print(f"steps {step} seconds {spent:.0f} PSNR mean {values.mean().item():.2f} min {values.min().item():.2f} by size {by_size} "
-              f"several {values[held[:, 4] > 1].mean().item():.2f}; latent std {models.bn_std(vae).min().item():.2f}..{models.bn_std(vae).max().item():.2f}")
+        values = torch.cat(
+            [
+                psnr(models.decode_tokens(vae, models.encode_tokens(vae, x), 128, 128), x)
+                for x in data.compose(atlas, held).split(48)
+            ]
+        )
+        by_size = {
+            s: round(values[(held[:, 3] == i) & (held[:, 4] == 1)].mean().item(), 2) for i, s in enumerate(SIZES)
+        }
+        print(
+            f"steps {step} seconds {spent:.0f} PSNR mean {values.mean().item():.2f} min {values.min().item():.2f} "
+            f"by size {by_size} "
+            f"several {values[held[:, 4] > 1].mean().item():.2f}; "
+            f"latent std {models.bn_std(vae).min().item():.2f}..{models.bn_std(vae).max().item():.2f}"
+        )
     torch.save({k: v.cpu() for k, v in vae.state_dict().items()}, os.path.join(args.work, "vae.pt"))
 
 
