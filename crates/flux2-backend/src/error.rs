@@ -55,7 +55,7 @@ pub enum Error {
         bytes: usize,
     },
     /// The backend does not implement a feature.
-    #[error("there are no {what}")]
+    #[error("{what} are not supported")]
     Unsupported {
         /// The feature, in the plural.
         what: &'static str,

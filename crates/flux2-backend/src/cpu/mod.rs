@@ -231,7 +231,7 @@ impl Backend for CpuBackend {
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
         let stored = match format {
             Format::Int8 => return Ok(Matrix::Int8(Int8Matrix::new(self, &matrix)?)),
-            Format::Fp8 => return Err(Error::Unsupported { what: "products of e4m3 on the processor" }),
+            Format::Fp8 => return Err(Error::Unsupported { what: "e4m3 products on the CPU" }),
             Format::AsStored => matrix,
             Format::Bf16 => encode::on(&self.threads, self.tier, &matrix, DType::Bf16)?,
             Format::Q8_0 => encode::on(&self.threads, self.tier, &matrix, DType::Q8_0)?,
