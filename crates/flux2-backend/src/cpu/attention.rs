@@ -175,8 +175,7 @@ impl Attention<'_> {
         }
     }
 
-    /// Multiplies weights with the values of a block, `groups` groups of keys; adds to `sums` if `add`, else
-    /// overwrites.
+    /// Weights times the values of a block, `groups` groups of keys: added to `sums` if `add`, else stored there.
     fn weighted_values<P: Element>(
         &self,
         weights: &[P],

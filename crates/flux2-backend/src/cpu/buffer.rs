@@ -15,9 +15,8 @@ const SPARE_BYTES: usize = 128 << 20;
 /// Alignment of tensors in bytes: a cache line, and the widest SIMD vector.
 const ALIGNMENT: usize = 64;
 
-/// The unit of allocation. Its alignment is 16 and not 64 bytes because the system allocator returns zeroed memory of
-/// up to that alignment without touching it: pages are then faulted in by the threads that first write them, in
-/// parallel.
+/// The unit of allocation. Its alignment is only 16 bytes because up to that, the system allocator returns zeroed memory
+/// without touching it. The threads that first write the pages then fault them in, in parallel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(16))]
 struct Unit([u8; 16]);

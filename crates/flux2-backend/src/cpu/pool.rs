@@ -45,8 +45,7 @@ impl Threads {
         self.count
     }
 
-    /// Runs `task(state, i)` once for each `i` in `0..tasks`, started in ascending order. Each thread creates its
-    /// `state` once.
+    /// Runs `task(state, i)` for each `i` in `0..tasks`, started in ascending order. Each thread creates one `state`.
     pub(super) fn run<S>(&self, tasks: usize, state: impl Fn() -> S + Sync, task: impl Fn(&mut S, usize) + Sync) {
         let Some(pool) = &self.pool else { return };
         if tasks <= 1 || self.count() == 1 {

@@ -30,8 +30,7 @@ pub(in crate::cpu) fn exp(x: f32) -> f32 {
     }
 }
 
-/// `2^x` for `x <= 0`, to within two units in the last place, at least 2^-126. Half the cost of [`exp`]; used by
-/// softmax.
+/// `2^x` for `x <= 0`, to within two units in the last place, at least 2^-126. Half the cost of [`exp`]; for softmax.
 #[inline(always)]
 pub(in crate::cpu) fn exp2_of_nonpositive(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // as in `exp`

@@ -93,8 +93,7 @@ impl MicroKernel {
         MicroKernel { rows: 4, cols: 16, operand: F32, name: "portable f32", run: portable::f32_4x16 }
     }
 
-    /// As [`select`](Self::select), for attention: its heads have 128 channels, which tiles of 48 columns do not
-    /// divide.
+    /// As [`select`](Self::select), for attention: tiles of 48 columns do not divide its heads of 128 channels.
     pub(in crate::cpu) fn select_attention(tier: Tier, compute: Compute) -> Self {
         let kernel = Self::select(tier, compute);
         #[cfg(target_arch = "x86_64")]
@@ -184,8 +183,8 @@ impl MicroKernel {
     /// # Safety
     /// The first `self.rows` pointers of each segment are readable for `groups` groups, `b` for
     /// `segments.len() * groups * self.cols` groups, and `c` is writable for `self.rows` rows of `self.cols` values
-    /// that are `stride` apart (with i32 bits for [`Operand::Int8`]). The processor supports the tier this kernel was
-    /// selected for.
+    /// that are `stride` apart (with i32 bits for [`Operand::Int8`]). The processor has this
+    /// kernel's tier.
     #[inline]
     pub(in crate::cpu) unsafe fn run(
         &self,
