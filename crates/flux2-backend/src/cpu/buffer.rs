@@ -15,8 +15,8 @@ const SPARE_BYTES: usize = 128 << 20;
 /// Alignment of tensors in bytes: a cache line, and the widest SIMD vector.
 const ALIGNMENT: usize = 64;
 
-/// The unit of allocation. Its alignment is only 16 bytes because up to that, the system allocator returns zeroed memory
-/// without touching it. The threads that first write the pages then fault them in, in parallel.
+/// The unit of allocation. Its alignment is only 16 bytes because up to that, the system allocator returns zeroed
+/// memory without touching it. The threads that first write the pages then fault them in, in parallel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(16))]
 struct Unit([u8; 16]);
