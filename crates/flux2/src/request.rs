@@ -1,5 +1,5 @@
-//! What is asked for ([`GenerateRequest`]), and the same with every default filled in and every limit checked
-//! ([`ResolvedRequest`]). Behind this door nobody checks again.
+//! A request for a picture ([`GenerateRequest`]), and the same with every default filled in and every limit checked
+//! ([`ResolvedRequest`]). Code that takes the latter checks nothing again.
 
 use std::num::NonZeroUsize;
 
@@ -11,13 +11,13 @@ use crate::sampler::{self, NoiseKind};
 use crate::variant::Variant;
 use crate::{Error, Result, latents};
 
-/// Sides of a picture are multiples of this many pixels: one token of the flow transformer.
+/// Side of a token of the flow transformer in pixels; sides of a picture are multiples of it.
 pub const GRID_PX: u32 = 16;
-/// Shortest side of a picture.
+/// Shortest side of a picture in pixels.
 pub const MIN_PX: u32 = 64;
-/// Longest side of a picture.
+/// Longest side of a picture in pixels.
 pub const MAX_PX: u32 = 4096;
-/// Most reference images in a request.
+/// Largest number of reference images in a request.
 pub const MAX_REFERENCES: usize = 16;
 /// Largest guidance scale.
 const MAX_GUIDANCE: f32 = 100.0;
@@ -25,36 +25,48 @@ const MAX_GUIDANCE: f32 = 100.0;
 /// One picture to make. `None` leaves a choice to the model.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateRequest {
-    /// What the picture shows; may be empty.
+    /// Description of the picture; may be empty.
     pub prompt: String,
-    /// Images to edit or combine, in the order the prompt counts them; at most [`MAX_REFERENCES`].
+    /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1.
     pub references: Vec<Reference>,
     /// Width in pixels; by default that of the first prepared reference, or what the model was made for.
     pub width: Option<u32>,
-    /// Height in pixels; likewise.
+    /// Height in pixels; by default as the width.
     pub height: Option<u32>,
     /// Denoising steps; by default what the model was made for.
     pub steps: Option<u32>,
     /// Classifier-free guidance scale, for base models.
     pub guidance: Option<f32>,
-    /// Which noise to start from.
+    /// Seed of the noise that denoising starts from.
     pub seed: u64,
-    /// How the seed becomes noise.
+    /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
 }
 
-/// An image to edit or combine, and the digest that names it.
+/// An image to edit or combine, and the digest that identifies it.
 #[derive(Clone, Debug)]
 pub struct Reference {
     image: RgbImage,
     sha256: String,
+    /// Width and height before it was prepared.
+    source_px: [u32; 2],
+}
+
+/// Identifies the pixels of a prepared reference.
+///
+/// The digest of an image that comes from no file covers its pixels but not its shape: hence the size before preparation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReferenceKey {
+    sha256: String,
+    source_px: [u32; 2],
+    prepared_px: [u32; 2],
 }
 
 impl Reference {
-    /// Pixels that come from no file; they are named by their own digest.
+    /// An image that comes from no file, named by the digest of its pixels.
     pub fn from_image(image: RgbImage) -> Self {
         let sha256 = sha256(image.pixels());
-        Reference { image, sha256 }
+        Self::new(image, sha256)
     }
 
     /// Decode a PNG, JPEG or WebP file. `name` is what errors call it.
@@ -62,26 +74,43 @@ impl Reference {
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        Ok(Reference { image: image::decode(bytes, name)?, sha256: sha256(bytes) })
+        Ok(Self::new(image::decode(bytes, name)?, sha256(bytes)))
     }
 
-    /// Its pixels.
+    fn new(image: RgbImage, sha256: String) -> Self {
+        let source_px = [image.width(), image.height()];
+        Reference { image, sha256, source_px }
+    }
+
+    /// Scaled down to a megapixel and cropped to the grid.
+    fn prepared(&self) -> Result<Self> {
+        Ok(Reference { image: resize::prepare_reference(&self.image)?, ..self.clone() })
+    }
+
+    /// The key that its tokens are remembered by, once it is prepared.
+    pub(crate) fn key(&self) -> ReferenceKey {
+        let Reference { image, sha256, source_px } = self;
+        let prepared_px = [image.width(), image.height()];
+        ReferenceKey { sha256: sha256.clone(), source_px: *source_px, prepared_px }
+    }
+
+    /// The image.
     pub fn image(&self) -> &RgbImage {
         &self.image
     }
 
-    /// SHA-256 of the file it came from, in hex.
+    /// SHA-256 in lower-case hex: of the file it came from, or of its pixels if it came from none.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 }
 
-/// A request nothing is missing from and nothing is wrong with.
+/// A complete and valid request.
 #[derive(Clone, Debug)]
 pub struct ResolvedRequest {
-    /// What the picture shows.
+    /// Description of the picture.
     pub prompt: String,
-    /// Prepared references: scaled down to a megapixel and cropped to the grid.
+    /// References, scaled down to at most a megapixel and cropped to the grid.
     pub references: Vec<Reference>,
     /// Width in pixels, a multiple of [`GRID_PX`].
     pub width: u32,
@@ -89,18 +118,19 @@ pub struct ResolvedRequest {
     pub height: u32,
     /// Denoising steps, at least 1.
     pub steps: u32,
-    /// Guidance scale, if the model knows guidance. Up to 1 it is one pass a step, as without.
+    /// Guidance scale, if the model is not distilled. A scale up to 1 is one pass a step, as without guidance.
     pub guidance: Option<f32>,
-    /// Which noise to start from.
+    /// Seed of the noise that denoising starts from.
     pub seed: u64,
-    /// How the seed becomes noise.
+    /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
-    /// What the caller should know about the request.
+    /// Parts of the request that are ignored or probably not meant.
     pub warnings: Vec<Warning>,
 }
 
 impl ResolvedRequest {
-    /// Noise of the seed as the latents that denoising starts from: tokens `[n_img, channels]`. At most so many threads are used.
+    /// The latents that denoising starts from: noise of the seed as tokens `[n_img, channels]`, made on at most `threads`
+    /// threads.
     pub fn initial_latents(&self, channels: usize, threads: NonZeroUsize) -> Vec<f32> {
         let [h, w] = self.grid();
         latents::pack(&sampler::noise_on(threads, self.noise, self.seed, channels * h * w), channels, h, w)
@@ -134,15 +164,11 @@ impl ResolvedRequest {
         }
         let guidance = variant.default_guidance.map(|default| request.guidance.unwrap_or(default));
 
-        // Sizes that were typed are checked before any pixel is touched.
+        // The sizes asked for are checked before references are resized.
         let check = |axis, px: Option<u32>| px.map_or(Ok(()), |px| check_size(axis, px));
         check("width", request.width)?;
         check("height", request.height)?;
-        let references = request
-            .references
-            .iter()
-            .map(|r| Ok(Reference { image: resize::prepare_reference(&r.image)?, sha256: r.sha256.clone() }))
-            .collect::<Result<Vec<_>>>()?;
+        let references = request.references.iter().map(Reference::prepared).collect::<Result<Vec<_>>>()?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
         if let Some(trained) = variant.trained_px.as_ref().filter(|px| ![width, height].iter().all(|s| px.contains(s)))
@@ -163,7 +189,7 @@ impl ResolvedRequest {
         })
     }
 
-    /// Rows and columns of image tokens.
+    /// Rows and columns of image tokens: `[height, width]` in units of [`GRID_PX`].
     pub fn grid(&self) -> [usize; 2] {
         [self.height, self.width].map(|px| (px / GRID_PX) as usize)
     }

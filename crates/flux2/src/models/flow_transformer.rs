@@ -4,13 +4,13 @@
 //!      level sigma in 0..=1 (through its [`ModulationRows`]).
 //! Out: velocity `[n_img, c]`, noise minus data.
 //!
-//! Double blocks keep two streams, text and image, that attend jointly; single blocks run on `[text | image]`. Text comes
+//! Double blocks keep two streams, text and image, with joint attention; single blocks run on `[text | image]`. Text comes
 //! first in every concatenation. Reference tokens follow the image tokens in the image stream and are dropped before
-//! the head. What a noise level does to a block, its shift, scale and gate, is shared by all blocks of a kind.
+//! the head. The noise level modulates each block by a shift, a scale and a gate, the same for all blocks of a kind.
 //!
-//! The KV variant treats references otherwise: they see only each other, at noise level 0, so their keys and values are
-//! the same at every step. [`FlowTransformer::reference_cache`] computes them once and each step inserts them between
-//! those of the text and of the image.
+//! In the KV variant references attend only to each other, at noise level 0, so their keys and values are the same at
+//! every step. [`FlowTransformer::reference_cache`] computes them once, and each step inserts them between those of the
+//! text and of the image.
 //!
 //! Follows `Flux2Transformer2DModel` in diffusers.
 
@@ -20,15 +20,15 @@ use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, op
 
 use super::Pulse;
 use super::layers::Loader;
+use super::replay::ReplayedPass;
 use crate::Result;
 use crate::latents::{self, PositionId, rope_tables, timestep_embedding};
-
 use crate::weights::{TransformerConfig, WeightSource};
 
 /// The flow transformer with its weights.
 pub struct FlowTransformer<B: Backend> {
     be: B,
-    recordings: B::Recordings,
+    replayed: ReplayedPass<B>,
     config: TransformerConfig,
     img_in: Weight<B>,
     txt_in: Weight<B>,
@@ -42,15 +42,15 @@ pub struct FlowTransformer<B: Backend> {
     final_proj: Weight<B>,
 }
 
-/// Reference pictures as the transformer sees them, or none (`Tokens` of nothing).
+/// Reference images as the transformer takes them; no references are empty `Tokens`.
 pub enum References<'a, B: Backend> {
-    /// Tokens `[n_ref, c]` that stand behind those of the image at every step, and their ids.
+    /// Tokens `[n_ref, c]`, appended to those of the image at every step, and their position ids.
     Tokens(&'a [f32], &'a [PositionId]),
-    /// Keys and values computed once: the KV variant.
+    /// Keys and values computed once, for the KV variant.
     Cached(Arc<ReferenceCache<B>>),
 }
 
-/// What stays the same over all steps of one picture: computed before the first.
+/// Inputs that are the same at all steps of one picture, prepared before the first.
 pub struct Conditioning<B: Backend> {
     /// The text after its embedder, f32 `[n_txt, hidden]`.
     text: Tensor<B>,
@@ -58,7 +58,7 @@ pub struct Conditioning<B: Backend> {
     references: Option<Tensor<B>>,
     /// Keys and values of the references, for the KV variant.
     cache: Option<Arc<ReferenceCache<B>>>,
-    /// Angles of text, image and (without `cache`) reference tokens.
+    /// Rotary tables of text, image and (without `cache`) reference tokens.
     rope: Rope<B>,
 }
 
@@ -69,7 +69,7 @@ struct Modulation<B: Backend> {
     gate: Tensor<B>,
 }
 
-/// What one noise level does to every block.
+/// The modulation of all blocks at one noise level.
 struct Modulations<B: Backend> {
     img: [Modulation<B>; 2],
     txt: [Modulation<B>; 2],
@@ -78,25 +78,25 @@ struct Modulations<B: Backend> {
     final_scale: Tensor<B>,
 }
 
-/// The same as it comes out of the products: f32 `[1, 6 * hidden]` for the image stream and for the text stream, `[1, 3 *
-/// hidden]` for single blocks, `[1, 2 * hidden]` for the head.
+/// The modulation of all blocks at one noise level, as rows that the blocks split: f32 `[1, 6 * hidden]` for the image
+/// stream and for the text stream, `[1, 3 * hidden]` for single blocks, `[1, 2 * hidden]` for the head.
 pub struct ModulationRows<B: Backend>([Tensor<B>; 4]);
 
-/// Keys and values of the reference tokens in every block, after normalisation and rotation: 2 x `[n_ref, hidden]` for each
-/// block, so 2 GiB for a megapixel in the 9B model.
+/// Keys and values of the reference tokens in every block, normalized and rotated: 2 x `[n_ref, hidden]` for each block,
+/// which is 2 GiB for a megapixel in the 9B model.
 pub struct ReferenceCache<B: Backend> {
     double: Vec<KeysValues<B>>,
     single: Vec<KeysValues<B>>,
 }
 
-/// Each `[n_ref, hidden]`.
+/// Keys and values of one block, each `[n_ref, hidden]`.
 struct KeysValues<B: Backend> {
     keys: Tensor<B>,
     values: Tensor<B>,
 }
 
 impl<B: Backend> FlowTransformer<B> {
-    /// Take the weights from `source`.
+    /// Load the weights from `source`.
     ///
     /// # Errors
     /// If a tensor cannot be read or the backend has no room.
@@ -106,7 +106,7 @@ impl<B: Backend> FlowTransformer<B> {
         let single = |i| SingleBlock::load(&w.at("single").at(i));
         Ok(FlowTransformer {
             be: be.clone(),
-            recordings: B::Recordings::default(),
+            replayed: ReplayedPass::new(),
             config: config.clone(),
             img_in: w.matrix("img_in")?,
             txt_in: w.matrix("txt_in")?,
@@ -121,12 +121,12 @@ impl<B: Backend> FlowTransformer<B> {
         })
     }
 
-    /// Let go of what is remembered to be faster.
-    pub fn forget_recordings(&mut self) {
-        self.recordings = B::Recordings::default();
+    /// Free captured passes and their memory.
+    pub fn clear_captures(&mut self) {
+        self.replayed.clear();
     }
 
-    /// Blocks in a pass: how often the pulse is called.
+    /// Number of blocks, which is how often a pass calls its pulse.
     pub fn blocks(&self) -> usize {
         self.double_blocks.len() + self.single_blocks.len()
     }
@@ -155,8 +155,8 @@ impl<B: Backend> FlowTransformer<B> {
         Ok(Conditioning { text, references, cache, rope: self.rope(&ids)? })
     }
 
-    /// The same picture with another text, f32 `[n_txt, d_text]`, of as many tokens, such as the empty prompt's: the references
-    /// and the angles are those of `conditioning`.
+    /// The conditioning of the same picture with another text, f32 `[n_txt, d_text]` with as many tokens, such as the empty
+    /// prompt of guidance. References and rotary tables are shared with `conditioning`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -167,7 +167,7 @@ impl<B: Backend> FlowTransformer<B> {
         Ok(Conditioning { text, references: references.clone(), cache: cache.clone(), rope: rope.clone() })
     }
 
-    /// Run reference tokens `[n_ref, c]` through all blocks by themselves, at noise level 0, and keep their keys and values.
+    /// Run reference tokens `[n_ref, c]` alone through all blocks, at noise level 0, and keep their keys and values.
     ///
     /// # Errors
     /// What `pulse` returns, or if shapes do not fit.
@@ -188,7 +188,7 @@ impl<B: Backend> FlowTransformer<B> {
         Ok(cache)
     }
 
-    /// What each of the noise levels `sigmas` does to the blocks.
+    /// The modulations at each of the noise levels `sigmas`.
     ///
     /// # Errors
     /// If the backend has no room.
@@ -207,7 +207,8 @@ impl<B: Backend> FlowTransformer<B> {
         Ok((0..sigmas.len()).map(step).collect())
     }
 
-    /// The velocity of `latents`, f32 `[n_img, c]`, at the noise level of `modulations` -> f32 `[n_img, c]`.
+    /// The velocity of `latents`, f32 `[n_img, c]`, at the noise level of `modulations` -> f32 `[n_img, c]`. A backend that
+    /// can replays the pass from its second call on.
     ///
     /// # Errors
     /// What `pulse` returns, or if shapes do not fit.
@@ -221,31 +222,21 @@ impl<B: Backend> FlowTransformer<B> {
         let Conditioning { text, references, cache, rope } = conditioning;
         let ModulationRows(rows) = modulations;
         if let Some(cache) = cache {
-            // Too large to be copied for a recording.
+            // Not replayed: a capture copies its inputs, and the cache has gigabytes.
             return self.pass_through(latents, [text, &rope.cos, &rope.sin], None, Some(cache), rows, pulse);
         }
         let mut inputs = vec![latents, text, &rope.cos, &rope.sin];
         inputs.extend(rows);
         inputs.extend(references);
-        let mut blocks = 0;
-        let velocity = self.be.replay(&self.recordings, &inputs, |inputs| {
-            let [latents, text, cos, sin, rows @ ..] = inputs else { unreachable!("as above") };
+        self.replayed.run(&self.be, &inputs, self.blocks(), pulse, |inputs, pulse| {
+            let [latents, text, cos, sin, rows @ ..] = inputs else { unreachable!("in the order of above") };
             let (rows, references) = rows.split_at(4);
-            let rows = rows.try_into().expect("four of them");
-            let mut counted = || {
-                blocks += 1;
-                pulse()
-            };
-            self.pass_through(latents, [text, cos, sin], references.first(), None, rows, &mut counted)
-        })?;
-        // Those that ran without being called.
-        for _ in blocks..self.blocks() {
-            pulse()?;
-        }
-        Ok(velocity)
+            let rows = rows.try_into().expect("split after four rows");
+            self.pass_through(latents, [text, cos, sin], references.first(), None, rows, pulse)
+        })
     }
 
-    /// The pass of [`forward`](Self::forward).
+    /// The pass that [`forward`](Self::forward) replays.
     fn pass_through(
         &self,
         latents: &Tensor<B>,
@@ -279,7 +270,7 @@ impl<B: Backend> FlowTransformer<B> {
         self.head(&joint.slice_rows(n_txt..n_txt + n_img), modulations)
     }
 
-    /// From the image tokens behind the last block to their velocity, f32 `[n_img, c]`.
+    /// Image tokens after the last block -> their velocity, f32 `[n_img, c]`.
     fn head(&self, image: &Tensor<B>, m: &Modulations<B>) -> Result<Tensor<B>> {
         let be = &self.be;
         let image = ops::modulated_layer_norm(be, image, &m.final_shift, &m.final_scale, self.config.eps)?;
@@ -291,7 +282,7 @@ impl<B: Backend> FlowTransformer<B> {
         Pass { be: &self.be, modulations, rope, n_txt, head_dim, eps }
     }
 
-    /// Tokens `[n, c]` of the host.
+    /// Tokens `[n, c]` from the host.
     fn upload(&self, tokens: &[f32]) -> Result<Tensor<B>> {
         let c = self.config.in_channels;
         Ok(self.be.upload(&[tokens.len() / c, c], tokens)?)
@@ -314,11 +305,11 @@ impl<B: Backend> FlowTransformer<B> {
     }
 }
 
-/// What all blocks of a pass share.
+/// Arguments that all blocks of a pass share.
 struct Pass<'a, B: Backend> {
     be: &'a B,
     modulations: &'a Modulations<B>,
-    /// Of all tokens, text first.
+    /// For all tokens, text first.
     rope: &'a Rope<B>,
     n_txt: usize,
     head_dim: usize,
@@ -326,7 +317,7 @@ struct Pass<'a, B: Backend> {
 }
 
 impl<B: Backend> Pass<'_, B> {
-    /// Normalise and rotate the queries and keys of tokens `first..`, of which `qkv` has q, k and v, `[n, 3 * hidden]`.
+    /// Split `qkv`, `[n, 3 * hidden]` for the tokens from `first` on; normalize and rotate its queries and keys.
     fn project(&self, qkv: &Tensor<B>, q_norm: &Tensor<B>, k_norm: &Tensor<B>, first: usize) -> Result<Projected<B>> {
         let [q, k, v] = qkv.chunk_cols(); // 3 x [n, hidden]
         let rope = self.rope.slice_rows(first..first + qkv.rows());
@@ -335,7 +326,7 @@ impl<B: Backend> Pass<'_, B> {
         Ok(Projected { q, k, v })
     }
 
-    /// Text rows, then those of cached references if there are any, then image rows.
+    /// Concatenate the rows of text, cached references (if any) and image.
     fn joint(&self, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
         Ok(match cached {
             Some(cached) => ops::concat_rows(self.be, &[text, cached, image])?,
@@ -349,7 +340,7 @@ impl<B: Backend> Pass<'_, B> {
 }
 
 impl<B: Backend> Modulations<B> {
-    /// From the rows of [`ModulationRows`].
+    /// Split the four rows of [`ModulationRows`].
     fn new([img, txt, single, last]: &[Tensor<B>; 4]) -> Self {
         let [final_shift, final_scale] = last.chunk_cols();
         Modulations {
@@ -363,14 +354,14 @@ impl<B: Backend> Modulations<B> {
 }
 
 impl<B: Backend> Modulation<B> {
-    /// From `[1, 3 * hidden]`.
+    /// Split a row `[1, 3 * hidden]`.
     fn new(row: &Tensor<B>) -> Self {
         let [shift, scale, gate] = row.chunk_cols();
         Modulation { shift, scale, gate }
     }
 }
 
-/// Queries, keys and values of a block, each `[n, hidden]`, normalised and rotated.
+/// Queries, keys and values of a block, each `[n, hidden]`; queries and keys are normalized and rotated.
 struct Projected<B: Backend> {
     q: Tensor<B>,
     k: Tensor<B>,
@@ -378,13 +369,13 @@ struct Projected<B: Backend> {
 }
 
 impl<B: Backend> Projected<B> {
-    /// Keys and values alone, with the values copied out of the projection they are a window of.
+    /// Keys and values for the cache. The values are copied, since they are a view that would keep all of `qkv` alive.
     fn keep(&self, be: &B) -> Result<KeysValues<B>> {
         Ok(KeysValues { keys: self.k.clone(), values: ops::concat_rows(be, &[&self.v])? })
     }
 }
 
-/// Text and image streams with weights of their own.
+/// A block with separate weights for the text and the image stream.
 struct DoubleBlock<B: Backend> {
     img: Stream<B>,
     txt: Stream<B>,
@@ -403,7 +394,7 @@ impl<B: Backend> DoubleBlock<B> {
         image: &mut Tensor<B>,
         cached: Option<&KeysValues<B>>,
     ) -> Result<()> {
-        // In a scope of its own: queries, keys and values are gone before the MLPs need room.
+        // A scope, so that queries, keys and values are freed before the MLPs allocate.
         let attention = {
             let t = self.txt.qkv(pass, text, &pass.modulations.txt[0], 0)?;
             let x = self.img.qkv(pass, image, &pass.modulations.img[0], pass.n_txt)?;
@@ -416,7 +407,7 @@ impl<B: Backend> DoubleBlock<B> {
         self.img.finish(pass, image, &attention.slice_rows(pass.n_txt..attention.rows()), &pass.modulations.img)
     }
 
-    /// The image stream alone, on reference tokens `[n_ref, hidden]` that see only each other.
+    /// The image stream alone, on reference tokens `[n_ref, hidden]` that attend only to each other.
     fn forward_references(&self, pass: &Pass<B>, image: &mut Tensor<B>) -> Result<KeysValues<B>> {
         let x = self.img.qkv(pass, image, &pass.modulations.img[0], 0)?;
         let attention = pass.attention(&x.q, &x.k, &x.v)?;
@@ -450,14 +441,14 @@ impl<B: Backend> Stream<B> {
         })
     }
 
-    /// What goes into the attention. `x` is `[n, hidden]`, the tokens from `first` on.
+    /// Inputs of the attention. `x` is `[n, hidden]`, the tokens from `first` on.
     fn qkv(&self, pass: &Pass<B>, x: &Tensor<B>, m: &Modulation<B>, first: usize) -> Result<Projected<B>> {
         let h = ops::modulated_layer_norm(pass.be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
         let qkv = ops::linear(pass.be, &h, &self.qkv, None)?; // [n, 3 * hidden]
         pass.project(&qkv, &self.q_norm, &self.k_norm, first)
     }
 
-    /// Add what came out of it, then the MLP. `attention` is `[n, hidden]`.
+    /// Add the result of the attention, `[n, hidden]`, then the MLP.
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2]) -> Result<()> {
         let be = pass.be;
         ops::linear_add(be, x, Some(&m[0].gate), attention, &self.proj)?;
@@ -467,7 +458,7 @@ impl<B: Backend> Stream<B> {
     }
 }
 
-/// Attention and MLP side by side, from one input and into one product.
+/// A block with attention and MLP in parallel: from one input, and into one product.
 struct SingleBlock<B: Backend> {
     qkv: Weight<B>,
     mlp_gate: Weight<B>,
@@ -492,7 +483,7 @@ impl<B: Backend> SingleBlock<B> {
         })
     }
 
-    /// `x` is `[n, hidden]`, text tokens first. Cached keys and values stand between those of text and image.
+    /// `x` is `[n, hidden]`, text tokens first. Cached keys and values are inserted between those of text and image.
     fn forward(&self, pass: &Pass<B>, x: &mut Tensor<B>, cached: Option<&KeysValues<B>>) -> Result<()> {
         let (attention, mlp) = {
             let (own, mlp) = self.project(pass, x)?;
@@ -511,7 +502,7 @@ impl<B: Backend> SingleBlock<B> {
         self.finish(pass, x, &attention, &mlp)
     }
 
-    /// On reference tokens `[n_ref, hidden]` that see only each other.
+    /// On reference tokens `[n_ref, hidden]` that attend only to each other.
     fn forward_references(&self, pass: &Pass<B>, x: &mut Tensor<B>) -> Result<KeysValues<B>> {
         let (own, mlp) = self.project(pass, x)?;
         let attention = pass.attention(&own.q, &own.k, &own.v)?;
@@ -519,7 +510,7 @@ impl<B: Backend> SingleBlock<B> {
         own.keep(pass.be)
     }
 
-    /// What goes into the attention, and what comes out of the MLP, `[n, mlp]`.
+    /// Inputs of the attention, and the hidden layer of the MLP, `[n, mlp]`.
     fn project(&self, pass: &Pass<B>, x: &Tensor<B>) -> Result<(Projected<B>, Tensor<B>)> {
         let (be, m) = (pass.be, &pass.modulations.single);
         let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
@@ -528,7 +519,7 @@ impl<B: Backend> SingleBlock<B> {
         Ok((pass.project(&qkv, &self.q_norm, &self.k_norm, 0)?, mlp))
     }
 
-    /// Add both, through one product of `[attention | mlp]`.
+    /// Add attention and MLP, through one product of `[attention | mlp]`.
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, mlp: &Tensor<B>) -> Result<()> {
         let gate = &pass.modulations.single.gate;
         Ok(ops::linear_pair_add(pass.be, x, Some(gate), [attention, mlp], &self.out)?)

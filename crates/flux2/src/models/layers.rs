@@ -1,4 +1,4 @@
-//! Weights with the one op they belong to, and how they come out of a [`WeightSource`].
+//! Layers (weights and the op that uses them), and the [`Loader`] that reads them from a [`WeightSource`].
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ pub struct Loader<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    /// All names of `source`.
+    /// A loader for all names of `source`.
     pub fn new(be: &'a B, source: &'a dyn WeightSource) -> Self {
         Loader { be, source, prefix: String::new() }
     }
 
-    /// The names below `part`.
+    /// A loader for the names below `part`.
     pub fn at(&self, part: impl std::fmt::Display) -> Self {
         Loader { be: self.be, source: self.source, prefix: format!("{}{part}.", self.prefix) }
     }
@@ -41,7 +41,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(all)
     }
 
-    /// A matrix of which rows are looked up, few at a time: where it is not to stay on the device, it is read where it is stored.
+    /// A matrix whose rows are looked up, a few at a time. Unless it is placed on the device, its rows are read from the file:
+    /// offloading would copy all of it.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
@@ -51,7 +52,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(Weight::load_as(self.be, host.placed(placement), format)?)
     }
 
-    /// Rows of a matrix as matrices of their own: `heights` of them, which add up to all.
+    /// A matrix split by rows into `N` matrices of the given `heights`, which add up to its own.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
@@ -101,7 +102,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 }
 
-/// A product with a bias: the 1x1 convolutions of the autoencoder's attention.
+/// A linear layer with a bias: the 1x1 convolutions of the autoencoder's attention.
 pub struct Linear<B: Backend>(Convolution<B>);
 
 impl<B: Backend> Linear<B> {
@@ -122,7 +123,7 @@ impl<B: Backend> Linear<B> {
         Ok(ops::linear(be, x, &self.0.weight, Some(&self.0.bias))?)
     }
 
-    /// The same for every pixel of a map `x` `[h, w, in]`, added to `y` `[h, w, out]`.
+    /// Add the result for every pixel of a map `x` `[h, w, in]` to `y` `[h, w, out]`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -144,7 +145,7 @@ impl<B: Backend> Conv<B> {
         Ok(Conv(Convolution { weight: Weight::load(w.be, weight)?, bias: w.vector("bias")?, shape }))
     }
 
-    /// `x` `[h, w, in]`, a map or what [`GroupNorm::silu`] makes of one, -> `[h', w', out]` in the compute dtype.
+    /// `x` `[h, w, in]`, a map or the result of [`GroupNorm::silu`] -> `[h', w', out]` in the compute dtype.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -152,7 +153,7 @@ impl<B: Backend> Conv<B> {
         Ok(ops::conv2d(be, &x.into(), &self.0)?)
     }
 
-    /// The same, kept in f32: for what leaves the model.
+    /// As [`forward`](Self::forward), in f32: for the output of a network.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -160,7 +161,7 @@ impl<B: Backend> Conv<B> {
         Ok(ops::conv2d_f32(be, &x.into(), &self.0)?)
     }
 
-    /// The same, added to `y` `[h', w', out]`.
+    /// As [`forward`](Self::forward), added to `y` `[h', w', out]`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -168,20 +169,20 @@ impl<B: Backend> Conv<B> {
         Ok(ops::conv2d_add(be, y, &x.into(), &self.0)?)
     }
 
-    /// The result for `x` as the input of another convolution, which computes it piece by piece. For maps that are too
-    /// large to keep: every use computes it anew.
+    /// The result for `x` as the input of another convolution, which computes it in bands. For maps that are too large to
+    /// keep: every use computes it again.
     pub fn streamed<'a>(&'a self, x: &'a Tensor<B>) -> ConvInput<'a, B> {
         ConvInput { map: x, after: Some(&self.0), norm_silu: None }
     }
 
-    /// Size of the result for `x` in bytes.
+    /// Bytes of the result for `x`.
     pub fn result_bytes(&self, be: &B, x: &Tensor<B>) -> usize {
         let pixels: usize = x.shape()[..2].iter().map(|n| self.0.shape.output(*n)).product();
         be.compute().dtype().bytes(pixels * self.0.weight.shape()[0])
     }
 }
 
-/// A kernel `[out, in, k, k]` as the matrix `[out, k * k * in]` that maps with channels last ask for.
+/// Reorder a kernel `[out, in, k, k]` into the matrix `[out, k * k * in]` that channels-last maps need.
 fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
     let &[out, channels, rows, cols] = kernel.shape() else {
         return Err(flux2_backend::Error::Shape {
@@ -191,7 +192,7 @@ fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
         }
         .into());
     };
-    // Rows of 1 or 3 are no whole blocks, so every value has bytes of its own.
+    // Rows of 1 or 3 values cannot be in a block format, so every value is addressable.
     let (size, taps) = (kernel.dtype().bytes(1), rows * cols);
     let mut bytes = Vec::with_capacity(kernel.bytes().len());
     for filter in kernel.bytes().chunks_exact((channels * taps * size).max(1)) {
@@ -204,7 +205,7 @@ fn channels_last(kernel: &HostTensor) -> Result<HostTensor> {
     Ok(HostTensor::new(kernel.dtype(), [out, taps * channels], HostBytes::new(Arc::new(bytes)))?)
 }
 
-/// Group normalisation with scale and shift.
+/// Group normalization with scale and shift.
 pub struct GroupNorm<B: Backend>(flux2_backend::GroupNorm<B>);
 
 impl<B: Backend> GroupNorm<B> {
@@ -229,7 +230,7 @@ impl<B: Backend> GroupNorm<B> {
         Ok(ops::group_norm(be, x, &self.0)?)
     }
 
-    /// The same with SiLU behind it, for a convolution to apply while it reads `x`: here only the statistics are taken.
+    /// Group norm followed by SiLU, applied by the convolution that reads the result; only the statistics are computed here.
     ///
     /// # Errors
     /// If shapes do not fit.

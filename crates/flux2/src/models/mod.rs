@@ -6,15 +6,16 @@
 //! | `flow_transformer.rs` | flow transformer | latents `[n_img, c]`, text, references, noise level | velocity `[n_img, c]` |
 //! | `vae.rs` | autoencoder | picture `[h, w, 3]`, or tokens `[n, c]` | tokens, or picture |
 //!
-//! A model knows its weights and the ops. It does not know files, devices, the clock, or that anyone is watching; the
-//! only thing it is handed from outside is a [`Pulse`], called between blocks.
+//! A model knows its weights and the ops. It does not know files, devices, the clock or observers. The only thing it gets
+//! from outside is a [`Pulse`], called after every block.
 
 pub mod flow_transformer;
 pub mod layers;
 pub mod qwen3;
+mod replay;
 pub mod vae;
 
 use crate::Result;
 
-/// Called after every block of a model; an error stops the pass and is returned.
+/// Called after every block of a network; an error stops the pass and is returned.
 pub type Pulse<'a> = dyn FnMut() -> Result<()> + 'a;

@@ -1,11 +1,13 @@
-//! The text encoder: the first layers of Qwen3, read at three depths.
+//! The text encoder: the first layers of Qwen3, tapped at three depths.
 //!
 //! In:  token ids `[n_txt]`, padded on the right, and how many of them are real.
 //! Out: text embedding `[n_txt, taps * hidden]`: for each token the residual stream after 9, 18 and 27 layers, in this
-//!      order. Rows of padding are kept: they are rows of their own that see the real tokens. Nobody sees them, so they
-//!      have queries and an MLP in every layer, but neither keys nor values.
+//!      order.
 //!
-//! Layers behind the last tap, the final norm and the language head are never loaded.
+//! Padding tokens attend to the real ones and their rows are part of the result, as in the reference. No token attends to
+//! them, so they have queries and an MLP in every layer, but no keys and values.
+//!
+//! Layers after the last tap, the final norm and the language head are never loaded.
 //! Follows `Qwen3Model` in transformers and `Flux2KleinPipeline._get_qwen3_prompt_embeds` in diffusers.
 
 use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
@@ -39,7 +41,7 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> Qwen3<B> {
-    /// Take the weights up to the last tap from `source`.
+    /// Load the weights up to the last tap from `source`.
     ///
     /// # Errors
     /// If a tensor cannot be read or the backend has no room.
@@ -49,7 +51,7 @@ impl<B: Backend> Qwen3<B> {
         Ok(Qwen3 { be: be.clone(), config: config.clone(), embed: w.table("embed")?, layers })
     }
 
-    /// Blocks in a pass: how often the pulse is called.
+    /// Number of layers, which is how often a pass calls its pulse.
     pub fn blocks(&self) -> usize {
         self.layers.len()
     }
@@ -72,7 +74,7 @@ impl<B: Backend> Qwen3<B> {
         let mut hidden_states = ops::embedding(be, &self.embed, ids)?; // [n, hidden]
         for (i, layer) in self.layers.iter().enumerate() {
             layer.forward(be, c, &mut hidden_states, &rope, valid)?;
-            // Tap k is the stream after k layers; the embedding itself would be tap 0.
+            // Tap k is the residual stream after k layers; the embedding itself would be tap 0.
             if let Some(tap) = c.taps.iter().position(|tap| *tap == i + 1) {
                 taps[tap] = Some(hidden_states.clone());
             }
@@ -100,7 +102,7 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// One layer on `[n, hidden]`, of which the first `valid` rows are seen.
+    /// One layer on `[n, hidden]`, of which the first `valid` rows are attended to.
     fn forward(
         &self,
         be: &B,
@@ -158,13 +160,13 @@ mod tests {
     #[test]
     fn first_layer_matches_the_reference() {
         let (golden, part) = (Golden::open("seams"), open("tiny/klein/text_encoder"));
-        // A tap behind layer 1 shows what otherwise stays inside.
+        // A tap after layer 1 exposes its output.
         let config = TextConfig { taps: vec![1], ..part.config.clone() };
         let got = forward(&golden, &config, &part.map().unwrap());
         assert_relative("stream", &got, &golden.values("qwen3.layer_0.out"), 1e-6);
     }
 
-    /// Rounds block-scaled weights to bf16, as the reference does when it has no fp8 products.
+    /// Rounds block-scaled weights to bf16, as the reference does on devices without fp8.
     struct Rounded(MappedWeights);
 
     impl WeightSource for Rounded {

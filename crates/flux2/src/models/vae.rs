@@ -3,23 +3,26 @@
 //! Encode: picture `[h, w, 3]` in -1..=1 -> tokens `[h/16 * w/16, c]`, the space the flow transformer works in.
 //! Decode: tokens -> picture, nominally in -1..=1.
 //!
-//! Maps are `[h, w, channels]`. Between the latent map and the tokens lie the 2x2 patchify and a normalisation with
+//! Maps are `[h, w, channels]`. Between the latent map and the tokens lie the 2x2 patchify and a normalization with
 //! fixed statistics for each of the patchified channels; the latter has its own epsilon. Sizes are read from the
 //! configuration, so the slimmer published decoder is the same code.
-//! Maps are large (2 GiB for 256 channels of 2048x2048) and all that is large here, so norms, SiLU and residuals have none
-//! of their own, and the largest are not kept either: see [`Decoder::forward`].
+//!
+//! Maps dominate memory (2 GiB for 256 channels of 2048x2048). Norms and SiLU are applied while the next convolution reads
+//! its input, residuals are added in place, and the largest maps are not kept: see [`Decoder::forward`].
+//!
 //! Follows `AutoencoderKLFlux2` in diffusers; encoding takes the mean, nothing is sampled.
 
 use flux2_backend::{AttentionMask, Backend, ConvInput, ConvShape, Tensor, ops};
 
 use super::Pulse;
 use super::layers::{Conv, GroupNorm, Linear, Loader};
+use super::replay::ReplayedPass;
 use crate::Result;
 use crate::weights::{VaeConfig, WeightSource};
 
-/// Maps larger than this are computed where they are read rather than kept, if that spares memory at the peak.
+/// Maps larger than this are recomputed in bands where they are read, if that lowers the peak of memory.
 ///
-/// A picture of 1024x1024 has none, so nothing is computed twice for it.
+/// A picture of 1024x1024 has no map that large, so nothing is computed twice for it.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// Pictures to tokens.
@@ -38,7 +41,7 @@ pub struct Encoder<B: Backend> {
 /// Tokens to pictures.
 pub struct Decoder<B: Backend> {
     be: B,
-    recordings: B::Recordings,
+    replayed: ReplayedPass<B>,
     statistics: Statistics<B>,
     post_quant: Conv<B>,
     conv_in: Conv<B>,
@@ -87,7 +90,7 @@ struct Attention<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Take the encoder's weights from `source`.
+    /// Load the encoder's weights from `source`.
     ///
     /// # Errors
     /// If a tensor cannot be read or the backend has no room.
@@ -134,7 +137,7 @@ impl<B: Backend> Encoder<B> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Take the decoder's weights from `source`.
+    /// Load the decoder's weights from `source`.
     ///
     /// # Errors
     /// If a tensor cannot be read or the backend has no room.
@@ -149,7 +152,7 @@ impl<B: Backend> Decoder<B> {
         });
         Ok(Decoder {
             be: be.clone(),
-            recordings: B::Recordings::default(),
+            replayed: ReplayedPass::new(),
             statistics: Statistics::load(&all, config)?,
             post_quant: Conv::load(&w.at("post_quant"), ConvShape::Pointwise)?,
             conv_in: Conv::load(&w.at("conv_in"), ConvShape::Same)?,
@@ -161,54 +164,45 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
-    /// Compute maps in bands wherever that takes less memory, however small they are.
+    /// From now on, recompute maps of any size in bands where that lowers the peak of memory.
     pub fn keep_no_large_map(&mut self) {
         self.kept_bytes = 0;
     }
 
-    /// Let go of what is remembered to be faster.
-    pub fn forget_recordings(&mut self) {
-        self.recordings = B::Recordings::default();
+    /// Free captured passes and their memory.
+    pub fn clear_captures(&mut self) {
+        self.replayed.clear();
     }
 
-    /// Blocks in a pass: how often the pulse is called.
+    /// Number of blocks, which is how often a pass calls its pulse.
     pub fn blocks(&self) -> usize {
         2 + self.levels.iter().map(|level| level.blocks.len()).sum::<usize>()
     }
 
     /// `tokens`, f32 `[h * w, c]`, of a token grid `[h, w]` -> pixels `[16 * h, 16 * w, 3]`, row-major.
     ///
-    /// The peak is in the last level's first block, which narrows: its upsampled input is twice as large as any other
-    /// map. Where that is more than `KEPT_BYTES`, the block computes it in bands, three times (for the statistics of its
+    /// Memory peaks in the last level's first block, which halves the channels: its upsampled input is twice as large as
+    /// any other map. If that exceeds `KEPT_BYTES`, the block computes it in bands, three times (for the statistics of its
     /// norm, its convolution and its shortcut), to the same bits.
     ///
     /// # Errors
     /// What `pulse`, called after every block, returns.
     pub fn forward(&self, tokens: &Tensor<B>, grid: [usize; 2], pulse: &mut Pulse) -> Result<Vec<f32>> {
-        let mut blocks = 0;
-        // Tokens of one shape make pictures of several: of `[h, w]` and `[w, h]`. As a map they do not.
+        // A capture is found by its input shapes: as rows, tokens of `[h, w]` and `[w, h]` would look the same.
         let map = tokens.reshape("tokens", [grid[0], grid[1], tokens.cols()])?;
-        let pixels = self.be.replay(&self.recordings, &[&map], |inputs| {
-            let mut counted = || {
-                blocks += 1;
-                pulse()
-            };
-            self.pixels(&inputs[0].reshape("tokens", tokens.shape().to_vec())?, grid, &mut counted)
+        let pixels = self.replayed.run(&self.be, &[&map], self.blocks(), pulse, |inputs, pulse| {
+            self.pixels(&inputs[0].reshape("tokens", tokens.shape().to_vec())?, grid, pulse)
         })?;
-        // Those that ran without being called.
-        for _ in blocks..self.blocks() {
-            pulse()?;
-        }
         Ok(self.be.download(&pixels)?)
     }
 
-    /// The pass of [`forward`](Self::forward).
+    /// The pass that [`forward`](Self::forward) replays.
     fn pixels(&self, tokens: &Tensor<B>, grid: [usize; 2], pulse: &mut Pulse) -> Result<Tensor<B>> {
         let be = &self.be;
         let x = ops::unpatchify(be, tokens, grid, &self.statistics.mean, &self.statistics.std)?;
         let mut x = self.conv_in.forward(be, &self.post_quant.forward(be, &x)?)?;
         x = self.mid.forward(be, x, pulse)?;
-        let mut upsample: Option<&Conv<B>> = None; // of the level before
+        let mut upsample: Option<&Conv<B>> = None; // of the previous level, if its result is not kept
         for level in &self.levels {
             if let Some(conv) = upsample
                 && conv.result_bytes(be, &x) <= self.kept_bytes
@@ -292,7 +286,7 @@ impl<B: Backend> ResidualBlock<B> {
 
     /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with `x` through the shortcut if the width changes.
     ///
-    /// With `upsample`, of what it makes of `x`, without ever keeping that.
+    /// With `upsample`, the block's input is the upsampled `x`, which is computed in bands and never stored.
     fn forward(&self, be: &B, x: Tensor<B>, upsample: Option<&Conv<B>>) -> Result<Tensor<B>> {
         let input = || upsample.map_or(ConvInput::from(&x), |conv| conv.streamed(&x));
         let h = self.conv1.forward(be, self.norm1.silu(be, input())?)?;
@@ -301,7 +295,7 @@ impl<B: Backend> ResidualBlock<B> {
             (None, Some(conv)) => conv.forward(be, &x)?,
             (None, None) => x.clone(),
         };
-        drop(x); // so that `y` is nobody else's, and a map less lives
+        drop(x); // one map fewer, and `y` is not shared, so that it can be changed in place
         self.conv2.add_to(be, &mut y, self.norm2.silu(be, &h)?)?;
         Ok(y)
     }
@@ -339,7 +333,7 @@ mod tests {
     use crate::golden::{Golden, assert_relative, f32_backend, fixture};
     use crate::weights::Component;
 
-    /// Hold one part of the networks to the golden tensors `NAME.in` and `NAME.out`.
+    /// Compare one part of the networks with the golden tensors `NAME.in` and `NAME.out`.
     fn check(
         name: &str,
         run: impl Fn(&Encoder<CpuBackend>, &Decoder<CpuBackend>, Tensor<CpuBackend>) -> Tensor<CpuBackend>,
@@ -381,7 +375,7 @@ mod tests {
         });
     }
 
-    /// The tiny decoder for a grid of `side` x `side` tokens: pixels, and the most memory tensors took.
+    /// The tiny decoder for a grid of `side` x `side` tokens: pixels, and the peak of memory in bytes.
     fn decode(compute: Compute, side: usize, kept_bytes: usize) -> (Vec<f32>, usize) {
         let be = CpuBackend::new(CpuOptions { compute, ..Default::default() });
         let part = Component::<VaeConfig>::open(Path::new(&fixture("tiny/klein/vae"))).unwrap();
@@ -407,7 +401,7 @@ mod tests {
         let (side, [wide, narrow]) = (96, [16, 8]);
         let pixels = (16 * side) * (16 * side);
         let (_, kept) = decode(Compute::Bf16, side, usize::MAX);
-        // Less than another map: scratch, and where products are in f32 a band of 16 MiB.
+        // The allowance is less than another map: scratch, and where products are in f32 a band of 16 MiB.
         assert!(kept <= 2 * pixels * (wide + 2 * narrow) + (24 << 20), "{kept} bytes");
         let (_, streamed) = decode(Compute::Bf16, side, 0);
         assert!(streamed < kept, "{streamed} and {kept} bytes");

@@ -1,35 +1,33 @@
-//! Where memory does not suffice: what is given up, one rung after the other, until a stage runs or there is nothing left.
+//! Fallbacks for a stage that runs out of memory: a ladder of [`Rung`]s, the cheapest first.
 //!
-//! A stage that meets the end of memory is begun again, so no picture is other than it would have been; what it costs is time.
-//! What was given up stays so: memory will be as short for the next picture.
+//! A stage that fails with [`OutOfMemory`](flux2_backend::Error::OutOfMemory) takes the next rung and begins again. No
+//! rung changes a picture; each costs time. Rungs stay taken, since memory will be as short for the next picture.
 
 use std::fmt;
 
-use flux2_backend::{Backend, Placement};
+use flux2_backend::Backend;
 
-use super::{Pipeline, Residency};
+use super::Pipeline;
 use crate::event::{Event, Observer, Phase, Warning};
-use crate::models::vae::Decoder;
-use crate::weights::Part;
 use crate::{Error, Result};
 
-/// Something that can be given up, the least first.
+/// A fallback, the cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
-    /// What is only kept to be faster: recorded passes, text embeddings, unused memory.
+    /// Free caches: captured passes, text embeddings, pooled memory.
     FreeCaches,
-    /// The decoder's largest maps: they are computed where they are read, several times.
+    /// Compute the decoder's largest maps in bands where they are read, several times, instead of keeping them.
     StreamDecoder,
-    /// The text encoder's place on the GPU: its weights stay on the host and come for every use.
+    /// Offload the text encoder's weights: they stay in host memory and are copied to the GPU for every use.
     OffloadEncoder,
-    /// The same of the flow transformer.
+    /// Offload the flow transformer's weights likewise.
     StreamBlocks,
 }
 
 impl Rung {
     const ALL: [Rung; 4] = [Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
 
-    /// In one word, for records.
+    /// A short name for records, in kebab case.
     pub const fn name(self) -> &'static str {
         match self {
             Rung::FreeCaches => "free-caches",
@@ -40,104 +38,92 @@ impl Rung {
     }
 }
 
-/// For people.
+/// A clause for people.
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Rung::FreeCaches => "what is kept to be faster is let go",
+            Rung::FreeCaches => "caches are freed",
             Rung::StreamDecoder => "the decoder computes its largest maps piece by piece",
-            Rung::OffloadEncoder => "the text encoder stays on the host",
-            Rung::StreamBlocks => "the transformer's weights stay on the host",
+            Rung::OffloadEncoder => "the text encoder's weights stay in host memory",
+            Rung::StreamBlocks => "the transformer's weights stay in host memory",
         })
     }
 }
 
-/// Memory was short, and something was given up.
+/// A rung that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rescue {
-    /// In which stage.
+    /// The stage that ran out of memory.
     pub stage: Phase,
-    /// What.
+    /// The fallback it took.
     pub rung: Rung,
 }
 
-/// What has been given up.
+/// The rungs taken since the last picture.
 #[derive(Default)]
 pub(super) struct Ladder {
-    pub(super) streams_decoder: bool,
-    pub(super) offloads_encoder: bool,
-    /// Since the last picture.
     rescues: Vec<Rescue>,
 }
 
 impl Ladder {
-    /// What was given up since the last call.
+    /// The rungs taken since the last call.
     pub(super) fn take(&mut self) -> Vec<Rescue> {
         std::mem::take(&mut self.rescues)
     }
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// `work`, begun anew for every rung that it takes.
+    /// Run `work`, and again after every rung it takes.
     ///
     /// # Errors
-    /// Those of `work`; [`Error::NoMemory`] where nothing is left to give up.
-    pub(super) fn in_memory<T>(
+    /// Those of `work`; [`Error::NoMemory`] if it still runs out of memory after the last rung.
+    pub(super) fn with_fallbacks<T>(
         &mut self,
         stage: Phase,
         observer: &mut dyn Observer,
         mut work: impl FnMut(&mut Self, &mut dyn Observer) -> Result<T>,
     ) -> Result<T> {
-        let mut climbed = Vec::new();
+        let mut taken = Vec::new();
         loop {
             let bytes = match work(self, observer) {
                 Err(Error::Backend(flux2_backend::Error::OutOfMemory { bytes })) => bytes,
                 other => return other,
             };
-            let next = Rung::ALL.into_iter().find(|rung| !climbed.contains(rung) && self.can_climb(*rung, stage));
+            let next = Rung::ALL.into_iter().find(|rung| !taken.contains(rung) && self.can_take(*rung, stage));
             let Some(rung) = next else {
                 self.ladder.rescues.clear();
                 return Err(Error::NoMemory { stage, bytes });
             };
-            climbed.push(rung);
-            self.climb(rung);
+            taken.push(rung);
+            self.take_rung(rung);
             self.ladder.rescues.push(Rescue { stage, rung });
             observer.on_event(&Event::Warning(Warning::MemoryShort { stage, rung }));
         }
     }
 
-    /// Whether a rung makes room for a stage.
-    fn can_climb(&self, rung: Rung, stage: Phase) -> bool {
+    /// Whether a rung would free memory in a stage.
+    fn can_take(&self, rung: Rung, stage: Phase) -> bool {
         match rung {
             Rung::FreeCaches => true,
-            Rung::StreamDecoder => stage == Phase::Decode && !self.ladder.streams_decoder,
-            Rung::OffloadEncoder => {
-                let is_there = stage == Phase::Text || self.residency == Residency::KeepAll;
-                is_there && self.placement(Part::TextEncoder) == Placement::Device
-            }
-            Rung::StreamBlocks => {
-                let is_there = stage == Phase::Denoise || !self.residency.releases();
-                is_there && self.placement(Part::Transformer) == Placement::Device
-            }
+            Rung::StreamDecoder => stage == Phase::Decode && self.networks.can_stream_decoder(),
+            Rung::OffloadEncoder => self.networks.can_offload_encoder(stage == Phase::Text),
+            Rung::StreamBlocks => self.networks.can_stream_blocks(stage == Phase::Denoise),
         }
     }
 
-    fn climb(&mut self, rung: Rung) {
+    fn take_rung(&mut self, rung: Rung) {
         match rung {
             Rung::FreeCaches => {
-                self.embeddings.clear();
-                self.transformer.iter_mut().for_each(|(transformer, _)| transformer.forget_recordings());
-                self.decoder.iter_mut().for_each(Decoder::forget_recordings);
+                self.prompts.clear();
+                // On a GPU they take none of the memory that is short.
+                if !self.be.works_beside_host() {
+                    self.references.clear();
+                }
+                self.networks.clear_captures();
             }
-            Rung::StreamDecoder => self.ladder.streams_decoder = true,
-            Rung::OffloadEncoder => {
-                self.ladder.offloads_encoder = true;
-                self.text_encoder = None;
-            }
-            Rung::StreamBlocks => {
-                self.residency = Residency::Streamed;
-                self.transformer = None;
-            }
+            Rung::StreamDecoder => self.networks.stream_decoder(),
+            Rung::OffloadEncoder => self.networks.offload_encoder(),
+            Rung::StreamBlocks => self.networks.stream_blocks(),
         }
         self.be.trim();
     }

@@ -1,4 +1,4 @@
-//! How a network is loaded: in the format of the run, to where it is to stay, until somebody cancels.
+//! Loading a network: its weights in the format of the run, placed where they are to stay, until somebody cancels.
 
 use flux2_backend::{Format, HostTensor, Placement};
 
@@ -7,16 +7,16 @@ use crate::Result;
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::weights::{Component, MappedWeights, Part, Precision, WeightSource};
 
-/// How a network is loaded.
+/// Which network is loaded, and how.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub(super) part: Part,
     pub(super) precision: Precision,
-    /// Where its weights are between their uses.
+    /// Where the weights are between uses.
     pub(super) placement: Placement,
 }
 
-/// Load a network, with the events of [`Phase::Load`] around it.
+/// Load a network within a [`Phase::Load`], with a warning if some of its matrices cannot be quantized.
 pub(super) fn load<C, T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
@@ -27,7 +27,7 @@ pub(super) fn load<C, T>(
     let Terms { part, precision, .. } = terms;
     let (left, all) = component.not_whole_blocks(|name| precision.format(part, name));
     if left > 0 {
-        let dtype = precision.blocks().dtype().expect("something is rounded");
+        let dtype = precision.blocks().dtype().expect("only a block format leaves matrices out");
         observer.on_event(&Event::Warning(Warning::NotQuantized { part, left, all, dtype }));
     }
     phase(observer, cancel, Phase::Load(part), 0, |_| {
@@ -35,8 +35,7 @@ pub(super) fn load<C, T>(
     })
 }
 
-/// Weights in the format of the run, that look for cancellation before each tensor: a large network takes long to read
-/// from a slow disk.
+/// Mapped weights that check for cancellation before each tensor: a large network on a slow disk takes minutes.
 struct Loading<'a> {
     weights: MappedWeights,
     terms: Terms,

@@ -1,4 +1,4 @@
-//! What is said while a stage runs, and how long it takes.
+//! Events, cancellation and timing while a stage runs.
 
 use std::time::{Duration, Instant};
 
@@ -8,34 +8,33 @@ use crate::Result;
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::models::Pulse;
 
-/// Takes the time of steps on a device that may still be at work on one when the next is called: it waits for a step only when
-/// the one behind it is called, so the device always has work.
+/// Times steps on an asynchronous device without letting it run dry: waits for a step only once the next one is queued.
 pub(super) struct StepClock<'a, B: Backend> {
     be: &'a B,
     of: u32,
     steps: Vec<Duration>,
-    /// When the last step was done.
+    /// When the last step was finished.
     since: Instant,
-    /// Before and behind what was called of each step.
+    /// Before and after the work of each step.
     marks: Vec<[B::Mark; 2]>,
 }
 
 impl<'a, B: Backend> StepClock<'a, B> {
-    /// The first of `of` steps begins.
+    /// Start the clock for `of` steps.
     pub(super) fn start(be: &'a B, of: u32) -> Self {
         StepClock { be, of, steps: Vec::new(), since: Instant::now(), marks: Vec::new() }
     }
 
-    /// A step was called, all of it from `begun` on.
-    pub(super) fn step_called(&mut self, begun: B::Mark, observer: &mut dyn Observer) -> Result<()> {
+    /// All work of a step is queued, from `begun` on. Reports the steps that are finished.
+    pub(super) fn step_queued(&mut self, begun: B::Mark, observer: &mut dyn Observer) -> Result<()> {
         self.marks.push([begun, self.be.mark()?]);
-        let called = self.marks.len();
-        self.wait(called - 1, observer)?;
-        let [_, end] = &self.marks[called - 1];
-        if self.be.is_done(end)? { self.wait(called, observer) } else { Ok(()) }
+        let queued = self.marks.len();
+        self.wait(queued - 1, observer)?;
+        let [_, end] = &self.marks[queued - 1];
+        if self.be.is_done(end)? { self.wait(queued, observer) } else { Ok(()) }
     }
 
-    /// Until the first `count` steps are done.
+    /// Wait until the first `count` steps are finished, and report each.
     fn wait(&mut self, count: usize, observer: &mut dyn Observer) -> Result<()> {
         for [_, end] in &self.marks[self.steps.len()..count] {
             self.be.wait_for(end)?;
@@ -47,7 +46,7 @@ impl<'a, B: Backend> StepClock<'a, B> {
         Ok(())
     }
 
-    /// The time of each step, once all are done, and how long the device had nothing to do between them.
+    /// Wait for all steps. Returns the time of each, and the time the device had no work between them.
     pub(super) fn finish(mut self, observer: &mut dyn Observer) -> Result<(Vec<Duration>, Duration)> {
         self.wait(self.marks.len(), observer)?;
         let gaps = self.marks.windows(2).map(|steps| self.be.between(&steps[0][1], &steps[1][0]));
@@ -64,7 +63,7 @@ pub(super) fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -
     result
 }
 
-/// Run `work` with the events of a phase around it; its pulse counts units and looks for cancellation.
+/// Run `work` between the events of a phase. Each call of its pulse reports a finished unit and checks for cancellation.
 pub(super) fn phase<T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
@@ -78,7 +77,7 @@ pub(super) fn phase<T>(
     Ok(result)
 }
 
-/// Counts the units of a phase for the observer and looks for cancellation between them.
+/// Reports the finished units of a phase and checks for cancellation between them.
 pub(super) struct Meter<'a> {
     pub(super) observer: &'a mut dyn Observer,
     cancel: &'a CancelToken,

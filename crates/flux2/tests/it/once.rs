@@ -1,12 +1,12 @@
 //! Work is not repeated: per request and not per step, per prompt and not per picture.
 
 use flux2::image::RgbImage;
-use flux2::pipeline::{Pipeline, Residency};
+use flux2::pipeline::{Pipeline, ReferenceTokens, Residency};
 use flux2::text::Tokenizer;
 use flux2::weights::Part;
-use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, Reference, Variant};
+use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, Reference, ResolvedRequest, Variant};
 
-use crate::golden::fixture;
+use crate::golden::{f32_backend, fixture};
 use crate::tally::{Call, Tally};
 
 /// The tiny model run as `variant`, on a backend that records its work.
@@ -145,4 +145,77 @@ fn sixteen_pictures_of_one_prompt_encode_it_once() {
     // Once for the references, once for the pictures.
     assert_eq!((times(Phase::References), times(Phase::Load(Part::Vae))), (1, 2));
     assert_eq!((times(Phase::Denoise), times(Phase::Decode)), (16, 16));
+}
+
+/// An image whose pixels depend on `seed`.
+fn image(seed: usize, [width, height]: [u32; 2]) -> Reference {
+    let pixels = (0..3 * (width * height) as usize).map(|i| (i * (seed + 1) % 251) as u8).collect();
+    Reference::from_image(RgbImage::new(width, height, pixels).unwrap())
+}
+
+/// Prompts and references that are encoded for one request after the other.
+fn encoded(pipeline: &mut Pipeline<Tally>, requests: &[GenerateRequest]) -> Vec<[usize; 2]> {
+    let encoded = |request| {
+        let (mut prompts, mut references) = (0, 0);
+        let mut observer = |event: &Event| match event {
+            Event::PhaseStarted { phase: Phase::Text, .. } => prompts += 1,
+            Event::PhaseStarted { phase: Phase::References, units } => references += units,
+            _ => {}
+        };
+        pipeline.generate(request, &mut observer, &CancelToken::new()).unwrap();
+        [prompts, references]
+    };
+    requests.iter().map(encoded).collect()
+}
+
+#[test]
+fn alternating_requests_encode_each_reference_once() {
+    let (mut pipeline, _) = pipeline("klein");
+    let [a, b, c] = [0, 1, 2].map(|seed| image(seed, [64, 64]));
+    let with = |references: &[&Reference]| GenerateRequest {
+        references: references.iter().map(|reference| (*reference).clone()).collect(),
+        ..request(0, 1)
+    };
+    let requests = [with(&[&a]), with(&[&b]), with(&[&a]), with(&[&b, &a]), with(&[&c, &a, &c]), with(&[&b])];
+    let references = encoded(&mut pipeline, &requests).iter().map(|[_, references]| *references).collect::<Vec<_>>();
+    assert_eq!(references, [1, 1, 0, 0, 1, 0]);
+}
+
+#[test]
+fn alternating_requests_encode_each_prompt_once() {
+    let (mut pipeline, _) = pipeline("klein");
+    let requests = ["a fox", "a hare", "a fox", "a hare"];
+    let requests = requests.map(|prompt| GenerateRequest { prompt: prompt.into(), ..request(0, 1) });
+    assert_eq!(encoded(&mut pipeline, &requests), [[1, 0], [1, 0], [0, 0], [0, 0]]);
+}
+
+/// Tokens and ids of `references` from a pipeline that encoded `before` first.
+fn tokens_after(before: &[Reference], references: &[Reference]) -> ReferenceTokens {
+    let paths = ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() };
+    let mut pipeline = Pipeline::load(f32_backend(), &paths, Residency::OneAtATime).unwrap();
+    let mut encode = |references: &[Reference]| {
+        let resolved = GenerateRequest { references: references.to_vec(), ..Default::default() };
+        let resolved = ResolvedRequest::new(&resolved, pipeline.variant()).unwrap();
+        pipeline.encode_references(&resolved.references, &mut |_: &Event| {}, &CancelToken::new()).unwrap()
+    };
+    encode(before);
+    encode(references)
+}
+
+#[test]
+fn remembered_references_give_the_tokens_of_new_ones() {
+    let [a, b] = [0, 1].map(|seed| image(seed, [64, 96]));
+    let (new, remembered) =
+        (tokens_after(&[], &[b.clone(), a.clone()]), tokens_after(&[a.clone(), b.clone()], &[b, a]));
+    assert!(new.tokens == remembered.tokens && new.ids == remembered.ids);
+}
+
+/// The digest of an image that comes from no file is that of its pixels, whatever their arrangement.
+#[test]
+fn references_of_the_same_bytes_and_another_shape_are_not_confused() {
+    // Both are cropped to 96x64.
+    let [wide, high] = [[100, 72], [96, 75]].map(|size| image(3, size));
+    assert_eq!(wide.sha256(), high.sha256());
+    let (new, remembered) = (tokens_after(&[], std::slice::from_ref(&high)), tokens_after(&[wide], &[high]));
+    assert!(new.tokens == remembered.tokens);
 }

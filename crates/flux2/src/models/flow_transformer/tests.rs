@@ -1,4 +1,4 @@
-//! Blocks and the whole pass against golden tensors, and mistakes in reading the weights that must show.
+//! Blocks and the whole pass against golden tensors; mistakes in reading the weights must change the result.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn golden() -> (Golden, FlowTransformer<CpuBackend>, Modulations<CpuBackend>, Ro
     (golden, model, modulations, rope)
 }
 
-/// What the noise level of the golden pass does.
+/// The modulations at the noise level of the golden pass.
 fn rows(model: &FlowTransformer<CpuBackend>, golden: &Golden) -> ModulationRows<CpuBackend> {
     model.modulations(&golden.values("timestep")).unwrap().remove(0)
 }
@@ -109,7 +109,7 @@ fn one_pass_matches_the_reference() {
     assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
 }
 
-/// Weights with a mistake in them.
+/// Weights changed by a function of name and tensor.
 struct Tampered<F>(MappedWeights, F);
 
 impl<F: Fn(&str, HostTensor) -> HostTensor> WeightSource for Tampered<F> {
@@ -118,7 +118,7 @@ impl<F: Fn(&str, HostTensor) -> HostTensor> WeightSource for Tampered<F> {
     }
 }
 
-/// How far the golden pass moves, relative to its length, if the weights are read with a mistake.
+/// Relative L2 distance of the golden velocity if the weights are read with `mistake`.
 fn moved_by(mistake: impl Fn(&str, HostTensor) -> HostTensor) -> f64 {
     let golden = Golden::open("seams");
     let part = Component::<TransformerConfig>::open(Path::new(&fixture("tiny/klein/transformer"))).unwrap();
@@ -135,7 +135,7 @@ fn moved_by(mistake: impl Fn(&str, HostTensor) -> HostTensor) -> f64 {
     norm(&mut got.iter().zip(&expected).map(|(g, e)| g - e)) / norm(&mut expected.iter().copied())
 }
 
-/// Rows `first` and `second` of a matrix changed places.
+/// A matrix with the rows `first` and `second` exchanged.
 fn swap_rows(matrix: &HostTensor, first: std::ops::Range<usize>, second: std::ops::Range<usize>) -> HostTensor {
     let (mut values, cols) = (matrix.to_f32(), matrix.shape()[1]);
     for (a, b) in first.zip(second) {

@@ -1,0 +1,77 @@
+//! What the steps of the recipe take and return.
+
+use std::time::Duration;
+
+use flux2_backend::{Backend, KernelRun, Tensor};
+
+use super::ladder::Rescue;
+use super::prompts::TextEmbedding;
+use super::references::ReferenceTokens;
+use crate::image::{Parameters, RgbImage};
+use crate::request::ResolvedRequest;
+
+/// A picture and how it came about.
+#[derive(Clone, Debug)]
+pub struct GeneratedImage {
+    /// The picture.
+    pub image: RgbImage,
+    /// Everything needed to make it again; stored in the file.
+    pub parameters: Parameters,
+    /// How long the stages took.
+    pub timings: Timings,
+    /// The kernels that ran since the picture before, with the formats of the weights they multiplied.
+    pub kernels: Vec<KernelRun>,
+    /// Fallbacks taken where memory was short, in that order; mostly none.
+    pub rescues: Vec<Rescue>,
+}
+
+/// How long the stages of a run took, loading included. A stage whose result was remembered took no time.
+#[derive(Clone, Debug, Default)]
+pub struct Timings {
+    /// Prompt to text embedding.
+    pub text: Duration,
+    /// References to tokens.
+    pub references: Duration,
+    /// Each denoising step.
+    pub steps: Vec<Duration>,
+    /// Time between steps in which a GPU had no work, because the host had not queued any.
+    pub idle: Duration,
+    /// Latents to pixels.
+    pub decode: Duration,
+}
+
+/// What the denoising loop starts from.
+pub struct DenoiseInputs<'a, B: Backend> {
+    /// Gives the size and the number of steps.
+    pub request: &'a ResolvedRequest,
+    /// [Noise of the seed](ResolvedRequest::initial_latents), `[n_img, c]`.
+    pub latents: &'a [f32],
+    /// Embedding of the prompt.
+    pub text: &'a TextEmbedding<B>,
+    /// For classifier-free guidance: the embedding of the empty prompt, and the guidance scale.
+    pub guided: Option<(&'a TextEmbedding<B>, f32)>,
+    /// Tokens of the references, or none.
+    pub references: &'a ReferenceTokens,
+}
+
+/// The state of the sampler after one step, for tests and tools.
+pub struct StepState<'a, B: Backend> {
+    /// 0 for the first.
+    pub step: usize,
+    /// Velocity for the prompt, f32 `[n_img, c]`.
+    pub velocity: &'a Tensor<B>,
+    /// With guidance: velocity for the empty prompt.
+    pub velocity_uncond: Option<&'a Tensor<B>>,
+    /// Latents after the step, f32 `[n_img, c]`.
+    pub latents: &'a Tensor<B>,
+}
+
+/// The result of the denoising loop.
+pub struct Denoised<B: Backend> {
+    /// f32 `[n_img, c]`.
+    pub latents: Tensor<B>,
+    /// How long each step took.
+    pub steps: Vec<Duration>,
+    /// Time between steps in which the device had no work.
+    pub idle: Duration,
+}
