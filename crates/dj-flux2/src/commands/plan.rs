@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use flux2::plan::{Memory, MemoryPlan};
+use flux2::plan::{self, Memory, MemoryPlan};
 use flux2::request::ResolvedRequest;
 use flux2::weights::ModelFiles;
-use flux2::{Error, Residency, engine};
+use flux2::{Error, Residency};
 use serde::Serialize;
 
 use super::find::{find_model, find_part};
@@ -70,11 +70,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;
 
     let (options, plan) = match settings.max_memory {
-        Some(limit) => engine::within(limit, &files, &settings.options, &requests, settings.may_round)?,
-        None => (settings.options.clone(), engine::plan(&files, &settings.options, &requests)?),
+        Some(limit) => plan::within(limit, &files, &settings.options, &requests, settings.may_round)?,
+        None => (settings.options.clone(), plan::of(&files, &settings.options, &requests)?),
     };
     // No limit can be kept that is smaller than what the refusal of an impossible one names.
-    let least_bytes = match engine::within(0, &files, &settings.options, &requests, settings.may_round) {
+    let least_bytes = match plan::within(0, &files, &settings.options, &requests, settings.may_round) {
         Err(Error::MemoryLimit { least, .. }) => least,
         other => return other.map(|_| ()).map_err(Into::into),
     };

@@ -1,7 +1,7 @@
-//! The floating-point operations of a request, from the sizes of the networks: what its time is held against.
+//! The floating-point operations of a request, from the sizes of the networks: what its time is compared with.
 //!
-//! Products alone are counted, a multiply-add as two; what lies between them is under 1 %. It is the work the recipe asks
-//! for: what a kernel does besides, such as masked attention or padding of tiles, is its own affair.
+//! Only products count, a multiply-add as two operations; all other work is under 1 %. Counted is what the recipe asks for,
+//! not what a kernel does in addition, such as masked attention or the padding of tiles.
 
 use std::iter::Sum;
 use std::ops::{Add, Mul};
@@ -19,14 +19,14 @@ pub struct Flops {
     pub blocks: f64,
     /// Products with other matrices.
     pub linear: f64,
-    /// Queries by keys, and weights by values.
+    /// Attention: queries by keys, and their softmax by values.
     pub attention: f64,
-    /// 1x1 and 3x3.
+    /// Convolutions, 1x1 and 3x3.
     pub convolution: f64,
 }
 
 impl Flops {
-    /// Of all kinds.
+    /// The sum of all kinds.
     pub fn total(self) -> f64 {
         self.blocks + self.linear + self.attention + self.convolution
     }
@@ -35,18 +35,18 @@ impl Flops {
         Flops { linear: 2.0 * rows as f64 * parameters as f64, ..Flops::default() }
     }
 
-    /// `rows` through the matrices of a block, and `pairs` of a query and a key.
+    /// One block: `rows` through its matrices, and `pairs` of a query and a key.
     fn block(c: &TransformerConfig, rows: usize, pairs: usize) -> Self {
         let blocks = 2.0 * rows as f64 * block_parameters(c) as f64;
         Flops { blocks, ..Flops::attention(pairs, c.hidden()) }
     }
 
-    /// `pairs` of a query and a key it sees, `width` features in all heads together.
+    /// `pairs` of a query and a key it attends to, with `width` features in all heads together.
     fn attention(pairs: usize, width: usize) -> Self {
         Flops { attention: 4.0 * pairs as f64 * width as f64, ..Flops::default() }
     }
 
-    /// `pixels` of the output.
+    /// A convolution with `pixels` output pixels.
     fn convolution(pixels: usize, [c_in, c_out]: [usize; 2], kernel: usize) -> Self {
         Flops { convolution: 2.0 * pixels as f64 * (kernel * kernel * c_in * c_out) as f64, ..Flops::default() }
     }
@@ -92,21 +92,21 @@ pub struct Cost {
     pub text: Flops,
     /// References to tokens, all of them.
     pub references: Flops,
-    /// Before the first step: text and references through their embedders, modulations, keys and values that are kept.
+    /// Before the first step: text and reference embedders, modulations, cached keys and values of references.
     pub prepare: Flops,
     /// One denoising step; with guidance both passes.
     pub step: Flops,
-    /// Steps.
+    /// Number of denoising steps.
     pub steps: usize,
     /// Latents to pixels.
     pub decode: Flops,
 }
 
 impl Cost {
-    /// Of a picture by the model `files`.
+    /// The cost of `request` on the model `files`.
     ///
     /// # Errors
-    /// If the tokenizer of the model cannot be read: how many tokens a prompt has decides who sees whom.
+    /// If the model's tokenizer cannot be read: the prompt's token count sets the cost of attention in the text encoder.
     pub fn of(files: &ModelFiles, request: &ResolvedRequest) -> Result<Self> {
         let (text, transformer, vae) = (&files.text_encoder.config, &files.transformer.config, &files.vae.config);
         let tokenizer = match &files.tokenizer {
@@ -139,13 +139,13 @@ impl Cost {
         })
     }
 
-    /// Of the whole request.
+    /// The cost of the whole request.
     pub fn total(&self) -> Flops {
         self.text + self.references + self.prepare + self.step * self.steps + self.decode
     }
 }
 
-/// Rows of the three streams of a step.
+/// Token counts of the three streams of a step.
 #[derive(Clone, Copy, Debug)]
 struct Tokens {
     text: usize,
@@ -153,7 +153,7 @@ struct Tokens {
     references: usize,
 }
 
-/// `rows` through the layers up to the last tap; the first `valid` are seen.
+/// `rows` through the layers up to the last tap; the first `valid` of them have keys and values.
 fn text_encoder(c: &TextConfig, rows: usize, valid: usize) -> Flops {
     let (d, q, kv) = (c.hidden, c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let pairs = valid * (valid + 1) / 2 + (rows - valid) * valid;
@@ -163,23 +163,23 @@ fn text_encoder(c: &TextConfig, rows: usize, valid: usize) -> Flops {
     layer * c.used_layers()
 }
 
-/// A block of either kind: queries, keys and values, what comes behind the attention, and the MLP. A double block has the
-/// same matrices as a single one, once for each stream.
+/// Parameters that a token meets in a block of either kind: the projections before and after attention, and the MLP. A
+/// double block has these matrices once for each stream, and a token meets one set.
 fn block_parameters(c: &TransformerConfig) -> usize {
     let d = c.hidden();
     4 * d * d + 3 * d * c.mlp_hidden
 }
 
-/// One pass at one noise level. Cached references are seen and do not pass themselves.
+/// One pass at one noise level. Cached references only contribute keys and values.
 fn step(c: &TransformerConfig, tokens: Tokens, is_cached: bool) -> Flops {
     let seen = tokens.text + tokens.image + tokens.references;
     let rows = if is_cached { tokens.text + tokens.image } else { seen };
     let block = Flops::block(c, rows, rows * seen);
-    // `img_in` and `final.proj` are of one size.
+    // `img_in` and `final.proj` have the same size.
     block * (c.double_blocks + c.single_blocks) + Flops::linear(tokens.image, 2 * c.hidden() * c.in_channels)
 }
 
-/// What is computed once: text (of each pass) and references through their embedders, the modulations of all steps.
+/// Work before the first step: text (of each pass) and references through their embedders, the modulations of all steps.
 fn embedders(c: &TransformerConfig, tokens: Tokens, steps: usize, passes: usize) -> Flops {
     let d = c.hidden();
     let modulations = d * c.time_channels + d * d + (6 + 6 + 3 + 2) * d * d;
@@ -188,7 +188,7 @@ fn embedders(c: &TransformerConfig, tokens: Tokens, steps: usize, passes: usize)
         + Flops::linear(steps, modulations)
 }
 
-/// References through all blocks by themselves.
+/// The pass that fills the reference cache: references alone through all blocks.
 fn reference_cache(c: &TransformerConfig, rows: usize) -> Flops {
     let block = Flops::block(c, rows, rows * rows);
     block * (c.double_blocks + c.single_blocks)

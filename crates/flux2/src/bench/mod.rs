@@ -1,13 +1,10 @@
-//! What a machine does with this program: ops and whole pictures timed, beside what it could do at most.
+//! Ops and whole pictures timed, beside the most that the device could do.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `cost` | the floating-point operations of a request, stage by stage |
 //! | `ops` | the ops at the shapes of klein-4b, each timed beside what bounds it |
 //! | `stages` | a picture timed by stages |
-//!
-//! Nothing here names a device: [`engine::time_ops`](crate::engine::time_ops) and
-//! [`engine::peaks`](crate::engine::peaks) choose it.
 
 mod cost;
 mod ops;
@@ -15,22 +12,25 @@ mod stages;
 
 use flux2_backend::{Backend, Format};
 
+use crate::Result;
+use crate::engine::{EngineOptions, open_device};
+use crate::event::CancelToken;
 use crate::weights::Precision;
 
 pub use cost::{Cost, Flops};
 pub use ops::{Bound, OpEvent, OpTiming};
 pub use stages::{Stages, generate, generate_with};
 
-pub(crate) use ops::time_ops;
+pub(crate) use ops::time_ops_on;
 
-/// What a device could do at most, measured; `None` where that cannot be measured.
+/// The most a device could do, measured; `None` where that cannot be measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peaks {
     /// Floating-point operations a second of products with the matrices of the flow transformer's blocks.
     pub blocks: Option<f64>,
-    /// Of attention.
+    /// Floating-point operations a second of attention.
     pub attention: Option<f64>,
-    /// Of all other products and convolutions.
+    /// Floating-point operations a second of all other products and of convolutions.
     pub others: Option<f64>,
 }
 
@@ -47,4 +47,29 @@ impl Peaks {
         let others = flops.total() - flops.blocks - flops.attention;
         Some(flops.blocks / self.blocks? + flops.attention / self.attention? + others / self.others?)
     }
+}
+
+/// Measure the device of `options`. Returns its description for people, and its peaks.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) if there is no such device.
+pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
+    let (device, precision) = (open_device(options)?, options.precision);
+    let peaks = device.peaks(precision);
+    Ok((device.describe(precision), peaks))
+}
+
+/// Time the ops whose name and shape contain `filter` on the device of `options`, and call `each` with what happens.
+/// Returns the number of these ops; if it is 0, nothing is measured.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) if there is no such device, [`Error::Cancelled`](crate::Error::Cancelled), or
+/// no memory.
+pub fn time_ops(
+    options: &EngineOptions,
+    filter: &str,
+    each: &mut dyn FnMut(OpEvent),
+    cancel: &CancelToken,
+) -> Result<usize> {
+    open_device(options)?.time_ops(options.precision, filter, each, cancel)
 }

@@ -1,6 +1,6 @@
 //! The ops at the shapes of klein-4b, each timed beside what bounds it.
 //!
-//! An op is a [`Case`] in [`cases`]: what it is, what it costs, and how its inputs are made.
+//! Each op is a [`Case`] in the list [`cases`]: its name and shape, its cost, and how its inputs are made.
 
 use std::time::{Duration, Instant};
 
@@ -14,62 +14,62 @@ use crate::Result;
 use crate::event::CancelToken;
 use crate::weights::{Precision, synthetic};
 
-/// What keeps an op from being faster.
+/// The resource that limits the speed of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// How many multiply-adds the device does.
+    /// Multiply-adds a second.
     Products,
-    /// How many bytes it moves.
+    /// Bytes moved a second.
     Memory,
 }
 
-/// How fast an op is.
+/// The measured speed of an op.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpTiming {
-    /// Its name.
+    /// Name of the op.
     pub op: &'static str,
-    /// Products with weights: rows, in, out. Attention: tokens, heads, width of a head. Convolution: height, width, in, out. Others: their
-    /// input.
+    /// Products with weights: rows, in, out. Attention: tokens, heads, head_dim. Convolutions: height, width, in, out.
+    /// Others: the shape of their input.
     pub shape: Vec<usize>,
-    /// What it multiplies in, by name.
+    /// Name of the dtype of its products.
     pub dtype: String,
-    /// Of several runs.
+    /// Median time of 5 to 25 runs.
     pub median: Duration,
     /// Floating-point operations a second.
     pub flops: f64,
-    /// What bounds it.
+    /// The resource that limits it.
     pub bound: Bound,
-    /// Of what bounds it, if that was measured: 1 is all of it.
+    /// Share of the limiting resource's peak, up to 1; `None` if that peak could not be measured.
     pub share_of_peak: Option<f64>,
 }
 
-/// What happens while ops are timed.
+/// Progress and results of timing ops.
 #[derive(Debug)]
 pub enum OpEvent {
-    /// Where they run; the first of all.
+    /// The device the ops run on; the first event.
     Device {
-        /// For people.
+        /// Description for people.
         name: String,
         /// CPU threads.
         threads: usize,
     },
-    /// What the device could do at most.
+    /// The measured peaks of the device.
     Peaks {
-        /// Floating-point operations a second, in the dtype of the linear products.
+        /// Floating-point operations a second in the dtype of the linear products.
         flops: Option<f64>,
         /// Bytes a second.
         bandwidth: Option<f64>,
     },
-    /// An op is next.
+    /// Timing of an op begins.
     Started {
-        /// Its name.
+        /// Name of the op.
         op: &'static str,
         /// 0 for the first.
         index: usize,
-        /// Of so many.
+        /// Number of ops to time.
         ops: usize,
     },
-    /// An op was timed.
+    /// An op has been timed.
     Finished(OpTiming),
 }
 
@@ -77,10 +77,10 @@ pub enum OpEvent {
 struct Case<B: Backend> {
     op: &'static str,
     shape: Vec<usize>,
-    /// Of its weights.
+    /// Format of its weights.
     format: Format,
     flop: f64,
-    /// What it reads and writes at least; 0 for products.
+    /// Bytes it must read and write; 0 if products limit it.
     bytes: usize,
     prepare: Prepare<B>,
 }
@@ -96,18 +96,18 @@ impl<B: Backend> Case<B> {
         if self.bytes == 0 { Bound::Products } else { Bound::Memory }
     }
 
-    /// Its name and shape, as in `linear 1536x3072x9216`.
+    /// Name and shape, as in `linear 1536x3072x9216`.
     fn label(&self) -> String {
         let shape: Vec<String> = self.shape.iter().map(usize::to_string).collect();
         format!("{} {}", self.op, shape.join("x"))
     }
 }
 
-/// Time the ops whose name and shape hold `filter`; returns how many these are. Without any, nothing is measured.
+/// Time the ops whose name and shape contain `filter` on `be`; see [`time_ops`](super::time_ops). `device` is sent first.
 ///
 /// # Errors
 /// [`Error::Cancelled`](crate::Error::Cancelled), or no memory.
-pub(crate) fn time_ops<B: Backend>(
+pub(crate) fn time_ops_on<B: Backend>(
     be: &B,
     precision: Precision,
     device: OpEvent,
@@ -147,7 +147,7 @@ pub(crate) fn time_ops<B: Backend>(
     Ok(cases.len())
 }
 
-/// The median of 5 to 25 runs, after one that warms up; no more than take about half a second.
+/// The median of 5 to 25 runs after a warm-up run; beyond 5, as many as fit into half a second.
 fn median<B: Backend>(case: &Case<B>, be: &B, cancel: &CancelToken) -> Result<Duration> {
     let mut run = (case.prepare)(be)?;
     run()?;
@@ -166,7 +166,7 @@ fn median<B: Backend>(case: &Case<B>, be: &B, cancel: &CancelToken) -> Result<Du
 
 // ---- the list ----
 
-/// Every op that is timed, in the order it is. Sizes are those of klein-4b at 256x256, 512x512 and 1024x1024.
+/// Every op that is timed, in order. Sizes are those of klein-4b at 256x256, 512x512 and 1024x1024.
 fn cases<B: Backend>(compute: Compute, format: Format) -> Vec<Case<B>> {
     let mut cases = Vec::new();
     cases.extend([1536, 1024, 512].map(|rows| linear(format, rows, 3072, 9216)));
@@ -266,7 +266,7 @@ fn convolution<B: Backend>(conv: ConvShape, side: usize, [c_in, c_out]: [usize; 
     }
 }
 
-/// Mean 1, variance 3, normalising 2, modulating 3 operations an element.
+/// Operations an element: mean 1, variance 3, normalization 2, modulation 3.
 fn modulated_layer_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
     Case {
         op: "modulated_layer_norm",
@@ -283,7 +283,7 @@ fn modulated_layer_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) 
     }
 }
 
-/// Mean square 2, normalising 1, weight 1.
+/// Operations an element: mean square 2, normalization 1, weight 1.
 fn rms_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
     Case {
         op: "rms_norm",
@@ -299,7 +299,7 @@ fn rms_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) -> Case<B> {
     }
 }
 
-/// The norm 4, the rotation 3. On the queries in a projection of queries, keys and values.
+/// Operations an element: norm 4, rotation 3. Runs on the queries in a projection of queries, keys and values.
 fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: usize) -> Case<B> {
     let width = heads * head_dim;
     Case {
@@ -311,7 +311,7 @@ fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: 
         prepare: Box::new(move |be: &B| {
             let [q, _, _] = matrix(be, rows, 3 * width)?.chunk_cols();
             let [cos, sin] = residual(be, rows, head_dim)?.chunk_cols();
-            // Tables of their own, as in the model.
+            // Contiguous tables, as in the model.
             let (cos, sin) = (ops::concat_rows(be, &[&cos])?, ops::concat_rows(be, &[&sin])?);
             let rope = Rope { cos, sin, layout: RopeLayout::Interleaved };
             let (weight, be) = (vector(be, head_dim, 1.0)?, be.clone());
@@ -320,7 +320,7 @@ fn norm_rope<B: Backend>(compute: Compute, rows: usize, heads: usize, head_dim: 
     }
 }
 
-/// Statistics 4, normalising 2, weight and bias 2. The map is read twice.
+/// Operations an element: statistics 4, normalization 2, weight and bias 2. The map is read twice.
 fn group_norm<B: Backend>(compute: Compute, side: usize, channels: usize) -> Case<B> {
     Case {
         op: "group_norm",
@@ -346,7 +346,7 @@ fn runs<T>(mut op: impl FnMut() -> flux2_backend::Result<T> + 'static) -> Result
 
 // ---- inputs ----
 
-/// Activations as they enter a product.
+/// Activations in the compute dtype, as they enter a product.
 fn matrix<B: Backend>(be: &B, rows: usize, cols: usize) -> Result<Tensor<B>> {
     activations(be, rows, cols, be.compute().dtype())
 }
@@ -356,7 +356,7 @@ fn residual<B: Backend>(be: &B, rows: usize, cols: usize) -> Result<Tensor<B>> {
     activations(be, rows, cols, DType::F32)
 }
 
-/// A few random rows over and over, so that making them takes no time.
+/// Up to 64 random rows, repeated: generating all would take longer than timing the op.
 fn activations<B: Backend>(be: &B, rows: usize, cols: usize, dtype: DType) -> Result<Tensor<B>> {
     let few = rows.min(64);
     let values = synthetic::tensor("activations", &[few, cols])?.to_f32();
@@ -368,7 +368,7 @@ fn vector<B: Backend>(be: &B, len: usize, value: f32) -> Result<Tensor<B>> {
     Ok(be.upload(&[len], &vec![value; len])?)
 }
 
-/// As a bf16 checkpoint holds it, loaded in `format`.
+/// A bf16 matrix, as in a checkpoint, loaded in `format`.
 fn weight<B: Backend>(be: &B, d_out: usize, d_in: usize, format: Format) -> Result<Weight<B>> {
     Ok(Weight::load_as(be, synthetic::tensor("weight", &[d_out, d_in])?, format)?)
 }
@@ -381,8 +381,9 @@ mod tests {
     fn timed(filter: &str) -> (usize, Vec<OpEvent>) {
         let (be, mut events) = (f32_backend(), Vec::new());
         let device = OpEvent::Device { name: "a device".into(), threads: be.threads() };
-        let count = time_ops(&be, Precision::F32, device, filter, &mut |event| events.push(event), &CancelToken::new())
-            .unwrap();
+        let count =
+            time_ops_on(&be, Precision::F32, device, filter, &mut |event| events.push(event), &CancelToken::new())
+                .unwrap();
         (count, events)
     }
 

@@ -1,4 +1,4 @@
-//! A picture timed by stages, with the loading of weights apart.
+//! A picture timed by stages, with the loading of weights counted separately.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use crate::request::GenerateRequest;
 use crate::weights::ModelFiles;
 use crate::{Engine, EngineOptions, Result, engine};
 
-/// How long the stages of a picture took. Unlike [`Timings`](crate::Timings), loading counts by itself.
+/// How long the stages of a picture took. Unlike in [`Timings`](crate::Timings), loading is not part of the stages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stages {
-    /// Tokenizer and weights of all networks.
+    /// Loading the tokenizer and the weights of all networks.
     pub load: Duration,
     /// Prompt to text embedding.
     pub text: Duration,
@@ -18,22 +18,22 @@ pub struct Stages {
     pub references: Duration,
     /// Each denoising step.
     pub steps: Vec<Duration>,
-    /// What a GPU had nothing to do between steps, waiting for the host.
+    /// Time between steps in which a GPU had no work, because the host had not queued any.
     pub idle: Duration,
     /// Latents to pixels.
     pub decode: Duration,
-    /// From nothing loaded to the picture; what no stage counts, such as noise and modulations, is in here too.
+    /// From nothing loaded to the picture, including what belongs to no stage, such as noise and modulations.
     pub total: Duration,
 }
 
 impl Stages {
-    /// The total without loading.
+    /// The total minus loading.
     pub fn working(&self) -> Duration {
         self.total.saturating_sub(self.load)
     }
 }
 
-/// Make a picture from nothing loaded and nothing remembered.
+/// Time a picture from a fresh engine: nothing loaded, nothing remembered.
 ///
 /// # Errors
 /// As [`engine::open`] and [`Engine::generate`].
@@ -53,7 +53,7 @@ pub fn generate(
     Ok(stages)
 }
 
-/// Make a picture with a model that may have made others.
+/// Time a picture on an engine that may have networks loaded and prompts remembered.
 ///
 /// # Errors
 /// As [`Engine::generate`].

@@ -4,9 +4,9 @@
 //! without one.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
-use flux2::engine::DryRun;
 use flux2::pipeline::ladder::{Rescue, Rung};
 use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
+use flux2::plan::DryRun;
 use flux2::weights::ModelFiles;
 use flux2::{
     CancelToken, EngineOptions, Error, ErrorKind, Event, GenerateRequest, MemoryPlan, Phase, Precision, Result,

@@ -3,7 +3,7 @@
 use flux2::weights::ModelFiles;
 use flux2::{
     CancelToken, Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
-    Residency, Variant, engine,
+    Residency, Variant, engine, plan,
 };
 
 use crate::golden::fixture;
@@ -22,7 +22,7 @@ fn options(residency: Residency) -> EngineOptions {
 }
 
 fn plan(residency: Residency) -> MemoryPlan {
-    engine::plan(&tiny(), &options(residency), &[request()]).unwrap()
+    plan::of(&tiny(), &options(residency), &[request()]).unwrap()
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
     let ways = [Residency::KeepAll, Residency::Streamed, Residency::Smallest];
     let [kept, streamed, smallest] = ways.map(|residency| plan(residency).peak_bytes());
     assert!(smallest <= streamed && streamed < kept);
-    let within = |limit| engine::within(limit, &tiny(), &options(Residency::KeepAll), &[request()], false);
+    let within = |limit| plan::within(limit, &tiny(), &options(Residency::KeepAll), &[request()], false);
     let (options, plan) = within(kept).unwrap();
     assert_eq!((options.residency, plan.peak_bytes()), (Residency::KeepAll, kept));
     let (options, plan) = within(kept - 1).unwrap();
@@ -63,12 +63,12 @@ fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
     let files = ModelFiles::synthetic(Variant::by_name("klein-mini").unwrap()).unwrap();
     let request = GenerateRequest { width: Some(64), height: Some(64), ..request() };
     let within = |limit, may_round| {
-        engine::within(limit, &files, &options(Residency::OneAtATime), std::slice::from_ref(&request), may_round)
+        plan::within(limit, &files, &options(Residency::OneAtATime), std::slice::from_ref(&request), may_round)
     };
-    let as_stored = engine::plan(&files, &options(Residency::OneAtATime), std::slice::from_ref(&request)).unwrap();
+    let as_stored = plan::of(&files, &options(Residency::OneAtATime), std::slice::from_ref(&request)).unwrap();
     let limit = as_stored.peak_bytes();
     assert_eq!(within(limit, true).unwrap().0.precision, Precision::BF16);
-    let least = engine::plan(&files, &options(Residency::Smallest), std::slice::from_ref(&request)).unwrap();
+    let least = plan::of(&files, &options(Residency::Smallest), std::slice::from_ref(&request)).unwrap();
     let limit = least.peak_bytes();
     assert!(matches!(within(limit - 1, false), Err(Error::MemoryLimit { .. })));
     let (options, plan) = within(limit - 1, true).unwrap();

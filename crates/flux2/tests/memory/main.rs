@@ -11,7 +11,7 @@ use flux2::image::RgbImage;
 use flux2::variant::{KLEIN_MINI, Variant};
 use flux2::weights::convert::Conversion;
 use flux2::weights::{Compute, Format, Location, LoraPath, ModelFiles, ModelPaths};
-use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Reference, Residency, engine};
+use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Reference, Residency, engine, plan};
 
 use allocator::high_water;
 
@@ -112,7 +112,7 @@ fn a_run_takes_the_memory_that_was_planned() {
             let Case { name, precision, residency, .. } = *case;
             let options = EngineOptions { precision, residency, threads: NonZeroUsize::new(2), ..Default::default() };
             let requests = requests(case);
-            let plan = engine::plan(&files, &options, &requests).unwrap();
+            let plan = plan::of(&files, &options, &requests).unwrap();
             let planned = plan.stages.iter().map(|stage| stage.memory.allocated).max().unwrap();
             let mut engine = engine::open(files.clone(), &options).unwrap();
             let (needed, ()) = high_water(|| run(&mut *engine, &requests));

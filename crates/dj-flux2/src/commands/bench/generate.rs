@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flux2::bench::{self, Cost, Flops, Peaks, Stages};
-use flux2::plan::Memory;
+use flux2::plan::{self, Memory};
 use flux2::weights::{Location, ModelFiles};
 use flux2::{GenerateRequest, ModelPaths, Residency, ResolvedRequest, Variant, engine};
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
 
     let (cancel, mut options, mut report) = (cancelled_by_signals(), options(flags, args.quantize)?, report(flags));
     report.counted("peak", 0, 1);
-    let (mut device, peaks) = engine::peaks(&options)?;
+    let (mut device, peaks) = bench::peaks(&options)?;
     // A prompt that was drawn before would not be encoded again.
     let numbered = |run| GenerateRequest { prompt: format!("{PROMPT}, {run}"), ..request.clone() };
     if args.resident {
@@ -101,7 +101,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let mut planned = None;
     if let Some(limit) = args.max_memory {
         let requests = if args.resident { vec![numbered(1), numbered(2)] } else { vec![request.clone()] };
-        let (within, plan) = engine::within(limit, &files, &options, &requests, false)?;
+        let (within, plan) = plan::within(limit, &files, &options, &requests, false)?;
         (options, planned) = (within, Some(plan));
     }
     let mut resident = args.resident.then(|| engine::open(files.clone(), &options)).transpose()?;

@@ -1,7 +1,7 @@
 //! `dj-flux2 bench ops`: each op at the shapes of klein-4b, beside the peak that is measured in the same run.
 
-use flux2::bench::{Bound, OpEvent, OpTiming};
-use flux2::{Error, engine};
+use flux2::Error;
+use flux2::bench::{self, Bound, OpEvent, OpTiming};
 use serde::{Deserialize, Serialize};
 
 use super::compare::{self, Record};
@@ -62,7 +62,7 @@ pub fn run(args: &BenchOpsArgs) -> Result<()> {
         }
     };
     let filter = args.filter.as_deref().unwrap_or_default();
-    let timed = engine::time_ops(&options(&args.flags, None)?, filter, &mut each, &cancel);
+    let timed = bench::time_ops(&options(&args.flags, None)?, filter, &mut each, &cancel);
     match (failure, timed) {
         (Some(failure), _) => Err(failure),
         (None, Err(Error::Cancelled)) => Err(Error::Cancelled.into()),

@@ -1,0 +1,56 @@
+//! The CPU as a device.
+
+use flux2_backend::{CpuBackend, CpuOptions, Format};
+
+use super::opened::{OpenDevice, Opened};
+use super::{Device, EngineOptions, NoGpu};
+use crate::plan::{self, DryRun, MemoryPlan, PROGRAM_BYTES};
+use crate::request::GenerateRequest;
+use crate::weights::ModelFiles;
+use crate::{Error, Result};
+
+/// What to do about fp8 on a processor.
+const NO_FP8: &str = "fp8 is for GPUs; on a processor --dtype int8 is as small, and fast";
+
+/// Formats that weights may be rounded to in order to take less memory, the most exact first.
+pub(crate) const SMALLER_FORMATS: &[Format] = &[Format::Q8_0, Format::Q4K];
+
+/// Open the CPU. `no_gpu` says why it is not a GPU, if one was looked for.
+///
+/// # Errors
+/// [`Error::Device`] if it cannot multiply the format of `options`.
+pub(super) fn open(options: &EngineOptions, no_gpu: Option<NoGpu>) -> Result<Box<dyn OpenDevice>> {
+    check_format(options, no_gpu.as_ref())?;
+    let be = backend(options, false);
+    let threads = be.threads();
+    let label = format!("cpu, {}, {threads} thread{}", be.tier(), if threads == 1 { "" } else { "s" });
+    Ok(Box::new(Opened { be, label, place: Device::Cpu, threads, dry_run: DryRun::Processor, no_gpu }))
+}
+
+/// See [`DryRun::plan`].
+pub(crate) fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
+    check_format(options, None)?;
+    let EngineOptions { precision, residency, .. } = *options;
+    let mut run = plan::dry_run(backend(options, true), files, precision, residency, requests)?;
+    run.add_host_memory(files.variant, requests)?;
+    Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: PROGRAM_BYTES })
+}
+
+/// Instruction set of the kernels and number of threads.
+pub(super) fn describe(options: &EngineOptions) -> (String, usize) {
+    let be = backend(options, false);
+    (be.tier().to_string(), be.threads())
+}
+
+fn backend(options: &EngineOptions, dry_run: bool) -> CpuBackend {
+    let EngineOptions { precision, threads, .. } = *options;
+    CpuBackend::new(CpuOptions { compute: precision.compute(), threads, dry_run, ..Default::default() })
+}
+
+fn check_format(options: &EngineOptions, no_gpu: Option<&NoGpu>) -> Result<()> {
+    if options.precision.blocks() != Format::Fp8 {
+        return Ok(());
+    }
+    let reason = no_gpu.map_or_else(|| "no processor has products of fp8".into(), |no_gpu| no_gpu.reason.clone());
+    Err(Error::Device { device: options.device, reason, hint: Some(NO_FP8.into()) })
+}

@@ -1,0 +1,144 @@
+//! NVIDIA GPUs as devices. A build without them has `no_gpu.rs` in the place of this file, with equal signatures.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::thread;
+
+use flux2_backend::{CudaBackend, CudaOptions, Format, cuda};
+
+use super::opened::{OpenDevice, Opened};
+use super::{Device, Devices, EngineOptions, GpuOptions, NoGpu, SystemLibrary};
+use crate::Result;
+use crate::plan::{self, DryRun, Memory, MemoryPlan};
+use crate::request::GenerateRequest;
+use crate::weights::{ModelFiles, Precision};
+
+pub use flux2_backend::cuda::GpuInfo;
+
+/// Open the GPU that `options` name, else the first `most` that can be used.
+///
+/// # Errors
+/// If there is none; of several, why the first cannot be used.
+pub(super) fn open(options: &EngineOptions, most: NonZeroUsize) -> Result<Devices, NoGpu> {
+    let mut ordinals = ordinals(options);
+    let (mut opened, mut left_out) = (Vec::new(), Vec::new());
+    while opened.len() < most.get() && !ordinals.is_empty() {
+        let next: Vec<usize> = ordinals.by_ref().take(most.get() - opened.len()).collect();
+        let results: Vec<Result<Box<dyn OpenDevice>, NoGpu>> = match next[..] {
+            [ordinal] => vec![open_one(options, ordinal)],
+            // In parallel: the driver takes a second for each.
+            _ => thread::scope(|scope| {
+                let open = |ordinal| scope.spawn(move || open_one(options, ordinal));
+                let threads: Vec<_> = next.iter().copied().map(open).collect();
+                threads.into_iter().map(|thread| thread.join().expect("opening a GPU does not panic")).collect()
+            }),
+        };
+        for (ordinal, result) in next.into_iter().zip(results) {
+            match result {
+                Ok(gpu) => opened.push(gpu),
+                Err(no_gpu) => left_out.push((Device::Cuda(Some(ordinal)), no_gpu)),
+            }
+        }
+    }
+    match opened.is_empty() {
+        true => Err(left_out.swap_remove(0).1),
+        false => Ok(Devices { opened, left_out }),
+    }
+}
+
+fn open_one(options: &EngineOptions, ordinal: usize) -> Result<Box<dyn OpenDevice>, NoGpu> {
+    let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
+    let EngineOptions { precision, gpu_memory: memory_limit, .. } = *options;
+    let cuda = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache, memory_limit };
+    let be = CudaBackend::new(cuda).map_err(|error| no_gpu(&error, options))?;
+    check_format(&be, precision)?;
+    let place = Device::Cuda(Some(ordinal));
+    let label = format!("{place}, {}", be.gpu().name);
+    let dry_run = DryRun::Gpu(be.gpu().clone(), ordinal);
+    Ok(Box::new(Opened { be, label, place, threads: 0, dry_run, no_gpu: None }))
+}
+
+/// The GPU that `options` name, else the first that can be used, with its number. It is not opened.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn find(options: &EngineOptions) -> Result<(GpuInfo, usize), NoGpu> {
+    let search = search(&options.gpu);
+    let found = ordinals(options).map(|ordinal| match cuda::find(ordinal, &search) {
+        Ok(info) => Ok((info, ordinal)),
+        Err(error) => Err(no_gpu(&error, options)),
+    });
+    // If none can be used, the first says why.
+    found.reduce(Result::or).expect("`ordinals` is never empty")
+}
+
+/// See [`DryRun::plan`].
+pub(crate) fn plan(
+    gpu: &GpuInfo,
+    ordinal: usize,
+    files: &ModelFiles,
+    options: &EngineOptions,
+    requests: &[GenerateRequest],
+) -> Result<MemoryPlan> {
+    let EngineOptions { device, precision, residency, .. } = *options;
+    let be = CudaBackend::dry_run(gpu.clone(), precision.compute(), None)?;
+    check_format(&be, precision).map_err(|no_gpu| no_gpu.into_error(device))?;
+    let run = plan::dry_run(be, files, precision, residency, requests)?;
+    let device = format!("{}, {}", Device::Cuda(Some(ordinal)), gpu.name);
+    Ok(MemoryPlan { device, stages: run.stages, program: cuda::CONTEXT_BYTES })
+}
+
+/// Formats that weights may be rounded to in order to take less memory. Block formats save none: a GPU keeps weights as it
+/// multiplies them, in one byte or in the compute dtype.
+pub(crate) fn smaller_formats(gpu: &GpuInfo) -> &'static [Format] {
+    if gpu.capability >= [8, 9] { &[Format::Fp8] } else { &[Format::Int8] }
+}
+
+/// The GPUs that the driver knows, each in a line.
+pub(super) fn list(options: &GpuOptions) -> Vec<String> {
+    let gpus = cuda::gpus(&search(options)).unwrap_or_default();
+    let line = |GpuInfo { name, capability: [major, minor], memory, multiprocessors }: &GpuInfo| {
+        let memory = Memory(*memory);
+        format!("{name}, compute capability {major}.{minor}, {memory}, {multiprocessors} multiprocessors")
+    };
+    gpus.iter().map(line).collect()
+}
+
+/// The system libraries that a GPU needs.
+pub(super) fn libraries(options: &GpuOptions) -> Vec<SystemLibrary> {
+    let state = |cuda::Found { library, state }: &cuda::Found| SystemLibrary {
+        name: library.name(),
+        state: state.as_ref().map(|loaded| (loaded.version.clone(), loaded.path.clone())).map_err(String::clone),
+        install: library.install(),
+    };
+    cuda::libraries(&search(options)).iter().map(state).collect()
+}
+
+fn search(options: &GpuOptions) -> cuda::LibrarySearch {
+    cuda::LibrarySearch { folders: options.library_folders.clone(), python_prefixes: options.python_prefixes.clone() }
+}
+
+/// Numbers of the GPUs to try: the one that `options` name, else all that the driver knows. At least one, so that there
+/// is always a GPU to say what is missing.
+fn ordinals(options: &EngineOptions) -> Range<usize> {
+    match options.device {
+        Device::Cuda(Some(ordinal)) => ordinal..ordinal + 1,
+        _ => 0..cuda::gpus(&search(&options.gpu)).map_or(1, |gpus| gpus.len()),
+    }
+}
+
+fn no_gpu(error: &cuda::Unavailable, options: &EngineOptions) -> NoGpu {
+    let libraries = cuda::libraries(&search(&options.gpu));
+    let driver = libraries.iter().find(|found| found.library == cuda::Library::Driver);
+    let has_driver = driver.is_some_and(|found| found.state.is_ok());
+    NoGpu { reason: error.to_string(), hint: error.hint().map(str::to_owned), has_driver }
+}
+
+fn check_format(be: &CudaBackend, precision: Precision) -> Result<(), NoGpu> {
+    if be.takes(precision.blocks()) {
+        return Ok(());
+    }
+    let GpuInfo { name, capability: [major, minor], .. } = be.gpu();
+    let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
+    Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver: true })
+}

@@ -1,0 +1,154 @@
+//! An opened device, whatever its backend: where the type parameter of the backend ends.
+
+use std::num::NonZeroUsize;
+
+use flux2_backend::Backend;
+
+use super::{Device, Engine, EngineOptions, NoGpu};
+use crate::Result;
+use crate::bench::{self, OpEvent, Peaks};
+use crate::event::{CancelToken, Observer};
+use crate::parallel::all_threads;
+use crate::pipeline::{GeneratedImage, Pipeline};
+use crate::plan::DryRun;
+use crate::request::GenerateRequest;
+use crate::variant::Variant;
+use crate::weights::{Lora, ModelFiles, Precision};
+
+/// A device that is ready to run a model or to be timed.
+pub(crate) trait OpenDevice: Send {
+    /// For people: device, instruction set, threads, number format.
+    fn describe(&self, precision: Precision) -> String;
+
+    /// This device for a dry run.
+    fn dry_run(&self) -> DryRun;
+
+    /// See [`bench::peaks`].
+    fn peaks(&self, precision: Precision) -> Peaks;
+
+    /// See [`bench::time_ops`].
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or no memory.
+    fn time_ops(
+        &self,
+        precision: Precision,
+        filter: &str,
+        each: &mut dyn FnMut(OpEvent),
+        cancel: &CancelToken,
+    ) -> Result<usize>;
+
+    /// An engine on this device, one of `count` that share the host's threads.
+    ///
+    /// # Errors
+    /// As [`Pipeline::of_files`].
+    fn into_engine(
+        self: Box<Self>,
+        files: ModelFiles,
+        options: &EngineOptions,
+        count: usize,
+    ) -> Result<Box<dyn Engine>>;
+}
+
+/// The one implementation.
+pub(super) struct Opened<B> {
+    pub(super) be: B,
+    /// For people, without the number format.
+    pub(super) label: String,
+    /// The device as one would ask for it.
+    pub(super) place: Device,
+    /// CPU threads that the backend computes with; 0 for a GPU.
+    pub(super) threads: usize,
+    pub(super) dry_run: DryRun,
+    /// Why it is the CPU, if a GPU was looked for.
+    pub(super) no_gpu: Option<NoGpu>,
+}
+
+impl<B: Backend> OpenDevice for Opened<B> {
+    fn describe(&self, precision: Precision) -> String {
+        format!("{}, {precision}", self.label)
+    }
+
+    fn dry_run(&self) -> DryRun {
+        self.dry_run.clone()
+    }
+
+    fn peaks(&self, precision: Precision) -> Peaks {
+        Peaks::measure(&self.be, precision)
+    }
+
+    fn time_ops(
+        &self,
+        precision: Precision,
+        filter: &str,
+        each: &mut dyn FnMut(OpEvent),
+        cancel: &CancelToken,
+    ) -> Result<usize> {
+        let device = OpEvent::Device { name: self.describe(precision), threads: self.threads };
+        bench::time_ops_on(&self.be, precision, device, filter, each, cancel)
+    }
+
+    fn into_engine(
+        self: Box<Self>,
+        files: ModelFiles,
+        options: &EngineOptions,
+        count: usize,
+    ) -> Result<Box<dyn Engine>> {
+        let device = self.describe(options.precision);
+        // A GPU has none: what it does not do is done by the host, for all engines.
+        let threads = NonZeroUsize::new(self.threads).or(options.threads).unwrap_or_else(all_threads);
+        let threads = NonZeroUsize::new(threads.get() / count).unwrap_or(NonZeroUsize::MIN);
+        let pipeline = Pipeline::of_files(self.be, files, options.residency)?
+            .with_precision(options.precision)
+            .with_threads(threads)
+            .with_text_cache(options.text_cache.clone());
+        Ok(Box::new(Loaded { pipeline, device, place: self.place, no_gpu: self.no_gpu }))
+    }
+}
+
+/// A pipeline without its type parameter.
+struct Loaded<B: Backend> {
+    pipeline: Pipeline<B>,
+    device: String,
+    place: Device,
+    no_gpu: Option<NoGpu>,
+}
+
+impl<B: Backend> Engine for Loaded<B> {
+    fn variant(&self) -> &'static Variant {
+        self.pipeline.variant()
+    }
+
+    fn name(&self) -> &str {
+        self.pipeline.name()
+    }
+
+    fn loras(&self) -> &[Lora] {
+        self.pipeline.loras()
+    }
+
+    fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn place(&self) -> Device {
+        self.place
+    }
+
+    fn why_no_gpu(&self) -> Option<&NoGpu> {
+        self.no_gpu.as_ref()
+    }
+
+    fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<GeneratedImage> {
+        self.pipeline.generate(request, observer, cancel)
+    }
+
+    fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
+        self.pipeline.prepare_prompts(prompts, observer, cancel)
+    }
+}
