@@ -1,9 +1,9 @@
-//! Several engines at work on one queue: each takes the next job when it is done with its last, so a slow one takes fewer.
+//! Several engines working on one queue. Each takes the next job when its last is finished, so a slow one takes fewer.
 //!
-//! In:  engines, jobs, and what is to be done for a job. Out: what workers say meanwhile, told to the calling thread.
+//! In:  engines, jobs, and the work to do for a job. Out: messages of the workers, received on the calling thread.
 //!
-//! What a job is, is its caller's affair: a picture, or several in a row. Each engine has a thread of its own, and a single one
-//! works on the calling thread. Nothing here knows a device.
+//! The caller defines what a job is: a picture, or several in a row. Each engine has a worker thread; a single engine works
+//! on the calling thread.
 
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -14,26 +14,26 @@ use crate::pipeline::GeneratedImage;
 use crate::request::GenerateRequest;
 use crate::{Error, Result};
 
-/// An engine at work, and its way to the thread that listens: whatever it says is an `M`.
+/// An engine and the channel for its messages of type `M`.
 pub struct Worker<'a, M> {
     engine: &'a mut dyn Engine,
     cancel: &'a CancelToken,
-    say: &'a mut dyn FnMut(M),
+    send: &'a mut dyn FnMut(M),
 }
 
 impl<M> Worker<'_, M> {
-    /// The engine, for what it is asked.
+    /// The engine, for questions such as its device.
     pub fn engine(&self) -> &dyn Engine {
         &*self.engine
     }
 
-    /// Tell the thread that listens.
-    pub fn say(&mut self, message: M) {
-        (self.say)(message);
+    /// Send a message to the calling thread of [`run`].
+    pub fn send(&mut self, message: M) {
+        (self.send)(message);
     }
 
-    /// Take jobs until there are none.
-    fn work_off<J, E: From<Error>>(
+    /// Take jobs until there are none left.
+    fn run_jobs<J, E: From<Error>>(
         &mut self,
         mut next: impl FnMut() -> Option<J>,
         work: &impl Fn(&mut Self, J) -> Result<(), E>,
@@ -47,51 +47,51 @@ impl<M> Worker<'_, M> {
 }
 
 impl<M: From<Event>> Worker<'_, M> {
-    /// See [`Engine::generate`]; events are said.
+    /// See [`Engine::generate`]; events are sent as messages.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], also if another worker has failed; otherwise as there.
+    /// As there; [`Error::Cancelled`] also if another worker has failed.
     pub fn generate(&mut self, request: &GenerateRequest) -> Result<GeneratedImage> {
-        self.engine.generate(request, &mut |event: &Event| (self.say)(event.clone().into()), self.cancel)
+        self.engine.generate(request, &mut |event: &Event| (self.send)(event.clone().into()), self.cancel)
     }
 
-    /// See [`Engine::prepare_prompts`]; events are said.
+    /// See [`Engine::prepare_prompts`]; events are sent as messages.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
     pub fn prepare_prompts(&mut self, prompts: &[&str]) -> Result<()> {
-        self.engine.prepare_prompts(prompts, &mut |event: &Event| (self.say)(event.clone().into()), self.cancel)
+        self.engine.prepare_prompts(prompts, &mut |event: &Event| (self.send)(event.clone().into()), self.cancel)
     }
 }
 
-/// Do `work` for each of `jobs`, in their order, each on the engine that is free first. What workers say is handed to `hear` with
-/// the number of the engine, on the calling thread, in the order in which it was said.
+/// Do `work` for each of `jobs`, in their order, each on the engine that is free first. `receive` is called on the calling
+/// thread with every message and the number of the engine that sent it, in the order of sending.
 ///
-/// The first error ends the run: what is under way is cancelled, and what was done by then has been heard.
+/// The first error ends the run: jobs in progress are cancelled, and all messages sent by then are received.
 ///
 /// # Errors
-/// The first of `work` and `hear`, or [`Error::Cancelled`] if `cancel` is cancelled and there are jobs left.
+/// The first error of `work` or `receive`, or [`Error::Cancelled`] if `cancel` is cancelled while jobs are left.
 ///
 /// # Panics
-/// Without an engine, or if `work` or `hear` does.
+/// If there is no engine, or if `work` or `receive` panics.
 pub fn run<J: Send, M: Send, E: From<Error> + Send>(
     engines: &mut [Box<dyn Engine>],
     jobs: impl Iterator<Item = J> + Send,
     cancel: &CancelToken,
     work: impl Fn(&mut Worker<M>, J) -> Result<(), E> + Sync,
-    mut hear: impl FnMut(usize, M) -> Result<(), E>,
+    mut receive: impl FnMut(usize, M) -> Result<(), E>,
 ) -> Result<(), E> {
     assert!(!engines.is_empty(), "a fleet has an engine or more");
     let (stop, mut jobs, mut failure) = (cancel.child(), jobs.fuse(), None);
     if let [engine] = engines {
-        let mut say = |message| {
-            if let Err(error) = hear(0, message) {
+        let mut send = |message| {
+            if let Err(error) = receive(0, message) {
                 failure.get_or_insert(error);
                 stop.cancel();
             }
         };
-        let mut worker = Worker { engine: &mut **engine, cancel: &stop, say: &mut say };
-        let done = worker.work_off(|| jobs.next(), &work);
+        let mut worker = Worker { engine: &mut **engine, cancel: &stop, send: &mut send };
+        let done = worker.run_jobs(|| jobs.next(), &work);
         return failure.map_or(done, Err);
     }
 
@@ -102,23 +102,23 @@ pub fn run<J: Send, M: Send, E: From<Error> + Send>(
         for (number, engine) in engines.iter_mut().enumerate() {
             let (sender, stop, next, work) = (sender.clone(), &stop, &next, &work);
             scope.spawn(move || {
-                // The thread that listens waits for the end of this one.
-                let send = |sent| sender.send((number, sent)).expect("somebody listens");
-                let mut say = |message| send(Sent::Said(message));
-                let mut worker = Worker { engine: &mut **engine, cancel: stop, say: &mut say };
-                if let Err(error) = worker.work_off(next, work) {
-                    send(Sent::Failed(error));
+                // The receiver lives until all senders are dropped.
+                let send = |message| sender.send((number, message)).expect("the receiver lives");
+                let mut send_message = |message| send(FromWorker::Message(message));
+                let mut worker = Worker { engine: &mut **engine, cancel: stop, send: &mut send_message };
+                if let Err(error) = worker.run_jobs(next, work) {
+                    send(FromWorker::Failed(error));
                 }
             });
         }
         drop(sender);
         for (number, sent) in receiver {
-            let heard = match sent {
-                Sent::Said(message) => hear(number, message),
-                Sent::Failed(error) => Err(error),
+            let received = match sent {
+                FromWorker::Message(message) => receive(number, message),
+                FromWorker::Failed(error) => Err(error),
             };
-            if let Err(error) = heard {
-                // Later ones come of the cancelling.
+            if let Err(error) = received {
+                // Only the first: the cancellation makes the other workers fail too.
                 failure.get_or_insert(error);
                 stop.cancel();
             }
@@ -127,8 +127,8 @@ pub fn run<J: Send, M: Send, E: From<Error> + Send>(
     failure.map_or(Ok(()), Err)
 }
 
-/// What a worker sends.
-enum Sent<M, E> {
-    Said(M),
+/// What a worker thread sends.
+enum FromWorker<M, E> {
+    Message(M),
     Failed(E),
 }

@@ -203,13 +203,13 @@ impl<'a> Run<'a> {
         let start = Instant::now();
         let request = self.settings.request_for(&job, &self.references);
         let steps = request.steps.unwrap_or(worker.engine().variant().default_steps);
-        worker.say(Said::Begun { job: job.clone(), steps });
+        worker.send(Said::Begun { job: job.clone(), steps });
         let GeneratedImage { image, parameters, timings, kernels, rescues } = worker.generate(&request)?;
         let stored = self.settings.metadata.then_some(&parameters);
         let bytes = image::encode(&image, output.format(), stored)?;
         output.write(job.path.as_deref(), &bytes)?;
         let total = start.elapsed();
-        worker.say(Said::Saved(Box::new(Saved { job, parameters, timings, kernels, rescues, total })));
+        worker.send(Said::Saved(Box::new(Saved { job, parameters, timings, kernels, rescues, total })));
         Ok(())
     }
 }

@@ -1,5 +1,4 @@
-//! A fleet: several engines on one queue give the same pictures as one, and all stop if one fails or the run is
-//! cancelled.
+//! Several engines on one queue: the same pictures as from one, and an end for everybody when one fails or all are stopped.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +16,11 @@ use flux2::{
 
 use crate::golden::fixture;
 
-/// Messages of the workers in these tests.
+/// The messages of the workers in these tests.
 #[derive(Debug)]
 enum Message {
     Event(Event),
-    /// The encoded file of a picture, and its number.
+    /// The file of a picture, and its number.
     Made(usize, Vec<u8>),
 }
 
@@ -31,7 +30,7 @@ impl From<Event> for Message {
     }
 }
 
-/// klein-mini, or a synthetic model of its size in builds without it.
+/// klein-mini, or where it is not built in, a model as small.
 fn files() -> ModelFiles {
     let model = Location::builtin().unwrap_or_else(|| fixture("tiny/klein").into());
     ModelFiles::open(&ModelPaths { model, ..Default::default() }).unwrap()
@@ -48,23 +47,22 @@ fn request(i: usize) -> GenerateRequest {
     }
 }
 
-/// Generates picture `i` and sends it as the bytes of its file.
+/// Make picture `i`, and send it as the bytes of its file.
 fn make(worker: &mut Worker<Message>, i: usize) -> Result<()> {
     let made = worker.generate(&request(i))?;
     let file = image::encode(&made.image, ImageFormat::Png, Some(&made.parameters))?;
-    worker.say(Message::Made(i, file));
+    worker.send(Message::Made(i, file));
     Ok(())
 }
 
-/// Generates `count` pictures on these engines. Returns the files by number, and how often each engine loaded the text
-/// encoder.
+/// The files of so many pictures from these engines, by their numbers, and how often the text encoder was loaded by each.
 fn pictures(engines: &mut [Box<dyn Engine>], count: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
     let (mut made, mut loaded) = (vec![Vec::new(); count], vec![0; engines.len()]);
     let prepared = |worker: &mut Worker<Message>, i| {
         worker.prepare_prompts(&["a cat", "a red fox"])?;
         make(worker, i)
     };
-    let hear = |worker: usize, message| {
+    let receive = |worker: usize, message| {
         match message {
             Message::Made(i, file) => made[i] = file,
             Message::Event(Event::PhaseStarted { phase: Phase::Load(Part::TextEncoder), .. }) => loaded[worker] += 1,
@@ -72,7 +70,7 @@ fn pictures(engines: &mut [Box<dyn Engine>], count: usize) -> (Vec<Vec<u8>>, Vec
         }
         Ok::<_, Error>(())
     };
-    fleet::run(engines, 0..count, &CancelToken::new(), prepared, hear).unwrap();
+    fleet::run(engines, 0..count, &CancelToken::new(), prepared, receive).unwrap();
     (made, loaded)
 }
 
@@ -81,7 +79,7 @@ fn options(device: Device) -> EngineOptions {
     EngineOptions { device, threads, residency: Residency::KeepForNext, ..Default::default() }
 }
 
-/// CPU engines with one thread each.
+/// So many engines on the processor, each with one thread.
 fn on_cpu(count: usize) -> Vec<Box<dyn Engine>> {
     (0..count).map(|_| engine::open(files(), &options(Device::Cpu)).unwrap()).collect()
 }
@@ -113,7 +111,7 @@ fn cancelling_stops_all_and_what_was_made_stays() {
             Message::Made(i, file) => made.push((i, file)),
             Message::Event(_) => busy[worker] = true,
         }
-        // Both engines are busy and a few pictures are finished.
+        // Both at work, and something done.
         if busy == [true; 2] && made.len() >= 3 {
             cancel.cancel();
         }
@@ -125,7 +123,7 @@ fn cancelling_stops_all_and_what_was_made_stays() {
     assert!(*file == pictures(&mut on_cpu(1), i + 1).0[*i]);
 }
 
-/// A fake engine, controlled by the test.
+/// An engine that does what a test says instead of drawing.
 struct Fake<F>(F);
 
 impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
@@ -189,7 +187,7 @@ fn fake(act: impl FnMut(u64, &CancelToken) -> Result<()> + Send + 'static) -> Bo
     Box::new(Fake(act))
 }
 
-/// Waits until `done`, with a generous timeout.
+/// Until `done`, for a time in which anything happens.
 fn wait_until(done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -209,7 +207,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
                 match seed {
                     0 | 1 => Ok(()),
                     2 => Err(flux2_backend::Error::OutOfMemory { bytes: 7 }.into()),
-                    // Later pictures are in progress when the third fails, and are cancelled.
+                    // Later ones are under way when the third fails, and hear of it.
                     _ => {
                         wait_until(|| cancel.is_cancelled());
                         cancel.check()
@@ -238,7 +236,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
 #[test]
 fn a_slow_engine_takes_fewer() {
     const JOBS: usize = 10;
-    // Started by the slow engine and by the fast one.
+    // Begun by the slow one, and by the fast one.
     let begun: Arc<[AtomicUsize; 2]> = Arc::default();
     let (of_slow, of_fast) = (Arc::clone(&begun), Arc::clone(&begun));
     let mut engines = vec![
@@ -283,7 +281,7 @@ fn who_listens_is_called_on_the_calling_thread_and_may_end_the_run() {
         assert!(heard.len() < 1_000_000);
         let here = thread::current().id();
         assert!(heard.iter().all(|id| *id == here));
-        // A single engine runs on the caller's thread; several have one thread each.
+        // A single engine needs no thread; several have one each.
         assert!(threads.lock().unwrap().iter().all(|id| (*id == here) == (workers == 1)));
     }
 }
@@ -295,14 +293,14 @@ fn a_run_that_is_cancelled_before_it_begins_makes_nothing() {
     for workers in [1, 2] {
         let untouched = || fake(|_, _| panic!("nobody asked for a picture"));
         let mut engines: Vec<_> = (0..workers).map(|_| untouched()).collect();
-        let hear = |_, message: Message| -> Result<()> { panic!("{message:?}") };
-        let result = fleet::run(&mut engines, 0..3, &cancel, make, hear);
+        let receive = |_, message: Message| -> Result<()> { panic!("{message:?}") };
+        let result = fleet::run(&mut engines, 0..3, &cancel, make, receive);
         assert!(matches!(result, Err(Error::Cancelled)));
         assert!(fleet::run(&mut engines, 0..0, &cancel, make, |_, _| Ok::<_, Error>(())).is_ok(), "nothing to do");
     }
 }
 
-/// Engines on all GPUs, or why there are none.
+/// Engines on GPUs, or why there are none.
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn on_gpus(open: impl Fn() -> Result<Vec<Box<dyn Engine>>>) -> Option<Vec<Box<dyn Engine>>> {
     match open() {
@@ -335,7 +333,7 @@ fn cuda_all_gpus_make_the_files_of_the_first() {
     let Some(mut first) = open(Device::Cuda(None), 1) else { return };
     let mut all = open(Device::Cuda(None), usize::MAX).unwrap();
     assert_eq!(first.len(), 1);
-    // Another model of GPU may round differently.
+    // Another kind of GPU may round otherwise.
     let kind = |engine: &dyn Engine| engine.device().split_once(' ').map(|(_, kind)| kind.to_owned());
     let of_first = kind(&*first[0]);
     all.retain(|engine| kind(&**engine) == of_first);
