@@ -1,30 +1,30 @@
-//! Tokens and their places: position ids, the rotary tables made from them, and the packing of latents into tokens.
+//! Position ids of tokens, the rotary tables made from them, and the packing of latents into tokens.
 //!
 //! In:  sizes in tokens; a latent `[c, h, w]` in patchified form.
 //! Out: ids `(t, h, w, l)` per token; tables of cosines and sines `[n, head_dim / 2]`; tokens `[h * w, c]`.
 //!
-//! Host arithmetic, done once per request. Ids follow `prepare_ids` of black-forest-labs/flux2, the tables
+//! Host arithmetic, once per request. Ids follow `prepare_ids` of black-forest-labs/flux2, the tables
 //! `Flux2PosEmbed` in diffusers and `Qwen3RotaryEmbedding` in transformers.
 
 use std::collections::HashMap;
 
-/// Where a token is: image (t), row (h), column (w), place in the text (l).
+/// Position of a token: image (t), row (h), column (w), index in the text (l).
 pub type PositionId = [u32; 4];
 
-/// Distance in t between the generated image, the first reference image, the second, and so on.
+/// Step in t from the generated image to the first reference image, to the second, and so on.
 const REFERENCE_T_STEP: u32 = 10;
 
-/// Ids of `n` text tokens: counted along the last axis.
+/// Ids of `n` text tokens, counted along the last axis.
 pub fn text_ids(n: usize) -> Vec<PositionId> {
     (0..n as u32).map(|l| [0, 0, 0, l]).collect()
 }
 
-/// Ids of the tokens that are denoised, `h` rows of `w`, row by row.
+/// Ids of the tokens that are denoised: `h` rows of `w`, row by row.
 pub fn image_ids(h: usize, w: usize) -> Vec<PositionId> {
     grid_ids(0, h, w)
 }
 
-/// Ids of reference image `k` (the first is 0), `h` rows of `w`, row by row; every image begins at row 0, column 0.
+/// Ids of reference image `k` (from 0): `h` rows of `w`, row by row. Every image begins at row 0, column 0.
 pub fn reference_ids(k: usize, h: usize, w: usize) -> Vec<PositionId> {
     grid_ids(REFERENCE_T_STEP * (k as u32 + 1), h, w)
 }
@@ -35,7 +35,7 @@ fn grid_ids(t: u32, h: usize, w: usize) -> Vec<PositionId> {
 
 /// Rotary tables of the flow transformer: cosines and sines, each `[n, sum(axes) / 2]`, t first, then h, w, l.
 ///
-/// Entry `i` of a row turns the adjacent channels `2i` and `2i + 1` of a head. Angles are f64 as in diffusers, the
+/// Entry `i` of a row rotates the adjacent channels `2i` and `2i + 1` of a head. Angles are f64 as in diffusers, the
 /// tables f32.
 ///
 /// # Panics
@@ -47,8 +47,8 @@ pub fn rope_tables(ids: &[PositionId], axes: &[usize], theta: f64) -> (Vec<f32>,
         .iter()
         .map(|channels| (0..channels / 2).map(|i| theta.powf(-2.0 * i as f64 / *channels as f64)).collect())
         .collect();
-    // A picture has thousands of tokens and a few dozen positions on each axis.
-    let turns = |position: u32, axis: usize| -> Vec<(f32, f32)> {
+    // A picture has thousands of tokens but few positions on each axis: compute each position once.
+    let rotations = |position: u32, axis: usize| -> Vec<(f32, f32)> {
         let angles = frequencies[axis].iter().map(|frequency| f64::from(position) * frequency);
         angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect()
     };
@@ -57,7 +57,7 @@ pub fn rope_tables(ids: &[PositionId], axes: &[usize], theta: f64) -> (Vec<f32>,
     let (mut cosines, mut sines) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
     for id in ids {
         for (axis, position) in id.iter().enumerate() {
-            for (cosine, sine) in known.entry((*position, axis)).or_insert_with(|| turns(*position, axis)) {
+            for (cosine, sine) in known.entry((*position, axis)).or_insert_with(|| rotations(*position, axis)) {
                 cosines.push(*cosine);
                 sines.push(*sine);
             }
@@ -68,9 +68,9 @@ pub fn rope_tables(ids: &[PositionId], axes: &[usize], theta: f64) -> (Vec<f32>,
 
 /// Rotary tables of the text encoder for positions `0..n`: cosines and sines, each `[n, head_dim / 2]`.
 ///
-/// Entry `i` of a row turns the channels `i` and `i + head_dim / 2` of a head: the halves layout, unlike
-/// [`rope_tables`]. Frequencies and angles are rounded to f32 where transformers rounds them; at position 511 that
-/// rounding is visible in the fifth decimal.
+/// Entry `i` of a row rotates the channels `i` and `i + head_dim / 2` of a head: the halves layout, unlike
+/// [`rope_tables`]. Frequencies and angles are rounded to f32 where transformers rounds them; at position 511 the rounding
+/// shows in the fifth decimal.
 ///
 /// # Panics
 /// If `head_dim` is odd.
@@ -101,9 +101,9 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// A noise level as model input, `[channels]`: cosines of `1000 * sigma` at falling frequencies, then the sines.
 ///
-/// The only place where the factor 1000 lives. Frequency and angle are rounded to f32 where PyTorch rounds them: at
-/// angles up to 1000 that rounding is visible in the fifth decimal, so exact arithmetic would agree less. PyTorch's
-/// `exp` is one ulp off at 2 of the 128 frequencies (elements 12 and 106, 2.15 on a CPU), which leaves 3e-5 there.
+/// The factor 1000 is applied only here. Frequency and angle are rounded to f32 where PyTorch rounds them: at angles up to
+/// 1000 the rounding shows in the fifth decimal, so exact arithmetic would agree less. PyTorch's `exp` is one ulp off at 2
+/// of the 128 frequencies (elements 12 and 106, PyTorch 2.15 on a CPU), which leaves a difference of 3e-5 there.
 /// Source: `Timesteps(flip_sin_to_cos=True, downscale_freq_shift=0)` in diffusers.
 ///
 /// # Panics
@@ -112,7 +112,7 @@ pub fn timestep_embedding(sigma: f32, channels: usize) -> Vec<f32> {
     assert!(channels.is_multiple_of(2), "timestep_embedding: {channels} channels do not halve");
     let half = channels / 2;
     let max_period_ln = -(10_000f64.ln() as f32);
-    // The scheduler multiplies by 1000, the pipeline divides, the model multiplies: three roundings, each kept.
+    // The reference multiplies in the scheduler, divides in the pipeline and multiplies in the model: three roundings.
     let timestep = 1000.0 * (1000.0 * sigma / 1000.0);
     let angles: Vec<f64> = (0..half)
         .map(|i| {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn rope_of_position_zero_turns_nothing() {
+    fn rope_of_position_zero_rotates_nothing() {
         let (cos, sin) = rope_tables(&[[0; 4]], &AXES, 2000.0);
         assert!(cos.iter().all(|c| *c == 1.0) && sin.iter().all(|s| *s == 0.0));
     }
@@ -172,9 +172,9 @@ mod tests {
             let mut id = [0; 4];
             id[axis] = 3;
             let (_, sin) = rope_tables(&[[0; 4], id], &[4, 8, 12, 16], 2000.0);
-            let turned: Vec<usize> = (0..20).filter(|i| sin[20 + i] != 0.0).collect();
+            let rotated: Vec<usize> = (0..20).filter(|i| sin[20 + i] != 0.0).collect();
             let expected = [0..2, 2..6, 6..12, 12..20][axis].clone();
-            assert_eq!(turned, expected.collect::<Vec<_>>(), "axis {axis}");
+            assert_eq!(rotated, expected.collect::<Vec<_>>(), "axis {axis}");
         }
     }
 

@@ -1,11 +1,14 @@
-//! Text embeddings on disk: what the text encoder made of a prompt, for the next run that asks it the same.
+//! A cache of text embeddings on disk, shared by runs and processes.
 //!
 //! In:  a folder, and everything an embedding depends on. Out: its values bit for bit, or nothing.
 //!
-//! An entry is one file, named by the SHA-256 of what its values depend on ([`Inputs`]): no prompt and no path is stored. The
-//! folder is not trusted. A file counts only if its name, header, length and checksum are those of the entry asked for;
-//! any other of that name is removed and made again. Entries are written to a temporary file and renamed, so that several
-//! processes may share a folder; those used longest ago go when there is no room. What is not an entry is never touched.
+//! An entry is one file, named by the SHA-256 of everything its values depend on ([`Inputs`]). No prompt and no path is
+//! stored.
+//!
+//! The folder is not trusted: a file is read only if its name, header, length and checksum are those of the entry asked for.
+//! Any other file of that name is removed and written again. Entries are written to a temporary file and renamed, so that
+//! several processes can share a folder. The least recently used ones are removed when the limit is reached. Files that
+//! are not entries are never touched.
 //!
 //! | bytes | little-endian |
 //! |---|---|
@@ -27,25 +30,25 @@ use crate::digest::hex;
 use crate::event::{Event, Observer, TextCacheEvent};
 use crate::weights::TextConfig;
 
-/// To be raised when the format changes, or what the encoder computes without any of [`Inputs`] telling.
+/// Increment when the format changes, or when the encoder's results change and no field of [`Inputs`] does.
 const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"F2-TEXT\n";
 const DTYPE_F32: u32 = 0;
 
-/// Of an entry's file name, behind the key in hexadecimal.
+/// File name of an entry: the key in hexadecimal, then this.
 const EXTENSION: &str = ".text";
-/// Of a file that becomes an entry.
+/// Prefix and suffix of an entry that is being written.
 const TEMPORARY: [&str; 2] = [".dj-flux2-text-", ".tmp"];
 
-/// A folder of text embeddings, and what may go into it.
+/// A folder of text embeddings and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextCache {
-    /// Where; made when the first entry is written. Nothing in it is touched but entries.
+    /// The folder; created when the first entry is written.
     pub folder: PathBuf,
-    /// Bytes of all entries together, at most. An entry of a 4B model takes 16 MB, one of a 9B model 25 MB.
+    /// Most bytes of all entries together. An entry of a 4B model takes 16 MB, one of a 9B model 25 MB.
     pub max_bytes: u64,
-    /// Text encoders with fewer parameters in the layers that are run are asked again each time: that takes less than a
-    /// second, and reading a file is not much faster.
+    /// Text encoders with fewer parameters in the layers that are run are not cached: they take less than a second, and
+    /// reading a file is not much faster.
     pub min_parameters: u64,
 }
 
@@ -55,7 +58,7 @@ impl TextCache {
         TextCache { folder: folder.into(), max_bytes: 512 << 20, min_parameters: 100_000_000 }
     }
 
-    /// The place of what `inputs` give.
+    /// The entry of the embedding that `inputs` determine.
     pub(crate) fn entry(&self, inputs: &Inputs) -> Entry {
         let key = inputs.digest();
         let mut header = Vec::with_capacity(HEADER_BYTES);
@@ -68,12 +71,12 @@ impl TextCache {
         Entry { cache: self.clone(), path, header, values: shape[0] * shape[1] }
     }
 
-    /// Remove the entries used longest ago until `bytes` more fit.
+    /// Remove the least recently used entries until `bytes` more fit.
     fn make_room(&self, bytes: u64) -> io::Result<()> {
         let mut entries = vec![];
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            // One that is gone again takes no room.
+            // Another process may have removed it.
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_file() && entry.file_name().to_str().is_some_and(is_ours) {
                 entries.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), entry.path()));
@@ -86,7 +89,7 @@ impl TextCache {
                 break;
             }
             match fs::remove_file(path) {
-                // Another process made room too.
+                // Another process may have removed it.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => total -= len,
             }
@@ -95,24 +98,24 @@ impl TextCache {
     }
 }
 
-/// Whether a file of that name was written here: an entry, or what is left of one that was not finished.
+/// Whether a file of that name was written by this cache: an entry, or one that was not finished.
 fn is_ours(name: &str) -> bool {
     let is_key = |key: &str| key.len() == 64 && key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let [prefix, suffix] = TEMPORARY;
     name.strip_suffix(EXTENSION).is_some_and(is_key) || (name.starts_with(prefix) && name.ends_with(suffix))
 }
 
-/// Everything the values of an embedding depend on. The tokenizer is not among it: what it makes of the prompt is.
+/// Everything the values of an embedding depend on. Token ids stand for prompt and tokenizer.
 pub(crate) struct Inputs<'a> {
-    /// Tells the weights from others; see [`Component::fingerprint`](crate::weights::Component::fingerprint).
+    /// Identifies the weights; see [`Component::fingerprint`](crate::weights::Component::fingerprint).
     pub encoder: [u8; 32],
     /// Sizes, taps and constants of the network.
     pub config: &'a TextConfig,
-    /// See [`Backend::kernels`](flux2_backend::Backend::kernels).
+    /// Name of the kernels; see [`Backend::kernels`](flux2_backend::Backend::kernels).
     pub kernels: &'a str,
     /// Token ids, padding included.
     pub ids: &'a [u32],
-    /// How many of them are real.
+    /// How many of them are not padding.
     pub valid: usize,
 }
 
@@ -129,13 +132,13 @@ impl Inputs<'_> {
     }
 }
 
-/// The place of one embedding.
+/// The file of one embedding, which may not exist.
 pub(crate) struct Entry {
     cache: TextCache,
     path: PathBuf,
-    /// What its file begins with, up to the checksum.
+    /// The first bytes of the file, up to the checksum.
     header: Vec<u8>,
-    /// How many follow.
+    /// Number of f32 values.
     values: usize,
 }
 
@@ -143,12 +146,12 @@ const HEADER_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 32;
 
 impl Entry {
-    /// The values, if they are there. A file in their place that does not hold them is removed.
+    /// The values, if the file is valid. An invalid one is removed.
     pub fn load(&self, observer: &mut dyn Observer) -> Option<Vec<f32>> {
         let meta = fs::symlink_metadata(&self.path).ok()?;
         let values = meta.is_file().then(|| self.read(meta.len())).flatten();
         match values {
-            // What was used last is what is kept longest; in a folder that cannot be written to, nothing goes anyway.
+            // Record the use for `make_room`. That may fail in a read-only folder, where nothing is removed anyway.
             Some(_) => {
                 let file = File::options().write(true).open(&self.path);
                 let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
@@ -175,7 +178,7 @@ impl Entry {
         Some(values.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
     }
 
-    /// Keep the values; that this may fail is no reason for anything else to.
+    /// Write the values. A failure is reported as an event and otherwise ignored.
     pub fn store(&self, values: &[f32], observer: &mut dyn Observer) {
         if let Err(error) = self.write(values) {
             let (path, reason) = (self.path.clone(), error.to_string());
@@ -183,7 +186,7 @@ impl Entry {
         }
     }
 
-    /// Whole or not at all.
+    /// Write the file atomically.
     fn write(&self, values: &[f32]) -> io::Result<()> {
         assert_eq!(values.len(), self.values, "an entry has the size of its inputs' embedding");
         if self.len() > self.cache.max_bytes {
@@ -192,7 +195,7 @@ impl Entry {
         }
         let mut folder = DirBuilder::new();
         folder.recursive(true);
-        // Who has an embedding can draw the prompt it was made of.
+        // Private: whoever has an embedding can draw its prompt.
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
         folder.create(&self.cache.folder)?;
@@ -204,7 +207,7 @@ impl Entry {
         file.write_all(&self.header)?;
         file.write_all(&Sha256::digest(&values))?;
         file.write_all(&values)?;
-        // Not synced: the checksum tells what a crash leaves.
+        // Not synced: the checksum detects what a crash leaves incomplete.
         file.persist(&self.path)?;
         Ok(())
     }

@@ -1,20 +1,20 @@
-//! What stands around the prompt when Qwen3 reads it: one user turn, then the opening of an answer that does not think.
+//! Qwen3's chat template: the prompt as one user turn, then the opening of an answer without thinking.
 //!
-//! In:  the prompt, verbatim. Out: the text to tokenise.
+//! In:  the prompt, verbatim. Out: the text to tokenize.
 //!
 //! Follows `_get_qwen3_prompt_embeds` of diffusers' `Flux2KleinPipeline`: the model's chat template with a generation
 //! prompt and `enable_thinking=False`, no system message.
 
-/// Before the prompt.
+/// Text before the prompt.
 pub const PREFIX: &str = "<|im_start|>user\n";
 
-/// After the prompt: the end of the turn, and an answer whose thoughts are already over.
+/// Text after the prompt: the end of the turn, and an answer whose think block is empty.
 pub const SUFFIX: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 
-/// The tokens the template relies on.
+/// Special tokens that the template needs in the vocabulary.
 pub const SPECIAL_TOKENS: [&str; 4] = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"];
 
-/// The text that is tokenised for `prompt`, which is neither trimmed nor escaped.
+/// The text to tokenize for `prompt`, which is neither trimmed nor escaped.
 pub fn render(prompt: &str) -> String {
     format!("{PREFIX}{prompt}{SUFFIX}")
 }

@@ -1,4 +1,4 @@
-//! Prompt to token ids: the [`chat_template`] around the prompt, then the [`tokenizer`]. Strings in, integers out.
+//! Prompt to token ids: the [`chat_template`] around the prompt, then the [`tokenizer`].
 
 pub mod chat_template;
 pub mod tokenizer;

@@ -1,11 +1,11 @@
 //! The tokenizer of Qwen3: byte-level BPE over a prompt in its chat template.
 //!
-//! In:  a `tokenizer.json` (or the one built in); a prompt.
-//! Out: token ids of one fixed length, how many of them are real, and what was cut.
+//! In:  a `tokenizer.json` (or the built-in one); a prompt.
+//! Out: a fixed number of token ids, how many of them are not padding, and what was cut.
 //!
-//! A tokenizer.json can hold any normaliser, any regular expression and any model, and the `tokenizers` crate panics on
-//! some of them. Every text encoder of this family uses the same one, so only its form is accepted: the file gives the
-//! vocabulary, the merges and the added tokens, all checked here; the rules for splitting text are the constants below.
+//! A tokenizer.json can hold any normalizer, any regular expression and any model, and the `tokenizers` crate panics on
+//! some of them. Every text encoder of this family uses the same rules, so a file with other rules is refused. Vocabulary,
+//! merges and added tokens are taken from the file and checked here; the rules are the constants below.
 //! Follows `Qwen2Tokenizer` in transformers.
 
 use std::fmt;
@@ -30,13 +30,13 @@ use crate::{Error, Result};
 /// Largest tokenizer.json that is read; Qwen3's has 11 MB.
 pub const MAX_FILE_BYTES: u64 = 32 << 20;
 
-/// Longest prompt that is tokenised; 512 tokens are rarely more than 3 kB.
+/// Longest prompt that is tokenized; 512 tokens are rarely more than 3 kB.
 pub const MAX_PROMPT_BYTES: usize = 256 << 10;
 
-/// Fills the places after the last real token.
+/// The padding token.
 const PAD_TOKEN: &str = "<|endoftext|>";
 
-/// Where Qwen2 and Qwen3 split text before merging: contractions, words, single digits, punctuation, white space.
+/// How Qwen2 and Qwen3 split text before merging: contractions, words, single digits, punctuation, white space.
 const SPLIT_PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -57,30 +57,30 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// A prompt as the text encoder takes it.
+/// A prompt as the input of the text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenizedPrompt {
-    /// Token ids, exactly as many as were asked for; filled up on the right.
+    /// Token ids, exactly as many as were asked for; padded on the right.
     pub ids: Vec<u32>,
-    /// How many of `ids` are real; the attention mask is 1 for these and 0 for the rest.
+    /// How many of `ids` are not padding; the attention mask is 1 for these and 0 for the rest.
     pub valid: usize,
-    /// What did not fit.
+    /// The end of the prompt, if it did not fit.
     pub cut: Option<Cut>,
 }
 
 /// The end of a prompt that did not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Tokens of the whole prompt with its template, or of as much of it as was looked at.
+    /// Number of tokens of the prompt with its template, or of the part that was tokenized.
     pub tokens: usize,
-    /// Whether the prompt goes on behind what was looked at.
+    /// Whether the prompt is longer than [`MAX_PROMPT_BYTES`], beyond which it is not tokenized.
     pub more: bool,
-    /// The part of the prompt that is not read; empty if only the template's end was cut.
+    /// The part of the prompt that was cut; empty if only the end of the template was.
     pub lost: String,
 }
 
 impl Tokenizer {
-    /// The tokenizer of Qwen3, which all text encoders of this family share. Read at the first call, then kept.
+    /// The tokenizer of Qwen3, which all text encoders of this family share. Parsed at the first call and kept.
     pub fn builtin() -> Self {
         static CELL: OnceLock<Tokenizer> = OnceLock::new();
         let read = || {
@@ -91,12 +91,12 @@ impl Tokenizer {
         CELL.get_or_init(read).clone()
     }
 
-    /// Reads a tokenizer.json.
+    /// Read a tokenizer.json.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerTooLarge`], [`Error::TokenizerJson`] if it is no such
     /// file, [`Error::TokenizerRule`] if it splits text unlike Qwen3, [`Error::TokenizerToken`] if a token is missing or
-    /// misnumbered.
+    /// has an unexpected id.
     pub fn from_file(file: impl Into<Location>) -> Result<Self> {
         let file = file.into();
         let mut json = Vec::new();
@@ -113,7 +113,7 @@ impl Tokenizer {
         file.check_rules(path)?;
         file.check_vocabulary(path)?;
 
-        // What follows cannot fail on a file that passed: the crate itself asks for less than was checked.
+        // Building cannot fail on a checked file: the crate requires less than was checked.
         let bpe = BPE::builder()
             .vocab_and_merges(file.model.vocab, file.model.merges.into_iter().map(|Merge(a, b)| (a, b)).collect())
             .ignore_merges(file.model.ignore_merges)
@@ -125,9 +125,9 @@ impl Tokenizer {
         bpe.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()])));
         bpe.with_normalizer(Some(NFC)).expect("there are no added tokens yet");
         let added_tokens = file.added_tokens.iter().map(|t| AddedToken::from(&*t.content, t.special).normalized(false));
-        bpe.add_tokens(added_tokens).expect("added tokens are not normalised");
+        bpe.add_tokens(added_tokens).expect("added tokens are not normalized");
 
-        // Added tokens are numbered on from the vocabulary, whatever number the file gives them.
+        // The crate numbers added tokens on from the vocabulary and ignores the ids in the file.
         let misnumbered = file.added_tokens.iter().find(|added| bpe.token_to_id(&added.content) != Some(added.id));
         if let Some(added) = misnumbered {
             return Err(Error::TokenizerToken { path: path.to_owned(), token: added.content.clone() });
@@ -136,31 +136,29 @@ impl Tokenizer {
         Ok(Self { bpe: Arc::new(bpe), pad_id })
     }
 
-    /// `prompt` in its chat template as exactly `max_length` ids: the first ones if there are more, filled up on the
-    /// right if there are fewer.
+    /// `prompt` in its chat template as exactly `max_length` ids: cut if there are more, padded on the right if there are
+    /// fewer.
     ///
-    /// As in the reference, what is cut off a long prompt includes the template's end, and the text of a special token
-    /// in the prompt is that token.
-    ///
-    /// Of a prompt longer than [`MAX_PROMPT_BYTES`] only so much is looked at.
+    /// As in the reference, a cut includes the end of the template, and the text of a special token in the prompt becomes
+    /// that token. Only the first [`MAX_PROMPT_BYTES`] of a prompt are tokenized.
     pub fn encode_prompt(&self, prompt: &str, max_length: usize) -> TokenizedPrompt {
-        let looked_at = &prompt[..prompt.floor_char_boundary(MAX_PROMPT_BYTES)];
-        let text = chat_template::render(looked_at);
+        let head = &prompt[..prompt.floor_char_boundary(MAX_PROMPT_BYTES)];
+        let text = chat_template::render(head);
         let encoding = self.bpe.encode(&*text, false).expect("byte-level BPE takes any text");
         let tokens = encoding.len();
         let cut = encoding.get_offsets().get(max_length).map(|&(first_cut_byte, _)| {
-            let prompt_end = chat_template::PREFIX.len() + looked_at.len();
+            let prompt_end = chat_template::PREFIX.len() + head.len();
             let lost = (first_cut_byte.clamp(chat_template::PREFIX.len(), prompt_end)..=prompt_end)
-                .find_map(|start| text.get(start..prompt_end)) // past the rest of a character that is two tokens
+                .find_map(|start| text.get(start..prompt_end)) // skips the rest of a character that is split in two tokens
                 .unwrap_or_default();
-            Cut { tokens, more: looked_at.len() < prompt.len(), lost: lost.to_owned() }
+            Cut { tokens, more: head.len() < prompt.len(), lost: lost.to_owned() }
         });
         let mut ids = encoding.get_ids().to_vec();
         ids.resize(max_length, self.pad_id);
         TokenizedPrompt { ids, valid: tokens.min(max_length), cut }
     }
 
-    /// The largest id it gives.
+    /// The largest token id.
     pub fn highest_id(&self) -> usize {
         self.bpe.get_vocab_size(true).saturating_sub(1)
     }
@@ -168,7 +166,7 @@ impl Tokenizer {
 
 // ---- the file ----
 
-/// The parts of a tokenizer.json that are read; post-processor and decoder play no role in encoding.
+/// The parts of a tokenizer.json that encoding needs; post-processor and decoder are ignored.
 #[derive(Deserialize)]
 struct TokenizerFile {
     added_tokens: Vec<Added>,
@@ -202,7 +200,7 @@ struct Added {
     special: bool,
 }
 
-/// Two neighbours that become one token. Newer files say `["a", "b"]`, older ones `"a b"`.
+/// Two adjacent tokens that become one. Newer files write `["a", "b"]`, older ones `"a b"`.
 struct Merge(String, String);
 
 impl<'de> Deserialize<'de> for Merge {
@@ -232,7 +230,7 @@ impl<'de> Deserialize<'de> for Merge {
 }
 
 impl TokenizerFile {
-    /// The file splits text the way the constants above do, and leaves nothing to chance.
+    /// Check that the file splits text as the constants above do, without dropout.
     fn check_rules(&self, path: &Path) -> Result<()> {
         let Self { added_tokens, normalizer, pre_tokenizer, model } = self;
         let split = &pre_tokenizer["pretokenizers"][0];
@@ -259,7 +257,7 @@ impl TokenizerFile {
         }
     }
 
-    /// Every byte, every part and result of a merge, and every token that is asked for by name is there.
+    /// Check that every byte, every part and result of a merge, and every token that is used by name is in the vocabulary.
     fn check_vocabulary(&self, path: &Path) -> Result<()> {
         let missing = |token: &str| Error::TokenizerToken { path: path.to_owned(), token: token.to_owned() };
         let vocab = &self.model.vocab;
