@@ -1,9 +1,11 @@
-//! What number formats cost on a checkpoint: how far bf16, q8_0, q4_k and bytes are from f32, and how far each block and each kind of
-//! matrix is from bf16 if it alone is in bytes. Relative L2 of the text embedding, and of the first step's velocity.
+//! What number formats cost on a checkpoint: how far bf16, q8_0, q4_k and bytes are from f32, and how far each block
+//! and each kind of matrix is from bf16 if it alone is in bytes. Relative L2 of the text embedding, and of the first
+//! step's velocity.
 //!
 //! `cargo run --release -p flux2 --example precision -- MODEL [SIDE_PX] [cuda]`
 //!
-//! MODEL is a folder, or `klein-4b`: random weights of that size. On a GPU the bytes are int8 and fp8, on the processor int8.
+//! MODEL is a folder, or `klein-4b`: random weights of that size. On a GPU the bytes are int8 and fp8, on the processor
+//! int8.
 
 #![allow(clippy::print_stdout)] // its result
 

@@ -132,8 +132,8 @@ pub struct Engines {
     pub left_out: Vec<(Device, NoGpu)>,
 }
 
-/// As [`open`], on at most `most` of the devices that `options` allow: all GPUs, unless one of them or the CPU is named.
-/// Memory-mapped weights are shared.
+/// As [`open`], on at most `most` of the devices that `options` allow: all GPUs, unless one of them or the CPU is
+/// named. Memory-mapped weights are shared.
 ///
 /// # Errors
 /// As [`open`].
@@ -141,8 +141,8 @@ pub fn open_all(files: &ModelFiles, options: &EngineOptions, most: NonZeroUsize)
     open_devices(options, most)?.into_engines(files, options)
 }
 
-/// As [`open_all`], in the first way of running `requests` that takes at most `limit` bytes of the host's memory, or of each
-/// GPU's; see [`plan::within`](crate::plan::within). Returns the options of that way and what it takes.
+/// As [`open_all`], in the first way of running `requests` that takes at most `limit` bytes of the host's memory, or of
+/// each GPU's; see [`plan::within`](crate::plan::within). Returns the options of that way and what it takes.
 ///
 /// # Errors
 /// As [`open_all`] and [`plan::within`](crate::plan::within).

@@ -2,8 +2,8 @@
 //!
 //! In:  engines, jobs, and the work to do for a job. Out: messages of the workers, received on the calling thread.
 //!
-//! The caller defines what a job is: a picture, or several in a row. Each engine has a worker thread; a single engine works
-//! on the calling thread.
+//! The caller defines what a job is: a picture, or several in a row. Each engine has a worker thread; a single engine
+//! works on the calling thread.
 
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -64,8 +64,8 @@ impl<M: From<Event>> Worker<'_, M> {
     }
 }
 
-/// Do `work` for each of `jobs`, in their order, each on the engine that is free first. `receive` is called on the calling
-/// thread with every message and the number of the engine that sent it, in the order of sending.
+/// Do `work` for each of `jobs`, in their order, each on the engine that is free first. `receive` is called on the
+/// calling thread with every message and the number of the engine that sent it, in the order of sending.
 ///
 /// The first error ends the run: jobs in progress are cancelled, and all messages sent by then are received.
 ///

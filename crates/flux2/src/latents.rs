@@ -69,8 +69,8 @@ pub fn rope_tables(ids: &[PositionId], axes: &[usize], theta: f64) -> (Vec<f32>,
 /// Rotary tables of the text encoder for positions `0..n`: cosines and sines, each `[n, head_dim / 2]`.
 ///
 /// Entry `i` of a row rotates the channels `i` and `i + head_dim / 2` of a head: the halves layout, unlike
-/// [`rope_tables`]. Frequencies and angles are rounded to f32 where transformers rounds them; at position 511 the rounding
-/// shows in the fifth decimal.
+/// [`rope_tables`]. Frequencies and angles are rounded to f32 where transformers rounds them; at position 511 the
+/// rounding shows in the fifth decimal.
 ///
 /// # Panics
 /// If `head_dim` is odd.
@@ -101,9 +101,10 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// A noise level as model input, `[channels]`: cosines of `1000 * sigma` at falling frequencies, then the sines.
 ///
-/// The factor 1000 is applied only here. Frequency and angle are rounded to f32 where PyTorch rounds them: at angles up to
-/// 1000 the rounding shows in the fifth decimal, so exact arithmetic would agree less. PyTorch's `exp` is one ulp off at 2
-/// of the 128 frequencies (elements 12 and 106, PyTorch 2.15 on a CPU), which leaves a difference of 3e-5 there.
+/// The factor 1000 is applied only here. Frequency and angle are rounded to f32 where PyTorch rounds them: at angles up
+/// to 1000 the rounding shows in the fifth decimal, so exact arithmetic would agree less. PyTorch's `exp` is one ulp
+/// off at 2 of the 128 frequencies (elements 12 and 106, PyTorch 2.15 on a CPU), which leaves a difference of 3e-5
+/// there.
 /// Source: `Timesteps(flip_sin_to_cos=True, downscale_freq_shift=0)` in diffusers.
 ///
 /// # Panics

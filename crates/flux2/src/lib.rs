@@ -15,24 +15,24 @@
 //! # }
 //! ```
 //!
-//! With [`weights::Location::builtin`] in the place of the folder, klein-mini draws: a small model of 128x128 pictures that
-//! comes with the library (feature `mini`, on by default).
+//! [`weights::Location::builtin`] instead of the folder is klein-mini, a small model of 128x128 pictures that is part
+//! of the library (feature `mini`, on by default).
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`pipeline`] | the recipe, in numbered steps; what is resident when |
-//! | [`engine`] | the same behind an object, with the device chosen |
-//! | [`fleet`] | several engines at work on one queue |
-//! | [`plan`] | what a run takes of memory, known before |
-//! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
+//! | [`pipeline`] | the recipe, in numbered steps; which network is resident when |
+//! | [`engine`] | a pipeline on a chosen device, behind an object |
+//! | [`fleet`] | several engines working on one queue |
+//! | [`plan`] | the memory a run takes, by a dry run |
+//! | [`request`] | requests, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
-//! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
+//! | [`sampler`], [`latents`] | noise levels and noise; tokens, position ids, time embedding |
 //! | [`weights`], [`variant`] | checkpoints of any kind, LoRAs, conversion; the members of the family |
 //! | `hub` | models from the Hugging Face hub, and its cache on this disk (feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
-//! | [`text_cache`] | text embeddings on disk, from run to run |
-//! | [`image`] | pictures in and out, references prepared, parameters stored |
-//! | [`bench`] | ops and whole pictures timed, beside what the device could do at most |
+//! | [`text_cache`] | text embeddings on disk, shared by runs |
+//! | [`image`] | image files, preparation of references, stored parameters |
+//! | [`bench`] | ops and whole pictures timed, beside the peaks of the device |
 //! | [`digest`] | hashes as names |
 //! | [`event`], [`error`] | what a run says; what can go wrong |
 //!

@@ -1,7 +1,7 @@
 //! The recipe: from a prompt, a seed and perhaps reference images to a picture.
 //!
-//! [`Pipeline::generate`] reads as the numbered steps of ARCHITECTURE.md. Each step is a method of its own, so that it can
-//! be called, watched and tested alone. What the steps share has rooms of its own:
+//! [`Pipeline::generate`] reads as the numbered steps of ARCHITECTURE.md. Each step is a method of its own, so that it
+//! can be called, watched and tested alone. What the steps share has rooms of its own:
 //!
 //! | file | holds |
 //! |---|---|
@@ -106,8 +106,8 @@ impl<B: Backend> Pipeline<B> {
         self
     }
 
-    /// The same with at most so many host threads for what the backend does not do; by default, as many as the process may
-    /// use.
+    /// The same with at most so many host threads for what the backend does not do; by default, as many as the process
+    /// may use.
     pub fn with_threads(mut self, threads: NonZeroUsize) -> Self {
         self.networks.threads = threads;
         self
@@ -152,8 +152,8 @@ impl<B: Backend> Pipeline<B> {
         request.warnings.iter().for_each(|w| observer.on_event(&Event::Warning(w.clone())));
         let mut timings = Timings::default();
 
-        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt. The host always makes
-        // the noise of step 4; if another device encodes, at the same time.
+        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt. The host always
+        // makes the noise of step 4; if another device encodes, at the same time.
         let guidance = request.guidance.filter(|g| *g > 1.0);
         let channels = self.networks.files.transformer.config.in_channels;
         let threads = self.networks.threads;
@@ -202,7 +202,8 @@ impl<B: Backend> Pipeline<B> {
         Ok(GeneratedImage { image, parameters, timings, kernels, rescues: self.ladder.take() })
     }
 
-    /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the text encoder is loaded once for all.
+    /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the text encoder is loaded once for
+    /// all.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or if the text encoder cannot be read.

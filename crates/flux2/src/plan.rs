@@ -73,9 +73,9 @@ pub fn of(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateReque
     DryRun::of(options)?.plan(files, options, requests)
 }
 
-/// The first way of running `requests` that takes at most `limit` bytes: as `options` say, else with fewer weights in memory
-/// at a time, which gives the same pictures. If no residency will do and `may_round`, also with weights rounded to a
-/// smaller format, which does not. Returns the options of that way and what it takes.
+/// The first way of running `requests` that takes at most `limit` bytes: as `options` say, else with fewer weights in
+/// memory at a time, which gives the same pictures. If no residency will do and `may_round`, also with weights rounded
+/// to a smaller format, which does not. Returns the options of that way and what it takes.
 ///
 /// # Errors
 /// [`Error::MemoryLimit`] if there is none; otherwise as [`of`].
@@ -204,8 +204,8 @@ pub(crate) fn dry_run<B: Backend>(
 }
 
 impl StagePeaks {
-    /// Add what the host holds beside the backend's tensors: the largest reference image while it is encoded, the tokens of
-    /// references from then on, the finished pixels as f32.
+    /// Add what the host holds beside the backend's tensors: the largest reference image while it is encoded, the
+    /// tokens of references from then on, the finished pixels as f32.
     pub(crate) fn add_host_memory(&mut self, variant: &'static Variant, requests: &[GenerateRequest]) -> Result<()> {
         let [mut reference, mut picture] = [0; 2];
         for request in requests {

@@ -54,7 +54,8 @@ pub struct Reference {
 
 /// Identifies the pixels of a prepared reference.
 ///
-/// The digest of an image that comes from no file covers its pixels but not its shape: hence the size before preparation.
+/// The digest of an image that comes from no file covers its pixels but not its shape: hence the size before
+/// preparation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReferenceKey {
     sha256: String,
@@ -129,8 +130,8 @@ pub struct ResolvedRequest {
 }
 
 impl ResolvedRequest {
-    /// The latents that denoising starts from: noise of the seed as tokens `[n_img, channels]`, made on at most `threads`
-    /// threads.
+    /// The latents that denoising starts from: noise of the seed as tokens `[n_img, channels]`, made on at most
+    /// `threads` threads.
     pub fn initial_latents(&self, channels: usize, threads: NonZeroUsize) -> Vec<f32> {
         let [h, w] = self.grid();
         latents::pack(&sampler::noise_on(threads, self.noise, self.seed, channels * h * w), channels, h, w)
@@ -139,8 +140,8 @@ impl ResolvedRequest {
     /// Fill in what `variant` has defaults for, prepare the references, check the limits.
     ///
     /// # Errors
-    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or an
-    /// image error for a reference that is too small or too narrow.
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or
+    /// an image error for a reference that is too small or too narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {

@@ -5,10 +5,10 @@
 //! An entry is one file, named by the SHA-256 of everything its values depend on ([`Inputs`]). No prompt and no path is
 //! stored.
 //!
-//! The folder is not trusted: a file is read only if its name, header, length and checksum are those of the entry asked for.
-//! Any other file of that name is removed and written again. Entries are written to a temporary file and renamed, so that
-//! several processes can share a folder. The least recently used ones are removed when the limit is reached. Files that
-//! are not entries are never touched.
+//! The folder is not trusted: a file is read only if its name, header, length and checksum are those of the entry asked
+//! for. Any other file of that name is removed and written again. Entries are written to a temporary file and renamed,
+//! so that several processes can share a folder. The least recently used ones are removed when the limit is reached.
+//! Files that are not entries are never touched.
 //!
 //! | bytes | little-endian |
 //! |---|---|

@@ -16,8 +16,8 @@
 //!
 //! Every request and its answer come from `fixtures/mini`, on pairs of subject and background that were held out of
 //! training; how a picture is judged stands in `tests/it/evaluation/judge.rs`. References are drawn by the model itself
-//! from their own captions, and an edit counts only if they were right: that is what someone sees who edits a picture they
-//! made. The wordings are captions that no grammar made.
+//! from their own captions, and an edit counts only if they were right: that is what someone sees who edits a picture
+//! they made. The wordings are captions that no grammar made.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // its result and its progress
 

@@ -2,8 +2,8 @@
 //!
 //! In:  an engine, the lists of words. Out: PNG files in a folder, made by fixed requests.
 //!
-//! Pictures are written as drawn or at half their size, with the request below in letters of [`LETTERS`]. Colours are rounded
-//! to every fourth level, which nobody sees and which makes the files smaller.
+//! Pictures are written as drawn or at half their size, with the request below in letters of [`LETTERS`]. Colours are
+//! rounded to every fourth level, which nobody sees and which makes the files smaller.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! The floating-point operations of a request, from the sizes of the networks: what its time is compared with.
 //!
-//! Only products count, a multiply-add as two operations; all other work is under 1 %. Counted is what the recipe asks for,
-//! not what a kernel does in addition, such as masked attention or the padding of tiles.
+//! Only products count, a multiply-add as two operations; all other work is under 1 %. Counted is what the recipe asks
+//! for, not what a kernel does in addition, such as masked attention or the padding of tiles.
 
 use std::iter::Sum;
 use std::ops::{Add, Mul};
@@ -106,7 +106,8 @@ impl Cost {
     /// The cost of `request` on the model `files`.
     ///
     /// # Errors
-    /// If the model's tokenizer cannot be read: the prompt's token count sets the cost of attention in the text encoder.
+    /// If the model's tokenizer cannot be read: the prompt's token count sets the cost of attention in the text
+    /// encoder.
     pub fn of(files: &ModelFiles, request: &ResolvedRequest) -> Result<Self> {
         let (text, transformer, vae) = (&files.text_encoder.config, &files.transformer.config, &files.vae.config);
         let tokenizer = match &files.tokenizer {
@@ -179,7 +180,8 @@ fn step(c: &TransformerConfig, tokens: Tokens, is_cached: bool) -> Flops {
     block * (c.double_blocks + c.single_blocks) + Flops::linear(tokens.image, 2 * c.hidden() * c.in_channels)
 }
 
-/// Work before the first step: text (of each pass) and references through their embedders, the modulations of all steps.
+/// Work before the first step: text (of each pass) and references through their embedders, the modulations of all
+/// steps.
 fn embedders(c: &TransformerConfig, tokens: Tokens, steps: usize, passes: usize) -> Flops {
     let d = c.hidden();
     let modulations = d * c.time_channels + d * d + (6 + 6 + 3 + 2) * d * d;

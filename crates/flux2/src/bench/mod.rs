@@ -63,8 +63,8 @@ pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
 /// Returns the number of these ops; if it is 0, nothing is measured.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) if there is no such device, [`Error::Cancelled`](crate::Error::Cancelled), or
-/// no memory.
+/// [`Error::Device`](crate::Error::Device) if there is no such device, [`Error::Cancelled`](crate::Error::Cancelled),
+/// or no memory.
 pub fn time_ops(
     options: &EngineOptions,
     filter: &str,

@@ -103,7 +103,8 @@ impl<B: Backend> Case<B> {
     }
 }
 
-/// Time the ops whose name and shape contain `filter` on `be`; see [`time_ops`](super::time_ops). `device` is sent first.
+/// Time the ops whose name and shape contain `filter` on `be`; see [`time_ops`](super::time_ops). `device` is sent
+/// first.
 ///
 /// # Errors
 /// [`Error::Cancelled`](crate::Error::Cancelled), or no memory.

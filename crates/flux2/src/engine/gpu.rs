@@ -88,8 +88,8 @@ pub(crate) fn plan(
     Ok(MemoryPlan { device, stages: run.stages, program: cuda::CONTEXT_BYTES })
 }
 
-/// Formats that weights may be rounded to in order to take less memory. Block formats save none: a GPU keeps weights as it
-/// multiplies them, in one byte or in the compute dtype.
+/// Formats that weights may be rounded to in order to take less memory. Block formats save none: a GPU keeps weights as
+/// it multiplies them, in one byte or in the compute dtype.
 pub(crate) fn smaller_formats(gpu: &GpuInfo) -> &'static [Format] {
     if gpu.capability >= [8, 9] { &[Format::Fp8] } else { &[Format::Int8] }
 }

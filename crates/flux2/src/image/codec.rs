@@ -1,11 +1,11 @@
-//! Picture files: PNG, JPEG and WebP bytes to sRGB pixels and back, and a safe way to put them on disk.
+//! Image files: PNG, JPEG and WebP bytes to sRGB pixels and back, and atomic writing.
 //!
-//! In:  bytes from anywhere. The format is told by content, never by name; size is checked before a pixel is decoded.
-//! Out: upright sRGB, 8 bits a channel. Orientation first, then the ICC profile; as `ImageOps.exif_transpose` and
-//!      `convert("RGB")` in Pillow do, alpha is dropped without compositing and 16 bits keep their high byte.
+//! In:  untrusted bytes. The format is detected by content, never by name; the size is checked before decoding.
+//! Out: upright sRGB, 8 bits a channel. The ICC profile is applied first, then the EXIF orientation. As in Pillow's
+//!      `convert("RGB")`, alpha is dropped without compositing and 16-bit channels keep their high byte.
 //!
-//! Two differences from Pillow. 16-bit grey keeps its high byte too, where Pillow clips at 255 and so turns a photograph
-//! white. An animation is refused, where Pillow takes its first frame.
+//! Two differences from Pillow: 16-bit gray also keeps its high byte, where Pillow clips at 255 and so turns a
+//! photograph white; an animation is refused, where Pillow takes its first frame.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -21,26 +21,26 @@ use super::metadata::{self, PngTextKind};
 use super::{Parameters, RgbImage, color};
 use crate::{Error, Result};
 
-/// Longest side that is decoded.
+/// Longest side that is decoded, in pixels.
 pub const MAX_SIDE: u32 = 16_384;
-/// Most pixels that are decoded: 128 million, 384 MB of RGB.
+/// Largest number of pixels that are decoded: 128 million, 384 MB of RGB.
 pub const MAX_PIXELS: u64 = 128_000_000;
-/// Largest image file that is read.
+/// Largest image file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 
-/// A picture format that is read and written.
+/// An image format that is read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageFormat {
     /// Lossless; parameters as text chunks.
     Png,
     /// Lossy, quality 95; parameters as EXIF.
     Jpeg,
-    /// Lossless here, though the format is often lossy; parameters as EXIF.
+    /// Written without loss; parameters as EXIF.
     WebP,
 }
 
 impl ImageFormat {
-    /// The format that a name's extension asks for, in either case.
+    /// The format of a file name's extension, in upper or lower case.
     ///
     /// # Errors
     /// [`Error::UnknownExtension`] unless it is `png`, `jpg`, `jpeg` or `webp`.
@@ -54,7 +54,7 @@ impl ImageFormat {
         }
     }
 
-    /// The format of a file by its first bytes.
+    /// The format of a file's first bytes.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Self::Png),
@@ -64,7 +64,7 @@ impl ImageFormat {
         }
     }
 
-    /// As its makers write it: `PNG`, `JPEG`, `WebP`.
+    /// Its usual spelling: `PNG`, `JPEG`, `WebP`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Png => "PNG",
@@ -76,7 +76,7 @@ impl ImageFormat {
 
 // ---- reading ----
 
-/// The picture in a file.
+/// Read and decode an image file.
 ///
 /// # Errors
 /// Those of [`read_file`] and [`decode`].
@@ -84,13 +84,13 @@ pub fn open(path: &Path) -> Result<RgbImage> {
     decode(&read_file(path)?, &path.display().to_string())
 }
 
-/// The bytes of an image file, for [`decode`] and [`sha256`](crate::digest::sha256).
+/// Read the bytes of an image file, for [`decode`] and [`sha256`](crate::digest::sha256).
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::ImageFileTooLarge`] over [`MAX_FILE_BYTES`].
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let io = |source| Error::Io { path: path.into(), source };
-    // Opening a pipe that nobody writes to would wait for ever.
+    // Opening a pipe without a writer would block.
     if !path.metadata().map_err(io)?.is_file() {
         return Err(not_a_file(path));
     }
@@ -100,13 +100,13 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     if bytes > MAX_FILE_BYTES {
         return Err(too_large(bytes));
     }
-    // It may grow while it is read, so the reading is bounded too.
+    // The file may grow while it is read, so the read is bounded too.
     let mut contents = Vec::with_capacity(bytes as usize + 1);
     let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents).map_err(io)? as u64;
     if read > MAX_FILE_BYTES { Err(too_large(read)) } else { Ok(contents) }
 }
 
-/// The picture in `bytes`, upright and in sRGB. `what` names it in errors.
+/// Decode `bytes` to an upright picture in sRGB. `what` names it in errors.
 ///
 /// # Errors
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
@@ -123,7 +123,7 @@ pub fn decode(bytes: &[u8], what: &str) -> Result<RgbImage> {
     decoded.upright_srgb()
 }
 
-/// What bytes that are no picture of ours look like.
+/// What kind of file `bytes` that are no supported image seem to be, for the error.
 fn look(bytes: &[u8]) -> &'static str {
     let text = bytes.trim_ascii_start();
     let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix.as_bytes()));
@@ -142,20 +142,20 @@ fn look(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// What is being decoded, and how to speak of it.
+/// The bytes to decode, and their name for errors.
 struct Input<'a> {
     bytes: &'a [u8],
     what: &'a str,
     format: ImageFormat,
 }
 
-/// A decoded picture before its orientation and colour profile are applied.
+/// A decoded picture before its color profile and orientation are applied.
 struct Decoded {
     width: u32,
     height: u32,
-    /// `[height, width, 3]`, or `[height, width]` if `grey`.
+    /// `[height, width, 3]`, or `[height, width]` if `is_gray`.
     pixels: Vec<u8>,
-    grey: bool,
+    is_gray: bool,
     profile: Option<Vec<u8>>,
     orientation: Orientation,
 }
@@ -169,7 +169,7 @@ impl Input<'_> {
         Error::ImageAnimated { what: self.what.into(), format: self.format.name() }
     }
 
-    /// Called with what the header says, before anything of that size is allocated.
+    /// Check the size in the header before anything of that size is allocated.
     fn check_size(&self, width: u32, height: u32) -> Result<()> {
         if width == 0 || height == 0 {
             return Err(self.broken(format_args!("it is {width}x{height} pixels")));
@@ -182,7 +182,7 @@ impl Input<'_> {
     }
 
     fn png(&self) -> Result<Decoded> {
-        // The limit holds for what a chunk unpacks to, such as a colour profile; the pixels are bounded by their size.
+        // The limit is for decompressed chunks, such as a color profile; pixels are bounded by the size of the picture.
         let limits = png::Limits { bytes: 64 << 20 };
         let mut decoder = png::Decoder::new_with_limits(Cursor::new(self.bytes), limits);
         decoder.set_ignore_text_chunk(true);
@@ -196,16 +196,23 @@ impl Input<'_> {
         let channels = reader.output_color_type().0.samples();
         let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         reader.next_frame(&mut pixels).map_err(|e| self.broken(e))?;
-        // Orientation may stand behind the pixels. They are all there, so whatever else is wrong behind them is let be.
+        // The orientation may come after the pixels. Errors there are ignored, since the pixels are complete.
         let _ = reader.finish();
         let info = reader.info();
         let profile = info.icc_profile.as_deref().map(Into::into);
         let orientation = orientation(info.exif_metadata.as_deref());
-        Ok(Decoded { width, height, grey: channels < 3, pixels: without_alpha(pixels, channels), profile, orientation })
+        Ok(Decoded {
+            width,
+            height,
+            is_gray: channels < 3,
+            pixels: without_alpha(pixels, channels),
+            profile,
+            orientation,
+        })
     }
 
     fn jpeg(&self) -> Result<Decoded> {
-        // The decoder paints what is missing grey.
+        // The decoder would fill missing pixels with gray.
         if !jpeg_has_its_end(self.bytes) {
             return Err(self.broken("it is cut short"));
         }
@@ -213,7 +220,7 @@ impl Input<'_> {
     }
 
     fn webp(&self) -> Result<Decoded> {
-        // The decoder allocates what a chunk says it holds, before it reads it.
+        // The decoder allocates the declared size of a chunk before it reads it.
         if !webp_chunks_fit(self.bytes) {
             return Err(self.broken("it is cut short"));
         }
@@ -231,20 +238,27 @@ impl Input<'_> {
         if !matches!(color_type, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8) {
             return Err(self.broken(format_args!("its pixels are {color_type:?}")));
         }
-        // Broken metadata does not spoil the pixels.
+        // Broken metadata is ignored.
         let profile = decoder.icc_profile().ok().flatten();
         let orientation = orientation(decoder.exif_metadata().ok().flatten().as_deref());
         let channels = usize::from(color_type.channel_count());
         let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         decoder.read_image(&mut pixels).map_err(|e| self.broken(e))?;
-        Ok(Decoded { width, height, grey: channels < 3, pixels: without_alpha(pixels, channels), profile, orientation })
+        Ok(Decoded {
+            width,
+            height,
+            is_gray: channels < 3,
+            pixels: without_alpha(pixels, channels),
+            profile,
+            orientation,
+        })
     }
 }
 
 impl Decoded {
     fn upright_srgb(mut self) -> Result<RgbImage> {
-        if self.grey {
-            self.pixels = color::grey_to_srgb(&self.pixels, self.profile.as_deref());
+        if self.is_gray {
+            self.pixels = color::gray_to_srgb(&self.pixels, self.profile.as_deref());
         } else if let Some(profile) = &self.profile {
             color::rgb_to_srgb(&mut self.pixels, profile);
         }
@@ -255,12 +269,12 @@ impl Decoded {
     }
 }
 
-/// Which way up, by EXIF; upright if that is missing or broken.
+/// The EXIF orientation; upright if it is missing or broken.
 fn orientation(exif: Option<&[u8]>) -> Orientation {
     exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Drops the last of an even number of `channels`, moving the others together in place.
+/// Drop the last channel in place if `channels` is even, that is, if there is alpha.
 fn without_alpha(mut pixels: Vec<u8>, channels: usize) -> Vec<u8> {
     if channels.is_multiple_of(2) {
         let kept = channels - 1;
@@ -272,15 +286,15 @@ fn without_alpha(mut pixels: Vec<u8>, channels: usize) -> Vec<u8> {
     pixels
 }
 
-/// Whether a JPEG reaches its end-of-image marker, stepping over segments that may hold a thumbnail with its own.
+/// Whether a JPEG has its end-of-image marker. Segments are skipped, since a thumbnail in one has its own marker.
 fn jpeg_has_its_end(bytes: &[u8]) -> bool {
     let mut at = 2;
     while let Some(&[ff, marker]) = bytes.get(at..at + 2) {
         at += match (ff, marker) {
             (0xff, 0xd9) => return true,
-            // In compressed data: a stuffed 0xff, a restart marker; elsewhere: a fill byte before a marker.
+            // In compressed data: a stuffed 0xff or a restart marker.
             (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
-            (0xff, 0xff) => 1,
+            (0xff, 0xff) => 1, // a fill byte before a marker
             (0xff, _) => match bytes.get(at + 2..at + 4) {
                 Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
                 _ => return false,
@@ -305,7 +319,7 @@ fn webp_chunks_fit(bytes: &[u8]) -> bool {
 
 // ---- writing ----
 
-/// The picture as the bytes of a file, with what made it.
+/// Encode a picture as the bytes of a file, with its parameters.
 ///
 /// PNG is compressed at the middle setting, WebP without loss, JPEG at quality 95 without chroma subsampling.
 ///
@@ -352,27 +366,27 @@ fn write_image(mut encoder: impl ImageEncoder, image: &RgbImage, exif: Option<Ve
     encoder.write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8).map_err(|e| e.to_string())
 }
 
-/// What to do if the file to write is already there.
+/// What to do if the file to write exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IfExists {
-    /// Leave it and fail.
+    /// Keep it and fail.
     Fail,
-    /// Put the new one in its place.
+    /// Replace it.
     Replace,
 }
 
-/// Write a file whole or not at all: into a temporary one beside it, to the disk, then under its name.
+/// Write a file atomically: to a temporary file in the same folder, synced, then renamed.
 ///
-/// A symbolic link is followed, as an ordinary write would; the mode is an ordinary new file's.
+/// Symbolic links are followed and the mode follows the umask, as for an ordinary write.
 ///
 /// # Errors
-/// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Nothing is left behind then.
+/// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Neither leaves a file behind.
 pub fn save(path: &Path, bytes: &[u8], if_exists: IfExists) -> Result<()> {
     let target = target(path, if_exists)?;
     write_and_rename(&target, bytes, if_exists).map_err(|error| unwritable(path, error))
 }
 
-/// Whether [`save`] could write there, as far as can be told without writing: for a check before long work.
+/// Check before long work whether [`save`] could write there, as far as possible without writing.
 ///
 /// # Errors
 /// Those of [`save`].
@@ -381,7 +395,7 @@ pub fn check_save(path: &Path, if_exists: IfExists) -> Result<()> {
     tempfile::tempfile_in(folder_of(&target)).map(drop).map_err(|error| unwritable(path, error))
 }
 
-/// The file that a write to `path` would make or replace: at the end of its links, and an ordinary one.
+/// The file that a write to `path` would create or replace, after its symbolic links.
 fn target(path: &Path, if_exists: IfExists) -> Result<PathBuf> {
     let mut target = path.to_path_buf();
     for _ in 0..MAX_LINKS {
@@ -391,7 +405,7 @@ fn target(path: &Path, if_exists: IfExists) -> Result<PathBuf> {
                 let link = fs::read_link(&target).map_err(|error| unwritable(path, error))?;
                 target = folder_of(&target).join(link);
             }
-            // A rename would put a file in the place of a device such as /dev/null.
+            // A rename would replace a device such as /dev/null by a file.
             Ok(found) if !found.is_file() => return Err(not_a_file(path)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(path, error)),
             Ok(_) | Err(_) => return Ok(target),
@@ -400,7 +414,7 @@ fn target(path: &Path, if_exists: IfExists) -> Result<PathBuf> {
     Err(not_a_file(path))
 }
 
-/// Links that lead to links, at most.
+/// Longest chain of symbolic links that is followed.
 const MAX_LINKS: usize = 16;
 
 fn folder_of(path: &Path) -> &Path {
@@ -411,7 +425,7 @@ fn not_a_file(path: &Path) -> Error {
     Error::Io { path: path.into(), source: io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file") }
 }
 
-/// Without the name of the temporary file, which `tempfile` puts into its errors.
+/// The error of writing to `path`, without the name of the temporary file that `tempfile` adds.
 fn unwritable(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AlreadyExists => Error::OutputExists { path: path.into() },
@@ -426,7 +440,7 @@ fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Res
     let folder = folder_of(target);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".dj-flux2-").suffix(".tmp");
-    // Temporary files are private by default; this one becomes an ordinary file, so the umask decides.
+    // Temporary files are private by default. This one becomes an ordinary file, whose mode follows the umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder)?;
@@ -436,7 +450,7 @@ fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Res
         IfExists::Replace => file.persist(target)?,
         IfExists::Fail => file.persist_noclobber(target)?,
     };
-    // The picture is written; not every file system lets its folder be synced, so that may fail.
+    // Some file systems cannot sync a folder; the file itself is safe.
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }

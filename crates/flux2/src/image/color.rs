@@ -1,14 +1,14 @@
-//! Embedded ICC profiles: pixels in the file's colour space to sRGB.
+//! Embedded ICC profiles: pixels in the file's color space to sRGB.
 //!
-//! In:  decoded RGB or grey bytes and the bytes of the profile, both untrusted.
-//! Out: sRGB bytes, by relative colorimetric intent without black point compensation, as LittleCMS does it.
+//! In:  decoded RGB or gray bytes and the bytes of the profile, both untrusted.
+//! Out: sRGB bytes, with relative colorimetric intent and no black point compensation, as LittleCMS does it.
 //!
-//! A profile changes how a picture looks, never whether it is read: one that is broken, or speaks of other channels than
-//! the pixels have (CMYK, whose pixels the decoder has already turned into RGB), is passed over.
+//! A bad profile never fails a picture. It is ignored if it is broken or describes other channels than the pixels have
+//! (as for CMYK, which the decoder converts to RGB).
 
 use moxcms::{ColorProfile, DataColorSpace, Layout, RenderingIntent, Transform8BitExecutor, TransformOptions};
 
-/// RGB pixels to sRGB, in place.
+/// Convert RGB pixels to sRGB in place.
 pub(super) fn rgb_to_srgb(pixels: &mut [u8], profile: &[u8]) {
     let Some(transform) = transform(profile, DataColorSpace::Rgb, Layout::Rgb) else { return };
     if is_srgb(&*transform) {
@@ -23,21 +23,21 @@ pub(super) fn rgb_to_srgb(pixels: &mut [u8], profile: &[u8]) {
     }
 }
 
-/// Grey pixels to sRGB, three bytes for each one.
-pub(super) fn grey_to_srgb(grey: &[u8], profile: Option<&[u8]>) -> Vec<u8> {
+/// Convert gray pixels to sRGB, three bytes for each.
+pub(super) fn gray_to_srgb(gray: &[u8], profile: Option<&[u8]>) -> Vec<u8> {
     let transform = profile.and_then(|profile| transform(profile, DataColorSpace::Gray, Layout::Gray));
-    // Grey has 256 values, so the transform is asked once for each.
+    // Gray has 256 values: transform each once.
     let ramp: Vec<u8> = (0..=255).collect();
     let mut table = vec![0; 256 * 3];
     if transform.is_none_or(|transform| transform.transform(&ramp, &mut table).is_err()) {
         table = ramp.iter().flat_map(|&v| [v; 3]).collect();
     }
-    grey.iter()
+    gray.iter()
         .flat_map(|&v| [table[3 * usize::from(v)], table[3 * usize::from(v) + 1], table[3 * usize::from(v) + 2]])
         .collect()
 }
 
-/// Pixels converted at a time, so that a large picture is not held twice.
+/// Pixels converted at a time, to avoid a second copy of a large picture.
 const CHUNK: usize = 1 << 16;
 
 fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<std::sync::Arc<Transform8BitExecutor>> {
@@ -49,7 +49,7 @@ fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<st
     source.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgb, options).ok()
 }
 
-/// Whether the profile is sRGB up to rounding: most profiles in the wild are, and then not a byte should change.
+/// Whether the profile is sRGB up to rounding. Most profiles are, and then no byte should change.
 fn is_srgb(transform: &Transform8BitExecutor) -> bool {
     let levels = || (0..=255u8).step_by(15);
     let probe: Vec<u8> =

@@ -1,15 +1,15 @@
-//! What made a picture, inside the picture: parameters in, parameters out.
+//! The parameters of a picture, stored in its file and read back.
 //!
 //! | file       | where                                | what                                             |
 //! |------------|--------------------------------------|--------------------------------------------------|
-//! | PNG        | iTXt `dj-flux2`                      | the parameters as JSON; the place that is read   |
+//! | PNG        | iTXt `dj-flux2`                      | the parameters as JSON; this is read             |
 //! | PNG        | tEXt (iTXt if not Latin-1) `parameters` | the line that other tools show                |
 //! | JPEG, WebP | EXIF ImageDescription                | the JSON, in ASCII with `\u` escapes; this is read |
 //! | JPEG, WebP | EXIF UserComment                     | the line that other tools show, in UTF-16        |
 //! | JPEG, WebP | EXIF Software                        | `dj-flux2 VERSION`                               |
 //!
-//! Nothing local goes in: no path, no user, no time. Reference images are named by the SHA-256 of their files.
-//! The line is the one that AUTOMATIC1111's web UI writes and its readers parse.
+//! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
+//! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
 
 use std::fmt::Write as _;
 use std::io::{Cursor, Read};
@@ -20,49 +20,49 @@ use flate2::read::ZlibDecoder;
 use super::ImageFormat;
 use crate::{Error, Result};
 
-/// Name that pictures of ours carry: keyword of the PNG chunk, first word of EXIF Software.
+/// Identifies pictures of this program: keyword of the PNG chunk, first word of EXIF Software.
 pub const SOFTWARE: &str = "dj-flux2";
 
-/// Longest stored JSON that is read, in bytes.
+/// Longest JSON that is read, in bytes.
 const MAX_JSON: usize = 16 << 20;
 
-/// Most bytes of EXIF in a JPEG: a segment's 65535 without its length field and the `Exif\0\0` in front.
+/// Most bytes of EXIF in a JPEG: the 65535 of a segment less its length field and the leading `Exif\0\0`.
 const MAX_JPEG_EXIF: usize = 65_535 - 2 - 6;
 
-/// Everything that decides what a picture looks like: with the same model files, it can be made again from these.
+/// Everything that determines a picture: with the same model files, it can be made again from these.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Parameters {
-    /// The prompt, to the letter.
+    /// The prompt, verbatim.
     pub prompt: String,
     /// Seed of the noise.
     pub seed: u64,
-    /// How the noise is made from the seed.
+    /// Kind of noise; see [`NoiseKind`](crate::NoiseKind).
     pub noise: String,
     /// Name of the model.
     pub model: String,
-    /// How it was run: `klein`, `klein-base` or `klein-kv`. Unknown in pictures of other programs.
+    /// Kind of variant: `klein`, `klein-base` or `klein-kv`. `None` in pictures of other programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Number format the model ran in.
+    /// Number format of the run.
     pub dtype: String,
     /// Denoising steps.
     pub steps: u32,
     /// Guidance scale; none for a distilled model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f32>,
-    /// Pixels in a row.
+    /// Width in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub height: u32,
-    /// [`digest`] of each reference image's file, in order.
+    /// SHA-256 of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
     /// LoRAs that were added to the model, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraParameters>,
-    /// The program: [`SOFTWARE`].
+    /// Name of the program: [`SOFTWARE`].
     pub software: String,
-    /// The program's version.
+    /// Version of the program.
     pub version: String,
 }
 
@@ -71,14 +71,14 @@ pub struct Parameters {
 pub struct LoraParameters {
     /// Name of its file, without folder and extension.
     pub name: String,
-    /// How much of it was added.
+    /// Factor by which it was added.
     pub scale: f32,
-    /// [`digest`] of its file.
+    /// SHA-256 of its file.
     pub sha256: String,
 }
 
 impl Parameters {
-    /// The line that other tools read: the prompt, then settings by name, of which the last is the program.
+    /// The text that other tools parse: the prompt, then a line of settings by name, the program last.
     pub fn line(&self) -> String {
         let Self { prompt, seed, steps, width, height, model, software, version, .. } = self;
         let guidance = self.guidance.unwrap_or(1.0);
@@ -89,11 +89,11 @@ impl Parameters {
     }
 
     fn json(&self) -> String {
-        serde_json::to_string(self).expect("strings and numbers serialise")
+        serde_json::to_string(self).expect("strings and numbers serialize")
     }
 }
 
-/// Whether parameters with this prompt fit a picture of this format, for a check before long work.
+/// Check before long work whether parameters with this prompt fit into a file of this format.
 ///
 /// # Errors
 /// [`Error::ImageParametersTooLong`] for a JPEG and a prompt that does not leave 4 kB for everything else.
@@ -107,10 +107,10 @@ pub fn check_prompt(prompt: &str, format: ImageFormat) -> Result<()> {
     }
 }
 
-/// The parameters in a PNG, JPEG or WebP of ours; none in any other file.
+/// Read the parameters of a PNG, JPEG or WebP of this program; `None` for any other file.
 ///
 /// # Errors
-/// [`Error::ImageParameters`] if the file says it is ours and what it holds does not read.
+/// [`Error::ImageParameters`] if the file is marked as one of this program and its parameters cannot be parsed.
 pub fn read(bytes: &[u8]) -> Result<Option<Parameters>> {
     let json = match ImageFormat::of(bytes) {
         Some(ImageFormat::Png) => png_json(bytes)?,
@@ -134,16 +134,16 @@ pub(super) struct PngText {
     pub(super) kind: PngTextKind,
 }
 
-/// In which kind of chunk a text goes.
+/// The kind of chunk for a text.
 pub(super) enum PngTextKind {
-    /// tEXt.
+    /// tEXt: Latin-1.
     Latin1,
-    /// iTXt.
+    /// iTXt: UTF-8.
     Utf8,
 }
 
 pub(super) fn png_texts(parameters: &Parameters) -> [PngText; 2] {
-    // A text chunk cannot hold NUL. JSON escapes it; the line is for the eye.
+    // A text chunk cannot hold NUL. JSON escapes it; in the line it becomes a space.
     let line = parameters.line().replace('\0', " ");
     let kind = if line.chars().all(|c| c <= '\u{ff}') { PngTextKind::Latin1 } else { PngTextKind::Utf8 };
     [
@@ -152,7 +152,7 @@ pub(super) fn png_texts(parameters: &Parameters) -> [PngText; 2] {
     ]
 }
 
-/// The text of the first iTXt chunk with our keyword, before or behind the pixels.
+/// The text of the first iTXt chunk with the keyword of this program, before or after the pixels.
 fn png_json(png: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut rest = &png[8..];
     while let Some((head, tail)) = rest.split_at_checked(8) {
@@ -166,14 +166,14 @@ fn png_json(png: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// iTXt behind its keyword: compression flag and method, language, translated keyword, text.
+/// Parse iTXt after its keyword: compression flag and method, language, translated keyword, text.
 fn itxt(data: &[u8]) -> Result<Vec<u8>> {
     let cut_short = || unreadable("the text chunk is cut short");
     let (head, rest) = data.split_at_checked(2).ok_or_else(cut_short)?;
     let mut parts = rest.splitn(3, |&byte| byte == 0);
     let text = parts.nth(2).ok_or_else(cut_short)?;
     let mut json = Vec::new();
-    // One byte over the limit is enough to know that it is over.
+    // One byte over the limit, to detect that it is exceeded.
     let limit = MAX_JSON as u64 + 1;
     match head {
         [0, _] => text.take(limit).read_to_end(&mut json),
@@ -191,7 +191,7 @@ pub(super) fn exif(parameters: &Parameters) -> Vec<u8> {
     exif_block(parameters, Some(&parameters.line()))
 }
 
-/// The parameters as EXIF that fits a JPEG: a long prompt is left out of the line for other tools first.
+/// The parameters as EXIF that fits into a JPEG, without the line for other tools if it would not.
 ///
 /// # Errors
 /// [`Error::ImageParametersTooLong`] if the JSON alone does not fit.
@@ -214,7 +214,7 @@ fn exif_block(parameters: &Parameters, line: Option<&str>) -> Vec<u8> {
         field(Tag::Software, ascii(format!("{SOFTWARE} {}", ascii_json(&parameters.version)))),
     ];
     if let Some(line) = line {
-        // Readers disagree whether this text follows the byte order of the block; big-endian throughout suits all.
+        // Readers disagree on whether this text follows the byte order of the block. Big-endian for both suits all.
         let comment = b"UNICODE\0".iter().copied().chain(line.encode_utf16().flat_map(u16::to_be_bytes)).collect();
         fields.push(field(Tag::UserComment, Value::Undefined(comment, 0)));
     }
@@ -225,7 +225,7 @@ fn exif_block(parameters: &Parameters, line: Option<&str>) -> Vec<u8> {
     block.into_inner()
 }
 
-/// JSON in ASCII alone: characters beyond it stand only in strings, where an escape means the same.
+/// JSON as pure ASCII. Other characters occur only in strings, where an escape means the same.
 fn ascii_json(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
@@ -240,7 +240,7 @@ fn ascii_json(json: &str) -> String {
     ascii
 }
 
-/// The JSON of a JPEG or WebP whose EXIF says that it is ours.
+/// The JSON of a JPEG or WebP whose EXIF names this program.
 fn exif_json(file: &[u8]) -> Option<Vec<u8>> {
     let exif = exif::Reader::new().read_from_container(&mut Cursor::new(file)).ok()?;
     let text = |tag| match &exif.get_field(tag, In::PRIMARY)?.value {

@@ -1,9 +1,9 @@
-//! Images in and out: bytes of a file to sRGB pixels and back, pixels to what the autoencoder reads and back.
+//! Images: bytes of a file to sRGB pixels and back, pixels to the values of the autoencoder and back.
 //!
 //! ```text
-//! codec     PNG, JPEG, WebP bytes <-> RgbImage            hostile until here; files are replaced whole or not at all
+//! codec     PNG, JPEG, WebP bytes <-> RgbImage            untrusted input is checked here; atomic writes
 //! color     embedded ICC profile -> sRGB
-//! resize    reference image -> size the model takes       bit for bit what Pillow and diffusers make of it
+//! resize    reference image -> size the model takes       bit for bit as Pillow and diffusers do it
 //! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
 //! ```
 //!
@@ -23,7 +23,7 @@ pub use resize::prepare_reference;
 use crate::parallel::in_shares;
 use crate::{Error, Result};
 
-/// A picture: sRGB, 8 bits a channel, rows from the top, three bytes a pixel.
+/// A picture in sRGB: three bytes a pixel, rows from the top.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: u32,
@@ -41,12 +41,12 @@ impl RgbImage {
         Ok(Self { width, height, pixels })
     }
 
-    /// Pixels in a row.
+    /// Width in pixels.
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// Rows.
+    /// Height in pixels.
     pub fn height(&self) -> u32 {
         self.height
     }
@@ -86,28 +86,28 @@ fn check_len(width: u32, height: u32, len: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the autoencoder's encoder reads: `byte / 255 * 2 - 1` as `[height, width, 3]`, each in -1..=1.
+/// The input of the autoencoder's encoder: `byte / 255 * 2 - 1` as `[height, width, 3]`, each in -1..=1.
 pub fn to_model_input(image: &RgbImage) -> Vec<f32> {
     image.pixels.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect()
 }
 
-/// The picture in what the autoencoder's decoder wrote: `values` `[height, width, 3]`, where -1..=1 is black to white.
+/// The picture of the autoencoder's decoder output: `values` `[height, width, 3]`, where -1..=1 is black to white. Runs
+/// on at most `threads` threads.
 ///
-/// `byte = round(255 * clamp(x * 0.5 + 0.5, 0, 1))` in f32, halves to the even neighbour as numpy rounds; the seed of
-/// this project cut the fraction off instead, which is up to one level darker. NaN, which diffusers leaves undefined,
-/// becomes 0. At most so many threads are used.
+/// `byte = round(255 * clamp(x * 0.5 + 0.5, 0, 1))` in f32, with halves rounded to even as numpy does. NaN, which
+/// diffusers leaves undefined, becomes 0.
 ///
 /// # Errors
 /// [`Error::ImageBuffer`] if a side is zero or `values` has another length.
 pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZeroUsize) -> Result<RgbImage> {
     check_len(width, height, values.len())?;
-    // Adding 2^23 leaves the nearest integer, even at halves, in the low bits: a loop that vectorises everywhere. `max` turns
-    // NaN into 0.
+    // Adding 2^23 rounds to the nearest integer, halves to even, and leaves it in the low bits: this vectorizes on
+    // every processor. `max` turns NaN into 0.
     const ROUND: f32 = 8_388_608.0;
     #[expect(clippy::manual_clamp, reason = "`clamp` keeps NaN")]
     let byte = |&x: &f32| ((x * 0.5 + 0.5).max(0.0).min(1.0) * 255.0 + ROUND).to_bits() as u8;
     let mut pixels = zeroed(values.len())?;
-    // Most of the time is the system's, for pages that are touched first here.
+    // Page faults of the new buffer dominate, so a share is many pages.
     const SHARE: usize = 1 << 18;
     in_shares(&mut pixels, threads, SHARE, |first, share| {
         share.iter_mut().zip(&values[first..]).for_each(|(pixel, value)| *pixel = byte(value));
@@ -115,7 +115,8 @@ pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZe
     RgbImage::new(width, height, pixels)
 }
 
-/// Room for pixels, or an error where there is none: their number comes from a file or a request.
+/// Allocate pixels, with an error rather than an abort if there is no room: their number comes from a file or a
+/// request.
 fn zeroed(bytes: usize) -> Result<Vec<u8>> {
     let mut pixels = Vec::new();
     pixels.try_reserve_exact(bytes).map_err(|_| flux2_backend::Error::OutOfMemory { bytes })?;

@@ -1,26 +1,27 @@
-//! Reference images to the size the model takes, bit for bit as diffusers does it with Pillow.
+//! Reference images scaled to the size the model takes, bit for bit as diffusers does it with Pillow.
 //!
 //! In:  a picture of any size.
 //! Out: at most 1024² pixels in area, sides multiples of 16.
 //!
-//! Follows `Flux2KleinPipeline.__call__` and `Flux2ImageProcessor` (diffusers 0.42.1), and `Image.resize` with `LANCZOS`
-//! (Pillow 13) on 8-bit channels: two passes, each rounding to bytes, with coefficients of 22 fractional bits. Which pass
-//! is first shows in the result; since Pillow 13 it is the vertical one where that cuts off much more than the other.
+//! Follows `Flux2KleinPipeline.__call__` and `Flux2ImageProcessor` (diffusers 0.42.1), and `Image.resize` with
+//! `LANCZOS` (Pillow 13) on 8-bit channels: two passes, each rounding to bytes, with coefficients of 22 fractional
+//! bits. The order of the passes changes the result; since Pillow 13 the vertical one is first if it reduces the size
+//! much more.
 
 use super::RgbImage;
 use crate::{Error, Result};
 
-/// Shortest side of a reference image.
+/// Shortest side of a reference image in pixels.
 pub const MIN_SIDE: u32 = 64;
-/// Longest side of a reference image, in shorter ones.
+/// Largest ratio of a reference image's longer side to its shorter one.
 pub const MAX_ASPECT: u32 = 8;
 /// Pixels above which a reference image is shrunk.
 pub const MAX_AREA: u64 = 1024 * 1024;
-/// Sides are cut to a multiple of this: 8 for the autoencoder, 2 for a patch.
+/// Sides are cropped to a multiple of this: 8 for the autoencoder times 2 for a patch.
 pub const GRID: u32 = 16;
 
-/// A reference image as the autoencoder reads it: shrunk to at most 1024² pixels in area, never enlarged, then cut
-/// around its middle to sides that are multiples of 16.
+/// A reference image as the autoencoder takes it: shrunk to at most 1024² pixels in area, never enlarged, then cropped
+/// around its center to sides that are multiples of 16.
 ///
 /// # Errors
 /// [`Error::ImageTooSmall`] if a side is under 64 pixels, [`Error::ImageAspect`] if one side is over 8 times the other.
@@ -35,7 +36,7 @@ pub fn prepare_reference(image: &RgbImage) -> Result<RgbImage> {
     }
 }
 
-/// Whether an image can be a reference.
+/// Check that an image can be a reference.
 ///
 /// # Errors
 /// Those of [`prepare_reference`].
@@ -50,7 +51,7 @@ pub fn check_reference(image: &RgbImage) -> Result<()> {
     Ok(())
 }
 
-/// The size a reference image is shrunk to; both sides are cut off, not rounded, as Python's `int` does.
+/// The size a reference image is shrunk to. Both sides are truncated, as Python's `int` does, not rounded.
 fn size_within_area(width: u32, height: u32) -> (u32, u32) {
     let area = u64::from(width) * u64::from(height);
     if area <= MAX_AREA {
@@ -68,7 +69,7 @@ fn crop_to_grid(image: &RgbImage) -> RgbImage {
     RgbImage { width, height, pixels }
 }
 
-/// The picture at another size, by Lanczos with three lobes, as Pillow computes it.
+/// Resize a picture by Lanczos with three lobes, as Pillow computes it.
 ///
 /// # Errors
 /// [`Error::ImageBuffer`] if a side is zero.
@@ -83,15 +84,15 @@ pub fn resize_lanczos(image: &RgbImage, width: u32, height: u32) -> Result<RgbIm
     })
 }
 
-/// Pillow's choice: the rows lost are more than twice the columns lost, or there are only rows to lose.
+/// Whether Pillow runs the vertical pass first: if the height shrinks by more than twice as many pixels as the width.
 ///
-/// Source: Pillow pull request 9549; the condition found by comparing 6000 sizes with both orders.
+/// Source: Pillow pull request 9549; the condition was confirmed by comparing 6000 sizes with both orders.
 fn vertical_first(image: &RgbImage, width: u32, height: u32) -> bool {
     let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
     height < image.height && lost(image.height, height) > 2 * lost(image.width, width)
 }
 
-/// Each row to `to` columns; the height stays. A pass that keeps its length is the identity and left out.
+/// Resample each row to `to` columns. A pass that keeps the width is the identity and skipped.
 fn horizontal(image: &RgbImage, to: u32) -> RgbImage {
     if image.width == to {
         return image.clone();
@@ -112,7 +113,7 @@ fn horizontal(image: &RgbImage, to: u32) -> RgbImage {
     RgbImage { width: to, height: image.height, pixels }
 }
 
-/// Each column to `to` rows; the width stays.
+/// Resample each column to `to` rows.
 fn vertical(image: &RgbImage, to: u32) -> RgbImage {
     if image.height == to {
         return image.clone();
@@ -140,17 +141,17 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// The input positions that make one output position.
+/// The input positions that contribute to one output position, and their weights.
 struct Window {
     start: usize,
     weights: Vec<i32>,
 }
 
-/// One window for each output position. The order of operations is Pillow's, down to the last bit of the f64.
+/// One window for each output position. The order of operations is Pillow's, so that the f64 results are the same.
 fn windows(from: u32, to: u32) -> Vec<Window> {
     const LOBES: f64 = 3.0;
     let ratio = f64::from(from) / f64::from(to);
-    let stretch = ratio.max(1.0); // shrinking widens the filter, enlarging does not narrow it
+    let stretch = ratio.max(1.0); // shrinking widens the filter; enlarging does not narrow it
     let (support, squeeze) = (LOBES * stretch, 1.0 / stretch);
     let window = |i: u32| {
         let center = (f64::from(i) + 0.5) * ratio;
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_cut_off_not_rounded() {
+    fn sizes_are_truncated_not_rounded() {
         assert_eq!(size_within_area(4000, 3000), (1182, 886));
         assert_eq!(size_within_area(1920, 1080), (1365, 768));
         assert_eq!(size_within_area(1024, 1024), (1024, 1024));

@@ -4,9 +4,10 @@
 //!      level sigma in 0..=1 (through its [`ModulationRows`]).
 //! Out: velocity `[n_img, c]`, noise minus data.
 //!
-//! Double blocks keep two streams, text and image, with joint attention; single blocks run on `[text | image]`. Text comes
-//! first in every concatenation. Reference tokens follow the image tokens in the image stream and are dropped before
-//! the head. The noise level modulates each block by a shift, a scale and a gate, the same for all blocks of a kind.
+//! Double blocks keep two streams, text and image, with joint attention; single blocks run on `[text | image]`. Text
+//! comes first in every concatenation. Reference tokens follow the image tokens in the image stream and are dropped
+//! before the head. The noise level modulates each block by a shift, a scale and a gate, the same for all blocks of a
+//! kind.
 //!
 //! In the KV variant references attend only to each other, at noise level 0, so their keys and values are the same at
 //! every step. [`FlowTransformer::reference_cache`] computes them once, and each step inserts them between those of the
@@ -82,8 +83,8 @@ struct Modulations<B: Backend> {
 /// stream and for the text stream, `[1, 3 * hidden]` for single blocks, `[1, 2 * hidden]` for the head.
 pub struct ModulationRows<B: Backend>([Tensor<B>; 4]);
 
-/// Keys and values of the reference tokens in every block, normalized and rotated: 2 x `[n_ref, hidden]` for each block,
-/// which is 2 GiB for a megapixel in the 9B model.
+/// Keys and values of the reference tokens in every block, normalized and rotated: 2 x `[n_ref, hidden]` for each
+/// block, which is 2 GiB for a megapixel in the 9B model.
 pub struct ReferenceCache<B: Backend> {
     double: Vec<KeysValues<B>>,
     single: Vec<KeysValues<B>>,
@@ -155,8 +156,8 @@ impl<B: Backend> FlowTransformer<B> {
         Ok(Conditioning { text, references, cache, rope: self.rope(&ids)? })
     }
 
-    /// The conditioning of the same picture with another text, f32 `[n_txt, d_text]` with as many tokens, such as the empty
-    /// prompt of guidance. References and rotary tables are shared with `conditioning`.
+    /// The conditioning of the same picture with another text, f32 `[n_txt, d_text]` with as many tokens, such as the
+    /// empty prompt of guidance. References and rotary tables are shared with `conditioning`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -207,8 +208,8 @@ impl<B: Backend> FlowTransformer<B> {
         Ok((0..sigmas.len()).map(step).collect())
     }
 
-    /// The velocity of `latents`, f32 `[n_img, c]`, at the noise level of `modulations` -> f32 `[n_img, c]`. A backend that
-    /// can replays the pass from its second call on.
+    /// The velocity of `latents`, f32 `[n_img, c]`, at the noise level of `modulations` -> f32 `[n_img, c]`. A backend
+    /// that can replays the pass from its second call on.
     ///
     /// # Errors
     /// What `pulse` returns, or if shapes do not fit.

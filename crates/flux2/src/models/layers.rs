@@ -41,8 +41,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(all)
     }
 
-    /// A matrix whose rows are looked up, a few at a time. Unless it is placed on the device, its rows are read from the file:
-    /// offloading would copy all of it.
+    /// A matrix whose rows are looked up, a few at a time. Unless it is placed on the device, its rows are read from
+    /// the file: offloading would copy all of it.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
@@ -169,8 +169,8 @@ impl<B: Backend> Conv<B> {
         Ok(ops::conv2d_add(be, y, &x.into(), &self.0)?)
     }
 
-    /// The result for `x` as the input of another convolution, which computes it in bands. For maps that are too large to
-    /// keep: every use computes it again.
+    /// The result for `x` as the input of another convolution, which computes it in bands. For maps that are too large
+    /// to keep: every use computes it again.
     pub fn streamed<'a>(&'a self, x: &'a Tensor<B>) -> ConvInput<'a, B> {
         ConvInput { map: x, after: Some(&self.0), norm_silu: None }
     }
@@ -230,7 +230,8 @@ impl<B: Backend> GroupNorm<B> {
         Ok(ops::group_norm(be, x, &self.0)?)
     }
 
-    /// Group norm followed by SiLU, applied by the convolution that reads the result; only the statistics are computed here.
+    /// Group norm followed by SiLU, applied by the convolution that reads the result; only the statistics are computed
+    /// here.
     ///
     /// # Errors
     /// If shapes do not fit.

@@ -3,11 +3,11 @@
 //! | file | network | in | out |
 //! |---|---|---|---|
 //! | `qwen3.rs` | text encoder | token ids `[n_txt]` | text embedding `[n_txt, taps * hidden]` |
-//! | `flow_transformer.rs` | flow transformer | latents `[n_img, c]`, text, references, noise level | velocity `[n_img, c]` |
+//! | `flow_transformer.rs` | flow transformer | latents `[n_img, c]`, text, references, sigma | velocity `[n_img, c]` |
 //! | `vae.rs` | autoencoder | picture `[h, w, 3]`, or tokens `[n, c]` | tokens, or picture |
 //!
-//! A model knows its weights and the ops. It does not know files, devices, the clock or observers. The only thing it gets
-//! from outside is a [`Pulse`], called after every block.
+//! A model knows its weights and the ops. It does not know files, devices, the clock or observers. The only thing it
+//! gets from outside is a [`Pulse`], called after every block.
 
 pub mod flow_transformer;
 pub mod layers;

@@ -4,8 +4,8 @@
 //! Out: text embedding `[n_txt, taps * hidden]`: for each token the residual stream after 9, 18 and 27 layers, in this
 //!      order.
 //!
-//! Padding tokens attend to the real ones and their rows are part of the result, as in the reference. No token attends to
-//! them, so they have queries and an MLP in every layer, but no keys and values.
+//! Padding tokens attend to the real ones and their rows are part of the result, as in the reference. No token attends
+//! to them, so they have queries and an MLP in every layer, but no keys and values.
 //!
 //! Layers after the last tap, the final norm and the language head are never loaded.
 //! Follows `Qwen3Model` in transformers and `Flux2KleinPipeline._get_qwen3_prompt_embeds` in diffusers.

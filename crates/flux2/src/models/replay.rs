@@ -23,8 +23,8 @@ impl<B: Backend> ReplayedPass<B> {
 
     /// Run `pass(inputs, pulse)`, which must depend on nothing but weights and the values of `inputs`.
     ///
-    /// `pulse` is called `blocks` times whether or not the pass itself runs: a replay has no blocks to call it after, so
-    /// the remaining calls are made when it returns.
+    /// `pulse` is called `blocks` times whether or not the pass itself runs: a replay has no blocks to call it after,
+    /// so the remaining calls are made when it returns.
     ///
     /// # Errors
     /// Those of `pass` and of `pulse`, and failures of the device.

@@ -7,8 +7,8 @@
 //! fixed statistics for each of the patchified channels; the latter has its own epsilon. Sizes are read from the
 //! configuration, so the slimmer published decoder is the same code.
 //!
-//! Maps dominate memory (2 GiB for 256 channels of 2048x2048). Norms and SiLU are applied while the next convolution reads
-//! its input, residuals are added in place, and the largest maps are not kept: see [`Decoder::forward`].
+//! Maps dominate memory (2 GiB for 256 channels of 2048x2048). Norms and SiLU are applied while the next convolution
+//! reads its input, residuals are added in place, and the largest maps are not kept: see [`Decoder::forward`].
 //!
 //! Follows `AutoencoderKLFlux2` in diffusers; encoding takes the mean, nothing is sampled.
 
@@ -181,9 +181,9 @@ impl<B: Backend> Decoder<B> {
 
     /// `tokens`, f32 `[h * w, c]`, of a token grid `[h, w]` -> pixels `[16 * h, 16 * w, 3]`, row-major.
     ///
-    /// Memory peaks in the last level's first block, which halves the channels: its upsampled input is twice as large as
-    /// any other map. If that exceeds `KEPT_BYTES`, the block computes it in bands, three times (for the statistics of its
-    /// norm, its convolution and its shortcut), to the same bits.
+    /// Memory peaks in the last level's first block, which halves the channels: its upsampled input is twice as large
+    /// as any other map. If that exceeds `KEPT_BYTES`, the block computes it in bands, three times (for the statistics
+    /// of its norm, its convolution and its shortcut), to the same bits.
     ///
     /// # Errors
     /// What `pulse`, called after every block, returns.
@@ -394,8 +394,8 @@ mod tests {
         }
     }
 
-    /// At the peak, in the last level's first block, the upsampled map (16 channels here, 256 in klein's autoencoder) and
-    /// two of half as many live. For klein, that is 1 GiB at 1024x1024.
+    /// At the peak, in the last level's first block, the upsampled map (16 channels here, 256 in klein's autoencoder)
+    /// and two of half as many live. For klein, that is 1 GiB at 1024x1024.
     #[test]
     fn maps_live_once() {
         let (side, [wide, narrow]) = (96, [16, 8]);

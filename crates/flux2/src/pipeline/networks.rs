@@ -32,8 +32,8 @@ pub enum Residency {
     /// As [`Streamed`](Self::Streamed), and the decoder keeps no large map: some are computed three times.
     Smallest,
     /// As [`OneAtATime`](Self::OneAtATime), and weights are not kept. The CPU reads them from the mapped files at every
-    /// use, as far as the files hold them in the format of the run. A GPU's flow transformer stays loaded with its weights
-    /// offloaded to host memory, from where each is copied when it is used.
+    /// use, as far as the files hold them in the format of the run. A GPU's flow transformer stays loaded with its
+    /// weights offloaded to host memory, from where each is copied when it is used.
     Streamed,
     /// Each network is released when its stage is over. The text encoder's weights, which are used once, are not kept.
     #[default]

@@ -2,9 +2,9 @@
 //!
 //! In:  a prompt. Out: its [`TextEmbedding`], the same bytes from each of the three places.
 //!
-//! Within one pipeline an embedding depends on the prompt alone, so the memory is keyed by it: model, backend and number
-//! format are fixed, and a change of format [clears](Prompts::clear) it. The disk is shared by all runs, so its key holds
-//! all of that; see [`text_cache`](crate::text_cache).
+//! Within one pipeline an embedding depends on the prompt alone, so the memory is keyed by it: model, backend and
+//! number format are fixed, and a change of format [clears](Prompts::clear) it. The disk is shared by all runs, so its
+//! key holds all of that; see [`text_cache`](crate::text_cache).
 
 use flux2_backend::{Backend, Tensor};
 
@@ -17,8 +17,8 @@ use crate::text_cache::{Entry, Inputs, TextCache};
 use crate::weights::{Part, TextConfig};
 use crate::{Error, Result};
 
-/// Prompts that can be encoded ahead. Their embeddings stay in device memory, 16 MB each for the 4B model, together with
-/// that of the empty prompt.
+/// Prompts that can be encoded ahead. Their embeddings stay in device memory, 16 MB each for the 4B model, together
+/// with that of the empty prompt.
 pub const MAX_PREPARED_PROMPTS: usize = 16;
 
 /// The output of the text encoder for one prompt.

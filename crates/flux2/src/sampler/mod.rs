@@ -1,7 +1,6 @@
-//! Sampling: how noisy each step is ([`schedule`]) and where the noise comes from ([`mod@noise`]).
+//! Sampling: the noise levels of the steps ([`schedule`]) and the noise they start from ([`mod@noise`]).
 //!
-//! Plain host arithmetic on floats. Nothing here knows a model or a device, so the same request starts from the same
-//! latents everywhere.
+//! Host arithmetic without models or devices, so the same request starts from the same latents everywhere.
 
 pub mod noise;
 pub mod schedule;

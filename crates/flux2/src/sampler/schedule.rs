@@ -4,13 +4,13 @@
 //! Out: `steps + 1` sigmas from 1.0 (pure noise) down to 0.0.
 //!
 //! The levels are evenly spaced and then shifted towards high noise by `mu`, which depends on the size of the image and
-//! on the number of steps. Follows `compute_empirical_mu` and `get_schedule` of black-forest-labs/flux2 and, to the bit,
-//! diffusers' `FlowMatchEulerDiscreteScheduler` with exponential dynamic shifting, which rounds to f32 on the way: a level
-//! that is off by its last bit turns the fastest wave of the time embedding by 6e-5.
+//! on the number of steps. Follows `compute_empirical_mu` and `get_schedule` of black-forest-labs/flux2, and to the bit
+//! diffusers' `FlowMatchEulerDiscreteScheduler` with exponential dynamic shifting, which rounds to f32 on the way. The
+//! bits matter: an error of one ulp in a level rotates the highest frequency of the time embedding by 6e-5.
 
 use crate::{Error, Result};
 
-/// The most steps a schedule has; the schedulers of this family are defined on 1000 training steps.
+/// Largest number of steps; the schedulers of this family are defined on 1000 training steps.
 pub const MAX_STEPS: u32 = 1000;
 
 /// Above this many image tokens [`empirical_mu`] ignores the number of steps.
@@ -18,7 +18,7 @@ const LARGE_IMAGE_TOKENS: usize = 4300;
 
 /// Noise levels for one image, from 1.0 (pure noise) down to 0.0, `steps + 1` values.
 ///
-/// `image_tokens` counts the tokens that are denoised: not the text, not the reference images.
+/// `image_tokens` is the number of tokens that are denoised, without text and reference images.
 ///
 /// # Errors
 /// [`Error::Steps`] if `steps` is not in `1..=MAX_STEPS`.
@@ -26,7 +26,7 @@ pub fn sigmas(steps: u32, image_tokens: usize) -> Result<Vec<f32>> {
     if !(1..=MAX_STEPS).contains(&steps) {
         return Err(Error::Steps { steps, max: MAX_STEPS });
     }
-    // No image is so large that this overflows; a finite number keeps the formula defined even so.
+    // Finite even for token counts that no image has.
     let shift = (empirical_mu(image_tokens, steps).exp() as f32).min(f32::MAX);
     let last = 1.0 / f64::from(steps);
     let spacing = (last - 1.0) / f64::from(steps.max(2) - 1);
@@ -39,8 +39,9 @@ pub fn sigmas(steps: u32, image_tokens: usize) -> Result<Vec<f32>> {
 
 /// The logarithm of the shift towards high noise.
 ///
-/// Two lines fitted at 10 and at 200 steps, interpolated in `steps`. Above 4300 image tokens only the second line
-/// counts, so the function jumps there (at 4 steps from 2.31 to 1.18); the models were released with that jump.
+/// Linear in `image_tokens`, with one fit for 10 and one for 200 steps, interpolated in `steps`. Above 4300 image
+/// tokens only the second fit is used, so the function jumps there (at 4 steps from 2.31 to 1.18); the models were
+/// released with that jump.
 pub fn empirical_mu(image_tokens: usize, steps: u32) -> f64 {
     let tokens = image_tokens as f64;
     let at_200_steps = 0.00016927 * tokens + 0.45666666;

@@ -4,8 +4,8 @@
 //! Out: a fixed number of token ids, how many of them are not padding, and what was cut.
 //!
 //! A tokenizer.json can hold any normalizer, any regular expression and any model, and the `tokenizers` crate panics on
-//! some of them. Every text encoder of this family uses the same rules, so a file with other rules is refused. Vocabulary,
-//! merges and added tokens are taken from the file and checked here; the rules are the constants below.
+//! some of them. Every text encoder of this family uses the same rules, so a file with other rules is refused.
+//! Vocabulary, merges and added tokens are taken from the file and checked here; the rules are the constants below.
 //! Follows `Qwen2Tokenizer` in transformers.
 
 use std::fmt;
@@ -94,9 +94,9 @@ impl Tokenizer {
     /// Read a tokenizer.json.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerTooLarge`], [`Error::TokenizerJson`] if it is no such
-    /// file, [`Error::TokenizerRule`] if it splits text unlike Qwen3, [`Error::TokenizerToken`] if a token is missing or
-    /// has an unexpected id.
+    /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerTooLarge`], [`Error::TokenizerJson`] if it is no
+    /// such file, [`Error::TokenizerRule`] if it splits text unlike Qwen3, [`Error::TokenizerToken`] if a token is
+    /// missing or has an unexpected id.
     pub fn from_file(file: impl Into<Location>) -> Result<Self> {
         let file = file.into();
         let mut json = Vec::new();
@@ -136,11 +136,11 @@ impl Tokenizer {
         Ok(Self { bpe: Arc::new(bpe), pad_id })
     }
 
-    /// `prompt` in its chat template as exactly `max_length` ids: cut if there are more, padded on the right if there are
-    /// fewer.
+    /// `prompt` in its chat template as exactly `max_length` ids: cut if there are more, padded on the right if there
+    /// are fewer.
     ///
-    /// As in the reference, a cut includes the end of the template, and the text of a special token in the prompt becomes
-    /// that token. Only the first [`MAX_PROMPT_BYTES`] of a prompt are tokenized.
+    /// As in the reference, a cut includes the end of the template, and the text of a special token in the prompt
+    /// becomes that token. Only the first [`MAX_PROMPT_BYTES`] of a prompt are tokenized.
     pub fn encode_prompt(&self, prompt: &str, max_length: usize) -> TokenizedPrompt {
         let head = &prompt[..prompt.floor_char_boundary(MAX_PROMPT_BYTES)];
         let text = chat_template::render(head);
@@ -148,8 +148,9 @@ impl Tokenizer {
         let tokens = encoding.len();
         let cut = encoding.get_offsets().get(max_length).map(|&(first_cut_byte, _)| {
             let prompt_end = chat_template::PREFIX.len() + head.len();
+            // A character may be split between two tokens: search for the next one.
             let lost = (first_cut_byte.clamp(chat_template::PREFIX.len(), prompt_end)..=prompt_end)
-                .find_map(|start| text.get(start..prompt_end)) // skips the rest of a character that is split in two tokens
+                .find_map(|start| text.get(start..prompt_end))
                 .unwrap_or_default();
             Cut { tokens, more: head.len() < prompt.len(), lost: lost.to_owned() }
         });
@@ -257,7 +258,8 @@ impl TokenizerFile {
         }
     }
 
-    /// Check that every byte, every part and result of a merge, and every token that is used by name is in the vocabulary.
+    /// Check that every byte, every part and result of a merge, and every token that is used by name is in the
+    /// vocabulary.
     fn check_vocabulary(&self, path: &Path) -> Result<()> {
         let missing = |token: &str| Error::TokenizerToken { path: path.to_owned(), token: token.to_owned() };
         let vocab = &self.model.vocab;

@@ -1,4 +1,5 @@
-//! Several engines on one queue: the same pictures as from one, and an end for everybody when one fails or all are stopped.
+//! Several engines on one queue: the same pictures as from one, and an end for everybody when one fails or all are
+//! stopped.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,7 +56,8 @@ fn make(worker: &mut Worker<Message>, i: usize) -> Result<()> {
     Ok(())
 }
 
-/// The files of so many pictures from these engines, by their numbers, and how often the text encoder was loaded by each.
+/// The files of so many pictures from these engines, by their numbers, and how often the text encoder was loaded by
+/// each.
 fn pictures(engines: &mut [Box<dyn Engine>], count: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
     let (mut made, mut loaded) = (vec![Vec::new(); count], vec![0; engines.len()]);
     let prepared = |worker: &mut Worker<Message>, i| {

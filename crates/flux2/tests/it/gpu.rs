@@ -1,4 +1,5 @@
-//! GPU features: CUDA graphs and 8-bit products. Without a GPU, each test prints that it is skipped and passes.
+//! What is particular to GPUs: recorded passes, products of bytes. Everything here says so and passes where there is no
+//! GPU.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::image::RgbImage;
@@ -51,8 +52,8 @@ fn draw<B: Backend>(pipeline: &mut Pipeline<B>, request: &GenerateRequest) -> Re
     Ok(pipeline.generate(request, &mut |_: &Event| {}, &CancelToken::new())?.image)
 }
 
-/// The first pass with given shapes runs directly, the second is captured, later ones are replayed. All give the same
-/// picture, whatever is drawn in between.
+/// The first pass of some shapes runs as it is, the second is recorded, the others are replayed: all are one picture,
+/// whatever was drawn between them.
 #[test]
 fn recorded_passes_draw_the_same_picture() {
     on_cuda(Compute::Bf16, |be| {

@@ -1,7 +1,5 @@
-//! GPU memory: plans, the fallback ladder under memory pressure, and that neither changes a picture.
-//!
-//! Plans and the ladder run on described GPUs (dry runs). Tests that need a GPU print that they are skipped and pass
-//! without one.
+//! A GPU's memory: what is planned, the ladder where it is short, and that none of it changes a picture. Planning and
+//! the ladder run on GPUs that are only described; what needs one says so and passes where there is none.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::pipeline::ladder::{Rescue, Rung};

@@ -1,7 +1,7 @@
 //! klein-mini follows prompts: tests of the content of pictures, which random weights do not allow.
 //!
-//! [`a_part_of_the_evaluation`] runs a part of the evaluation on the shipped weights; the example `evaluate_mini` runs
-//! all.
+//! The whole evaluation is the example `evaluate_mini`; [`a_part_of_the_evaluation`] holds the weights that ship to a
+//! part of it.
 
 use std::num::NonZeroUsize;
 
@@ -13,9 +13,8 @@ use crate::evaluation::judge::Judge;
 use crate::evaluation::world::{Layout, Picture, World};
 use crate::evaluation::{self, Drawing, Kind, draw, psnr};
 
-// Required shares of right answers. The shipped weights answer all of these requests correctly; one per kind may be
-// wrong, because rounding on another processor can change a picture. Update them with the weights, from the output of
-// the test.
+// The shipped weights get all of these right. One of a kind may be wrong: other processors round otherwise and turn a
+// picture. Set anew with the weights, from what the tests print when they fail.
 
 /// Least share for prompts that specify everything.
 const SUBJECT: f64 = 0.95;

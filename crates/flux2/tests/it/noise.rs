@@ -68,7 +68,8 @@ fn torch_cpu_matches_every_row_of_the_table() {
     }
 }
 
-/// Values drawn by PyTorch 2.11 on an H200, for lengths below and far above its number of threads.
+/// Values drawn by PyTorch 2.11 on an H200, from lengths that fit its threads to lengths that wrap around several
+/// times.
 #[test]
 fn torch_cuda_has_the_element_order_of_a_real_gpu() {
     let table = std::fs::read(crate::golden::fixture("golden/noise_cuda.json")).unwrap();

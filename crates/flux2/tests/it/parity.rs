@@ -279,8 +279,8 @@ fn kv_without_references_is_the_ordinary_model() {
     check("t2i", &as_variant("klein-kv"));
 }
 
-/// diffusers computes the LoRA beside each product, here it is merged into the weights. The checkpoint is f32, so that
-/// merging rounds nothing.
+/// diffusers adds the products of a LoRA beside each product, here they are in the weights: of an f32 checkpoint, so
+/// that no rounding of weights comes between.
 #[test]
 fn lora() {
     let temp = tempfile::tempdir().unwrap();

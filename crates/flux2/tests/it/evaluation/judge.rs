@@ -11,8 +11,8 @@
 //! | background, no layout | all colors and patterns | the best-fitting two fifths of the picture | nothing |
 //! | subject, no layout | all subjects, sizes and places, also mirrored | the whole picture | that background |
 //!
-//! Distances are sums of squared differences over cells; a cell is the mean of its pixels. A thumbnail of a glyph has
-//! 16x16 cells, so finer detail is ignored. `tools/train/evaluate.py` does the same with pixels and full glyphs.
+//! Distances are sums of squares over cells, each the mean of its pixels. A glyph's thumbnail has 16x16 cells, so what
+//! a glyph has of finer detail is not looked at. `tools/train/evaluate.py` asks the same of pixels and whole glyphs.
 
 use flux2::image::RgbImage;
 
@@ -61,8 +61,8 @@ impl Judge {
         }
     }
 
-    /// What `image` shows, by the table above. If `expected` has a layout, each field is judged with the others as
-    /// expected; otherwise `expected` is ignored.
+    /// What `image` shows, answered as the table above says: with a layout expected, each field is judged with the
+    /// others taken as expected; without one, nothing of `expected` is looked at.
     ///
     /// # Panics
     /// If the picture is not 128x128.

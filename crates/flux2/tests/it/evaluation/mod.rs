@@ -114,7 +114,8 @@ pub fn cases(most: impl Fn(Kind) -> usize) -> Vec<Case> {
     cases
 }
 
-/// A request and what its picture shows; `None` if a reference was already wrong, so that the edit cannot be judged.
+/// A picture that was made as asked, and what it shows; `None` if a reference was already wrong, so that it would tell
+/// nothing.
 pub type Outcome = Option<(RgbImage, Picture)>;
 
 /// How requests are drawn.

@@ -1,5 +1,6 @@
-//! klein-mini with weights quantized to a format whose blocks are longer than its rows. Rows are padded with zeros,
-//! quantized, decoded and truncated. This measures the error of the format; the loader would not quantize such rows.
+//! klein-mini with weights in a format whose blocks are longer than its rows: each row is filled up with zeros,
+//! rounded, and cut again. What the format does to the values is seen; that the loader would leave such rows alone is
+//! not.
 
 use std::fs;
 use std::path::Path;
