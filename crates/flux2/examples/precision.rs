@@ -1,11 +1,11 @@
-//! What number formats cost on a checkpoint: how far bf16, q8_0, q4_k and bytes are from f32, and how far each block
-//! and each kind of matrix is from bf16 if it alone is in bytes. Relative L2 of the text embedding, and of the first
-//! step's velocity.
+//! The error of number formats on a checkpoint: of bf16, q8_0, q4_k, int8 and fp8 against f32, and of each block and
+//! each kind of matrix against bf16 if it alone is quantized to 8 bits. Relative L2 of the text embedding and of the
+//! first step's velocity.
 //!
 //! `cargo run --release -p flux2 --example precision -- MODEL [SIDE_PX] [cuda]`
 //!
-//! MODEL is a folder, or `klein-4b`: random weights of that size. On a GPU the bytes are int8 and fp8, on the processor
-//! int8.
+//! MODEL is a folder, or `klein-4b`: random weights of that size. The 8-bit formats are int8 and fp8
+//! on a GPU, int8 on the CPU.
 
 #![allow(clippy::print_stdout)] // its result
 
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Print the tables; `bytes` are the formats that are looked at matrix by matrix.
+/// Print the tables; `bytes` are the 8-bit formats, which are measured matrix by matrix.
 fn report<B: Backend>(
     files: &ModelFiles,
     side: usize,
@@ -51,7 +51,7 @@ fn report<B: Backend>(
     for precision in formats {
         println!("| text embedding, {precision} | {:.2e} |", relative(&text(precision)?, &exact));
     }
-    // All velocities start from the same text, so that the figures are the transformer's alone.
+    // All velocities use the same text embedding, so that the errors are those of the transformer alone.
     let text = exact;
     let velocity = |precision: Precision, formats: &dyn Fn(&str) -> Format| {
         velocity(&backend(precision.compute()), files, formats, &text, side / 16)
@@ -107,7 +107,7 @@ fn embedding<B: Backend>(be: B, files: &ModelFiles, precision: Precision) -> Res
     Ok(pipeline.backend().download(&text.rows)?)
 }
 
-/// Of the first of four steps on a square of `grid` tokens.
+/// The velocity of the first of four steps, for a picture of `grid` x `grid` tokens.
 fn velocity<B: Backend>(
     be: &B,
     files: &ModelFiles,
@@ -128,7 +128,7 @@ fn velocity<B: Backend>(
     Ok(be.download(&velocity)?)
 }
 
-/// Weights in chosen formats.
+/// Weights with a format for each name.
 struct Formatted<'a> {
     weights: MappedWeights,
     formats: &'a dyn Fn(&str) -> Format,

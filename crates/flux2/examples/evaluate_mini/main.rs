@@ -1,23 +1,23 @@
-//! How well klein-mini draws what it is told, as the table of docs/mini.md.
+//! How often klein-mini follows its prompts: the table of docs/mini.md.
 //!
 //! ```text
 //! cargo run --release --example evaluate_mini
-//!     --model DIR      another model in its place
+//!     --model DIR      evaluate another model
 //!     --count N        at most N requests of each kind; by default all
-//!     --seed S         of the first request; by default 1
+//!     --seed S         seed of the first request; by default 1
 //!     --steps 4,20     one column for each; by default 4
 //!     --dtype DTYPE    f32, bf16 (by default) or int8; with weights rounded to a format, bf16+q8_0
-//!     --padded         round weights to q4_k, whose blocks are longer than the model's rows, as if these were filled up
+//!     --padded         round weights to q4_k, with rows padded to its blocks, which are longer
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
-//!     --misses         list what was wrong
+//!     --misses         list the wrong answers
 //!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
 //!     --sheet DIR      draw the contact sheets of docs/mini.md and nothing else
 //! ```
 //!
-//! Every request and its answer come from `fixtures/mini`, on pairs of subject and background that were held out of
-//! training; how a picture is judged stands in `tests/it/evaluation/judge.rs`. References are drawn by the model itself
-//! from their own captions, and an edit counts only if they were right: that is what someone sees who edits a picture
-//! they made. The wordings are captions that no grammar made.
+//! Requests and expected answers come from `fixtures/mini`, with pairs of subject and background that were held out of
+//! training; `tests/it/evaluation/judge.rs` judges the pictures. References are drawn by the model itself from their
+//! captions, as by a user who edits a picture they made, and an edit counts only if its references were right. The
+//! wordings are captions that were written by hand, not by a grammar.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // its result and its progress
 
@@ -165,13 +165,13 @@ fn keep(folder: &Path, args: &Args, cases: &[Case], columns: &[Vec<Outcome>]) ->
     Ok(())
 }
 
-/// One line of the table: a share of right answers among the requests it is about.
+/// One line of the table: the share of right answers among some requests.
 struct Row {
     what: &'static str,
-    /// Per cent.
+    /// The share to reach, in percent.
     bar: Option<u32>,
     about: fn(&Case) -> bool,
-    /// Seen, expected.
+    /// Whether the picture seen is a right answer for the picture expected.
     right: fn(&Picture, &Picture) -> bool,
 }
 

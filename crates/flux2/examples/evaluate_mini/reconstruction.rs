@@ -1,9 +1,9 @@
-//! What the autoencoder alone loses: pictures encoded, decoded and compared, in f32.
+//! The loss of the autoencoder alone: pictures encoded, decoded and compared, in f32.
 //!
-//! In:  a folder of true pictures. They are drawn from the font by `tools/train/fixture.py --pictures DIR` and named by
-//!      their class (`small-7.png`). Neither font nor glyphs are in the repository, and what could be made here of the
-//!      thumbnails is smoother than the truth, so it would be reconstructed better: without the folder nothing is claimed.
-//! Out: the mean over pictures of the peak signal-to-noise ratio, of all and of each class.
+//! In:  a folder of true pictures, drawn from the font by `tools/train/fixture.py --pictures DIR` and named by their
+//!      class (`small-7.png`). Neither font nor glyphs are in the repository. Pictures made from their thumbnails would
+//!      be smoother and easier to reconstruct, so without the folder there is no result.
+//! Out: the mean peak signal-to-noise ratio, of all pictures and of each class.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -18,13 +18,13 @@ use crate::evaluation::psnr;
 
 /// A line of the table.
 pub struct Line {
-    /// The class.
+    /// Which pictures it is about.
     pub what: String,
-    /// What is asked for.
+    /// The value to reach, for people.
     pub bar: &'static str,
-    /// In dB, the mean over pictures.
+    /// Mean over pictures, in dB.
     pub psnr: f64,
-    /// How many they are.
+    /// Number of pictures.
     pub n: usize,
 }
 

@@ -1,9 +1,9 @@
-//! Contact sheets: what klein-mini draws, as it drew it, for docs/mini.md.
+//! Contact sheets of klein-mini for docs/mini.md, made by fixed requests without selection.
 //!
-//! In:  an engine, the lists of words. Out: PNG files in a folder, made by fixed requests.
+//! In:  an engine, the lists of words. Out: PNG files in a folder.
 //!
-//! Pictures are written as drawn or at half their size, with the request below in letters of [`LETTERS`]. Colours are
-//! rounded to every fourth level, which nobody sees and which makes the files smaller.
+//! Pictures are written at full or half size, with the request below in letters of [`LETTERS`]. Colors are rounded to
+//! every fourth level, which is invisible and makes the files smaller.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ pub fn write(engine: &mut dyn Engine, world: &World, folder: &Path) -> Result<()
     Ok(())
 }
 
-/// A picture and what stands below it.
+/// A picture and the text below it.
 #[derive(Clone)]
 struct Tile {
     image: RgbImage,
@@ -50,7 +50,7 @@ struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    /// Draw, at `[width, height]`.
+    /// A picture of `[width, height]` pixels, labeled with its prompt.
     fn draw(&mut self, prompt: &str, references: &[&Tile], seed: u64, [width, height]: [u32; 2]) -> Result<Tile> {
         let request = GenerateRequest {
             prompt: prompt.into(),
@@ -68,27 +68,27 @@ impl Pen<'_> {
         self.draw(prompt, references, seed, [128, 128])
     }
 
-    /// At half its size, named by `label`.
+    /// A picture at half its size, with its own label.
     fn small(&mut self, prompt: &str, label: &str, seed: u64) -> Result<Tile> {
         let tile = self.tile(prompt, &[], seed)?;
         Ok(Tile { image: halved(&tile.image), label: label.into() })
     }
 
-    /// Every subject, large and in the middle, on one color after the other.
+    /// Every subject, large and in the middle, each on the next color.
     fn subjects(&mut self, world: &World) -> Result<Vec<Vec<Tile>>> {
         let colors = world.colors.len();
         let mut tiles = Vec::new();
         for (i, subject) in world.subjects.iter().enumerate() {
-            // A shape cannot be seen on its own color.
-            let mut names = (0..colors).map(|k| &world.colors[(i * 5 + k) % colors].name);
-            let color = names.find(|color| !subject.name.starts_with(*color)).expect("more than one color");
-            let prompt = format!("a large {} in the center on a {color} background", subject.name);
+            // A shape is invisible on its own color.
+            let mut names = (0..colours).map(|k| &world.colours[(i * 5 + k) % colours].name);
+            let colour = names.find(|colour| !subject.name.starts_with(*colour)).expect("more than one colour");
+            let prompt = format!("a large {} in the center on a {colour} background", subject.name);
             tiles.push(self.small(&prompt, &subject.name, 1)?);
         }
         Ok(tiles.chunks(16).map(<[Tile]>::to_vec).collect())
     }
 
-    /// Sizes, places and counts.
+    /// Every size at every place, and counts.
     fn places(&mut self, world: &World) -> Result<Vec<Vec<Tile>>> {
         let mut rows = Vec::new();
         for size in &world.sizes {
@@ -135,7 +135,7 @@ impl Pen<'_> {
         Ok(rows)
     }
 
-    /// Before and after.
+    /// Edits: pictures before and after.
     fn edits(&mut self) -> Result<Vec<Vec<Tile>>> {
         let edits = [
             [
@@ -172,7 +172,7 @@ impl Pen<'_> {
         Ok(rows)
     }
 
-    /// Image 1, image 2, and what was made of them.
+    /// Two reference images and the result, in each row.
     fn two_references(&mut self) -> Result<Vec<Vec<Tile>>> {
         let requests = [
             (
@@ -200,7 +200,7 @@ impl Pen<'_> {
         Ok(rows)
     }
 
-    /// What a caption leaves unsaid is the seed's.
+    /// One caption with several seeds, which decide what it leaves open.
     fn seeds(&mut self) -> Result<Vec<Vec<Tile>>> {
         let mut rows = Vec::new();
         for prompt in ["cat", "an apple on a blue background", "three trees"] {
@@ -210,7 +210,7 @@ impl Pen<'_> {
         Ok(rows)
     }
 
-    /// The same request in other sizes, as drawn.
+    /// One request in several sizes, at full size.
     fn sizes(&mut self) -> Result<Vec<Vec<Tile>>> {
         let mut tile = |size: [u32; 2]| {
             let tile = self.draw("a fox on a green background", &[], 1, size)?;
@@ -222,7 +222,7 @@ impl Pen<'_> {
     }
 }
 
-/// Means of two by two pixels.
+/// Half the size, by means of two by two pixels.
 fn halved(image: &RgbImage) -> RgbImage {
     let (width, height) = (image.width() / 2, image.height() / 2);
     let mean = |i: u32| {
@@ -242,7 +242,7 @@ const LINE: usize = 10;
 fn sheet(rows: &[Vec<Tile>]) -> RgbImage {
     let rounded = |v: u8| {
         let level = v.saturating_add(2) & 0xfc;
-        level | (level >> 6) // the highest is white, as 0 is black
+        level | (level >> 6) // so that the highest level is white
     };
     let labels = |row: &[Tile]| row.iter().map(|t| wrap(&t.label, t.image.width() as usize)).collect::<Vec<_>>();
     let height_of = |row: &[Tile]| {
@@ -283,7 +283,7 @@ fn sheet(rows: &[Vec<Tile>]) -> RgbImage {
     RgbImage::new(width as u32, height as u32, pixels).expect("three bytes a pixel")
 }
 
-/// `text` in lines of at most `width` pixels, if its words allow.
+/// Break `text` at spaces into lines of at most `width` pixels where possible.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let pixels = |text: &str| text.chars().map(|c| letter(c).len() + 1).sum::<usize>();
     let mut lines: Vec<String> = Vec::new();
@@ -296,12 +296,12 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The columns of a letter, the lowest bit at the top; what is not in [`LETTERS`] is a gap.
+/// The columns of a letter, the lowest bit at the top; a gap if it is not in [`LETTERS`].
 fn letter(c: char) -> &'static [u8] {
     LETTERS.iter().find(|(known, _)| *known == c).map_or(&[0, 0], |(_, columns)| columns)
 }
 
-/// Five by seven pixels, with a tail where there is one.
+/// A font of five by seven pixels, with descenders below.
 const LETTERS: [(char, &[u8]); 40] = [
     ('a', &[0x20, 0x54, 0x54, 0x54, 0x78]),
     ('b', &[0x7f, 0x48, 0x44, 0x44, 0x38]),

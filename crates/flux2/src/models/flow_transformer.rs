@@ -15,6 +15,8 @@
 //!
 //! Follows `Flux2Transformer2DModel` in diffusers.
 
+mod modulation;
+
 use std::sync::Arc;
 
 use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
@@ -25,6 +27,9 @@ use super::replay::ReplayedPass;
 use crate::Result;
 use crate::latents::{self, PositionId, rope_tables, timestep_embedding};
 use crate::weights::{TransformerConfig, WeightSource};
+
+pub use modulation::ModulationRows;
+use modulation::{Modulation, Modulations};
 
 /// The flow transformer with its weights.
 pub struct FlowTransformer<B: Backend> {
@@ -62,26 +67,6 @@ pub struct Conditioning<B: Backend> {
     /// Rotary tables of text, image and (without `cache`) reference tokens.
     rope: Rope<B>,
 }
-
-/// Shift, scale and gate for one half of a block, each f32 `[1, hidden]`.
-struct Modulation<B: Backend> {
-    shift: Tensor<B>,
-    scale: Tensor<B>,
-    gate: Tensor<B>,
-}
-
-/// The modulation of all blocks at one noise level.
-struct Modulations<B: Backend> {
-    img: [Modulation<B>; 2],
-    txt: [Modulation<B>; 2],
-    single: Modulation<B>,
-    final_shift: Tensor<B>,
-    final_scale: Tensor<B>,
-}
-
-/// The modulation of all blocks at one noise level, as rows that the blocks split: f32 `[1, 6 * hidden]` for the image
-/// stream and for the text stream, `[1, 3 * hidden]` for single blocks, `[1, 2 * hidden]` for the head.
-pub struct ModulationRows<B: Backend>([Tensor<B>; 4]);
 
 /// Keys and values of the reference tokens in every block, normalized and rotated: 2 x `[n_ref, hidden]` for each
 /// block, which is 2 GiB for a megapixel in the 9B model.
@@ -337,28 +322,6 @@ impl<B: Backend> Pass<'_, B> {
 
     fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {
         Ok(ops::attention(self.be, q, k, v, self.head_dim, AttentionMask::None)?)
-    }
-}
-
-impl<B: Backend> Modulations<B> {
-    /// Split the four rows of [`ModulationRows`].
-    fn new([img, txt, single, last]: &[Tensor<B>; 4]) -> Self {
-        let [final_shift, final_scale] = last.chunk_cols();
-        Modulations {
-            img: img.chunk_cols().map(|half| Modulation::new(&half)),
-            txt: txt.chunk_cols().map(|half| Modulation::new(&half)),
-            single: Modulation::new(single),
-            final_shift,
-            final_scale,
-        }
-    }
-}
-
-impl<B: Backend> Modulation<B> {
-    /// Split a row `[1, 3 * hidden]`.
-    fn new(row: &Tensor<B>) -> Self {
-        let [shift, scale, gate] = row.chunk_cols();
-        Modulation { shift, scale, gate }
     }
 }
 

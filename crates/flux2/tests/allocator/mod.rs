@@ -1,9 +1,9 @@
-//! A counting global allocator, for test binaries that assert limits on memory.
+//! A counting allocator, for test binaries that bound memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system allocator with counters of allocated bytes.
+/// The system's allocator with a counter.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -45,7 +45,7 @@ fn add(bytes: usize) {
     PEAK.fetch_max(NOW.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
 }
 
-/// Runs `work`; returns its peak of allocated bytes above those at the start, and its result.
+/// The peak of memory that `work` allocates beyond what was allocated before, in bytes, and its result.
 pub fn high_water<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Cancellation: a run stops at the next unit of work, in any stage, and the next run is unaffected.
+//! Cancellation: a run stops at its next unit of work, in any stage, and the next run is not affected.
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
-//! Several engines on one queue: the same pictures as from one, and an end for everybody when one fails or all are
-//! stopped.
+//! Several engines on one queue: the same pictures as from one; a failure or a cancellation stops all.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +20,7 @@ use crate::golden::fixture;
 #[derive(Debug)]
 enum Message {
     Event(Event),
-    /// The file of a picture, and its number.
+    /// Number and file of a picture.
     Made(usize, Vec<u8>),
 }
 
@@ -31,7 +30,7 @@ impl From<Event> for Message {
     }
 }
 
-/// klein-mini, or where it is not built in, a model as small.
+/// klein-mini; the tiny model in a build without it.
 fn files() -> ModelFiles {
     let model = Location::builtin().unwrap_or_else(|| fixture("tiny/klein").into());
     ModelFiles::open(&ModelPaths { model, ..Default::default() }).unwrap()
@@ -56,8 +55,7 @@ fn make(worker: &mut Worker<Message>, i: usize) -> Result<()> {
     Ok(())
 }
 
-/// The files of so many pictures from these engines, by their numbers, and how often the text encoder was loaded by
-/// each.
+/// The files of pictures `0..count`, and how often each engine loaded its text encoder.
 fn pictures(engines: &mut [Box<dyn Engine>], count: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
     let (mut made, mut loaded) = (vec![Vec::new(); count], vec![0; engines.len()]);
     let prepared = |worker: &mut Worker<Message>, i| {
@@ -81,7 +79,7 @@ fn options(device: Device) -> EngineOptions {
     EngineOptions { device, threads, residency: Residency::KeepForNext, ..Default::default() }
 }
 
-/// So many engines on the processor, each with one thread.
+/// `count` engines on the CPU, each with one thread.
 fn on_cpu(count: usize) -> Vec<Box<dyn Engine>> {
     (0..count).map(|_| engine::open(files(), &options(Device::Cpu)).unwrap()).collect()
 }
@@ -113,7 +111,7 @@ fn cancelling_stops_all_and_what_was_made_stays() {
             Message::Made(i, file) => made.push((i, file)),
             Message::Event(_) => busy[worker] = true,
         }
-        // Both at work, and something done.
+        // Once both are working and some pictures are finished.
         if busy == [true; 2] && made.len() >= 3 {
             cancel.cancel();
         }
@@ -125,7 +123,7 @@ fn cancelling_stops_all_and_what_was_made_stays() {
     assert!(*file == pictures(&mut on_cpu(1), i + 1).0[*i]);
 }
 
-/// An engine that does what a test says instead of drawing.
+/// An engine that calls a function of the test instead of drawing.
 struct Fake<F>(F);
 
 impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
@@ -189,7 +187,7 @@ fn fake(act: impl FnMut(u64, &CancelToken) -> Result<()> + Send + 'static) -> Bo
     Box::new(Fake(act))
 }
 
-/// Until `done`, for a time in which anything happens.
+/// Wait until `done`, for at most a minute.
 fn wait_until(done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -209,7 +207,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
                 match seed {
                     0 | 1 => Ok(()),
                     2 => Err(flux2_backend::Error::OutOfMemory { bytes: 7 }.into()),
-                    // Later ones are under way when the third fails, and hear of it.
+                    // Later ones are in progress when the third fails, and are cancelled.
                     _ => {
                         wait_until(|| cancel.is_cancelled());
                         cancel.check()
@@ -238,7 +236,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
 #[test]
 fn a_slow_engine_takes_fewer() {
     const JOBS: usize = 10;
-    // Begun by the slow one, and by the fast one.
+    // Jobs begun by the slow engine and by the fast one.
     let begun: Arc<[AtomicUsize; 2]> = Arc::default();
     let (of_slow, of_fast) = (Arc::clone(&begun), Arc::clone(&begun));
     let mut engines = vec![
@@ -263,7 +261,7 @@ fn a_slow_engine_takes_fewer() {
 }
 
 #[test]
-fn who_listens_is_called_on_the_calling_thread_and_may_end_the_run() {
+fn messages_are_received_on_the_calling_thread_and_may_end_the_run() {
     for workers in [1, 2] {
         let threads: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
         let engine = || {
@@ -274,16 +272,16 @@ fn who_listens_is_called_on_the_calling_thread_and_may_end_the_run() {
             })
         };
         let mut engines: Vec<_> = (0..workers).map(|_| engine()).collect();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let result = fleet::run(&mut engines, 0..1_000_000, &CancelToken::new(), make, |_, _| {
-            heard.push(thread::current().id());
-            if heard.len() == 3 { Err(Error::LoraScale { scale: 3.0 }) } else { Ok(()) }
+            received.push(thread::current().id());
+            if received.len() == 3 { Err(Error::LoraScale { scale: 3.0 }) } else { Ok(()) }
         });
         assert!(matches!(result, Err(Error::LoraScale { .. })), "{workers} workers: {result:?}");
-        assert!(heard.len() < 1_000_000);
+        assert!(received.len() < 1_000_000);
         let here = thread::current().id();
-        assert!(heard.iter().all(|id| *id == here));
-        // A single engine needs no thread; several have one each.
+        assert!(received.iter().all(|id| *id == here));
+        // A single engine runs on the calling thread; several have a thread each.
         assert!(threads.lock().unwrap().iter().all(|id| (*id == here) == (workers == 1)));
     }
 }
@@ -302,7 +300,7 @@ fn a_run_that_is_cancelled_before_it_begins_makes_nothing() {
     }
 }
 
-/// Engines on GPUs, or why there are none.
+/// Engines on GPUs; `None` with a message if there is no GPU.
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn on_gpus(open: impl Fn() -> Result<Vec<Box<dyn Engine>>>) -> Option<Vec<Box<dyn Engine>>> {
     match open() {
@@ -335,7 +333,7 @@ fn cuda_all_gpus_make_the_files_of_the_first() {
     let Some(mut first) = open(Device::Cuda(None), 1) else { return };
     let mut all = open(Device::Cuda(None), usize::MAX).unwrap();
     assert_eq!(first.len(), 1);
-    // Another kind of GPU may round otherwise.
+    // Only GPUs of one kind give the same bytes.
     let kind = |engine: &dyn Engine| engine.device().split_once(' ').map(|(_, kind)| kind.to_owned());
     let of_first = kind(&*first[0]);
     all.retain(|engine| kind(&**engine) == of_first);

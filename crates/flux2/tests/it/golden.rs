@@ -1,11 +1,11 @@
-//! Golden tensors of the reference implementation on the tiny checkpoints, and comparison with tolerances.
+//! Results of the reference implementation on the tiny checkpoints, and comparisons with them.
 
 use std::path::{Path, PathBuf};
 
 use flux2_backend::{Compute, CpuBackend, CpuOptions};
 use safetensors::{Dtype, SafeTensors};
 
-/// Path of a file below `fixtures/`.
+/// The path of a file below `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
 }
@@ -56,7 +56,7 @@ impl Golden {
     }
 }
 
-/// Asserts that the relative L2 error of `got` is within `tolerance`.
+/// Assert that the L2 norm of `got - expected`, relative to that of `expected`, is at most `tolerance`.
 ///
 /// # Panics
 /// If it is not, with the worst element.
@@ -75,7 +75,7 @@ pub fn assert_relative(what: &str, got: &[f32], expected: &[f32], tolerance: f64
     );
 }
 
-/// Asserts that every element of `got` is within `tolerance` of `expected`.
+/// Assert that every element of `got` is within `tolerance` of `expected`.
 ///
 /// # Panics
 /// If one is not, with the worst element.

@@ -1,5 +1,4 @@
-//! What is particular to GPUs: recorded passes, products of bytes. Everything here says so and passes where there is no
-//! GPU.
+//! Replayed passes and 8-bit products, which only GPUs have. Tests are skipped with a message if there is no GPU.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::image::RgbImage;
@@ -11,12 +10,12 @@ use flux2_backend::{Backend, Compute, CpuBackend, CudaBackend, CudaOptions, DTyp
 
 use crate::evaluation::{self, psnr};
 
-/// Least PSNR, in dB, of an fp8 picture against the CPU's f32 picture; the worst of three was 28.3.
+/// Least PSNR of a picture in fp8 against the f32 one of the CPU, in dB; the worst of three was 28.3.
 const FP8: f64 = 25.0;
-/// Least PSNR, in dB, of an int8 picture; the worst of three was 38.2.
+/// Least PSNR in int8, in dB; the worst of three was 38.2.
 const INT8: f64 = 34.0;
 
-/// Runs `case` on a new backend, because the kernel log is shared by all users of a backend.
+/// Run `case` on a backend of its own, since all clones of a backend share one kernel log.
 fn on_own_gpu(case: impl FnOnce(&CudaBackend) -> Result<()>) {
     let options = CudaOptions {
         compute: Compute::Bf16,
@@ -52,20 +51,20 @@ fn draw<B: Backend>(pipeline: &mut Pipeline<B>, request: &GenerateRequest) -> Re
     Ok(pipeline.generate(request, &mut |_: &Event| {}, &CancelToken::new())?.image)
 }
 
-/// The first pass of some shapes runs as it is, the second is recorded, the others are replayed: all are one picture,
-/// whatever was drawn between them.
+/// The first pass with some shapes runs directly, the second is captured, later ones are replayed. All give the same
+/// picture, whatever was drawn in between.
 #[test]
 fn recorded_passes_draw_the_same_picture() {
     on_cuda(Compute::Bf16, |be| {
         let requests = [
             request("a cat on a blue background", [128, 128], 3),
             request("an owl, pink stripes", [128, 128], 3),
-            request("a fox on a green background", [64, 128], 3), // the same number of tokens as the next
+            request("a fox on a green background", [64, 128], 3), // as many tokens as the next one
             request("a fox on a green background", [128, 64], 3),
             request("a cat", [96, 96], 1),
             request("a cat", [96, 64], 1),
         ];
-        // In a new pipeline the first step runs directly, so a picture of a single step captures nothing.
+        // In a new pipeline the second step is captured; with a single step nothing is.
         let first: Vec<RgbImage> =
             requests.iter().map(|r| draw(&mut pipeline(be, Precision::BF16), r)).collect::<Result<_>>()?;
         let mut pipeline = pipeline(be, Precision::BF16);
@@ -74,7 +73,7 @@ fn recorded_passes_draw_the_same_picture() {
                 assert!(draw(&mut pipeline, request)? == *first, "request {i} in round {round}");
             }
         }
-        // A reference image adds tokens, hence other shapes.
+        // A reference makes the token sequence longer.
         let reference = Reference::from_image(first[0].clone());
         let edit = GenerateRequest { references: vec![reference], ..requests[0].clone() };
         let once = draw(&mut pipeline, &edit)?;
@@ -102,7 +101,7 @@ fn replayed_products_are_counted_like_others() {
     });
 }
 
-/// Cancels while a pass is captured, then draws again.
+/// Cancel while a pass is captured, then draw again.
 #[test]
 fn a_cancelled_recording_leaves_nothing_behind() {
     on_cuda(Compute::Bf16, |be| {
@@ -125,7 +124,7 @@ fn a_cancelled_recording_leaves_nothing_behind() {
     });
 }
 
-/// Two threads with one pipeline each on the same GPU: one captures while the other runs.
+/// Two threads with a pipeline each on one GPU; one captures while the other runs.
 #[test]
 fn threads_may_share_a_gpu() {
     on_cuda(Compute::Bf16, |be| {
@@ -168,8 +167,7 @@ fn bytes_agree_with_f32_and_are_really_multiplied() {
     });
 }
 
-/// Passes with cached keys and values of references are not captured, because those take too much memory. They run
-/// directly, any number of times.
+/// Passes with cached keys and values of references are never captured, since a capture would copy them.
 #[test]
 fn cached_references_are_not_recorded() {
     on_cuda(Compute::Bf16, |be| {

@@ -1,5 +1,5 @@
-//! A GPU's memory: what is planned, the ladder where it is short, and that none of it changes a picture. Planning and
-//! the ladder run on GPUs that are only described; what needs one says so and passes where there is none.
+//! A GPU's memory: plans, fallbacks when it is short, and that neither changes a picture. Plans and fallbacks are
+//! tested on described GPUs by dry runs; tests that need a real one are skipped with a message if there is none.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::pipeline::ladder::{Rescue, Rung};
@@ -56,7 +56,7 @@ fn klein_4b_keeps_to_the_memory_of_small_gpus() {
             let plan = plan(gpu.clone(), precision, residency, 1024);
             let peak = plan.peak_bytes();
             assert!(peak < limit, "{precision}, {residency:?} on {}: {peak} of {limit}", gpu.name);
-            // A lower bound, against plans that forget something.
+            // A lower peak would mean that something is not counted.
             assert!(peak > limit / 4, "{precision}, {residency:?} on {}: {peak} of {limit}", gpu.name);
         }
     }
@@ -92,7 +92,7 @@ fn a_limit_chooses_the_residency_or_is_refused() {
     assert!(within(least - 1, false).is_err());
 }
 
-/// A dry run on a described GPU with the given number of bytes beyond the CUDA context.
+/// A pipeline on a described GPU with a limit of `bytes`, context not included.
 fn on_described(bytes: usize, residency: Residency) -> Pipeline<CudaBackend> {
     let be = CudaBackend::dry_run(h100(), Compute::Bf16, Some(CONTEXT_BYTES + bytes)).unwrap();
     Pipeline::of_files(be, synthetic("klein-4b").outline(), residency).unwrap()
@@ -103,13 +103,13 @@ fn draw(pipeline: &mut Pipeline<CudaBackend>, prompt: &str, events: &mut Vec<Eve
     pipeline.generate(&request, &mut |event: &Event| events.push(event.clone()), &CancelToken::new())
 }
 
-/// Bytes that a run takes of a GPU without a limit, excluding the CUDA context.
+/// GPU memory that a run takes without a limit, in bytes, context not included.
 fn needed(residency: Residency) -> usize {
     plan(h100(), Precision::BF16, residency, 1024).peak_bytes() - CONTEXT_BYTES
 }
 
 #[test]
-fn where_there_is_room_nothing_is_given_up() {
+fn with_enough_memory_no_fallback_is_taken() {
     let mut pipeline = on_described(needed(Residency::OneAtATime), Residency::OneAtATime);
     let mut events = Vec::new();
     assert_eq!(draw(&mut pipeline, "a fox", &mut events).unwrap().rescues, []);
@@ -117,7 +117,7 @@ fn where_there_is_room_nothing_is_given_up() {
 }
 
 #[test]
-fn a_stage_that_meets_the_end_of_memory_gives_something_up() {
+fn a_stage_that_runs_out_of_memory_takes_fallbacks() {
     let mut pipeline = on_described(6 * GB, Residency::OneAtATime);
     let mut events = Vec::new();
     let image = draw(&mut pipeline, "a fox", &mut events).unwrap();
@@ -128,25 +128,25 @@ fn a_stage_that_meets_the_end_of_memory_gives_something_up() {
         _ => None,
     });
     assert_eq!(said.collect::<Vec<_>>(), image.rescues);
-    // The fallback persists.
+    // The rung stays taken, so the next picture needs none.
     assert_eq!(draw(&mut pipeline, "a fox", &mut events).unwrap().rescues, []);
 }
 
 #[test]
-fn the_encoder_leaves_the_gpu_before_the_transformer_does() {
+fn the_encoder_is_offloaded_before_the_transformer() {
     let mut pipeline = on_described(10 * GB, Residency::KeepAll);
     let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
     let rescue = |rung| Rescue { stage: Phase::Denoise, rung };
     assert_eq!(image.rescues, [rescue(Rung::FreeCaches), rescue(Rung::OffloadEncoder)]);
-    // From now on both fit, for any prompt.
+    // With the encoder offloaded, both have room for any prompt.
     for prompt in ["a hare", "an owl"] {
         assert_eq!(draw(&mut pipeline, prompt, &mut Vec::new()).unwrap().rescues, []);
     }
 }
 
 #[test]
-fn a_decoder_without_room_computes_in_pieces() {
-    // Too little for the decoder's feature maps, enough for the rest.
+fn a_decoder_that_runs_out_of_memory_computes_in_bands() {
+    // Less than the decoder's maps take, more than anything else.
     let (streamed, smallest) = (needed(Residency::Streamed), needed(Residency::Smallest));
     let mut pipeline = on_described((streamed + smallest) / 2, Residency::Streamed);
     let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
@@ -155,7 +155,7 @@ fn a_decoder_without_room_computes_in_pieces() {
 }
 
 #[test]
-fn what_nothing_makes_room_for_is_refused() {
+fn a_run_that_no_fallback_makes_fit_is_refused() {
     let mut pipeline = on_described(300 << 20, Residency::KeepAll);
     let refused = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap_err();
     assert!(matches!(refused, Error::NoMemory { .. }), "{refused:?}");
@@ -168,7 +168,7 @@ fn mini(be: &CudaBackend, precision: Precision, residency: Residency) -> Pipelin
 }
 
 #[test]
-fn weights_that_stay_on_the_host_draw_the_same_picture() {
+fn offloaded_weights_draw_the_same_picture() {
     on_cuda(Compute::Bf16, |be| {
         for precision in [Precision::BF16, Precision::INT8, Precision::FP8] {
             if !be.takes(precision.blocks()) {
@@ -195,8 +195,7 @@ fn weights_that_stay_on_the_host_draw_the_same_picture() {
     });
 }
 
-/// Allowed error of a plan in bytes: a run and its dry run allocate the same buffers, except for the workspace of
-/// libraries.
+/// Bytes by which a plan may be off: a dry run takes the same buffers as a run except for the scratch of libraries.
 const SCRATCH: usize = 64 << 20;
 
 #[test]

@@ -1,9 +1,9 @@
-//! The house rules that a compiler does not keep: which names may not occur in which sources.
+//! House rules that the compiler does not check: which names may not occur in which sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Sources below `crates/PATH`, each with its text up to its unit tests.
+/// The sources below `crates/PATH`, each with its text up to its unit tests.
 fn sources(path: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     let mut found = Vec::new();
@@ -44,7 +44,7 @@ fn only_the_engine_names_a_backend() {
     }
 }
 
-/// Imports name one module a line here: a list in braces could hide a room from the search below.
+/// Models import one module a line: a list in braces could hide a module from this search.
 #[test]
 fn models_know_neither_files_nor_watchers() {
     check("flux2/src/models", &["crate::{", "super::super"], "");

@@ -1,4 +1,4 @@
-//! The kernel report of a run: it names the formats that were actually multiplied, not the requested ones.
+//! The kernel log of a run: it names the formats that were multiplied, not those that were asked for.
 
 use flux2::pipeline::KernelRun;
 use flux2::weights::{Format, Precision};
@@ -10,7 +10,7 @@ use crate::once::products_of_blocks;
 
 const STEPS: u32 = 2;
 
-/// Kernels that ran for a picture of the tiny model.
+/// The kernels that ran for a picture of the tiny model.
 fn ran(precision: Precision) -> Vec<KernelRun> {
     let paths = ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() };
     let options = EngineOptions { precision, ..Default::default() };
@@ -25,7 +25,7 @@ fn ran(precision: Precision) -> Vec<KernelRun> {
     engine.generate(&request, &mut |_: &_| {}, &CancelToken::new()).unwrap().kernels
 }
 
-/// Number of `linear` products by dtype of the weights.
+/// Number of products of activations with weights of each dtype.
 fn linear(runs: &[KernelRun]) -> Vec<(DType, u64)> {
     runs.iter().filter(|run| run.op == "linear").map(|run| (run.weights.unwrap(), run.products)).collect()
 }

@@ -1,4 +1,5 @@
-//! Work is not repeated: per request and not per step, per prompt and not per picture.
+//! Work that is done once: once a request rather than once a step, once a prompt or reference rather than once a
+//! picture.
 
 use flux2::image::RgbImage;
 use flux2::pipeline::{Pipeline, ReferenceTokens, Residency};
@@ -9,7 +10,7 @@ use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, Reference, R
 use crate::golden::{f32_backend, fixture};
 use crate::tally::{Call, Tally};
 
-/// The tiny model run as `variant`, on a backend that records its work.
+/// The tiny model run as `variant`, and the backend that lists its work.
 fn pipeline(variant: &str) -> (Pipeline<Tally>, Tally) {
     let variant = Some(Variant::by_name(variant).unwrap());
     let paths = ModelPaths { model: fixture("tiny/klein").into(), variant, ..Default::default() };
@@ -29,7 +30,7 @@ fn request(references: usize, steps: u32) -> GenerateRequest {
     }
 }
 
-/// Work of each stage of a picture. Denoising is divided into steps; its preparation belongs to the first.
+/// The work of each stage of one picture. Denoising is split into its steps; its preparation counts as the first.
 fn stages(variant: &str, request: &GenerateRequest) -> Vec<(Phase, Vec<Call>)> {
     let (mut pipeline, tally) = pipeline(variant);
     let mut stages = vec![];
@@ -43,14 +44,14 @@ fn stages(variant: &str, request: &GenerateRequest) -> Vec<(Phase, Vec<Call>)> {
     stages
 }
 
-/// Number of products with matrices of the transformer's blocks in a picture of this many steps.
+/// Number of products with the matrices of the flow transformer's blocks in a picture of `steps` steps.
 pub fn products_of_blocks(steps: u32) -> u64 {
     let stages = stages("klein", &request(0, steps));
     let calls = stages.iter().flat_map(|(_, calls)| calls);
     calls.filter(|call| call.what.starts_with("double.") || call.what.starts_with("single.")).count() as u64
 }
 
-/// Asserts how often each step-independent piece of work is done in all steps together.
+/// Check how often work that does not depend on the step is done in all steps together.
 fn check(variant: &str, references: usize, steps: u32, expected: &[(&str, usize)]) {
     let stages = stages(variant, &request(references, steps));
     let denoise: Vec<&[Call]> =
@@ -69,7 +70,7 @@ fn check(variant: &str, references: usize, steps: u32, expected: &[(&str, usize)
     }
 }
 
-/// Expected counts: the modulation of the blocks `times` times, and the uploads from the host.
+/// The products that compute modulations, each `times` times.
 fn modulations(times: usize) -> Vec<(&'static str, usize)> {
     ["time_in.0", "time_in.1", "modulation.img", "modulation.txt", "modulation.single", "final.modulation"]
         .map(|name| (name, times))
@@ -80,18 +81,18 @@ fn modulations(times: usize) -> Vec<(&'static str, usize)> {
 fn what_does_not_depend_on_the_step_is_computed_once_a_request() {
     for steps in [2, 5] {
         let n = steps as usize;
-        // Uploads: noise, time, cosines, sines.
+        // Uploads: noise, time embedding, cosines, sines.
         let text = [modulations(1), vec![("txt_in", 1), ("img_in", n), ("upload", 4)]].concat();
         check("klein", 0, steps, &text);
-        // The references, which are projected once.
+        // With references also their tokens, which are projected once.
         let edit = [modulations(1), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 5)]].concat();
         check("klein", 2, steps, &edit);
-        // Guidance takes two passes per step; the empty prompt adds no other work.
+        // Guidance doubles the passes of a step; otherwise the empty prompt only adds its projection.
         let guided = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n), ("upload", 4)]].concat();
         check("klein-base", 0, steps, &guided);
         let guided_edit = [modulations(1), vec![("txt_in", 2), ("img_in", 2 * n + 1), ("upload", 5)]].concat();
         check("klein-base", 2, steps, &guided_edit);
-        // The KV variant processes references in a separate pass, at sigma 0.
+        // The KV variant runs its references in a separate pass, at noise level 0.
         let cached = [modulations(2), vec![("txt_in", 1), ("img_in", n + 1), ("upload", 8)]].concat();
         check("klein-kv", 2, steps, &cached);
     }
@@ -142,7 +143,7 @@ fn sixteen_pictures_of_one_prompt_encode_it_once() {
     for part in [Part::TextEncoder, Part::Transformer] {
         assert_eq!(times(Phase::Load(part)), 1, "{part}");
     }
-    // Once for the references, once for the pictures.
+    // The encoder for the reference, the decoder for the pictures.
     assert_eq!((times(Phase::References), times(Phase::Load(Part::Vae))), (1, 2));
     assert_eq!((times(Phase::Denoise), times(Phase::Decode)), (16, 16));
 }
@@ -153,7 +154,7 @@ fn image(seed: usize, [width, height]: [u32; 2]) -> Reference {
     Reference::from_image(RgbImage::new(width, height, pixels).unwrap())
 }
 
-/// Prompts and references that are encoded for one request after the other.
+/// Numbers of prompts and of references that are encoded for each request.
 fn encoded(pipeline: &mut Pipeline<Tally>, requests: &[GenerateRequest]) -> Vec<[usize; 2]> {
     let encoded = |request| {
         let (mut prompts, mut references) = (0, 0);

@@ -1,4 +1,4 @@
-//! The whole path compared with diffusers, stage by stage, on tiny checkpoints with random parameters.
+//! The whole recipe against diffusers, stage by stage, on tiny checkpoints with every parameter randomized.
 //!
 //! Tolerances for f32 (see docs/parity.md): the error of the reference against f64 is about 1e-6, and the order of sums
 //! differs here. A wrong token row changes the result by 3e-3, a wrong pad row by 1e-4.
@@ -33,7 +33,7 @@ const REFERENCE_TOKENS: f64 = 1e-5;
 /// Absolute error of decoded pixels, f32, nominally in -1..=1.
 const PIXELS: f32 = 5e-5;
 
-/// Two threads, so that work is actually divided.
+/// Two threads, so that work is split.
 fn backend(compute: Compute) -> CpuBackend {
     CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), ..Default::default() })
 }
@@ -87,7 +87,7 @@ fn as_variant(name: &str) -> ModelPaths {
 
 fn ignore(_: &Event) {}
 
-/// Compares every stage of a golden request with the reference, on the CPU and on a GPU.
+/// Compare every stage of a golden request with the reference, on the CPU and on a GPU.
 fn check(case: &str, paths: &ModelPaths) {
     check_on(&backend(Compute::F32), case, paths);
     #[cfg(all(feature = "cuda", target_os = "linux"))]
@@ -97,7 +97,7 @@ fn check(case: &str, paths: &ModelPaths) {
     });
 }
 
-/// Runs a golden request stage by stage and compares every stage with the reference.
+/// Run a golden request stage by stage and compare every stage with the reference.
 fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let golden = Golden::open(case);
     let mut pipeline = Pipeline::load(be.clone(), paths, Residency::KeepAll).unwrap();
@@ -136,7 +136,7 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
             let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
             assert_absolute(&name, &got, &expected, WORST * largest);
         };
-        // The first velocity has only the network's own error; later ones include that of the latents.
+        // The first velocity has only the network's error, later ones also that of the latents.
         hold("velocity", state.velocity, if i == 0 { NETWORK } else { LATENTS });
         if let Some(uncond) = state.velocity_uncond {
             hold("velocity_uncond", uncond, if i == 0 { NETWORK } else { LATENTS });
@@ -161,7 +161,7 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let image = pipeline.decode(&latents, &request, &mut ignore, &cancel).unwrap();
     hold_picture(&golden, &image);
 
-    // The same through the public API.
+    // The same by `generate`.
     let whole = pipeline.generate(&golden.request(), &mut ignore, &cancel).unwrap();
     assert_eq!(whole.image, image);
 }
@@ -279,8 +279,8 @@ fn kv_without_references_is_the_ordinary_model() {
     check("t2i", &as_variant("klein-kv"));
 }
 
-/// diffusers adds the products of a LoRA beside each product, here they are in the weights: of an f32 checkpoint, so
-/// that no rounding of weights comes between.
+/// diffusers adds the products of a LoRA to each product; here they are merged into the weights. The checkpoint is f32,
+/// so that merging does not round.
 #[test]
 fn lora() {
     let temp = tempfile::tempdir().unwrap();

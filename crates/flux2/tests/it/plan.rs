@@ -1,4 +1,4 @@
-//! Planning within a memory limit. The accuracy of plans is tested in `tests/memory`, a separate binary.
+//! Plans, and runs within a memory limit. `tests/memory` compares plans with what runs take.
 
 use flux2::weights::ModelFiles;
 use flux2::{
@@ -28,7 +28,7 @@ fn plan(residency: Residency) -> MemoryPlan {
 #[test]
 fn each_residency_keeps_less_than_the_one_before() {
     let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed];
-    // The transformer's stage holds all its weights.
+    // Unless they are streamed, all of the transformer's weights are mapped in its stage.
     let denoise = |residency| {
         let plan = plan(residency);
         plan.stages.iter().find(|at| at.stage == Phase::Denoise).unwrap().memory
@@ -59,7 +59,7 @@ fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
 
 #[test]
 fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
-    // Synthetic weights are in no file, so streaming saves nothing.
+    // Weights in no file cannot be streamed from one.
     let files = ModelFiles::synthetic(Variant::by_name("klein-mini").unwrap()).unwrap();
     let request = GenerateRequest { width: Some(64), height: Some(64), ..request() };
     let within = |limit, may_round| {

@@ -1,4 +1,4 @@
-//! A backend that computes nothing and records the requested work.
+//! A backend that computes nothing and records the calls it gets.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use flux2_backend::{
     MemoryUse, Result, Rope, Tensor, Weight,
 };
 
-/// A recorded piece of work.
+/// A recorded call: its kind, and its number of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// For products the canonical name of the matrix, else the name of the op.
@@ -18,7 +18,7 @@ pub struct Call {
     pub rows: usize,
 }
 
-/// The recording backend. Clones share one record.
+/// The backend. Clones share one list of calls.
 #[derive(Clone)]
 pub struct Tally {
     /// Canonical names of the text encoder's and the transformer's matrices, by their bytes.
@@ -27,7 +27,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// For a model in which all matrices have different bytes.
+    /// A backend for a model. Matrices are recognized by their bytes, so they must all differ.
     pub fn of(paths: &ModelPaths) -> Self {
         let files = ModelFiles::open(paths).unwrap();
         let text = files.text_encoder.map().unwrap();
@@ -38,7 +38,7 @@ impl Tally {
         Tally { names: Arc::new(of_text.chain(of_transformer).collect()), calls: Arc::default() }
     }
 
-    /// The work since the last call.
+    /// The calls since the last `take`.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
@@ -47,7 +47,7 @@ impl Tally {
         self.calls.lock().unwrap().push(Call { what: what.into(), rows });
     }
 
-    /// A placeholder result, never read.
+    /// A tensor without values.
     fn result(&self, dtype: DType, shape: impl Into<Vec<usize>>) -> Result<Tensor<Self>> {
         Ok(Tensor::from_buffer((), dtype, shape))
     }
@@ -97,7 +97,7 @@ impl Backend for Tally {
 
     fn load_matrix(&self, matrix: HostTensor, _: Format) -> Result<String> {
         let bytes = &matrix.bytes()[..];
-        // Slices of rows have the name of the whole matrix.
+        // Some rows of a matrix are named after it.
         let part = || self.names.iter().find(|(all, _)| all.windows(bytes.len()).any(|part| part == bytes));
         let name = self.names.get(bytes).or_else(|| part().map(|(_, name)| name)).cloned();
         let name = name.unwrap_or_else(|| "kernel".into());

@@ -1,5 +1,4 @@
-//! The on-disk cache of text embeddings: hits only for identical inputs, validated when read, and never a cause of
-//! failure.
+//! The disk cache of text embeddings: hits only for equal inputs, no trust in files, failures that change nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -30,7 +29,7 @@ fn load(paths: &ModelPaths, cache: Option<TextCache>) -> Pipeline<CpuBackend> {
     Pipeline::load(f32_backend(), paths, Residency::OneAtATime).unwrap().with_text_cache(cache)
 }
 
-/// Embeds a prompt with a new engine, as a new process would; returns the result and the events.
+/// The embedding of a prompt from a new pipeline, and the events of encoding it.
 fn encode(paths: &ModelPaths, cache: Option<TextCache>, prompt: &str) -> (Vec<f32>, Vec<Event>) {
     let mut events = vec![];
     let mut observer = |event: &Event| events.push(event.clone());
@@ -94,7 +93,7 @@ fn the_second_run_does_not_load_the_encoder_and_draws_the_same_bytes() {
 }
 
 #[test]
-fn a_long_prompt_that_is_found_is_warned_of_all_the_same() {
+fn a_cached_long_prompt_is_still_warned_of() {
     let folder = TempDir::new().unwrap();
     let warned = || {
         let mut pipeline = load(&klein(), Some(cache(folder.path())));
@@ -156,7 +155,7 @@ fn a_damaged_entry_is_computed_and_written_again() {
         ("of another prompt".into(), other),
         ("of zeros".into(), vec![0; good.len()]),
     ];
-    // Magic, version, dtype, rows, columns, key, checksum, first and last value.
+    // Offsets of magic, version, dtype, rows, columns, key, checksum, first and last value.
     for at in [0, 8, 12, 16, 24, 32, 63, 64, 95, 96, good.len() - 1] {
         cases.push((format!("changed at {at}"), changed(at)));
     }
@@ -184,7 +183,7 @@ fn what_is_no_file_is_no_entry() {
         fs::write(&target, &good).unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
         assert!(is_computed(&encode().1));
-        // The link was removed, its target was not.
+        // The link is replaced, its target is kept.
         assert!(!path.is_symlink() && fs::read(&path).unwrap() == good && target.exists());
         fs::remove_file(&path).unwrap();
     }
@@ -212,7 +211,7 @@ fn a_folder_that_cannot_be_written_to_fails_nothing() {
     assert_eq!(fs::read(&file).unwrap(), b"mine");
 }
 
-/// A writable copy of the tiny model, and the files of its text encoder.
+/// A copy of the tiny model that a test may change.
 fn copy_of_klein(folder: &Path) -> ModelPaths {
     for part in ["", "transformer", "text_encoder", "vae", "tokenizer"] {
         fs::create_dir_all(folder.join(part)).unwrap();
@@ -245,7 +244,7 @@ fn whatever_the_values_depend_on_is_in_the_key() {
     // The prompt.
     with(Compute::F32, Some(Tier::Portable), "a red fox.");
     assert_eq!(entries(), 2);
-    // Precision and kernels.
+    // The compute dtype and the kernels.
     let rounded = with(Compute::Bf16, Some(Tier::Portable), "a red fox");
     assert_eq!((rounded == first, entries()), (false, 3));
     if Tier::detect() != Tier::Portable {
@@ -282,7 +281,7 @@ fn weights_that_changed_are_another_encoder() {
     let (first, _) = encode();
     assert!(is_hit(&encode().1));
 
-    // The last value changed, with the modification time restored: tensors of this size are hashed as a whole.
+    // Change the last value and restore the time: tensors of this size are hashed as a whole.
     let mut bytes = fs::read(&file).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 0x40;
@@ -291,7 +290,7 @@ fn weights_that_changed_are_another_encoder() {
     let (changed, events) = encode();
     assert!(is_computed(&events) && changed != first);
 
-    // Rewritten with identical bytes.
+    // Change the time and no byte.
     set_time(time + Duration::from_secs(60));
     let (same, events) = encode();
     assert!(is_computed(&events) && same == changed);
@@ -324,19 +323,19 @@ fn what_was_used_longest_ago_goes_first_and_nothing_else_does() {
         let file = File::options().write(true).open(folder.path().join(name)).unwrap();
         file.set_modified(hour_ago + Duration::from_secs(later)).unwrap();
     }
-    // Reading an entry updates its time.
+    // A hit makes an entry the most recently used.
     assert!(is_hit(&encode("one", max)));
     encode("three", max);
     assert_eq!((texts().len(), texts().contains(&one), texts().contains(&two)), (2, true, false));
 
-    // Leftovers of a killed process count and are removed by age.
+    // The temporary file of a killed process counts, and is removed in its turn.
     let left = folder.path().join(".dj-flux2-text-abc123.tmp");
     fs::write(&left, vec![0; entry_bytes as usize / 4]).unwrap();
     File::options().write(true).open(&left).unwrap().set_modified(hour_ago).unwrap();
     encode("four", max);
     assert!(!left.exists() && texts().len() == 2);
 
-    // If not even one entry fits, nothing is removed for it.
+    // An entry larger than the limit removes nothing.
     let before = texts();
     let events = encode("five", entry_bytes - 1);
     assert!(matches!(events.last(), Some(Event::TextCache(TextCacheEvent::NotKept { .. }))));
@@ -351,7 +350,7 @@ fn several_processes_share_a_folder() {
     let expected = prompts.map(|prompt| encode(&klein(), None, prompt).0);
     encode(&klein(), Some(cache(folder.path())), prompts[0]);
     let (_, bytes) = only_entry(folder.path());
-    // Room for two of three entries, so that writers remove what others read.
+    // Room for two of three, so that threads remove what others read.
     let cache = TextCache { max_bytes: 2 * bytes.len() as u64, ..cache(folder.path()) };
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -365,7 +364,7 @@ fn several_processes_share_a_folder() {
             });
         }
     });
-    // Each of four concurrent writers may have found room for one entry.
+    // Four concurrent writers may each have found room for one.
     let files = contents(folder.path());
     assert!(files.len() <= 2 + 3 && files.values().all(|file| file.len() == bytes.len()), "{:?}", files.keys());
 }

@@ -1,6 +1,6 @@
-//! Guarantees about memory: a run takes what its plan predicted; a conversion never holds a whole network.
+//! Memory as promised: a run takes what was planned, a conversion never has a whole network in memory.
 //!
-//! A single test, because the counters cover all allocations of the process.
+//! A single test, since every allocation of the process counts.
 
 #[path = "../allocator/mod.rs"]
 mod allocator;
@@ -15,7 +15,7 @@ use flux2::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Refe
 
 use allocator::high_water;
 
-/// Allowed relative error of a prediction.
+/// Largest relative error of a plan.
 const TOLERANCE: f64 = 0.05;
 
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ fn memory_is_what_was_promised() {
     a_conversion_has_one_tensor_in_memory();
 }
 
-/// Bytes a conversion may take beyond its largest tensor in f32: buffers, headers, the plan of every tensor.
+/// Bytes that a conversion may take beside its largest tensor in f32: buffers, headers, the plan of every tensor.
 const CONVERSION: usize = 2_500_000;
 
 fn a_conversion_has_one_tensor_in_memory() {
@@ -66,7 +66,7 @@ fn a_conversion_has_one_tensor_in_memory() {
         let (needed, converted) = high_water(|| conversion.run(&mut |_: &_| {}, &CancelToken::new()).unwrap());
         let most = largest + CONVERSION;
         assert!(needed <= most, "{format:?}: {needed} of {most}, {all} in all");
-        // The limit is only meaningful if the model is larger.
+        // Otherwise the bound would say nothing.
         assert!(converted.bytes as usize > most, "{format:?}: {} bytes were written, {needed} taken", converted.bytes);
     }
 }
