@@ -32,7 +32,7 @@
 //! | [`text`] | prompt to token ids |
 //! | [`text_cache`] | text embeddings on disk, shared by runs |
 //! | [`image`] | image files, preparation of references, stored parameters |
-//! | [`bench`] | ops and whole pictures timed, beside the peaks of the device |
+//! | [`mod@bench`] | ops and whole pictures timed, beside the peaks of the device |
 //! | [`digest`] | hashes as names |
 //! | [`event`], [`error`] | what a run says; what can go wrong |
 //!

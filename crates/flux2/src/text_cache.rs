@@ -2,7 +2,7 @@
 //!
 //! In:  a folder, and everything an embedding depends on. Out: its values bit for bit, or nothing.
 //!
-//! An entry is one file, named by the SHA-256 of everything its values depend on ([`Inputs`]). No prompt and no path is
+//! An entry is one file, named by the SHA-256 of everything its values depend on (`Inputs`). No prompt and no path is
 //! stored.
 //!
 //! The folder is not trusted: a file is read only if its name, header, length and checksum are those of the entry asked
