@@ -4,6 +4,8 @@ use std::path::Path;
 
 use flux2::{Error, ErrorKind};
 
+use crate::wording;
+
 /// Exit codes; 0 is success.
 pub mod code {
     pub const FAILURE: u8 = 1;
@@ -59,6 +61,6 @@ impl From<Error> for Failure {
             ErrorKind::Cancelled => code::CANCELLED,
             _ => code::FAILURE,
         };
-        Failure { code, message: error.to_string(), hint: error.hint() }
+        Failure { code, message: error.to_string(), hint: error.remedy().as_ref().map(wording::remedy) }
     }
 }

@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Result, code};
 use crate::settings::{Detail, Job};
+use crate::wording;
 
 /// Speaks for a run.
 pub struct Report {
@@ -462,7 +463,7 @@ impl Report {
                 }
             }
             Event::Warning(warning) if !self.warned.contains(warning) => {
-                self.warning(warning);
+                self.warning(wording::warning(warning));
                 self.warned.push(warning.clone());
             }
             Event::TextCache(what) if self.detail == Detail::Verbose => self.line_of(worker, what),

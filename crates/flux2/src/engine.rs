@@ -11,6 +11,7 @@ use std::thread;
 use flux2_backend::{Backend, CpuBackend, CpuOptions, Format};
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 use flux2_backend::{CudaBackend, CudaOptions, cuda};
+use flux2_base::Remedy;
 
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
@@ -113,8 +114,8 @@ impl FromStr for Device {
 pub struct NoGpu {
     /// In a line.
     pub reason: String,
-    /// What would help.
-    pub hint: Option<String>,
+    /// What would help, if it is known.
+    pub remedy: Option<Remedy>,
     /// Whether there is a driver, so that somebody meant this machine to have a GPU.
     pub has_driver: bool,
 }
@@ -267,7 +268,7 @@ impl DryRun {
             Device::Cpu => Ok(DryRun::Processor),
             Device::Auto => Ok(Self::gpu(options).unwrap_or(DryRun::Processor)),
             Device::Cuda(_) => {
-                Self::gpu(options).map_err(|NoGpu { reason, hint, .. }| Error::Device { device, reason, hint })
+                Self::gpu(options).map_err(|NoGpu { reason, remedy, .. }| Error::Device { device, reason, remedy })
             }
         }
     }
@@ -286,7 +287,7 @@ impl DryRun {
 
     #[cfg(not(all(feature = "cuda", target_os = "linux")))]
     fn gpu(_options: &EngineOptions) -> Result<Self, NoGpu> {
-        Err(NoGpu { reason: "this program was built without GPUs".into(), hint: None, has_driver: false })
+        Err(NoGpu { reason: "this program was built without GPUs".into(), remedy: None, has_driver: false })
     }
 
     /// See [`plan()`].
@@ -305,7 +306,7 @@ impl DryRun {
             DryRun::Processor => {
                 if precision.blocks() == Format::Fp8 {
                     let reason = "no processor has products of fp8".into();
-                    return Err(Error::Device { device, reason, hint: Some(NO_FP8.into()) });
+                    return Err(Error::Device { device, reason, remedy: Some(Remedy::UseInt8OnProcessor) });
                 }
                 let be = CpuBackend::new(CpuOptions { compute, threads, dry_run: true, ..Default::default() });
                 let mut stages = plan::dry_run(be, files, precision, residency, requests)?;
@@ -315,10 +316,10 @@ impl DryRun {
             #[cfg(all(feature = "cuda", target_os = "linux"))]
             DryRun::Gpu(gpu, ordinal) => {
                 let be = CudaBackend::dry_run(gpu.clone(), compute, None)?;
-                check_format(&be, precision).map_err(|NoGpu { reason, hint, .. }| Error::Device {
+                check_format(&be, precision).map_err(|NoGpu { reason, remedy, .. }| Error::Device {
                     device,
                     reason,
-                    hint,
+                    remedy,
                 })?;
                 let stages = plan::dry_run(be, files, precision, residency, requests)?;
                 let device = format!("cuda:{ordinal}, {}", gpu.name);
@@ -500,7 +501,11 @@ fn no_gpu(error: &cuda::Unavailable, options: &EngineOptions) -> NoGpu {
     let libraries = cuda::libraries(&search(&options.gpu));
     let driver = libraries.iter().find(|found| found.library == cuda::Library::Driver);
     let has_driver = driver.is_some_and(|found| found.state.is_ok());
-    NoGpu { reason: error.to_string(), hint: error.hint().map(str::to_owned), has_driver }
+    let remedy = match error {
+        cuda::Unavailable::NoDevice { .. } => Some(Remedy::ListDevices),
+        _ => error.hint().map(Remedy::advice),
+    };
+    NoGpu { reason: error.to_string(), remedy, has_driver }
 }
 
 /// Refuse a format that a GPU does not multiply.
@@ -511,11 +516,8 @@ fn check_format(be: &CudaBackend, precision: Precision) -> Result<(), NoGpu> {
     }
     let cuda::GpuInfo { name, capability: [major, minor], .. } = be.gpu();
     let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
-    Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver: true })
+    Err(NoGpu { reason, remedy: Some(Remedy::UseInt8OrBf16), has_driver: true })
 }
-
-/// What to do about fp8 on a processor.
-const NO_FP8: &str = "fp8 is for GPUs; on a processor --dtype int8 is as small, and fast";
 
 impl Chosen {
     /// The device of `options`.
@@ -531,13 +533,13 @@ impl Chosen {
             Device::Auto | Device::Cuda(_) => match Self::gpus(options, most) {
                 Ok(gpus) => return Ok(gpus),
                 Err(no_gpu) if device == Device::Auto => Some(no_gpu),
-                Err(NoGpu { reason, hint, .. }) => return Err(Error::Device { device, reason, hint }),
+                Err(NoGpu { reason, remedy, .. }) => return Err(Error::Device { device, reason, remedy }),
             },
         };
         let EngineOptions { precision, threads, .. } = *options;
         if precision.blocks() == Format::Fp8 {
             let reason = no_gpu.map_or_else(|| "no processor has products of fp8".into(), |no_gpu| no_gpu.reason);
-            return Err(Error::Device { device, reason, hint: Some(NO_FP8.into()) });
+            return Err(Error::Device { device, reason, remedy: Some(Remedy::UseInt8OnProcessor) });
         }
         let compute = precision.compute();
         let cpu = CpuBackend::new(CpuOptions { compute, threads, ..Default::default() });
@@ -586,7 +588,7 @@ impl Chosen {
 
     #[cfg(not(all(feature = "cuda", target_os = "linux")))]
     fn gpus(_options: &EngineOptions, _most: NonZeroUsize) -> Result<Devices, NoGpu> {
-        Err(NoGpu { reason: "this program was built without GPUs".into(), hint: None, has_driver: false })
+        Err(NoGpu { reason: "this program was built without GPUs".into(), remedy: None, has_driver: false })
     }
 
     /// For people: device, instruction set, threads, number format.

@@ -1,7 +1,9 @@
-//! Everything that can go wrong, as values: what happened and with what; [`Error::hint`] says what to do about it.
+//! Everything that can go wrong, as values. The message says what happened; [`Error::remedy`] what to do about it.
 
 use std::io;
 use std::path::PathBuf;
+
+use flux2_base::{ErrorKind, Remedy};
 
 use crate::event::Phase;
 use crate::plan::Memory;
@@ -13,8 +15,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a run did not come to a picture.
 ///
-/// The message says what happened and names the value; [`hint`](Error::hint) is the third part, what to do, so that a
-/// terminal can print it on its own line and a server can send it as a field.
+/// The message says what happened and names the value. What to do about it is data, [`remedy`](Error::remedy): a terminal
+/// words it with flags, a server with fields.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -92,8 +94,6 @@ pub enum Error {
         path: PathBuf,
         /// What is not named.
         part: Part,
-        /// The flag that names it.
-        flag: &'static str,
     },
     /// A folder that is not laid out as a model.
     #[error("{} is a folder without model_index.json", path.display())]
@@ -417,8 +417,8 @@ pub enum Error {
         device: crate::engine::Device,
         /// Why it cannot be had.
         reason: String,
-        /// What would help.
-        hint: Option<String>,
+        /// What would help, if it is known.
+        remedy: Option<Remedy>,
     },
     /// The run was stopped by its [`CancelToken`](crate::CancelToken).
     #[error("cancelled")]
@@ -437,26 +437,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-}
-
-/// Which kind of trouble an [`Error`] is; a command line turns it into an exit code, a server into a status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// What was asked for cannot be done by any model.
-    Usage,
-    /// The model's files are not there.
-    ModelMissing,
-    /// The model's files are not given to who asks.
-    Access,
-    /// Memory is short.
-    OutOfMemory,
-    /// A reference image cannot be used.
-    BadImage,
-    /// Stopped on request.
-    Cancelled,
-    /// Everything else: a broken checkpoint, a failing disk.
-    Failure,
 }
 
 #[cfg(feature = "hub")]
@@ -506,99 +486,84 @@ impl Error {
         }
     }
 
-    /// What the caller can do about it, as one imperative sentence.
-    pub fn hint(&self) -> Option<String> {
-        match self {
+    /// What the caller can do about it, as data: each front end has its own words for it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
             Error::SizeGrid { axis, px, multiple } => {
                 let low = px / multiple * multiple;
-                Some(format!("use --{axis} {low} or --{axis} {}", low + multiple))
+                Remedy::ChooseSize { axis, low, high: low + multiple }
             }
             Error::SizeRange { axis, px, min, max } => {
-                Some(format!("use --{axis} {}", if px < min { min } else { max }))
+                let nearest = *if px < min { min } else { max };
+                Remedy::ChooseSize { axis, low: nearest, high: nearest }
             }
-            Error::NotFinite => Some("check the files of the model, or try --dtype f32".into()),
-            Error::Device { hint, .. } => hint.clone().or_else(|| Some("use --device auto or --device cpu".into())),
-            Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
-            Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),
-            Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),
-            Error::LoraScale { .. } => Some("use a finite number, as in FILE:0.8".into()),
-            Error::Lora { problem, .. } => Some(problem.hint()),
-            Error::ModelMissing { .. } => Some(
-                "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file"
-                    .into(),
-            ),
+            Error::NotFinite => Remedy::ComputeInF32,
+            Error::Device { remedy, .. } => remedy.clone().unwrap_or(Remedy::ChooseDevice),
+            Error::Steps { .. } => Remedy::UseDefaultSteps,
+            Error::Guidance { .. } => Remedy::UseDefaultGuidance,
+            Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
+            Error::LoraScale { .. } => Remedy::ScaleLoraFinitely,
+            Error::Lora { problem, .. } => problem.remedy(),
+            Error::ModelMissing { .. } => Remedy::NameModel,
             Error::PartMissing { .. } | Error::NoWeights { .. } | Error::ShardLacks { .. } => {
-                Some("download the model again, or correct the path".into())
+                Remedy::advice("download the model again, or correct the path")
             }
-            Error::PartNotGiven { part, flag, .. } => Some(format!("add {flag} with the path of the {part}")),
+            Error::PartNotGiven { part, .. } => Remedy::GivePart(*part),
             Error::NoModelIndex { .. } => {
-                Some("pass the folder that holds model_index.json, or one .safetensors or .gguf file".into())
+                Remedy::advice("pass the folder that holds model_index.json, or one .safetensors or .gguf file")
             }
-            Error::WrongPart { wanted, .. } => Some(match wanted {
-                Part::Transformer => "pass the transformer of a FLUX.2 [klein] model with --model".into(),
-                Part::TextEncoder => "pass the Qwen3 text encoder with --text-encoder".into(),
-                Part::Vae => "pass the FLUX.2 autoencoder with --vae".into(),
-            }),
-            Error::Convert(problem) => Some(problem.hint().into()),
-            Error::TwoTransformers { .. } => {
-                Some("pass the folder of the model with --model, or only one of the two".into())
+            Error::WrongPart { wanted, .. } => Remedy::ReplacePart(*wanted),
+            Error::Convert(problem) => problem.remedy(),
+            Error::TwoTransformers { .. } => Remedy::NameModelFolder,
+            Error::Checkpoint { problem, .. } => problem.remedy(),
+            Error::Config { problem, .. } => problem.remedy(),
+            Error::Tensors { .. } => Remedy::advice(
+                "pass a file that belongs to the model, in a dtype of f32, f16, bf16, f8_e4m3, i8 or GGML's q4_0 to q6_k",
+            ),
+            Error::TensorTwice { .. } => Remedy::advice("keep one of the two files in the folder"),
+            Error::PartsDisagree { part, .. } => {
+                Remedy::advice(format!("pass the {part} this transformer was trained with"))
             }
-            Error::Checkpoint { problem, .. } => Some(problem.hint()),
-            Error::Config { problem, .. } => Some(problem.hint()),
-            Error::Tensors { .. } => {
-                Some("pass a file that belongs to the model, in a dtype of f32, f16, bf16, f8_e4m3, i8 or GGML's q4_0 to q6_k".into())
-            }
-            Error::TensorTwice { .. } => Some("keep one of the two files in the folder".into()),
-            Error::PartsDisagree { part, .. } => Some(format!("pass the {part} this transformer was trained with")),
-            Error::FileChanged { .. } => Some("run it again once the file is complete".into()),
-            Error::UnknownVariant { nearest, .. } => Some(match nearest {
-                Some(nearest) => format!("use {nearest}"),
-                None => "use klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini".into(),
-            }),
-            Error::VariantSize { .. } => Some("leave --variant out, or name the one the file is".into()),
+            Error::FileChanged { .. } => Remedy::advice("run it again once the file is complete"),
+            Error::UnknownVariant { nearest, .. } => Remedy::UseVariant { nearest: *nearest },
+            Error::VariantSize { .. } => Remedy::CorrectVariant,
             #[cfg(feature = "hub")]
-            Error::Hub(problem) => problem.hint(),
-            Error::ImageFormat { .. } => Some("convert it to PNG, JPEG or WebP".into()),
-            Error::ImageDecode { .. } => Some("open it in an image editor and save it again, as PNG".into()),
-            Error::ImageAnimated { .. } => Some("save one frame of it as a still picture".into()),
+            Error::Hub(problem) => problem.remedy(),
+            Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
+            Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
+            Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),
             Error::ImageTooLarge { .. } => {
-                Some("shrink it: the model sees about a million pixels of a reference image".into())
+                Remedy::advice("shrink it: the model sees about a million pixels of a reference image")
             }
-            Error::ImageFileTooLarge { .. } => Some("save it smaller, or as JPEG".into()),
-            Error::ImageTooSmall { min, .. } => Some(format!("enlarge it to at least {min} pixels a side")),
-            Error::ImageAspect { .. } => Some("crop it".into()),
-            Error::ImageParameters { .. } => Some("pass a picture as it was written, not edited since".into()),
-            Error::ImageParametersTooLong { .. } => {
-                Some("write a .png or .webp, which hold more, or use --no-metadata".into())
-            }
-            Error::UnknownExtension { .. } => Some("end the name in .png, .jpg, .jpeg or .webp".into()),
-            Error::OutputExists { .. } => Some("choose another name, or leave --no-clobber out".into()),
+            Error::ImageFileTooLarge { .. } => Remedy::advice("save it smaller, or as JPEG"),
+            Error::ImageTooSmall { min, .. } => Remedy::advice(format!("enlarge it to at least {min} pixels a side")),
+            Error::ImageAspect { .. } => Remedy::advice("crop it"),
+            Error::ImageParameters { .. } => Remedy::advice("pass a picture as it was written, not edited since"),
+            Error::ImageParametersTooLong { .. } => Remedy::OmitParameters,
+            Error::UnknownExtension { .. } => Remedy::advice("end the name in .png, .jpg, .jpeg or .webp"),
+            Error::OutputExists { .. } => Remedy::OverwritePicture,
             Error::TokenizerVocabulary { .. } => {
-                Some("put the tokenizer/ folder that belongs to the text encoder beside the model".into())
+                Remedy::advice("put the tokenizer/ folder that belongs to the text encoder beside the model")
             }
             Error::TokenizerTooLarge { .. }
             | Error::TokenizerJson { .. }
             | Error::TokenizerRule { .. }
-            | Error::TokenizerToken { .. } => Some("use the tokenizer.json that Qwen3 was published with".into()),
-            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => {
-                Some("ask for a smaller picture or fewer reference images, or use --dtype bf16".into())
-            }
-            Error::NoMemory { .. } => Some(
-                "ask for a smaller picture or fewer reference images, or end other programs that use the memory".into(),
+            | Error::TokenizerToken { .. } => Remedy::advice("use the tokenizer.json that Qwen3 was published with"),
+            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => Remedy::ReduceMemory,
+            Error::NoMemory { .. } => Remedy::advice(
+                "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
             ),
-            Error::MemoryLimit { .. } => {
-                Some("ask for a smaller picture or fewer reference images, or allow more memory".into())
-            }
-            Error::Io { source, .. } => match source.kind() {
+            Error::MemoryLimit { .. } => Remedy::AllowMemory,
+            Error::Io { source, .. } => Remedy::advice(match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
-                    Some("correct the path".into())
+                    "correct the path"
                 }
-                io::ErrorKind::InvalidInput => Some("name a file, not a device or a pipe".into()),
-                io::ErrorKind::PermissionDenied => Some("change its permissions, or choose another path".into()),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("free some room on the disk".into()),
-                _ => None,
-            },
-            _ => None,
-        }
+                io::ErrorKind::InvalidInput => "name a file, not a device or a pipe",
+                io::ErrorKind::PermissionDenied => "change its permissions, or choose another path",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some room on the disk",
+                _ => return None,
+            }),
+            _ => return None,
+        })
     }
 }

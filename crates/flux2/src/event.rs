@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flux2_backend::DType;
+use flux2_base::Remedy;
 
 use crate::pipeline::ladder::Rung;
 use crate::weights::Part;
@@ -236,6 +237,16 @@ pub enum Warning {
     },
 }
 
+impl Warning {
+    /// What the caller can do about it, as data: each front end has its own words for it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Warning::ManySteps { steps, .. } => Some(Remedy::UseAsSeed(*steps)),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -258,7 +269,7 @@ impl fmt::Display for Warning {
                 write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
             }
             Warning::ManySteps { steps, default } => {
-                write!(f, "{steps} steps on a model made for {default}; if you meant the seed, use -S {steps}")
+                write!(f, "{steps} steps on a model made for {default}")
             }
             Warning::UntrainedSize { width, height, variant, smallest, largest } => write!(
                 f,

@@ -59,8 +59,10 @@ pub mod text_cache;
 pub mod variant;
 pub mod weights;
 
+pub use flux2_base::{ErrorKind, Part, Remedy};
+
 pub use engine::{Device, Engine, EngineOptions, GpuOptions, NoGpu};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;

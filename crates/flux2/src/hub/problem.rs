@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flux2_base::{ErrorKind, Remedy};
+
 use super::RepoId;
-use crate::error::ErrorKind;
 use crate::event::Bytes;
 
 /// Why files of the hub are not here.
@@ -141,40 +142,27 @@ impl HubProblem {
         }
     }
 
-    pub(crate) fn hint(&self) -> Option<String> {
-        Some(match self {
-            HubProblem::RepoName { .. } => "name a repository as owner/name".into(),
-            HubProblem::Url { .. } => "write it as in https://huggingface.co or http://proxy:3128".into(),
-            HubProblem::Offline { .. } => "unset HF_HUB_OFFLINE to use the network".into(),
-            HubProblem::Unreachable { .. } => {
-                "check the network, HF_ENDPOINT and the proxies, then run it again".into()
+    pub(crate) fn remedy(&self) -> Remedy {
+        Remedy::advice(match self {
+            HubProblem::RepoName { .. } => "name a repository as owner/name",
+            HubProblem::Url { .. } => "write it as in https://huggingface.co or http://proxy:3128",
+            HubProblem::Offline { .. } => return Remedy::GoOnline,
+            HubProblem::Unreachable { .. } => return Remedy::CheckNetwork,
+            HubProblem::NotFound { .. } => return Remedy::CorrectRepository,
+            HubProblem::Access { page, token, .. } => {
+                let tokens_page = (!token).then(|| tokens_page(page));
+                return Remedy::AcceptLicence { page: page.clone(), tokens_page };
             }
-            HubProblem::NotFound { .. } => {
-                "correct the name; if the repository is private, pass a token with HF_TOKEN".into()
-            }
-            HubProblem::Access { page, token: false, .. } => format!(
-                "accept the licence at {page}, make a token at {} and pass it with HF_TOKEN=hf_… or `hf auth login`",
-                tokens_page(page)
-            ),
-            HubProblem::Access { page, token: true, .. } => {
-                format!(
-                    "accept the licence at {page} with the account of the token, and let the token read gated models"
-                )
-            }
-            HubProblem::Token { .. } => {
-                "make another on the page of your tokens and pass it with HF_TOKEN, or pass none for what is open to all".into()
-            }
-            HubProblem::NoModel { .. } => "name a repository with model_index.json or with .safetensors files".into(),
-            HubProblem::Busy { .. } => "run it again later; what is here is kept".into(),
-            HubProblem::Status { .. } | HubProblem::CutShort { .. } => {
-                "run it again: it goes on where it stopped".into()
-            }
-            HubProblem::Answer { .. } => "check HF_ENDPOINT, and whether a login page is in the way".into(),
+            HubProblem::Token { .. } => return Remedy::ReplaceToken,
+            HubProblem::NoModel { .. } => "name a repository with model_index.json or with .safetensors files",
+            HubProblem::Busy { .. } => "run it again later; what is here is kept",
+            HubProblem::Status { .. } | HubProblem::CutShort { .. } => "run it again: it goes on where it stopped",
+            HubProblem::Answer { .. } => return Remedy::CheckEndpoint,
             HubProblem::Length { .. } | HubProblem::Digest { .. } => {
-                "run it again; if it stays, something between here and the hub changes files".into()
+                "run it again; if it stays, something between here and the hub changes files"
             }
-            HubProblem::DiskFull { .. } => "free some room, or set HF_HUB_CACHE to a folder on another disk".into(),
-            HubProblem::InUse { .. } => "wait until the other process is done".into(),
+            HubProblem::DiskFull { .. } => return Remedy::MoveCache,
+            HubProblem::InUse { .. } => "wait until the other process is done",
         })
     }
 }
@@ -190,7 +178,7 @@ impl fmt::Display for HubProblem {
         match self {
             HubProblem::RepoName { name } => write!(f, "no repository can be called {name:?}"),
             HubProblem::Url { what } => write!(f, "the {what} is not a URL that can be used"),
-            HubProblem::Offline { repo } => write!(f, "{repo} is to be downloaded, and HF_HUB_OFFLINE is set"),
+            HubProblem::Offline { repo } => write!(f, "{repo} must be downloaded, but network access is turned off"),
             HubProblem::Unreachable { host, reason } => write!(f, "{host} cannot be reached: {reason}"),
             HubProblem::NotFound { repo, host } => write!(f, "{host} knows no repository {repo}"),
             HubProblem::Access { repo, licence, token, .. } => {

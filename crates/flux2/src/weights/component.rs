@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use flux2_backend::host::{BlockScales, Multipliers};
 use flux2_backend::{DType, Format, HostBytes, HostTensor};
+use flux2_base::Part;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::config::ExpectedTensor;
 use super::gguf::Metadata;
 use super::json::{ConfigProblem, Json};
-use super::layout::{Detected, Dialect, Layout, Part, Rule, detect};
+use super::layout::{Detected, Dialect, Layout, Rule, detect};
 use super::location::Location;
 use super::lora;
 use super::mismatch::{Mismatch, WrongShape, nearest_name};

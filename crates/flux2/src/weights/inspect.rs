@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use flux2_base::Part;
+
 use super::component::{Checkpoint, Component};
 use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
-use super::layout::{Detected, Layout, Part};
+use super::layout::{Detected, Layout};
 use super::location::Location;
 use super::lora::{Lora, LoraPath, LoraProblem};
 use super::model_files::{find_tokenizer, kind_of_folder};

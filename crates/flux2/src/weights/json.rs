@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use flux2_base::Remedy;
 use serde_json::{Map, Value};
 
 use super::location::Location;
@@ -193,12 +194,11 @@ pub enum ConfigProblem {
 }
 
 impl ConfigProblem {
-    pub(crate) fn hint(&self) -> String {
-        match self {
+    pub(crate) fn remedy(&self) -> Remedy {
+        Remedy::advice(match self {
             ConfigProblem::Unsupported { .. } => "use a FLUX.2 [klein] model",
             ConfigProblem::Shape { .. } => "pass the file that belongs to the model",
             _ => "download the file again, or correct it",
-        }
-        .into()
+        })
     }
 }

@@ -41,12 +41,13 @@ mod tensor_file;
 
 pub use flux2_backend::{Compute, Format};
 use flux2_backend::{HostTensor, Placement};
+pub use flux2_base::Part;
 
 pub use component::{Component, MappedWeights};
 pub use config::{ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
 pub use inspect::{InspectedModel, InspectedPart, Inspection, PartKind, inspect};
 pub use json::ConfigProblem;
-pub use layout::{Layout, Part};
+pub use layout::Layout;
 pub use location::{EmbeddedFile, Location};
 pub use lora::{Lora, LoraPath, LoraProblem, WithLoras};
 pub use mismatch::{Mismatch, WrongShape};

@@ -2,11 +2,13 @@
 //!
 //! In:  [`ModelPaths`], a diffusers folder or single files. Out: [`ModelFiles`], in which everything fits everything.
 
+use flux2_base::Part;
+
 use super::MAX_INDEX_BYTES;
 use super::component::{Checkpoint, Component, Shapes, Wants};
 use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
 use super::json::{ConfigProblem, Json};
-use super::layout::{Dialect, Part};
+use super::layout::Dialect;
 use super::location::Location;
 use super::lora::{Lora, LoraPath};
 use crate::variant::{Kind, Variant};
@@ -72,13 +74,13 @@ impl ModelFiles {
         };
         // A file that is something else says so before the other two are asked for.
         let transformer = Component::<TransformerConfig>::open(transformer)?;
-        let beside = |given: &Option<Location>, folder: &str, part: Part, flag: &'static str| match given {
+        let beside = |given: &Option<Location>, folder: &str, part: Part| match given {
             Some(location) => Ok(location.clone()),
             None if is_folder => Ok(paths.model.join(folder)),
-            None => Err(Error::PartNotGiven { path: paths.model.path().to_owned(), part, flag }),
+            None => Err(Error::PartNotGiven { path: paths.model.path().to_owned(), part }),
         };
-        let text_location = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder, "--text-encoder")?;
-        let vae_location = beside(&paths.vae, "vae", Part::Vae, "--vae")?;
+        let text_location = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder)?;
+        let vae_location = beside(&paths.vae, "vae", Part::Vae)?;
         let text_location = present(text_location, "text encoder")?;
         let text_encoder = Component::<TextConfig>::of(Checkpoint::open(&text_location)?, &taps)?;
         let vae = Component::<VaeConfig>::open(present(vae_location, "VAE")?)?;

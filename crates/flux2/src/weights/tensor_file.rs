@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 
 use flux2_backend::{DType, HostBytes};
+use flux2_base::Remedy;
 
 use super::gguf;
 use super::location::{Location, Stat};
@@ -374,8 +375,8 @@ pub enum FileProblem {
 }
 
 impl FileProblem {
-    pub(crate) fn hint(&self) -> String {
-        match self {
+    pub(crate) fn remedy(&self) -> Remedy {
+        Remedy::advice(match self {
             FileProblem::NotAFile => "pass a .safetensors or .gguf file, or the folder that holds model_index.json",
             FileProblem::OtherFormat { looks_like } if looks_like.contains("LFS") => {
                 "fetch the file itself with `git lfs pull`, or download it from the hub"
@@ -388,7 +389,6 @@ impl FileProblem {
             | FileProblem::GgufCut { .. }
             | FileProblem::Trailing { .. } => "download the file again: it is not whole",
             _ => "download the file again from a source you trust: it is damaged or not a file of tensors",
-        }
-        .into()
+        })
     }
 }

@@ -628,7 +628,7 @@ fn what_is_there_is_replaced_only_where_that_is_asked_for() {
     let temp = tempfile::tempdir().unwrap();
     let problem = |conversion: &Conversion| match run(conversion) {
         Err(error @ Error::Convert(_)) => {
-            assert!(error.hint().is_some());
+            assert!(error.remedy().is_some());
             let Error::Convert(problem) = error else { unreachable!("matched above") };
             problem
         }

@@ -15,7 +15,7 @@ fn problem(bytes: &[u8]) -> FileProblem {
     match Component::<TransformerConfig>::open(&path) {
         Err(error @ Error::Checkpoint { .. }) => {
             let message = error.to_string();
-            assert!(message.contains("hostile.gguf") && error.hint().is_some());
+            assert!(message.contains("hostile.gguf") && error.remedy().is_some());
             assert!(!message.contains(char::is_control) && message.len() < 1000, "{message}");
             let Error::Checkpoint { problem, .. } = error else { unreachable!("matched above") };
             problem

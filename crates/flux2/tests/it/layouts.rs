@@ -96,7 +96,7 @@ pub fn f32_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
 
 /// Open a model that is whole.
 pub fn open(paths: &ModelPaths) -> ModelFiles {
-    ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nhint: {:?}", e.hint()))
+    ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nremedy: {:?}", e.remedy()))
 }
 
 /// The tiny model as a folder.

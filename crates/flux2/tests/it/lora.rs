@@ -441,7 +441,7 @@ fn refused(file: &File, scale: f32) -> Error {
     let temp = TempDir::new().unwrap();
     let path = file.write(temp.path(), "style.safetensors");
     let error = ModelFiles::open(&with(folder(), &[(&path, scale)])).unwrap_err();
-    assert!(error.hint().is_some(), "{error}");
+    assert!(error.remedy().is_some(), "{error}");
     error
 }
 

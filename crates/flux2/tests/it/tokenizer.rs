@@ -227,7 +227,7 @@ fn open(json: &[u8]) -> Result<Tokenizer, Error> {
     let result = Tokenizer::from_file(&path);
     if let Err(error) = &result {
         assert!(error.to_string().starts_with(path.to_str().unwrap()), "no path in: {error}");
-        assert!(error.hint().is_some(), "no hint for: {error}");
+        assert!(error.remedy().is_some(), "no hint for: {error}");
     }
     result
 }

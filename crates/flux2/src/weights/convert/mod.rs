@@ -23,10 +23,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use flux2_backend::{DType, Format};
+use flux2_base::{Part, Remedy};
 
 use super::component::{Checkpoint, Component};
 use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
-use super::layout::{Layout, Part};
+use super::layout::Layout;
 use super::location::Location;
 use super::model_files::{ModelFiles, ModelPaths};
 use crate::event::{Bytes, CancelToken, Event, FilesEvent, Observer};
@@ -126,17 +127,17 @@ pub enum ConvertProblem {
 }
 
 impl ConvertProblem {
-    pub(crate) fn hint(&self) -> &'static str {
-        match self {
-            ConvertProblem::Exists { .. } => "name another place, or add --force to replace it",
+    pub(crate) fn remedy(&self) -> Remedy {
+        Remedy::advice(match self {
+            ConvertProblem::Exists { .. } => return Remedy::ReplaceConverted,
             ConvertProblem::NoModel { .. } => "name another place: only a folder with model_index.json is replaced",
             ConvertProblem::IsSource { .. } => "name another place",
             ConvertProblem::Untold { .. } => "convert the whole model: its folder keeps the configuration",
-            ConvertProblem::Vae { .. } => "use --to bf16, or leave it as it is: it is a small part of a model",
+            ConvertProblem::Vae { .. } => return Remedy::ConvertVaeToBf16,
             ConvertProblem::NoFormat => "use bf16, int8, q8_0 or q4_k",
             ConvertProblem::DiskFull { .. } => "free some room, or name a place on another disk",
             ConvertProblem::Busy { .. } => "wait for it, or name another place",
-        }
+        })
     }
 }
 

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use flux2_backend::host::BlockScales;
 use flux2_backend::{DType, Format, HostTensor, encode};
+use flux2_base::Part;
 
 use super::super::component::{Component, MappedWeights};
 use super::super::config::{TextConfig, TransformerConfig, Untold, VaeConfig};
-use super::super::layout::{Dialect, Layout, Part, Rule};
+use super::super::layout::{Dialect, Layout, Rule};
 use super::super::quantize::is_rounded;
 use super::super::tensor_file::NewTensor;
 use super::super::{WeightSource, gguf, safetensors};

@@ -12,6 +12,8 @@ mod qwen;
 
 use std::fmt;
 
+use flux2_base::Part;
+
 /// Which scheme of names a checkpoint follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -35,27 +37,6 @@ impl fmt::Display for Layout {
             Layout::HuggingFace => "huggingface",
             Layout::LlamaCpp => "llama.cpp",
             Layout::Synthetic => "synthetic",
-        })
-    }
-}
-
-/// One of the three networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The flow transformer.
-    Transformer,
-    /// The Qwen3 text encoder.
-    TextEncoder,
-    /// The autoencoder.
-    Vae,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Part::Transformer => "transformer",
-            Part::TextEncoder => "text encoder",
-            Part::Vae => "VAE",
         })
     }
 }

@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use flux2_backend::{DType, Format, HostBytes, HostTensor, Placement};
+use flux2_base::Remedy;
 
 use self::keys::{Home, Homes, Key, Role};
 use self::scaling::Scaling;
@@ -422,22 +423,19 @@ pub enum LoraProblem {
 }
 
 impl LoraProblem {
-    pub(crate) fn hint(&self) -> String {
-        match self {
+    pub(crate) fn remedy(&self) -> Remedy {
+        Remedy::advice(match self {
             LoraProblem::Unsupported { .. } => {
                 "pass a LoRA of the transformer: pairs named lora_A and lora_B, or lora_down and lora_up"
             }
             LoraProblem::Gguf => "pass the LoRA as a .safetensors file",
             LoraProblem::Tensors(_) => "pass a LoRA made for this model, in f32, f16 or bf16",
-            LoraProblem::OtherFamily { .. } | LoraProblem::OtherSize { .. } => {
-                "pass a LoRA made for this model, or with -m the model it was made for"
-            }
+            LoraProblem::OtherFamily { .. } | LoraProblem::OtherSize { .. } => return Remedy::MatchLora,
             LoraProblem::Factor { .. } => "use a smaller scale, or download the file again",
             LoraProblem::Empty
             | LoraProblem::Twice { .. }
             | LoraProblem::Metadata { .. }
             | LoraProblem::Rank { .. } => "download the file again from a source you trust: it is damaged",
-        }
-        .into()
+        })
     }
 }

@@ -372,7 +372,7 @@ fn who_may_not_read_is_told_which_licence_and_where() {
         let (done, _) = download(&Hub::new(HubOptions { token, ..place.options(&server) }).unwrap());
         let error = done.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Access);
-        let said = format!("{error} {}", error.hint().unwrap());
+        let said = format!("{error} {}", error.remedy().unwrap());
         assert!(said.contains("Apache-2.0") && said.contains(&format!("{}/{REPO}", server.url)), "{said}");
         assert_eq!(said.contains("/settings/tokens"), !with_token, "{said}");
         assert_eq!(server.seen_of(WEIGHTS).len(), 1);
