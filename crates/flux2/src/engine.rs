@@ -1,19 +1,20 @@
 //! A model behind an object: the only place where the type of the backend is chosen and forgotten.
 
-use std::fmt;
 use std::num::NonZeroUsize;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 use std::ops::Range;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::thread;
 
 use flux2_backend::{Backend, CpuBackend, CpuOptions, Format};
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 use flux2_backend::{CudaBackend, CudaOptions, cuda};
 use flux2_base::Remedy;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+use flux2_base::units::Memory;
 
 use crate::bench::{self, OpEvent, Peaks};
+use crate::device::Device;
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::plan::{self, MemoryPlan, PROGRAM_BYTES};
@@ -61,52 +62,6 @@ pub trait Engine: Send {
     /// # Errors
     /// [`Error::Cancelled`], or no memory.
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()>;
-}
-
-/// Where to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// The fastest there is.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// An NVIDIA GPU: the one of this number, as the driver counts from 0, else the first that can be used.
-    Cuda(Option<usize>),
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Auto => f.write_str("auto"),
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(None) => f.write_str("cuda"),
-            Device::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
-        }
-    }
-}
-
-/// A name that is no [`Device`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a device is auto, cpu, cuda, or one GPU by its number, as in cuda:1")]
-pub struct ParseDeviceError;
-
-/// As printed.
-impl FromStr for Device {
-    type Err = ParseDeviceError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(None)),
-            _ => {
-                let number = name.strip_prefix("cuda:").filter(|n| n.bytes().all(|digit| digit.is_ascii_digit()));
-                let ordinal = number.and_then(|number| number.parse().ok()).ok_or(ParseDeviceError)?;
-                Ok(Device::Cuda(Some(ordinal)))
-            }
-        }
-    }
 }
 
 /// Why [`Device::Auto`] is the processor.
@@ -446,7 +401,7 @@ fn gpu_parts(options: &EngineOptions) -> (Vec<SystemLibrary>, Vec<String>) {
     });
     let gpus = cuda::gpus(&search).unwrap_or_default();
     let gpus = gpus.iter().map(|cuda::GpuInfo { name, capability: [major, minor], memory, multiprocessors }| {
-        let memory = plan::Memory(*memory);
+        let memory = Memory(*memory);
         format!("{name}, compute capability {major}.{minor}, {memory}, {multiprocessors} multiprocessors")
     });
     (libraries.collect(), gpus.collect())
@@ -686,23 +641,5 @@ impl<B: Backend> Engine for Loaded<B> {
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
         self.pipeline.prepare_prompts(prompts, observer, cancel)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_read_as_they_are_printed() {
-        for device in [Device::Auto, Device::Cpu, Device::Cuda(None), Device::Cuda(Some(0)), Device::Cuda(Some(15))] {
-            assert_eq!(device.to_string().parse(), Ok(device));
-        }
-        for wrong in
-            ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda: 1", "cuda1", "cpu:0", "cuda:1:2"]
-        {
-            assert_eq!(wrong.parse::<Device>(), Err(ParseDeviceError), "{wrong}");
-        }
-        assert_eq!(format!("cuda:{}0", usize::MAX).parse::<Device>(), Err(ParseDeviceError));
     }
 }

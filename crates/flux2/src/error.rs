@@ -3,10 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use flux2_base::{ErrorKind, Remedy};
+use flux2_base::units::Memory;
+use flux2_base::{Cancelled, ErrorKind, Remedy};
 
+use crate::device::Device;
 use crate::event::Phase;
-use crate::plan::Memory;
 use crate::weights::convert::ConvertProblem;
 use crate::weights::{ConfigProblem, FileProblem, LoraProblem, Mismatch, Part};
 
@@ -414,7 +415,7 @@ pub enum Error {
     #[error("no device `{device}`: {reason}")]
     Device {
         /// What was asked for.
-        device: crate::engine::Device,
+        device: Device,
         /// Why it cannot be had.
         reason: String,
         /// What would help, if it is known.
@@ -437,6 +438,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl From<Cancelled> for Error {
+    fn from(_: Cancelled) -> Self {
+        Error::Cancelled
+    }
 }
 
 #[cfg(feature = "hub")]

@@ -4,16 +4,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flux2_backend::DType;
-use flux2_base::Remedy;
-
-use crate::pipeline::ladder::Rung;
-use crate::weights::Part;
-use crate::{Error, Result};
+pub use flux2_base::CancelToken;
+use flux2_base::{Part, Remedy};
 
 /// A stage of a run, in the order they happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,67 +78,6 @@ pub enum Event {
     Warning(Warning),
     /// What became of a text embedding on disk, for those who look inside: it changes no picture.
     TextCache(TextCacheEvent),
-    /// Files of a model come, are looked at, or are made of others.
-    Files(FilesEvent),
-}
-
-/// How far the files of a model are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FilesEvent {
-    /// It begins.
-    Started {
-        /// Files that are brought, looked at or made.
-        files: usize,
-        /// Bytes of them that are here from an earlier time.
-        done: u64,
-        /// Bytes of all of them.
-        total: u64,
-    },
-    /// So many bytes are here, fewer than before where some were wrong.
-    Progress {
-        /// Of all files.
-        done: u64,
-    },
-    /// A file is here, whole; one that was brought has the right hash.
-    FileFinished {
-        /// Its path in the repository, or in the folder that is made.
-        path: String,
-        /// Its length in bytes.
-        size: u64,
-        /// Time it took.
-        elapsed: Duration,
-    },
-    /// Another process is bringing a file; it is waited for.
-    Waiting {
-        /// Its path in the repository.
-        path: String,
-    },
-    /// Something went wrong and is tried again.
-    Again {
-        /// What.
-        reason: String,
-        /// After which pause.
-        pause: Duration,
-    },
-    /// It is over, for better or worse.
-    Finished,
-}
-
-/// A number of bytes as people say it: `168 MB`, `7.8 GB`.
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        match self.0 {
-            0..1000 => write!(f, "{} bytes", self.0),
-            1000..999_500 => write!(f, "{:.0} kB", bytes / 1e3),
-            999_500..9_950_000 => write!(f, "{:.1} MB", bytes / 1e6),
-            9_950_000..999_500_000 => write!(f, "{:.0} MB", bytes / 1e6),
-            _ => write!(f, "{:.1} GB", bytes / 1e9),
-        }
-    }
 }
 
 /// What a [`TextCache`](crate::TextCache) did for a prompt.
@@ -172,6 +106,46 @@ impl fmt::Display for TextCacheEvent {
                 write!(f, "text embedding not kept: {}: {reason}", path.display())
             }
         }
+    }
+}
+
+/// Something that can be given up, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// What is only kept to be faster: recorded passes, text embeddings, unused memory.
+    FreeCaches,
+    /// The decoder's largest maps: they are computed where they are read, several times.
+    StreamDecoder,
+    /// The text encoder's place on the GPU: its weights stay on the host and come for every use.
+    OffloadEncoder,
+    /// The same of the flow transformer.
+    StreamBlocks,
+}
+
+impl Rung {
+    /// All of them, in the order they are tried.
+    pub const ALL: [Rung; 4] = [Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
+
+    /// In one word, for records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rung::FreeCaches => "free-caches",
+            Rung::StreamDecoder => "stream-decoder",
+            Rung::OffloadEncoder => "offload-encoder",
+            Rung::StreamBlocks => "stream-blocks",
+        }
+    }
+}
+
+/// For people.
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rung::FreeCaches => "what is kept to be faster is let go",
+            Rung::StreamDecoder => "the decoder computes its largest maps piece by piece",
+            Rung::OffloadEncoder => "the text encoder stays on the host",
+            Rung::StreamBlocks => "the transformer's weights stay on the host",
+        })
     }
 }
 
@@ -289,40 +263,5 @@ pub trait Observer {
 impl<F: FnMut(&Event)> Observer for F {
     fn on_event(&mut self, event: &Event) {
         self(event);
-    }
-}
-
-/// Stops a run from another thread, within one block of a model. Clones share the state.
-#[derive(Clone, Debug, Default)]
-pub struct CancelToken {
-    cancelled: Arc<AtomicBool>,
-    parent: Option<Arc<CancelToken>>,
-}
-
-impl CancelToken {
-    /// A token that is not cancelled.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A token that is cancelled with this one, and can be without it: for a part of a run.
-    pub fn child(&self) -> Self {
-        CancelToken { cancelled: Arc::default(), parent: Some(Arc::new(self.clone())) }
-    }
-
-    /// Ask the run to stop.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether [`cancel`](Self::cancel) was called.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
-    }
-
-    /// # Errors
-    /// [`Error::Cancelled`] once [`cancel`](Self::cancel) was called.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }

@@ -22,6 +22,7 @@
 //! |---|---|
 //! | [`pipeline`] | the recipe, in numbered steps; what is resident when |
 //! | [`engine`] | the same behind an object, with the device chosen |
+//! | [`device`] | the device that somebody asks for |
 //! | [`fleet`] | several engines at work on one queue |
 //! | [`plan`] | what a run takes of memory, known before |
 //! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
@@ -33,13 +34,13 @@
 //! | [`text_cache`] | text embeddings on disk, from run to run |
 //! | [`image`] | pictures in and out, references prepared, parameters stored |
 //! | [`bench`] | ops and whole pictures timed, beside what the device could do at most |
-//! | [`digest`] | hashes as names |
+//! | [`digest`], [`units`] | hashes as names; bytes, memory and time as people read them |
 //! | [`event`], [`error`] | what a run says; what can go wrong |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
-pub mod digest;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod event;
@@ -59,9 +60,10 @@ pub mod text_cache;
 pub mod variant;
 pub mod weights;
 
-pub use flux2_base::{ErrorKind, Part, Remedy};
+pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
 
-pub use engine::{Device, Engine, EngineOptions, GpuOptions, NoGpu};
+pub use device::Device;
+pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};

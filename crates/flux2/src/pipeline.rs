@@ -411,7 +411,7 @@ impl<B: Backend> Pipeline<B> {
                 let size = [image.height() as usize, image.width() as usize];
                 let [h, w] = size.map(|px| px / GRID_PX as usize);
                 // One unit of progress for each image; within one, only cancellation is looked for.
-                all.tokens.extend(encoder.forward(&image::to_model_input(image), size, &mut || cancel.check())?);
+                all.tokens.extend(encoder.forward(&image::to_model_input(image), size, &mut || Ok(cancel.check()?))?);
                 all.ids.extend(latents::reference_ids(k, h, w));
                 pulse()?;
             }

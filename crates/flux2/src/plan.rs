@@ -3,8 +3,6 @@
 //!
 //! In:  a model's files, how it is to be run, the requests. Out: [`MemoryPlan`], the most that each stage takes at once.
 
-use std::fmt;
-
 use flux2_backend::{Backend, MemoryUse};
 
 use crate::Result;
@@ -17,19 +15,6 @@ use crate::weights::{ModelFiles, Precision};
 /// What the program itself takes of the host's memory beside tensors and weights: its code, the tokenizer, threads. Measured on
 /// Linux.
 pub const PROGRAM_BYTES: usize = 100 << 20;
-
-/// A size of memory as people say it: `96 MiB`, `7.5 GiB`.
-pub struct Memory(pub usize);
-
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MIB: f64 = (1 << 20) as f64;
-        match self.0 as f64 / MIB {
-            small if small < 999.5 => write!(f, "{small:.0} MiB"),
-            large => write!(f, "{:.1} GiB", large / 1024.0),
-        }
-    }
-}
 
 /// The most memory that requests take.
 #[derive(Clone, Debug, PartialEq, Eq)]

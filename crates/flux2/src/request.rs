@@ -2,8 +2,8 @@
 //! ([`ResolvedRequest`]). Behind this door nobody checks again.
 
 use std::num::NonZeroUsize;
+use flux2_base::digest::sha256;
 
-use crate::digest::sha256;
 use crate::event::Warning;
 use crate::image::{self, RgbImage, resize};
 use crate::sampler::schedule::MAX_STEPS;

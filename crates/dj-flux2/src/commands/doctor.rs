@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use flux2::engine::{self, Machine, SystemLibrary};
-use flux2::plan::Memory;
+use flux2::units::Memory;
 use flux2::{Device, EngineOptions, NoGpu};
 
 use crate::cache_folder;

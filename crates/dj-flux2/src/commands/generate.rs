@@ -14,7 +14,7 @@ use flux2::fleet::{self, Worker};
 use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
-use flux2::plan::Memory;
+use flux2::units::Memory;
 use flux2::weights::{Location, Lora, ModelFiles};
 use flux2::{CancelToken, Engine, Error, Event, NoGpu, Reference, Remedy, Residency, Timings, Variant, engine};
 

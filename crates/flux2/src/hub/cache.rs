@@ -14,11 +14,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use flux2_base::{CancelToken, TransferEvent, TransferObserver};
 use serde::Deserialize;
 
 use super::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
 use super::{HubProblem, RepoId};
-use crate::event::{CancelToken, Event, FilesEvent, Observer};
 use crate::{Error, Result};
 
 /// The folder of all repositories.
@@ -130,7 +130,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Cancelled`] on request.
-    pub fn verify(&self, repo: &RepoId, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<Vec<Checked>> {
+    pub fn verify(&self, repo: &RepoId, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<Vec<Checked>> {
         let Some(snapshot) = self.newest(repo) else { return Ok(vec![]) };
         let mut files = Vec::new();
         files_below(&snapshot, "", &mut files);
@@ -147,7 +147,7 @@ impl Cache {
         }
         let total = planned.iter().map(|(file, _)| file.size).sum();
         let mut done = 0;
-        observer.on_event(&Event::Files(FilesEvent::Started { files: planned.len(), done, total }));
+        observer.on_transfer(&TransferEvent::Started { files: planned.len(), done, total });
         let mut checked = Vec::new();
         for (file, blob) in planned {
             let mut hasher = file.digest.hasher(file.size);
@@ -161,12 +161,12 @@ impl Cache {
                 }
                 hasher.update(&buffer[..read]);
                 done += read as u64;
-                observer.on_event(&Event::Files(FilesEvent::Progress { done }));
+                observer.on_transfer(&TransferEvent::Progress { done });
             }
             let is_whole = hasher.hex() == file.digest.hex();
             checked.push(Checked { path: file.path, blob, is_whole });
         }
-        observer.on_event(&Event::Files(FilesEvent::Finished));
+        observer.on_transfer(&TransferEvent::Finished);
         Ok(checked)
     }
 

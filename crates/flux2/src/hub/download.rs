@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flux2_base::{CancelToken, TransferEvent, TransferObserver};
 use ureq::http::Response;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use ureq::{Body, http};
@@ -22,7 +23,6 @@ use super::cache::io_error;
 use super::http::{Client, Trouble, said};
 use super::listing::{Hasher, Plan, PlannedFile};
 use super::{Hub, HubProblem};
-use crate::event::{CancelToken, Event, FilesEvent, Observer};
 use crate::{Error, Result};
 
 /// How often it is looked whether to stop.
@@ -44,7 +44,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::Hub`] with the problem, [`Error::Io`] if the disk refuses, [`Error::Cancelled`] on request.
-    pub fn download(&self, plan: &Plan, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<PathBuf> {
+    pub fn download(&self, plan: &Plan, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<PathBuf> {
         let missing: Vec<&PlannedFile> = plan.files.iter().filter(|file| !self.cache().has(&plan.repo, file)).collect();
         if missing.is_empty() {
             return self.cache().publish(plan);
@@ -53,11 +53,11 @@ impl Hub {
         self.make_room(plan)?;
         let received: Vec<u64> = missing.iter().map(|file| self.received(plan, file)).collect();
         let mut progress = Progress { total: missing.iter().map(|file| file.size).sum(), received };
-        observer.on_event(&Event::Files(FilesEvent::Started {
+        observer.on_transfer(&TransferEvent::Started {
             files: missing.len(),
             done: progress.done(),
             total: progress.total,
-        }));
+        });
 
         let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (say, said) = mpsc::channel();
@@ -80,9 +80,9 @@ impl Hub {
                     Ok(Said::Failed(error)) => fail(error),
                     Ok(Said::Received { file, bytes }) => {
                         progress.received[file] = bytes;
-                        observer.on_event(&Event::Files(FilesEvent::Progress { done: progress.done() }));
+                        observer.on_transfer(&TransferEvent::Progress { done: progress.done() });
                     }
-                    Ok(Said::Event(event)) => observer.on_event(&Event::Files(event)),
+                    Ok(Said::Event(event)) => observer.on_transfer(&event),
                     Err(RecvTimeoutError::Disconnected) => break,
                     Err(RecvTimeoutError::Timeout) => {}
                 }
@@ -91,7 +91,7 @@ impl Hub {
                 }
             }
         });
-        observer.on_event(&Event::Files(FilesEvent::Finished));
+        observer.on_transfer(&TransferEvent::Finished);
         match failure {
             Some(error) => Err(error),
             None => self.cache().publish(plan),
@@ -137,7 +137,7 @@ impl Progress {
 /// What a worker has to say.
 enum Said {
     Received { file: usize, bytes: u64 },
-    Event(FilesEvent),
+    Event(TransferEvent),
     Failed(Error),
 }
 
@@ -159,7 +159,7 @@ impl Worker<'_> {
                 Ok(()) => {
                     self.say(Said::Received { file: number, bytes: file.size });
                     let (path, size, elapsed) = (file.path.clone(), file.size, start.elapsed());
-                    self.say(Said::Event(FilesEvent::FileFinished { path, size, elapsed }));
+                    self.say(Said::Event(TransferEvent::FileFinished { path, size, elapsed }));
                 }
                 Err(error) => return self.say(Said::Failed(error)),
             }
@@ -192,7 +192,7 @@ impl Worker<'_> {
                 return Err(problem.into());
             }
             self.say(Said::Received { file: number, bytes: 0 });
-            self.say(Said::Event(FilesEvent::Again { reason: problem.to_string(), pause: Duration::ZERO }));
+            self.say(Said::Event(TransferEvent::Retry { reason: problem.to_string(), pause: Duration::ZERO }));
         }
         partial.finish(self.hub.cache().blob(&self.plan.repo, &file.digest))
     }
@@ -217,7 +217,7 @@ impl Worker<'_> {
                 return Err(problem.map_or(cut_short, |problem| *problem).into());
             }
             let pause = pause.unwrap_or_else(|| patience.pause * 2u32.pow((in_vain - 1).min(6)));
-            self.say(Said::Event(FilesEvent::Again { reason: format!("{}: {reason}", file.path), pause }));
+            self.say(Said::Event(TransferEvent::Retry { reason: format!("{}: {reason}", file.path), pause }));
             let start = Instant::now();
             while start.elapsed() < pause {
                 self.check()?;
@@ -298,7 +298,7 @@ impl Worker<'_> {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) => {
                     if !waiting {
-                        self.say(Said::Event(FilesEvent::Waiting { path: file.path.clone() }));
+                        self.say(Said::Event(TransferEvent::Waiting { path: file.path.clone() }));
                     }
                     waiting = true;
                     self.check()?;

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+use flux2_base::digest::hex;
 
 use super::http::Client;
 use super::{Hub, HubProblem, RepoId};
 use crate::Result;
-use crate::digest::hex;
 
 /// The files of a model at one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]

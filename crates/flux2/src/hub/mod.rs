@@ -4,14 +4,14 @@
 //!
 //! ```no_run
 //! use flux2::hub::{Hub, HubOptions, RepoId};
-//! use flux2::{CancelToken, Event};
+//! use flux2::{CancelToken, TransferEvent};
 //!
 //! # fn main() -> flux2::Result<()> {
 //! let repo: RepoId = "black-forest-labs/FLUX.2-klein-4B".parse()?;
 //! let hub = Hub::new(HubOptions::new("/home/a/.cache/huggingface/hub"))?;
 //! let folder = match hub.cache().find(&repo)? {
 //!     Some(folder) => folder,
-//!     None => hub.download(&hub.plan(&repo)?, &mut |_: &Event| {}, &CancelToken::new())?,
+//!     None => hub.download(&hub.plan(&repo)?, &mut |_: &TransferEvent| {}, &CancelToken::new())?,
 //! };
 //! # Ok(())
 //! # }

@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flux2_base::units::Bytes;
 use flux2_base::{ErrorKind, Remedy};
 
 use super::RepoId;
-use crate::event::Bytes;
 
 /// Why files of the hub are not here.
 #[derive(Clone, Debug, PartialEq, Eq)]

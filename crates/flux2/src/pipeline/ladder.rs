@@ -3,54 +3,13 @@
 //! A stage that meets the end of memory is begun again, so no picture is other than it would have been; what it costs is time.
 //! What was given up stays so: memory will be as short for the next picture.
 
-use std::fmt;
-
 use flux2_backend::{Backend, Placement};
 
 use super::{Pipeline, Residency};
-use crate::event::{Event, Observer, Phase, Warning};
+use crate::event::{Event, Observer, Phase, Rung, Warning};
 use crate::models::vae::Decoder;
 use crate::weights::Part;
 use crate::{Error, Result};
-
-/// Something that can be given up, the least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
-    /// What is only kept to be faster: recorded passes, text embeddings, unused memory.
-    FreeCaches,
-    /// The decoder's largest maps: they are computed where they are read, several times.
-    StreamDecoder,
-    /// The text encoder's place on the GPU: its weights stay on the host and come for every use.
-    OffloadEncoder,
-    /// The same of the flow transformer.
-    StreamBlocks,
-}
-
-impl Rung {
-    const ALL: [Rung; 4] = [Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
-
-    /// In one word, for records.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Rung::FreeCaches => "free-caches",
-            Rung::StreamDecoder => "stream-decoder",
-            Rung::OffloadEncoder => "offload-encoder",
-            Rung::StreamBlocks => "stream-blocks",
-        }
-    }
-}
-
-/// For people.
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Rung::FreeCaches => "what is kept to be faster is let go",
-            Rung::StreamDecoder => "the decoder computes its largest maps piece by piece",
-            Rung::OffloadEncoder => "the text encoder stays on the host",
-            Rung::StreamBlocks => "the transformer's weights stay on the host",
-        })
-    }
-}
 
 /// Memory was short, and something was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

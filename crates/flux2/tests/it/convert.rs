@@ -8,7 +8,7 @@ use flux2::weights::{
     Component, Compute, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
     VaeConfig, WeightSource,
 };
-use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision, engine};
+use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision, TransferEvent, engine};
 use flux2_backend::DType;
 use safetensors::SafeTensors;
 
@@ -22,7 +22,7 @@ fn conversion(model: impl Into<Location>, format: Format, out: &Path) -> Convers
 }
 
 fn run(conversion: &Conversion) -> Result<Converted, Error> {
-    conversion.run(&mut |_: &Event| {}, &CancelToken::new())
+    conversion.run(&mut |_: &TransferEvent| {}, &CancelToken::new())
 }
 
 fn precision(format: Format) -> Precision {
@@ -433,8 +433,8 @@ fn two_conversions_to_one_place_exclude_each_other() {
     let out = temp.path().join("out");
     let second = conversion(tiny("klein"), Format::Bf16, &out);
     let mut refused = 0;
-    let mut meanwhile = |event: &Event| {
-        if let Event::Files(flux2::event::FilesEvent::Progress { .. }) = event {
+    let mut meanwhile = |event: &TransferEvent| {
+        if let TransferEvent::Progress { .. } = event {
             let problem = run(&second);
             assert!(
                 matches!(&problem, Err(Error::Convert(ConvertProblem::Busy { path })) if *path == out),
@@ -543,8 +543,8 @@ fn a_model_in_bf16_has_the_names_of_its_layout_for_other_programs() {
 fn cancelled_at(conversion: &Conversion, bytes: u64) {
     let cancel = CancelToken::new();
     let result = conversion.run(
-        &mut |event: &Event| {
-            if let Event::Files(flux2::event::FilesEvent::Progress { done }) = event
+        &mut |event: &TransferEvent| {
+            if let TransferEvent::Progress { done } = event
                 && *done >= bytes
             {
                 cancel.cancel();
@@ -602,8 +602,8 @@ fn tensors_that_are_finished_are_not_made_again() {
     let out = temp.path().join("out");
     let conversion = conversion(tiny("klein"), Format::Q8_0, &out);
     let mut total = 0;
-    let mut started = |event: &Event| {
-        if let Event::Files(flux2::event::FilesEvent::Started { total: bytes, .. }) = event {
+    let mut started = |event: &TransferEvent| {
+        if let TransferEvent::Started { total: bytes, .. } = event {
             total = *bytes;
         }
     };

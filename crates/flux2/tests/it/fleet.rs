@@ -210,7 +210,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
                     // Later ones are under way when the third fails, and hear of it.
                     _ => {
                         wait_until(|| cancel.is_cancelled());
-                        cancel.check()
+                        Ok(cancel.check()?)
                     }
                 }
             })
@@ -268,7 +268,7 @@ fn who_listens_is_called_on_the_calling_thread_and_may_end_the_run() {
             let threads = Arc::clone(&threads);
             fake(move |_, cancel| {
                 threads.lock().unwrap().push(thread::current().id());
-                cancel.check()
+                Ok(cancel.check()?)
             })
         };
         let mut engines: Vec<_> = (0..workers).map(|_| engine()).collect();

@@ -3,7 +3,8 @@
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::engine::DryRun;
-use flux2::pipeline::ladder::{Rescue, Rung};
+use flux2::event::Rung;
+use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
 use flux2::weights::ModelFiles;
 use flux2::{

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use flux2_base::digest::hex;
+use flux2_base::{CancelToken, Cancelled, TransferEvent, TransferObserver};
 
 use super::super::MAX_INDEX_BYTES;
 use super::super::json::Json;
 use super::super::location::Location;
 use super::network::Network;
 use super::{ConvertProblem, io_error, refuse};
-use crate::digest::hex;
-use crate::event::{CancelToken, Event, FilesEvent, Observer};
 use crate::{Error, Result};
 
 /// Bytes that are read or written at a time.
@@ -81,7 +81,7 @@ impl NewFile {
             Content::Network(network) => {
                 network.write(path, progress)?;
                 let (path, size, elapsed) = (self.path.clone(), network.bytes(), start.elapsed());
-                progress.observer.on_event(&Event::Files(FilesEvent::FileFinished { path, size, elapsed }));
+                progress.observer.on_transfer(&TransferEvent::FileFinished { path, size, elapsed });
             }
         }
         Ok(())
@@ -230,6 +230,12 @@ enum Stopped {
     Cancelled(Error),
 }
 
+impl From<Cancelled> for Stopped {
+    fn from(cancelled: Cancelled) -> Self {
+        Stopped::Cancelled(cancelled.into())
+    }
+}
+
 impl From<io::Error> for Stopped {
     fn from(error: io::Error) -> Self {
         Stopped::Io(error)
@@ -245,15 +251,15 @@ impl From<Error> for Stopped {
 /// Counts bytes for the observer, and looks for cancellation.
 pub(super) struct Progress<'a> {
     pub done: u64,
-    pub observer: &'a mut dyn Observer,
+    pub observer: &'a mut dyn TransferObserver,
     pub cancel: &'a CancelToken,
 }
 
 impl Progress<'_> {
     fn add(&mut self, bytes: u64) -> Result<()> {
         self.done += bytes;
-        self.observer.on_event(&Event::Files(FilesEvent::Progress { done: self.done }));
-        self.cancel.check()
+        self.observer.on_transfer(&TransferEvent::Progress { done: self.done });
+        Ok(self.cancel.check()?)
     }
 }
 

@@ -23,14 +23,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use flux2_backend::{DType, Format};
-use flux2_base::{Part, Remedy};
+use flux2_base::units::Bytes;
+use flux2_base::{CancelToken, Part, Remedy, TransferEvent, TransferObserver};
 
 use super::component::{Checkpoint, Component};
 use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
 use super::layout::Layout;
 use super::location::Location;
 use super::model_files::{ModelFiles, ModelPaths};
-use crate::event::{Bytes, CancelToken, Event, FilesEvent, Observer};
 use crate::{Error, Result};
 
 use files::{Content, Lock, NewFile, Progress, canonical, make_room, remove, remove_others, sibling, sync_folder};
@@ -151,7 +151,7 @@ impl Conversion {
     /// # Errors
     /// As [`ModelFiles::open`] for what is read; [`Error::Convert`] if nothing can be made there; [`Error::Cancelled`], which
     /// leaves what is done for the next time, as does [`Error::Io`].
-    pub fn run(&self, observer: &mut dyn Observer, cancel: &CancelToken) -> Result<Converted> {
+    pub fn run(&self, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<Converted> {
         let Some(dtype) = self.format.dtype() else { return refuse(ConvertProblem::NoFormat) };
         let is_model = self.part.is_none() && self.model.join("model_index.json").is_file();
         self.check_out(is_model)?;
@@ -168,10 +168,10 @@ impl Conversion {
         let here: u64 = files.iter().map(|file| file.here(&in_work(file), is_model)).sum();
         make_room(&work, total - here)?;
 
-        observer.on_event(&Event::Files(FilesEvent::Started { files: files.len(), done: 0, total }));
+        observer.on_transfer(&TransferEvent::Started { files: files.len(), done: 0, total });
         let mut progress = Progress { done: 0, observer, cancel };
         let result = files.iter().try_for_each(|file| file.write(&in_work(file), is_model, &mut progress));
-        progress.observer.on_event(&Event::Files(FilesEvent::Finished));
+        progress.observer.on_transfer(&TransferEvent::Finished);
         result?;
         if is_model {
             let wanted = files.iter().map(|file| work.join(&file.path)).collect::<Vec<_>>();

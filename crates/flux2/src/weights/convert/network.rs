@@ -6,6 +6,7 @@ use std::ops::Range;
 use flux2_backend::host::BlockScales;
 use flux2_backend::{DType, Format, HostTensor, encode};
 use flux2_base::Part;
+use flux2_base::digest::hex;
 
 use super::super::component::{Component, MappedWeights};
 use super::super::config::{TextConfig, TransformerConfig, Untold, VaeConfig};
@@ -15,7 +16,6 @@ use super::super::tensor_file::NewTensor;
 use super::super::{WeightSource, gguf, safetensors};
 use super::{Conversion, ConvertProblem, is_gguf, refuse};
 use crate::Result;
-use crate::digest::hex;
 
 /// Values that are decoded at a time.
 const PIECE: usize = 4 << 20;

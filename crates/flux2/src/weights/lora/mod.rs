@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use flux2_backend::{DType, Format, HostBytes, HostTensor, Placement};
 use flux2_base::Remedy;
+use flux2_base::digest::sha256;
 
 use self::keys::{Home, Homes, Key, Role};
 use self::scaling::Scaling;
@@ -30,7 +31,6 @@ use super::mismatch::{Mismatch, WrongShape, nearest_name};
 use super::synthetic::transformer_sizes;
 use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use super::{ModelFiles, WeightSource};
-use crate::digest::sha256;
 use crate::{Error, Result};
 
 /// A LoRA to add to a model.

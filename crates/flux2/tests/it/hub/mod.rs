@@ -6,9 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flux2::event::FilesEvent;
 use flux2::hub::{Cache, Hub, HubOptions, HubProblem, Patience, Proxies, RepoId, State, Token};
-use flux2::{CancelToken, Error, ErrorKind, Event};
+use flux2::{CancelToken, Error, ErrorKind, TransferEvent};
 use server::{Answer, COMMIT, REPO, Repo, Request, Server, bytes, hash};
 
 const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
@@ -79,13 +78,9 @@ impl Place {
     }
 }
 
-fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<FilesEvent>) {
+fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<TransferEvent>) {
     let mut events = Vec::new();
-    let mut observer = |event: &Event| {
-        if let Event::Files(event) = event {
-            events.push(event.clone());
-        }
-    };
+    let mut observer = |event: &TransferEvent| events.push(event.clone());
     let plan = hub.plan(&repo());
     let done = plan.and_then(|plan| hub.download(&plan, &mut observer, &CancelToken::new()));
     (done, events)
@@ -121,7 +116,7 @@ fn assert_whole(root: &Path, snapshot: &Path, expected: &Repo) {
 }
 
 /// Download from a server with faults, to success.
-fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<FilesEvent>) {
+fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<TransferEvent>) {
     let (place, server) = (Place::new(), Server::start(model(), faults));
     let (done, events) = download(&place.hub(&server));
     assert_whole(&place.root(), &done.unwrap(), &model());
@@ -144,10 +139,10 @@ fn a_model_comes_whole_and_only_once() {
     let (done, events) = download(&hub);
     assert_whole(&place.root(), &done.unwrap(), &model());
     let total = plan.bytes();
-    assert_eq!(events.first(), Some(&FilesEvent::Started { files: 8, done: 0, total }));
-    let last = events.iter().rev().find(|event| matches!(event, FilesEvent::Progress { .. }));
-    assert_eq!(last, Some(&FilesEvent::Progress { done: total }));
-    assert_eq!(events.iter().filter(|event| matches!(event, FilesEvent::FileFinished { .. })).count(), 8);
+    assert_eq!(events.first(), Some(&TransferEvent::Started { files: 8, done: 0, total }));
+    let last = events.iter().rev().find(|event| matches!(event, TransferEvent::Progress { .. }));
+    assert_eq!(last, Some(&TransferEvent::Progress { done: total }));
+    assert_eq!(events.iter().filter(|event| matches!(event, TransferEvent::FileFinished { .. })).count(), 8);
     // What is not needed was not asked for, and of two files with the same bytes perhaps one.
     assert!(server.seen_of("README.md").is_empty() && server.seen_of("flux-2-klein-4b.safetensors").is_empty());
 
@@ -169,7 +164,7 @@ fn what_another_program_left_is_used() {
     fs::write(place.blobs().join(hash("vae.safetensors", &vae)), &vae).unwrap();
     let (done, events) = download(&place.hub(&server));
     assert_whole(&place.root(), &done.unwrap(), &model());
-    assert!(matches!(events[0], FilesEvent::Started { done: 123_456, .. }), "{events:?}");
+    assert!(matches!(events[0], TransferEvent::Started { done: 123_456, .. }), "{events:?}");
     assert_eq!(server.seen_of(WEIGHTS)[0].from, Some(123_456));
     assert!(server.seen_of("vae/diffusion_pytorch_model.safetensors").is_empty());
 }
@@ -203,7 +198,7 @@ fn cut_connections_are_resumed() {
     }));
     let from: Vec<_> = server.seen_of(WEIGHTS).iter().map(|request| request.from).collect();
     assert_eq!(from, [None, Some(100_000), Some(100_001), Some(100_001), Some(100_001)]);
-    let again = events.iter().filter(|event| matches!(event, FilesEvent::Again { .. }));
+    let again = events.iter().filter(|event| matches!(event, TransferEvent::Retry { .. }));
     assert_eq!(again.count(), 4);
 }
 
@@ -256,7 +251,7 @@ fn corrupted_bytes_are_found_by_their_hash() {
     let once = |request: &Request| if request.number == 0 { Answer::Corrupt(299_999) } else { Answer::File };
     let (server, events) = survives(weights(once));
     assert_eq!(server.seen_of(WEIGHTS).len(), 2);
-    assert!(events.iter().any(|event| matches!(event, FilesEvent::Again { reason, .. } if reason.contains("hash"))));
+    assert!(events.iter().any(|event| matches!(event, TransferEvent::Retry { reason, .. } if reason.contains("hash"))));
 
     let (place, server) = (Place::new(), Server::start(model(), weights(|_| Answer::Corrupt(0))));
     assert!(matches!(place.problem(&server), HubProblem::Digest { file, .. } if file == WEIGHTS));
@@ -293,7 +288,7 @@ fn a_pause_that_is_asked_for_is_made() {
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(server.seen_of(WEIGHTS).len(), 3);
     let pause = Duration::from_secs(1);
-    assert!(events.iter().any(|event| matches!(event, FilesEvent::Again { pause: p, .. } if *p == pause)));
+    assert!(events.iter().any(|event| matches!(event, TransferEvent::Retry { pause: p, .. } if *p == pause)));
 
     let long = |_: &Request| Answer::Status(429, vec![("Retry-After", "3600".into())]);
     match Place::new().problem(&Server::start(model(), long)) {
@@ -467,8 +462,8 @@ fn a_download_can_be_stopped_and_goes_on_later() {
     let plan = hub.plan(&repo()).unwrap();
     let (cancel, mut seen) = (CancelToken::new(), 0);
     let token = cancel.clone();
-    let mut observer = |event: &Event| {
-        if let Event::Files(FilesEvent::Progress { done }) = event {
+    let mut observer = |event: &TransferEvent| {
+        if let TransferEvent::Progress { done } = event {
             seen = *done;
             // All others are small and came before.
             if seen > plan.bytes() - 200_001 {
@@ -537,7 +532,7 @@ fn verify_reads_every_byte_and_remove_takes_all() {
     let (place, server) = (Place::new(), Server::honest(model()));
     let snapshot = place.download(&server).unwrap();
     let cache = Cache::new(place.root());
-    let verify = || cache.verify(&repo(), &mut |_: &Event| {}, &CancelToken::new()).unwrap();
+    let verify = || cache.verify(&repo(), &mut |_: &TransferEvent| {}, &CancelToken::new()).unwrap();
     let checked = verify();
     assert_eq!(checked.len(), 8);
     assert!(checked.iter().all(|file| file.is_whole));
