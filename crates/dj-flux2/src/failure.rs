@@ -50,6 +50,13 @@ impl Failure {
     }
 }
 
+#[cfg(feature = "hub")]
+impl From<flux2::hub::Error> for Failure {
+    fn from(error: flux2::hub::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.kind() {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 
 use crate::part::Part;
 
@@ -122,9 +123,20 @@ pub enum Remedy {
 }
 
 impl Remedy {
-    /// Advice in a front end's place: `sentence` must name no flag, variable or field.
+    /// Advice that holds in every front end: `sentence` must name no flag, variable or field.
     pub fn advice(sentence: impl Into<Cow<'static, str>>) -> Self {
         Remedy::Advice(sentence.into())
+    }
+
+    /// What helps where a file could not be read or written; `None` where the system's message has to do.
+    pub fn for_io(kind: io::ErrorKind) -> Option<Self> {
+        Some(Remedy::advice(match kind {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => "correct the path",
+            io::ErrorKind::InvalidInput => "name a file, not a device or a pipe",
+            io::ErrorKind::PermissionDenied => "change its permissions, or choose another path",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some room on the disk",
+            _ => return None,
+        }))
     }
 }
 

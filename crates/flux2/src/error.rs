@@ -1,6 +1,5 @@
 //! Everything that can go wrong, as values. The message says what happened; [`Error::remedy`] what to do about it.
 
-use std::io;
 use std::path::PathBuf;
 
 use flux2_base::units::Memory;
@@ -242,10 +241,10 @@ pub enum Error {
     },
 
     // ---- the hub ----
-    /// Files could not be brought from the hub.
+    /// Files could not be downloaded from the hub.
     #[cfg(feature = "hub")]
-    #[error("{0}")]
-    Hub(crate::hub::HubProblem),
+    #[error(transparent)]
+    Hub(flux2_hub::Error),
 
     // ---- images ----
     /// The bytes are not of a picture format that is read.
@@ -446,10 +445,15 @@ impl From<Cancelled> for Error {
     }
 }
 
+/// What every crate can meet becomes the same error here.
 #[cfg(feature = "hub")]
-impl From<crate::hub::HubProblem> for Error {
-    fn from(problem: crate::hub::HubProblem) -> Self {
-        Error::Hub(problem)
+impl From<flux2_hub::Error> for Error {
+    fn from(error: flux2_hub::Error) -> Self {
+        match error {
+            flux2_hub::Error::Cancelled(cancelled) => cancelled.into(),
+            flux2_hub::Error::Io { path, source } => Error::Io { path, source },
+            error => Error::Hub(error),
+        }
     }
 }
 
@@ -482,7 +486,7 @@ impl Error {
             | Error::ImageAspect { .. }
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
             #[cfg(feature = "hub")]
-            Error::Hub(problem) => problem.kind(),
+            Error::Hub(error) => error.kind(),
             Error::Convert(ConvertProblem::DiskFull { .. } | ConvertProblem::Busy { .. }) => ErrorKind::Failure,
             Error::Convert(_) => ErrorKind::Usage,
             Error::Cancelled => ErrorKind::Cancelled,
@@ -535,7 +539,7 @@ impl Error {
             Error::UnknownVariant { nearest, .. } => Remedy::UseVariant { nearest: *nearest },
             Error::VariantSize { .. } => Remedy::CorrectVariant,
             #[cfg(feature = "hub")]
-            Error::Hub(problem) => problem.remedy(),
+            Error::Hub(error) => return error.remedy(),
             Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
             Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
             Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),
@@ -561,15 +565,7 @@ impl Error {
                 "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
             ),
             Error::MemoryLimit { .. } => Remedy::AllowMemory,
-            Error::Io { source, .. } => Remedy::advice(match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
-                    "correct the path"
-                }
-                io::ErrorKind::InvalidInput => "name a file, not a device or a pipe",
-                io::ErrorKind::PermissionDenied => "change its permissions, or choose another path",
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some room on the disk",
-                _ => return None,
-            }),
+            Error::Io { source, .. } => return Remedy::for_io(source.kind()),
             _ => return None,
         })
     }

@@ -45,8 +45,6 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod fleet;
-#[cfg(feature = "hub")]
-pub mod hub;
 pub mod image;
 pub mod latents;
 pub mod models;
@@ -60,6 +58,8 @@ pub mod text_cache;
 pub mod variant;
 pub mod weights;
 
+#[cfg(feature = "hub")]
+pub use flux2_hub as hub;
 pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
 
 pub use device::Device;

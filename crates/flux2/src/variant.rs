@@ -210,6 +210,11 @@ impl Variant {
         })
     }
 
+    /// The member published in a repository, `owner/name` in upper or lower case.
+    pub fn by_repo(repo: &str) -> Option<&'static Variant> {
+        Self::named().iter().find(|variant| variant.repo.is_some_and(|known| known.eq_ignore_ascii_case(repo)))
+    }
+
     /// The member with these sizes, trained in this way.
     pub fn detect(config: &TransformerConfig, kind: Kind) -> &'static Variant {
         let sizes = Some(sizes_of(config));

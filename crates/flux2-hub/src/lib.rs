@@ -1,12 +1,12 @@
-//! Models from the Hugging Face hub: what a repository holds, its files in the cache, whole or not at all.
+//! Models from the Hugging Face hub: lists a repository, downloads its files into the shared cache, verifies them.
 //!
-//! In:  a repository's name and [`HubOptions`]. Out: the path of a folder that [`ModelPaths`](crate::ModelPaths) takes.
+//! In:  a repository's name and [`HubOptions`]. Out: the path of a folder with the files of a model.
 //!
 //! ```no_run
-//! use flux2::hub::{Hub, HubOptions, RepoId};
-//! use flux2::{CancelToken, TransferEvent};
+//! use flux2_base::{CancelToken, TransferEvent};
+//! use flux2_hub::{Hub, HubOptions, RepoId};
 //!
-//! # fn main() -> flux2::Result<()> {
+//! # fn main() -> flux2_hub::Result<()> {
 //! let repo: RepoId = "black-forest-labs/FLUX.2-klein-4B".parse()?;
 //! let hub = Hub::new(HubOptions::new("/home/a/.cache/huggingface/hub"))?;
 //! let folder = match hub.cache().find(&repo)? {
@@ -20,6 +20,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `cache` | the folder that all programs of the hub share: blobs, snapshots, refs |
+//! | `error` | what can go wrong, and what would help |
 //! | `listing` | what the hub says of a repository, checked; which of its files are needed |
 //! | `http` | one request: redirects, tokens, proxies, what a status means |
 //! | `download` | files of a plan to blobs: several at once, resumed, checked, locked |
@@ -28,9 +29,9 @@
 
 mod cache;
 mod download;
+mod error;
 mod http;
 mod listing;
-mod problem;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,10 +39,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cache::{Cache, Cached, Checked, State};
+pub use error::{Error, Result};
 pub use listing::{Plan, PlannedFile};
-pub use problem::HubProblem;
-
-use crate::{Error, Result};
 
 /// A repository of models, `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,7 +75,7 @@ impl FromStr for RepoId {
 
     fn from_str(text: &str) -> Result<Self> {
         if !RepoId::is_valid(text) {
-            return Err(HubProblem::RepoName { name: text.into() }.into());
+            return Err(Error::RepoName { name: text.into() });
         }
         let (owner, name) = text.split_once('/').expect("a valid name has a slash");
         Ok(RepoId { owner: owner.into(), name: name.into() })
@@ -106,6 +105,8 @@ pub struct HubOptions {
     pub files_at_once: usize,
     /// When to give up.
     pub patience: Patience,
+    /// Name of a repository's licence, for errors about access; the argument is `owner/name`.
+    pub licence_of: fn(&str) -> Option<&'static str>,
 }
 
 impl HubOptions {
@@ -119,6 +120,7 @@ impl HubOptions {
             proxies: Proxies::default(),
             files_at_once: 4,
             patience: Patience::default(),
+            licence_of: |_| None,
         }
     }
 }
@@ -195,7 +197,7 @@ pub struct Hub {
 
 impl Hub {
     /// # Errors
-    /// [`HubProblem::Url`] if the endpoint or a proxy is no URL.
+    /// [`Error::Url`] if the endpoint or a proxy is no URL.
     pub fn new(options: HubOptions) -> Result<Self> {
         let endpoint = http::Endpoint::new(&options.endpoint)?;
         http::check_proxies(&options.proxies)?;

@@ -17,9 +17,8 @@ use std::path::{Path, PathBuf};
 use flux2_base::{CancelToken, TransferEvent, TransferObserver};
 use serde::Deserialize;
 
-use super::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
-use super::{HubProblem, RepoId};
-use crate::{Error, Result};
+use crate::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
+use crate::{Error, RepoId, Result};
 
 /// The folder of all repositories.
 #[derive(Clone, Debug)]
@@ -88,7 +87,7 @@ impl Cache {
     /// As [`find`](Self::find).
     pub fn state(&self, repo: &RepoId) -> Result<Option<State>> {
         let folder = self.folder(repo);
-        if !folder.try_exists().map_err(|e| io_error(&folder, e))? {
+        if !folder.try_exists().map_err(|e| Error::io(&folder, e))? {
             return Ok(None);
         }
         let Some(snapshot) = self.newest(repo) else { return Ok(Some(State::Incomplete(vec![]))) };
@@ -104,10 +103,10 @@ impl Cache {
         let mut found = Vec::new();
         let entries = match fs::read_dir(&self.root) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(found),
-            entries => entries.map_err(|e| io_error(&self.root, e))?,
+            entries => entries.map_err(|e| Error::io(&self.root, e))?,
         };
         for entry in entries {
-            let name = entry.map_err(|e| io_error(&self.root, e))?.file_name();
+            let name = entry.map_err(|e| Error::io(&self.root, e))?.file_name();
             let repo = name.to_str().and_then(|name| name.strip_prefix("models--")?.split_once("--"));
             let Some(repo) = repo.and_then(|(owner, name)| format!("{owner}/{name}").parse::<RepoId>().ok()) else {
                 continue;
@@ -130,7 +129,12 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Cancelled`] on request.
-    pub fn verify(&self, repo: &RepoId, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<Vec<Checked>> {
+    pub fn verify(
+        &self,
+        repo: &RepoId,
+        observer: &mut dyn TransferObserver,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Checked>> {
         let Some(snapshot) = self.newest(repo) else { return Ok(vec![]) };
         let mut files = Vec::new();
         files_below(&snapshot, "", &mut files);
@@ -140,7 +144,7 @@ impl Cache {
             // A link that leads nowhere is a file that is missing; one that is no link has no name to be compared with.
             let Ok(blob) = snapshot.join(&path).canonicalize() else { continue };
             let digest = blob.file_name().and_then(|name| Digest::new(name.to_str()?));
-            let size = fs::metadata(&blob).map_err(|e| io_error(&blob, e))?.len();
+            let size = fs::metadata(&blob).map_err(|e| Error::io(&blob, e))?.len();
             if let Some(digest) = digest.filter(|_| blobs.as_ref().is_ok_and(|blobs| blob.starts_with(blobs))) {
                 planned.push((PlannedFile { path, size, digest }, blob));
             }
@@ -151,11 +155,11 @@ impl Cache {
         let mut checked = Vec::new();
         for (file, blob) in planned {
             let mut hasher = file.digest.hasher(file.size);
-            let mut reader = File::open(&blob).map_err(|e| io_error(&blob, e))?;
+            let mut reader = File::open(&blob).map_err(|e| Error::io(&blob, e))?;
             let mut buffer = vec![0; 1 << 20];
             loop {
                 cancel.check()?;
-                let read = reader.read(&mut buffer).map_err(|e| io_error(&blob, e))?;
+                let read = reader.read(&mut buffer).map_err(|e| Error::io(&blob, e))?;
                 if read == 0 {
                     break;
                 }
@@ -173,10 +177,10 @@ impl Cache {
     /// Remove all of a repository. The bytes that are free then; `None` if nothing was here.
     ///
     /// # Errors
-    /// [`HubProblem::InUse`] if a process is downloading it, [`Error::Io`] if a file cannot be removed.
+    /// [`Error::InUse`] if a process is downloading it, [`Error::Io`] if a file cannot be removed.
     pub fn remove(&self, repo: &RepoId) -> Result<Option<u64>> {
         let folder = self.folder(repo);
-        if !folder.try_exists().map_err(|e| io_error(&folder, e))? {
+        if !folder.try_exists().map_err(|e| Error::io(&folder, e))? {
             return Ok(None);
         }
         let locks = self.locks(repo);
@@ -184,7 +188,7 @@ impl Cache {
         for entry in fs::read_dir(&locks).into_iter().flatten().flatten() {
             let Ok(file) = File::options().write(true).open(entry.path()) else { continue };
             if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                return Err(HubProblem::InUse { repo: repo.clone() }.into());
+                return Err(Error::InUse { repo: repo.clone() });
             }
             held.push(file);
         }
@@ -193,32 +197,32 @@ impl Cache {
         for part in ["refs", "snapshots", ""] {
             let path = folder.join(part);
             match fs::remove_dir_all(&path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(io_error(&path, e)),
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&path, e)),
                 _ => {}
             }
         }
         Ok(Some(bytes))
     }
 
-    pub(super) fn folder(&self, repo: &RepoId) -> PathBuf {
+    pub(crate) fn folder(&self, repo: &RepoId) -> PathBuf {
         self.root.join(folder_name(repo))
     }
 
-    pub(super) fn locks(&self, repo: &RepoId) -> PathBuf {
+    pub(crate) fn locks(&self, repo: &RepoId) -> PathBuf {
         self.root.join(".locks").join(folder_name(repo))
     }
 
-    pub(super) fn blob(&self, repo: &RepoId, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob(&self, repo: &RepoId, digest: &Digest) -> PathBuf {
         self.folder(repo).join("blobs").join(digest.hex())
     }
 
     /// Whether a file is here; those with its hash as their name are whole, since they got it in the end.
-    pub(super) fn has(&self, repo: &RepoId, file: &PlannedFile) -> bool {
+    pub(crate) fn has(&self, repo: &RepoId, file: &PlannedFile) -> bool {
         fs::metadata(self.blob(repo, &file.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == file.size)
     }
 
     /// Give the files of a plan, all of which are here, their names; then call it the newest snapshot.
-    pub(super) fn publish(&self, plan: &Plan) -> Result<PathBuf> {
+    pub(crate) fn publish(&self, plan: &Plan) -> Result<PathBuf> {
         let folder = self.folder(&plan.repo);
         let snapshot = folder.join("snapshots").join(&plan.commit);
         for file in &plan.files {
@@ -234,7 +238,7 @@ impl Cache {
                 make_link(&target, &new, &self.blob(&plan.repo, &file.digest))?;
                 fs::rename(&new, &link)
             };
-            place().map_err(|e| io_error(&link, e))?;
+            place().map_err(|e| Error::io(&link, e))?;
         }
         let main = folder.join("refs").join("main");
         let write = || -> io::Result<()> {
@@ -246,7 +250,7 @@ impl Cache {
             fs::write(&new, &plan.commit)?;
             fs::rename(&new, &main)
         };
-        write().map_err(|e| io_error(&main, e))?;
+        write().map_err(|e| Error::io(&main, e))?;
         Ok(snapshot)
     }
 
@@ -259,10 +263,6 @@ impl Cache {
         let fits = commit.len() == 40 && Digest::new(commit).is_some();
         fits.then(|| folder.join("snapshots").join(commit)).filter(|snapshot| snapshot.is_dir())
     }
-}
-
-pub(super) fn io_error(path: &Path, source: io::Error) -> Error {
-    Error::Io { path: path.into(), source }
 }
 
 fn folder_name(repo: &RepoId) -> String {

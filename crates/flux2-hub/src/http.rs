@@ -1,7 +1,7 @@
 //! One request to the hub: redirects, who is told the token, proxies, and what a status means.
 //!
-//! In:  a path below the endpoint and the byte to begin with. Out: an answer with a body, or [`Trouble`]: whether it pays to
-//!      ask again, and when.
+//! In:  a path below the endpoint and the byte to begin with. Out: an answer with a body, or [`RequestError`]: whether to retry,
+//!      and when.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -10,8 +10,7 @@ use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCAT
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::{Agent, Body, Proxy};
 
-use super::{Hub, HubProblem, Patience, Proxies, RepoId, Token};
-use crate::{Error, Result, Variant};
+use crate::{Error, Hub, Patience, Proxies, RepoId, Result, Token};
 
 /// Longest list of files that is read.
 const MAX_LISTING_BYTES: u64 = 32 << 20;
@@ -20,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(15);
 
 /// Where a hub is: scheme, host, and perhaps a path.
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     /// Without a slash at its end.
     text: String,
     uri: Uri,
@@ -28,72 +27,74 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub fn new(text: &str) -> Result<Self> {
-        let wrong = || HubProblem::Url { what: "endpoint of the hub" };
+        let wrong = || Error::Url { what: "endpoint of the hub" };
         let text = text.trim_end_matches('/');
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let fits = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none();
         if !fits {
-            return Err(wrong().into());
+            return Err(wrong());
         }
         Ok(Endpoint { text: text.into(), uri })
     }
 }
 
 /// Refuse proxies that are no URLs before one is needed.
-pub(super) fn check_proxies(proxies: &Proxies) -> Result<()> {
+pub(crate) fn check_proxies(proxies: &Proxies) -> Result<()> {
     for url in [&proxies.https, &proxies.http].into_iter().flatten() {
-        Proxy::new(url).map_err(|_| HubProblem::Url { what: "proxy" })?;
+        Proxy::new(url).map_err(|_| Error::Url { what: "proxy" })?;
     }
     Ok(())
 }
 
-/// What keeps an answer from coming.
+/// Why a request failed, and whether another attempt makes sense.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// Another attempt may bring it.
-    Again {
-        /// What happened.
+pub(crate) enum RequestError {
+    /// Another attempt may succeed.
+    Retry {
+        /// What happened, for people.
         reason: String,
-        /// The pause that was asked for.
+        /// Pause that the server asks for.
         pause: Option<Duration>,
-        /// What it is if there is no other attempt.
-        problem: Option<Box<HubProblem>>,
+        /// The error if this was the last attempt; `None` leaves it to the caller.
+        last: Option<Box<Error>>,
     },
-    /// No attempt will.
-    Final(Error),
+    /// No attempt can succeed.
+    Fatal(Error),
 }
 
-impl From<HubProblem> for Trouble {
-    fn from(problem: HubProblem) -> Self {
-        Trouble::Final(problem.into())
+impl<E: Into<Error>> From<E> for RequestError {
+    fn from(error: E) -> Self {
+        RequestError::Fatal(error.into())
     }
 }
 
-impl Trouble {
-    fn again(problem: HubProblem, pause: Option<Duration>, reason: String) -> Self {
-        Trouble::Again { reason, pause, problem: Some(Box::new(problem)) }
+impl RequestError {
+    /// Retry; `last` is the error and the reason.
+    fn retry(last: Error, pause: Option<Duration>) -> Self {
+        RequestError::Retry { reason: last.to_string(), pause, last: Some(Box::new(last)) }
     }
 
-    /// Something that happens to connections.
-    pub fn passing(reason: impl Into<String>) -> Self {
-        Trouble::Again { reason: reason.into(), pause: None, problem: None }
+    /// Retry after a broken connection.
+    pub fn connection(reason: impl Into<String>) -> Self {
+        RequestError::Retry { reason: reason.into(), pause: None, last: None }
     }
 }
 
 /// Asks about one repository.
-pub(super) struct Client<'a> {
+pub(crate) struct Client<'a> {
     agent: Agent,
     endpoint: &'a Endpoint,
     token: Option<&'a Token>,
     proxies: &'a Proxies,
     patience: Patience,
+    licence_of: fn(&str) -> Option<&'static str>,
     repo: RepoId,
 }
 
 impl<'a> Client<'a> {
     pub fn new(hub: &'a Hub, repo: &RepoId) -> Result<Self> {
         if hub.options.offline {
-            return Err(HubProblem::Offline { repo: repo.clone() }.into());
+            return Err(Error::Offline { repo: repo.clone() });
         }
         let patience = hub.options.patience;
         let config = Agent::config_builder()
@@ -113,6 +114,7 @@ impl<'a> Client<'a> {
             token: hub.options.token.as_ref(),
             proxies: &hub.options.proxies,
             patience,
+            licence_of: hub.options.licence_of,
             repo: repo.clone(),
         })
     }
@@ -132,21 +134,18 @@ impl<'a> Client<'a> {
         let path = format!("/api/models/{}/revision/main?blobs=true", self.repo);
         let mut attempt = 1;
         loop {
-            let trouble = match self.text(&path) {
+            match self.text(&path) {
                 Ok(text) => return Ok(text),
-                Err(trouble) => trouble,
-            };
-            match trouble {
-                // Who has no network is told at once.
-                Trouble::Final(error) => return Err(error),
-                Trouble::Again { problem: Some(problem), .. } if matches!(*problem, HubProblem::Unreachable { .. }) => {
-                    return Err((*problem).into());
+                Err(RequestError::Fatal(error)) => return Err(error),
+                // No retry without a network.
+                Err(RequestError::Retry { last: Some(last), .. }) if matches!(*last, Error::Unreachable { .. }) => {
+                    return Err(*last);
                 }
-                Trouble::Again { reason, pause, problem } => {
+                Err(RequestError::Retry { reason, pause, last }) => {
                     let pause = pause.unwrap_or_else(|| self.patience.pause * 2u32.pow(attempt.min(8) - 1));
                     if attempt >= self.patience.attempts {
-                        let unreachable = || HubProblem::Unreachable { host: self.host(), reason };
-                        return Err(problem.map_or_else(unreachable, |problem| *problem).into());
+                        let unreachable = || Error::Unreachable { host: self.host(), reason };
+                        return Err(last.map_or_else(unreachable, |last| *last));
                     }
                     std::thread::sleep(pause);
                 }
@@ -155,26 +154,26 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn text(&self, path: &str) -> Result<Vec<u8>, Trouble> {
+    fn text(&self, path: &str) -> Result<Vec<u8>, RequestError> {
         let body = self.get(path, 0)?.into_body();
         let mut text = Vec::new();
         let read = body.into_reader().take(MAX_LISTING_BYTES + 1).read_to_end(&mut text);
-        read.map_err(|e| Trouble::passing(said(&ureq::Error::from(e))))?;
+        read.map_err(|e| RequestError::connection(describe(&ureq::Error::from(e))))?;
         if text.len() as u64 > MAX_LISTING_BYTES {
             let reason = format!("its list of files is over {MAX_LISTING_BYTES} bytes long");
-            return Err(HubProblem::Answer { host: self.host(), reason }.into());
+            return Err(Error::Answer { host: self.host(), reason }.into());
         }
         Ok(text)
     }
 
     /// A file of a commit, from byte `from` on. The status of the answer is 200, 206 or 416.
-    pub fn file(&self, commit: &str, file: &str, from: u64) -> Result<Response<Body>, Trouble> {
+    pub fn file(&self, commit: &str, file: &str, from: u64) -> Result<Response<Body>, RequestError> {
         self.get(&format!("/{}/resolve/{commit}/{}", self.repo, escaped(file)), from)
     }
 
     /// What is at a path below the endpoint, wherever the hub has it.
-    fn get(&self, path: &str, from: u64) -> Result<Response<Body>, Trouble> {
-        let answer = |reason: &str| HubProblem::Answer { host: self.host(), reason: reason.into() };
+    fn get(&self, path: &str, from: u64) -> Result<Response<Body>, RequestError> {
+        let answer = |reason: &str| Error::Answer { host: self.host(), reason: reason.into() };
         let mut uri: Uri =
             format!("{}{path}", self.endpoint.text).parse().map_err(|_| answer("a name makes no URL"))?;
         for _ in 0..=MAX_REDIRECTS {
@@ -193,7 +192,7 @@ impl<'a> Client<'a> {
         Err(answer("redirects do not end").into())
     }
 
-    fn one(&self, uri: &Uri, from: u64) -> Result<Response<Body>, Trouble> {
+    fn one(&self, uri: &Uri, from: u64) -> Result<Response<Body>, RequestError> {
         // Compressed bytes would have neither the length nor the hash of the file.
         let mut request = self.agent.get(uri).header(ACCEPT_ENCODING, "identity");
         if from > 0 {
@@ -203,14 +202,15 @@ impl<'a> Client<'a> {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let proxy = proxy_for(self.proxies, uri).map(Proxy::new).transpose();
-        let proxy = proxy.map_err(|_| HubProblem::Url { what: "proxy" })?;
+        let proxy = proxy.map_err(|_| Error::Url { what: "proxy" })?;
         request.config().proxy(proxy).build().call().map_err(|error| {
-            let problem = HubProblem::Unreachable { host: host(uri), reason: said(&error) };
-            Trouble::again(problem, None, said(&error))
+            let reason = describe(&error);
+            let last = Error::Unreachable { host: host(uri), reason: reason.clone() };
+            RequestError::Retry { reason, pause: None, last: Some(Box::new(last)) }
         })
     }
 
-    fn judge(&self, response: Response<Body>, uri: &Uri) -> Result<Response<Body>, Trouble> {
+    fn judge(&self, response: Response<Body>, uri: &Uri) -> Result<Response<Body>, RequestError> {
         let host = host(uri);
         let by_hub = same_origin(uri, &self.endpoint.uri);
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -219,50 +219,48 @@ impl<'a> Client<'a> {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 match header(CONTENT_ENCODING.as_str()) {
                     None | Some("identity") => Ok(response),
-                    Some(_) => Err(HubProblem::Answer { host, reason: "its bytes are compressed".into() }.into()),
+                    Some(_) => Err(Error::Answer { host, reason: "its bytes are compressed".into() }.into()),
                 }
             }
             // The hub does not say whether a repository is hidden or not there.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if by_hub => {
                 let code = header("x-error-code");
                 if status == StatusCode::NOT_FOUND || code == Some("RepoNotFound") {
-                    return Err(HubProblem::NotFound { repo: self.repo.clone(), host }.into());
+                    return Err(Error::NotFound { repo: self.repo.clone(), host }.into());
                 }
                 let unknown = status == StatusCode::UNAUTHORIZED && code.is_none() && self.token.is_some();
-                Err(if unknown { HubProblem::Token { host } } else { self.no_access() }.into())
+                Err(if unknown { Error::Token { host } } else { self.no_access() }.into())
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 let pause = header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
                 let pause = pause.map(Duration::from_secs);
-                let problem = HubProblem::Busy { host, pause };
+                let busy = Error::Busy { host, pause };
                 match pause.is_some_and(|pause| pause > self.patience.longest_pause) {
-                    true => Err(problem.into()),
-                    false => Err(Trouble::again(problem.clone(), pause, problem.to_string())),
+                    true => Err(busy.into()),
+                    false => Err(RequestError::retry(busy, pause)),
                 }
             }
             // Where files lie, addresses are signed and expire: the hub makes another.
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || !by_hub => {
-                let problem = HubProblem::Status { host, status: status.as_u16() };
-                Err(Trouble::again(problem.clone(), None, problem.to_string()))
+                Err(RequestError::retry(Error::Status { host, status: status.as_u16() }, None))
             }
-            _ => Err(HubProblem::Status { host, status: status.as_u16() }.into()),
+            _ => Err(Error::Status { host, status: status.as_u16() }.into()),
         }
     }
 
-    fn no_access(&self) -> HubProblem {
+    fn no_access(&self) -> Error {
         let repo = self.repo.to_string();
-        let known = Variant::named().iter().find(|variant| variant.repo.is_some_and(|r| r.eq_ignore_ascii_case(&repo)));
-        HubProblem::Access {
+        Error::Access {
             page: format!("{}/{repo}", self.endpoint.text),
             repo: self.repo.clone(),
-            licence: known.map(|variant| variant.licence),
+            licence: (self.licence_of)(&repo),
             token: self.token.is_some(),
         }
     }
 }
 
-/// An error of the client in words.
-pub(super) fn said(error: &ureq::Error) -> String {
+/// An error of the HTTP client in words.
+pub(crate) fn describe(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => "the connection was cut".into(),
         // The number of the system's error tells nobody more than its words.

@@ -14,16 +14,14 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flux2_base::{CancelToken, TransferEvent, TransferObserver};
+use flux2_base::{CancelToken, Cancelled, TransferEvent, TransferObserver};
 use ureq::http::Response;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use ureq::{Body, http};
 
-use super::cache::io_error;
-use super::http::{Client, Trouble, said};
-use super::listing::{Hasher, Plan, PlannedFile};
-use super::{Hub, HubProblem};
-use crate::{Error, Result};
+use crate::http::{Client, RequestError, describe};
+use crate::listing::{Hasher, Plan, PlannedFile};
+use crate::{Error, Hub, Result};
 
 /// How often it is looked whether to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -43,7 +41,7 @@ impl Hub {
     /// Bring the files of a plan here. Several processes may do this at once.
     ///
     /// # Errors
-    /// [`Error::Hub`] with the problem, [`Error::Io`] if the disk refuses, [`Error::Cancelled`] on request.
+    /// [`Error::Io`] if the disk refuses, [`Error::Cancelled`] on request.
     pub fn download(&self, plan: &Plan, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<PathBuf> {
         let missing: Vec<&PlannedFile> = plan.files.iter().filter(|file| !self.cache().has(&plan.repo, file)).collect();
         if missing.is_empty() {
@@ -60,15 +58,15 @@ impl Hub {
         });
 
         let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (say, said) = mpsc::channel();
+        let (messages, received_messages) = mpsc::channel();
         let mut failure = None;
         thread::scope(|scope| {
             for _ in 0..self.options.files_at_once.clamp(1, missing.len()) {
-                let worker = Worker { hub: self, client: &client, plan, stop: &stop, say: say.clone() };
+                let worker = Worker { hub: self, client: &client, plan, stop: &stop, messages: messages.clone() };
                 let (missing, next) = (&missing, &next);
                 scope.spawn(move || worker.work(missing, next));
             }
-            drop(say);
+            drop(messages);
             loop {
                 let mut fail = |error| {
                     failure.get_or_insert(error);
@@ -76,18 +74,18 @@ impl Hub {
                         client.stop();
                     }
                 };
-                match said.recv_timeout(TICK) {
-                    Ok(Said::Failed(error)) => fail(error),
-                    Ok(Said::Received { file, bytes }) => {
+                match received_messages.recv_timeout(TICK) {
+                    Ok(WorkerMessage::Failed(error)) => fail(error),
+                    Ok(WorkerMessage::Received { file, bytes }) => {
                         progress.received[file] = bytes;
                         observer.on_transfer(&TransferEvent::Progress { done: progress.done() });
                     }
-                    Ok(Said::Event(event)) => observer.on_transfer(&event),
+                    Ok(WorkerMessage::Event(event)) => observer.on_transfer(&event),
                     Err(RecvTimeoutError::Disconnected) => break,
                     Err(RecvTimeoutError::Timeout) => {}
                 }
                 if cancel.is_cancelled() {
-                    fail(Error::Cancelled);
+                    fail(Cancelled.into());
                 }
             }
         });
@@ -101,13 +99,11 @@ impl Hub {
     /// Refuse to begin what cannot end.
     fn make_room(&self, plan: &Plan) -> Result<()> {
         let blobs = self.cache().folder(&plan.repo).join("blobs");
-        fs::create_dir_all(&blobs).map_err(|e| io_error(&blobs, e))?;
+        fs::create_dir_all(&blobs).map_err(|e| Error::io(&blobs, e))?;
         let needed = self.missing_bytes(plan);
         // A file system that does not say how much is free may have enough.
         match fs4::available_space(&blobs) {
-            Ok(free) if free < needed => {
-                Err(HubProblem::DiskFull { path: self.cache().root().into(), needed, free }.into())
-            }
+            Ok(free) if free < needed => Err(Error::DiskFull { path: self.cache().root().into(), needed, free }),
             _ => Ok(()),
         }
     }
@@ -134,8 +130,8 @@ impl Progress {
     }
 }
 
-/// What a worker has to say.
-enum Said {
+/// Sent by a worker to the thread that called [`Hub::download`].
+enum WorkerMessage {
     Received { file: usize, bytes: u64 },
     Event(TransferEvent),
     Failed(Error),
@@ -147,7 +143,7 @@ struct Worker<'a> {
     client: &'a Client<'a>,
     plan: &'a Plan,
     stop: &'a AtomicBool,
-    say: Sender<Said>,
+    messages: Sender<WorkerMessage>,
 }
 
 impl Worker<'_> {
@@ -157,18 +153,18 @@ impl Worker<'_> {
             let start = Instant::now();
             match self.bring(number, file) {
                 Ok(()) => {
-                    self.say(Said::Received { file: number, bytes: file.size });
+                    self.send(WorkerMessage::Received { file: number, bytes: file.size });
                     let (path, size, elapsed) = (file.path.clone(), file.size, start.elapsed());
-                    self.say(Said::Event(TransferEvent::FileFinished { path, size, elapsed }));
+                    self.send(WorkerMessage::Event(TransferEvent::FileFinished { path, size, elapsed }));
                 }
-                Err(error) => return self.say(Said::Failed(error)),
+                Err(error) => return self.send(WorkerMessage::Failed(error)),
             }
         }
     }
 
-    fn say(&self, said: Said) {
+    fn send(&self, message: WorkerMessage) {
         // The thread that listens waits for the end of this one.
-        let _ = self.say.send(said);
+        let _ = self.messages.send(message);
     }
 
     /// One file, to its end.
@@ -187,12 +183,15 @@ impl Worker<'_> {
             }
             partial.restart()?;
             let expected = file.digest.hex().to_owned();
-            let problem = HubProblem::Digest { file: file.path.clone(), found, expected };
+            let problem = Error::Digest { file: file.path.clone(), found, expected };
             if attempt == WHOLE_ATTEMPTS {
-                return Err(problem.into());
+                return Err(problem);
             }
-            self.say(Said::Received { file: number, bytes: 0 });
-            self.say(Said::Event(TransferEvent::Retry { reason: problem.to_string(), pause: Duration::ZERO }));
+            self.send(WorkerMessage::Received { file: number, bytes: 0 });
+            self.send(WorkerMessage::Event(TransferEvent::Retry {
+                reason: problem.to_string(),
+                pause: Duration::ZERO,
+            }));
         }
         partial.finish(self.hub.cache().blob(&self.plan.repo, &file.digest))
     }
@@ -202,10 +201,10 @@ impl Worker<'_> {
         let patience = self.hub.options.patience;
         let (mut most, mut in_vain) = (partial.len, 0);
         while partial.len < file.size {
-            let (reason, pause, problem) = match self.receive(number, file, partial) {
+            let (reason, pause, last) = match self.receive(number, file, partial) {
                 Ok(()) => continue,
-                Err(Trouble::Final(error)) => return Err(error),
-                Err(Trouble::Again { reason, pause, problem }) => (reason, pause, problem),
+                Err(RequestError::Fatal(error)) => return Err(error),
+                Err(RequestError::Retry { reason, pause, last }) => (reason, pause, last),
             };
             self.check()?;
             // A server that sends the same part over and over brings nothing.
@@ -213,11 +212,11 @@ impl Worker<'_> {
             most = most.max(partial.len);
             if in_vain >= patience.attempts {
                 let (file, here, size) = (file.path.clone(), partial.len, file.size);
-                let cut_short = HubProblem::CutShort { file, reason, here, size };
-                return Err(problem.map_or(cut_short, |problem| *problem).into());
+                let cut_short = Error::CutShort { file, reason, here, size };
+                return Err(last.map_or(cut_short, |last| *last));
             }
             let pause = pause.unwrap_or_else(|| patience.pause * 2u32.pow((in_vain - 1).min(6)));
-            self.say(Said::Event(TransferEvent::Retry { reason: format!("{}: {reason}", file.path), pause }));
+            self.send(WorkerMessage::Event(TransferEvent::Retry { reason: format!("{}: {reason}", file.path), pause }));
             let start = Instant::now();
             while start.elapsed() < pause {
                 self.check()?;
@@ -228,38 +227,39 @@ impl Worker<'_> {
     }
 
     /// What one answer holds of the rest of a file.
-    fn receive(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<(), Trouble> {
+    fn receive(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<(), RequestError> {
         let response = self.client.file(&self.plan.commit, &file.path, partial.len)?;
         if self.begins_anew(&response, file, partial.len)? {
-            partial.restart().map_err(Trouble::Final)?;
+            partial.restart()?;
         }
         if response.status() == http::StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(Trouble::passing("the server has less of the file than is here"));
+            return Err(RequestError::connection("the server has less of the file than is here"));
         }
         let mut reader = response.into_body().into_reader();
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            self.check().map_err(Trouble::Final)?;
-            let read = reader.read(&mut buffer).map_err(|e| Trouble::passing(said(&ureq::Error::from(e))))?;
+            self.check()?;
+            let read =
+                reader.read(&mut buffer).map_err(|e| RequestError::connection(describe(&ureq::Error::from(e))))?;
             if read == 0 {
                 break;
             }
             if read as u64 > file.size - partial.len {
                 let (file, found, expected) = (file.path.clone(), partial.len + read as u64, file.size);
-                return Err(HubProblem::Length { file, found, expected }.into());
+                return Err(Error::Length { file, found, expected }.into());
             }
-            partial.write(&buffer[..read]).map_err(Trouble::Final)?;
-            self.say(Said::Received { file: number, bytes: partial.len });
+            partial.write(&buffer[..read])?;
+            self.send(WorkerMessage::Received { file: number, bytes: partial.len });
         }
         match partial.len < file.size {
-            true => Err(Trouble::passing("the connection was cut")),
+            true => Err(RequestError::connection("the connection was cut")),
             false => Ok(()),
         }
     }
 
     /// Whether an answer holds the file from its first byte on, not from byte `from` as was asked.
-    fn begins_anew(&self, response: &Response<Body>, file: &PlannedFile, from: u64) -> Result<bool, Trouble> {
-        let length = |found| HubProblem::Length { file: file.path.clone(), found, expected: file.size };
+    fn begins_anew(&self, response: &Response<Body>, file: &PlannedFile, from: u64) -> Result<bool, RequestError> {
+        let length = |found| Error::Length { file: file.path.clone(), found, expected: file.size };
         match response.status() {
             http::StatusCode::PARTIAL_CONTENT => {
                 let range = response.headers().get(CONTENT_RANGE).and_then(|value| content_range(value.to_str().ok()?));
@@ -270,7 +270,7 @@ impl Worker<'_> {
                     },
                     _ => {
                         let reason = format!("{}: asked for byte {from} on, it sends others", file.path);
-                        Err(HubProblem::Answer { host: self.client.host(), reason }.into())
+                        Err(Error::Answer { host: self.client.host(), reason }.into())
                     }
                 }
             }
@@ -291,14 +291,14 @@ impl Worker<'_> {
         let path = folder.join(format!("{}.lock", file.digest.hex()));
         let open = fs::create_dir_all(&folder)
             .and_then(|()| File::options().create(true).write(true).truncate(false).open(&path));
-        let lock = open.map_err(|e| io_error(&path, e))?;
+        let lock = open.map_err(|e| Error::io(&path, e))?;
         let mut waiting = false;
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) => {
                     if !waiting {
-                        self.say(Said::Event(TransferEvent::Waiting { path: file.path.clone() }));
+                        self.send(WorkerMessage::Event(TransferEvent::Waiting { path: file.path.clone() }));
                     }
                     waiting = true;
                     self.check()?;
@@ -306,7 +306,7 @@ impl Worker<'_> {
                 }
                 // There are file systems without locks; two processes would then send each other's bytes to a wrong hash.
                 Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(lock),
-                Err(TryLockError::Error(e)) => return Err(io_error(&path, e)),
+                Err(TryLockError::Error(e)) => return Err(Error::io(&path, e)),
             }
         }
     }
@@ -314,7 +314,7 @@ impl Worker<'_> {
     /// # Errors
     /// If another worker has failed, or the run is cancelled.
     fn check(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+        if self.stop.load(Ordering::Relaxed) { Err(Cancelled.into()) } else { Ok(()) }
     }
 }
 
@@ -340,12 +340,12 @@ impl<'a> Partial<'a> {
     /// What is here of a file, to be gone on with.
     fn open(path: PathBuf, of: &'a PlannedFile, check: &dyn Fn() -> Result<()>) -> Result<Self> {
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
-        let file = open.map_err(|e| io_error(&path, e))?;
+        let file = open.map_err(|e| Error::io(&path, e))?;
         let mut partial = Partial { path, file, len: 0, hasher: of.digest.hasher(of.size), of };
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             check()?;
-            let read = partial.file.read(&mut buffer).map_err(|e| io_error(&partial.path, e))?;
+            let read = partial.file.read(&mut buffer).map_err(|e| Error::io(&partial.path, e))?;
             if read == 0 {
                 return Ok(partial);
             }
@@ -359,7 +359,7 @@ impl<'a> Partial<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| io_error(&self.path, e))?;
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.path, e))?;
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())
@@ -367,7 +367,7 @@ impl<'a> Partial<'a> {
 
     fn restart(&mut self) -> Result<()> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
-        emptied.map_err(|e| io_error(&self.path, e))?;
+        emptied.map_err(|e| Error::io(&self.path, e))?;
         self.hasher = self.of.digest.hasher(self.of.size);
         self.len = 0;
         Ok(())
@@ -380,9 +380,9 @@ impl<'a> Partial<'a> {
 
     fn finish(self, blob: PathBuf) -> Result<()> {
         // A blob is believed by its length, so no crash of the system may leave one with other bytes.
-        self.file.sync_all().map_err(|e| io_error(&self.path, e))?;
+        self.file.sync_all().map_err(|e| Error::io(&self.path, e))?;
         drop(self.file);
-        fs::rename(&self.path, &blob).map_err(|e| io_error(&blob, e))
+        fs::rename(&self.path, &blob).map_err(|e| Error::io(&blob, e))
     }
 }
 

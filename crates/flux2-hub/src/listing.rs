@@ -6,14 +6,13 @@
 
 use std::collections::BTreeSet;
 
+use flux2_base::digest::hex;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
-use flux2_base::digest::hex;
 
-use super::http::Client;
-use super::{Hub, HubProblem, RepoId};
-use crate::Result;
+use crate::http::Client;
+use crate::{Error, Hub, RepoId, Result};
 
 /// The files of a model at one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +32,7 @@ pub struct PlannedFile {
     pub path: String,
     /// Its length in bytes.
     pub size: u64,
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 impl Plan {
@@ -45,7 +44,7 @@ impl Plan {
 
 /// What a file's bytes must hash to; in hexadecimal it is the name of its blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Digest(String);
+pub(crate) struct Digest(String);
 
 impl Digest {
     /// SHA-256 for large files, as Git LFS has it; SHA-1 of a Git blob for others. `None` for anything else.
@@ -68,7 +67,7 @@ impl Digest {
 }
 
 /// A hash on its way.
-pub(super) enum Hasher {
+pub(crate) enum Hasher {
     Sha256(Sha256),
     GitBlob(Sha1),
 }
@@ -93,13 +92,13 @@ impl Hub {
     /// What a download of the newest commit of `repo` takes. One request.
     ///
     /// # Errors
-    /// [`Error::Hub`](crate::Error::Hub) if the hub cannot be reached, does not know the repository, does not show it, or
+    /// An error if the hub cannot be reached, does not know the repository, does not show it, or
     /// answers nonsense.
     pub fn plan(&self, repo: &RepoId) -> Result<Plan> {
         let client = Client::new(self, repo)?;
         let text = client.listing()?;
-        let wrong = |reason: String| HubProblem::Answer { host: client.host(), reason };
-        parse(repo, &text).map_err(wrong)?.ok_or_else(|| HubProblem::NoModel { repo: repo.clone() }.into())
+        let wrong = |reason: String| Error::Answer { host: client.host(), reason };
+        parse(repo, &text).map_err(wrong)?.ok_or_else(|| Error::NoModel { repo: repo.clone() })
     }
 }
 
@@ -168,7 +167,7 @@ fn is_safe(path: &str) -> bool {
 }
 
 /// The folders of a model in the layout of diffusers that hold weights.
-pub(super) const NETWORKS: [&str; 3] = ["transformer", "text_encoder", "vae"];
+pub(crate) const NETWORKS: [&str; 3] = ["transformer", "text_encoder", "vae"];
 
 /// Which files of a repository a model is made of: in the layout of diffusers those of its parts, for other programs the
 /// scheduler's too; elsewhere the weights at the top and what describes them. Never pictures, other formats, or the same
@@ -222,10 +221,10 @@ fn weights<'a>(names: &[&'a str]) -> Vec<&'a str> {
     }
 }
 
-pub(super) const INDEX: &str = ".safetensors.index.json";
+pub(crate) const INDEX: &str = ".safetensors.index.json";
 
 /// Whether this is how the name of a shard ends: `-00001-of-00002.safetensors`.
-pub(super) fn is_shard(end: &str) -> bool {
+pub(crate) fn is_shard(end: &str) -> bool {
     let numbers = end.strip_prefix('-').and_then(|end| end.strip_suffix(".safetensors")?.split_once("-of-"));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
