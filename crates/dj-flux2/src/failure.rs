@@ -50,6 +50,12 @@ impl Failure {
     }
 }
 
+impl From<flux2::weights::Error> for Failure {
+    fn from(error: flux2::weights::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 #[cfg(feature = "hub")]
 impl From<flux2::hub::Error> for Failure {
     fn from(error: flux2::hub::Error) -> Self {

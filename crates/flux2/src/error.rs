@@ -7,13 +7,11 @@ use flux2_base::{Cancelled, ErrorKind, Remedy};
 
 use crate::device::Device;
 use crate::event::Phase;
-use crate::weights::convert::ConvertProblem;
-use crate::weights::{ConfigProblem, FileProblem, LoraProblem, Mismatch, Part};
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a run did not come to a picture.
+/// Why there is no picture.
 ///
 /// The message says what happened and names the value. What to do about it is data, [`remedy`](Error::remedy): a terminal
 /// words it with flags, a server with fields.
@@ -26,9 +24,9 @@ pub enum Error {
     SizeGrid {
         /// `width` or `height`.
         axis: &'static str,
-        /// What was asked for.
+        /// The size that was asked for, in pixels.
         px: u32,
-        /// What it must divide by.
+        /// The grid in pixels.
         multiple: u32,
     },
     /// A width or height too small or too large.
@@ -36,208 +34,62 @@ pub enum Error {
     SizeRange {
         /// `width` or `height`.
         axis: &'static str,
-        /// What was asked for.
+        /// The size that was asked for, in pixels.
         px: u32,
-        /// Smallest allowed.
+        /// Smallest allowed size in pixels.
         min: u32,
-        /// Largest allowed.
+        /// Largest allowed size in pixels.
         max: u32,
     },
-    /// A number of steps that makes no schedule.
+    /// No schedule has this number of steps.
     #[error("{steps} steps: the schedule needs 1 to {max}")]
     Steps {
-        /// What was asked for.
+        /// Steps that were asked for.
         steps: u32,
-        /// Largest allowed.
+        /// Most steps allowed.
         max: u32,
     },
     /// A guidance scale that is not a number from 0 to 100.
     #[error("guidance {guidance} is outside 0 to 100")]
     Guidance {
-        /// What was asked for.
+        /// The scale that was asked for.
         guidance: f32,
     },
-    /// More reference images than the model is given.
+    /// Too many reference images.
     #[error("{count} reference images, at most {max} are allowed")]
     ReferenceCount {
-        /// How many there were.
+        /// Number of images passed.
         count: usize,
-        /// How many may be.
+        /// Most images allowed.
         max: usize,
-    },
-    /// The scale of a LoRA that is no number.
-    #[error("a LoRA cannot be scaled by {scale}")]
-    LoraScale {
-        /// What was asked for.
-        scale: f32,
     },
 
     // ---- weights ----
-    /// There is nothing at the model's path.
-    #[error("no model at {}", path.display())]
-    ModelMissing {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A file or folder the model is made of is not there.
-    #[error("no {what} at {}", path.display())]
-    PartMissing {
-        /// What it would have been.
-        what: &'static str,
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A single file holds one network and the others were not named.
-    #[error("{} holds only the transformer, the {part} is not named", path.display())]
-    PartNotGiven {
-        /// The file.
-        path: PathBuf,
-        /// What is not named.
-        part: Part,
-    },
-    /// A folder that is not laid out as a model.
-    #[error("{} is a folder without model_index.json", path.display())]
-    NoModelIndex {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A folder that should hold weights and does not.
-    #[error("{} holds no .safetensors or .gguf file", path.display())]
-    NoWeights {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A checkpoint of something else than was asked for.
-    #[error("{} is {found}, not the {wanted}", path.display())]
-    WrongPart {
-        /// File or folder.
-        path: PathBuf,
-        /// What it is.
-        found: String,
-        /// What was asked for.
-        wanted: Part,
-    },
-    /// A conversion that cannot be made.
-    #[error("{0}")]
-    Convert(ConvertProblem),
-    /// A transformer beside a model that is one.
-    #[error("{} is a transformer, and so is {}", model.display(), given.display())]
-    TwoTransformers {
-        /// The model.
-        model: PathBuf,
-        /// The other.
-        given: PathBuf,
-    },
-    /// Not a whole file of tensors.
-    #[error("{}: {problem}", path.display())]
-    Checkpoint {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: FileProblem,
-    },
-    /// A configuration that is damaged, or asks for what this engine does not do.
-    #[error("{}: {problem}", path.display())]
-    Config {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: ConfigProblem,
-    },
-    /// Tensors missing, left over, or of the wrong shape.
-    #[error("{}: {mismatch}", path.display())]
-    Tensors {
-        /// File or folder.
-        path: PathBuf,
-        /// Which.
-        mismatch: Box<Mismatch>,
-    },
-    /// A LoRA that cannot be added to the transformer.
-    #[error("{}: {problem}", path.display())]
-    Lora {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: LoraProblem,
-    },
-    /// Two shards with the same tensor.
-    #[error("`{name}` is in {} and in {}", first.display(), path.display())]
-    TensorTwice {
-        /// Tensor.
-        name: String,
-        /// Shard.
-        first: PathBuf,
-        /// The other shard.
-        path: PathBuf,
-    },
-    /// The index promises a tensor its shard does not have.
-    #[error("{} does not hold `{name}`, which its index says it does", path.display())]
-    ShardLacks {
-        /// Shard.
-        path: PathBuf,
-        /// Tensor.
-        name: String,
-    },
-    /// A stage met the end of memory, and nothing is left to be given up for it.
-    #[error("memory does not suffice ({}): there is no room for a buffer of {}, and nothing is left to be given up", .stage.name(), Memory(*.bytes))]
+    /// The model's files cannot be loaded.
+    #[error(transparent)]
+    Weights(flux2_weights::Error),
+
+    // ---- memory ----
+    /// A stage ran out of memory, and every fallback was tried.
+    #[error("out of memory ({}): a buffer of {} could not be allocated, and every fallback was tried", .stage.name(), Memory(*.bytes))]
     NoMemory {
-        /// The stage.
+        /// The stage that ran out of memory.
         stage: Phase,
-        /// Bytes of the buffer that there was no room for.
+        /// Bytes of the buffer that could not be allocated.
         bytes: usize,
     },
-    /// However few weights are kept, the run needs more memory than it may take.
+    /// The run needs more memory than it is allowed, however few weights are kept.
     #[error(
         "this run needs at least {} of memory ({}), and may take {}",
         Memory(*.least), .stage.name(), Memory(*.limit)
     )]
     MemoryLimit {
-        /// Bytes it may take.
+        /// Bytes the run may take.
         limit: usize,
-        /// Bytes it needs.
+        /// Bytes the run needs at least.
         least: usize,
         /// The stage that needs them.
         stage: Phase,
-    },
-    /// Parts of different models.
-    #[error("the transformer reads {reads} features from the {part}, which makes {makes}")]
-    PartsDisagree {
-        /// The part that does not fit.
-        part: Part,
-        /// Features the transformer reads.
-        reads: usize,
-        /// Features the part makes.
-        makes: usize,
-    },
-    /// A file is not the one that was checked.
-    #[error("{} has changed since it was opened", path.display())]
-    FileChanged {
-        /// File.
-        path: PathBuf,
-    },
-    /// A model asks for a tensor its configuration does not list.
-    #[error("there is no weight named `{name}`")]
-    UnknownWeight {
-        /// Canonical name.
-        name: String,
-    },
-    /// A name that is no member of the family.
-    #[error("unknown variant `{name}`")]
-    UnknownVariant {
-        /// What was asked for.
-        name: String,
-        /// The most similar name there is.
-        nearest: Option<&'static str>,
-    },
-    /// The transformer is not the size of the variant that was named.
-    #[error("the transformer has {found}; {variant} has {expected}")]
-    VariantSize {
-        /// Variant that was named.
-        variant: &'static str,
-        /// Sizes of the file.
-        found: String,
-        /// Sizes of the variant.
-        expected: String,
     },
 
     // ---- the hub ----
@@ -250,7 +102,7 @@ pub enum Error {
     /// The bytes are not of a picture format that is read.
     #[error("{what} is {found}, not a PNG, JPEG or WebP picture")]
     ImageFormat {
-        /// Which input: a file name or its place in a request.
+        /// The input: a file name, or its position in a request.
         what: String,
         /// What the first bytes look like, with its article.
         found: &'static str,
@@ -258,17 +110,17 @@ pub enum Error {
     /// A picture that is cut short, broken or of an unsupported kind.
     #[error("{what}: cannot decode the {format}: {reason}")]
     ImageDecode {
-        /// Which input.
+        /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
         /// `PNG`, `JPEG` or `WebP`.
         format: &'static str,
-        /// What the decoder says.
+        /// The decoder's message.
         reason: String,
     },
-    /// A picture that moves.
+    /// An animated picture.
     #[error("{what} is an animated {format}")]
     ImageAnimated {
-        /// Which input.
+        /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
         /// `PNG` or `WebP`.
         format: &'static str,
@@ -276,13 +128,13 @@ pub enum Error {
     /// A picture with more pixels than are decoded.
     #[error("{what} is {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are read")]
     ImageTooLarge {
-        /// Which input.
+        /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
-        /// Its width.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
-        /// Longest side allowed.
+        /// Longest side allowed, in pixels.
         max_side: u32,
         /// Most pixels allowed.
         max_pixels: u64,
@@ -290,29 +142,29 @@ pub enum Error {
     /// An image file with more bytes than are read.
     #[error("{}: {bytes} bytes; image files of at most {max} bytes are read", path.display())]
     ImageFileTooLarge {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
-        /// Largest allowed.
+        /// Largest size allowed, in bytes.
         max: u64,
     },
     /// A reference image with too short a side.
     #[error("a reference image is {width}x{height} pixels; both sides must be at least {min}")]
     ImageTooSmall {
-        /// Its width.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
-        /// Shortest side allowed.
+        /// Shortest side allowed, in pixels.
         min: u32,
     },
     /// A reference image that is too long for its width, or the reverse.
     #[error("a reference image is {width}x{height} pixels; one side may be at most {max} times the other")]
     ImageAspect {
-        /// Its width.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
         /// Largest ratio allowed.
         max: u32,
@@ -320,17 +172,17 @@ pub enum Error {
     /// Pixels that do not fill the size they are said to have.
     #[error("{len} values for {width}x{height} RGB pixels")]
     ImageBuffer {
-        /// The width.
+        /// Width in pixels.
         width: u32,
-        /// The height.
+        /// Height in pixels.
         height: u32,
-        /// How many values there were.
+        /// Number of values passed.
         len: usize,
     },
     /// The parameters stored in a picture of ours do not read.
     #[error("the parameters stored in the picture cannot be read: {reason}")]
     ImageParameters {
-        /// Why.
+        /// The parser's message.
         reason: String,
     },
     /// A picture that could not be written in the format asked for.
@@ -338,15 +190,15 @@ pub enum Error {
     ImageEncode {
         /// `PNG`, `JPEG` or `WebP`.
         format: &'static str,
-        /// What the encoder says.
+        /// The encoder's message.
         reason: String,
     },
     /// More parameters than the format has room for.
     #[error("the prompt and parameters take {bytes} bytes; a JPEG holds {max}")]
     ImageParametersTooLong {
-        /// What they take.
+        /// Bytes of the parameters.
         bytes: usize,
-        /// What there is room for.
+        /// Bytes that the format holds.
         max: usize,
     },
     /// An output name that does not say which format is meant.
@@ -355,13 +207,13 @@ pub enum Error {
         None => "the name has no extension".into(),
     })]
     UnknownExtension {
-        /// The name.
+        /// The output name.
         path: PathBuf,
     },
     /// A file that must not be replaced.
     #[error("{} exists", path.display())]
     OutputExists {
-        /// Which.
+        /// The existing file.
         path: PathBuf,
     },
 
@@ -369,7 +221,7 @@ pub enum Error {
     /// A tokenizer with more ids than the text encoder has embeddings.
     #[error("the tokenizer gives ids up to {highest}, the text encoder has embeddings for {rows}")]
     TokenizerVocabulary {
-        /// Largest id.
+        /// Largest token id.
         highest: usize,
         /// Rows of the embedding table.
         rows: usize,
@@ -377,23 +229,23 @@ pub enum Error {
     /// A tokenizer.json too large to be one.
     #[error("{}: larger than {max_bytes} bytes", path.display())]
     TokenizerTooLarge {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Largest allowed.
+        /// Largest size allowed, in bytes.
         max_bytes: u64,
     },
     /// A file that is not a tokenizer.json with a BPE model.
     #[error("{}: not a tokenizer.json: {source}", path.display())]
     TokenizerJson {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where it stops being one.
+        /// The parser's message, with line and column.
         source: serde_json::Error,
     },
     /// A tokenizer.json that splits text unlike the tokenizer of Qwen3.
     #[error("{}: not the tokenizer of Qwen3: {part}: expected {expected}", path.display())]
     TokenizerRule {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// The part of the file that differs.
         part: &'static str,
@@ -403,19 +255,19 @@ pub enum Error {
     /// A tokenizer.json without a token that it needs, or with another number for it.
     #[error("{}: token {token:?} is missing or misnumbered", path.display())]
     TokenizerToken {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// The token.
         token: String,
     },
 
     // ---- the run ----
-    /// The device asked for is not there.
+    /// The device that was asked for cannot be used.
     #[error("no device `{device}`: {reason}")]
     Device {
-        /// What was asked for.
+        /// The device that was asked for.
         device: Device,
-        /// Why it cannot be had.
+        /// Why it cannot be used.
         reason: String,
         /// What would help, if it is known.
         remedy: Option<Remedy>,
@@ -423,18 +275,18 @@ pub enum Error {
     /// The run was stopped by its [`CancelToken`](crate::CancelToken).
     #[error("cancelled")]
     Cancelled,
-    /// The picture came out as infinities or no numbers at all.
+    /// The picture has infinities or NaNs.
     #[error("the picture has values that are not numbers: the weights or the number format overflow")]
     NotFinite,
-    /// An op refused: memory is short, or a model was put together wrongly.
+    /// An op failed: out of memory, or operands that do not fit.
     #[error(transparent)]
     Backend(#[from] flux2_backend::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: std::io::Error,
     },
 }
@@ -445,7 +297,19 @@ impl From<Cancelled> for Error {
     }
 }
 
-/// What every crate can meet becomes the same error here.
+/// What several crates can meet has one variant here, so that callers match it in one place.
+impl From<flux2_weights::Error> for Error {
+    fn from(error: flux2_weights::Error) -> Self {
+        match error {
+            flux2_weights::Error::Cancelled(cancelled) => cancelled.into(),
+            flux2_weights::Error::Backend(error) => error.into(),
+            flux2_weights::Error::Io { path, source } => Error::Io { path, source },
+            error => Error::Weights(error),
+        }
+    }
+}
+
+/// As from [`flux2_weights::Error`].
 #[cfg(feature = "hub")]
 impl From<flux2_hub::Error> for Error {
     fn from(error: flux2_hub::Error) -> Self {
@@ -458,7 +322,7 @@ impl From<flux2_hub::Error> for Error {
 }
 
 impl Error {
-    /// Which kind of trouble this is.
+    /// The kind of the error, for exit codes and statuses.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::SizeGrid { .. }
@@ -466,17 +330,9 @@ impl Error {
             | Error::Steps { .. }
             | Error::Guidance { .. }
             | Error::ReferenceCount { .. }
-            | Error::LoraScale { .. } => ErrorKind::Usage,
-            Error::UnknownVariant { .. } | Error::VariantSize { .. } | Error::TwoTransformers { .. } => {
-                ErrorKind::Usage
-            }
-            Error::ModelMissing { .. } | Error::PartMissing { .. } | Error::PartNotGiven { .. } => {
-                ErrorKind::ModelMissing
-            }
-            Error::NoModelIndex { .. } | Error::NoWeights { .. } => ErrorKind::ModelMissing,
-            Error::UnknownExtension { .. } | Error::OutputExists { .. } | Error::ImageParametersTooLong { .. } => {
-                ErrorKind::Usage
-            }
+            | Error::UnknownExtension { .. }
+            | Error::OutputExists { .. }
+            | Error::ImageParametersTooLong { .. } => ErrorKind::Usage,
             Error::ImageFormat { .. }
             | Error::ImageDecode { .. }
             | Error::ImageAnimated { .. }
@@ -485,10 +341,9 @@ impl Error {
             | Error::ImageTooSmall { .. }
             | Error::ImageAspect { .. }
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
+            Error::Weights(error) => error.kind(),
             #[cfg(feature = "hub")]
             Error::Hub(error) => error.kind(),
-            Error::Convert(ConvertProblem::DiskFull { .. } | ConvertProblem::Busy { .. }) => ErrorKind::Failure,
-            Error::Convert(_) => ErrorKind::Usage,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. })
             | Error::NoMemory { .. }
@@ -508,38 +363,16 @@ impl Error {
                 let nearest = *if px < min { min } else { max };
                 Remedy::ChooseSize { axis, low: nearest, high: nearest }
             }
-            Error::NotFinite => Remedy::ComputeInF32,
-            Error::Device { remedy, .. } => remedy.clone().unwrap_or(Remedy::ChooseDevice),
             Error::Steps { .. } => Remedy::UseDefaultSteps,
             Error::Guidance { .. } => Remedy::UseDefaultGuidance,
             Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
-            Error::LoraScale { .. } => Remedy::ScaleLoraFinitely,
-            Error::Lora { problem, .. } => problem.remedy(),
-            Error::ModelMissing { .. } => Remedy::NameModel,
-            Error::PartMissing { .. } | Error::NoWeights { .. } | Error::ShardLacks { .. } => {
-                Remedy::advice("download the model again, or correct the path")
-            }
-            Error::PartNotGiven { part, .. } => Remedy::GivePart(*part),
-            Error::NoModelIndex { .. } => {
-                Remedy::advice("pass the folder that holds model_index.json, or one .safetensors or .gguf file")
-            }
-            Error::WrongPart { wanted, .. } => Remedy::ReplacePart(*wanted),
-            Error::Convert(problem) => problem.remedy(),
-            Error::TwoTransformers { .. } => Remedy::NameModelFolder,
-            Error::Checkpoint { problem, .. } => problem.remedy(),
-            Error::Config { problem, .. } => problem.remedy(),
-            Error::Tensors { .. } => Remedy::advice(
-                "pass a file that belongs to the model, in a dtype of f32, f16, bf16, f8_e4m3, i8 or GGML's q4_0 to q6_k",
-            ),
-            Error::TensorTwice { .. } => Remedy::advice("keep one of the two files in the folder"),
-            Error::PartsDisagree { part, .. } => {
-                Remedy::advice(format!("pass the {part} this transformer was trained with"))
-            }
-            Error::FileChanged { .. } => Remedy::advice("run it again once the file is complete"),
-            Error::UnknownVariant { nearest, .. } => Remedy::UseVariant { nearest: *nearest },
-            Error::VariantSize { .. } => Remedy::CorrectVariant,
+            Error::Weights(error) => return error.remedy(),
             #[cfg(feature = "hub")]
             Error::Hub(error) => return error.remedy(),
+            Error::NoMemory { .. } => Remedy::advice(
+                "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
+            ),
+            Error::MemoryLimit { .. } => Remedy::AllowMemory,
             Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
             Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
             Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),
@@ -560,13 +393,13 @@ impl Error {
             | Error::TokenizerJson { .. }
             | Error::TokenizerRule { .. }
             | Error::TokenizerToken { .. } => Remedy::advice("use the tokenizer.json that Qwen3 was published with"),
+            Error::Device { remedy, .. } => remedy.clone().unwrap_or(Remedy::ChooseDevice),
+            Error::NotFinite => Remedy::ComputeInF32,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => Remedy::ReduceMemory,
-            Error::NoMemory { .. } => Remedy::advice(
-                "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
-            ),
-            Error::MemoryLimit { .. } => Remedy::AllowMemory,
             Error::Io { source, .. } => return Remedy::for_io(source.kind()),
-            _ => return None,
+            Error::Cancelled | Error::Backend(_) | Error::ImageBuffer { .. } | Error::ImageEncode { .. } => {
+                return None;
+            }
         })
     }
 }

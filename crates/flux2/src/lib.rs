@@ -15,8 +15,21 @@
 //! # }
 //! ```
 //!
-//! With [`weights::Location::builtin`] in the place of the folder, klein-mini draws: a small model of 128x128 pictures that
-//! comes with the library (feature `mini`, on by default).
+//! A small model of 128x128 pictures, klein-mini, comes with the library (feature `mini`, on by default):
+//!
+//! ```
+//! use flux2::weights::{Location, ModelPaths};
+//! use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, engine};
+//!
+//! # fn main() -> flux2::Result<()> {
+//! let Some(model) = Location::builtin() else { return Ok(()) };
+//! let mut engine = engine::load(&ModelPaths { model, ..Default::default() }, &EngineOptions::default())?;
+//! let request = GenerateRequest { prompt: "a cat on a blue background".into(), ..Default::default() };
+//! let picture = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?;
+//! assert_eq!((picture.image.width(), picture.parameters.model.as_str()), (128, "klein-mini"));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! | room | holds |
 //! |---|---|
@@ -55,12 +68,12 @@ pub mod request;
 pub mod sampler;
 pub mod text;
 pub mod text_cache;
-pub mod variant;
-pub mod weights;
 
+pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
 #[cfg(feature = "hub")]
 pub use flux2_hub as hub;
-pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
+pub use flux2_weights as weights;
+pub use flux2_weights::variant;
 
 pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};

@@ -6,8 +6,8 @@
 #[cfg(feature = "hub")]
 use flux2::hub::{Cache, RepoId, State};
 use flux2::variant::KLEIN_MINI;
-use flux2::weights::Location;
-use flux2::{Error, Variant};
+use flux2::Variant;
+use flux2::weights::{Error, Location};
 
 use crate::failure::{Failure, Result, code};
 #[cfg(feature = "hub")]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use flux2::weights::convert::{Conversion, ConvertProblem, Converted};
 use flux2::weights::{
-    Component, Compute, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
+    Component, Compute, Error, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
     VaeConfig, WeightSource,
 };
-use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision, TransferEvent, engine};
+use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, Precision, TransferEvent, engine};
 use flux2_backend::DType;
 use safetensors::SafeTensors;
 
@@ -552,7 +552,7 @@ fn cancelled_at(conversion: &Conversion, bytes: u64) {
         },
         &cancel,
     );
-    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert!(matches!(result, Err(Error::Cancelled(_))), "{result:?}");
 }
 
 #[test]
@@ -609,7 +609,7 @@ fn tensors_that_are_finished_are_not_made_again() {
     };
     let cancel = CancelToken::new();
     cancel.cancel();
-    assert!(matches!(conversion.run(&mut started, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(conversion.run(&mut started, &cancel), Err(Error::Cancelled(_))));
     cancelled_at(&conversion, total - 1000);
     // The transformer is whole, and its time tells that it was kept; what another format left is not.
     let work = temp.path().join(".out.part");

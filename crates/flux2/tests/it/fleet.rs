@@ -275,9 +275,9 @@ fn who_listens_is_called_on_the_calling_thread_and_may_end_the_run() {
         let mut heard = Vec::new();
         let result = fleet::run(&mut engines, 0..1_000_000, &CancelToken::new(), make, |_, _| {
             heard.push(thread::current().id());
-            if heard.len() == 3 { Err(Error::LoraScale { scale: 3.0 }) } else { Ok(()) }
+            if heard.len() == 3 { Err(Error::Steps { steps: 0, max: 3 }) } else { Ok(()) }
         });
-        assert!(matches!(result, Err(Error::LoraScale { .. })), "{workers} workers: {result:?}");
+        assert!(matches!(result, Err(Error::Steps { .. })), "{workers} workers: {result:?}");
         assert!(heard.len() < 1_000_000);
         let here = thread::current().id();
         assert!(heard.iter().all(|id| *id == here));

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use flux2::ErrorKind;
 use flux2::variant::Variant;
 use flux2::weights::{
-    Component, ConfigProblem, FileProblem, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig, VaeConfig,
+    Component, ConfigProblem, Error, FileProblem, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
+    VaeConfig,
 };
-use flux2::{Error, ErrorKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -1,8 +1,7 @@
 //! GGUF files that are not what they should be: each is refused with its name and its numbers, none makes this panic or
 //! take memory for what it claims.
 
-use flux2::Error;
-use flux2::weights::{Component, FileProblem, TransformerConfig};
+use flux2::weights::{Component, Error, FileProblem, TransformerConfig};
 use proptest::prelude::*;
 
 use crate::gguf::{Gguf, Tensor, Value, long_text, number_u32, text};

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::{
-    Component, LoraPath, LoraProblem, Mismatch, ModelFiles, ModelPaths, Precision, TransformerConfig, WeightSource,
-    WithLoras,
+    Component, Error, LoraPath, LoraProblem, Mismatch, ModelFiles, ModelPaths, Precision, TransformerConfig,
+    WeightSource, WithLoras,
 };
-use flux2::{CancelToken, Error, ErrorKind, Event, GenerateRequest, GeneratedImage, Variant};
+use flux2::{CancelToken, ErrorKind, Event, GenerateRequest, GeneratedImage, Variant};
 use flux2_backend::{CpuBackend, CpuOptions, DType, HostTensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;

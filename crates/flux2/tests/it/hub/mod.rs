@@ -349,9 +349,7 @@ fn redirects_end() {
         true => Answer::Status(302, vec![("Location", request.file.clone())]),
         false => Answer::File,
     });
-    assert!(
-        matches!(Place::new().problem(&around), Error::Answer { reason, .. } if reason.contains("do not end"))
-    );
+    assert!(matches!(Place::new().problem(&around), Error::Answer { reason, .. } if reason.contains("do not end")));
     assert!(Place::new().download(&server).is_ok());
     let nowhere = Server::start(model(), weights(|_| Answer::Status(302, vec![("Location", "gopher://a".into())])));
     assert!(matches!(Place::new().problem(&nowhere), Error::Answer { .. }));
@@ -405,7 +403,10 @@ fn without_a_network_it_says_so_at_once() {
     assert!(matches!(found, Error::Unreachable { .. }) && start.elapsed() < Duration::from_secs(2), "{found:?}");
     assert_eq!(kind, ErrorKind::ModelMissing);
     let (kind, found) = problem(HubOptions { offline: true, ..place.options(&server) });
-    assert!(kind == ErrorKind::ModelMissing && matches!(&found, Error::Offline { repo: r } if *r == repo()), "{found:?}");
+    assert!(
+        kind == ErrorKind::ModelMissing && matches!(&found, Error::Offline { repo: r } if *r == repo()),
+        "{found:?}"
+    );
     assert!(server.seen().is_empty() && !place.root().exists());
 }
 

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, Read};
 
 use flux2_backend::DType;
 
-use super::tensor_file::{
+use crate::tensor_file::{
     FileProblem, MAX_AXES, MAX_HEADER_BYTES, MAX_TENSORS, NewTensor, ReadProblem, StoredDType, StoredTensor,
 };
 

@@ -7,14 +7,14 @@ use std::fmt;
 
 use flux2_base::Part;
 
-use super::component::{Checkpoint, Component};
-use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
-use super::layout::{Detected, Layout};
-use super::location::Location;
-use super::lora::{Lora, LoraPath, LoraProblem};
-use super::model_files::{find_tokenizer, kind_of_folder};
-use super::synthetic::transformer_sizes;
-use super::tensor_file::{FileMetadata, Printable, TensorFile};
+use crate::component::{Checkpoint, Component};
+use crate::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
+use crate::layout::{Detected, Layout};
+use crate::location::Location;
+use crate::lora::{Lora, LoraPath, LoraProblem};
+use crate::model_files::{find_tokenizer, kind_of_folder};
+use crate::synthetic::transformer_sizes;
+use crate::tensor_file::{FileMetadata, Printable, TensorFile};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 

@@ -25,13 +25,13 @@ use flux2_base::digest::sha256;
 
 use self::keys::{Home, Homes, Key, Role};
 use self::scaling::Scaling;
-use super::config::TransformerConfig;
-use super::location::Location;
-use super::mismatch::{Mismatch, WrongShape, nearest_name};
-use super::synthetic::transformer_sizes;
-use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
-use super::{ModelFiles, WeightSource};
+use crate::config::TransformerConfig;
+use crate::location::Location;
+use crate::mismatch::{Mismatch, WrongShape, nearest_name};
+use crate::synthetic::transformer_sizes;
+use crate::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use crate::{Error, Result};
+use crate::{ModelFiles, WeightSource};
 
 /// A LoRA to add to a model.
 #[derive(Clone, Debug)]

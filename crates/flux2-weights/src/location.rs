@@ -47,20 +47,6 @@ impl Location {
     }
 
     /// The model that comes with this library, klein-mini; `None` if it was built without the feature `mini`.
-    ///
-    /// ```
-    /// use flux2::weights::{Location, ModelPaths};
-    /// use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, engine};
-    ///
-    /// # fn main() -> flux2::Result<()> {
-    /// let Some(model) = Location::builtin() else { return Ok(()) };
-    /// let mut engine = engine::load(&ModelPaths { model, ..Default::default() }, &EngineOptions::default())?;
-    /// let request = GenerateRequest { prompt: "a cat on a blue background".into(), ..Default::default() };
-    /// let picture = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?;
-    /// assert_eq!((picture.image.width(), picture.parameters.model.as_str()), (128, "klein-mini"));
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn builtin() -> Option<Self> {
         #[cfg(feature = "mini")]
         return Some(Location::embedded(crate::variant::KLEIN_MINI, flux2_mini::FILES));
@@ -182,7 +168,7 @@ impl Location {
     }
 
     /// The bytes of a file, from the first on.
-    pub(crate) fn reader(&self) -> Result<Box<dyn Read>> {
+    pub fn reader(&self) -> Result<Box<dyn Read>> {
         match self.table {
             None => Ok(Box::new(File::open(&self.path).map_err(|e| self.io(e))?)),
             Some(_) => Ok(Box::new(self.embedded_bytes()?)),
@@ -215,7 +201,7 @@ impl Location {
     }
 
     /// An error of the system about this place.
-    pub(crate) fn io(&self, source: std::io::Error) -> Error {
+    pub fn io(&self, source: std::io::Error) -> Error {
         Error::Io { path: self.path.clone(), source }
     }
 

@@ -6,8 +6,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::weights::{TransformerConfig, nearest_name};
-use crate::{Error, Result};
+use crate::{Error, Result, TransformerConfig, nearest_name};
 
 /// How a model was trained, as far as running it is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

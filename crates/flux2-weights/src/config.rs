@@ -10,9 +10,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::component::Shapes;
-use super::json::{Json, missing, range, unsupported, value};
 use crate::Result;
+use crate::component::Shapes;
+use crate::json::{Json, missing, range, unsupported, value};
 
 /// A canonical name and the shape it must have.
 pub type ExpectedTensor = (String, Vec<usize>);

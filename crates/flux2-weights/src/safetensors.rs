@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
-use super::tensor_file::{
+use crate::tensor_file::{
     FileProblem, MAX_AXES, MAX_HEADER_BYTES, MAX_METADATA_TEXT, MAX_TENSORS, NewTensor, ReadProblem, StoredDType,
     StoredTensor,
 };

@@ -22,7 +22,7 @@ const GROUP: usize = 16;
 const FEW: usize = 1 << 20;
 
 /// How a merged matrix is stored.
-pub(in crate::weights) fn merged_dtype(base: DType) -> DType {
+pub(crate) fn merged_dtype(base: DType) -> DType {
     if base == DType::F32 { DType::F32 } else { DType::Bf16 }
 }
 

@@ -26,11 +26,11 @@ use flux2_backend::{DType, Format};
 use flux2_base::units::Bytes;
 use flux2_base::{CancelToken, Part, Remedy, TransferEvent, TransferObserver};
 
-use super::component::{Checkpoint, Component};
-use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
-use super::layout::Layout;
-use super::location::Location;
-use super::model_files::{ModelFiles, ModelPaths};
+use crate::component::{Checkpoint, Component};
+use crate::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
+use crate::layout::Layout;
+use crate::location::Location;
+use crate::model_files::{ModelFiles, ModelPaths};
 use crate::{Error, Result};
 
 use files::{Content, Lock, NewFile, Progress, canonical, make_room, remove, remove_others, sibling, sync_folder};

@@ -1,7 +1,7 @@
 //! Names in a LoRA's file: which matrix of the transformer a tensor belongs to, and what it is there.
 //!
 //! A name is `PREFIX MODULE SUFFIX`. The module is a stored name of the transformer in either layout, so the rules of
-//! [`layout`](super::super::layout) lead to the canonical matrix and its rows. Prefix and suffix depend on the program that
+//! [`layout`](crate::layout) lead to the canonical matrix and its rows. Prefix and suffix depend on the program that
 //! wrote the file:
 //!
 //! | program | prefix | suffixes |
@@ -16,8 +16,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::config::TransformerConfig;
-use super::super::layout::{Rule, transformer_dialects};
+use crate::config::TransformerConfig;
+use crate::layout::{Rule, transformer_dialects};
 
 /// Before modules whose parts are separated by dots; several may follow each other.
 const PREFIXES: [&str; 4] = ["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."];

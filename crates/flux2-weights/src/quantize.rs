@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use flux2_backend::{Compute, DType, Format};
 
-use super::Part;
+use crate::Part;
 
 /// The number formats of a run: what products are computed in, and what weights are rounded to when they are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use flux2_backend::DType;
 use serde_json::Value;
 
-use super::super::layout::{Layout, Rule};
-use super::super::tensor_file::{FileMetadata, FileProblem, MAX_METADATA_TEXT, StoredDType};
 use super::{Checkpoint, Piece, Planner, Scales};
+use crate::layout::{Layout, Rule};
+use crate::tensor_file::{FileMetadata, FileProblem, MAX_METADATA_TEXT, StoredDType};
 use crate::{Error, Result};
 
 /// Columns of a row that share a multiplier in NVFP4.
@@ -188,9 +188,8 @@ mod tests {
     use flux2_backend::HostTensor;
     use flux2_backend::host::{BlockScales, Multipliers};
 
-    use super::super::super::tensor_file::TensorFile;
     use super::*;
-    use crate::golden::fixture;
+    use crate::tensor_file::TensorFile;
 
     #[test]
     fn tiles_of_multipliers_are_put_in_order() {
@@ -217,7 +216,8 @@ mod tests {
 
     #[test]
     fn a_matrix_that_fills_no_tile_has_the_values_of_the_reference() {
-        let file = TensorFile::open(&fixture("golden/nvfp4.safetensors").into()).unwrap();
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/golden/nvfp4.safetensors");
+        let file = TensorFile::open(&golden.into()).unwrap();
         let bytes = file.bytes().unwrap();
         let stored = |name: &str| bytes.slice(file.tensors[&format!("ragged.{name}")].range.clone());
         let f32s = |name: &str| -> Vec<f32> {

@@ -14,16 +14,16 @@ use flux2_base::Part;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::config::ExpectedTensor;
-use super::gguf::Metadata;
-use super::json::{ConfigProblem, Json};
-use super::layout::{Detected, Dialect, Layout, Rule, detect};
-use super::location::Location;
-use super::lora;
-use super::mismatch::{Mismatch, WrongShape, nearest_name};
-use super::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
-use super::{MAX_INDEX_BYTES, WeightSource, synthetic};
+use crate::config::ExpectedTensor;
+use crate::gguf::Metadata;
+use crate::json::{ConfigProblem, Json};
+use crate::layout::{Detected, Dialect, Layout, Rule, detect};
+use crate::location::Location;
+use crate::lora;
+use crate::mismatch::{Mismatch, WrongShape, nearest_name};
+use crate::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use crate::{Error, Result};
+use crate::{MAX_INDEX_BYTES, WeightSource, synthetic};
 
 mod scales;
 
@@ -84,7 +84,7 @@ impl<C> Component<C> {
     }
 
     /// Of the matrices that `format` would round to blocks, those whose rows are not whole blocks, and all; both counted.
-    pub(crate) fn not_whole_blocks(&self, format: impl Fn(&str) -> Format) -> (usize, usize) {
+    pub fn not_whole_blocks(&self, format: impl Fn(&str) -> Format) -> (usize, usize) {
         let matrices = self.plan.iter().filter(|(_, planned)| planned.shape.len() == 2);
         let rounded = matrices.filter_map(|(name, planned)| Some((format(name).dtype()?, planned.shape[1])));
         rounded.fold((0, 0), |(left, all), (dtype, cols)| {

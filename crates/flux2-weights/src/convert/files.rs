@@ -6,16 +6,16 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Wri
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use flux2_base::digest::hex;
 use flux2_base::{CancelToken, Cancelled, TransferEvent, TransferObserver};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use super::super::MAX_INDEX_BYTES;
-use super::super::json::Json;
-use super::super::location::Location;
 use super::network::Network;
 use super::{ConvertProblem, io_error, refuse};
+use crate::MAX_INDEX_BYTES;
+use crate::json::Json;
+use crate::location::Location;
 use crate::{Error, Result};
 
 /// Bytes that are read or written at a time.

@@ -10,10 +10,10 @@ use std::thread;
 
 use flux2_backend::{DType, HostBytes, HostTensor};
 
-use super::component::Component;
-use super::config::{TextConfig, TransformerConfig, VaeConfig};
-use super::model_files::ModelFiles;
 use crate::Result;
+use crate::component::Component;
+use crate::config::{TextConfig, TransformerConfig, VaeConfig};
+use crate::model_files::ModelFiles;
 use crate::variant::{KLEIN_MINI, Variant};
 
 /// Values before a tensor repeats itself: a prime, so that the rows of a matrix begin at different places.
@@ -150,7 +150,7 @@ fn sizes(variant: &Variant) -> Option<(TransformerConfig, TextConfig, VaeConfig)
 }
 
 /// The tensor `name`: weights of products so small that activations keep their size, norms and variances around 1.
-pub(crate) fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
+pub fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
     let (low, high) = match shape {
         [_] if name.ends_with("bn.var") => (0.5, 2.0),
         [_] if name.ends_with(".bias") || name.ends_with(".mean") => (-MAX_STD, MAX_STD),
@@ -217,7 +217,7 @@ fn repeated(block: &[u8], len: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::WeightSource as _;
+    use crate::WeightSource as _;
 
     fn mini() -> ModelFiles {
         ModelFiles::synthetic(Variant::by_name(KLEIN_MINI).unwrap()).unwrap()
@@ -237,7 +237,7 @@ mod tests {
     #[cfg(feature = "mini")]
     #[test]
     fn klein_mini_has_the_sizes_of_the_one_that_is_built_in() {
-        let model = crate::weights::Location::builtin().unwrap();
+        let model = crate::Location::builtin().unwrap();
         let (real, made) = (ModelFiles::open(&crate::ModelPaths { model, ..Default::default() }).unwrap(), mini());
         assert_eq!(made.transformer.config, real.transformer.config);
         assert_eq!(made.vae.config, real.vae.config);

@@ -4,13 +4,13 @@
 
 use flux2_base::Part;
 
-use super::MAX_INDEX_BYTES;
-use super::component::{Checkpoint, Component, Shapes, Wants};
-use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
-use super::json::{ConfigProblem, Json};
-use super::layout::Dialect;
-use super::location::Location;
-use super::lora::{Lora, LoraPath};
+use crate::MAX_INDEX_BYTES;
+use crate::component::{Checkpoint, Component, Shapes, Wants};
+use crate::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
+use crate::json::{ConfigProblem, Json};
+use crate::layout::Dialect;
+use crate::location::Location;
+use crate::lora::{Lora, LoraPath};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 

@@ -8,14 +8,14 @@ use flux2_backend::{DType, Format, HostTensor, encode};
 use flux2_base::Part;
 use flux2_base::digest::hex;
 
-use super::super::component::{Component, MappedWeights};
-use super::super::config::{TextConfig, TransformerConfig, Untold, VaeConfig};
-use super::super::layout::{Dialect, Layout, Rule};
-use super::super::quantize::is_rounded;
-use super::super::tensor_file::NewTensor;
-use super::super::{WeightSource, gguf, safetensors};
 use super::{Conversion, ConvertProblem, is_gguf, refuse};
 use crate::Result;
+use crate::component::{Component, MappedWeights};
+use crate::config::{TextConfig, TransformerConfig, Untold, VaeConfig};
+use crate::layout::{Dialect, Layout, Rule};
+use crate::quantize::is_rounded;
+use crate::tensor_file::NewTensor;
+use crate::{WeightSource, gguf, safetensors};
 
 /// Values that are decoded at a time.
 const PIECE: usize = 4 << 20;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use flux2_base::Remedy;
 use serde_json::{Map, Value};
 
-use super::location::Location;
-use super::tensor_file::Printable;
+use crate::location::Location;
+use crate::tensor_file::Printable;
 use crate::{Error, Result};
 
 /// An object from a JSON file, with the file's path for errors.

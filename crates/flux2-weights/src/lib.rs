@@ -26,6 +26,7 @@
 mod component;
 mod config;
 pub mod convert;
+mod error;
 mod gguf;
 mod inspect;
 mod json;
@@ -36,8 +37,9 @@ mod mismatch;
 mod model_files;
 mod quantize;
 mod safetensors;
-pub(crate) mod synthetic;
+pub mod synthetic;
 mod tensor_file;
+pub mod variant;
 
 pub use flux2_backend::{Compute, Format};
 use flux2_backend::{HostTensor, Placement};
@@ -45,6 +47,7 @@ pub use flux2_base::Part;
 
 pub use component::{Component, MappedWeights};
 pub use config::{ExpectedTensor, TextConfig, TransformerConfig, VaeConfig};
+pub use error::{Error, Result};
 pub use inspect::{InspectedModel, InspectedPart, Inspection, PartKind, inspect};
 pub use json::ConfigProblem;
 pub use layout::Layout;
@@ -54,6 +57,7 @@ pub use mismatch::{Mismatch, WrongShape};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;
 pub use tensor_file::FileProblem;
+pub use variant::Variant;
 
 pub(crate) use mismatch::nearest_name;
 
@@ -71,8 +75,8 @@ pub trait WeightSource {
     /// The tensor `name`, in canonical form and as it is stored: its values are decoded where they are used.
     ///
     /// # Errors
-    /// [`Error::UnknownWeight`](crate::Error::UnknownWeight) if there is none of that name.
-    fn tensor(&self, name: &str) -> Result<HostTensor, crate::Error>;
+    /// [`Error::UnknownWeight`] if there is none of that name.
+    fn tensor(&self, name: &str) -> Result<HostTensor>;
 
     /// What becomes of the matrix `name` when it is loaded.
     fn format(&self, _name: &str) -> Format {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tensor_file::Printable;
+use crate::tensor_file::Printable;
 
 /// Tensors a file should have and has not, or has and should not; all of them, under their stored names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::super::tensor_file::MAX_METADATA_TEXT;
 use super::LoraProblem;
+use crate::tensor_file::MAX_METADATA_TEXT;
 
 /// Where the configuration is among a file's metadata.
 const KEY: &str = "lora_adapter_metadata";

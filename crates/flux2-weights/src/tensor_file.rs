@@ -12,9 +12,9 @@ use std::ops::Range;
 use flux2_backend::{DType, HostBytes};
 use flux2_base::Remedy;
 
-use super::gguf;
-use super::location::{Location, Stat};
-use super::safetensors;
+use crate::gguf;
+use crate::location::{Location, Stat};
+use crate::safetensors;
 use crate::{Error, Result};
 
 /// Longest header that is read; the limit of the format of safetensors.
