@@ -13,7 +13,7 @@ use crate::layout::{Detected, Layout};
 use crate::location::Location;
 use crate::lora::{Lora, LoraPath, LoraProblem};
 use crate::model_files::{find_tokenizer, kind_of_folder};
-use crate::synthetic::transformer_sizes;
+use crate::sizes::transformer_sizes;
 use crate::tensor_file::{FileMetadata, Printable, TensorFile};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};

@@ -19,6 +19,7 @@
 //! | `lora` | corrections that are added to the transformer's matrices when it is loaded |
 //! | `quantize` | which weights are rounded when they are loaded or converted |
 //! | `convert` | a model in another number format, as files |
+//! | `variant`, `sizes` | the members of the family; the sizes they are published in |
 //! | `synthetic` | a model in no file: the sizes of a member of the family, random values |
 //!
 //! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
@@ -37,6 +38,7 @@ mod mismatch;
 mod model_files;
 mod quantize;
 mod safetensors;
+mod sizes;
 pub mod synthetic;
 mod tensor_file;
 pub mod variant;
@@ -58,8 +60,6 @@ pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;
 pub use tensor_file::FileProblem;
 pub use variant::Variant;
-
-pub(crate) use mismatch::nearest_name;
 
 /// Longest JSON file that is read: an index of shards is about 100 kB.
 const MAX_INDEX_BYTES: u64 = 16 << 20;

@@ -12,9 +12,8 @@ use flux2_backend::{DType, HostBytes, HostTensor};
 
 use crate::Result;
 use crate::component::Component;
-use crate::config::{TextConfig, TransformerConfig, VaeConfig};
 use crate::model_files::ModelFiles;
-use crate::variant::{KLEIN_MINI, Variant};
+use crate::variant::Variant;
 
 /// Values before a tensor repeats itself: a prime, so that the rows of a matrix begin at different places.
 const PERIOD: usize = 65_537;
@@ -22,15 +21,14 @@ const PERIOD: usize = 65_537;
 const PIECE: usize = 4 << 20;
 /// The widest a weight spreads.
 const MAX_STD: f32 = 0.05;
-/// Rows of the built-in tokenizer's vocabulary in Qwen3's embedding.
-const VOCABULARY: usize = 151_936;
 
 impl ModelFiles {
     /// A model with the sizes of `variant` and random weights; `None` for those that leave their sizes to files.
     ///
     /// klein-mini gets a vocabulary for the tokenizer that is built in.
     pub fn synthetic(variant: &'static Variant) -> Option<Self> {
-        let (transformer, text_encoder, vae) = sizes(variant)?;
+        let size = variant.size()?;
+        let (transformer, text_encoder, vae) = (size.transformer(), size.text_encoder(), size.vae());
         let (of_transformer, of_text_encoder, of_vae) =
             (transformer.expected_tensors(), text_encoder.expected_tensors(), vae.expected_tensors());
         Some(ModelFiles {
@@ -42,110 +40,6 @@ impl ModelFiles {
             loras: Vec::new(),
             tokenizer: None,
         })
-    }
-}
-
-/// The sizes of transformers that LoRAs are made for, each under the name of a model that has it.
-pub(super) fn transformer_sizes() -> impl Iterator<Item = (&'static str, TransformerConfig)> {
-    let named = Variant::named().iter().filter_map(|variant| Some((variant.name, sizes(variant)?.0)));
-    let dev = |klein: TransformerConfig| TransformerConfig {
-        double_blocks: 8,
-        single_blocks: 48,
-        heads: 48,
-        context_dim: 15_360,
-        mlp_hidden: 18_432,
-        ..klein
-    };
-    // Source: `Flux2Params` in black-forest-labs/flux2.
-    let dev = named.clone().take(1).map(move |(_, klein)| ("FLUX.2 [dev]", dev(klein)));
-    named.chain(dev)
-}
-
-/// Source: `config.json` of the published folders, and that of `assets/mini`.
-fn sizes(variant: &Variant) -> Option<(TransformerConfig, TextConfig, VaeConfig)> {
-    let transformer = TransformerConfig {
-        in_channels: 128,
-        double_blocks: 5,
-        single_blocks: 20,
-        heads: 24,
-        head_dim: 128,
-        context_dim: 7680,
-        mlp_hidden: 9216,
-        time_channels: 256,
-        rope_axes: vec![32; 4],
-        rope_theta: 2000.0,
-        eps: 1e-6,
-    };
-    let text_encoder = TextConfig {
-        vocab: VOCABULARY,
-        hidden: 2560,
-        intermediate: 9728,
-        layers: 36,
-        heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        rope_theta: 1e6,
-        rms_eps: 1e-6,
-        taps: vec![9, 18, 27],
-        max_length: 512,
-        fp8_block: [128; 2],
-    };
-    let vae = VaeConfig {
-        latent_channels: 32,
-        encoder_channels: vec![128, 256, 512, 512],
-        decoder_channels: vec![128, 256, 512, 512],
-        layers_per_block: 2,
-        groups: 32,
-        group_norm_eps: 1e-6,
-        bn_eps: 1e-4,
-    };
-    match variant.name {
-        "klein-4b" | "klein-base-4b" => Some((transformer, text_encoder, vae)),
-        "klein-9b" | "klein-base-9b" | "klein-9b-kv" => Some((
-            TransformerConfig {
-                double_blocks: 8,
-                single_blocks: 24,
-                heads: 32,
-                context_dim: 12_288,
-                mlp_hidden: 12_288,
-                ..transformer
-            },
-            TextConfig { hidden: 4096, intermediate: 12_288, ..text_encoder },
-            vae,
-        )),
-        KLEIN_MINI => Some((
-            TransformerConfig {
-                in_channels: 64,
-                double_blocks: 2,
-                single_blocks: 5,
-                heads: 5,
-                head_dim: 32,
-                context_dim: 288,
-                mlp_hidden: 320,
-                rope_axes: vec![8; 4],
-                ..transformer
-            },
-            TextConfig {
-                hidden: 96,
-                intermediate: 192,
-                layers: 4,
-                heads: 4,
-                kv_heads: 2,
-                head_dim: 32,
-                taps: vec![1, 2, 3],
-                max_length: 48,
-                ..text_encoder
-            },
-            VaeConfig {
-                latent_channels: 16,
-                encoder_channels: vec![16, 32, 48, 64],
-                decoder_channels: vec![24, 40, 64, 64],
-                layers_per_block: 1,
-                groups: 8,
-                ..vae
-            },
-        )),
-        _ => None,
     }
 }
 
@@ -218,6 +112,7 @@ fn repeated(block: &[u8], len: usize) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::WeightSource as _;
+    use crate::variant::KLEIN_MINI;
 
     fn mini() -> ModelFiles {
         ModelFiles::synthetic(Variant::by_name(KLEIN_MINI).unwrap()).unwrap()
@@ -242,7 +137,7 @@ mod tests {
         assert_eq!(made.transformer.config, real.transformer.config);
         assert_eq!(made.vae.config, real.vae.config);
         let vocab = real.text_encoder.config.vocab;
-        assert_eq!(TextConfig { vocab, ..made.text_encoder.config }, real.text_encoder.config);
+        assert_eq!(crate::TextConfig { vocab, ..made.text_encoder.config }, real.text_encoder.config);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Source: README and `src/flux2/util.py` in black-forest-labs/flux2; the model cards. Base and distilled weights have
 //! the same names and shapes, so only `model_index.json` or the user can tell them apart.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::{Error, Result, TransformerConfig, nearest_name};
+use crate::config::TransformerConfig;
+use crate::mismatch::nearest_name;
+use crate::sizes::Size;
+use crate::{Error, Result};
 
 /// How a model was trained, as far as running it is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,28 +65,9 @@ pub struct Variant {
     pub memory_bytes: u64,
     /// How reference images enter.
     pub procedure: Procedure,
-    sizes: Option<Sizes>,
+    size: Option<Size>,
 }
 
-/// What tells the sizes of the family apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sizes {
-    hidden: usize,
-    double_blocks: usize,
-    single_blocks: usize,
-    context_dim: usize,
-}
-
-impl fmt::Display for Sizes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sizes { hidden, double_blocks, single_blocks, context_dim } = self;
-        write!(f, "width {hidden}, {double_blocks} + {single_blocks} blocks, text width {context_dim}")
-    }
-}
-
-const SIZE_4B: Sizes = Sizes { hidden: 3072, double_blocks: 5, single_blocks: 20, context_dim: 7680 };
-const SIZE_9B: Sizes = Sizes { hidden: 4096, double_blocks: 8, single_blocks: 24, context_dim: 12288 };
-const SIZE_MINI: Sizes = Sizes { hidden: 160, double_blocks: 2, single_blocks: 5, context_dim: 288 };
 /// Transformer and text encoder in bf16, and the autoencoder.
 const BYTES_4B: u64 = 16_000_000_000;
 const BYTES_9B: u64 = 34_700_000_000;
@@ -109,7 +92,7 @@ const DISTILLED: Variant = Variant {
     download_bytes: 0,
     memory_bytes: 0,
     procedure: Procedure::Standard,
-    sizes: None,
+    size: None,
 };
 const BASE: Variant = Variant {
     name: "klein-base (custom size)",
@@ -132,7 +115,7 @@ static FAMILY: [Variant; 9] = [
         repo: Some("black-forest-labs/FLUX.2-klein-4B"),
         download_bytes: BYTES_4B,
         memory_bytes: MEMORY_4B,
-        sizes: Some(SIZE_4B),
+        size: Some(Size::Klein4B),
         ..DISTILLED
     },
     Variant {
@@ -142,7 +125,7 @@ static FAMILY: [Variant; 9] = [
         repo: Some("black-forest-labs/FLUX.2-klein-base-4B"),
         download_bytes: BYTES_4B,
         memory_bytes: MEMORY_4B,
-        sizes: Some(SIZE_4B),
+        size: Some(Size::Klein4B),
         ..BASE
     },
     Variant {
@@ -153,7 +136,7 @@ static FAMILY: [Variant; 9] = [
         gated: true,
         download_bytes: BYTES_9B,
         memory_bytes: MEMORY_9B,
-        sizes: Some(SIZE_9B),
+        size: Some(Size::Klein9B),
         ..DISTILLED
     },
     Variant {
@@ -164,7 +147,7 @@ static FAMILY: [Variant; 9] = [
         gated: true,
         download_bytes: BYTES_9B,
         memory_bytes: MEMORY_9B,
-        sizes: Some(SIZE_9B),
+        size: Some(Size::Klein9B),
         ..BASE
     },
     Variant {
@@ -175,7 +158,7 @@ static FAMILY: [Variant; 9] = [
         gated: true,
         download_bytes: BYTES_9B,
         memory_bytes: MEMORY_9B,
-        sizes: Some(SIZE_9B),
+        size: Some(Size::Klein9B),
         ..KV
     },
     Variant {
@@ -183,7 +166,7 @@ static FAMILY: [Variant; 9] = [
         licence: "MIT AND OFL-1.1",
         default_px: 128,
         trained_px: Some(64..=256),
-        sizes: Some(SIZE_MINI),
+        size: Some(Size::Mini),
         ..DISTILLED
     },
     DISTILLED,
@@ -216,9 +199,9 @@ impl Variant {
 
     /// The member with these sizes, trained in this way.
     pub fn detect(config: &TransformerConfig, kind: Kind) -> &'static Variant {
-        let sizes = Some(sizes_of(config));
         let custom = FAMILY.iter().find(|v| v.kind == kind && v.is_custom());
-        let known = FAMILY.iter().find(|v| v.kind == kind && v.sizes == sizes);
+        let fits = |size: Size| is_same_size(&size.transformer(), config);
+        let known = FAMILY.iter().find(|v| v.kind == kind && v.size.is_some_and(fits));
         known.or(custom).expect("every kind has a row without sizes")
     }
 
@@ -227,15 +210,21 @@ impl Variant {
     /// # Errors
     /// [`Error::VariantSize`] if the transformer is another size's.
     pub fn confirm(&'static self, config: &TransformerConfig) -> Result<&'static Variant> {
-        match self.sizes {
-            None => Ok(Self::detect(config, self.kind)),
-            Some(expected) if expected == sizes_of(config) => Ok(self),
-            Some(expected) => Err(Error::VariantSize {
+        let Some(size) = self.size else { return Ok(Self::detect(config, self.kind)) };
+        let expected = size.transformer();
+        match is_same_size(&expected, config) {
+            true => Ok(self),
+            false => Err(Error::VariantSize {
                 variant: self.name,
-                found: sizes_of(config).to_string(),
-                expected: expected.to_string(),
+                found: size_in_words(config),
+                expected: size_in_words(&expected),
             }),
         }
+    }
+
+    /// The sizes of its networks; `None` if it leaves them to the files.
+    pub(crate) fn size(&self) -> Option<Size> {
+        self.size
     }
 
     /// The name of its kind, which leaves the size to the files: `klein`, `klein-base` or `klein-kv`.
@@ -251,7 +240,7 @@ impl Variant {
 
     /// Whether its sizes are nobody's.
     pub fn is_custom(&self) -> bool {
-        self.sizes.is_none()
+        self.size.is_none()
     }
 
     fn short_name(&self) -> &'static str {
@@ -259,13 +248,15 @@ impl Variant {
     }
 }
 
-fn sizes_of(config: &TransformerConfig) -> Sizes {
-    Sizes {
-        hidden: config.hidden(),
-        double_blocks: config.double_blocks,
-        single_blocks: config.single_blocks,
-        context_dim: config.context_dim,
-    }
+/// Whether two transformers have the sizes that tell the members of the family apart.
+fn is_same_size(a: &TransformerConfig, b: &TransformerConfig) -> bool {
+    let sizes = |c: &TransformerConfig| [c.hidden(), c.double_blocks, c.single_blocks, c.context_dim];
+    sizes(a) == sizes(b)
+}
+
+fn size_in_words(config: &TransformerConfig) -> String {
+    let TransformerConfig { double_blocks, single_blocks, context_dim, .. } = config;
+    format!("width {}, {double_blocks} + {single_blocks} blocks, text width {context_dim}", config.hidden())
 }
 
 #[cfg(test)]
@@ -273,19 +264,7 @@ mod tests {
     use super::*;
 
     fn klein_4b() -> TransformerConfig {
-        TransformerConfig {
-            in_channels: 128,
-            double_blocks: 5,
-            single_blocks: 20,
-            heads: 24,
-            head_dim: 128,
-            context_dim: 7680,
-            mlp_hidden: 9216,
-            time_channels: 256,
-            rope_axes: vec![32; 4],
-            rope_theta: 2000.0,
-            eps: 1e-6,
-        }
+        Size::Klein4B.transformer()
     }
 
     #[test]
@@ -308,14 +287,7 @@ mod tests {
             assert_eq!(Variant::by_name(variant.name).unwrap(), variant);
             assert!(!variant.is_custom() && variant.default_px.is_multiple_of(16));
         }
-        let mini = TransformerConfig {
-            double_blocks: 2,
-            single_blocks: 5,
-            heads: 5,
-            head_dim: 32,
-            context_dim: 288,
-            ..klein_4b()
-        };
+        let mini = Size::Mini.transformer();
         assert_eq!(Variant::detect(&mini, Kind::Distilled).name, KLEIN_MINI);
         assert_eq!(Variant::detect(&mini, Kind::Base).name, "klein-base (custom size)");
     }

@@ -28,7 +28,7 @@ use self::scaling::Scaling;
 use crate::config::TransformerConfig;
 use crate::location::Location;
 use crate::mismatch::{Mismatch, WrongShape, nearest_name};
-use crate::synthetic::transformer_sizes;
+use crate::sizes::transformer_sizes;
 use crate::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
 use crate::{Error, Result};
 use crate::{ModelFiles, WeightSource};
