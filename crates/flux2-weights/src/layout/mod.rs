@@ -8,6 +8,7 @@
 
 mod bfl;
 mod diffusers;
+pub(crate) mod lora;
 mod qwen;
 
 use std::fmt;
@@ -68,15 +69,16 @@ impl Rule {
     }
 }
 
-/// The tables of one part in one layout.
+/// A scheme with the prefix that a file has.
 #[derive(Clone, Debug)]
 pub(super) struct Dialect {
     pub layout: Layout,
     rules: &'static [Rule],
-    /// Names that are there and are not needed.
+    /// Patterns of names that files have and no network reads.
     unused: &'static [&'static str],
-    /// What stands before every name.
+    /// Stands before every name.
     pub prefix: &'static str,
+    layers: Option<&'static str>,
     /// Index of the last level, for names that count levels the other way round.
     pub last_level: usize,
 }
@@ -91,29 +93,82 @@ pub(super) enum Detected {
     Other(&'static str),
 }
 
-/// One row for each scheme of names: part, layout, a name that only this scheme has, rules, names that are not needed,
-/// and what may stand before every name.
-type Scheme = (Part, Layout, &'static str, &'static [Rule], &'static [&'static str], &'static [&'static str]);
+/// A scheme of names: how one part is stored in one layout.
+struct Scheme {
+    part: Part,
+    layout: Layout,
+    /// A name that only this scheme has.
+    sign: &'static str,
+    rules: &'static [Rule],
+    /// Patterns of names that files have and no network reads.
+    unused: &'static [&'static str],
+    /// What may stand before every name; the longest first.
+    prefixes: &'static [&'static str],
+    /// What stands before the number of a layer, in text encoders.
+    layers: Option<&'static str>,
+}
 
+/// All schemes. A new layout is a row here, and a file of rules.
 const SCHEMES: [Scheme; 6] = [
-    (Part::Transformer, Layout::Bfl, bfl::TRANSFORMER_SIGN, bfl::TRANSFORMER, bfl::UNUSED, &bfl::PREFIXES),
-    (
-        Part::Transformer,
-        Layout::Diffusers,
-        diffusers::TRANSFORMER_SIGN,
-        diffusers::TRANSFORMER,
-        bfl::UNUSED,
-        &bfl::PREFIXES,
-    ),
-    (Part::Vae, Layout::Bfl, bfl::VAE_SIGN, bfl::VAE, bfl::VAE_UNUSED, &bfl::VAE_PREFIXES),
-    (Part::Vae, Layout::Diffusers, diffusers::VAE_SIGN, diffusers::VAE, diffusers::VAE_UNUSED, &bfl::VAE_PREFIXES),
-    (Part::TextEncoder, Layout::HuggingFace, qwen::SIGN, qwen::RULES, qwen::UNUSED, &qwen::PREFIXES),
-    (Part::TextEncoder, Layout::LlamaCpp, qwen::LLAMA_SIGN, qwen::LLAMA_RULES, qwen::LLAMA_UNUSED, &[""]),
+    Scheme {
+        part: Part::Transformer,
+        layout: Layout::Bfl,
+        sign: bfl::TRANSFORMER_SIGN,
+        rules: bfl::TRANSFORMER,
+        unused: bfl::UNUSED,
+        prefixes: &bfl::PREFIXES,
+        layers: None,
+    },
+    Scheme {
+        part: Part::Transformer,
+        layout: Layout::Diffusers,
+        sign: diffusers::TRANSFORMER_SIGN,
+        rules: diffusers::TRANSFORMER,
+        unused: bfl::UNUSED,
+        prefixes: &bfl::PREFIXES,
+        layers: None,
+    },
+    Scheme {
+        part: Part::Vae,
+        layout: Layout::Bfl,
+        sign: bfl::VAE_SIGN,
+        rules: bfl::VAE,
+        unused: bfl::VAE_UNUSED,
+        prefixes: &bfl::VAE_PREFIXES,
+        layers: None,
+    },
+    Scheme {
+        part: Part::Vae,
+        layout: Layout::Diffusers,
+        sign: diffusers::VAE_SIGN,
+        rules: diffusers::VAE,
+        unused: diffusers::VAE_UNUSED,
+        prefixes: &bfl::VAE_PREFIXES,
+        layers: None,
+    },
+    Scheme {
+        part: Part::TextEncoder,
+        layout: Layout::HuggingFace,
+        sign: qwen::SIGN,
+        rules: qwen::RULES,
+        unused: qwen::UNUSED,
+        prefixes: &qwen::PREFIXES,
+        layers: Some(qwen::LAYERS),
+    },
+    Scheme {
+        part: Part::TextEncoder,
+        layout: Layout::LlamaCpp,
+        sign: qwen::LLAMA_SIGN,
+        rules: qwen::LLAMA_RULES,
+        unused: qwen::LLAMA_UNUSED,
+        prefixes: &[""],
+        layers: Some(qwen::LLAMA_LAYERS),
+    },
 ];
 
 /// Both schemes of the transformer's names, without a prefix.
 pub(super) fn transformer_dialects() -> impl Iterator<Item = Dialect> {
-    SCHEMES.iter().filter(|scheme| scheme.0 == Part::Transformer).map(|scheme| Dialect::new(scheme, ""))
+    SCHEMES.iter().filter(|scheme| scheme.part == Part::Transformer).map(|scheme| Dialect::new(scheme, ""))
 }
 
 /// Tell part, layout and prefix from names; `None` if no scheme fits.
@@ -123,12 +178,15 @@ pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item =
     if has_with_prefix(bfl::GUIDANCE) || has_with_prefix(diffusers::GUIDANCE) {
         return Some(Detected::Other("FLUX.2 [dev] or another model with a guidance embedding"));
     }
-    let candidates =
-        || SCHEMES.iter().flat_map(|scheme| scheme.5.iter().map(move |prefix| (scheme, Dialect::new(scheme, prefix))));
-    if let Some((scheme, dialect)) = candidates().find(|(s, d)| has(&format!("{}{}", d.prefix, s.2))) {
-        return Some(Detected::Part(scheme.0, dialect));
+    let candidates = || {
+        SCHEMES
+            .iter()
+            .flat_map(|scheme| scheme.prefixes.iter().map(move |prefix| (scheme, Dialect::new(scheme, prefix))))
+    };
+    if let Some((scheme, dialect)) = candidates().find(|(s, d)| has(&format!("{}{}", d.prefix, s.sign))) {
+        return Some(Detected::Part(scheme.part, dialect));
     }
-    if names.clone().any(|n| [".lora_A.", ".lora_down.", ".lora_B."].iter().any(|part| n.contains(part))) {
+    if names.clone().any(lora::is_factor) {
         return Some(Detected::Lora);
     }
     if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
@@ -138,18 +196,18 @@ pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item =
     const LOOKED_AT: usize = 1000;
     let fitting = |dialect: &Dialect| names.clone().take(LOOKED_AT).filter(|name| dialect.knows(name)).count();
     let (fits, scheme, dialect) = candidates().map(|(s, d)| (fitting(&d), s, d)).max_by_key(|(fits, ..)| *fits)?;
-    (2 * fits > names.take(LOOKED_AT).count()).then_some(Detected::Part(scheme.0, dialect))
+    (2 * fits > names.take(LOOKED_AT).count()).then_some(Detected::Part(scheme.part, dialect))
 }
 
 impl Dialect {
     fn new(scheme: &Scheme, prefix: &'static str) -> Self {
-        let (_, layout, _, rules, unused, _) = *scheme;
-        Dialect { layout, rules, unused, prefix, last_level: 0 }
+        let Scheme { layout, rules, unused, layers, .. } = *scheme;
+        Dialect { layout, rules, unused, prefix, layers, last_level: 0 }
     }
 
     /// The scheme of `part` in `layout`, without a prefix; `None` if there is none.
     pub fn of(part: Part, layout: Layout) -> Option<Self> {
-        SCHEMES.iter().find(|scheme| (scheme.0, scheme.1) == (part, layout)).map(|scheme| Self::new(scheme, ""))
+        SCHEMES.iter().find(|scheme| (scheme.part, scheme.layout) == (part, layout)).map(|scheme| Self::new(scheme, ""))
     }
 
     /// Whether a stored name is one that this scheme has, at whatever index.
@@ -177,12 +235,7 @@ impl Dialect {
 
     /// Which layer of the text encoder a stored name belongs to, whether or not there is a rule for it.
     pub fn text_layer(&self, stored: &str) -> Option<usize> {
-        let layers = match self.layout {
-            Layout::HuggingFace => qwen::LAYERS,
-            Layout::LlamaCpp => qwen::LLAMA_LAYERS,
-            _ => return None,
-        };
-        stored.strip_prefix(self.prefix)?.strip_prefix(layers)?.split('.').next()?.parse().ok()
+        stored.strip_prefix(self.prefix)?.strip_prefix(self.layers?)?.split('.').next()?.parse().ok()
     }
 
     fn fill(&self, pattern: &str, captured: &[(&str, &str)]) -> String {
@@ -228,7 +281,8 @@ mod tests {
 
     #[test]
     fn decoder_levels_are_reversed_in_bfl() {
-        let dialect = Dialect { layout: Layout::Bfl, rules: bfl::VAE, unused: &[], prefix: "", last_level: 3 };
+        let dialect =
+            Dialect { layout: Layout::Bfl, rules: bfl::VAE, unused: &[], prefix: "", layers: None, last_level: 3 };
         for (canonical, stored) in [
             ("decoder.up.0.res.2.conv1.bias", "decoder.up.3.block.2.conv1.bias"),
             ("decoder.up.3.res.0.shortcut.weight", "decoder.up.0.block.0.nin_shortcut.weight"),

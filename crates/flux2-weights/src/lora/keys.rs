@@ -1,28 +1,15 @@
 //! Names in a LoRA's file: which matrix of the transformer a tensor belongs to, and what it is there.
 //!
-//! A name is `PREFIX MODULE SUFFIX`. The module is a stored name of the transformer in either layout, so the rules of
-//! [`layout`](crate::layout) lead to the canonical matrix and its rows. Prefix and suffix depend on the program that
-//! wrote the file:
-//!
-//! | program | prefix | suffixes |
-//! |---|---|---|
-//! | diffusers, PEFT | `transformer.`, `base_model.model.` or none | `.lora_A.weight`, `.lora_B.weight`, or with the name of an adapter: `.lora_A.default.weight` |
-//! | ai-toolkit, ComfyUI | `diffusion_model.`, `model.diffusion_model.` | the same, or `.lora_down.weight`, `.lora_up.weight` |
-//! | kohya, musubi | `lora_unet_`, with `_` for every `.` of the module | `.lora_down.weight`, `.lora_up.weight`, `.alpha` |
-//!
-//! Any suffix goes with any prefix. Sources: `loaders/lora_conversion_utils.py` in diffusers, `networks/lora_flux.py` in
-//! kohya-ss/sd-scripts.
+//! The dialects of prefixes and suffixes are a table in [`layout::lora`](crate::layout::lora). The rest of a name is a
+//! module: a stored name of the transformer in either layout, so the rules of [`layout`](crate::layout) lead to the
+//! canonical matrix and its rows.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::config::TransformerConfig;
+use crate::layout::lora::{ALIASES, ALPHA, ALPHA_PARTNER, FACTORS, PREFIXES, UNDERSCORED};
 use crate::layout::{Rule, transformer_dialects};
-
-/// Before modules whose parts are separated by dots; several may follow each other.
-const PREFIXES: [&str; 4] = ["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."];
-/// Before modules whose parts are separated by underscores.
-const UNDERSCORED: &str = "lora_unet_";
 
 /// What a tensor of a LoRA is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +35,7 @@ pub(super) struct Key<'k> {
 impl<'k> Key<'k> {
     /// `None` if the name is no tensor of a LoRA.
     pub fn parse(name: &'k str) -> Option<Self> {
-        let (stem, role) = match name.strip_suffix(".alpha") {
+        let (stem, role) = match name.strip_suffix(ALPHA) {
             Some(stem) => (stem, Role::Alpha),
             None => factor(name.strip_suffix(".weight")?)?,
         };
@@ -59,13 +46,15 @@ impl<'k> Key<'k> {
         Some(Key { prefix: &stem[..stem.len() - module.len()], module, role, suffix: &name[stem.len()..] })
     }
 
-    /// The name of the other factor; of the first where this is neither.
+    /// The name of the other factor; for alpha, that of `down` in the dialect that has alpha.
     pub fn partner(&self) -> String {
+        let other = |from: &str, to: &str| Some(format!("{to}{}", self.suffix.strip_prefix(from)?));
         let suffix = match self.role {
-            Role::Down => self.suffix.replacen("lora_A", "lora_B", 1).replacen("lora_down", "lora_up", 1),
-            Role::Up => self.suffix.replacen("lora_B", "lora_A", 1).replacen("lora_up", "lora_down", 1),
-            Role::Alpha => ".lora_down.weight".into(),
+            Role::Down => FACTORS.iter().find_map(|factors| other(factors.down, factors.up)),
+            Role::Up => FACTORS.iter().find_map(|factors| other(factors.up, factors.down)),
+            Role::Alpha => None,
         };
+        let suffix = suffix.unwrap_or_else(|| ALPHA_PARTNER.into());
         format!("{}{}{suffix}", self.prefix, self.module)
     }
 
@@ -87,9 +76,7 @@ fn factor(name: &str) -> Option<(&str, Role)> {
         let is_adapter = adapter.strip_prefix('.').is_some_and(|a| !a.is_empty() && !a.contains('.'));
         (adapter.is_empty() || is_adapter).then_some((stem, role))
     };
-    [(".lora_A", Role::Down), (".lora_down", Role::Down), (".lora_B", Role::Up), (".lora_up", Role::Up)]
-        .into_iter()
-        .find_map(marked)
+    FACTORS.iter().flat_map(|factors| [(factors.down, Role::Down), (factors.up, Role::Up)]).find_map(marked)
 }
 
 /// Where the product of a LoRA's two factors goes.
@@ -125,8 +112,10 @@ impl Homes {
                         is_swapped: matches!(rule, Rule::SwapHalves(..)),
                     };
                     homes.insert(format!("{UNDERSCORED}{}", module.replace('.', "_")), home.clone());
-                    if let Some(rest) = module.strip_prefix("transformer_blocks.") {
-                        homes.insert(format!("sformer_blocks.{rest}"), home.clone()); // some exports cut four letters off
+                    for (beginning, alias) in ALIASES {
+                        if let Some(rest) = module.strip_prefix(beginning) {
+                            homes.insert(format!("{alias}{rest}"), home.clone());
+                        }
                     }
                     homes.insert(module.to_owned(), home);
                 }
