@@ -1,7 +1,8 @@
 //! Sizes and times as people read them.
 //!
 //! The crates `bytesize` and `indicatif` print such sizes too, but with decimals where we print none (`168.0 MB`,
-//! `96.00 MiB`) and without the choice of units per kind: files are counted in powers of 1000, memory in powers of 1024.
+//! `96.00 MiB`) and without the choice of units per kind: files are counted in powers of 1000, memory in powers of
+//! 1024.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,13 +1,13 @@
-//! The folder that all programs of the hub share.
+//! The cache folder that all clients of the hub share.
 //!
 //! ```text
 //! models--OWNER--NAME/blobs/HASH                    the bytes of a file, named by its hash
 //!                     snapshots/COMMIT/PATH         a link to them, relative
 //!                     refs/main                     the newest commit
-//! .locks/models--OWNER--NAME/HASH.lock              held while a blob is being made
+//! .locks/models--OWNER--NAME/HASH.lock              held while a blob is written
 //! ```
 //!
-//! A snapshot counts as a model only if every file is there that its parts need. What is asked is the disk alone.
+//! A snapshot counts as a model only if every file that its parts need exists. Nothing but the disk is consulted.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -20,60 +20,60 @@ use serde::Deserialize;
 use crate::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
 use crate::{Error, RepoId, Result};
 
-/// The folder of all repositories.
+/// The cache folder.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// A repository of which something is here.
+/// A repository that is in the cache, wholly or in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cached {
-    /// Which.
+    /// The repository.
     pub repo: RepoId,
     /// Its folder in the cache.
     pub folder: PathBuf,
-    /// Bytes it takes on the disk.
+    /// Bytes on disk.
     pub bytes: u64,
-    /// How much of a model is here.
+    /// How much of a model is in the cache.
     pub state: State,
 }
 
-/// How much of a model is here.
+/// How much of a model is in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// All of it, in this folder.
+    /// Everything, in this folder.
     Complete(PathBuf),
-    /// A part of it; these files are missing, if that is known.
+    /// A part; these files are missing. Empty if the missing files are not known.
     Incomplete(Vec<String>),
 }
 
-/// A file that was looked at.
+/// A file whose hash was computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// Its path in the repository.
+    /// Path in the repository.
     pub path: String,
-    /// The blob it is.
+    /// The blob that holds its bytes.
     pub blob: PathBuf,
-    /// Whether its bytes have the hash that it is named by.
+    /// Whether its bytes have the hash that the blob is named by.
     pub is_whole: bool,
 }
 
 impl Cache {
-    /// The cache in this folder, which need not be there.
+    /// The cache in a folder, which need not exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Cache { root: root.into() }
     }
 
-    /// The folder.
+    /// Path of the cache folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The newest snapshot of a repository, if all of it is here.
+    /// The newest snapshot of a repository, if it is complete.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder may not be looked at.
+    /// [`Error::Io`] if the folder cannot be read.
     pub fn find(&self, repo: &RepoId) -> Result<Option<PathBuf>> {
         Ok(match self.state(repo)? {
             Some(State::Complete(folder)) => Some(folder),
@@ -81,7 +81,7 @@ impl Cache {
         })
     }
 
-    /// How much of a repository's newest snapshot is here; `None` if nothing is.
+    /// How much of a repository's newest snapshot is in the cache; `None` for nothing.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -95,7 +95,7 @@ impl Cache {
         Ok(Some(if missing.is_empty() { State::Complete(snapshot) } else { State::Incomplete(missing) }))
     }
 
-    /// All repositories of models of FLUX.2 \[klein\] that are here, and those in `also`, in alphabetical order.
+    /// All FLUX.2 \[klein\] models in the cache, and those of `also` that are, in alphabetical order.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -125,7 +125,7 @@ impl Cache {
         Ok(found)
     }
 
-    /// Read every file of a repository's newest snapshot and compare it with the hash that names it.
+    /// Reads every file of a repository's newest snapshot and compares its hash with the name of its blob.
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Cancelled`] on request.
@@ -141,7 +141,7 @@ impl Cache {
         let blobs = self.folder(repo).join("blobs").canonicalize();
         let mut planned = Vec::new();
         for path in files {
-            // A link that leads nowhere is a file that is missing; one that is no link has no name to be compared with.
+            // A dangling link is a missing file. A file that is not a link has no hash to compare with.
             let Ok(blob) = snapshot.join(&path).canonicalize() else { continue };
             let digest = blob.file_name().and_then(|name| Digest::new(name.to_str()?));
             let size = fs::metadata(&blob).map_err(|e| Error::io(&blob, e))?.len();
@@ -174,7 +174,7 @@ impl Cache {
         Ok(checked)
     }
 
-    /// Remove all of a repository. The bytes that are free then; `None` if nothing was here.
+    /// Removes a repository and returns the bytes that are freed; `None` if it was not in the cache.
     ///
     /// # Errors
     /// [`Error::InUse`] if a process is downloading it, [`Error::Io`] if a file cannot be removed.
@@ -193,7 +193,7 @@ impl Cache {
             held.push(file);
         }
         let bytes = bytes_below(&folder.join("blobs"));
-        // What is left of it if this is stopped midway is no complete model.
+        // In this order: whatever is left after an interruption is not a complete model.
         for part in ["refs", "snapshots", ""] {
             let path = folder.join(part);
             match fs::remove_dir_all(&path) {
@@ -216,12 +216,12 @@ impl Cache {
         self.folder(repo).join("blobs").join(digest.hex())
     }
 
-    /// Whether a file is here; those with its hash as their name are whole, since they got it in the end.
+    /// Whether the blob of a file exists. A blob gets its name last, so one that exists is complete.
     pub(crate) fn has(&self, repo: &RepoId, file: &PlannedFile) -> bool {
         fs::metadata(self.blob(repo, &file.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == file.size)
     }
 
-    /// Give the files of a plan, all of which are here, their names; then call it the newest snapshot.
+    /// Links the files of a plan, whose blobs all exist, into a snapshot; then makes it the newest one.
     pub(crate) fn publish(&self, plan: &Plan) -> Result<PathBuf> {
         let folder = self.folder(&plan.repo);
         let snapshot = folder.join("snapshots").join(&plan.commit);
@@ -254,7 +254,7 @@ impl Cache {
         Ok(snapshot)
     }
 
-    /// The folder of the newest commit.
+    /// The snapshot folder of the newest commit.
     fn newest(&self, repo: &RepoId) -> Option<PathBuf> {
         let folder = self.folder(repo);
         let mut commit = String::new();
@@ -269,7 +269,7 @@ fn folder_name(repo: &RepoId) -> String {
     format!("models--{}--{}", repo.owner, repo.name)
 }
 
-/// A name for what becomes this file; another process has another.
+/// A temporary path beside `path`, unique to this process.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -282,7 +282,7 @@ fn make_link(target: &Path, link: &Path, _blob: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }
 
-/// Where links are not allowed, the bytes get a second name.
+/// Where symbolic links are not allowed, makes a hard link or a copy.
 #[cfg(not(unix))]
 fn make_link(target: &Path, link: &Path, blob: &Path) -> io::Result<()> {
     #[cfg(windows)]
@@ -325,7 +325,7 @@ fn is_klein(snapshot: &Path) -> bool {
     index.is_some_and(|index| index.class.starts_with("Flux2Klein"))
 }
 
-/// What a file of a few megabytes at most says, if it says it.
+/// Parses a JSON file of limited size; `None` if it cannot be read.
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     const MAX_BYTES: u64 = 64 << 20;
     let meta = fs::metadata(path).ok()?;
@@ -333,7 +333,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&is_small.then(|| fs::read(path).ok()).flatten()?).ok()
 }
 
-/// The files that a model in this folder lacks; whether those that are here are what they should be is the loader's to say.
+/// Files that a model in this folder lacks. The contents of the others are the loader's to check.
 fn missing(snapshot: &Path) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     let is_file = |path: &str| snapshot.join(path).is_file();
@@ -350,7 +350,7 @@ fn missing(snapshot: &Path) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// The weights that a folder of a snapshot lacks.
+/// Weights that a folder of a snapshot lacks.
 fn missing_weights(snapshot: &Path, folder: &str) -> Vec<String> {
     #[derive(Deserialize)]
     struct Index {
@@ -374,7 +374,7 @@ fn missing_weights(snapshot: &Path, folder: &str) -> Vec<String> {
         return vec![path("*.safetensors")];
     }
     let dangling = weights().filter(|name| !place.join(name).is_file()).map(|name| path(name));
-    // Shards belong to an index.
+    // Shards without an index: the index is missing.
     let of_shards = weights().find_map(|name| {
         let stem = &name[..name.len() - ".safetensors".len()];
         stem.match_indices('-').map(|(at, _)| name.split_at(at)).find(|(_, end)| is_shard(end))

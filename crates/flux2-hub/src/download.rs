@@ -1,10 +1,11 @@
-//! The files of a plan to blobs: several at once, each resumed, checked and locked, and renamed at the end.
+//! Download of the files of a plan: several workers, each file resumed, verified, locked, and renamed at the end.
 //!
-//! In:  a [`Plan`]. Out: the folder of its snapshot, in which every file has the length and the hash that the hub names.
+//! In:  a [`Plan`]. Out: the folder of its snapshot, in which every file has the length and the hash that the hub
+//!      lists.
 //!
-//! A file on its way is `HASH.incomplete`, and its length is where the next attempt goes on, in this process or another.
-//! What is in it is believed only once the whole has the right hash. A file is in place after the rename, and the snapshot
-//! after all of them: a process that ends at any point leaves what the next one can use.
+//! A partial file is `HASH.incomplete`; the next attempt resumes at its length, in this process or another. It is
+//! renamed once its hash is verified, and the snapshot is published after all files. A process may end at any point:
+//! what it leaves is resumed by the next one.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
@@ -23,25 +24,24 @@ use crate::http::{Client, RequestError, describe};
 use crate::listing::{Hasher, Plan, PlannedFile};
 use crate::{Error, Hub, Result};
 
-/// How often it is looked whether to stop.
+/// Interval between checks for cancellation.
 const TICK: Duration = Duration::from_millis(50);
-/// Read at once.
+/// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Times that a file is received whole before a wrong hash is the hub's: the first may have begun with what another process
-/// left.
+/// Complete downloads of a file before a wrong hash is an error. The first may have resumed a bad partial file.
 const WHOLE_ATTEMPTS: u32 = 2;
 
 impl Hub {
-    /// Bytes of a plan that are not here yet.
+    /// Bytes of a plan that are still to be downloaded.
     pub fn missing_bytes(&self, plan: &Plan) -> u64 {
         let missing = plan.files.iter().filter(|file| !self.cache().has(&plan.repo, file));
         missing.map(|file| file.size.saturating_sub(self.received(plan, file))).sum()
     }
 
-    /// Bring the files of a plan here. Several processes may do this at once.
+    /// Downloads the files of a plan and returns the folder of the snapshot. Several processes may do this at once.
     ///
     /// # Errors
-    /// [`Error::Io`] if the disk refuses, [`Error::Cancelled`] on request.
+    /// [`Error::Io`] if a file cannot be written, [`Error::Cancelled`] on request; others if the hub does not deliver.
     pub fn download(&self, plan: &Plan, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<PathBuf> {
         let missing: Vec<&PlannedFile> = plan.files.iter().filter(|file| !self.cache().has(&plan.repo, file)).collect();
         if missing.is_empty() {
@@ -96,12 +96,12 @@ impl Hub {
         }
     }
 
-    /// Refuse to begin what cannot end.
+    /// Refuses to start if the disk has too little room.
     fn make_room(&self, plan: &Plan) -> Result<()> {
         let blobs = self.cache().folder(&plan.repo).join("blobs");
         fs::create_dir_all(&blobs).map_err(|e| Error::io(&blobs, e))?;
         let needed = self.missing_bytes(plan);
-        // A file system that does not say how much is free may have enough.
+        // If the file system does not report its free space, try.
         match fs4::available_space(&blobs) {
             Ok(free) if free < needed => Err(Error::DiskFull { path: self.cache().root().into(), needed, free }),
             _ => Ok(()),
@@ -112,14 +112,15 @@ impl Hub {
         self.cache().blob(&plan.repo, &file.digest).with_extension("incomplete")
     }
 
-    /// Bytes of a file that came earlier.
+    /// Bytes of a file that an earlier attempt received.
     fn received(&self, plan: &Plan, file: &PlannedFile) -> u64 {
         fs::metadata(self.incomplete(plan, file)).map_or(0, |meta| meta.len().min(file.size))
     }
 }
 
-/// Bytes that are here of each file that was missing.
+/// Progress of the download.
 struct Progress {
+    /// Bytes received of each file.
     received: Vec<u64>,
     total: u64,
 }
@@ -137,7 +138,7 @@ enum WorkerMessage {
     Failed(Error),
 }
 
-/// Brings one file after the other.
+/// Downloads one file after the other on its own thread.
 struct Worker<'a> {
     hub: &'a Hub,
     client: &'a Client<'a>,
@@ -151,7 +152,7 @@ impl Worker<'_> {
         while let Some(file) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
             let number = missing.iter().position(|other| other.path == file.path).unwrap_or_default();
             let start = Instant::now();
-            match self.bring(number, file) {
+            match self.download_file(number, file) {
                 Ok(()) => {
                     self.send(WorkerMessage::Received { file: number, bytes: file.size });
                     let (path, size, elapsed) = (file.path.clone(), file.size, start.elapsed());
@@ -163,14 +164,14 @@ impl Worker<'_> {
     }
 
     fn send(&self, message: WorkerMessage) {
-        // The thread that listens waits for the end of this one.
+        // The receiver outlives the workers, so sending cannot fail.
         let _ = self.messages.send(message);
     }
 
-    /// One file, to its end.
-    fn bring(&self, number: usize, file: &PlannedFile) -> Result<()> {
+    /// Downloads one file completely.
+    fn download_file(&self, number: usize, file: &PlannedFile) -> Result<()> {
         let _lock = self.lock(file)?;
-        // Another process may have brought it meanwhile.
+        // Another process may have downloaded it while this one waited for the lock.
         if self.hub.cache().has(&self.plan.repo, file) {
             return Ok(());
         }
@@ -196,7 +197,7 @@ impl Worker<'_> {
         partial.finish(self.hub.cache().blob(&self.plan.repo, &file.digest))
     }
 
-    /// All bytes of a file, in as many attempts as bring something.
+    /// Receives the rest of a file. Retries as long as attempts receive something.
     fn receive_all(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<()> {
         let patience = self.hub.options.patience;
         let (mut most, mut in_vain) = (partial.len, 0);
@@ -207,7 +208,7 @@ impl Worker<'_> {
                 Err(RequestError::Retry { reason, pause, last }) => (reason, pause, last),
             };
             self.check()?;
-            // A server that sends the same part over and over brings nothing.
+            // A server that sends the same part again and again makes no progress.
             in_vain = if partial.len > most { 1 } else { in_vain + 1 };
             most = most.max(partial.len);
             if in_vain >= patience.attempts {
@@ -226,10 +227,10 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// What one answer holds of the rest of a file.
+    /// Receives what one response holds of the rest of a file.
     fn receive(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<(), RequestError> {
         let response = self.client.file(&self.plan.commit, &file.path, partial.len)?;
-        if self.begins_anew(&response, file, partial.len)? {
+        if self.starts_over(&response, file, partial.len)? {
             partial.restart()?;
         }
         if response.status() == http::StatusCode::RANGE_NOT_SATISFIABLE {
@@ -257,8 +258,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Whether an answer holds the file from its first byte on, not from byte `from` as was asked.
-    fn begins_anew(&self, response: &Response<Body>, file: &PlannedFile, from: u64) -> Result<bool, RequestError> {
+    /// Whether a response holds the file from its first byte, not from byte `from` as requested.
+    fn starts_over(&self, response: &Response<Body>, file: &PlannedFile, from: u64) -> Result<bool, RequestError> {
         let length = |found| Error::Length { file: file.path.clone(), found, expected: file.size };
         match response.status() {
             http::StatusCode::PARTIAL_CONTENT => {
@@ -285,7 +286,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Held as long as the file is written to. Other programs of the hub ask for the same lock.
+    /// Locks a file while it is written. Other clients of the hub use the same lock.
     fn lock(&self, file: &PlannedFile) -> Result<File> {
         let folder = self.hub.cache().locks(&self.plan.repo);
         let path = folder.join(format!("{}.lock", file.digest.hex()));
@@ -304,40 +305,39 @@ impl Worker<'_> {
                     self.check()?;
                     thread::sleep(TICK);
                 }
-                // There are file systems without locks; two processes would then send each other's bytes to a wrong hash.
+                // A file system without locks. Two processes that write the same file end with a wrong hash.
                 Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(lock),
                 Err(TryLockError::Error(e)) => return Err(Error::io(&path, e)),
             }
         }
     }
 
-    /// # Errors
-    /// If another worker has failed, or the run is cancelled.
+    /// Stops this worker if another one has failed or the download is cancelled.
     fn check(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) { Err(Cancelled.into()) } else { Ok(()) }
     }
 }
 
-/// First byte and whole length in `bytes 5-9/10`; the length may be `*`.
+/// First byte and total length in `bytes 5-9/10`; a length of `*` is `None`.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
     Some((start.trim().parse().ok()?, if total == "*" { None } else { Some(total.trim().parse().ok()?) }))
 }
 
-/// A file on its way.
+/// A partial file.
 struct Partial<'a> {
     path: PathBuf,
     file: File,
-    /// Bytes that are here.
+    /// Bytes received.
     len: u64,
-    /// Of these bytes.
+    /// Hash of these bytes.
     hasher: Hasher,
     of: &'a PlannedFile,
 }
 
 impl<'a> Partial<'a> {
-    /// What is here of a file, to be gone on with.
+    /// Opens or creates a partial file and hashes what it holds.
     fn open(path: PathBuf, of: &'a PlannedFile, check: &dyn Fn() -> Result<()>) -> Result<Self> {
         let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
         let file = open.map_err(|e| Error::io(&path, e))?;
@@ -373,13 +373,13 @@ impl<'a> Partial<'a> {
         Ok(())
     }
 
-    /// The hash of all bytes.
+    /// Hash of all bytes, in hexadecimal. Resets the hasher.
     fn digest(&mut self) -> String {
         std::mem::replace(&mut self.hasher, self.of.digest.hasher(self.of.size)).hex()
     }
 
     fn finish(self, blob: PathBuf) -> Result<()> {
-        // A blob is believed by its length, so no crash of the system may leave one with other bytes.
+        // Blobs are trusted by their length: a crash of the system must not leave one with other bytes.
         self.file.sync_all().map_err(|e| Error::io(&self.path, e))?;
         drop(self.file);
         fs::rename(&self.path, &blob).map_err(|e| Error::io(&blob, e))

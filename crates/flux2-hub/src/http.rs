@@ -1,7 +1,8 @@
-//! One request to the hub: redirects, who is told the token, proxies, and what a status means.
+//! Requests to the hub: redirects, the token, proxies, and the meaning of a status.
 //!
-//! In:  a path below the endpoint and the byte to begin with. Out: an answer with a body, or [`RequestError`]: whether to retry,
-//!      and when.
+//! In:  a path below the endpoint, and the first byte wanted. Out: a response with a body, or [`RequestError`], which
+//!      says
+//!      whether and when to retry.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -12,15 +13,15 @@ use ureq::{Agent, Body, Proxy};
 
 use crate::{Error, Hub, Patience, Proxies, RepoId, Result, Token};
 
-/// Longest list of files that is read.
+/// Longest list of files accepted, in bytes.
 const MAX_LISTING_BYTES: u64 = 32 << 20;
 const MAX_REDIRECTS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(15);
 
-/// Where a hub is: scheme, host, and perhaps a path.
+/// URL of a hub: scheme, host and an optional path.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
-    /// Without a slash at its end.
+    /// Without a slash at the end.
     text: String,
     uri: Uri,
 }
@@ -38,7 +39,7 @@ impl Endpoint {
     }
 }
 
-/// Refuse proxies that are no URLs before one is needed.
+/// Refuses proxies that are not URLs.
 pub(crate) fn check_proxies(proxies: &Proxies) -> Result<()> {
     for url in [&proxies.https, &proxies.http].into_iter().flatten() {
         Proxy::new(url).map_err(|_| Error::Url { what: "proxy" })?;
@@ -80,7 +81,7 @@ impl RequestError {
     }
 }
 
-/// Asks about one repository.
+/// Sends requests about one repository.
 pub(crate) struct Client<'a> {
     agent: Agent,
     endpoint: &'a Endpoint,
@@ -99,7 +100,7 @@ impl<'a> Client<'a> {
         let patience = hub.options.patience;
         let config = Agent::config_builder()
             .user_agent(concat!("dj-flux2/", env!("CARGO_PKG_VERSION")))
-            // Else it would look into the environment.
+            // Otherwise ureq reads proxies from the environment.
             .proxy(None)
             .http_status_as_error(false)
             .max_redirects(0)
@@ -119,17 +120,17 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Who is asked.
+    /// Host of the hub, for errors.
     pub fn host(&self) -> String {
         host(&self.endpoint.uri)
     }
 
-    /// End every request that is under way, and let no other begin.
+    /// Aborts running requests and refuses new ones.
     pub fn stop(&self) {
         self.agent.clone().shutdown();
     }
 
-    /// The hub's JSON about the newest commit of the repository.
+    /// The hub's JSON about the repository's newest commit.
     pub fn listing(&self) -> Result<Vec<u8>> {
         let path = format!("/api/models/{}/revision/main?blobs=true", self.repo);
         let mut attempt = 1;
@@ -166,12 +167,12 @@ impl<'a> Client<'a> {
         Ok(text)
     }
 
-    /// A file of a commit, from byte `from` on. The status of the answer is 200, 206 or 416.
+    /// A file of a commit from byte `from` on. The status of the response is 200, 206 or 416.
     pub fn file(&self, commit: &str, file: &str, from: u64) -> Result<Response<Body>, RequestError> {
         self.get(&format!("/{}/resolve/{commit}/{}", self.repo, escaped(file)), from)
     }
 
-    /// What is at a path below the endpoint, wherever the hub has it.
+    /// Requests a path below the endpoint and follows redirects.
     fn get(&self, path: &str, from: u64) -> Result<Response<Body>, RequestError> {
         let answer = |reason: &str| Error::Answer { host: self.host(), reason: reason.into() };
         let mut uri: Uri =
@@ -193,7 +194,7 @@ impl<'a> Client<'a> {
     }
 
     fn one(&self, uri: &Uri, from: u64) -> Result<Response<Body>, RequestError> {
-        // Compressed bytes would have neither the length nor the hash of the file.
+        // Compressed bytes have neither the length nor the hash of the file.
         let mut request = self.agent.get(uri).header(ACCEPT_ENCODING, "identity");
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
@@ -222,7 +223,7 @@ impl<'a> Client<'a> {
                     Some(_) => Err(Error::Answer { host, reason: "its bytes are compressed".into() }.into()),
                 }
             }
-            // The hub does not say whether a repository is hidden or not there.
+            // The hub answers alike for hidden and missing repositories.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if by_hub => {
                 let code = header("x-error-code");
                 if status == StatusCode::NOT_FOUND || code == Some("RepoNotFound") {
@@ -240,7 +241,7 @@ impl<'a> Client<'a> {
                     false => Err(RequestError::retry(busy, pause)),
                 }
             }
-            // Where files lie, addresses are signed and expire: the hub makes another.
+            // Signed URLs of other hosts expire: a retry gets a new one from the hub.
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || !by_hub => {
                 Err(RequestError::retry(Error::Status { host, status: status.as_u16() }, None))
             }
@@ -263,7 +264,7 @@ impl<'a> Client<'a> {
 pub(crate) fn describe(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => "the connection was cut".into(),
-        // The number of the system's error tells nobody more than its words.
+        // Leave out the number of the system's error.
         ureq::Error::Io(e) => e.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
         ureq::Error::Timeout(_) => "no answer in time".into(),
         ureq::Error::HostNotFound => "there is no host of that name".into(),
@@ -285,7 +286,7 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
     a.scheme_str() == b.scheme_str() && host(a) == host(b) && port(a) == port(b)
 }
 
-/// Where a redirect leads: a whole URL, or a path on the same host.
+/// Target of a redirect: an absolute URL, or a path on the same host.
 fn target(from: &Uri, location: &str) -> Option<Uri> {
     if location.starts_with('/') && !location.starts_with("//") {
         let origin = format!("{}://{}", from.scheme_str()?, from.authority()?);
@@ -295,7 +296,7 @@ fn target(from: &Uri, location: &str) -> Option<Uri> {
     (matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()).then_some(uri)
 }
 
-/// A path as part of a URL.
+/// A path percent-encoded for a URL.
 fn escaped(path: &str) -> String {
     path.bytes().fold(String::with_capacity(path.len()), |mut url, byte| {
         match byte {
@@ -306,7 +307,7 @@ fn escaped(path: &str) -> String {
     })
 }
 
-/// The proxy for a request, if it goes through one.
+/// The proxy for a request, if one applies.
 fn proxy_for<'a>(proxies: &'a Proxies, uri: &Uri) -> Option<&'a str> {
     let host = uri.host().unwrap_or_default().to_ascii_lowercase();
     let covers = |entry: &str| {

@@ -19,13 +19,13 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `cache` | the folder that all programs of the hub share: blobs, snapshots, refs |
+//! | `cache` | the folder that all clients of the hub share: blobs, snapshots, refs |
 //! | `error` | what can go wrong, and what would help |
-//! | `listing` | what the hub says of a repository, checked; which of its files are needed |
-//! | `http` | one request: redirects, tokens, proxies, what a status means |
-//! | `download` | files of a plan to blobs: several at once, resumed, checked, locked |
+//! | `listing` | the hub's list of a repository, checked; which of its files are needed |
+//! | `http` | requests: redirects, token, proxies, meaning of a status |
+//! | `download` | files of a plan: several at once, resumed, verified, locked |
 //!
-//! Nothing here knows what is in a model beyond the names of its files.
+//! Of a model, this crate knows the names of its files only.
 
 mod cache;
 mod download;
@@ -50,12 +50,12 @@ pub struct RepoId {
 }
 
 impl RepoId {
-    /// The part behind the slash.
+    /// The name without its owner.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether this may be one: an owner and a name of letters, digits, `-`, `_` and `.`.
+    /// Whether `text` is `owner/name`, both of letters, digits, `-`, `_` and `.`.
     pub fn is_valid(text: &str) -> bool {
         let is_part = |part: &str| {
             let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -88,22 +88,22 @@ impl fmt::Display for RepoId {
     }
 }
 
-/// How the hub is reached. The environment is the caller's to read.
+/// How the hub is reached. The caller reads the environment; this crate does not.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
-    /// Where the hub is.
+    /// URL of the hub.
     pub endpoint: String,
-    /// The folder that holds `models--owner--name`.
+    /// The cache folder, which holds `models--owner--name`.
     pub cache: PathBuf,
-    /// Who asks; needed for models whose licence must be accepted.
+    /// Access token; needed for models whose licence must be accepted.
     pub token: Option<Token>,
-    /// Never use the network.
+    /// Never use the network; downloads fail with [`Error::Offline`].
     pub offline: bool,
-    /// Which requests go through a proxy.
+    /// Proxies, and hosts that are reached without one.
     pub proxies: Proxies,
-    /// Files that are received at the same time.
+    /// Files that are downloaded at the same time.
     pub files_at_once: usize,
-    /// When to give up.
+    /// Timeouts and retries.
     pub patience: Patience,
     /// Name of a repository's licence, for errors about access; the argument is `owner/name`.
     pub licence_of: fn(&str) -> Option<&'static str>,
@@ -125,12 +125,12 @@ impl HubOptions {
     }
 }
 
-/// A secret that says who asks. It is sent to the endpoint and to no other host, and never shown.
+/// An access token. It is sent to the endpoint and to no other host, and never shown.
 #[derive(Clone)]
 pub struct Token(String);
 
 impl Token {
-    /// `None` if this cannot be one: empty, or with characters that no header holds.
+    /// `None` if `text` is empty or has characters that an HTTP header cannot hold.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
@@ -147,15 +147,15 @@ impl fmt::Debug for Token {
 /// Proxies as `http://user:password@host:port`.
 #[derive(Clone, Default)]
 pub struct Proxies {
-    /// For `https://`.
+    /// Proxy for `https://`.
     pub https: Option<String>,
-    /// For `http://`.
+    /// Proxy for `http://`.
     pub http: Option<String>,
-    /// Hosts that are reached without one, separated by commas; each with all below it. `*` is every host.
+    /// Hosts that are reached without a proxy, separated by commas, each with its subdomains. `*` is every host.
     pub except: String,
 }
 
-/// Without passwords.
+/// Hides URLs, as they may hold passwords.
 impl fmt::Debug for Proxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Proxies { https, http, except } = self;
@@ -163,16 +163,16 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// How much trouble is borne.
+/// Timeouts and retries.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// A server that is silent for so long counts as gone.
+    /// Time without a byte after which a connection counts as broken.
     pub silence: Duration,
-    /// Attempts in a row that bring nothing.
+    /// Attempts in a row that may receive nothing.
     pub attempts: u32,
-    /// Pause before the second attempt; it doubles from attempt to attempt.
+    /// Pause before the second attempt; it doubles with each attempt.
     pub pause: Duration,
-    /// The longest pause a server may ask for.
+    /// Longest pause that a server may ask for.
     pub longest_pause: Duration,
 }
 
@@ -187,7 +187,7 @@ impl Default for Patience {
     }
 }
 
-/// The hub as these options reach it.
+/// A client of the hub.
 #[derive(Debug)]
 pub struct Hub {
     options: HubOptions,
@@ -196,15 +196,17 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// A client with these options. Sends no request.
+    ///
     /// # Errors
-    /// [`Error::Url`] if the endpoint or a proxy is no URL.
+    /// [`Error::Url`] if the endpoint or a proxy is not a URL.
     pub fn new(options: HubOptions) -> Result<Self> {
         let endpoint = http::Endpoint::new(&options.endpoint)?;
         http::check_proxies(&options.proxies)?;
         Ok(Hub { cache: Cache::new(&options.cache), endpoint, options })
     }
 
-    /// Its files on this disk.
+    /// The cache on this disk.
     pub fn cache(&self) -> &Cache {
         &self.cache
     }

@@ -1,8 +1,8 @@
-//! What the hub says of a repository, checked, and which of its files are needed.
+//! The hub's list of a repository, checked, and the choice of the files that are needed.
 //!
-//! In:  the hub's JSON. Out: a [`Plan`]: one commit and, of each file, path, length and hash.
+//! In:  the hub's JSON. Out: a [`Plan`]: a commit, and path, length and hash of each file.
 //!
-//! The answer is hostile until it is here: paths become names on this disk and hashes become names of blobs.
+//! The JSON is untrusted: its paths become file names on this disk, its hashes names of blobs.
 
 use std::collections::BTreeSet;
 
@@ -17,37 +17,37 @@ use crate::{Error, Hub, RepoId, Result};
 /// The files of a model at one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Where from.
+    /// The repository.
     pub repo: RepoId,
     /// The commit, 40 hexadecimal digits.
     pub commit: String,
-    /// All that are needed, the smallest first.
+    /// The files that are needed, the smallest first.
     pub files: Vec<PlannedFile>,
 }
 
 /// A file of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFile {
-    /// Its path in the repository, with `/` between its parts.
+    /// Path in the repository, with `/` between its parts.
     pub path: String,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub size: u64,
     pub(crate) digest: Digest,
 }
 
 impl Plan {
-    /// Bytes of all files.
+    /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 }
 
-/// What a file's bytes must hash to; in hexadecimal it is the name of its blob.
+/// The hash of a file, in hexadecimal as in the name of its blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Digest(String);
 
 impl Digest {
-    /// SHA-256 for large files, as Git LFS has it; SHA-1 of a Git blob for others. `None` for anything else.
+    /// SHA-256 for files in Git LFS, SHA-1 of the Git blob for others. `None` for any other text.
     pub fn new(hex: &str) -> Option<Self> {
         let is_hex = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         (is_hex && matches!(hex.len(), 40 | 64)).then(|| Digest(hex.into()))
@@ -57,7 +57,7 @@ impl Digest {
         &self.0
     }
 
-    /// To be fed with the bytes of a file of this size.
+    /// A hasher for the bytes of a file of this size.
     pub fn hasher(&self, size: u64) -> Hasher {
         match self.0.len() {
             64 => Hasher::Sha256(Sha256::new()),
@@ -66,7 +66,7 @@ impl Digest {
     }
 }
 
-/// A hash on its way.
+/// Computes a hash of either kind.
 pub(crate) enum Hasher {
     Sha256(Sha256),
     GitBlob(Sha1),
@@ -89,11 +89,10 @@ impl Hasher {
 }
 
 impl Hub {
-    /// What a download of the newest commit of `repo` takes. One request.
+    /// Lists the files to download for the newest commit of `repo`. Sends one request.
     ///
     /// # Errors
-    /// An error if the hub cannot be reached, does not know the repository, does not show it, or
-    /// answers nonsense.
+    /// If the hub cannot be reached, does not know the repository, denies access, or gives an invalid answer.
     pub fn plan(&self, repo: &RepoId) -> Result<Plan> {
         let client = Client::new(self, repo)?;
         let text = client.listing()?;
@@ -119,13 +118,13 @@ struct Sibling {
 
 #[derive(Deserialize)]
 struct Lfs {
-    // Another list of the hub calls it so.
+    // Name of the field in another API of the hub.
     #[serde(alias = "oid")]
     sha256: String,
     size: u64,
 }
 
-/// `None` if nothing in it is needed.
+/// Parses and checks the list; `None` if no file in it is needed.
 fn parse(repo: &RepoId, json: &[u8]) -> std::result::Result<Option<Plan>, String> {
     let listing: Listing =
         serde_json::from_slice(json).map_err(|e| format!("its list of files cannot be read: {e}"))?;
@@ -151,13 +150,13 @@ fn parse(repo: &RepoId, json: &[u8]) -> std::result::Result<Option<Plan>, String
         };
         files.push(PlannedFile { path, size, digest });
     }
-    // The first ones tell whether all are given to who asks, and large ones end about together.
+    // Small files first show whether access is granted; large files in parallel end at about the same time.
     files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
     files.dedup_by(|a, b| a.path == b.path);
     Ok((!files.is_empty()).then(|| Plan { repo: repo.clone(), commit, files }))
 }
 
-/// Whether a path stays in its folder, on any system.
+/// Whether a path stays in its folder on every system.
 fn is_safe(path: &str) -> bool {
     let is_part = |part: &str| {
         let odd = |c: char| c.is_control() || matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
@@ -166,12 +165,14 @@ fn is_safe(path: &str) -> bool {
     path.len() <= 200 && path.split('/').all(is_part)
 }
 
-/// The folders of a model in the layout of diffusers that hold weights.
+/// Folders of a diffusers model that hold weights.
 pub(crate) const NETWORKS: [&str; 3] = ["transformer", "text_encoder", "vae"];
 
-/// Which files of a repository a model is made of: in the layout of diffusers those of its parts, for other programs the
-/// scheduler's too; elsewhere the weights at the top and what describes them. Never pictures, other formats, or the same
-/// weights again in one file.
+/// The files of a repository that a model consists of.
+///
+/// Of a diffusers repository: the files of its parts, and the scheduler's for other programs. Otherwise the weights at
+/// the top level and the files that describe them. Never pictures, other formats, or a second copy of the same
+/// weights.
 fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let paths: Vec<&str> = paths.collect();
     let is_text = |name: &str| name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt";
@@ -211,7 +212,7 @@ fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     needed
 }
 
-/// The weights in a folder: the shards that its index lists, else all files.
+/// The weights in a folder: the shards of its index, else all safetensors files.
 fn weights<'a>(names: &[&'a str]) -> Vec<&'a str> {
     let files = || names.iter().copied().filter(|name| name.ends_with(".safetensors") && !is_variant(name));
     let index = names.iter().filter(|name| !is_variant(name)).find_map(|name| name.strip_suffix(INDEX));
@@ -223,14 +224,14 @@ fn weights<'a>(names: &[&'a str]) -> Vec<&'a str> {
 
 pub(crate) const INDEX: &str = ".safetensors.index.json";
 
-/// Whether this is how the name of a shard ends: `-00001-of-00002.safetensors`.
+/// Whether a name ends like that of a shard: `-00001-of-00002.safetensors`.
 pub(crate) fn is_shard(end: &str) -> bool {
     let numbers = end.strip_prefix('-').and_then(|end| end.strip_suffix(".safetensors")?.split_once("-of-"));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
 }
 
-/// The same weights in another number format, which diffusers puts beside them.
+/// Whether a name is that of the same weights in another number format, which diffusers puts beside them.
 fn is_variant(name: &str) -> bool {
     [".fp16.", ".bf16.", ".fp16-", ".bf16-", ".non_ema.", ".non_ema-"].iter().any(|infix| name.contains(infix))
 }
@@ -309,7 +310,7 @@ mod tests {
             assert!(wrong(json.to_owned()).contains("cannot be read"), "{json}");
         }
         assert!(wrong(listing(vae, "7", &hash).replace(&"c".repeat(40), "main")).contains("no commit"));
-        // What is not needed may be called anything.
+        // Files that are not needed may have any name.
         assert!(parse(&repo(), listing("../x", "7", &hash).as_bytes()).unwrap().is_some());
     }
 

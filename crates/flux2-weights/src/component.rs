@@ -1,7 +1,8 @@
-//! One network's files, checked against what its configuration asks for, ready to be mapped.
+//! One network's files, checked against its configuration and ready to be mapped.
 //!
-//! In:  a file or a folder of shards. Out: [`Component`], a plan that says for every canonical name which bytes of
-//! which file it is made of. After that nobody checks again: a mapped component hands out any tensor it lists.
+//! In:  a file or a folder of shards. Out: [`Component`], which knows for every canonical name the bytes it is made of.
+//!
+//! All checks happen here. A mapped component hands out any tensor it lists without checking again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -27,10 +28,10 @@ use crate::{MAX_INDEX_BYTES, WeightSource, synthetic};
 
 mod scales;
 
-/// A network of a checkpoint: its sizes, and where its weights are. Holds no weights until it is mapped.
+/// A checked network of a checkpoint: its sizes, and where its weights are. Holds no weights until it is mapped.
 #[derive(Clone, Debug)]
 pub struct Component<C> {
-    /// Its sizes.
+    /// Sizes of the network.
     pub config: C,
     layout: Layout,
     files: Arc<Vec<TensorFile>>,
@@ -38,29 +39,29 @@ pub struct Component<C> {
 }
 
 impl<C> Component<C> {
-    /// A network in no file: `tensors` of random values, made when they are asked for.
+    /// A network without files: `tensors` get random values when they are asked for.
     pub(super) fn synthetic(config: C, tensors: Vec<ExpectedTensor>) -> Self {
         let planned = |shape| Planned { shape, form: Form::Random, pieces: vec![] };
         let plan = tensors.into_iter().map(|(name, shape)| (name, planned(shape))).collect();
         Component { config, layout: Layout::Synthetic, files: Arc::default(), plan: Arc::new(plan) }
     }
 
-    /// Scheme of names its files follow.
+    /// The naming scheme of its files.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Canonical names of all its tensors, in alphabetical order.
+    /// Canonical names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plan.keys().map(String::as_str)
     }
 
-    /// How many values all its tensors have.
+    /// Number of values in all tensors.
     pub fn parameters(&self) -> u64 {
         self.plan.values().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// The element type most of its bytes have.
+    /// The element type that takes the most bytes.
     pub fn dtype(&self) -> DType {
         let mut bytes: Vec<(DType, usize)> = Vec::new();
         for piece in self.plan.values().flat_map(|t| &t.pieces) {
@@ -73,17 +74,17 @@ impl<C> Component<C> {
         bytes.into_iter().max_by_key(|(_, n)| *n).map_or(of_none, |(d, _)| d)
     }
 
-    /// Every tensor with its shape and the dtype it is handed out in.
+    /// Every tensor with its shape and the dtype in which it is handed out.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], DType)> {
         self.plan.iter().map(|(name, planned)| {
             let mut dtypes = planned.pieces.iter().map(|piece| piece.dtype);
-            let first = dtypes.next().unwrap_or(DType::Bf16); // random ones are
+            let first = dtypes.next().unwrap_or(DType::Bf16); // random values are bf16
             let dtype = if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 };
             (name.as_str(), &planned.shape[..], dtype)
         })
     }
 
-    /// Of the matrices that `format` would round to blocks, those whose rows are not whole blocks, and all; both counted.
+    /// Counts the matrices that `format` quantizes to blocks: those whose rows are not whole blocks, and all of them.
     pub fn not_whole_blocks(&self, format: impl Fn(&str) -> Format) -> (usize, usize) {
         let matrices = self.plan.iter().filter(|(_, planned)| planned.shape.len() == 2);
         let rounded = matrices.filter_map(|(name, planned)| Some((format(name).dtype()?, planned.shape[1])));
@@ -92,17 +93,17 @@ impl<C> Component<C> {
         })
     }
 
-    /// Map its files. They are unmapped when the result and every tensor taken from it are dropped.
+    /// Maps its files. They are unmapped when the result and every tensor taken from it are dropped.
     ///
     /// # Errors
-    /// [`Error::FileChanged`] if a file is not the one that was checked; [`Error::Io`] if it cannot be opened.
+    /// [`Error::FileChanged`] if a file is no longer the one that was checked; [`Error::Io`] if it cannot be opened.
     pub fn map(&self) -> Result<MappedWeights> {
         let maps = self.files.iter().map(TensorFile::bytes).collect::<Result<_>>()?;
         Ok(MappedWeights { maps, plan: Arc::clone(&self.plan) })
     }
 
-    /// The same without what costs memory beyond the files': tensors that would have to be put together are blank, and so are
-    /// those that will be `changed`.
+    /// The same network for a dry run. Tensors that would need memory besides the mapped files are zeros: those that
+    /// are assembled from several pieces, and those for which `changed` is true.
     pub(super) fn outline(&self, changed: impl Fn(&str) -> bool) -> Self
     where
         C: Clone,
@@ -125,10 +126,10 @@ impl<C> Component<C> {
         Component { plan: Arc::new(plan), ..self.clone() }
     }
 
-    /// Tells these weights from others without reading them all: of each tensor its name, form, dtype, shape and place and
-    /// [`SAMPLE_BYTES`] of its middle; of each file its length and the times of its last change.
+    /// Identifies these weights without reading all of them: SHA-256 of each tensor's name, form, dtype, shape, offset
+    /// and middle [`SAMPLE_BYTES`], and of each file's length and times of change.
     ///
-    /// What it cannot tell is a change between the samples that leaves length and times as they were.
+    /// Misses a change outside the samples that keeps length and times.
     ///
     /// # Errors
     /// As [`map`](Self::map).
@@ -146,7 +147,7 @@ impl<C> Component<C> {
     }
 }
 
-/// Of each tensor, in a fingerprint: a page.
+/// Bytes of each tensor that enter a fingerprint: one page.
 const SAMPLE_BYTES: usize = 4096;
 
 /// The weights of a component, mapped into memory.
@@ -166,10 +167,10 @@ impl WeightSource for MappedWeights {
         };
         let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
         Ok(match rule {
-            Rule::Same(..) | Rule::Flatten(..) => pieces.swap_remove(0), // a piece is planned in its canonical shape
+            Rule::Same(..) | Rule::Flatten(..) => pieces.swap_remove(0), // a piece already has its canonical shape
             Rule::ConcatRows(..) => {
                 let joined = HostTensor::concat_rows(&pieces)?;
-                pieces.iter().for_each(|piece| piece.bytes().forget()); // there is a copy now
+                pieces.iter().for_each(|piece| piece.bytes().forget()); // the values were copied
                 joined
             }
             Rule::SwapHalves(..) => {
@@ -181,13 +182,13 @@ impl WeightSource for MappedWeights {
     }
 }
 
-/// Zeros, in memory that the system need not have: nobody has written to it.
+/// Zeros in pages that the system never has to provide, as nothing writes to them.
 fn blank(dtype: DType, shape: &[usize]) -> Result<HostTensor> {
     let bytes = vec![0u8; dtype.bytes(shape.iter().product())];
     Ok(HostTensor::new(dtype, shape, HostBytes::new(Arc::new(bytes)))?)
 }
 
-/// A canonical tensor and what it is made of.
+/// A canonical tensor and the pieces it is made of.
 #[derive(Clone, Debug)]
 struct Planned {
     shape: Vec<usize>,
@@ -195,18 +196,18 @@ struct Planned {
     pieces: Vec<Piece>,
 }
 
-/// Where a canonical tensor comes from.
+/// How the values of a canonical tensor are obtained.
 #[derive(Clone, Debug)]
 enum Form {
-    /// Stored pieces, put together by a rule.
+    /// Stored pieces, assembled by a rule.
     Stored(Rule),
-    /// Nowhere: see [`synthetic`].
+    /// Random, see [`synthetic`].
     Random,
-    /// Nowhere, and its values do not matter.
+    /// Zeros, for a dry run.
     Blank(DType),
 }
 
-/// One stored tensor, with the multipliers that belong to it.
+/// One stored tensor with its scales.
 #[derive(Clone, Debug)]
 struct Piece {
     file: usize,
@@ -216,17 +217,17 @@ struct Piece {
     scales: Option<Scales>,
 }
 
-/// Where the multipliers of a matrix are.
+/// Where the scales of a matrix are.
 #[derive(Clone, Debug)]
 enum Scales {
-    /// One for each block.
+    /// One scale for each block.
     Blocks { values: Box<Piece>, block: [usize; 2] },
-    /// One for 16 columns of a row, in the order of [`scales::tiled`], and one for the matrix.
+    /// NVFP4: one scale for 16 columns of a row, in the tiled order of tensor cores, and one for the matrix.
     Tiles { values: Box<Piece>, whole: Box<Piece> },
 }
 
 impl Piece {
-    /// What is known of it, and bytes of its middle; all of them if they are few.
+    /// Hashes its description and bytes of its middle; all bytes if they are few.
     fn sample(&self, maps: &[HostBytes], sha: &mut Sha256) {
         let Piece { file, dtype, shape, range, scales } = self;
         sha.update(format!("{file} {dtype} {shape:?} {range:?}\n"));
@@ -267,20 +268,20 @@ impl Piece {
 
 // ---- opening ----
 
-/// All tensors of a component's files under their stored names.
+/// All tensors of a network's files, under their stored names.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
-    /// What was passed in: for errors.
+    /// The path that was passed in, for errors.
     location: Location,
     pub(super) files: Vec<TensorFile>,
-    /// Name to index of its file.
+    /// Name of a tensor to the index of its file.
     index: BTreeMap<String, usize>,
-    /// The configuration beside the files.
+    /// `config.json` beside the files.
     config: Option<Location>,
 }
 
 impl Checkpoint {
-    /// Open a file, or the shards of a folder.
+    /// Opens a file, or the shards of a folder.
     pub fn open(location: &Location) -> Result<Self> {
         if !location.is_dir() {
             return Self::join(location, &location.parent(), std::slice::from_ref(location), None);
@@ -328,12 +329,12 @@ impl Checkpoint {
         Ok(Checkpoint { location: location.clone(), files, index, config })
     }
 
-    /// What its names say it is.
+    /// What it is, judged by the names of its tensors.
     pub fn detect(&self) -> Option<Detected> {
         detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str))
     }
 
-    /// Which network this is, if it is one of a model.
+    /// Which network of a model it is, if it is one.
     pub fn part(&self) -> Option<Part> {
         match self.detect() {
             Some(Detected::Part(part, _)) => Some(part),
@@ -341,10 +342,10 @@ impl Checkpoint {
         }
     }
 
-    /// Which network this is and how its tensors are named.
+    /// The naming scheme of its tensors.
     ///
     /// # Errors
-    /// [`Error::WrongPart`] unless it is `wanted`.
+    /// [`Error::WrongPart`] unless it is the network `wanted`.
     pub fn dialect(&self, wanted: Part) -> Result<Dialect> {
         let wrong = |found: String| Error::WrongPart { path: self.location.path().to_owned(), found, wanted };
         match self.detect() {
@@ -363,7 +364,7 @@ impl Checkpoint {
         }
     }
 
-    /// The configuration beside the files, if it is this network's: a single file may lie in any folder.
+    /// `config.json` beside the files, if it is that of `part`: a single file may lie in any folder.
     pub fn config(&self, part: Part) -> Result<Option<Json>> {
         let Some(file) = &self.config else { return Ok(None) };
         let json = Json::read(file, MAX_INDEX_BYTES)?;
@@ -379,7 +380,7 @@ impl Checkpoint {
         }
     }
 
-    /// Find every tensor the configuration asks for, and account for every tensor there is.
+    /// Finds every tensor that the configuration asks for, and accounts for every tensor that is stored.
     pub fn plan<C>(self, config: C, wants: Wants) -> Result<Component<C>> {
         let mut planner = Planner {
             checkpoint: &self,
@@ -408,29 +409,29 @@ impl Checkpoint {
     }
 }
 
-/// Matches what is wanted with what is there, and keeps account of both.
+/// Matches expected with stored tensors and records what does not fit.
 struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     wants: &'a Wants,
-    /// How matrices are stored, where the file says so.
-    formats: BTreeMap<String, scales::SaidFormat>,
+    /// Storage formats that the files declare, by matrix.
+    formats: BTreeMap<String, scales::DeclaredFormat>,
     mismatch: Mismatch,
     used: BTreeSet<String>,
 }
 
 impl Planner<'_> {
-    /// The stored tensor `name`, if it has the shape and dtype it should; what is wrong goes into the mismatch.
+    /// The stored tensor `name` if its shape and dtype are right; otherwise records the mismatch.
     fn piece(&mut self, name: &str, shape: &[usize], form: &Rule) -> Option<Piece> {
         let Some((file, stored)) = self.checkpoint.get(name) else {
             self.mismatch.missing.push(name.to_owned());
             return None;
         };
         self.used.insert(name.to_owned());
-        if let Some(format) = self.foreign_format(name, stored.dtype) {
+        if let Some(format) = self.unsupported_format(name, stored.dtype) {
             self.mismatch.dtypes.push((name.to_owned(), format));
             return None;
         }
-        // Before the shape: a 4-bit matrix is packed, and its shape is only wrong because its dtype is.
+        // Check the dtype before the shape: a packed 4-bit matrix has the wrong shape only because of its dtype.
         let dtype = match stored.dtype {
             StoredDType::Known(dtype) => dtype,
             StoredDType::Other(..) => {
@@ -451,7 +452,7 @@ impl Planner<'_> {
             (DType::F8E4M3 | DType::I8, &[rows, cols]) => self.scales(name, [rows, cols]),
             _ => None,
         };
-        // Numbers of eight bits are floating-point on their own, and whole ones are steps of a size that must be said.
+        // fp8 values have a meaning without a scale; i8 values do not.
         if dtype == DType::I8 && scales.is_none() {
             self.mismatch.dtypes.push((name.to_owned(), "i8 without a scale".into()));
             return None;
@@ -464,23 +465,23 @@ impl Planner<'_> {
         self.mismatch.shapes.push(WrongShape { name, found, expected });
     }
 
-    /// What is missing, left over or wrong, if anything is.
+    /// Everything that is missing, left over or wrong; `None` if nothing is.
     fn finish(mut self) -> Option<Mismatch> {
         let left = self.checkpoint.index.keys().filter(|n| !self.used.contains(*n) && !self.wants.is_unused(n));
         self.mismatch.unused = left.cloned().collect();
         if self.mismatch == Mismatch::default() {
             return None;
         }
-        self.mismatch.name_neighbours(self.used.iter());
+        self.mismatch.suggest_names(self.used.iter());
         Some(self.mismatch)
     }
 }
 
-/// What a component must contain.
+/// The tensors that a network must have.
 pub(super) struct Wants {
     pub dialect: Dialect,
     pub tensors: Vec<ExpectedTensor>,
-    /// Layers of the text encoder from here on are not needed.
+    /// The first layer of the text encoder that is not loaded.
     pub layers_unused_from: usize,
     pub fp8_block: [usize; 2],
 }
@@ -492,7 +493,7 @@ impl Wants {
     }
 }
 
-/// The shape each stored part of a canonical tensor has.
+/// The shape of each stored piece of a canonical tensor.
 fn stored_shape(form: &Rule, canonical: &[usize]) -> Vec<usize> {
     let mut shape = canonical.to_vec();
     if let Rule::ConcatRows(_, parts) = form {
@@ -501,7 +502,7 @@ fn stored_shape(form: &Rule, canonical: &[usize]) -> Vec<usize> {
     shape
 }
 
-/// Shapes under canonical names, for reading sizes off a file that has no configuration.
+/// Stored shapes by canonical name, from which sizes are inferred where there is no configuration.
 pub(super) struct Shapes<'a> {
     pub checkpoint: &'a Checkpoint,
     pub dialect: &'a Dialect,
@@ -512,7 +513,7 @@ impl Shapes<'_> {
         self.checkpoint.location.path()
     }
 
-    /// What the files say of their model, if they are GGUF files: that of the first.
+    /// Metadata of the first GGUF file.
     pub fn metadata(&self) -> Option<&Metadata> {
         self.checkpoint.files.iter().find_map(|file| match &file.metadata {
             FileMetadata::Gguf(metadata) => Some(metadata),
@@ -520,7 +521,7 @@ impl Shapes<'_> {
         })
     }
 
-    /// Axis `axis` of a stored tensor that has `axes` of them; never zero, never absurd.
+    /// Length of axis `axis` of a stored tensor with `axes` axes, from 1 to 2^24.
     pub fn axis(&self, canonical: &str, axes: usize, axis: usize) -> Result<usize> {
         let name = &self.dialect.find(canonical).1[0];
         let Some((_, stored)) = self.checkpoint.get(name) else {
@@ -529,7 +530,7 @@ impl Shapes<'_> {
             let mismatch = Mismatch { missing: vec![name.clone()], nearest, ..Mismatch::default() };
             return Err(Error::Tensors { path: self.path().to_owned(), mismatch: Box::new(mismatch) });
         };
-        // Two values in a byte.
+        // NVFP4 packs two values in a byte.
         let packed = if axis == 1 && self.checkpoint.is_nvfp4(name) { 2 } else { 1 };
         match stored.shape.get(axis).and_then(|n| n.checked_mul(packed)) {
             Some(n) if stored.shape.len() == axes && (1..=1 << 24).contains(&n) => Ok(n),
@@ -540,7 +541,7 @@ impl Shapes<'_> {
         }
     }
 
-    /// How many of `name(0)`, `name(1)`, ... there are.
+    /// Counts `name(0)`, `name(1)`, ... up to the first that is missing.
     pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|i| self.checkpoint.get(&self.dialect.find(&name(*i)).1[0]).is_some()).count()
     }
@@ -548,7 +549,7 @@ impl Shapes<'_> {
 
 // ---- folders ----
 
-/// Files of a folder whose name ends so, in alphabetical order.
+/// Files of a folder whose names end with `ending`, in alphabetical order.
 fn files_ending(folder: &Location, ending: &str) -> Result<Vec<Location>> {
     let mut files = folder.entries()?;
     files.retain(|file| {
@@ -558,13 +559,13 @@ fn files_ending(folder: &Location, ending: &str) -> Result<Vec<Location>> {
     Ok(files)
 }
 
-/// The list of shards; of several the one without a variant in its name, which is the shortest.
+/// The index of shards. Of several, the shortest name is the one without a variant such as `fp16`.
 fn index_file(folder: &Location) -> Result<Option<Location>> {
     let found = files_ending(folder, ".safetensors.index.json")?;
     Ok(found.into_iter().min_by_key(|file| file.path().as_os_str().len()))
 }
 
-/// File names out of `weight_map`: plain names of this folder only.
+/// File names in `weight_map`. Only plain names of files in this folder are accepted.
 fn shard_names(index: &Json) -> Result<BTreeSet<String>> {
     let wrong = || index.error("weight_map", "an object of tensor names and file names in this folder");
     let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(wrong)?;

@@ -1,10 +1,12 @@
-//! Sizes of the three networks, from `config.json` or from the shapes of the tensors and the metadata of a GGUF file, and
-//! the tensors they ask for.
+//! Sizes of the three networks, and the tensors that follow from them.
 //!
-//! A configuration says what a checkpoint must contain ([`TransformerConfig::expected_tensors`] and its siblings), so
-//! one that disagrees with its file is found before anything is computed. What a file may say and this engine does not
-//! do is refused here, by key and value. Keys are those of diffusers (`Flux2Transformer2DModel`, `AutoencoderKLFlux2`)
-//! and transformers (`Qwen3Config`).
+//! In:  `config.json`, or the shapes of the tensors and the metadata of a GGUF file. Out: a configuration within
+//!      limits.
+//!
+//! A configuration determines which tensors a checkpoint must contain ([`TransformerConfig::expected_tensors`] and its
+//! siblings), so a checkpoint that disagrees is refused before anything is computed. Values that this engine does not
+//! support are refused here, by key and value. Keys are those of diffusers (`Flux2Transformer2DModel`,
+//! `AutoencoderKLFlux2`) and transformers (`Qwen3Config`).
 
 use std::path::Path;
 
@@ -14,34 +16,35 @@ use crate::Result;
 use crate::component::Shapes;
 use crate::json::{Json, missing, range, unsupported, value};
 
-/// A canonical name and the shape it must have.
+/// A canonical name and its shape.
 pub type ExpectedTensor = (String, Vec<usize>);
 
-/// Largest width of anything; the family's largest is 12288, its MLP input 24576.
+/// Largest width accepted. The family's widest layer is 12288, the input of its MLP 24576.
 const MAX_WIDTH: usize = 1 << 16;
-/// Most blocks or layers of one kind; the family has at most 36.
+/// Most blocks or layers of one kind accepted. The family has at most 36.
 const MAX_BLOCKS: usize = 256;
-/// Hidden states the family's transformer reads, counting the embedding as 0.
+/// Taps of the family: hidden states that the transformer reads. The embedding is 0.
 const DEFAULT_TAPS: [usize; 3] = [9, 18, 27];
-/// Base of the rotation in the releases of Qwen3 of July 2025, which the family's transformer was not trained with.
+/// RoPE base of the Qwen3 releases of July 2025, which the family was not trained with.
 const QWEN3_2507_THETA: f64 = 5e6;
-/// Tokens the family's transformer reads.
+/// Prompt tokens that the family's transformer reads.
 const DEFAULT_MAX_LENGTH: usize = 512;
 
-/// What a configuration says of a network that the shapes of its tensors do not, and that is not what is taken without it.
-pub(super) struct Untold {
+/// A configuration value that tensor shapes cannot reveal and that differs from the default. It would be lost in a file
+/// without a configuration.
+pub(super) struct LostValue {
     pub key: &'static str,
     pub found: String,
-    pub taken: String,
+    pub default: String,
 }
 
-/// The first of some keys, each with what a configuration says and what is taken without one, in which these differ.
-fn first_untold(told: impl IntoIterator<Item = (&'static str, String, String)>) -> Option<Untold> {
-    let differs = told.into_iter().find(|(_, found, taken)| found != taken);
-    differs.map(|(key, found, taken)| Untold { key, found, taken })
+/// The first of `values`, each with its key, its value and the default, that is not the default.
+fn first_lost(values: impl IntoIterator<Item = (&'static str, String, String)>) -> Option<LostValue> {
+    let differs = values.into_iter().find(|(_, found, default)| found != default);
+    differs.map(|(key, found, default)| LostValue { key, found, default })
 }
 
-/// Added in the norms of all that is published.
+/// Epsilon of the norms in all published models.
 const NORM_EPS: f32 = 1e-6;
 
 // ---- the transformer ----
@@ -65,16 +68,16 @@ pub struct TransformerConfig {
     pub mlp_hidden: usize,
     /// Features of the timestep's sinusoidal embedding.
     pub time_channels: usize,
-    /// How a head is divided among the position axes (t, h, w, l); even parts that add up to `head_dim`.
+    /// Channels of a head for each position axis (t, h, w, l): even numbers that add up to `head_dim`.
     pub rope_axes: Vec<usize>,
-    /// Base of the rotary frequencies.
+    /// Base of the RoPE frequencies.
     pub rope_theta: f64,
     /// Added to variances and mean squares in every norm.
     pub eps: f32,
 }
 
 impl TransformerConfig {
-    /// Of all that is published.
+    /// Value in all published models.
     const ROPE_THETA: f64 = 2000.0;
 
     /// Width of the residual stream.
@@ -82,7 +85,7 @@ impl TransformerConfig {
         self.heads * self.head_dim
     }
 
-    /// Every tensor the model asks for.
+    /// Every tensor of the network, by canonical name.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let (d, mlp, head) = (self.hidden(), self.mlp_hidden, self.head_dim);
         let mut tensors: Vec<ExpectedTensor> = vec![
@@ -164,24 +167,24 @@ impl TransformerConfig {
         .checked(shapes.path())
     }
 
-    /// What [`infer`](Self::infer) would get wrong of this network.
-    pub(super) fn untold(&self) -> Option<Untold> {
+    /// A value that [`infer`](Self::infer) would get wrong, if there is one.
+    pub(super) fn lost_without_config(&self) -> Option<LostValue> {
         let axes = |axes: &[usize]| format!("{axes:?}");
-        first_untold([
+        first_lost([
             ("axes_dims_rope", axes(&self.rope_axes), axes(&[self.head_dim / 4; 4])),
             ("rope_theta", self.rope_theta.to_string(), Self::ROPE_THETA.to_string()),
             ("eps", self.eps.to_string(), NORM_EPS.to_string()),
         ])
     }
 
-    /// What both sources must satisfy.
+    /// Checks limits that hold for both sources.
     fn checked(self, path: &Path) -> Result<Self> {
         let hidden = self.hidden();
         range(path, "num_layers", self.double_blocks, MAX_BLOCKS)?;
         range(path, "num_single_layers", self.single_blocks, MAX_BLOCKS)?;
         range(path, "num_attention_heads x attention_head_dim", hidden, MAX_WIDTH)?;
         range(path, "mlp_ratio x hidden size", self.mlp_hidden, MAX_WIDTH)?;
-        // Side by side they are the rows of a single block's last product.
+        // Attention and MLP side by side are the input of a single block's last linear layer.
         range(path, "(mlp_ratio + 1) x hidden size", hidden + self.mlp_hidden, MAX_WIDTH)?;
         let sum: usize = self.rope_axes.iter().sum();
         if self.rope_axes.len() != 4 || sum != self.head_dim || self.rope_axes.iter().any(|a| !a.is_multiple_of(2)) {
@@ -212,25 +215,25 @@ pub struct TextConfig {
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Width of a head; heads x head_dim need not be the hidden size.
+    /// Width of a head; `heads * head_dim` may differ from the hidden size.
     pub head_dim: usize,
-    /// Base of the rotary frequencies.
+    /// Base of the RoPE frequencies.
     pub rope_theta: f64,
     /// Added to mean squares in every norm.
     pub rms_eps: f32,
-    /// After how many layers the residual stream is read, ascending; the readings are joined by features.
+    /// Taps: after how many layers the residual stream is read, ascending. The features of all taps are concatenated.
     pub taps: Vec<usize>,
-    /// Tokens in a prompt with its template: shorter ones are padded, longer ones cut.
+    /// Tokens of a prompt with its template; shorter prompts are padded, longer ones truncated.
     pub max_length: usize,
-    /// Rows and columns of an 8-bit matrix that share a multiplier.
+    /// Rows and columns of an fp8 block that share a scale.
     pub fp8_block: [usize; 2],
 }
 
 impl TextConfig {
-    /// Of the first Qwen3, with which the family was trained.
+    /// Value in the first release of Qwen3, with which the family was trained.
     const ROPE_THETA: f64 = 1e6;
 
-    /// Width of the text embedding: the hidden size once for each tap.
+    /// Width of the text embedding: the hidden size times the number of taps.
     pub fn embedding_dim(&self) -> usize {
         self.taps.len() * self.hidden
     }
@@ -240,13 +243,13 @@ impl TextConfig {
         self.taps.last().copied().unwrap_or(0)
     }
 
-    /// Parameters of these layers: what a pass takes grows with them, and not with the vocabulary.
+    /// Parameters of the layers that are run; the cost of a pass grows with them, not with the vocabulary.
     pub fn layer_parameters(&self) -> u64 {
         let size = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
         self.expected_tensors().iter().filter(|(name, _)| name != "embed").map(|(_, shape)| size(shape)).sum()
     }
 
-    /// Every tensor the model asks for.
+    /// Every tensor of the network, by canonical name.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let (d, q, kv, mlp) =
             (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate);
@@ -311,7 +314,7 @@ impl TextConfig {
             fp8_block,
         }
         .checked(&json.path)?;
-        // The reference takes the state after the last layer from behind the final norm, which is not loaded here.
+        // The reference takes the state after the last layer behind the final norm, which is not loaded here.
         if config.used_layers() == config.layers {
             let found = format!("{:?} of {} layers", config.taps, config.layers);
             return Err(value(&json.path, Taps::LAYERS_KEY, found, "taps before the last layer"));
@@ -319,7 +322,7 @@ impl TextConfig {
         Ok(config)
     }
 
-    /// From shapes, and from what a GGUF file says besides: that of llama.cpp always gives the base of the rotation.
+    /// From shapes, and from the metadata of a GGUF file; llama.cpp always writes the RoPE base there.
     pub(super) fn infer(shapes: &Shapes, taps: &Taps) -> Result<Self> {
         let head_dim = shapes.axis("layer.0.q_norm", 1, 0)?;
         let (rope_theta, rms_eps) = match shapes.metadata() {
@@ -359,16 +362,16 @@ impl TextConfig {
         .checked(shapes.path())
     }
 
-    /// What [`infer`](Self::infer) would get wrong of this network in a safetensors file.
-    pub(super) fn untold(&self) -> Option<Untold> {
-        first_untold([
+    /// A value that [`infer`](Self::infer) would get wrong in a safetensors file, if there is one.
+    pub(super) fn lost_without_config(&self) -> Option<LostValue> {
+        first_lost([
             ("rope_theta", self.rope_theta.to_string(), Self::ROPE_THETA.to_string()),
             ("rms_norm_eps", self.rms_eps.to_string(), NORM_EPS.to_string()),
         ])
     }
 
     fn checked(self, path: &Path) -> Result<Self> {
-        // Same names, same shapes, other weights: nothing else tells them apart.
+        // Other weights with the same names and shapes: nothing else tells the releases apart.
         if self.rope_theta == QWEN3_2507_THETA {
             let found = json!(self.rope_theta);
             return Err(unsupported(
@@ -396,7 +399,7 @@ impl TextConfig {
     }
 }
 
-/// Which hidden states the transformer was trained on, and for how many tokens. `model_index.json` may say so.
+/// Taps and prompt length that the transformer was trained with; `model_index.json` may state them.
 #[derive(Clone, Debug)]
 pub(super) struct Taps {
     layers: Vec<usize>,
@@ -442,7 +445,7 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Channels of each encoder level, finest first.
     pub encoder_channels: Vec<usize>,
-    /// Channels of each decoder level, finest first, so the decoder runs them from the back.
+    /// Channels of each decoder level, finest first; the decoder runs them in reverse.
     pub decoder_channels: Vec<usize>,
     /// Residual blocks of an encoder level; a decoder level has one more.
     pub layers_per_block: usize,
@@ -450,15 +453,15 @@ pub struct VaeConfig {
     pub groups: usize,
     /// Added to the variance in group norms.
     pub group_norm_eps: f32,
-    /// Added to the running variance when latents are normalised.
+    /// Added to the running variance when latents are normalized.
     pub bn_eps: f32,
 }
 
 impl VaeConfig {
-    /// Of all that is published.
+    /// Value in all published models.
     const BN_EPS: f32 = 1e-4;
 
-    /// Every tensor the model asks for.
+    /// Every tensor of the network, by canonical name.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let mut t = Vec::new();
         let (z, encoder) = (self.latent_channels, &self.encoder_channels);
@@ -552,16 +555,16 @@ impl VaeConfig {
         .checked(shapes.path())
     }
 
-    /// Every published VAE has 32 groups; one too narrow for that has as many as fit all its widths.
+    /// Groups of a VAE without a configuration: 32 as published, or the most that divide all its widths.
     fn likely_groups(encoder_channels: &[usize], decoder_channels: &[usize]) -> usize {
         let fits = |groups: &usize| encoder_channels.iter().chain(decoder_channels).all(|c| c.is_multiple_of(*groups));
         [32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
-    /// What [`infer`](Self::infer) would get wrong of this network.
-    pub(super) fn untold(&self) -> Option<Untold> {
+    /// A value that [`infer`](Self::infer) would get wrong, if there is one.
+    pub(super) fn lost_without_config(&self) -> Option<LostValue> {
         let groups = Self::likely_groups(&self.encoder_channels, &self.decoder_channels);
-        first_untold([
+        first_lost([
             ("norm_num_groups", self.groups.to_string(), groups.to_string()),
             ("batch_norm_eps", self.bn_eps.to_string(), Self::BN_EPS.to_string()),
         ])
@@ -569,7 +572,7 @@ impl VaeConfig {
 
     fn checked(self, path: &Path) -> Result<Self> {
         let levels = self.encoder_channels.len();
-        // A token is 16x16 pixels throughout: three halvings, then patches of 2x2.
+        // A token is 16x16 pixels: the encoder halves three times, then patches are 2x2.
         if levels != 4 {
             return Err(value(path, "block_out_channels", format!("{levels} levels"), "4 levels"));
         }

@@ -1,13 +1,13 @@
-//! One GGUF file's header: read and checked, or written.
+//! The header of a GGUF file: reading, checking, writing.
 //!
-//! In:  a file. Out: names, types, shapes and byte ranges that all lie within it, and what it says of its model.
+//! In:  a file. Out: names, dtypes, shapes and byte ranges that all lie within the file, and its metadata.
 //!
-//! Format, little-endian: magic, version, number of tensors, number of metadata entries; the entries; the tensors' names,
-//! dimensions (innermost first), types and offsets; then data, each tensor at the next multiple of the alignment. Source:
-//! `docs/gguf.md` in ggml-org/ggml, whose own reader refuses the same gaps and overlaps.
+//! Format, little-endian: magic, version, number of tensors, number of metadata entries; the entries; the tensors'
+//! names, dimensions (innermost first), types and offsets; then data, each tensor at the next multiple of the
+//! alignment. Source: `docs/gguf.md` in ggml-org/ggml, whose own reader refuses the same gaps and overlaps.
 //!
-//! Every count is compared with what the rest of the file can hold before anything is made of it, and long values, such as
-//! a vocabulary, are stepped over.
+//! Every count is compared with the length of the file before anything is allocated. Long values, such as a vocabulary,
+//! are skipped.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
@@ -21,33 +21,33 @@ use crate::tensor_file::{
 /// First bytes of every file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
 
-/// Where data begins and tensors lie, unless the file says otherwise.
+/// Default alignment of the data and of each tensor, in bytes.
 pub(super) const ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 20;
-/// Most entries: the family's files have a few dozen.
+/// Most metadata entries accepted; the family's files have a few dozen.
 const MAX_ENTRIES: u64 = 1 << 16;
-/// Longest name of a tensor or an entry; the format's own limit.
+/// Longest name of a tensor or an entry; a limit of the format.
 const MAX_NAME: u64 = u16::MAX as u64;
-/// Longest text that is kept.
+/// Longest text value that is kept, in bytes.
 const MAX_TEXT: u64 = 4096;
-/// Arrays in arrays.
+/// Deepest nesting of arrays accepted.
 const MAX_DEPTH: usize = 4;
 
-/// What a file says of its model.
+/// Metadata of a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metadata(BTreeMap<String, Entry>);
 
-/// A value, as far as any is asked for.
+/// A metadata value of a kind that is used.
 #[derive(Clone, Debug, PartialEq)]
 enum Entry {
     Number(f64),
     Text(String),
-    /// A truth, an array, a long text.
+    /// A bool, an array or a long text.
     Other,
 }
 
 impl Metadata {
-    /// A number, whole or not.
+    /// The number at `key`, of any numeric type.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.0.get(key) {
             Some(Entry::Number(value)) => Some(*value),
@@ -62,7 +62,7 @@ impl Metadata {
         }
     }
 
-    /// All texts and numbers, as texts.
+    /// All texts and numbers, as text.
     pub fn texts(&self) -> BTreeMap<String, String> {
         let text = |(key, entry): (&String, &Entry)| match entry {
             Entry::Number(value) => Some((key.clone(), value.to_string())),
@@ -73,10 +73,10 @@ impl Metadata {
     }
 }
 
-/// Tensors and metadata of the file of `len` bytes that `file` reads from the start.
+/// Reads tensors and metadata of a file of `len` bytes from its start.
 ///
 /// # Errors
-/// For anything that is not a whole GGUF file.
+/// For anything that is not a complete GGUF file.
 pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, StoredTensor>, Metadata), ReadProblem> {
     let mut header = Header { file: BufReader::new(file), at: 0, len };
     header.skip(MAGIC.len() as u64, "the magic")?;
@@ -112,7 +112,7 @@ pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, St
     Ok((place(infos, data, alignment, len)?, metadata))
 }
 
-/// A tensor as the header has it.
+/// A tensor as the header describes it.
 struct Info {
     name: String,
     dtype: StoredDType,
@@ -120,8 +120,8 @@ struct Info {
     offset: u64,
 }
 
-/// Tensors by name, once each is found to lie where the one before it ends. The data begins at `data`, the file ends at
-/// `file`.
+/// Tensors by name. Checks that each begins where the one before it ends. `data` is the offset of the data, `file` the
+/// length of the file.
 fn place(
     infos: Vec<Info>,
     data: u64,
@@ -172,7 +172,7 @@ fn invalid(message: String) -> ReadProblem {
     FileProblem::Gguf { message }.into()
 }
 
-/// A header being read.
+/// Reads a header and keeps count of the position.
 struct Header<R> {
     file: BufReader<R>,
     at: u64,
@@ -180,7 +180,7 @@ struct Header<R> {
 }
 
 impl<R: Read> Header<R> {
-    /// Refuse to read `bytes` more if the file does not hold them, or no sane header does.
+    /// Refuses to read `bytes` more if they go beyond the file or the limit of a header.
     fn need(&self, bytes: u64, what: &str) -> Result<(), ReadProblem> {
         let end = self.at.saturating_add(bytes);
         if end > self.len {
@@ -226,7 +226,7 @@ impl<R: Read> Header<R> {
         String::from_utf8(bytes).map_err(|_| invalid(format!("{what} is not UTF-8")))
     }
 
-    /// The value of entry `key`.
+    /// Reads the value of entry `key`.
     fn entry(&mut self, key: &str, kind: u32, depth: usize) -> Result<Entry, ReadProblem> {
         let what = &format!("entry `{key}`");
         Ok(match kind {
@@ -258,7 +258,7 @@ impl<R: Read> Header<R> {
             }
             9 if depth < MAX_DEPTH => {
                 let (kind, count) = (self.u32(what)?, self.u64(what)?);
-                // The least that each takes: a length for a text, a type and a length for an array.
+                // The fewest bytes of an element: a length for a text, a type and a length for an array.
                 let least = match kind {
                     0 | 1 | 7 => 1,
                     2 | 3 => 2,
@@ -289,7 +289,7 @@ impl<R: Read> Header<R> {
         })
     }
 
-    /// What the header says of a tensor.
+    /// Reads the description of a tensor.
     fn tensor(&mut self) -> Result<Info, ReadProblem> {
         let name = self.text("the name of a tensor", MAX_NAME)?;
         let what = &format!("tensor `{name}`");
@@ -309,7 +309,7 @@ impl<R: Read> Header<R> {
     }
 }
 
-/// Types by number; those of which there is no other number were removed. Source: `ggml.h` and `ggml-common.h`.
+/// Element types by number; missing numbers were removed from the format. Source: `ggml.h` and `ggml-common.h`.
 fn parse_dtype(kind: u32) -> Option<StoredDType> {
     use StoredDType::{Known, Other};
     Some(match kind {
@@ -352,7 +352,7 @@ fn parse_dtype(kind: u32) -> Option<StoredDType> {
 
 // ---- writing ----
 
-/// A value that is to be written.
+/// A metadata value to write.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     U32(u32),
@@ -372,10 +372,10 @@ impl From<&str> for Value {
     }
 }
 
-/// The header of a file of `tensors`, which follow it in their order, each at the next multiple of [`ALIGNMENT`].
+/// The header of a file whose data are `tensors` in their order, each at the next multiple of [`ALIGNMENT`].
 ///
 /// # Panics
-/// If one has a dtype that the format has not.
+/// If the format lacks the dtype of a tensor.
 pub(super) fn header(tensors: &[NewTensor], metadata: &[(&str, Value)]) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     let text = |out: &mut Vec<u8>, text: &str| {

@@ -1,6 +1,7 @@
-//! What a file or folder is, from its headers alone: for people who have one and wonder.
+//! What a file or folder of weights is, judged by its headers.
 //!
-//! In:  a place on disk. Out: [`Inspection`]; what keeps a part from being loaded is in it and no error.
+//! In:  a location. Out: [`Inspection`]. A problem that keeps a part from being loaded is part of the result, not an
+//!      error.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,61 +19,61 @@ use crate::tensor_file::{FileMetadata, Printable, TensorFile};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
-/// What is known of a file or folder.
+/// What a file or folder is.
 #[derive(Debug)]
 pub struct Inspection {
-    /// The parts of a model; one if it is no whole model.
+    /// The three parts of a whole model, else one part.
     pub parts: Vec<InspectedPart>,
-    /// The folder of a whole model.
+    /// Present for the folder of a whole model.
     pub model: Option<InspectedModel>,
 }
 
-/// What is known of a folder of a whole model beside its parts.
+/// What the folder of a whole model is, besides its parts.
 #[derive(Debug)]
 pub struct InspectedModel {
-    /// Members of the family that it can be: one, or none if its sizes are nobody's.
+    /// The member of the family it is; none if its sizes are not published.
     pub variants: Vec<&'static str>,
-    /// Whether a tokenizer comes with it; without, the built-in one is used.
+    /// Whether it has a tokenizer; otherwise the built-in one is used.
     pub has_tokenizer: bool,
 }
 
-/// A network, or a file that is none.
+/// A network, or another file of tensors.
 #[derive(Debug)]
 pub struct InspectedPart {
-    /// Where it is.
+    /// File or folder.
     pub location: Location,
-    /// What it is.
+    /// What its tensors are.
     pub kind: PartKind,
     /// `safetensors` or `gguf`; empty if there is no such file.
     pub container: &'static str,
-    /// How many files.
+    /// Number of files.
     pub files: usize,
-    /// Of all tensors.
+    /// Bytes of all tensors.
     pub bytes: u64,
-    /// How many tensors there are of an element type and the bytes they take, the most bytes first.
+    /// Element types, each with the number of its tensors and their bytes; the most bytes first.
     pub dtypes: Vec<(String, usize, u64)>,
-    /// Sizes of the network.
+    /// Sizes of the network, in words.
     pub sizes: Option<String>,
-    /// How many parameters it has; known where nothing is wrong.
+    /// Number of parameters; `None` if the network cannot be loaded.
     pub parameters: Option<u64>,
-    /// Members of the family that a transformer can be one of: base and distilled ones differ in nothing but values.
+    /// Members of the family that a transformer can be. Base and distilled members differ only in values.
     pub variants: Vec<&'static str>,
-    /// What the file says of itself, a line each; long texts are left out.
+    /// Metadata of the file, without long texts.
     pub metadata: BTreeMap<String, String>,
-    /// Why it cannot be loaded.
+    /// Why it cannot be loaded, if it cannot.
     pub problem: Option<Error>,
 }
 
 /// What a set of tensors is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartKind {
-    /// A network of the family, and how its tensors are named.
+    /// A network of the family, and its naming scheme.
     Network(Part, Layout),
-    /// A LoRA for the transformer, by how many matrices it changes; 0 if it fits none.
+    /// A LoRA, and the number of transformer matrices it changes; 0 if it fits no known transformer.
     Lora(usize),
-    /// Something else that is recognised.
+    /// Something else that is recognized.
     Other(&'static str),
-    /// Nothing that is recognised.
+    /// Not recognized.
     Unknown,
 }
 
@@ -88,13 +89,13 @@ impl fmt::Display for PartKind {
     }
 }
 
-/// Longest text of a file's metadata that is shown.
+/// Longest text of metadata that is shown, in bytes.
 const MAX_TEXT: usize = 200;
 
-/// Look at the headers of a model's folder, of a network's folder, or of a file.
+/// Reads the headers of a model's folder, a network's folder, or a file.
 ///
 /// # Errors
-/// [`Error::ModelMissing`] if there is nothing; [`Error::Checkpoint`] or [`Error::Io`] for a file that is no file of tensors.
+/// [`Error::ModelMissing`] if nothing is there; [`Error::Checkpoint`] or [`Error::Io`] if it is no file of tensors.
 pub fn inspect(location: &Location) -> Result<Inspection> {
     if !location.exists()? {
         return Err(Error::ModelMissing { path: location.path().to_owned() });
@@ -141,7 +142,7 @@ impl InspectedPart {
         }
     }
 
-    /// `kinds` are those a transformer may be of.
+    /// `kinds` limits the variants that a transformer can be.
     fn of(location: &Location, kinds: &[Kind]) -> Result<Self> {
         let checkpoint = Checkpoint::open(location)?;
         let mut dtypes: Vec<(String, usize, u64)> = Vec::new();
@@ -215,13 +216,13 @@ impl InspectedPart {
         self
     }
 
-    /// A LoRA fits the transformers of one size.
+    /// Tries the LoRA on the transformer of every known size.
     fn lora(mut self, file: &TensorFile) -> Result<Self> {
         let bytes = file.bytes()?;
         self.kind = PartKind::Lora(0);
         let path = LoraPath { location: self.location.clone(), scale: 1.0 };
         let mut first_problem = None;
-        let mut has_homes = false;
+        let mut has_targets = false;
         for (name, config) in transformer_sizes() {
             match Lora::of(file, &bytes, &path, &config) {
                 Ok(lora) => {
@@ -229,14 +230,14 @@ impl InspectedPart {
                     self.variants.push(name);
                 }
                 Err(problem) => {
-                    has_homes |=
+                    has_targets |=
                         matches!(&problem, Error::Lora { problem: LoraProblem::Tensors(m), .. } if m.is_of_size());
                     first_problem.get_or_insert(problem);
                 }
             }
         }
         if self.variants.is_empty() {
-            match has_homes {
+            match has_targets {
                 true => self.sizes = Some("those of no published model".into()),
                 false => self.problem = first_problem,
             }
@@ -245,9 +246,9 @@ impl InspectedPart {
     }
 }
 
-/// Texts that are not too long, fit to be printed.
+/// Short texts, safe to print.
 fn shown(texts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    // Every file says in which library its tensors were.
+    // `format` names the library the tensors come from; every file has it.
     let short = texts.iter().filter(|(key, text)| *key != "format" && text.len() <= MAX_TEXT);
     short.map(|(key, text)| (Printable(key).to_string(), Printable(text).to_string())).collect()
 }
@@ -256,7 +257,8 @@ fn sizes_of_transformer(c: &TransformerConfig) -> String {
     let TransformerConfig { double_blocks, single_blocks, heads, head_dim, context_dim, .. } = c;
     let width = c.hidden();
     format!(
-        "{double_blocks} double and {single_blocks} single blocks, width {width}, {heads} heads of {head_dim}, reads {context_dim} text features"
+        "{double_blocks} double and {single_blocks} single blocks, width {width}, {heads} heads of {head_dim}, \
+         reads {context_dim} text features"
     )
 }
 
@@ -264,7 +266,8 @@ fn sizes_of_text_encoder(c: &TextConfig) -> String {
     let TextConfig { layers, hidden, heads, kv_heads, vocab, .. } = c;
     let used = c.used_layers();
     format!(
-        "{layers} layers of which {used} are used, width {hidden}, {heads} heads over {kv_heads}, {vocab} tokens, makes {} features",
+        "{layers} layers of which {used} are used, width {hidden}, {heads} heads over {kv_heads}, {vocab} tokens, \
+         makes {} features",
         c.embedding_dim()
     )
 }

@@ -1,4 +1,8 @@
-//! JSON out of files that nobody has checked: one object, its keys, and what is wrong with them by key and value.
+//! JSON objects from untrusted files: values by key, and errors that name the key, the value and what was expected.
+//!
+//! Read by hand and not through serde: a derived type would say "invalid value" without the range that is allowed, and
+//! a `null` that counts as absent, an alternative place of a key or a supported value would each need code all the
+//! same.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +14,7 @@ use crate::location::Location;
 use crate::tensor_file::Printable;
 use crate::{Error, Result};
 
-/// An object from a JSON file, with the file's path for errors.
+/// An object from a JSON file, and the file's path for errors.
 #[derive(Debug)]
 pub(super) struct Json {
     pub path: PathBuf,
@@ -18,7 +22,7 @@ pub(super) struct Json {
 }
 
 impl Json {
-    /// Read a file of at most `max_bytes`.
+    /// Reads an object from a file of at most `max_bytes`.
     pub fn read(file: &Location, max_bytes: u64) -> Result<Self> {
         let path = file.path().to_owned();
         let refuse = |problem| Error::Config { path: path.clone(), problem };
@@ -60,7 +64,7 @@ impl Json {
         }
     }
 
-    /// Absent, `null` or one of `supported`.
+    /// Accepts a key that is absent, `null` or one of `supported`; refuses any other value.
     pub fn only(&self, key: &str, supported: &[Value]) -> Result<()> {
         match self.get(key) {
             Some(found) if !supported.contains(found) => {
@@ -128,7 +132,7 @@ pub(super) fn range(path: &Path, key: &str, found: usize, max: usize) -> Result<
     if (1..=max).contains(&found) { Ok(()) } else { Err(value(path, key, found, format!("1 to {max}"))) }
 }
 
-/// A value as JSON, not longer than a line.
+/// A value as JSON, truncated to a line.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -137,58 +141,58 @@ fn short(value: &Value) -> String {
     }
 }
 
-/// What is wrong with a configuration, or with what the tensors' shapes say in its stead.
+/// What is wrong with a configuration, or with the tensor shapes that replace it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigProblem {
-    /// A folder, or far too long for a configuration.
+    /// A folder, or too long for a configuration.
     #[error("not a file of at most {max} bytes ({bytes})")]
     NotReadable {
-        /// Its length.
+        /// Length in bytes.
         bytes: u64,
-        /// Largest allowed.
+        /// Largest length accepted, in bytes.
         max: u64,
     },
     /// Not a JSON object.
     #[error("not valid: {}", Printable(message))]
     Json {
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("`{key}` is missing")]
     Missing {
-        /// Key.
+        /// The key.
         key: String,
     },
     /// A value of the wrong kind, or out of range.
     #[error("`{key}` is {}, expected {expected}", Printable(found))]
     Value {
-        /// Key.
+        /// The key.
         key: String,
-        /// What it says.
+        /// The value.
         found: String,
-        /// What would do.
+        /// What is accepted.
         expected: String,
     },
-    /// A value that means something, which this engine does not do.
+    /// A valid value that this engine does not support.
     #[error("`{key}` is {}, only {supported} is supported", Printable(found))]
     Unsupported {
-        /// Key.
+        /// The key.
         key: String,
-        /// What it says.
+        /// The value.
         found: String,
-        /// What is supported.
+        /// The value that is supported.
         supported: String,
     },
-    /// A tensor from which a size was to be read has another number of axes, or an axis of zero.
+    /// A tensor from which a size is inferred has another number of axes, or an axis of zero.
     #[error("`{}` has shape {shape:?}, expected {axes} axes", Printable(tensor))]
     Shape {
-        /// Tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// Axes it should have.
+        /// Number of axes expected.
         axes: usize,
     },
 }

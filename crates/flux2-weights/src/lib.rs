@@ -1,28 +1,29 @@
-//! Checkpoints: from a path somebody typed, or bytes in the program, to tensors under names models know.
+//! Checkpoints of FLUX.2 \[klein\]: from a path, or bytes in the program, to tensors under canonical names.
 //!
 //! ```text
-//! ModelPaths ─▶ ModelFiles::open ─▶ Component { config, plan } ─▶ map() ─▶ WeightSource::tensor("double.0.img.qkv")
+//! ModelPaths ─▶ ModelFiles::open ─▶ Component { config, plan } ─▶ map() ─▶ WeightSource::tensor("img_in")
 //! ```
 //!
 //! | file | holds |
 //! |---|---|
 //! | `location` | where files are: on disk, or in a table of bytes in the program |
-//! | `tensor_file` | one file of tensors: which container it is, its header checked, its bytes mapped |
+//! | `error` | what can go wrong, and what would help |
+//! | `tensor_file` | one file of tensors: container recognized, header checked, bytes mapped |
 //! | `safetensors`, `gguf` | the two containers |
-//! | `layout` | the two naming schemes as tables of rules, and how to tell them apart |
-//! | `config` | sizes, from `config.json` or tensor shapes; the tensors they imply |
+//! | `layout` | naming schemes of checkpoints and LoRAs as tables, and how they are recognized |
+//! | `config` | sizes, from `config.json` or tensor shapes; the tensors that follow from them |
 //! | `component` | one network: its shards, checked against its configuration |
-//! | `json` | JSON files, hostile as the others |
-//! | `inspect` | what a file or folder is, for people who wonder |
-//! | `mismatch` | what a file lacks or has too much, with the nearest names |
+//! | `json` | untrusted JSON files |
+//! | `inspect` | what a file or folder is, for people |
+//! | `mismatch` | tensors that are missing, left over or wrong, with similar names |
 //! | `model_files` | the whole model, its parts checked against each other |
-//! | `lora` | corrections that are added to the transformer's matrices when it is loaded |
-//! | `quantize` | which weights are rounded when they are loaded or converted |
+//! | `lora` | LoRAs, merged into the transformer's matrices when it is loaded |
+//! | `quantize` | the number formats of a run; which weights are quantized |
 //! | `convert` | a model in another number format, as files |
 //! | `variant`, `sizes` | the members of the family; the sizes they are published in |
-//! | `synthetic` | a model in no file: the sizes of a member of the family, random values |
+//! | `synthetic` | models without files: published sizes, random weights |
 //!
-//! Files are hostile until [`ModelFiles::open`] has returned; after that nobody checks again.
+//! Files are untrusted until [`ModelFiles::open`] has returned. After that no code checks them again.
 
 mod component;
 mod config;
@@ -61,10 +62,10 @@ pub use quantize::Precision;
 pub use tensor_file::FileProblem;
 pub use variant::Variant;
 
-/// Longest JSON file that is read: an index of shards is about 100 kB.
+/// Longest JSON file accepted, in bytes; an index of shards has about 100 kB.
 const MAX_INDEX_BYTES: u64 = 16 << 20;
 
-/// Where a model gets its weights, by canonical name.
+/// Source of a network's weights, by canonical name.
 ///
 /// Transformer: `img_in`, `txt_in`, `time_in.{0|1}`, `modulation.{img|txt|single}`,
 /// `double.{i}.{img|txt}.{qkv|q_norm|k_norm|proj|mlp_in|mlp_out}`, `single.{i}.{qkv_mlp|q_norm|k_norm|out}`,
@@ -72,18 +73,18 @@ const MAX_INDEX_BYTES: u64 = 16 << 20;
 /// `layer.{i}.{attn_norm|q|k|v|q_norm|k_norm|o|mlp_norm|gate|up|down}`. VAE: the names in
 /// [`VaeConfig::expected_tensors`], with `.weight` and `.bias`.
 pub trait WeightSource {
-    /// The tensor `name`, in canonical form and as it is stored: its values are decoded where they are used.
+    /// The tensor `name` in canonical form. Its values stay as they are stored and are decoded where they are used.
     ///
     /// # Errors
     /// [`Error::UnknownWeight`] if there is none of that name.
     fn tensor(&self, name: &str) -> Result<HostTensor>;
 
-    /// What becomes of the matrix `name` when it is loaded.
+    /// The format that the matrix `name` is quantized to when it is loaded.
     fn format(&self, _name: &str) -> Format {
         Format::AsStored
     }
 
-    /// Where matrices are to be between their uses.
+    /// Where matrices are kept between uses.
     fn placement(&self) -> Placement {
         Placement::Device
     }

@@ -1,9 +1,9 @@
 //! Where a model's files are: on disk, or in a table of bytes that is part of the program.
 //!
-//! In:  a path somebody typed, or such a table. Out: what is there, and its bytes.
+//! In:  a path, or such a table. Out: what is there, and its bytes.
 //!
-//! The rest of the loader asks here and nowhere else, so that a model is found, checked and planned by the same code
-//! wherever it lies.
+//! The rest of the loader accesses files through this module only, so a built-in model takes the same path as one on
+//! disk.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,35 +18,35 @@ use flux2_backend::{ByteOwner, HostBytes};
 
 use crate::{Error, Result};
 
-/// A file of a table: its path inside the folder, with `/` between its parts, and its bytes, at any alignment.
+/// A file of a table: its path inside the folder, with `/` between its parts, and its bytes, of any alignment.
 pub type EmbeddedFile = (&'static str, &'static [u8]);
 
 /// A file or a folder, on disk or in a table.
 #[derive(Clone, Default)]
 pub struct Location {
-    /// On disk, or below the name of the table.
+    /// Path on disk, or below the name of the table.
     path: PathBuf,
-    /// `None` is the disk.
+    /// `None` for a path on disk.
     table: Option<&'static [EmbeddedFile]>,
 }
 
-/// A file as it was when it was looked at.
+/// Properties of a file at the time it was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
-    /// An ordinary file: no folder, pipe or device.
+    /// Regular file: not a folder, pipe or device.
     pub is_file: bool,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub len: u64,
     modified: Option<SystemTime>,
 }
 
 impl Location {
-    /// The folder that `files` are. Errors and pictures call it `name`.
+    /// A folder made of `files`. Errors and the parameters of pictures call it `name`.
     pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
         Location { path: name.into(), table: Some(files) }
     }
 
-    /// The model that comes with this library, klein-mini; `None` if it was built without the feature `mini`.
+    /// The model that comes with this library, klein-mini; `None` without the feature `mini`.
     pub fn builtin() -> Option<Self> {
         #[cfg(feature = "mini")]
         return Some(Location::embedded(crate::variant::KLEIN_MINI, flux2_mini::FILES));
@@ -54,15 +54,15 @@ impl Location {
         None
     }
 
-    /// Its path; that of something in a table begins with the table's name.
+    /// Its path. Paths in a table begin with the table's name.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether something is there; that it may not be looked at is another matter than its absence.
+    /// Whether something is there.
     ///
     /// # Errors
-    /// [`Error::Io`] if it may not be looked at.
+    /// [`Error::Io`] if the system does not say, for example for lack of permission.
     pub fn exists(&self) -> Result<bool> {
         match self.table {
             None => self.path.try_exists().map_err(|source| self.io(source)),
@@ -70,17 +70,17 @@ impl Location {
         }
     }
 
-    /// Where it leads on the disk, through all links; `None` if it is not there, or not on the disk.
+    /// Its path on disk with all links resolved; `None` if it does not exist or is not on disk.
     pub(crate) fn canonical(&self) -> Option<PathBuf> {
         self.table.is_none().then(|| self.path.canonicalize().ok())?
     }
 
-    /// What is called `name` in this folder.
+    /// The entry `name` of this folder.
     pub(crate) fn join(&self, name: impl AsRef<Path>) -> Self {
         Location { path: self.path.join(name), table: self.table }
     }
 
-    /// The folder it is in; the root of a disk is in itself.
+    /// The folder it is in; the root is its own parent.
     pub(crate) fn parent(&self) -> Self {
         Location { path: self.path.parent().unwrap_or(&self.path).to_owned(), table: self.table }
     }
@@ -102,11 +102,11 @@ impl Location {
         }
     }
 
-    /// Last part of its path, without the extension if it is a file; a snapshot in the hub's cache is called by its
-    /// repository, as it has only a hash for a name of its own.
+    /// Last part of its path, without the extension if it is a file. For a snapshot in the hub's cache, whose own name
+    /// is a hash, the name of its repository.
     pub(crate) fn stem(&self) -> Option<String> {
         let full = match self.table {
-            // A link is called by its own name: what it leads to may be a blob.
+            // A link keeps its own name: its target may be a blob named by a hash.
             None if self.is_dir() => &self.path.canonicalize().unwrap_or_else(|_| self.path.clone()),
             _ => &self.path,
         };
@@ -122,7 +122,7 @@ impl Location {
         }
     }
 
-    /// What lies in this folder, in alphabetical order.
+    /// Entries of this folder, in alphabetical order.
     pub(crate) fn entries(&self) -> Result<Vec<Location>> {
         let mut names = Vec::new();
         match self.table {
@@ -144,7 +144,7 @@ impl Location {
         Ok(names.into_iter().map(|name| self.join(name)).collect())
     }
 
-    /// What is known of a file without opening it: opening a pipe would wait for somebody to write to it.
+    /// Properties of a file, read without opening it: opening a pipe would block until somebody writes to it.
     pub(crate) fn stat(&self) -> Result<Stat> {
         match self.table {
             None => std::fs::metadata(&self.path).map(Stat::of).map_err(|e| self.io(e)),
@@ -156,8 +156,8 @@ impl Location {
         }
     }
 
-    /// When the system last noted a change to a file or to what is known of it, which no program can set; `None` where there
-    /// is no such time.
+    /// Time of the last change of a file or its metadata (ctime, which no program can set) in seconds and nanoseconds;
+    /// `None` where the system has no such time.
     pub(crate) fn change_time(&self) -> Option<(i64, i64)> {
         #[cfg(unix)]
         if self.table.is_none() {
@@ -167,7 +167,7 @@ impl Location {
         None
     }
 
-    /// The bytes of a file, from the first on.
+    /// Opens a file for reading from its first byte on.
     pub fn reader(&self) -> Result<Box<dyn Read>> {
         match self.table {
             None => Ok(Box::new(File::open(&self.path).map_err(|e| self.io(e))?)),
@@ -175,15 +175,15 @@ impl Location {
         }
     }
 
-    /// All bytes of a file, without copying them. One on disk is mapped, and unmapped when the last window of these bytes
-    /// is dropped.
+    /// All bytes of a file, without copying them. A file on disk is mapped, and unmapped when the last slice of these
+    /// bytes is dropped.
     ///
-    /// While it is mapped the file must not be written to: a byte changed in place changes the picture, and a file cut
-    /// short ends the process (the system signals it, and a library cannot catch that). Replace files by renaming.
+    /// The file must not be written to while it is mapped. A byte changed in place changes the picture, and a truncated
+    /// file ends the process with SIGBUS, which a library cannot catch. Replace files by renaming.
     ///
     /// # Errors
     /// [`Error::FileChanged`] if it is no longer the file that was `checked`.
-    // The one place above the backend that needs it.
+    // The only unsafe code above the backend.
     #[allow(unsafe_code)]
     pub(crate) fn bytes(&self, checked: Stat) -> Result<HostBytes> {
         if self.table.is_some() {
@@ -193,19 +193,19 @@ impl Location {
         if Stat::of(file.metadata().map_err(|e| self.io(e))?) != checked {
             return Err(Error::FileChanged { path: self.path.clone() });
         }
-        // SAFETY: sound as long as nobody writes to the file while it is mapped, which no program can enforce and every
-        // program that maps its weights relies on. The length and time were compared a moment ago; bytes are only ever
-        // decoded as numbers, for which every bit pattern is valid.
+        // SAFETY: sound as long as nobody writes to the file while it is mapped. No program can enforce that, and every
+        // program that maps weights relies on it. Length and time were compared just before. The bytes are only decoded
+        // as numbers, for which every bit pattern is valid.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| self.io(e))?;
         Ok(HostBytes::new(Arc::new(MappedFile(map))))
     }
 
-    /// An error of the system about this place.
+    /// Wraps an error of the system with this path.
     pub fn io(&self, source: std::io::Error) -> Error {
         Error::Io { path: self.path.clone(), source }
     }
 
-    /// Its path in the table; empty for the whole of it, `None` for what is outside.
+    /// Path inside the table: empty for the table itself, `None` for a path outside it.
     fn key(&self) -> Option<String> {
         let mut parts = self.path.components();
         parts.next()?;
@@ -246,7 +246,7 @@ impl From<String> for Location {
     }
 }
 
-/// The path alone: a table is long.
+/// Prints the path only: a table is long.
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.table.is_some() { "Embedded" } else { "Disk" };
@@ -254,7 +254,7 @@ impl fmt::Debug for Location {
     }
 }
 
-/// A file as bytes.
+/// A memory-mapped file.
 struct MappedFile(memmap2::Mmap);
 
 impl AsRef<[u8]> for MappedFile {
@@ -270,11 +270,11 @@ impl ByteOwner for MappedFile {
 
     #[allow(unsafe_code)]
     fn forget(&self, range: Range<usize>) {
-        // Whole pages within the range; its neighbours may be in use.
+        // Only whole pages within the range: bytes beside it may be in use.
         let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
         if !whole.is_empty() {
-            // SAFETY: the map is shared, read-only and of a file, so that dropped pages come back with the same bytes. A
-            // failure leaves them where they are.
+            // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back with the same
+            // bytes. A failure leaves them in memory.
             #[cfg(unix)]
             let _ =
                 unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, whole.start, whole.len()) };
@@ -282,7 +282,7 @@ impl ByteOwner for MappedFile {
     }
 }
 
-/// A multiple of the size of pages on the systems there are.
+/// A multiple of the page size of all supported systems.
 const PAGE: usize = 64 << 10;
 
 #[cfg(test)]

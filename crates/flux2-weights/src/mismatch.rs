@@ -1,50 +1,50 @@
-//! What a file should hold and does not, or holds and should not, with the nearest names.
+//! Tensors that a file lacks, has too many of or has wrongly, with the most similar names.
 
 use std::collections::BTreeMap;
 
 use crate::tensor_file::Printable;
 
-/// Tensors a file should have and has not, or has and should not; all of them, under their stored names.
+/// All tensors that are wrong in a file, under their stored names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Asked for and not there.
+    /// Expected and not stored.
     pub missing: Vec<String>,
-    /// There and not asked for.
+    /// Stored and not expected.
     pub unused: Vec<String>,
-    /// There with another shape.
+    /// Stored with another shape.
     pub shapes: Vec<WrongShape>,
-    /// There with an element type that is not computed with, and which.
+    /// Stored with an unsupported element type: name and type.
     pub dtypes: Vec<(String, String)>,
-    /// For the first of the missing and the unused: the most similar name on the other side.
+    /// For the first missing and unused names, the most similar name of the other list.
     pub nearest: BTreeMap<String, String>,
 }
 
 /// A tensor with the wrong shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongShape {
-    /// Its stored name.
+    /// Stored name.
     pub name: String,
-    /// The shape it has.
+    /// Stored shape.
     pub found: Vec<usize>,
-    /// The shape it should have.
+    /// Expected shape.
     pub expected: Vec<usize>,
 }
 
 impl Mismatch {
-    /// Whether nothing is wrong but shapes.
+    /// Whether only shapes are wrong.
     pub(super) fn is_of_size(&self) -> bool {
         let Mismatch { missing, unused, shapes, dtypes, .. } = self;
         !shapes.is_empty() && missing.is_empty() && unused.is_empty() && dtypes.is_empty()
     }
 
-    /// How many of each kind are printed: more than any model of the family has, less than a hostile file can hold.
+    /// Most names of each kind that are printed.
     pub(super) const SHOWN: usize = 500;
-    /// Pairs of names that are compared to find neighbours, at most: a few tenths of a second.
+    /// Most pairs of names that are compared to find similar ones, which takes a few tenths of a second.
     pub(super) const COMPARED: usize = 100_000;
 
-    /// For what will be printed, find the most similar name: of what is missing among what is unused, and the other way
-    /// round; if nothing is missing, among the names that are `used`.
-    pub(super) fn name_neighbours<'n>(&mut self, used: impl Iterator<Item = &'n String>) {
+    /// Finds the most similar name for each name that will be printed: for a missing name among the unused ones and
+    /// vice versa. If nothing is missing, the names in `used` are candidates too.
+    pub(super) fn suggest_names<'n>(&mut self, used: impl Iterator<Item = &'n String>) {
         let used: Vec<&String> = if self.missing.is_empty() { used.collect() } else { vec![] };
         let mut nearest = BTreeMap::new();
         for (names, others) in [(&self.missing, &self.unused), (&self.unused, &self.missing)] {
@@ -58,7 +58,7 @@ impl Mismatch {
     }
 }
 
-/// The most similar of `names`, if one is similar at all. Bounded work, whatever a hostile file holds.
+/// The most similar of `names`, if one is similar at all. The work is bounded, whatever a hostile file holds.
 pub(crate) fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     const LONGEST: usize = 200;
     let similar = |n: &&str| n.len() <= LONGEST && *n != name;

@@ -1,6 +1,6 @@
 //! A whole model: variant, transformer, text encoder, VAE and tokenizer, opened and checked together.
 //!
-//! In:  [`ModelPaths`], a diffusers folder or single files. Out: [`ModelFiles`], in which everything fits everything.
+//! In:  [`ModelPaths`], a diffusers folder or single files. Out: [`ModelFiles`], whose parts fit each other.
 
 use flux2_base::Part;
 
@@ -14,29 +14,30 @@ use crate::lora::{Lora, LoraPath};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
-/// Where a model's files are.
+/// Where a model's files are, as somebody named them.
 #[derive(Clone, Debug, Default)]
 pub struct ModelPaths {
     /// A diffusers folder (with `model_index.json`), or the transformer as one file.
     pub model: Location,
-    /// Transformer, file or folder; instead of the folder's own.
+    /// Transformer, file or folder, in place of the one in the model's folder.
     pub transformer: Option<Location>,
-    /// Text encoder, file or folder; instead of the folder's own, and needed if `model` is a file.
+    /// Text encoder, file or folder, in place of the one in the model's folder; required if `model` is a file.
     pub text_encoder: Option<Location>,
-    /// VAE, file or folder; instead of the folder's own, and needed if `model` is a file.
+    /// VAE, file or folder, in place of the one in the model's folder; required if `model` is a file.
     pub vae: Option<Location>,
     /// LoRAs to add to the transformer, in this order.
     pub loras: Vec<LoraPath>,
-    /// Which member of the family it is, where files do not say; without it a single file counts as distilled.
+    /// The member of the family, where files do not tell. Without it a single file counts as distilled.
     pub variant: Option<&'static Variant>,
 }
 
-/// A model whose files are all there, whole, and fit each other. No weights are in memory yet.
+/// A model whose files exist, are complete and fit each other. No weights are in memory yet.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// Member of the family.
+    /// The member of the family.
     pub variant: &'static Variant,
-    /// What to call it: the variant's name, or the folder's if its sizes are nobody's. Never a path.
+    /// Name for the parameters of pictures: the variant's, or the folder's if its sizes are not published. Never a
+    /// path.
     pub name: String,
     /// The flow transformer.
     pub transformer: Component<TransformerConfig>,
@@ -46,17 +47,17 @@ pub struct ModelFiles {
     pub vae: Component<VaeConfig>,
     /// LoRAs that are added to the transformer when it is loaded, in this order.
     pub loras: Vec<Lora>,
-    /// A `tokenizer.json` that came with the model; `None` means the built-in one.
+    /// The model's `tokenizer.json`; `None` for the built-in one.
     pub tokenizer: Option<Location>,
 }
 
 impl ModelFiles {
-    /// Open and check a model.
+    /// Opens and checks a model.
     ///
     /// # Errors
-    /// [`Error::ModelMissing`] and its siblings if files are not there; [`Error::Checkpoint`], [`Error::Config`] and
-    /// [`Error::Tensors`] if one is not what it should be; [`Error::PartsDisagree`] if they do not belong together; for LoRAs
-    /// as [`with_loras`](Self::with_loras).
+    /// [`Error::ModelMissing`] and its siblings if files are missing; [`Error::Checkpoint`], [`Error::Config`] and
+    /// [`Error::Tensors`] if one is not what it should be; [`Error::PartsDisagree`] if they do not belong together. For
+    /// LoRAs as [`with_loras`](Self::with_loras).
     pub fn open(paths: &ModelPaths) -> Result<Self> {
         if !paths.model.exists()? {
             return Err(Error::ModelMissing { path: paths.model.path().to_owned() });
@@ -72,7 +73,7 @@ impl ModelFiles {
                 return Err(Error::TwoTransformers { model, given });
             }
         };
-        // A file that is something else says so before the other two are asked for.
+        // Open it first: a wrong file is reported before the other two parts are asked for.
         let transformer = Component::<TransformerConfig>::open(transformer)?;
         let beside = |given: &Option<Location>, folder: &str, part: Part| match given {
             Some(location) => Ok(location.clone()),
@@ -97,7 +98,7 @@ impl ModelFiles {
         files.with_loras(&paths.loras)
     }
 
-    /// The same for a run that computes nothing.
+    /// The same model for a dry run, see [`Component::outline`].
     pub fn outline(&self) -> Self {
         let ModelFiles { transformer, text_encoder, vae, .. } = self;
         let transformer = transformer.outline(|name| self.loras.iter().any(|lora| lora.touches(name)));
@@ -107,7 +108,7 @@ impl ModelFiles {
 }
 
 impl Component<TransformerConfig> {
-    /// Open and check a transformer alone, file or folder.
+    /// Opens and checks a transformer alone, file or folder.
     ///
     /// # Errors
     /// As [`ModelFiles::open`].
@@ -127,7 +128,7 @@ impl Component<TransformerConfig> {
 }
 
 impl Component<TextConfig> {
-    /// Open and check a text encoder alone, file or folder, with the taps and the prompt length of the family.
+    /// Opens and checks a text encoder alone, file or folder, with the family's taps and prompt length.
     ///
     /// # Errors
     /// As [`ModelFiles::open`].
@@ -148,7 +149,7 @@ impl Component<TextConfig> {
 }
 
 impl Component<VaeConfig> {
-    /// Open and check a VAE alone, file or folder.
+    /// Opens and checks a VAE alone, file or folder.
     ///
     /// # Errors
     /// As [`ModelFiles::open`].
@@ -178,12 +179,12 @@ fn wants(dialect: Dialect, tensors: Vec<(String, Vec<usize>)>) -> Wants {
     Wants { dialect, tensors, layers_unused_from: usize::MAX, fp8_block: [128; 2] }
 }
 
-/// Whether a folder's model is distilled, base or KV.
+/// Reads from `model_index.json` whether the model is distilled, base or KV.
 pub(super) fn kind_of_folder(folder: &Location) -> Result<Kind> {
     Ok(read_model_index(folder)?.0)
 }
 
-/// What `model_index.json` says that nothing else does: the kind of model, and which text states it reads.
+/// Reads the kind of model and its taps from `model_index.json`; no other file has them.
 fn read_model_index(folder: &Location) -> Result<(Kind, Taps)> {
     let file = folder.join("model_index.json");
     if !file.is_file() {
@@ -221,7 +222,7 @@ fn check_fit(transformer: &TransformerConfig, text: &TextConfig, vae: &VaeConfig
     }
 }
 
-/// The tokenizer that belongs to the text encoder, else the one that came with the model.
+/// The tokenizer beside the text encoder, else the one beside the model.
 pub(super) fn find_tokenizer(text_encoder: &Location, model: &Location) -> Option<Location> {
     let folder = |location: &Location| if location.is_dir() { location.clone() } else { location.parent() };
     let (text, model) = (folder(text_encoder), folder(model));

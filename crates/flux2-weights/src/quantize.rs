@@ -1,6 +1,6 @@
-//! What `--dtype` and `--quantize` mean for each weight: which are rounded when they are loaded, and to what.
+//! The number formats of a run ([`Precision`]), and which weights are quantized when they are loaded or converted.
 //!
-//! The formats themselves are the backend's ([`flux2_backend::quant`]). Which layers bear them was measured, see
+//! The formats themselves are the backend's ([`flux2_backend::quant`]). Which layers can be quantized was measured, see
 //! docs/reference/formats.md.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use flux2_backend::{Compute, DType, Format};
 
 use crate::Part;
 
-/// The number formats of a run: what products are computed in, and what weights are rounded to when they are loaded.
+/// The number formats of a run: what products compute in, and what weights are quantized to when they are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Precision {
     compute: Compute,
@@ -20,11 +20,11 @@ pub struct Precision {
 impl Precision {
     /// Everything in single precision.
     pub const F32: Self = Precision { compute: Compute::F32, weights: Format::AsStored };
-    /// What enters a product is bf16.
+    /// Operands of products are bf16.
     pub const BF16: Self = Precision { compute: Compute::Bf16, weights: Format::AsStored };
-    /// Bytes in the products of the flow transformer's blocks, which are most of the work; elsewhere as [`Precision::BF16`].
+    /// int8 operands in the products of the flow transformer's blocks; elsewhere as [`Precision::BF16`].
     pub const INT8: Self = Precision { compute: Compute::Bf16, weights: Format::Int8 };
-    /// The same in e4m3, but for what leaves the attention of the double blocks.
+    /// e4m3 operands in the same products, except the output projection of attention in double blocks.
     pub const FP8: Self = Precision { compute: Compute::Bf16, weights: Format::Fp8 };
 }
 
@@ -35,42 +35,44 @@ impl Default for Precision {
 }
 
 impl Precision {
-    /// Products in `compute` of weights in `weights`; `None` for [bytes](Self::multiplies_bytes) in f32, since they round what
-    /// enters a product.
+    /// Products in `compute` of weights in `weights`. `None` for int8 and fp8 with f32, as these quantize the other
+    /// operand too.
     pub fn new(compute: Compute, weights: Format) -> Option<Self> {
         let precision = Precision { compute, weights };
         (!precision.multiplies_bytes() || compute == Compute::Bf16).then_some(precision)
     }
 
-    /// Whether what is multiplied in the blocks are bytes, int8 or e4m3.
+    /// Whether products of the blocks have 8-bit operands: int8 or e4m3.
     pub fn multiplies_bytes(self) -> bool {
         matches!(self.weights, Format::Int8 | Format::Fp8)
     }
 
-    /// What a backend for it multiplies in.
+    /// The dtype in which the backend computes.
     pub fn compute(self) -> Compute {
         self.compute
     }
 
-    /// What becomes of the matrices of the flow transformer's blocks.
+    /// The format of the matrices of the flow transformer's blocks.
     pub fn blocks(self) -> Format {
         self.weights
     }
 
-    /// What becomes of the matrix `name` (canonical) of a network.
+    /// The format of the matrix `name` (canonical) of a network when it is loaded.
     pub fn format(self, part: Part, name: &str) -> Format {
         if is_rounded(self.weights, part, name) { self.weights } else { Format::AsStored }
     }
 }
 
-/// Whether the matrix `name` (canonical) of a network is rounded to `format`: for `bf16` all of transformer and text encoder,
-/// for `int8` and `fp8` those of the transformer's blocks, for the formats in blocks these and the text encoder's layers.
+/// Whether the matrix `name` (canonical) of a network is quantized to `format`.
+///
+/// `bf16`: all matrices of transformer and text encoder. `int8`, `fp8`: those of the transformer's blocks. `q8_0`,
+/// `q4_k`: those and the text encoder's layers.
 pub(super) fn is_rounded(format: Format, part: Part, name: &str) -> bool {
     let in_block = name.starts_with("double.") || name.starts_with("single.");
     match (part, format) {
         (Part::Vae, _) | (_, Format::AsStored) => false,
         (_, Format::Bf16) => true,
-        // A small part of the work, and most of the error: what leaves the attention of the double blocks.
+        // The output projection of attention is a small part of the work and causes most of the error.
         (Part::Transformer, Format::Fp8) => in_block && !name.ends_with(".proj"),
         (Part::Transformer, _) => in_block,
         (Part::TextEncoder, Format::Int8 | Format::Fp8) => false,
@@ -78,7 +80,7 @@ pub(super) fn is_rounded(format: Format, part: Part, name: &str) -> bool {
     }
 }
 
-/// `bf16`, or with rounded weights `bf16+q8_0`; bytes are `int8` or `fp8`.
+/// `bf16`; with quantized weights `bf16+q8_0`; with 8-bit operands `int8` or `fp8`.
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.compute, self.weights.dtype()) {

@@ -1,10 +1,10 @@
-//! One safetensors file's header: read and checked, or written.
+//! The header of a safetensors file: reading, checking, writing.
 //!
-//! In:  a file. Out: names, dtypes, shapes and byte ranges that all lie within it.
+//! In:  a file. Out: names, dtypes, shapes and byte ranges that all lie within the file, and its metadata.
 //!
-//! What the `safetensors` crate checks is checked here as well (tests hold the two against each other); reading the header
-//! ourselves is what lets an error name the tensor and the numbers, and what catches a name given twice, which a map of
-//! tensors loses.
+//! The `safetensors` crate makes the same checks, and tests compare the two. Our own reader names the tensor and the
+//! numbers in its errors, and refuses a name that occurs twice, which a map of tensors loses.
+//!
 //! Format: 8 bytes little-endian header length, JSON header, data without gaps.
 
 use std::collections::BTreeMap;
@@ -21,13 +21,13 @@ use crate::tensor_file::{
     StoredTensor,
 };
 
-/// What the program that wrote a file says about it.
+/// `__metadata__` of a file: texts by key.
 pub(super) type Metadata = BTreeMap<String, String>;
 
-/// Tensors and metadata of the file of `len` bytes that `file` reads from the start.
+/// Reads tensors and metadata of a file of `len` bytes from its start.
 ///
 /// # Errors
-/// For anything that is not a whole safetensors file.
+/// For anything that is not a complete safetensors file.
 pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, StoredTensor>, Metadata), ReadProblem> {
     let mut start = Vec::with_capacity(8);
     file.take(8).read_to_end(&mut start)?;
@@ -44,7 +44,8 @@ pub(super) fn read(file: &mut dyn Read, len: u64) -> Result<(BTreeMap<String, St
     Ok(parse_header(&json, 8 + header, len)?)
 }
 
-/// Names to tensors, and the metadata, from the header's JSON. The data begins at `data` and the file ends at `file`.
+/// Tensors by name and the metadata, from the header's JSON. `data` is the offset of the data, `file` the file's
+/// length.
 fn parse_header(json: &[u8], data: u64, file: u64) -> Result<(BTreeMap<String, StoredTensor>, Metadata), FileProblem> {
     let mut problem = None;
     let json = std::str::from_utf8(json).map_err(|e| FileProblem::Json { message: e.to_string() })?;
@@ -92,7 +93,7 @@ fn parse_header(json: &[u8], data: u64, file: u64) -> Result<(BTreeMap<String, S
     Ok((tensors.collect(), metadata))
 }
 
-/// Reads the header object; leaves in `problem` what serde's error could not say.
+/// Reads the header object. Stores in `problem` what an error of serde cannot carry.
 struct HeaderSeed<'p> {
     problem: &'p mut Option<FileProblem>,
 }
@@ -134,7 +135,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
     }
 }
 
-/// A text of the metadata, cut behind [`MAX_METADATA_TEXT`] bytes.
+/// A text of the metadata, truncated behind [`MAX_METADATA_TEXT`] bytes.
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -155,21 +156,21 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// Keep `problem` for the caller and stop serde.
+/// Stores `problem` for the caller and stops serde.
 fn note<E: de::Error>(slot: &mut Option<FileProblem>, problem: FileProblem) -> E {
     let error = E::custom(&problem);
     *slot = Some(problem);
     error
 }
 
-/// One tensor as the header has it.
+/// One tensor as the header describes it.
 struct Entry {
     dtype: StoredDType,
     shape: Vec<usize>,
     data_offsets: [u64; 2],
 }
 
-/// Reads one tensor's description, so that what is wrong with it can be said with its name.
+/// Reads the description of one tensor, so that an error can name the tensor.
 struct EntrySeed<'n, 'p> {
     name: &'n str,
     problem: &'p mut Option<FileProblem>,
@@ -195,7 +196,7 @@ impl<'de> DeserializeSeed<'de> for EntrySeed<'_, '_> {
     }
 }
 
-/// At most [`MAX_AXES`] numbers, so that a header cannot make us allocate several times its own length.
+/// At most [`MAX_AXES`] numbers: a header must not make us allocate a multiple of its own length.
 struct Shape(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Shape {
@@ -221,10 +222,10 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// The header of a file of `tensors`, which follow it in their order without gaps.
+/// The header of a file whose data are `tensors` in their order, without gaps.
 ///
 /// # Panics
-/// If one has a dtype that the format has not.
+/// If the format lacks the dtype of a tensor.
 pub(super) fn header(tensors: &[NewTensor], metadata: &[(&str, String)]) -> Vec<u8> {
     let metadata: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     let mut entries = serde_json::Map::from_iter([("__metadata__".to_owned(), metadata.into())]);
@@ -242,12 +243,12 @@ pub(super) fn header(tensors: &[NewTensor], metadata: &[(&str, String)]) -> Vec<
         from = to;
     }
     let mut text = serde_json::Value::Object(entries).to_string().into_bytes();
-    // Data that begins at a multiple of 8 is aligned for all dtypes.
+    // Data at a multiple of 8 is aligned for every dtype.
     text.resize(text.len().next_multiple_of(8), b' ');
     [&(text.len() as u64).to_le_bytes()[..], &text].concat()
 }
 
-/// Every name the format has; sub-byte types are left out, nothing that could be loaded here uses them.
+/// The dtypes of the format, without those of fewer than 8 bits, which no model here uses.
 fn parse_dtype(name: &str) -> Option<StoredDType> {
     use StoredDType::{Known, Other};
     Some(match name {

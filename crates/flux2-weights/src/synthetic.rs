@@ -1,8 +1,8 @@
-//! A model in no file: the sizes of a member of the family, random values. What it draws is noise, and it takes the time and
-//! the memory of the real one: for benchmarks.
+//! Models without files, for benchmarks: the sizes of a member of the family, random weights. Pictures are noise; time
+//! and memory are those of the real model.
 //!
-//! Values are bf16 and follow from the tensor's name. A tensor is made when it is asked for, so that no more networks are in
-//! memory than if they came from files.
+//! Values are bf16, seeded by the tensor's name. A tensor is made when it is asked for, so no more networks are in
+//! memory than with files.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::component::Component;
 use crate::model_files::ModelFiles;
 use crate::variant::Variant;
 
-/// Values before a tensor repeats itself: a prime, so that the rows of a matrix begin at different places.
+/// Values before a tensor repeats. A prime, so that rows of a matrix start at different values.
 const PERIOD: usize = 65_537;
-/// Bytes that one thread fills at a time.
+/// Bytes that a thread fills at a time.
 const PIECE: usize = 4 << 20;
-/// The widest a weight spreads.
+/// Largest standard deviation of weights.
 const MAX_STD: f32 = 0.05;
 
 impl ModelFiles {
-    /// A model with the sizes of `variant` and random weights; `None` for those that leave their sizes to files.
+    /// A model with the sizes of `variant` and random weights; `None` for variants without sizes of their own.
     ///
-    /// klein-mini gets a vocabulary for the tokenizer that is built in.
+    /// klein-mini gets the vocabulary of the built-in tokenizer.
     pub fn synthetic(variant: &'static Variant) -> Option<Self> {
         let size = variant.size()?;
         let (transformer, text_encoder, vae) = (size.transformer(), size.text_encoder(), size.vae());
@@ -43,7 +43,7 @@ impl ModelFiles {
     }
 }
 
-/// The tensor `name`: weights of products so small that activations keep their size, norms and variances around 1.
+/// The tensor `name`. Weights are scaled so that activations keep their size; norms and variances are around 1.
 pub fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
     let (low, high) = match shape {
         [_] if name.ends_with("bn.var") => (0.5, 2.0),
@@ -51,7 +51,7 @@ pub fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
         [_] => (0.9, 1.1),
         _ => {
             let fan_in = shape[1..].iter().product::<usize>() as f32;
-            // Even values within sqrt(3) have a standard deviation of 1.
+            // Uniform values within sqrt(3) have a standard deviation of 1.
             let reach = 3f32.sqrt() * MAX_STD.min(1.0 / fan_in.sqrt());
             (-reach, reach)
         }
@@ -61,7 +61,7 @@ pub fn tensor(name: &str, shape: &[usize]) -> Result<HostTensor> {
     Ok(HostTensor::new(DType::Bf16, shape, HostBytes::new(Arc::new(bytes)))?)
 }
 
-/// [`PERIOD`] values from `low` to `high`, as bf16.
+/// [`PERIOD`] random values from `low` to `high`, as bf16.
 fn block(name: &str, low: f32, high: f32) -> Vec<u8> {
     // FNV-1a of the name, then SplitMix64.
     let mut state = name
@@ -78,7 +78,7 @@ fn block(name: &str, low: f32, high: f32) -> Vec<u8> {
     (0..PERIOD).flat_map(|_| bf16(low + (high - low) * unit())).collect()
 }
 
-/// `len` bytes of `block` over and over, written by several threads: a network has gigabytes.
+/// `len` bytes of repetitions of `block`, written by several threads, as a network has gigabytes.
 fn repeated(block: &[u8], len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let pieces: Vec<_> = bytes.chunks_mut(PIECE).enumerate().collect();

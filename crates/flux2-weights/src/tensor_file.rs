@@ -1,8 +1,8 @@
-//! One file of tensors, in either of two containers: told apart by its first bytes, checked, mapped on request.
+//! One file of tensors, safetensors or GGUF: recognized by its first bytes, checked, mapped on request.
 //!
-//! In:  a file that somebody named. Out: names, dtypes, shapes and byte ranges that all lie within it.
+//! In:  any file. Out: names, dtypes, shapes and byte ranges that all lie within it.
 //!
-//! The file is hostile until [`TensorFile::open`] has returned.
+//! The file is untrusted until [`TensorFile::open`] has returned.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,16 +17,16 @@ use crate::location::{Location, Stat};
 use crate::safetensors;
 use crate::{Error, Result};
 
-/// Longest header that is read; the limit of the format of safetensors.
+/// Longest header accepted, in bytes; a limit of the safetensors format.
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Most tensors of a file: the family's have a few hundred.
+/// Most tensors of a file accepted; the family's files have a few hundred.
 pub(super) const MAX_TENSORS: usize = 1 << 14;
-/// Longest text of a file's metadata that is looked into. Of longer ones so much and a little more is kept.
+/// Longest text of a file's metadata that is parsed, in bytes. Longer ones are truncated just behind this limit.
 pub(super) const MAX_METADATA_TEXT: usize = 1 << 20;
-/// Most axes a tensor may have; the family's have at most 4.
+/// Most axes of a tensor accepted; the family's have at most 4.
 pub(super) const MAX_AXES: usize = 8;
 
-/// A checked file. Holds no bytes of tensors and keeps nothing open.
+/// A checked file. Holds no tensor data and keeps nothing open.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
     pub location: Location,
@@ -35,12 +35,12 @@ pub(crate) struct TensorFile {
     stat: Stat,
 }
 
-/// What a file says besides its tensors.
+/// Metadata of a file.
 #[derive(Debug)]
 pub(crate) enum FileMetadata {
-    /// Texts of the program that wrote it.
+    /// Texts by key.
     Safetensors(safetensors::Metadata),
-    /// Sizes and settings of the model.
+    /// Typed values by key.
     Gguf(gguf::Metadata),
 }
 
@@ -50,11 +50,11 @@ pub(crate) struct StoredTensor {
     pub dtype: StoredDType,
     /// Outermost axis first.
     pub shape: Vec<usize>,
-    /// Where its bytes are, counted from the start of the file.
+    /// Bytes of the file, counted from its start.
     pub range: Range<usize>,
 }
 
-/// A tensor that is to be written.
+/// A tensor to write.
 #[derive(Clone, Debug)]
 pub(super) struct NewTensor {
     pub name: String,
@@ -64,6 +64,8 @@ pub(super) struct NewTensor {
 }
 
 impl NewTensor {
+    /// Length of the data.
+    ///
     /// # Panics
     /// If its rows are not whole blocks.
     pub fn bytes(&self) -> usize {
@@ -74,17 +76,17 @@ impl NewTensor {
 /// An element type of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoredDType {
-    /// One this engine computes with.
+    /// A type that this engine computes with.
     Known(DType),
-    /// One that is only stepped over: its name, the elements and the bytes of a block.
+    /// Any other type: its name, and elements and bytes of a block.
     Other(&'static str, [usize; 2]),
 }
 
 impl TensorFile {
-    /// Read and check what the file at `location` says of its tensors.
+    /// Reads and checks the header of the file at `location`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Checkpoint`] for anything that is not a whole file of tensors.
+    /// [`Error::Io`] if it cannot be read, [`Error::Checkpoint`] for anything that is not a complete file of tensors.
     pub fn open(location: &Location) -> Result<Self> {
         let refuse = |problem| Error::Checkpoint { path: location.path().to_owned(), problem };
         let stat = location.stat()?;
@@ -112,21 +114,21 @@ impl TensorFile {
         Ok(TensorFile { location: location.clone(), tensors, metadata, stat })
     }
 
-    /// Its length and the times of its last change, in words.
+    /// Its length and times of change as text, for fingerprints.
     pub fn state(&self) -> String {
         format!("{:?}, {:?}", self.stat, self.location.change_time())
     }
 
-    /// The whole file.
+    /// All bytes of the file, mapped.
     ///
     /// # Errors
-    /// [`Error::FileChanged`] if it is no longer the file that was checked.
+    /// [`Error::FileChanged`] if the file is no longer the one that was checked.
     pub fn bytes(&self) -> Result<HostBytes> {
         self.location.bytes(self.stat)
     }
 }
 
-/// What a file that is neither container probably is, from its first bytes.
+/// What a file of neither container probably is, judged by its first bytes.
 fn other_format(start: &[u8]) -> Option<&'static str> {
     [
         (&b"version https://git-lfs"[..], "a git LFS pointer, not the file itself"),
@@ -142,7 +144,7 @@ fn other_format(start: &[u8]) -> Option<&'static str> {
 }
 
 impl StoredDType {
-    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks, or there are more than can be counted.
+    /// Bytes of a tensor of `shape`; `None` if its rows are not whole blocks, or on overflow.
     pub fn bytes_of(self, shape: &[usize]) -> Option<u64> {
         let bytes = match self {
             StoredDType::Known(dtype) => dtype.bytes_of(shape)?,
@@ -155,7 +157,7 @@ impl StoredDType {
         Some(bytes as u64)
     }
 
-    /// Elements that are stored together.
+    /// Elements of a block; 1 for types without blocks.
     pub fn block_len(self) -> usize {
         match self {
             StoredDType::Known(dtype) => dtype.block_len(),
@@ -192,7 +194,7 @@ impl From<io::Error> for ReadProblem {
     }
 }
 
-/// A name out of an untrusted file, fit to be printed: control characters escaped, not endlessly long.
+/// A name from an untrusted file, safe to print: control characters escaped, length limited.
 pub(crate) struct Printable<'s>(pub &'s str);
 
 impl fmt::Display for Printable<'_> {
@@ -205,32 +207,32 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Why a file is not a whole file of tensors.
+/// Why a file is not a complete file of tensors.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileProblem {
     /// A folder, a pipe or a device.
     #[error("not a regular file")]
     NotAFile,
-    /// Another format, told by its first bytes.
+    /// Another format, recognized by its first bytes.
     #[error("not a file of tensors but {looks_like}")]
     OtherFormat {
-        /// Which.
+        /// The format, with its article.
         looks_like: &'static str,
     },
-    /// More tensors than any model has.
+    /// Too many tensors for any model.
     #[error("more than {max} tensors")]
     TooManyTensors {
-        /// As many are read.
+        /// Most tensors accepted.
         max: usize,
     },
-    /// No room even for the header's length.
+    /// Too short for the length of a header.
     #[error("{bytes} bytes long, too short for a file of tensors")]
     TooShort {
         /// Length of the file.
         bytes: u64,
     },
-    /// A header length no sane file has.
+    /// The header is longer than any sane file's.
     #[error("claims a header of {header} bytes, at most {max} are read")]
     HeaderTooLong {
         /// Length claimed.
@@ -238,7 +240,7 @@ pub enum FileProblem {
         /// Largest allowed.
         max: u64,
     },
-    /// The header does not fit the file.
+    /// The header is longer than the file.
     #[error("claims a header of {header} bytes and is only {file} bytes long")]
     HeaderBeyondFile {
         /// Length claimed.
@@ -249,49 +251,49 @@ pub enum FileProblem {
     /// The header is not a JSON object.
     #[error("the header is not valid: {}", Printable(message))]
     Json {
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// A tensor's description does not have the form it must have.
+    /// The header describes a tensor wrongly.
     #[error("the header describes `{}` wrongly: {}", Printable(name), Printable(message))]
     Entry {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// Two tensors of one name.
+    /// Two tensors have the same name.
     #[error("has two tensors named `{}`", Printable(name))]
     Duplicate {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
     },
-    /// An element type the format does not have.
+    /// The format has no such element type.
     #[error("`{}` has the unknown dtype `{}`", Printable(name), Printable(dtype))]
     UnknownDType {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
         /// Type claimed.
         dtype: String,
     },
-    /// More bytes than a number can count.
+    /// The size of a tensor overflows.
     #[error("`{}` has shape {shape:?} of {dtype}, more bytes than can be counted", Printable(name))]
     SizeOverflow {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// Its element type.
+        /// Element type of the tensor.
         dtype: String,
     },
     /// Shape and byte range disagree.
     #[error("`{}` has shape {shape:?} of {dtype}, {expected} bytes, but is given {found}", Printable(name))]
     ByteCount {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// Its element type.
+        /// Element type of the tensor.
         dtype: String,
         /// Bytes the shape needs.
         expected: u64,
@@ -301,7 +303,7 @@ pub enum FileProblem {
     /// A gap between two tensors, an overlap, or a range that runs backwards.
     #[error("`{}` has bytes {from} to {to}, but the tensor before it ends at {expected}", Printable(name))]
     Offsets {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
         /// First byte.
         from: u64,
@@ -313,55 +315,55 @@ pub enum FileProblem {
     /// The file ends before the tensor does.
     #[error("`{}` ends at byte {end} of the data, and there are only {available}", Printable(name))]
     BeyondFile {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
         /// One past its last byte.
         end: u64,
         /// Bytes of data in the file.
         available: u64,
     },
-    /// A GGUF file of a version that is not read, or in the other order of bytes.
+    /// A GGUF file of an unsupported version or byte order.
     #[error("a GGUF file of version {version}, only 2 and 3 in little-endian are read")]
     GgufVersion {
         /// Version claimed.
         version: u32,
     },
-    /// A number in the header of a GGUF file that no sane file has.
+    /// A count in the header of a GGUF file is too large.
     #[error("{} is {found}, at most {max} is read", Printable(what))]
     GgufCount {
-        /// What is counted.
+        /// What the number counts.
         what: String,
         /// Count claimed.
         found: u64,
         /// Largest allowed.
         max: u64,
     },
-    /// The header of a GGUF file goes on beyond the end of the file.
+    /// The header of a GGUF file does not end within the file.
     #[error("the header ends within {}: {needed} bytes are needed at byte {at} of {file}", Printable(what))]
     GgufCut {
-        /// What was being read.
+        /// What was read at that point.
         what: String,
-        /// Where it begins.
+        /// Offset in bytes.
         at: u64,
-        /// Bytes it takes.
+        /// Bytes needed.
         needed: u64,
         /// Length of the file.
         file: u64,
     },
-    /// Something in the header of a GGUF file that means nothing.
+    /// The header of a GGUF file is not valid.
     #[error("the header is not valid: {}", Printable(message))]
     Gguf {
         /// What is wrong.
         message: String,
     },
-    /// Rows that cannot be stored in the blocks of their type.
+    /// The rows of a tensor are not whole blocks of its type.
     #[error("`{}` has shape {shape:?}, whose rows are not whole blocks of {dtype}, {block} values", Printable(name))]
     Blocks {
-        /// Tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// Its element type.
+        /// Element type of the tensor.
         dtype: String,
         /// Elements of a block.
         block: usize,
@@ -369,7 +371,7 @@ pub enum FileProblem {
     /// The file goes on after the last tensor.
     #[error("{bytes} bytes follow the last tensor")]
     Trailing {
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
     },
 }

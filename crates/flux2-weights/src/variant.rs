@@ -10,74 +10,73 @@ use crate::mismatch::nearest_name;
 use crate::sizes::Size;
 use crate::{Error, Result};
 
-/// How a model was trained, as far as running it is concerned.
+/// How a model was trained, which decides how it is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// In few steps, without guidance.
+    /// Step-distilled: few steps, no guidance.
     Distilled,
-    /// In many steps, with classifier-free guidance.
+    /// Base model: many steps, classifier-free guidance.
     Base,
-    /// Distilled, with reference images read once and their keys and values kept.
+    /// Step-distilled, with cached keys and values of reference images.
     Kv,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: &[Kind] = &[Kind::Distilled, Kind::Base, Kind::Kv];
 }
 
 /// How reference images enter the denoising loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Procedure {
-    /// Beside the image, in every step.
+    /// Reference tokens are part of the sequence in every step.
     Standard,
-    /// Once, by themselves, before the first step; every step reads their keys and values.
+    /// References run once, before the first step; every step attends to their cached keys and values.
     KvCache,
 }
 
 /// A member of the family.
 #[derive(Debug, PartialEq)]
 pub struct Variant {
-    /// What it is called here, and what `--variant` takes.
+    /// Its name here, which `by_name` takes.
     pub name: &'static str,
-    /// How it was trained.
+    /// How it was trained and is run.
     pub kind: Kind,
-    /// Licence of the weights.
+    /// Name of the licence of the weights.
     pub licence: &'static str,
-    /// Steps it is run with unless asked otherwise.
+    /// Default number of steps.
     pub default_steps: u32,
-    /// Guidance it is run with unless asked otherwise; `None` if it knows none.
+    /// Default guidance scale; `None` if it runs without guidance.
     pub default_guidance: Option<f32>,
-    /// Side of its pictures unless asked otherwise.
+    /// Default width and height of its pictures, in pixels.
     pub default_px: u32,
-    /// The sides it was trained on, if its pictures of other sizes are poor.
+    /// Sides it was trained on, in pixels, if pictures of other sizes are poor.
     pub trained_px: Option<RangeInclusive<u32>>,
-    /// The text encoder it was trained with.
+    /// Name of the text encoder it was trained with.
     pub text_encoder: &'static str,
-    /// Where its weights are published, on the Hugging Face hub; `None` for the one that is built in and for sizes nobody
-    /// publishes.
+    /// Its repository on the Hugging Face hub; `None` for the built-in model and for custom sizes.
     pub repo: Option<&'static str>,
-    /// Whether the hub gives them only to those who accepted their licence.
+    /// Whether the hub requires the licence to be accepted first.
     pub gated: bool,
-    /// Bytes of its files, about; 0 if it is not published.
+    /// Approximate size of its files in bytes; 0 if it is not published.
     pub download_bytes: u64,
-    /// Bytes in memory that a small picture takes, about; 0 if its size is nobody's.
+    /// Approximate memory for a small picture in bytes; 0 for custom sizes.
     pub memory_bytes: u64,
-    /// How reference images enter.
+    /// How reference images enter the denoising loop.
     pub procedure: Procedure,
     size: Option<Size>,
 }
 
-/// Transformer and text encoder in bf16, and the autoencoder.
+/// Transformer, text encoder and autoencoder in bf16.
 const BYTES_4B: u64 = 16_000_000_000;
 const BYTES_9B: u64 = 34_700_000_000;
-/// The transformer in bf16, its q, k and v once more, and what 256x256 pixels take; measured for 4B.
+/// The transformer in bf16, a second copy of its q, k and v, and activations of 256x256 pixels; measured for 4B.
 const MEMORY_4B: u64 = 8_600_000_000;
 const MEMORY_9B: u64 = 20_000_000_000;
 const APACHE: &str = "Apache-2.0";
 const NON_COMMERCIAL: &str = "FLUX Non-Commercial License";
 
-/// What the three kinds share.
+/// Defaults of the three kinds.
 const DISTILLED: Variant = Variant {
     name: "klein (custom size)",
     kind: Kind::Distilled,
@@ -104,7 +103,7 @@ const BASE: Variant = Variant {
 const KV: Variant =
     Variant { name: "klein-kv (custom size)", kind: Kind::Kv, procedure: Procedure::KvCache, ..DISTILLED };
 
-/// The name of the small model that comes with this library: emoji-like pictures of 128x128.
+/// Name of the small model that comes with this library and draws emoji-like pictures of 128x128.
 pub const KLEIN_MINI: &str = "klein-mini";
 
 static FAMILY: [Variant; 9] = [
@@ -175,12 +174,12 @@ static FAMILY: [Variant; 9] = [
 ];
 
 impl Variant {
-    /// The members that have a size of their own.
+    /// The members with a name and sizes of their own.
     pub fn named() -> &'static [Variant] {
         &FAMILY[..6]
     }
 
-    /// A member by name. `klein`, `klein-base` and `klein-kv` leave the size to the files.
+    /// The member called `name`. `klein`, `klein-base` and `klein-kv` leave the size to the files.
     ///
     /// # Errors
     /// [`Error::UnknownVariant`] with the nearest name.
@@ -197,7 +196,7 @@ impl Variant {
         Self::named().iter().find(|variant| variant.repo.is_some_and(|known| known.eq_ignore_ascii_case(repo)))
     }
 
-    /// The member with these sizes, trained in this way.
+    /// The member of `kind` with these sizes, else the custom member of that kind.
     pub fn detect(config: &TransformerConfig, kind: Kind) -> &'static Variant {
         let custom = FAMILY.iter().find(|v| v.kind == kind && v.is_custom());
         let fits = |size: Size| is_same_size(&size.transformer(), config);
@@ -205,10 +204,10 @@ impl Variant {
         known.or(custom).expect("every kind has a row without sizes")
     }
 
-    /// This variant if the transformer has its sizes; one that leaves the size open becomes the one with that size.
+    /// This variant, if the transformer has its sizes. A variant without sizes becomes the member that has them.
     ///
     /// # Errors
-    /// [`Error::VariantSize`] if the transformer is another size's.
+    /// [`Error::VariantSize`] if the transformer has other sizes.
     pub fn confirm(&'static self, config: &TransformerConfig) -> Result<&'static Variant> {
         let Some(size) = self.size else { return Ok(Self::detect(config, self.kind)) };
         let expected = size.transformer();
@@ -227,18 +226,18 @@ impl Variant {
         self.size
     }
 
-    /// The name of its kind, which leaves the size to the files: `klein`, `klein-base` or `klein-kv`.
+    /// The name of its kind: `klein`, `klein-base` or `klein-kv`.
     pub fn kind_name(&self) -> &'static str {
         let of_kind = FAMILY.iter().find(|v| v.kind == self.kind && v.is_custom());
         of_kind.expect("every kind has a row without sizes").short_name()
     }
 
-    /// Whether it runs in few steps and without guidance.
+    /// Whether it runs with few steps and without guidance.
     pub fn is_distilled(&self) -> bool {
         self.kind != Kind::Base
     }
 
-    /// Whether its sizes are nobody's.
+    /// Whether it has no sizes of its own.
     pub fn is_custom(&self) -> bool {
         self.size.is_none()
     }

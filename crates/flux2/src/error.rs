@@ -13,8 +13,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why there is no picture.
 ///
-/// The message says what happened and names the value. What to do about it is data, [`remedy`](Error::remedy): a terminal
-/// words it with flags, a server with fields.
+/// The message says what happened and names the value. What to do about it is data, [`remedy`](Error::remedy): a
+/// terminal words it with flags, a server with fields.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -71,7 +71,10 @@ pub enum Error {
 
     // ---- memory ----
     /// A stage ran out of memory, and every fallback was tried.
-    #[error("out of memory ({}): a buffer of {} could not be allocated, and every fallback was tried", .stage.name(), Memory(*.bytes))]
+    #[error(
+        "out of memory ({}): a buffer of {} could not be allocated, and every fallback was tried",
+        .stage.name(), Memory(*.bytes)
+    )]
     NoMemory {
         /// The stage that ran out of memory.
         stage: Phase,

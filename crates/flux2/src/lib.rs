@@ -33,22 +33,22 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`pipeline`] | the recipe, in numbered steps; what is resident when |
-//! | [`engine`] | the same behind an object, with the device chosen |
+//! | [`pipeline`] | the recipe in numbered steps; which network is resident when |
+//! | [`engine`] | a pipeline as a trait object, with the device chosen |
 //! | [`device`] | the device that somebody asks for |
-//! | [`fleet`] | several engines at work on one queue |
-//! | [`plan`] | what a run takes of memory, known before |
-//! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
+//! | [`fleet`] | several engines that work on one queue |
+//! | [`plan`] | the memory of a run, computed beforehand by a dry run |
+//! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
-//! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
-//! | [`weights`], [`variant`] | checkpoints of any kind, LoRAs, conversion; the members of the family |
-//! | `hub` | models from the Hugging Face hub, and its cache on this disk (feature `hub`, on by default) |
+//! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
+//! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
+//! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
-//! | [`text_cache`] | text embeddings on disk, from run to run |
-//! | [`image`] | pictures in and out, references prepared, parameters stored |
-//! | [`bench`] | ops and whole pictures timed, beside what the device could do at most |
-//! | [`digest`], [`units`] | hashes as names; bytes, memory and time as people read them |
-//! | [`event`], [`error`] | what a run says; what can go wrong |
+//! | [`text_cache`] | text embeddings on disk, reused by later runs |
+//! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
+//! | [`bench`] | timing of ops and pictures, compared with the peak of the device |
+//! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
+//! | [`event`], [`error`] | events of a run; what can go wrong, and what would help |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
 

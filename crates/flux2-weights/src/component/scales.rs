@@ -1,17 +1,19 @@
-//! What stands beside a matrix of few bits in a safetensors file: its multipliers, and what other programs say of them.
+//! Scales of quantized matrices in safetensors files.
 //!
-//! | matrix `X.weight` | beside it | value |
+//! | matrix `X.weight` | scales | value |
 //! |---|---|---|
-//! | F8_E4M3 or I8 | `X.weight_scale` (or `X.scale_weight`), for the matrix or each row | `w * scale` |
-//! | F8_E4M3 | `X.weight_scale_inv`, for each block, 128 x 128 or as the configuration says | `w * scale` |
-//! | U8, NVFP4: two of e2m1 in a byte | `X.weight_scale` in e4m3, for 16 columns of a row; `X.weight_scale_2` | `w * scale * scale_2` |
+//! | F8_E4M3, I8 | `X.weight_scale` or `X.scale_weight`, one or one a row | `w * scale` |
+//! | F8_E4M3 | `X.weight_scale_inv`, one a block (128 x 128, or as configured) | `w * scale` |
+//! | U8 as NVFP4 | `X.weight_scale` (e4m3, one for 16 columns), `X.weight_scale_2` | `w * scale * scale_2` |
 //!
-//! `X.input_scale` (or `X.scale_input`) is for activations in eight bits, which stay in the compute dtype here. ComfyUI says how
-//! a matrix is stored in `X.comfy_quant`, or for all in the file's metadata; a format that is not in the table must not be taken
-//! for one that is, since some differ in nothing else (rotated int8).
+//! NVFP4 packs two e2m1 values in a byte. `X.input_scale` or `X.scale_input` is for 8-bit activations and not used
+//! here: activations stay in the compute dtype. ComfyUI declares the format of a matrix in `X.comfy_quant`, or of all
+//! matrices in the file's metadata. A declared format that is not in the table is refused: rotated int8, for example,
+//! differs from int8 in nothing but the declaration.
 //!
-//! Sources: `integrations/finegrained_fp8.py` in transformers; FLUX.2-klein-4b-fp8; `QUANTIZATION.md`, `comfy/quant_ops.py` and
-//! `convert_old_quants` in ComfyUI; `float_utils.py` in comfy-kitchen, with which the official NVFP4 files are read.
+//! Sources: `integrations/finegrained_fp8.py` in transformers; FLUX.2-klein-4b-fp8; `QUANTIZATION.md`,
+//! `comfy/quant_ops.py` and `convert_old_quants` in ComfyUI; `float_utils.py` in comfy-kitchen, which reads the
+//! official NVFP4 files.
 
 use std::collections::BTreeMap;
 
@@ -23,29 +25,29 @@ use crate::layout::{Layout, Rule};
 use crate::tensor_file::{FileMetadata, FileProblem, MAX_METADATA_TEXT, StoredDType};
 use crate::{Error, Result};
 
-/// Columns of a row that share a multiplier in NVFP4.
+/// Columns of a row that share a scale in NVFP4.
 pub(super) const TILE_COLUMNS: usize = 16;
-/// Multipliers of NVFP4 come in tiles of so many rows and columns of them.
+/// Rows and columns of a tile of NVFP4 scales.
 const TILE: [usize; 2] = [128, 4];
-/// Longest description of a matrix's format that is read.
+/// Longest `comfy_quant` that is parsed, in bytes.
 const MAX_FORMAT_BYTES: usize = 4096;
 
-/// How a matrix is stored, as the file says.
+/// The storage format of a matrix, as the file declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SaidFormat(String);
+pub(super) struct DeclaredFormat(String);
 
-impl SaidFormat {
-    /// From a JSON object such as `{"format": "nvfp4"}`, or the name alone.
+impl DeclaredFormat {
+    /// From a JSON object such as `{"format": "nvfp4"}`, or from the name alone.
     fn of(value: &Value) -> Self {
         let name = value.get("format").unwrap_or(value).as_str().unwrap_or("unknown");
         let is_rotated = value.get("convrot").is_some_and(|rotated| *rotated != Value::Bool(false));
-        SaidFormat(if is_rotated { format!("{name}, rotated (convrot)") } else { name.to_owned() })
+        DeclaredFormat(if is_rotated { format!("{name}, rotated (convrot)") } else { name.to_owned() })
     }
 }
 
 impl Checkpoint {
-    /// What the files say of how matrices are stored, by the matrix's name without `.weight`.
-    pub(super) fn formats(&self) -> Result<BTreeMap<String, SaidFormat>> {
+    /// Declared formats of matrices, by name without `.weight`.
+    pub(super) fn formats(&self) -> Result<BTreeMap<String, DeclaredFormat>> {
         let mut formats = BTreeMap::new();
         for file in &self.files {
             if let FileMetadata::Safetensors(metadata) = &file.metadata
@@ -60,7 +62,7 @@ impl Checkpoint {
                 && let Ok(json) = serde_json::from_str::<Value>(json)
                 && let Some(layers) = json.get("layers").and_then(Value::as_object)
             {
-                formats.extend(layers.iter().map(|(name, format)| (name.clone(), SaidFormat::of(format))));
+                formats.extend(layers.iter().map(|(name, format)| (name.clone(), DeclaredFormat::of(format))));
             }
             let described = || file.tensors.iter().filter_map(|(n, t)| Some((n.strip_suffix(".comfy_quant")?, t)));
             if described().next().is_none() {
@@ -71,13 +73,16 @@ impl Checkpoint {
                 let text = &bytes[tensor.range.clone()];
                 let json =
                     Some(text).filter(|t| t.len() <= MAX_FORMAT_BYTES).and_then(|t| serde_json::from_slice(t).ok());
-                formats.insert(stem.to_owned(), json.as_ref().map_or(SaidFormat("unknown".into()), SaidFormat::of));
+                formats.insert(
+                    stem.to_owned(),
+                    json.as_ref().map_or(DeclaredFormat("unknown".into()), DeclaredFormat::of),
+                );
             }
         }
         Ok(formats)
     }
 
-    /// Whether the matrix `name` has the multipliers of NVFP4 beside it.
+    /// Whether the matrix `name` has the scales of NVFP4.
     pub(super) fn is_nvfp4(&self, name: &str) -> bool {
         let is_bytes = |(_, t): (_, &super::StoredTensor)| matches!(t.dtype, StoredDType::Other("U8", _));
         let stem = name.strip_suffix(".weight").unwrap_or(name);
@@ -86,11 +91,11 @@ impl Checkpoint {
 }
 
 impl Planner<'_> {
-    /// The format that the file says the matrix `name` has, if it is none that a `dtype` means here.
-    pub(super) fn foreign_format(&self, name: &str, dtype: StoredDType) -> Option<String> {
+    /// The declared format of the matrix `name`, if it is not the one that `dtype` stands for here.
+    pub(super) fn unsupported_format(&self, name: &str, dtype: StoredDType) -> Option<String> {
         let stem = name.strip_suffix(".weight")?;
         let bare = stem.strip_prefix(self.wants.dialect.prefix).unwrap_or(stem);
-        let SaidFormat(format) = self.formats.get(stem).or_else(|| self.formats.get(bare))?;
+        let DeclaredFormat(format) = self.formats.get(stem).or_else(|| self.formats.get(bare))?;
         let known = match dtype {
             StoredDType::Known(DType::F8E4M3) => format == "float8_e4m3fn",
             StoredDType::Known(DType::I8) => format == "int8_tensorwise",
@@ -102,14 +107,14 @@ impl Planner<'_> {
     }
 
     pub(super) fn is_nvfp4(&self, name: &str) -> bool {
-        // In files with q, k and v apart other programs keep the two values of a byte the other way round.
+        // In the diffusers layout other programs pack the two values of a byte in the other order.
         self.wants.dialect.layout != Layout::Diffusers && self.checkpoint.is_nvfp4(name)
     }
 
-    /// The multipliers of an 8-bit matrix, if the file has any for it.
+    /// The scales of an 8-bit matrix, if the file has any.
     pub(super) fn scales(&mut self, name: &str, [rows, cols]: [usize; 2]) -> Option<Scales> {
         let stem = name.strip_suffix(".weight")?;
-        self.step_over(stem);
+        self.mark_as_used(stem);
         let beside = |names: &[&str]| {
             let names = names.iter().map(|name| format!("{stem}.{name}"));
             names.into_iter().find(|name| self.checkpoint.get(name).is_some())
@@ -138,7 +143,7 @@ impl Planner<'_> {
     /// The matrix `name` of `rows` x `cols` values in NVFP4.
     pub(super) fn nvfp4(&mut self, name: &str, [rows, cols]: [usize; 2]) -> Option<Piece> {
         let stem = name.strip_suffix(".weight")?;
-        self.step_over(stem);
+        self.mark_as_used(stem);
         let tiles = [rows.div_ceil(TILE[0]), cols.div_ceil(TILE_COLUMNS * TILE[1])];
         let same = Rule::Same("", "");
         let table = [tiles[0] * TILE[0], tiles[1] * TILE[1]];
@@ -164,16 +169,16 @@ impl Planner<'_> {
         Some(Piece { file, dtype: DType::F4E2M1, shape: vec![rows, cols], range, scales: Some(scales) })
     }
 
-    /// What is said of the matrix `stem` and not needed to read it.
-    fn step_over(&mut self, stem: &str) {
+    /// Marks tensors beside the matrix `stem` that are not needed to read it.
+    fn mark_as_used(&mut self, stem: &str) {
         for what in ["input_scale", "scale_input", "comfy_quant"] {
             self.used.insert(format!("{stem}.{what}"));
         }
     }
 }
 
-/// Multipliers of NVFP4 row by row, `[rows, cols]`, from the order tensor cores read them in: tiles of 128 rows and 4 columns one
-/// after the other, in each for every row of a quarter the four rows that are a quarter apart.
+/// NVFP4 scales row by row, `[rows, cols]`, from the tiled order in which tensor cores read them: tiles of 128 rows
+/// and 4 columns; in a tile, row `r` of the first 32 is followed by rows `r + 32`, `r + 64` and `r + 96`.
 pub(super) fn in_order(stored: &[u8], rows: usize, cols: usize) -> Vec<u8> {
     let tiles = cols.div_ceil(TILE[1]);
     let place = |row: usize, col: usize| {
@@ -233,7 +238,7 @@ mod tests {
 
     #[test]
     fn formats_are_told_apart() {
-        let format = |json: &str| SaidFormat::of(&serde_json::from_str(json).unwrap()).0;
+        let format = |json: &str| DeclaredFormat::of(&serde_json::from_str(json).unwrap()).0;
         assert_eq!(format(r#"{"format": "nvfp4"}"#), "nvfp4");
         assert_eq!(format(r#""float8_e4m3fn""#), "float8_e4m3fn");
         assert_eq!(format(r#"{"format": "int8_tensorwise", "convrot": false}"#), "int8_tensorwise");

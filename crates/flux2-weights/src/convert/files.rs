@@ -1,5 +1,4 @@
-//! Files that are made: one conversion at a time to a place, under their names once they are whole, and gone on with where a
-//! process was stopped.
+//! Output files of a conversion: locked, renamed when complete, resumed after an interruption.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -18,19 +17,19 @@ use crate::json::Json;
 use crate::location::Location;
 use crate::{Error, Result};
 
-/// Bytes that are read or written at a time.
+/// Bytes read or written at a time.
 const BUFFER: usize = 1 << 20;
 
-/// A file that is to be made.
+/// A file to write.
 pub(super) struct NewFile {
-    /// In the folder.
+    /// Path in the output folder.
     pub path: String,
     pub content: Content,
 }
 
 pub(super) enum Content {
     Copy(Location),
-    /// The text encoder's configuration, without what it says of the format of the weights.
+    /// The text encoder's configuration without `quantization_config`.
     TextConfig(Location),
     Network(Box<Network>),
 }
@@ -43,7 +42,7 @@ impl NewFile {
         }
     }
 
-    /// Bytes of it that are there, finished or not, and need no more room.
+    /// Bytes that exist already, finished or partial, and need no more disk space.
     pub fn here(&self, path: &Path, in_folder: bool) -> u64 {
         let len = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
         let finished = if in_folder { len(path) } else { 0 };
@@ -88,7 +87,7 @@ impl NewFile {
     }
 }
 
-/// Whether `path` is the file that would be written, by its header and its length.
+/// Whether `path` has the header and length of the file that would be written.
 fn is_finished(path: &Path, network: &Network) -> Result<bool> {
     match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -106,7 +105,7 @@ fn starts_with(file: &mut File, header: &[u8]) -> io::Result<bool> {
     Ok(found == header)
 }
 
-/// A small file, under its name once it is whole.
+/// Writes a small file under a temporary name and renames it.
 fn write_whole(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let part = sibling(path, ".part");
     let mut file = File::create(&part).map_err(|e| io_error(&part, e))?;
@@ -114,7 +113,7 @@ fn write_whole(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Resul
     finish(&file, &part, path)
 }
 
-/// The bytes to the disk, then the name.
+/// Syncs the file to disk, then renames it.
 fn finish(file: &File, part: &Path, path: &Path) -> Result<()> {
     file.sync_all().map_err(|e| io_error(part, e))?;
     fs::rename(part, path).map_err(|e| io_error(path, e))?;
@@ -122,7 +121,7 @@ fn finish(file: &File, part: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What another conversion to the same place left below `folder`.
+/// Removes what another conversion to the same path left in `folder`.
 pub(super) fn remove_others(folder: &Path, wanted: &[PathBuf]) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let path = entry.map_err(|e| io_error(folder, e))?.path();
@@ -140,14 +139,14 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     remove(path).map_err(|e| io_error(path, e))
 }
 
-/// So that a name outlives a power cut; not every file system can, and the bytes are safe either way.
+/// Syncs the folder, so that a rename survives a power cut. Not every file system can; the bytes are safe either way.
 pub(super) fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 
 impl Network {
-    /// Write the file, or go on with what is there of it.
+    /// Writes the file, or resumes a partial one.
     fn write(&self, path: &Path, progress: &mut Progress) -> Result<()> {
         let (part, list) = (sibling(path, ".part"), sibling(path, ".part.done"));
         let open = |path: &Path| {
@@ -182,7 +181,8 @@ impl Network {
         fs::remove_file(&list).map_err(|e| io_error(&list, e))
     }
 
-    /// The digests of the tensors that `file` holds as `digests` says; it is cut behind them, and stands at its end.
+    /// Digests of the leading tensors in `file` that match `digests`. Truncates `file` behind them and seeks to its
+    /// end.
     fn verified(
         &self,
         file: &mut File,
@@ -216,7 +216,7 @@ impl Network {
             (end, _) = (end + size, done.push(line));
         }
         if done.is_empty() {
-            progress.done -= self.header.len() as u64; // written anew
+            progress.done -= self.header.len() as u64; // the header is written again
         }
         file.set_len(end)?;
         file.seek(SeekFrom::End(0))?;
@@ -224,7 +224,7 @@ impl Network {
     }
 }
 
-/// Why reading what is there ended.
+/// Why verifying a partial file stopped.
 enum Stopped {
     Io(io::Error),
     Cancelled(Error),
@@ -248,7 +248,7 @@ impl From<Error> for Stopped {
     }
 }
 
-/// Counts bytes for the observer, and looks for cancellation.
+/// Reports bytes to the observer and checks for cancellation.
 pub(super) struct Progress<'a> {
     pub done: u64,
     pub observer: &'a mut dyn TransferObserver,
@@ -263,7 +263,7 @@ impl Progress<'_> {
     }
 }
 
-/// `.NAME` and an ending, beside `path`.
+/// The path of `.NAME` plus an ending, beside `path`.
 pub(super) fn sibling(path: &Path, ending: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -271,7 +271,7 @@ pub(super) fn sibling(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Where `path` leads, whether or not anything is there yet.
+/// `path` with links resolved, whether or not it exists.
 pub(super) fn canonical(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok().or_else(|| {
         let folder = path.parent()?;
@@ -280,17 +280,17 @@ pub(super) fn canonical(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Refuse to begin what cannot end.
+/// Refuses to start if the disk has too little room.
 pub(super) fn make_room(work: &Path, needed: u64) -> Result<()> {
     let folder = work.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A file system that does not say how much is free may have enough.
+    // If the file system does not report its free space, try.
     match fs4::available_space(folder) {
         Ok(free) if free < needed => refuse(ConvertProblem::DiskFull { path: folder.to_owned(), needed, free }),
         _ => Ok(()),
     }
 }
 
-/// Keeps every other conversion to one place out as long as it lives.
+/// Keeps out other conversions to the same path while it exists.
 pub(super) struct Lock {
     path: PathBuf,
     file: File,
@@ -306,7 +306,7 @@ impl Lock {
         let file = open.map_err(|e| io_error(&path, e))?;
         let is_free = match file.try_lock() {
             Err(fs::TryLockError::WouldBlock) => false,
-            // A file system without locks: as if nobody else were there.
+            // A file system without locks: assume that nobody else converts.
             Ok(()) | Err(fs::TryLockError::Error(_)) => is_at(&file, &path),
         };
         if is_free { Ok(Lock { path, file }) } else { refuse(ConvertProblem::Busy { path: out.to_owned() }) }
@@ -315,13 +315,13 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is held: who opened it before and locks it afterwards finds that it is gone.
+        // Removed while locked: whoever opened it before and locks it later finds that the path is gone.
         let _ = fs::remove_file(&self.path);
         let _ = self.file.unlock();
     }
 }
 
-/// Whether `path` still leads to `file`.
+/// Whether `path` still names `file`.
 fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(file), Ok(there)) = (file.metadata(), path.metadata()) else { return false };
     #[cfg(unix)]

@@ -1,18 +1,19 @@
-//! A model in another number format, as files that open as it does.
+//! Conversion of a model to another number format, as files.
 //!
-//! In:  a model or one of its networks, as [`ModelFiles`] opens it. Out: a folder in the layout of diffusers, or one file.
+//! In:  a model or one of its networks, as [`ModelFiles`] opens it. Out: a diffusers folder, or one file.
 //!
-//! Tensors are rounded and written piece by piece, so no network is in memory as a whole. What is being written is called
-//! `.NAME.part` and gets its name when it is whole and on the disk. Beside a file that grows lies a list of the digests of
-//! its finished tensors: whoever starts the same conversion again keeps those whose bytes still have them, and finished
-//! files of a folder if they begin with the header they should and have the length it implies. The header names source,
-//! format and program, so a part of another conversion is never gone on with. A lock keeps a second conversion to the same
-//! place out as long as one runs. A folder that is replaced is `.NAME.old` until the new one has its name.
+//! Tensors are quantized and written piece by piece, so no network is in memory as a whole.
+//!
+//! A conversion is resumable. Output is written as `.NAME.part` and renamed when it is complete and on disk. A list of
+//! the digests of finished tensors lies beside a partial file: the next run of the same conversion keeps the tensors
+//! whose bytes still match, and finished files of a folder whose header and length match. The header names source,
+//! format and program version, so the leftovers of another conversion are not resumed. A lock keeps out a second
+//! conversion to the same path. A folder that is replaced is called `.NAME.old` until the new one has its name.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `network` | what is in a network's file |
-//! | `files` | files: names, locks, what is gone on with |
+//! | `network` | the contents of a network's file |
+//! | `files` | names, locks and resumption of files |
 
 mod files;
 mod network;
@@ -36,32 +37,32 @@ use crate::{Error, Result};
 use files::{Content, Lock, NewFile, Progress, canonical, make_room, remove, remove_others, sibling, sync_folder};
 use network::Network;
 
-/// What to make of what.
+/// A conversion: source, format and destination.
 #[derive(Clone, Debug)]
 pub struct Conversion {
     /// A folder with `model_index.json`, or one network, file or folder.
     pub model: Location,
-    /// Only this network, as one file; `None` is all there is.
+    /// Convert only this network, to one file; `None` for everything that `model` holds.
     pub part: Option<Part>,
-    /// What weights become: see [`Precision`](super::Precision) for which of them. `Bf16` and `Int8` are written as safetensors,
-    /// `Q8_0` and `Q4K` as GGUF files.
+    /// Format of the quantized matrices; see [`Precision`](crate::Precision) for which these are. `Bf16` and `Int8` are
+    /// written as safetensors, `Q8_0` and `Q4K` as GGUF files.
     pub format: Format,
-    /// The folder or file to be made.
+    /// The folder or file to write.
     pub out: PathBuf,
-    /// Whether what is there may be replaced.
+    /// Whether `out` may be replaced if it exists.
     pub replace: bool,
-    /// Threads that round; `None` is as many as this process may use.
+    /// Threads that quantize; `None` for as many as this process may use.
     pub threads: Option<NonZeroUsize>,
 }
 
-/// What came of it.
+/// What a conversion wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
-    /// Bytes of the networks that were written or found.
+    /// Bytes of the output, whether written now or found complete.
     pub bytes: u64,
-    /// Matrices that are in the format asked for; of the VAE kernels too.
+    /// Matrices in the requested format, including kernels of the VAE.
     pub rounded: usize,
-    /// Matrices that should be and have rows that are not whole blocks.
+    /// Matrices that keep their format, as their rows are not whole blocks of the requested one.
     pub left: usize,
 }
 
@@ -69,59 +70,59 @@ pub struct Converted {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertProblem {
-    /// It has a name already.
+    /// The output exists.
     #[error("{} is there already", path.display())]
     Exists {
-        /// What was to be made.
+        /// The output.
         path: PathBuf,
     },
-    /// A folder that is to be replaced and is no model.
+    /// The folder to replace is not a model.
     #[error("{} is there already, and is no model", path.display())]
     NoModel {
-        /// What was to be made.
+        /// The output.
         path: PathBuf,
     },
-    /// In and out are one, or one lies in the other.
+    /// Source and output are the same, or one contains the other.
     #[error("{} is what is to be converted, lies in it or holds it", path.display())]
     IsSource {
-        /// What was to be made.
+        /// The output.
         path: PathBuf,
     },
-    /// A network whose configuration says what nobody would know of the file without it.
-    #[error("`{key}` is {found}, and a file of the {part} alone would be loaded with {taken}")]
-    Untold {
-        /// Which network.
+    /// A configuration value that tensor shapes cannot reveal would be lost in a file of the network alone.
+    #[error("`{key}` is {found}, and a file of the {part} alone would be loaded with {default}")]
+    LostValue {
+        /// The network.
         part: Part,
         /// Key of the configuration.
         key: &'static str,
-        /// What it says.
+        /// Value in the configuration.
         found: String,
-        /// What counts where nothing is said.
-        taken: String,
+        /// Value without a configuration.
+        default: String,
     },
-    /// A format that the autoencoder is not rounded to.
+    /// The autoencoder cannot be converted to this format.
     #[error("the VAE has no matrices to round to {format}")]
     Vae {
-        /// Which.
+        /// The requested format.
         format: DType,
     },
-    /// Nothing to round to.
+    /// No format was requested.
     #[error("a conversion needs a format")]
     NoFormat,
-    /// The disk is too small.
+    /// The disk has too little room.
     #[error("the disk of {} has {} free, {} are needed", path.display(), Bytes(*free), Bytes(*needed))]
     DiskFull {
-        /// Where it was to be made.
+        /// The folder of the output.
         path: PathBuf,
         /// Bytes needed.
         needed: u64,
         /// Bytes free.
         free: u64,
     },
-    /// Somebody else is at it.
+    /// Another conversion to the same path is running.
     #[error("another conversion writes {}", path.display())]
     Busy {
-        /// What is being made.
+        /// The output.
         path: PathBuf,
     },
 }
@@ -132,7 +133,7 @@ impl ConvertProblem {
             ConvertProblem::Exists { .. } => return Remedy::ReplaceConverted,
             ConvertProblem::NoModel { .. } => "name another place: only a folder with model_index.json is replaced",
             ConvertProblem::IsSource { .. } => "name another place",
-            ConvertProblem::Untold { .. } => "convert the whole model: its folder keeps the configuration",
+            ConvertProblem::LostValue { .. } => "convert the whole model: its folder keeps the configuration",
             ConvertProblem::Vae { .. } => return Remedy::ConvertVaeToBf16,
             ConvertProblem::NoFormat => "use bf16, int8, q8_0 or q4_k",
             ConvertProblem::DiskFull { .. } => "free some room, or name a place on another disk",
@@ -146,11 +147,11 @@ fn refuse<T>(problem: ConvertProblem) -> Result<T> {
 }
 
 impl Conversion {
-    /// Convert, or go on where this conversion stopped.
+    /// Converts, or resumes this conversion where it stopped.
     ///
     /// # Errors
-    /// As [`ModelFiles::open`] for what is read; [`Error::Convert`] if nothing can be made there; [`Error::Cancelled`], which
-    /// leaves what is done for the next time, as does [`Error::Io`].
+    /// As [`ModelFiles::open`] for the source; [`Error::Convert`] if the output cannot be written. After
+    /// [`Error::Cancelled`] and [`Error::Io`] the next run resumes.
     pub fn run(&self, observer: &mut dyn TransferObserver, cancel: &CancelToken) -> Result<Converted> {
         let Some(dtype) = self.format.dtype() else { return refuse(ConvertProblem::NoFormat) };
         let is_model = self.part.is_none() && self.model.join("model_index.json").is_file();
@@ -159,7 +160,7 @@ impl Conversion {
         let total = files.iter().map(NewFile::bytes).sum();
         let _lock = Lock::of(&self.out)?;
         self.put_back()?;
-        self.check_out(is_model)?; // nobody else changes it from here on
+        self.check_out(is_model)?; // under the lock: no other conversion changes it from here on
         let work = sibling(&self.out, ".part");
         if is_model {
             fs::create_dir_all(&work).map_err(|e| io_error(&work, e))?;
@@ -188,7 +189,7 @@ impl Conversion {
         Ok(converted)
     }
 
-    /// Whether anything may be made there.
+    /// Checks that the output may be written.
     fn check_out(&self, is_model: bool) -> Result<()> {
         let path = self.out.clone();
         if let (Some(from), Some(to)) = (self.model.canonical(), canonical(&path))
@@ -208,7 +209,7 @@ impl Conversion {
         }
     }
 
-    /// All files of a model in the layout of diffusers.
+    /// All files of a model in the diffusers layout.
     fn model_files(&self) -> Result<Vec<NewFile>> {
         let files = ModelFiles::open(&ModelPaths { model: self.model.clone(), ..ModelPaths::default() })?;
         let packed = is_gguf(self.format);
@@ -226,7 +227,7 @@ impl Conversion {
             copy(path, Content::Copy);
         }
         copy("text_encoder/config.json", Content::TextConfig);
-        // The one that is read may lie with the text encoder.
+        // The tokenizer that is used may lie beside the text encoder.
         let tokenizer = "tokenizer/tokenizer.json";
         all.extend(files.tokenizer.map(|from| NewFile { path: tokenizer.into(), content: Content::Copy(from) }));
         for folder in ["tokenizer", "vae"] {
@@ -266,7 +267,7 @@ impl Conversion {
                 return Err(Error::ModelMissing { path: self.model.path().to_owned() });
             }
             let checkpoint = Checkpoint::open(&self.model)?;
-            // The error of what is none of them is that of a model.
+            // For a file of no network, report the error of a transformer.
             match self.part.or_else(|| checkpoint.part()).unwrap_or(Part::Transformer) {
                 Part::Transformer => {
                     Network::transformer(self, &Component::<TransformerConfig>::of(checkpoint)?, Layout::Bfl, false)
@@ -282,7 +283,7 @@ impl Conversion {
         Ok(NewFile { path, content: Content::Network(Box::new(network)) })
     }
 
-    /// Give the finished folder its name.
+    /// Renames the finished folder to its final name.
     fn put_folder(&self, work: &Path) -> Result<()> {
         let old = sibling(&self.out, ".old");
         let is_there = self.out.symlink_metadata().is_ok();
@@ -298,8 +299,8 @@ impl Conversion {
         if is_there { remove(&old) } else { Ok(()) }
     }
 
-    /// Clean up after a process that ended in the middle of [`put_folder`](Self::put_folder): what was to be replaced has its
-    /// name again if nothing else has, and goes otherwise.
+    /// Cleans up after a process that ended within [`put_folder`](Self::put_folder): restores the old folder if the
+    /// new one is not in place, else removes it.
     fn put_back(&self) -> Result<()> {
         let old = sibling(&self.out, ".old");
         let is_there = |path: &Path| path.symlink_metadata().is_ok();

@@ -1,4 +1,4 @@
-//! What is in a network's file: its header, and the bytes of every tensor in the format and under the name it will have.
+//! The contents of a network's file: its header, and the bytes of every tensor in its new format and name.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -11,32 +11,32 @@ use flux2_base::digest::hex;
 use super::{Conversion, ConvertProblem, is_gguf, refuse};
 use crate::Result;
 use crate::component::{Component, MappedWeights};
-use crate::config::{TextConfig, TransformerConfig, Untold, VaeConfig};
+use crate::config::{LostValue, TextConfig, TransformerConfig, VaeConfig};
 use crate::layout::{Dialect, Layout, Rule};
 use crate::quantize::is_rounded;
 use crate::tensor_file::NewTensor;
 use crate::{WeightSource, gguf, safetensors};
 
-/// Values that are decoded at a time.
+/// Values that are decoded at a time, which bounds memory.
 const PIECE: usize = 4 << 20;
 
-/// A network as it will be written.
+/// A network to write.
 pub(super) struct Network {
     weights: MappedWeights,
     pub(super) header: Vec<u8>,
-    /// Where tensors begin, from the end of the header.
+    /// Alignment of each tensor in bytes, from the end of the header.
     alignment: usize,
     pub(super) tensors: Vec<Outgoing>,
-    /// Matrices that are in the format asked for.
+    /// Matrices in the requested format.
     pub(super) rounded: usize,
-    /// Those that should be and have rows that are not whole blocks.
+    /// Matrices that keep their format, as their rows are not whole blocks.
     pub(super) left: usize,
     threads: Option<NonZeroUsize>,
 }
 
-/// A tensor of the file, or two: an I8 matrix is followed by its scales.
+/// A tensor of the file; an I8 matrix is followed by its scales.
 pub(super) struct Outgoing {
-    /// Of the canonical tensor it is made of, those rows, in this order; the second are often none.
+    /// Rows of the canonical tensor it is made of, in this order; the second range is often empty.
     canonical: String,
     rows: [Range<usize>; 2],
     new: NewTensor,
@@ -44,16 +44,16 @@ pub(super) struct Outgoing {
 }
 
 impl Network {
-    /// `has_config`: a configuration goes with it.
+    /// `has_config`: a configuration is written beside it.
     pub(super) fn transformer(
         to: &Conversion,
         from: &Component<TransformerConfig>,
         layout: Layout,
         has_config: bool,
     ) -> Result<Self> {
-        refuse_untold(Part::Transformer, from.config.untold().filter(|_| !has_config))?;
+        refuse_lost_value(Part::Transformer, from.config.lost_without_config().filter(|_| !has_config))?;
         let packed = is_gguf(to.format);
-        // The architecture by which other programs know FLUX.2 as well: they tell the two by names of tensors.
+        // Other programs use this architecture for FLUX.1 and FLUX.2 and tell them apart by tensor names.
         let metadata = if packed { vec![("general.architecture", gguf::Value::from("flux"))] } else { vec![] };
         Self::new(to, from, Part::Transformer, layout, metadata)
     }
@@ -65,7 +65,7 @@ impl Network {
         has_config: bool,
     ) -> Result<Self> {
         let c = &from.config;
-        refuse_untold(Part::TextEncoder, c.untold().filter(|_| !has_config && !is_gguf(to.format)))?;
+        refuse_lost_value(Part::TextEncoder, c.lost_without_config().filter(|_| !has_config && !is_gguf(to.format)))?;
         let metadata = vec![
             ("general.architecture", gguf::Value::from("qwen3")),
             ("qwen3.block_count", c.used_layers().into()),
@@ -85,7 +85,7 @@ impl Network {
     pub(super) fn vae(to: &Conversion, from: &Component<VaeConfig>, dtype: DType) -> Result<Self> {
         match to.format {
             Format::Bf16 => {
-                refuse_untold(Part::Vae, from.config.untold())?;
+                refuse_lost_value(Part::Vae, from.config.lost_without_config())?;
                 Self::new(to, from, Part::Vae, Layout::Diffusers, vec![])
             }
             _ => refuse(ConvertProblem::Vae { format: dtype }),
@@ -118,11 +118,11 @@ impl Network {
                 None => {
                     left += usize::from(wanted.is_some());
                     match stored {
-                        // What has no block, in f32 where other programs read GGUF files: they add to it in f32.
+                        // Vectors in GGUF files are f32, as other programs add to them in f32.
                         _ if !is_matrix && packed => DType::F32,
                         DType::F32 | DType::F16 | DType::Bf16 => stored,
                         _ if !is_matrix => DType::F32,
-                        // Blocks stay; what else is packed is packed as no GGUF file has it, or with scales beside it.
+                        // Stored blocks stay; GGUF has no other packed format and no separate scales.
                         _ if packed && stored.block_len() > 1 && stored != DType::F4E2M1 => stored,
                         _ => DType::Bf16,
                     }
@@ -152,18 +152,18 @@ impl Network {
         Ok(Network { weights: from.map()?, header, alignment, tensors, rounded, left, threads: to.threads })
     }
 
-    /// Length of the whole file.
+    /// Length of the whole file in bytes.
     pub(super) fn bytes(&self) -> u64 {
         (self.header.len() + self.tensors.iter().map(|t| self.size(t)).sum::<usize>()) as u64
     }
 
-    /// Bytes of a tensor, its scales, and what fills up to the next.
+    /// Bytes of a tensor, its scales and the padding behind them.
     pub(super) fn size(&self, tensor: &Outgoing) -> usize {
         let scales = tensor.scales.as_ref().map_or(0, NewTensor::bytes);
         (tensor.new.bytes() + scales).next_multiple_of(self.alignment)
     }
 
-    /// The bytes of a tensor, and all that `size` counts, in pieces.
+    /// Passes the bytes that [`size`](Self::size) counts to `each`, in pieces.
     pub(super) fn encode(&self, tensor: &Outgoing, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let Outgoing { canonical, rows, new, scales } = tensor;
         let host = self.weights.tensor(canonical)?;
@@ -190,7 +190,7 @@ impl Network {
         }
         host.bytes().forget();
         if written != new.bytes() + scales.as_ref().map_or(0, NewTensor::bytes) {
-            // The header says otherwise: whatever comes behind it would be read from the wrong place.
+            // The header promises another length: every tensor behind this one would be read from the wrong offset.
             let (dtype, shape) = (new.dtype, new.shape.clone());
             return Err(flux2_backend::Error::ByteCount { bytes: written, dtype, shape }.into());
         }
@@ -198,16 +198,16 @@ impl Network {
     }
 }
 
-fn refuse_untold(part: Part, untold: Option<Untold>) -> Result<()> {
-    match untold {
+fn refuse_lost_value(part: Part, lost: Option<LostValue>) -> Result<()> {
+    match lost {
         None => Ok(()),
-        Some(Untold { key, found, taken }) => refuse(ConvertProblem::Untold { part, key, found, taken }),
+        Some(LostValue { key, found, default }) => refuse(ConvertProblem::LostValue { part, key, found, default }),
     }
 }
 
-/// A piece of rows, or what is no matrix, in another dtype.
+/// Rows of a matrix, or another tensor, in another dtype.
 fn in_dtype(host: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> Result<HostTensor> {
-    // Beside bytes one multiplier is written for each row.
+    // I8 matrices are written with one scale for each row.
     let is_told = |scales: &BlockScales| dtype == DType::I8 && scales.values.len() == host.shape()[0];
     if host.dtype() == dtype && host.scales().is_none_or(is_told) {
         return Ok(host.clone());
@@ -225,7 +225,7 @@ fn in_dtype(host: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> R
     }
 }
 
-/// How `dialect` stores a canonical tensor: the other way round than it is read.
+/// How `dialect` stores a canonical tensor: the inverse of reading it.
 fn outgoing(dialect: &Dialect, canonical: &str, shape: &[usize], dtype: DType) -> Vec<Outgoing> {
     let (rule, names) = dialect.find(canonical);
     let rows = shape[0];

@@ -6,13 +6,13 @@
 
 use super::Rule::{self, Flatten, Same};
 
-/// What other programs put before every name of the transformer, longest first.
+/// Prefixes of other programs before every name of the transformer, longest first.
 pub(super) const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", ""];
 
-/// And of the autoencoder.
+/// Prefixes before every name of the autoencoder.
 pub(super) const VAE_PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
 
-/// A mark of ComfyUI's: matrices are 8-bit with scales.
+/// Written by ComfyUI beside fp8 matrices with scales.
 pub(super) const UNUSED: &[&str] = &["scaled_fp8"];
 
 pub(super) const TRANSFORMER_SIGN: &str = "double_stream_modulation_img.lin.weight";

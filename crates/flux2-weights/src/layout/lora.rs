@@ -3,13 +3,14 @@
 //! A name is `PREFIX MODULE SUFFIX`. The module is a stored name of the transformer in one of its layouts, without
 //! `.weight`. Prefix and suffix depend on the program that wrote the file:
 //!
-//! | program | prefix | suffixes |
+//! | program | prefix | factors |
 //! |---|---|---|
-//! | diffusers, PEFT | `transformer.`, `base_model.model.` or none | `.lora_A.weight`, `.lora_B.weight`; also with an adapter's name, `.lora_A.default.weight` |
-//! | ai-toolkit, ComfyUI | `diffusion_model.`, `model.diffusion_model.` | the same, or `.lora_down.weight`, `.lora_up.weight` |
-//! | kohya, musubi | `lora_unet_`, with `_` for every `.` of the module | `.lora_down.weight`, `.lora_up.weight`, `.alpha` |
+//! | diffusers, PEFT | `transformer.`, `base_model.model.` or none | `.lora_A`, `.lora_B` |
+//! | ai-toolkit, ComfyUI | `diffusion_model.`, `model.diffusion_model.` | either pair |
+//! | kohya, musubi | `lora_unet_`, with `_` for every `.` of the module | `.lora_down`, `.lora_up` |
 //!
-//! Any suffix goes with any prefix. Sources: `loaders/lora_conversion_utils.py` in diffusers, `networks/lora_flux.py` in
+//! A factor is followed by `.weight`, or by an adapter's name and `.weight` as in `.lora_A.default.weight`. Any pair of
+//! factors goes with any prefix. Sources: `loaders/lora_conversion_utils.py` in diffusers, `networks/lora_flux.py` in
 //! kohya-ss/sd-scripts.
 
 /// How a dialect marks the two factors of a matrix, between the module and `.weight`.

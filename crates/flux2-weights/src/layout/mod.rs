@@ -1,10 +1,12 @@
-//! Several dialects, one vocabulary: how each layout's names and forms become the canonical ones models ask for.
+//! Naming schemes of checkpoints, and how each maps to the canonical names and forms that networks ask for.
 //!
-//! A dialect is a table of [`Rule`]s, one for each canonical tensor, with `{i}` where a number (or any one part of a
-//! name) stands on both sides. [`detect`] tells the dialect of a file from the names in it, never from its file name.
+//! A scheme is a table of [`Rule`]s, one for each canonical tensor, with `{i}` where a number or another part of a name
+//! stands on both sides. [`detect`] recognizes the scheme of a file by the names in it, never by its file name. A new
+//! layout is a file of rules, a row of [`SCHEMES`] and a [`Layout`]; a new LoRA dialect is a row in [`lora`].
 //!
 //! Canonical form: q, k and v of a double block fused by rows; modulation halves in the order shift, scale; decoder
-//! levels of the VAE numbered in the order they run; attention matrices of the VAE `[c, c]`; convolutions `[o, i, kh, kw]`.
+//! levels of the VAE numbered in the order they run; attention matrices of the VAE `[c, c]`; convolutions
+//! `[o, i, kh, kw]`.
 
 mod bfl;
 mod diffusers;
@@ -15,10 +17,10 @@ use std::fmt;
 
 use flux2_base::Part;
 
-/// Which scheme of names a checkpoint follows.
+/// A naming scheme of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// A folder as the diffusers library writes it.
+    /// Folders as the diffusers library writes them.
     Diffusers,
     /// Single files as Black Forest Labs publishes them.
     Bfl,
@@ -26,7 +28,7 @@ pub enum Layout {
     HuggingFace,
     /// The text encoder's names in GGUF files.
     LlamaCpp,
-    /// In no file: random values under canonical names.
+    /// No file: random values under canonical names.
     Synthetic,
 }
 
@@ -42,16 +44,16 @@ impl fmt::Display for Layout {
     }
 }
 
-/// How a canonical tensor (first) is stored (second).
+/// How a canonical tensor (first field) is stored (second field).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rule {
     /// Under another name.
     Same(&'static str, &'static str),
-    /// With two more axes of length 1: a 1x1 convolution that is a matrix.
+    /// As a 1x1 convolution, `[o, i, 1, 1]`; canonical is the matrix `[o, i]`.
     Flatten(&'static str, &'static str),
-    /// In three parts of equal size, to be joined by rows.
+    /// In three matrices of equal size; canonical is their concatenation by rows.
     ConcatRows(&'static str, [&'static str; 3]),
-    /// With its two halves of rows exchanged.
+    /// With the two halves of its rows swapped.
     SwapHalves(&'static str, &'static str),
 }
 
@@ -69,7 +71,7 @@ impl Rule {
     }
 }
 
-/// A scheme with the prefix that a file has.
+/// A scheme as one file uses it: with the prefix of its names.
 #[derive(Clone, Debug)]
 pub(super) struct Dialect {
     pub layout: Layout,
@@ -79,21 +81,21 @@ pub(super) struct Dialect {
     /// Stands before every name.
     pub prefix: &'static str,
     layers: Option<&'static str>,
-    /// Index of the last level, for names that count levels the other way round.
+    /// Index of the last VAE level, for schemes that number the levels in reverse.
     pub last_level: usize,
 }
 
-/// What a set of tensor names turned out to be.
+/// What a file is, judged by its tensor names.
 #[derive(Debug)]
 pub(super) enum Detected {
     Part(Part, Dialect),
-    /// A LoRA.
+    /// A LoRA for any network.
     Lora,
-    /// Not a checkpoint of this family, but recognisably this.
+    /// Something recognizable that is no checkpoint of this family.
     Other(&'static str),
 }
 
-/// A scheme of names: how one part is stored in one layout.
+/// A naming scheme: how one part is stored in one layout.
 struct Scheme {
     part: Part,
     layout: Layout,
@@ -166,15 +168,15 @@ const SCHEMES: [Scheme; 6] = [
     },
 ];
 
-/// Both schemes of the transformer's names, without a prefix.
+/// Both schemes of the transformer, without a prefix.
 pub(super) fn transformer_dialects() -> impl Iterator<Item = Dialect> {
     SCHEMES.iter().filter(|scheme| scheme.part == Part::Transformer).map(|scheme| Dialect::new(scheme, ""))
 }
 
-/// Tell part, layout and prefix from names; `None` if no scheme fits.
+/// Recognizes part, layout and prefix by names; `None` if no scheme fits.
 pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item = &'n str> + Clone) -> Option<Detected> {
     let has_with_prefix = |name: &str| bfl::PREFIXES.iter().any(|prefix| has(&format!("{prefix}{name}")));
-    // The embedding of a guidance scale is what FLUX.2 [dev] has and [klein] has not.
+    // FLUX.2 [dev] has a guidance embedding, [klein] has none.
     if has_with_prefix(bfl::GUIDANCE) || has_with_prefix(diffusers::GUIDANCE) {
         return Some(Detected::Other("FLUX.2 [dev] or another model with a guidance embedding"));
     }
@@ -192,7 +194,7 @@ pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item =
     if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
         return Some(Detected::Other("FLUX.1"));
     }
-    // The telling name may be the one that is missing: take the scheme that most of the names fit.
+    // The sign itself may be missing: take the scheme that fits most names, if it fits more than half.
     const LOOKED_AT: usize = 1000;
     let fitting = |dialect: &Dialect| names.clone().take(LOOKED_AT).filter(|name| dialect.knows(name)).count();
     let (fits, scheme, dialect) = candidates().map(|(s, d)| (fitting(&d), s, d)).max_by_key(|(fits, ..)| *fits)?;
@@ -210,16 +212,16 @@ impl Dialect {
         SCHEMES.iter().find(|scheme| (scheme.part, scheme.layout) == (part, layout)).map(|scheme| Self::new(scheme, ""))
     }
 
-    /// Whether a stored name is one that this scheme has, at whatever index.
+    /// Whether a stored name occurs in this scheme, at any index.
     fn knows(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(self.prefix) else { return false };
         self.rules.iter().flat_map(|rule| rule.stored()).any(|pattern| captures(pattern, name).is_some())
     }
 
-    /// The rule for a canonical name and the stored names it asks for, in order.
+    /// The rule for a canonical name, and the stored names it needs, in order.
     ///
     /// # Panics
-    /// If no rule covers `canonical`: the table and the configuration's list of tensors disagree.
+    /// If no rule covers `canonical`, which means that the table and the list of expected tensors disagree.
     pub fn find(&self, canonical: &str) -> (Rule, Vec<String>) {
         let found = self.rules.iter().find_map(|rule| Some((rule, captures(rule.canonical(), canonical)?)));
         let (rule, captured) = found.unwrap_or_else(|| panic!("no {} rule for `{canonical}`", self.layout));
@@ -227,13 +229,13 @@ impl Dialect {
         (*rule, stored.collect())
     }
 
-    /// Whether a stored name is known not to be needed.
+    /// Whether no network reads this stored name.
     pub fn is_unused(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(self.prefix) else { return false };
         self.unused.iter().any(|pattern| captures(pattern, name).is_some())
     }
 
-    /// Which layer of the text encoder a stored name belongs to, whether or not there is a rule for it.
+    /// The layer of the text encoder that a stored name belongs to, with or without a rule for it.
     pub fn text_layer(&self, stored: &str) -> Option<usize> {
         stored.strip_prefix(self.prefix)?.strip_prefix(self.layers?)?.split('.').next()?.parse().ok()
     }
@@ -254,7 +256,7 @@ impl Dialect {
     }
 }
 
-/// What stands in `name` where `pattern` has `{key}`, or `None` if it does not fit. A placeholder is one dotted part.
+/// Parts of `name` where `pattern` has `{key}`; `None` if the pattern does not fit. A placeholder is one dotted part.
 fn captures<'p, 'n>(pattern: &'p str, name: &'n str) -> Option<Vec<(&'p str, &'n str)>> {
     let (mut pattern, mut name) = (pattern.split('.'), name.split('.'));
     let mut found = Vec::new();

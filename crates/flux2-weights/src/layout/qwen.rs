@@ -1,12 +1,13 @@
-//! Names of the text encoder: those of transformers, the same in a folder and in a single file, and those of llama.cpp in
-//! GGUF files. Sources: `models/qwen3/` in transformers; `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp, whose
-//! converter leaves the rows of Qwen3's q and k in their order.
+//! Names of the text encoder: those of transformers, in folders and single files, and those of llama.cpp in GGUF files.
 //!
-//! Only the layers up to the last tapped hidden state are read; which layers lie beyond it is the configuration's to say.
+//! Sources: `models/qwen3/` in transformers; `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp, whose converter
+//! keeps the order of rows of Qwen3's q and k.
+//!
+//! Layers behind the last tap are not read; the configuration says which these are.
 
 use super::Rule::{self, Same};
 
-/// What ComfyUI puts before every name in files of a whole model.
+/// Prefixes of ComfyUI in files of a whole model.
 pub(super) const PREFIXES: [&str; 3] =
     ["text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", ""];
 
@@ -29,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
 
 /// The final norm and the output head; `{p}` is weight or the scale of an 8-bit weight.
 pub(super) const UNUSED: &[&str] = &["model.norm.{p}", "lm_head.{p}", "scaled_fp8"];
-/// What stands before the number of a layer.
+/// Stands before the number of a layer.
 pub(super) const LAYERS: &str = "model.layers.";
 
 pub(super) const LLAMA_SIGN: &str = "blk.0.attn_q_norm.weight";

@@ -1,4 +1,4 @@
-//! Names in a LoRA's file: which matrix of the transformer a tensor belongs to, and what it is there.
+//! Names in LoRA files: which rows of which matrix a tensor belongs to, and whether it is a factor or alpha.
 //!
 //! The dialects of prefixes and suffixes are a table in [`layout::lora`](crate::layout::lora). The rest of a name is a
 //! module: a stored name of the transformer in either layout, so the rules of [`layout`](crate::layout) lead to the
@@ -11,18 +11,18 @@ use crate::config::TransformerConfig;
 use crate::layout::lora::{ALIASES, ALPHA, ALPHA_PARTNER, FACTORS, PREFIXES, UNDERSCORED};
 use crate::layout::{Rule, transformer_dialects};
 
-/// What a tensor of a LoRA is.
+/// The role of a tensor in a LoRA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// The factor `[rank, in]`.
     Down,
     /// The factor `[out, rank]`.
     Up,
-    /// A number that is divided by the rank to scale the product.
+    /// A number; alpha / rank scales the product.
     Alpha,
 }
 
-/// A name, taken apart.
+/// The parts of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key<'k> {
     pub prefix: &'k str,
@@ -33,7 +33,7 @@ pub(super) struct Key<'k> {
 }
 
 impl<'k> Key<'k> {
-    /// `None` if the name is no tensor of a LoRA.
+    /// Splits a name; `None` if no LoRA has such a name.
     pub fn parse(name: &'k str) -> Option<Self> {
         let (stem, role) = match name.strip_suffix(ALPHA) {
             Some(stem) => (stem, Role::Alpha),
@@ -63,13 +63,13 @@ impl<'k> Key<'k> {
         format!("{}{module}{}", self.prefix, self.suffix)
     }
 
-    /// Whether a module is written as this one is.
+    /// Whether a module is spelled like this one: with dots or with underscores.
     pub fn is_like(&self, module: &str) -> bool {
         self.module.starts_with(UNDERSCORED) == module.starts_with(UNDERSCORED)
     }
 }
 
-/// What is before the suffix of a factor, which may have the name of an adapter, and which factor it is.
+/// Splits the marker of a factor, and an adapter's name behind it, from a name without `.weight`.
 fn factor(name: &str) -> Option<(&str, Role)> {
     let marked = |(marker, role): (&str, Role)| {
         let (stem, adapter) = name.rsplit_once(marker)?;
@@ -79,25 +79,25 @@ fn factor(name: &str) -> Option<(&str, Role)> {
     FACTORS.iter().flat_map(|factors| [(factors.down, Role::Down), (factors.up, Role::Up)]).find_map(marked)
 }
 
-/// Where the product of a LoRA's two factors goes.
+/// Where the product of two factors is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Home {
-    /// The matrix.
+pub(super) struct Target {
+    /// Canonical name of the matrix.
     pub canonical: String,
-    /// Its rows.
+    /// Rows of the matrix that are updated.
     pub rows: Range<usize>,
-    /// All its columns.
+    /// Number of columns of the matrix.
     pub cols: usize,
-    /// Whether the halves of the rows are exchanged in the layout of this name.
+    /// Whether the layout of this name swaps the halves of the rows.
     pub is_swapped: bool,
 }
 
-/// Every module of a transformer, in both layouts and under both spellings.
-pub(super) struct Homes(BTreeMap<String, Home>);
+/// The targets of a transformer, by module in both layouts and both spellings.
+pub(super) struct Targets(BTreeMap<String, Target>);
 
-impl Homes {
+impl Targets {
     pub fn of(config: &TransformerConfig) -> Self {
-        let mut homes = BTreeMap::new();
+        let mut targets = BTreeMap::new();
         for dialect in transformer_dialects() {
             for (canonical, shape) in config.expected_tensors() {
                 let &[rows, cols] = &shape[..] else { continue }; // LoRA is for matrices
@@ -105,26 +105,26 @@ impl Homes {
                 let height = rows / stored.len();
                 for (i, name) in stored.iter().enumerate() {
                     let module = name.strip_suffix(".weight").unwrap_or(name);
-                    let home = Home {
+                    let target = Target {
                         canonical: canonical.clone(),
                         rows: i * height..(i + 1) * height,
                         cols,
                         is_swapped: matches!(rule, Rule::SwapHalves(..)),
                     };
-                    homes.insert(format!("{UNDERSCORED}{}", module.replace('.', "_")), home.clone());
+                    targets.insert(format!("{UNDERSCORED}{}", module.replace('.', "_")), target.clone());
                     for (beginning, alias) in ALIASES {
                         if let Some(rest) = module.strip_prefix(beginning) {
-                            homes.insert(format!("{alias}{rest}"), home.clone());
+                            targets.insert(format!("{alias}{rest}"), target.clone());
                         }
                     }
-                    homes.insert(module.to_owned(), home);
+                    targets.insert(module.to_owned(), target);
                 }
             }
         }
-        Homes(homes)
+        Targets(targets)
     }
 
-    pub fn find(&self, module: &str) -> Option<&Home> {
+    pub fn find(&self, module: &str) -> Option<&Target> {
         self.0.get(module)
     }
 
@@ -133,7 +133,7 @@ impl Homes {
     }
 }
 
-/// What a tensor belongs to that is no LoRA of a transformer, by a part of its name.
+/// The unsupported adapter that a tensor belongs to, recognized by a part of its name.
 pub(super) fn unsupported(name: &str) -> Option<&'static str> {
     const TEXT_ENCODERS: [&str; 3] = ["lora_te", "text_encoder", "base_model.model.text_encoder"];
     const KINDS: [(&str, &str); 10] = [
@@ -155,7 +155,7 @@ pub(super) fn unsupported(name: &str) -> Option<&'static str> {
     KINDS.into_iter().find(|(kind, _)| name.split('.').any(|part| is_of(kind, part))).map(|(_, what)| what)
 }
 
-/// Another family of models that has a module like this and ours have not.
+/// Another family of models that has such a module, where this family has none.
 pub(super) fn other_family(name: &str) -> Option<&'static str> {
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     // FLUX.1 has a modulation in each block, and other names for its MLPs.

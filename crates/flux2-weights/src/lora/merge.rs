@@ -1,7 +1,7 @@
 //! `W + Σ factor · up · down`, in f32, over weights stored in any format.
 //!
-//! Weights of 16 bits or fewer come out as bf16, rounded to nearest even; f32 stays f32. Each element's products are added
-//! in the order of the ranks and then to the weight, by one thread: the bytes depend on nothing else.
+//! Weights of 16 bits or fewer become bf16, rounded to nearest even; f32 stays f32. One thread sums each element, rank
+//! by rank, and adds the sum to the weight, so the result does not depend on the number of threads.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -13,15 +13,15 @@ use flux2_backend::{DType, HostBytes, HostTensor};
 use super::Patch;
 use crate::Result;
 
-/// Rows and columns of the tile whose sums stay in registers, those of every processor of the architecture.
+/// Rows and columns of a tile whose sums stay in registers on every processor of the architecture.
 const ROWS: usize = 2;
 const COLS: usize = 16;
-/// Rows that go past a panel of `down` while it is in the nearest cache.
+/// Rows that are multiplied with a panel of `down` while it is in the L1 cache.
 const GROUP: usize = 16;
-/// Products that are not worth another thread.
+/// Multiplications below which another thread does not pay.
 const FEW: usize = 1 << 20;
 
-/// How a merged matrix is stored.
+/// The dtype of a merged matrix.
 pub(crate) fn merged_dtype(base: DType) -> DType {
     if base == DType::F32 { DType::F32 } else { DType::Bf16 }
 }
@@ -32,7 +32,7 @@ pub(super) fn merge(base: &HostTensor, patches: &[&Patch], threads: NonZeroUsize
     let dtype = merged_dtype(base.dtype());
     let row_bytes = dtype.bytes(cols);
     let mut merged = vec![0; rows * row_bytes];
-    // Between two bounds all rows get the same patches.
+    // All rows between two bounds have the same patches.
     let mut bounds = vec![0, rows];
     bounds.extend(patches.iter().flat_map(|patch| [patch.rows.start, patch.rows.end]));
     bounds.sort_unstable();
@@ -50,11 +50,11 @@ pub(super) fn merge(base: &HostTensor, patches: &[&Patch], threads: NonZeroUsize
     Ok(HostTensor::new(dtype, [rows, cols], HostBytes::new(Arc::new(merged)))?)
 }
 
-/// The factors of all patches to some rows, side by side.
+/// The factors of all patches of some rows, concatenated by rank.
 struct Product {
     rows: Range<usize>,
     cols: usize,
-    /// Of all patches together.
+    /// Sum of the ranks of all patches.
     rank: usize,
     /// `[rows, rank]`, with the factors multiplied in.
     up: Vec<f32>,
@@ -88,7 +88,7 @@ impl Product {
         Product { rows, cols, rank, up, down }
     }
 
-    /// Rows of `base` with this added, as `encode` writes them.
+    /// Writes rows of `base` plus this product, encoded by `encode`.
     fn add_to<const N: usize>(
         &self,
         base: &HostTensor,
@@ -154,7 +154,7 @@ fn tile(up: &[[f32; ROWS]], down: &[[f32; COLS]]) -> [[f32; COLS]; ROWS] {
     sums
 }
 
-/// To nearest, ties to even. What is no number stays none.
+/// Rounds to bf16, to nearest even. NaN stays NaN.
 fn bf16(value: f32) -> [u8; 2] {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;

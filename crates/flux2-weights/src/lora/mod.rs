@@ -1,12 +1,12 @@
-//! LoRA: small corrections of the flow transformer's matrices, added when it is loaded.
+//! LoRA: low-rank updates of the flow transformer's matrices, merged when it is loaded.
 //!
 //! In:  safetensors files of pairs `down` `[rank, in]` and `up` `[out, rank]`, in any dialect of names ([`keys`]).
-//! Out: [`Lora`], in which every pair has found its rows of a canonical matrix, and [`WithLoras`], a [`WeightSource`] that
+//! Out: [`Lora`], which knows the rows of a canonical matrix for every pair, and [`WithLoras`], a [`WeightSource`] that
 //!      hands out `W + Σ scale · alpha / rank · up · down`.
 //!
-//! Merging comes before anything else happens to a weight: it works on whatever format the checkpoint has, and what
-//! `--dtype` rounds is rounded afterwards. A file of which a single tensor has no place is refused.
-//! Source of the formula: `LoraLayer` in PEFT; of alpha in metadata: `loaders/peft.py` in diffusers.
+//! Merging is the first thing that happens to a weight. It accepts every stored format, and quantization comes after
+//! it. A file is refused if a single tensor has no target. Source of the formula: `LoraLayer` in PEFT; of alpha in
+//! metadata: `loaders/peft.py` in diffusers.
 
 mod keys;
 mod merge;
@@ -23,7 +23,7 @@ use flux2_backend::{DType, Format, HostBytes, HostTensor, Placement};
 use flux2_base::Remedy;
 use flux2_base::digest::sha256;
 
-use self::keys::{Home, Homes, Key, Role};
+use self::keys::{Key, Role, Target, Targets};
 use self::scaling::Scaling;
 use crate::config::TransformerConfig;
 use crate::location::Location;
@@ -38,24 +38,24 @@ use crate::{ModelFiles, WeightSource};
 pub struct LoraPath {
     /// A safetensors file.
     pub location: Location,
-    /// How much of it: 1 as it was trained, 0 nothing, negative the opposite.
+    /// Strength: 1 as trained, 0 none, negative inverts the effect.
     pub scale: f32,
 }
 
-/// A LoRA that fits a transformer. Its file stays mapped.
+/// A LoRA that fits a transformer. Its file stays mapped while it exists.
 #[derive(Clone, Debug)]
 pub struct Lora {
     /// Name of its file, without folder and extension.
     pub name: String,
     /// SHA-256 of its file, in hex.
     pub sha256: String,
-    /// How much of it is added.
+    /// Strength with which it is added.
     pub scale: f32,
-    /// By canonical matrix, in the order of the file's names.
+    /// Updates by canonical matrix, in the order of the file's names.
     patches: Arc<BTreeMap<String, Vec<Patch>>>,
 }
 
-/// What is added to some rows of a matrix: `factor · up · down`.
+/// An update of some rows of a matrix: `factor · up · down` is added.
 #[derive(Clone, Debug)]
 struct Patch {
     rows: Range<usize>,
@@ -67,11 +67,11 @@ struct Patch {
 }
 
 impl ModelFiles {
-    /// The same model with these LoRAs instead of those it had. Several add up, also the same one twice.
+    /// The same model with these LoRAs in place of those it had. Several add up, also the same one twice.
     ///
     /// # Errors
-    /// [`Error::LoraScale`] for a scale that is no number; [`Error::Checkpoint`] or [`Error::Lora`] for a file that is
-    /// damaged, no LoRA for the flow transformer, or one for another model.
+    /// [`Error::LoraScale`] if a scale is not finite; [`Error::Checkpoint`] or [`Error::Lora`] if a file is damaged, no
+    /// LoRA for the flow transformer, or one for another model.
     pub fn with_loras(self, loras: &[LoraPath]) -> Result<Self> {
         let open = |lora| Lora::open(lora, &self.transformer.config);
         let loras = loras.iter().map(open).collect::<Result<_>>()?;
@@ -80,7 +80,7 @@ impl ModelFiles {
 }
 
 impl Lora {
-    /// How many matrices of the transformer it changes.
+    /// Number of transformer matrices that it changes.
     pub fn matrices(&self) -> usize {
         self.patches.len()
     }
@@ -99,7 +99,7 @@ impl Lora {
         Ok(Lora { sha256: sha256(&bytes), ..Self::of(&file, &bytes, path, config)? })
     }
 
-    /// The LoRA in a file, without its digest.
+    /// The LoRA in an open file, without its digest.
     pub(super) fn of(
         file: &TensorFile,
         bytes: &HostBytes,
@@ -110,11 +110,11 @@ impl Lora {
         let refuse = |problem| Error::Lora { path: location.path().to_owned(), problem };
         let FileMetadata::Safetensors(metadata) = &file.metadata else { return Err(refuse(LoraProblem::Gguf)) };
         let adapters = Adapters::of(file).map_err(refuse)?;
-        let homes = Homes::of(config);
-        let pairs = match adapters.fit(&homes) {
+        let targets = Targets::of(config);
+        let pairs = match adapters.fit(&targets) {
             Ok(pairs) => pairs,
             Err(mut mismatch) => {
-                adapters.name_neighbours(&homes, &mut mismatch);
+                adapters.suggest_names(&targets, &mut mismatch);
                 let other = adapters.made_for_another(config, &mismatch);
                 return Err(refuse(other.unwrap_or_else(|| LoraProblem::Tensors(Box::new(mismatch)))));
             }
@@ -123,7 +123,7 @@ impl Lora {
         let mut patches: BTreeMap<String, Vec<Patch>> = BTreeMap::new();
         for pair in pairs {
             let factor = pair.factor(pair.alpha(bytes)?, scaling.as_ref(), *scale).map_err(refuse)?;
-            patches.entry(pair.home.canonical.clone()).or_default().extend(pair.patches(bytes, factor)?);
+            patches.entry(pair.target.canonical.clone()).or_default().extend(pair.patches(bytes, factor)?);
         }
         Ok(Lora {
             name: location.stem().unwrap_or_else(|| "lora".into()),
@@ -134,13 +134,13 @@ impl Lora {
     }
 }
 
-/// The weights of a transformer with LoRAs added to them. Matrices that none touches are handed on as they are.
+/// The weights of a transformer with LoRAs merged. Matrices that no LoRA changes are handed on as they are.
 pub struct WithLoras<'a> {
-    /// The weights.
+    /// The weights without LoRAs.
     pub base: &'a dyn WeightSource,
-    /// The LoRAs of the same transformer.
+    /// LoRAs that fit the transformer.
     pub loras: &'a [Lora],
-    /// Threads that add them up, at most.
+    /// Most threads that merge.
     pub threads: NonZeroUsize,
 }
 
@@ -152,7 +152,7 @@ impl WeightSource for WithLoras<'_> {
             return Ok(base);
         }
         let merged = merge::merge(&base, &patches, self.threads)?;
-        base.bytes().forget(); // there is a copy now
+        base.bytes().forget(); // the values were copied
         Ok(merged)
     }
 
@@ -167,10 +167,10 @@ impl WeightSource for WithLoras<'_> {
 
 // ---- a file, and what is wrong with it ----
 
-/// The tensors of a file by the module they belong to.
+/// The tensors of a file, grouped by module.
 struct Adapters<'f> {
     by_module: BTreeMap<&'f str, Adapter<'f>>,
-    /// Names that are no tensors of a LoRA.
+    /// Names that no LoRA has.
     others: Vec<&'f str>,
 }
 
@@ -188,9 +188,9 @@ struct Named<'f> {
     tensor: &'f StoredTensor,
 }
 
-/// A pair of factors that fits.
+/// A pair of factors whose names, shapes and dtypes fit.
 struct Pair<'f> {
-    home: Home,
+    target: Target,
     rank: usize,
     module: &'f str,
     down: &'f StoredTensor,
@@ -225,14 +225,14 @@ impl<'f> Adapters<'f> {
         Ok(adapters)
     }
 
-    /// Every pair with its place, or all that is wrong.
-    fn fit(&self, homes: &Homes) -> Result<Vec<Pair<'f>>, Mismatch> {
+    /// Every pair with its target, or everything that is wrong.
+    fn fit(&self, targets: &Targets) -> Result<Vec<Pair<'f>>, Mismatch> {
         let mut mismatch =
             Mismatch { unused: self.others.iter().map(|n| (*n).to_owned()).collect(), ..Mismatch::default() };
         let mut pairs = Vec::new();
         for (module, adapter) in &self.by_module {
-            match homes.find(module) {
-                Some(home) => pairs.extend(adapter.fit(module, home, &mut mismatch)),
+            match targets.find(module) {
+                Some(target) => pairs.extend(adapter.fit(module, target, &mut mismatch)),
                 None => mismatch.unused.extend(adapter.named().map(|named| named.name.to_owned())),
             }
         }
@@ -243,28 +243,28 @@ impl<'f> Adapters<'f> {
         Err(mismatch)
     }
 
-    /// For each name without a place that will be printed, the most similar one that has a place.
-    fn name_neighbours(&self, homes: &Homes, mismatch: &mut Mismatch) {
-        let shown = Mismatch::SHOWN.min(Mismatch::COMPARED / homes.modules().count().max(1));
+    /// Finds a similar name that has a target for each name that will be printed.
+    fn suggest_names(&self, targets: &Targets, mismatch: &mut Mismatch) {
+        let shown = Mismatch::SHOWN.min(Mismatch::COMPARED / targets.modules().count().max(1));
         for name in mismatch.unused.iter().take(shown) {
             let nearest = match Key::parse(name) {
                 Some(key) => {
-                    let modules = homes.modules().filter(|module| key.is_like(module));
+                    let modules = targets.modules().filter(|module| key.is_like(module));
                     nearest_name(key.module, modules).map(|module| key.with_module(module))
                 }
-                None => nearest_name(name, homes.modules()).map(str::to_owned),
+                None => nearest_name(name, targets.modules()).map(str::to_owned),
             };
             mismatch.nearest.extend(nearest.map(|nearest| (name.clone(), nearest)));
         }
     }
 
-    /// Another model that the file was made for, if one can be told.
+    /// The error that names the model the file was made for, if one is recognized.
     fn made_for_another(&self, config: &TransformerConfig, mismatch: &Mismatch) -> Option<LoraProblem> {
         let family = |name: &String| keys::other_family(name);
         if let Some(family) = mismatch.unused.iter().find_map(family) {
             return Some(LoraProblem::OtherFamily { family, mismatch: Box::new(mismatch.clone()) });
         }
-        let fits = |other: &TransformerConfig| self.fit(&Homes::of(other)).is_ok();
+        let fits = |other: &TransformerConfig| self.fit(&Targets::of(other)).is_ok();
         let (made_for, other) = transformer_sizes().find(|(_, other)| other != config && fits(other))?;
         Some(LoraProblem::OtherSize { made_for, width: other.hidden(), expected: config.hidden() })
     }
@@ -275,8 +275,8 @@ impl<'f> Adapter<'f> {
         [&self.alpha, &self.down, &self.up].into_iter().flatten()
     }
 
-    /// The pair, if its factors are both there and have the shapes of its place; what is wrong goes into `mismatch`.
-    fn fit(&self, module: &'f str, home: &Home, mismatch: &mut Mismatch) -> Option<Pair<'f>> {
+    /// The pair, if both factors exist and have the shapes of the target; otherwise extends `mismatch`.
+    fn fit(&self, module: &'f str, target: &Target, mismatch: &mut Mismatch) -> Option<Pair<'f>> {
         let before = mismatch.missing.len() + mismatch.dtypes.len() + mismatch.shapes.len();
         for Named { name, tensor, .. } in self.named() {
             if !matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)) {
@@ -289,18 +289,18 @@ impl<'f> Adapter<'f> {
                 mismatch.shapes.push(WrongShape { name, found, expected });
             }
         };
-        // The first factor says what the rank is; of nothing, one can be made.
+        // The rank is that of the first factor that exists.
         let axis = |named: Option<Named>, i: usize| named.and_then(|n| n.tensor.shape.get(i).copied());
         let rank = axis(self.down, 0).or(axis(self.up, 1)).unwrap_or(1).max(1);
-        let (down, up) = ([rank, home.cols], [home.rows.len(), rank]);
+        let (down, up) = ([rank, target.cols], [target.rows.len(), rank]);
         hold(self.down, &|shape| shape == down, down.into());
         hold(self.up, &|shape| shape == up, up.into());
         hold(self.alpha, &|shape| matches!(shape, [] | [1]), vec![]);
         match (self.down, self.up) {
             (Some(down), Some(up)) => {
                 let is_right = before == mismatch.missing.len() + mismatch.dtypes.len() + mismatch.shapes.len();
-                let (home, down, up) = (home.clone(), down.tensor, up.tensor);
-                is_right.then_some(Pair { home, rank, module, down, up, alpha: self.alpha })
+                let (target, down, up) = (target.clone(), down.tensor, up.tensor);
+                is_right.then_some(Pair { target, rank, module, down, up, alpha: self.alpha })
             }
             _ => {
                 mismatch.missing.extend(self.down.or(self.up).or(self.alpha).map(|named| named.key.partner()));
@@ -311,12 +311,12 @@ impl<'f> Adapter<'f> {
 }
 
 impl Pair<'_> {
-    /// Alpha, where a tensor says what it is.
+    /// Alpha, if the file has a tensor for it.
     fn alpha(&self, bytes: &HostBytes) -> Result<Option<f32>> {
         self.alpha.map(|alpha| Ok(host(alpha.tensor, bytes)?.to_f32()[0])).transpose()
     }
 
-    /// What the product is multiplied with.
+    /// The factor of the product: `scale · alpha / rank`.
     fn factor(&self, alpha: Option<f32>, scaling: Option<&Scaling>, scale: f32) -> Result<f32, LoraProblem> {
         let of_rank = match (alpha, scaling) {
             (Some(alpha), _) => f64::from(alpha) / self.rank as f64,
@@ -330,11 +330,11 @@ impl Pair<'_> {
         }
     }
 
-    /// The rows of the canonical matrix that change: halves that its layout exchanges, one by one.
+    /// Updates of canonical rows: one, or one for each half if the layout swaps the halves.
     fn patches(&self, bytes: &HostBytes, factor: f32) -> Result<Vec<Patch>> {
         let (down, up) = (host(self.down, bytes)?, host(self.up, bytes)?);
-        let Range { start, end } = self.home.rows;
-        if !self.home.is_swapped {
+        let Range { start, end } = self.target.rows;
+        if !self.target.is_swapped {
             return Ok(vec![Patch { rows: start..end, down, up, factor }]);
         }
         let half = (end - start) / 2;
@@ -345,7 +345,7 @@ impl Pair<'_> {
 }
 
 fn host(stored: &StoredTensor, bytes: &HostBytes) -> Result<HostTensor> {
-    let StoredDType::Known(dtype) = stored.dtype else { unreachable!("checked when it found its place") };
+    let StoredDType::Known(dtype) = stored.dtype else { unreachable!("checked when its target was found") };
     Ok(HostTensor::new(dtype, stored.shape.clone(), bytes.slice(stored.range.clone()))?)
 }
 
@@ -353,70 +353,70 @@ fn host(stored: &StoredTensor, bytes: &HostBytes) -> Result<HostTensor> {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoraProblem {
-    /// Not a single tensor.
+    /// The file holds no tensors.
     #[error("holds no tensors")]
     Empty,
-    /// In the wrong container.
+    /// LoRAs are read from safetensors files only.
     #[error("is a GGUF file, and LoRAs are read from safetensors files")]
     Gguf,
-    /// Something else than pairs of factors for the transformer.
+    /// Tensors of another kind of adapter, or for another network.
     #[error("`{}` belongs to {what}, which is not supported", Printable(name))]
     Unsupported {
-        /// A tensor of it.
+        /// Name of such a tensor.
         name: String,
-        /// What it is.
+        /// What the tensor belongs to, with its article.
         what: &'static str,
     },
-    /// For models of another architecture.
+    /// A LoRA for a model of another architecture.
     #[error("looks like a LoRA for {family}: {mismatch}")]
     OtherFamily {
-        /// Which.
+        /// The architecture.
         family: &'static str,
-        /// What has no place here.
+        /// Tensors without a target.
         mismatch: Box<Mismatch>,
     },
-    /// For a model of another size.
+    /// A LoRA for a model of another size.
     #[error("is a LoRA for {made_for}, of width {width}; this transformer has width {expected}")]
     OtherSize {
-        /// A model it fits.
+        /// A model that it fits.
         made_for: &'static str,
-        /// Width of that.
+        /// Width of that model.
         width: usize,
-        /// Width of the transformer it is for.
+        /// Width of the transformer it should be added to.
         expected: usize,
     },
-    /// Tensors that have no place, factors without the other, other shapes and element types; all of them.
+    /// Tensors without a target, single factors, wrong shapes and element types; all of them.
     #[error("{0}")]
     Tensors(Box<Mismatch>),
-    /// One factor under two names.
+    /// One factor occurs under two names.
     #[error("`{}` and `{}` are the same", Printable(first), Printable(second))]
     Twice {
-        /// One.
+        /// One name.
         first: String,
-        /// The other.
+        /// The other name.
         second: String,
     },
-    /// Alpha, or the scale times alpha, is no finite number.
+    /// The scale times alpha divided by the rank is not finite.
     #[error("`{}` would be multiplied by {factor}", Printable(module))]
     Factor {
-        /// Module.
+        /// Name of the module.
         module: String,
-        /// The product of scale and alpha, by the rank.
+        /// `scale · alpha / rank`.
         factor: f32,
     },
-    /// Metadata that do not read.
+    /// The adapter's configuration in the metadata is not valid.
     #[error("its metadata `lora_adapter_metadata` are not valid: {}", Printable(message))]
     Metadata {
-        /// Why.
+        /// What is wrong with it.
         message: String,
     },
-    /// Metadata of another file.
-    #[error("its metadata give `{}` rank {said}, its tensors have rank {found}", Printable(module))]
+    /// The metadata declare another rank than the tensors have.
+    #[error("its metadata give `{}` rank {declared}, its tensors have rank {found}", Printable(module))]
     Rank {
-        /// Module.
+        /// Name of the module.
         module: String,
-        /// Rank by the metadata.
-        said: u64,
+        /// Rank in the metadata.
+        declared: u64,
         /// Rank of the tensors.
         found: usize,
     },

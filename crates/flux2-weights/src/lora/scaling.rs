@@ -1,8 +1,10 @@
-//! What scales a LoRA's products where the file has no tensors that say it: the adapter's configuration in its metadata.
+//! Scaling of LoRAs whose alpha is not a tensor: the adapter's configuration in the file's metadata.
 //!
-//! A JSON object with the fields of PEFT's `LoraConfig`, each behind `transformer.` in the files of diffusers' pipelines.
-//! Patterns give a module another rank or alpha: they are whole names or ends of names (PEFT takes them for regular
-//! expressions; the files have names).
+//! A JSON object with the fields of PEFT's `LoraConfig`. In files of diffusers' pipelines each field has the prefix
+//! `transformer.`. Patterns give single modules another rank or alpha. PEFT treats patterns as regular expressions; the
+//! files contain whole names or ends of names, and only these are supported.
+//!
+//! Read by hand and not through serde, as each field has two names and its errors name the field and the value.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +13,22 @@ use serde_json::{Map, Value};
 use super::LoraProblem;
 use crate::tensor_file::MAX_METADATA_TEXT;
 
-/// Where the configuration is among a file's metadata.
+/// Key of the configuration in a file's metadata.
 const KEY: &str = "lora_adapter_metadata";
 
-/// An adapter's configuration, as far as it scales.
+/// The fields of an adapter's configuration that affect scaling.
 #[derive(Debug)]
 pub(super) struct Scaling {
     rank: Option<u64>,
     alpha: Option<f64>,
     ranks: BTreeMap<String, Value>,
     alphas: BTreeMap<String, Value>,
-    /// Whether alpha is divided by the root of the rank.
+    /// Divide alpha by the square root of the rank (rsLoRA).
     by_root: bool,
 }
 
 impl Scaling {
-    /// `None` if the file has no configuration.
+    /// Reads the configuration; `None` if the metadata have none.
     pub fn of(metadata: &BTreeMap<String, String>) -> Result<Option<Self>, LoraProblem> {
         let Some(json) = metadata.get(KEY) else { return Ok(None) };
         if json.len() > MAX_METADATA_TEXT {
@@ -54,14 +56,14 @@ impl Scaling {
         }))
     }
 
-    /// What the product of a module of rank `found` is multiplied with.
+    /// The factor `alpha / rank` of a module whose tensors have rank `found`.
     pub fn factor(&self, module: &str, found: usize) -> Result<f64, LoraProblem> {
-        let said = match matching(&self.ranks, module) {
+        let declared = match matching(&self.ranks, module) {
             Some((pattern, value)) => Some(rank(pattern, value)?),
             None => self.rank,
         };
-        if let Some(said) = said.filter(|said| *said != found as u64) {
-            return Err(LoraProblem::Rank { module: module.into(), said, found });
+        if let Some(declared) = declared.filter(|declared| *declared != found as u64) {
+            return Err(LoraProblem::Rank { module: module.into(), declared, found });
         }
         let alpha = match matching(&self.alphas, module) {
             Some((pattern, value)) => alpha(pattern, value)?,
@@ -72,7 +74,7 @@ impl Scaling {
     }
 }
 
-/// What a pattern says about a module: the longest that is its name or the end of it.
+/// The value of the longest pattern that is the module's name or the end of it.
 fn matching<'p>(patterns: &'p BTreeMap<String, Value>, module: &str) -> Option<(&'p str, &'p Value)> {
     let fits = |pattern: &str| match pattern.strip_prefix('^') {
         Some(whole) => module == whole,
@@ -121,7 +123,7 @@ mod tests {
         let of = |module, rank| factor(json, module, rank);
         assert_eq!((of("a.b.c", 2), of("b.c", 2)), (Ok(4.0), Ok(4.0)));
         assert_eq!((of("c", 4), of("a.c", 4), of("ac", 4)), (Ok(3.0), Ok(4.0), Ok(1.0)));
-        assert_eq!(of("a.b.c", 4), Err(LoraProblem::Rank { module: "a.b.c".into(), said: 2, found: 4 }));
+        assert_eq!(of("a.b.c", 4), Err(LoraProblem::Rank { module: "a.b.c".into(), declared: 2, found: 4 }));
     }
 
     #[test]

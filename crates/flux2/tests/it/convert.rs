@@ -369,7 +369,7 @@ fn a_network_that_its_file_alone_would_not_describe_is_refused() {
     let source = copy_of_tiny(temp.path());
     let out = temp.path().join("out");
     let untold = |part, format| match run(&Conversion { part: Some(part), ..conversion(&*source, format, &out) }) {
-        Err(Error::Convert(ConvertProblem::Untold { key, found, taken, .. })) => (key, found, taken),
+        Err(Error::Convert(ConvertProblem::LostValue { key, found, default, .. })) => (key, found, default),
         other => panic!("{other:?}"),
     };
     let set = |folder: &str, key: &str, value: f64| {

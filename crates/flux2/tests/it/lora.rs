@@ -614,7 +614,7 @@ fn metadata_that_contradict_the_tensors_are_refused() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(refused(json!({"r": 4})), LoraProblem::Rank { module: "img_in".into(), said: 4, found: 3 });
+    assert_eq!(refused(json!({"r": 4})), LoraProblem::Rank { module: "img_in".into(), declared: 4, found: 3 });
     assert!(matches!(refused(json!({"r": "x"})), LoraProblem::Metadata { .. }));
     assert!(matches!(refused(json!([])), LoraProblem::Metadata { .. }));
     assert!(matches!(refused(json!({"lora_alpha": 1e300})), LoraProblem::Factor { .. }));
