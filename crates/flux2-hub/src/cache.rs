@@ -29,7 +29,7 @@ pub struct Cache {
 /// A repository that is in the cache, wholly or in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cached {
-    /// The repository.
+    /// Repository on the hub.
     pub repo: RepoId,
     /// Its folder in the cache.
     pub folder: PathBuf,

@@ -19,7 +19,7 @@ pub enum Error {
     /// The text is not the name of a repository.
     #[error("no repository can be called {name:?}")]
     RepoName {
-        /// The text.
+        /// The text that was given.
         name: String,
     },
     /// The endpoint or a proxy is not a URL. Its value is not shown: it may hold a password.

@@ -17,7 +17,7 @@ use crate::{Error, Hub, RepoId, Result};
 /// The files of a model at one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The repository.
+    /// Repository on the hub.
     pub repo: RepoId,
     /// The commit, 40 hexadecimal digits.
     pub commit: String,

@@ -58,7 +58,7 @@ pub struct TransformerConfig {
     pub double_blocks: usize,
     /// Blocks over the joint sequence.
     pub single_blocks: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
@@ -211,9 +211,9 @@ pub struct TextConfig {
     pub intermediate: usize,
     /// Layers of the network; only those up to the last tap are loaded and run.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads.
+    /// Number of key and value heads.
     pub kv_heads: usize,
     /// Width of a head; `heads * head_dim` may differ from the hidden size.
     pub head_dim: usize,

@@ -22,7 +22,7 @@ pub enum Error {
     /// The path of the model leads nowhere.
     #[error("no model at {}", path.display())]
     ModelMissing {
-        /// The path.
+        /// The path that was named.
         path: PathBuf,
     },
     /// A file or folder that the model is made of does not exist.
@@ -36,7 +36,7 @@ pub enum Error {
     /// The model is a single file, which holds one network, and another network is not named.
     #[error("{} holds only the transformer, the {part} is not named", path.display())]
     PartNotGiven {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The network that is not named.
         part: Part,
@@ -44,13 +44,13 @@ pub enum Error {
     /// A folder that is not laid out as a model.
     #[error("{} is a folder without model_index.json", path.display())]
     NoModelIndex {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
     },
     /// A folder that should hold weights and does not.
     #[error("{} holds no .safetensors or .gguf file", path.display())]
     NoWeights {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
     },
     /// A checkpoint of something else than was asked for.
@@ -66,9 +66,9 @@ pub enum Error {
     /// A separate transformer beside a model that is itself one file with a transformer.
     #[error("{} is a transformer, and so is {}", model.display(), given.display())]
     TwoTransformers {
-        /// The model.
+        /// Path of the model.
         model: PathBuf,
-        /// The separate transformer.
+        /// Path of the separate transformer.
         given: PathBuf,
     },
 
@@ -76,7 +76,7 @@ pub enum Error {
     /// The file is not a complete file of tensors.
     #[error("{}: {problem}", path.display())]
     Checkpoint {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: FileProblem,
@@ -84,7 +84,7 @@ pub enum Error {
     /// A configuration is damaged, or asks for what this engine does not do.
     #[error("{}: {problem}", path.display())]
     Config {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: ConfigProblem,
@@ -100,7 +100,7 @@ pub enum Error {
     /// A LoRA cannot be added to the transformer.
     #[error("{}: {problem}", path.display())]
     Lora {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: LoraProblem,
@@ -108,7 +108,7 @@ pub enum Error {
     /// The scale of a LoRA is infinite or not a number.
     #[error("a LoRA cannot be scaled by {scale}")]
     LoraScale {
-        /// The scale.
+        /// The scale that was given.
         scale: f32,
     },
     /// Two shards hold the same tensor.
@@ -116,15 +116,15 @@ pub enum Error {
     TensorTwice {
         /// Name of the tensor.
         name: String,
-        /// One shard.
+        /// Path of one shard.
         first: PathBuf,
-        /// The other shard.
+        /// Path of the other shard.
         path: PathBuf,
     },
     /// The index lists a tensor that its shard does not hold.
     #[error("{} does not hold `{name}`, which its index says it does", path.display())]
     ShardLacks {
-        /// The shard.
+        /// Path of the shard.
         path: PathBuf,
         /// Name of the tensor.
         name: String,
@@ -142,7 +142,7 @@ pub enum Error {
     /// The file is no longer the one that was checked.
     #[error("{} has changed since it was opened", path.display())]
     FileChanged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// A network asks for a tensor that its configuration does not list.
@@ -154,7 +154,7 @@ pub enum Error {
     /// No member of the family has this name.
     #[error("unknown variant `{name}`")]
     UnknownVariant {
-        /// The name.
+        /// The name that was given.
         name: String,
         /// The most similar name of a member, if one is similar.
         nearest: Option<&'static str>,

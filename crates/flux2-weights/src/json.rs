@@ -162,15 +162,15 @@ pub enum ConfigProblem {
     /// A required key is missing.
     #[error("`{key}` is missing")]
     Missing {
-        /// The key.
+        /// Key in the configuration.
         key: String,
     },
     /// A value of the wrong kind, or out of range.
     #[error("`{key}` is {}, expected {expected}", Printable(found))]
     Value {
-        /// The key.
+        /// Key in the configuration.
         key: String,
-        /// The value.
+        /// Value in the file, as JSON.
         found: String,
         /// What is accepted.
         expected: String,
@@ -178,9 +178,9 @@ pub enum ConfigProblem {
     /// A valid value that this engine does not support.
     #[error("`{key}` is {}, only {supported} is supported", Printable(found))]
     Unsupported {
-        /// The key.
+        /// Key in the configuration.
         key: String,
-        /// The value.
+        /// Value in the file, as JSON.
         found: String,
         /// The value that is supported.
         supported: String,

@@ -22,11 +22,11 @@ pub struct Mismatch {
 /// A tensor with the wrong shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongShape {
-    /// Stored name.
+    /// Name in the file.
     pub name: String,
-    /// Stored shape.
+    /// Shape in the file.
     pub found: Vec<usize>,
-    /// Expected shape.
+    /// Shape that the configuration asks for.
     pub expected: Vec<usize>,
 }
 

@@ -235,15 +235,15 @@ pub enum FileProblem {
     /// The header is longer than any sane file's.
     #[error("claims a header of {header} bytes, at most {max} are read")]
     HeaderTooLong {
-        /// Length claimed.
+        /// Length in the header, in bytes.
         header: u64,
-        /// Largest allowed.
+        /// Largest value accepted.
         max: u64,
     },
     /// The header is longer than the file.
     #[error("claims a header of {header} bytes and is only {file} bytes long")]
     HeaderBeyondFile {
-        /// Length claimed.
+        /// Length in the header, in bytes.
         header: u64,
         /// Length of the file.
         file: u64,
@@ -273,7 +273,7 @@ pub enum FileProblem {
     UnknownDType {
         /// Name of the tensor.
         name: String,
-        /// Type claimed.
+        /// Element type in the header.
         dtype: String,
     },
     /// The size of a tensor overflows.
@@ -305,9 +305,9 @@ pub enum FileProblem {
     Offsets {
         /// Name of the tensor.
         name: String,
-        /// First byte.
+        /// Offset of the first byte.
         from: u64,
-        /// One past the last byte.
+        /// Offset behind the last byte.
         to: u64,
         /// Where it should begin.
         expected: u64,
@@ -317,7 +317,7 @@ pub enum FileProblem {
     BeyondFile {
         /// Name of the tensor.
         name: String,
-        /// One past its last byte.
+        /// Offset behind its last byte.
         end: u64,
         /// Bytes of data in the file.
         available: u64,
@@ -325,7 +325,7 @@ pub enum FileProblem {
     /// A GGUF file of an unsupported version or byte order.
     #[error("a GGUF file of version {version}, only 2 and 3 in little-endian are read")]
     GgufVersion {
-        /// Version claimed.
+        /// Version in the header.
         version: u32,
     },
     /// A count in the header of a GGUF file is too large.
@@ -333,9 +333,9 @@ pub enum FileProblem {
     GgufCount {
         /// What the number counts.
         what: String,
-        /// Count claimed.
+        /// Count in the header.
         found: u64,
-        /// Largest allowed.
+        /// Largest value accepted.
         max: u64,
     },
     /// The header of a GGUF file does not end within the file.
@@ -345,7 +345,7 @@ pub enum FileProblem {
         what: String,
         /// Offset in bytes.
         at: u64,
-        /// Bytes needed.
+        /// Bytes that are needed.
         needed: u64,
         /// Length of the file.
         file: u64,

@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds.
+    /// Every kind, once.
     pub const ALL: &[Kind] = &[Kind::Distilled, Kind::Base, Kind::Kv];
 }
 

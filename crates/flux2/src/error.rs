@@ -145,7 +145,7 @@ pub enum Error {
     /// An image file with more bytes than are read.
     #[error("{}: {bytes} bytes; image files of at most {max} bytes are read", path.display())]
     ImageFileTooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Size in bytes.
         bytes: u64,
@@ -232,7 +232,7 @@ pub enum Error {
     /// A tokenizer.json too large to be one.
     #[error("{}: larger than {max_bytes} bytes", path.display())]
     TokenizerTooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Largest size allowed, in bytes.
         max_bytes: u64,
@@ -240,7 +240,7 @@ pub enum Error {
     /// A file that is not a tokenizer.json with a BPE model.
     #[error("{}: not a tokenizer.json: {source}", path.display())]
     TokenizerJson {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The parser's message, with line and column.
         source: serde_json::Error,
@@ -248,7 +248,7 @@ pub enum Error {
     /// A tokenizer.json that splits text unlike the tokenizer of Qwen3.
     #[error("{}: not the tokenizer of Qwen3: {part}: expected {expected}", path.display())]
     TokenizerRule {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The part of the file that differs.
         part: &'static str,
@@ -258,9 +258,9 @@ pub enum Error {
     /// A tokenizer.json without a token that it needs, or with another number for it.
     #[error("{}: token {token:?} is missing or misnumbered", path.display())]
     TokenizerToken {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The token.
+        /// Text of the token.
         token: String,
     },
 
@@ -287,7 +287,7 @@ pub enum Error {
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,

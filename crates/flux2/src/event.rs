@@ -46,14 +46,14 @@ impl Phase {
 pub enum Event {
     /// A stage begins; `units` blocks or images will be counted by [`Event::Progress`].
     PhaseStarted {
-        /// The stage.
+        /// The stage that begins.
         phase: Phase,
         /// Number of units; 0 if it is not known.
         units: usize,
     },
     /// `done` units of the stage are finished.
     Progress {
-        /// The stage.
+        /// The stage in progress.
         phase: Phase,
         /// Number of units finished so far.
         done: usize,
@@ -69,7 +69,7 @@ pub enum Event {
     },
     /// A stage is finished.
     PhaseFinished {
-        /// The stage.
+        /// The stage that is finished.
         phase: Phase,
         /// Time of the stage.
         elapsed: Duration,
@@ -86,7 +86,7 @@ pub enum Event {
 pub enum TextCacheEvent {
     /// The embedding was read from disk; the text encoder did not run.
     Found {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// The embedding was computed and could not be written.
@@ -155,7 +155,7 @@ impl fmt::Display for Rung {
 pub enum Warning {
     /// Matrices that cannot be quantized, as their rows are not whole blocks.
     NotQuantized {
-        /// The network.
+        /// The network that they belong to.
         part: Part,
         /// Number of matrices that keep their format.
         left: usize,
@@ -166,9 +166,9 @@ pub enum Warning {
     },
     /// A stage ran out of memory and starts again with a fallback.
     MemoryShort {
-        /// The stage.
+        /// The stage that ran out of memory.
         stage: Phase,
-        /// The fallback.
+        /// The fallback that is used.
         rung: Rung,
     },
     /// The prompt has more tokens than the text encoder reads.

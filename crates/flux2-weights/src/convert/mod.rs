@@ -73,25 +73,25 @@ pub enum ConvertProblem {
     /// The output exists.
     #[error("{} is there already", path.display())]
     Exists {
-        /// The output.
+        /// Path of the output.
         path: PathBuf,
     },
     /// The folder to replace is not a model.
     #[error("{} is there already, and is no model", path.display())]
     NoModel {
-        /// The output.
+        /// Path of the output.
         path: PathBuf,
     },
     /// Source and output are the same, or one contains the other.
     #[error("{} is what is to be converted, lies in it or holds it", path.display())]
     IsSource {
-        /// The output.
+        /// Path of the output.
         path: PathBuf,
     },
     /// A configuration value that tensor shapes cannot reveal would be lost in a file of the network alone.
     #[error("`{key}` is {found}, and a file of the {part} alone would be loaded with {default}")]
     LostValue {
-        /// The network.
+        /// Network of the model.
         part: Part,
         /// Key of the configuration.
         key: &'static str,
@@ -114,15 +114,15 @@ pub enum ConvertProblem {
     DiskFull {
         /// The folder of the output.
         path: PathBuf,
-        /// Bytes needed.
+        /// Bytes that are needed.
         needed: u64,
-        /// Bytes free.
+        /// Bytes that are free.
         free: u64,
     },
     /// Another conversion to the same path is running.
     #[error("another conversion writes {}", path.display())]
     Busy {
-        /// The output.
+        /// Path of the output.
         path: PathBuf,
     },
 }

@@ -370,7 +370,7 @@ pub enum LoraProblem {
     /// A LoRA for a model of another architecture.
     #[error("looks like a LoRA for {family}: {mismatch}")]
     OtherFamily {
-        /// The architecture.
+        /// Name of the architecture.
         family: &'static str,
         /// Tensors without a target.
         mismatch: Box<Mismatch>,
@@ -391,9 +391,9 @@ pub enum LoraProblem {
     /// One factor occurs under two names.
     #[error("`{}` and `{}` are the same", Printable(first), Printable(second))]
     Twice {
-        /// One name.
+        /// Its first name.
         first: String,
-        /// The other name.
+        /// Its second name.
         second: String,
     },
     /// The scale times alpha divided by the rank is not finite.
