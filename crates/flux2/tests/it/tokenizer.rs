@@ -179,7 +179,10 @@ fn notice_and_licence_travel_with_the_crates() {
     for (own, original) in [
         ("crates/flux2/NOTICE", "NOTICE"),
         ("crates/dj-flux2/NOTICE", "NOTICE"),
+        ("crates/flux2-base/LICENSE", "LICENSE"),
         ("crates/flux2-backend/LICENSE", "LICENSE"),
+        ("crates/flux2-weights/LICENSE", "LICENSE"),
+        ("crates/flux2-hub/LICENSE", "LICENSE"),
         ("crates/flux2/LICENSE", "LICENSE"),
         ("crates/dj-flux2/LICENSE", "LICENSE"),
     ] {
