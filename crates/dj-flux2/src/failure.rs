@@ -4,6 +4,8 @@ use std::path::Path;
 
 use flux2::{Error, ErrorKind};
 
+use crate::wording;
+
 /// Exit codes; 0 is success.
 pub mod code {
     pub const FAILURE: u8 = 1;
@@ -48,6 +50,19 @@ impl Failure {
     }
 }
 
+impl From<flux2::weights::Error> for Failure {
+    fn from(error: flux2::weights::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+#[cfg(feature = "hub")]
+impl From<flux2::hub::Error> for Failure {
+    fn from(error: flux2::hub::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.kind() {
@@ -59,6 +74,6 @@ impl From<Error> for Failure {
             ErrorKind::Cancelled => code::CANCELLED,
             _ => code::FAILURE,
         };
-        Failure { code, message: error.to_string(), hint: error.hint() }
+        Failure { code, message: error.to_string(), hint: error.remedy().as_ref().map(wording::remedy) }
     }
 }

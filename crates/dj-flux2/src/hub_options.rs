@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
+use flux2::Variant;
 use flux2::hub::{Hub, HubOptions, Proxies, Token};
 
 use crate::failure::{Failure, Result};
@@ -38,7 +39,8 @@ fn options(env: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> HubOptions
     // Curl's rule: a server that starts programs can be made to set HTTP_PROXY by a header of that name.
     let either = |name: &str| text(name).or_else(|| text(&name.to_ascii_uppercase()));
     let all = || either("all_proxy");
-    let mut options = HubOptions::new(cache);
+    let licence_of = |repo: &str| Variant::by_repo(repo).map(|variant| variant.licence);
+    let mut options = HubOptions { licence_of, ..HubOptions::new(cache) };
     if let Some(endpoint) = text("HF_ENDPOINT") {
         options.endpoint = endpoint;
     }

@@ -8,7 +8,7 @@
 //! settings  what that means              report    events, warnings and errors on the terminal
 //! commands  one file a subcommand        failure   why a command stopped, and its exit code
 //! cache_folder   where text embeddings are kept      hub_options   how the hub is reached, where models are kept
-//! gpu_options    where a GPU's libraries are
+//! gpu_options    where a GPU's libraries are         wording       the words for what the library says as data
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ mod hub_options;
 mod output;
 mod report;
 mod settings;
+mod wording;
 
 use std::process::ExitCode;
 

@@ -9,17 +9,18 @@ use std::time::Duration;
 use std::{collections::VecDeque, time::Instant};
 
 use clap::error::ErrorKind as ClapErrorKind;
-pub use flux2::event::Bytes as Size;
-use flux2::event::FilesEvent;
 use flux2::image::Parameters;
 use flux2::pipeline::KernelRun;
 use flux2::pipeline::ladder::Rescue;
-use flux2::{Event, Observer, Phase, Timings, Warning};
+use flux2::units::Time;
+pub use flux2::units::Bytes as Size;
+use flux2::{Event, Observer, Phase, Timings, TransferEvent, TransferObserver, Warning};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result, code};
 use crate::settings::{Detail, Job};
+use crate::wording;
 
 /// Speaks for a run.
 pub struct Report {
@@ -387,10 +388,13 @@ impl Transfer {
     }
 }
 
-impl Report {
-    fn files(&mut self, event: &FilesEvent) {
+impl TransferObserver for Report {
+    fn on_transfer(&mut self, event: &TransferEvent) {
+        if self.detail == Detail::Quiet {
+            return;
+        }
         match event {
-            FilesEvent::Started { files, done, total } => {
+            TransferEvent::Started { files, done, total } => {
                 self.coming = Transfer { done: *done, total: *total, said: Some(Instant::now()), ..Default::default() };
                 self.coming.here(*done, Instant::now());
                 let here = if *done > 0 { format!(", {} are here", Size(*done)) } else { String::new() };
@@ -407,7 +411,7 @@ impl Report {
                     false => self.line(format_args!("{files}, {}{here}", Size(*total))),
                 }
             }
-            FilesEvent::Progress { done } => {
+            TransferEvent::Progress { done } => {
                 self.coming.here(*done, Instant::now());
                 let text = self.coming.text();
                 if let Some(bar) = &self.lanes[0].bar {
@@ -418,14 +422,14 @@ impl Report {
                     self.line(text);
                 }
             }
-            FilesEvent::FileFinished { path, size, elapsed } => {
+            TransferEvent::FileFinished { path, size, elapsed } => {
                 self.line(format_args!("{path} {} {}", Size(*size), Time(*elapsed)));
             }
-            FilesEvent::Waiting { path } => self.note(format_args!("{path}: another process is bringing it")),
-            FilesEvent::Again { reason, pause } => {
+            TransferEvent::Waiting { path } => self.note(format_args!("{path}: another process is bringing it")),
+            TransferEvent::Retry { reason, pause } => {
                 self.warning(format_args!("{reason}; again in {}", Time(*pause)));
             }
-            FilesEvent::Finished => self.clear_bars(),
+            TransferEvent::Finished => self.clear_bars(),
             _ => {}
         }
     }
@@ -462,11 +466,10 @@ impl Report {
                 }
             }
             Event::Warning(warning) if !self.warned.contains(warning) => {
-                self.warning(warning);
+                self.warning(wording::warning(warning));
                 self.warned.push(warning.clone());
             }
             Event::TextCache(what) if self.detail == Detail::Verbose => self.line_of(worker, what),
-            Event::Files(event) => self.files(event),
             _ => {}
         }
     }
@@ -565,29 +568,9 @@ impl Display for Label {
     }
 }
 
-/// A time as people say it: `0.42 s`, `12.0 s`, `3 min 05 s`.
-struct Time(Duration);
-
-impl Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        match seconds {
-            0..10 => write!(f, "{:.2} s", self.0.as_secs_f64()),
-            10..60 => write!(f, "{:.1} s", self.0.as_secs_f64()),
-            _ => write!(f, "{} min {:02} s", seconds / 60, seconds % 60),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_read_as_people_say_them() {
-        let time = |seconds| Time(Duration::from_secs_f64(seconds)).to_string();
-        assert_eq!([time(0.04), time(12.34), time(185.0)], ["0.04 s", "12.3 s", "3 min 05 s"]);
-    }
 
     #[test]
     fn bars_of_several_workers_say_whose_they_are() {

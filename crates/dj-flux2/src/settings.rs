@@ -14,7 +14,7 @@ use flux2::image::{LoraParameters, Parameters};
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
-use flux2::weights::{Compute, Format, Location, LoraPath};
+use flux2::weights::{self, Compute, Format, Location, LoraPath};
 use flux2::{
     EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, NoiseKind, Precision, Reference, Residency,
     ResolvedRequest, TextCache, Variant,
@@ -317,7 +317,7 @@ pub fn lora(typed: &OsStr, is_file: fn(&Path) -> bool) -> Result<LoraPath> {
         None => (Path::new(typed).into(), 1.0),
     };
     if !scale.is_finite() {
-        return Err(Error::LoraScale { scale }.into());
+        return Err(weights::Error::LoraScale { scale }.into());
     }
     Ok(LoraPath { location, scale })
 }

@@ -135,7 +135,7 @@ struct Formatted<'a> {
 }
 
 impl WeightSource for Formatted<'_> {
-    fn tensor(&self, name: &str) -> Result<HostTensor> {
+    fn tensor(&self, name: &str) -> flux2::weights::Result<HostTensor> {
         self.weights.tensor(name)
     }
 

@@ -2,13 +2,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `device` | devices by name, and why there is no GPU |
+//! | `unavailable` | why a GPU cannot be used |
 //! | `opened` | an opened device, its backend's type erased |
 //! | `cpu`, `gpu` | the two kinds of device; `no_gpu` is the second in a build without GPUs |
 //! | `machine` | what this machine offers |
 
 pub(crate) mod cpu;
-mod device;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 pub(crate) mod gpu;
 #[cfg(not(all(feature = "cuda", target_os = "linux")))]
@@ -16,11 +15,13 @@ pub(crate) mod gpu;
 pub(crate) mod gpu;
 mod machine;
 mod opened;
+mod unavailable;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::Result;
+use crate::device::Device;
 use crate::event::{CancelToken, Observer};
 use crate::pipeline::{GeneratedImage, Residency};
 use crate::plan::MemoryPlan;
@@ -29,10 +30,10 @@ use crate::text_cache::TextCache;
 use crate::variant::Variant;
 use crate::weights::{Lora, ModelFiles, ModelPaths, Precision};
 
-pub use device::{Device, NoGpu, ParseDeviceError};
 pub use gpu::GpuInfo;
 pub use machine::{Machine, SystemLibrary, machine};
 pub(crate) use opened::OpenDevice;
+pub use unavailable::NoGpu;
 
 /// A loaded model on some device.
 pub trait Engine: Send {

@@ -1,20 +1,20 @@
-//! Everything that can go wrong, as values: what happened and with what; [`Error::hint`] says what to do about it.
+//! Everything that can go wrong, as values. The message says what happened; [`Error::remedy`] what to do about it.
 
-use std::io;
 use std::path::PathBuf;
 
+use flux2_base::units::Memory;
+use flux2_base::{Cancelled, ErrorKind, Remedy};
+
+use crate::device::Device;
 use crate::event::Phase;
-use crate::plan::Memory;
-use crate::weights::convert::ConvertProblem;
-use crate::weights::{ConfigProblem, FileProblem, LoraProblem, Mismatch, Part};
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a run did not come to a picture.
+/// Why there is no picture.
 ///
-/// The message says what happened and names the value; [`hint`](Error::hint) is the third part, what to do, so that a
-/// terminal can print it on its own line and a server can send it as a field.
+/// The message says what happened and names the value. What to do about it is data, [`remedy`](Error::remedy): a
+/// terminal words it with flags, a server with fields.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,9 +24,9 @@ pub enum Error {
     SizeGrid {
         /// `width` or `height`.
         axis: &'static str,
-        /// What was asked for.
+        /// The size that was asked for, in pixels.
         px: u32,
-        /// What it must divide by.
+        /// The grid in pixels.
         multiple: u32,
     },
     /// A width or height too small or too large.
@@ -34,223 +34,78 @@ pub enum Error {
     SizeRange {
         /// `width` or `height`.
         axis: &'static str,
-        /// What was asked for.
+        /// The size that was asked for, in pixels.
         px: u32,
-        /// Smallest allowed.
+        /// Smallest allowed size in pixels.
         min: u32,
-        /// Largest allowed.
+        /// Largest allowed size in pixels.
         max: u32,
     },
-    /// A number of steps that makes no schedule.
+    /// No schedule has this number of steps.
     #[error("{steps} steps: the schedule needs 1 to {max}")]
     Steps {
-        /// What was asked for.
+        /// Steps that were asked for.
         steps: u32,
-        /// Largest allowed.
+        /// Most steps allowed.
         max: u32,
     },
     /// A guidance scale that is not a number from 0 to 100.
     #[error("guidance {guidance} is outside 0 to 100")]
     Guidance {
-        /// What was asked for.
+        /// The scale that was asked for.
         guidance: f32,
     },
-    /// More reference images than the model is given.
+    /// Too many reference images.
     #[error("{count} reference images, at most {max} are allowed")]
     ReferenceCount {
-        /// How many there were.
+        /// Number of images passed.
         count: usize,
-        /// How many may be.
+        /// Most images allowed.
         max: usize,
-    },
-    /// The scale of a LoRA that is no number.
-    #[error("a LoRA cannot be scaled by {scale}")]
-    LoraScale {
-        /// What was asked for.
-        scale: f32,
     },
 
     // ---- weights ----
-    /// There is nothing at the model's path.
-    #[error("no model at {}", path.display())]
-    ModelMissing {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A file or folder the model is made of is not there.
-    #[error("no {what} at {}", path.display())]
-    PartMissing {
-        /// What it would have been.
-        what: &'static str,
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A single file holds one network and the others were not named.
-    #[error("{} holds only the transformer, the {part} is not named", path.display())]
-    PartNotGiven {
-        /// The file.
-        path: PathBuf,
-        /// What is not named.
-        part: Part,
-        /// The flag that names it.
-        flag: &'static str,
-    },
-    /// A folder that is not laid out as a model.
-    #[error("{} is a folder without model_index.json", path.display())]
-    NoModelIndex {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A folder that should hold weights and does not.
-    #[error("{} holds no .safetensors or .gguf file", path.display())]
-    NoWeights {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A checkpoint of something else than was asked for.
-    #[error("{} is {found}, not the {wanted}", path.display())]
-    WrongPart {
-        /// File or folder.
-        path: PathBuf,
-        /// What it is.
-        found: String,
-        /// What was asked for.
-        wanted: Part,
-    },
-    /// A conversion that cannot be made.
-    #[error("{0}")]
-    Convert(ConvertProblem),
-    /// A transformer beside a model that is one.
-    #[error("{} is a transformer, and so is {}", model.display(), given.display())]
-    TwoTransformers {
-        /// The model.
-        model: PathBuf,
-        /// The other.
-        given: PathBuf,
-    },
-    /// Not a whole file of tensors.
-    #[error("{}: {problem}", path.display())]
-    Checkpoint {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: FileProblem,
-    },
-    /// A configuration that is damaged, or asks for what this engine does not do.
-    #[error("{}: {problem}", path.display())]
-    Config {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: ConfigProblem,
-    },
-    /// Tensors missing, left over, or of the wrong shape.
-    #[error("{}: {mismatch}", path.display())]
-    Tensors {
-        /// File or folder.
-        path: PathBuf,
-        /// Which.
-        mismatch: Box<Mismatch>,
-    },
-    /// A LoRA that cannot be added to the transformer.
-    #[error("{}: {problem}", path.display())]
-    Lora {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: LoraProblem,
-    },
-    /// Two shards with the same tensor.
-    #[error("`{name}` is in {} and in {}", first.display(), path.display())]
-    TensorTwice {
-        /// Tensor.
-        name: String,
-        /// Shard.
-        first: PathBuf,
-        /// The other shard.
-        path: PathBuf,
-    },
-    /// The index promises a tensor its shard does not have.
-    #[error("{} does not hold `{name}`, which its index says it does", path.display())]
-    ShardLacks {
-        /// Shard.
-        path: PathBuf,
-        /// Tensor.
-        name: String,
-    },
-    /// A stage met the end of memory, and nothing is left to be given up for it.
-    #[error("memory does not suffice ({}): there is no room for a buffer of {}, and nothing is left to be given up", .stage.name(), Memory(*.bytes))]
+    /// The model's files cannot be loaded.
+    #[error(transparent)]
+    Weights(flux2_weights::Error),
+
+    // ---- memory ----
+    /// A stage ran out of memory, and every fallback was tried.
+    #[error(
+        "out of memory ({}): a buffer of {} could not be allocated, and every fallback was tried",
+        .stage.name(), Memory(*.bytes)
+    )]
     NoMemory {
-        /// The stage.
+        /// The stage that ran out of memory.
         stage: Phase,
-        /// Bytes of the buffer that there was no room for.
+        /// Bytes of the buffer that could not be allocated.
         bytes: usize,
     },
-    /// However few weights are kept, the run needs more memory than it may take.
+    /// The run needs more memory than it is allowed, however few weights are kept.
     #[error(
         "this run needs at least {} of memory ({}), and may take {}",
         Memory(*.least), .stage.name(), Memory(*.limit)
     )]
     MemoryLimit {
-        /// Bytes it may take.
+        /// Bytes the run may take.
         limit: usize,
-        /// Bytes it needs.
+        /// Bytes the run needs at least.
         least: usize,
         /// The stage that needs them.
         stage: Phase,
     },
-    /// Parts of different models.
-    #[error("the transformer reads {reads} features from the {part}, which makes {makes}")]
-    PartsDisagree {
-        /// The part that does not fit.
-        part: Part,
-        /// Features the transformer reads.
-        reads: usize,
-        /// Features the part makes.
-        makes: usize,
-    },
-    /// A file is not the one that was checked.
-    #[error("{} has changed since it was opened", path.display())]
-    FileChanged {
-        /// File.
-        path: PathBuf,
-    },
-    /// A model asks for a tensor its configuration does not list.
-    #[error("there is no weight named `{name}`")]
-    UnknownWeight {
-        /// Canonical name.
-        name: String,
-    },
-    /// A name that is no member of the family.
-    #[error("unknown variant `{name}`")]
-    UnknownVariant {
-        /// What was asked for.
-        name: String,
-        /// The most similar name there is.
-        nearest: Option<&'static str>,
-    },
-    /// The transformer is not the size of the variant that was named.
-    #[error("the transformer has {found}; {variant} has {expected}")]
-    VariantSize {
-        /// Variant that was named.
-        variant: &'static str,
-        /// Sizes of the file.
-        found: String,
-        /// Sizes of the variant.
-        expected: String,
-    },
 
     // ---- the hub ----
-    /// Files could not be brought from the hub.
+    /// Files could not be downloaded from the hub.
     #[cfg(feature = "hub")]
-    #[error("{0}")]
-    Hub(crate::hub::HubProblem),
+    #[error(transparent)]
+    Hub(flux2_hub::Error),
 
     // ---- images ----
     /// The bytes are not of a picture format that is read.
     #[error("{what} is {found}, not a PNG, JPEG or WebP picture")]
     ImageFormat {
-        /// Which input: a file name or its place in a request.
+        /// The input: a file name, or its position in a request.
         what: String,
         /// What the first bytes look like, with its article.
         found: &'static str,
@@ -258,17 +113,17 @@ pub enum Error {
     /// A picture that is cut short, broken or of an unsupported kind.
     #[error("{what}: cannot decode the {format}: {reason}")]
     ImageDecode {
-        /// Which input.
+        /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
         /// `PNG`, `JPEG` or `WebP`.
         format: &'static str,
-        /// What the decoder says.
+        /// The decoder's message.
         reason: String,
     },
-    /// A picture that moves.
+    /// An animated picture.
     #[error("{what} is an animated {format}")]
     ImageAnimated {
-        /// Which input.
+        /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
         /// `PNG` or `WebP`.
         format: &'static str,
@@ -276,13 +131,13 @@ pub enum Error {
     /// A picture with more pixels than are decoded.
     #[error("{what} is {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are read")]
     ImageTooLarge {
-        /// Which input.
+        /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
-        /// Its width.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
-        /// Longest side allowed.
+        /// Longest side allowed, in pixels.
         max_side: u32,
         /// Most pixels allowed.
         max_pixels: u64,
@@ -290,29 +145,29 @@ pub enum Error {
     /// An image file with more bytes than are read.
     #[error("{}: {bytes} bytes; image files of at most {max} bytes are read", path.display())]
     ImageFileTooLarge {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
-        /// Largest allowed.
+        /// Largest size allowed, in bytes.
         max: u64,
     },
     /// A reference image with too short a side.
     #[error("a reference image is {width}x{height} pixels; both sides must be at least {min}")]
     ImageTooSmall {
-        /// Its width.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
-        /// Shortest side allowed.
+        /// Shortest side allowed, in pixels.
         min: u32,
     },
     /// A reference image that is too long for its width, or the reverse.
     #[error("a reference image is {width}x{height} pixels; one side may be at most {max} times the other")]
     ImageAspect {
-        /// Its width.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
         /// Largest ratio allowed.
         max: u32,
@@ -320,17 +175,17 @@ pub enum Error {
     /// Pixels that do not fill the size they are said to have.
     #[error("{len} values for {width}x{height} RGB pixels")]
     ImageBuffer {
-        /// The width.
+        /// Width in pixels.
         width: u32,
-        /// The height.
+        /// Height in pixels.
         height: u32,
-        /// How many values there were.
+        /// Number of values passed.
         len: usize,
     },
     /// The parameters stored in a picture of ours do not read.
     #[error("the parameters stored in the picture cannot be read: {reason}")]
     ImageParameters {
-        /// Why.
+        /// The parser's message.
         reason: String,
     },
     /// A picture that could not be written in the format asked for.
@@ -338,15 +193,15 @@ pub enum Error {
     ImageEncode {
         /// `PNG`, `JPEG` or `WebP`.
         format: &'static str,
-        /// What the encoder says.
+        /// The encoder's message.
         reason: String,
     },
     /// More parameters than the format has room for.
     #[error("the prompt and parameters take {bytes} bytes; a JPEG holds {max}")]
     ImageParametersTooLong {
-        /// What they take.
+        /// Bytes of the parameters.
         bytes: usize,
-        /// What there is room for.
+        /// Bytes that the format holds.
         max: usize,
     },
     /// An output name that does not say which format is meant.
@@ -355,13 +210,13 @@ pub enum Error {
         None => "the name has no extension".into(),
     })]
     UnknownExtension {
-        /// The name.
+        /// The output name.
         path: PathBuf,
     },
     /// A file that must not be replaced.
     #[error("{} exists", path.display())]
     OutputExists {
-        /// Which.
+        /// The existing file.
         path: PathBuf,
     },
 
@@ -369,7 +224,7 @@ pub enum Error {
     /// A tokenizer with more ids than the text encoder has embeddings.
     #[error("the tokenizer gives ids up to {highest}, the text encoder has embeddings for {rows}")]
     TokenizerVocabulary {
-        /// Largest id.
+        /// Largest token id.
         highest: usize,
         /// Rows of the embedding table.
         rows: usize,
@@ -377,23 +232,23 @@ pub enum Error {
     /// A tokenizer.json too large to be one.
     #[error("{}: larger than {max_bytes} bytes", path.display())]
     TokenizerTooLarge {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Largest allowed.
+        /// Largest size allowed, in bytes.
         max_bytes: u64,
     },
     /// A file that is not a tokenizer.json with a BPE model.
     #[error("{}: not a tokenizer.json: {source}", path.display())]
     TokenizerJson {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Where it stops being one.
+        /// The parser's message, with line and column.
         source: serde_json::Error,
     },
     /// A tokenizer.json that splits text unlike the tokenizer of Qwen3.
     #[error("{}: not the tokenizer of Qwen3: {part}: expected {expected}", path.display())]
     TokenizerRule {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// The part of the file that differs.
         part: &'static str,
@@ -403,71 +258,74 @@ pub enum Error {
     /// A tokenizer.json without a token that it needs, or with another number for it.
     #[error("{}: token {token:?} is missing or misnumbered", path.display())]
     TokenizerToken {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// The token.
+        /// Text of the token.
         token: String,
     },
 
     // ---- the run ----
-    /// The device asked for is not there.
+    /// The device that was asked for cannot be used.
     #[error("no device `{device}`: {reason}")]
     Device {
-        /// What was asked for.
-        device: crate::engine::Device,
-        /// Why it cannot be had.
+        /// The device that was asked for.
+        device: Device,
+        /// Why it cannot be used.
         reason: String,
-        /// What would help.
-        hint: Option<String>,
+        /// What would help, if it is known.
+        remedy: Option<Remedy>,
     },
     /// The run was stopped by its [`CancelToken`](crate::CancelToken).
     #[error("cancelled")]
     Cancelled,
-    /// The picture came out as infinities or no numbers at all.
+    /// The picture has infinities or NaNs.
     #[error("the picture has values that are not numbers: the weights or the number format overflow")]
     NotFinite,
-    /// An op refused: memory is short, or a model was put together wrongly.
+    /// An op failed: out of memory, or operands that do not fit.
     #[error(transparent)]
     Backend(#[from] flux2_backend::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: std::io::Error,
     },
 }
 
-/// Which kind of trouble an [`Error`] is; a command line turns it into an exit code, a server into a status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// What was asked for cannot be done by any model.
-    Usage,
-    /// The model's files are not there.
-    ModelMissing,
-    /// The model's files are not given to who asks.
-    Access,
-    /// Memory is short.
-    OutOfMemory,
-    /// A reference image cannot be used.
-    BadImage,
-    /// Stopped on request.
-    Cancelled,
-    /// Everything else: a broken checkpoint, a failing disk.
-    Failure,
+impl From<Cancelled> for Error {
+    fn from(_: Cancelled) -> Self {
+        Error::Cancelled
+    }
 }
 
+/// What several crates can meet has one variant here, so that callers match it in one place.
+impl From<flux2_weights::Error> for Error {
+    fn from(error: flux2_weights::Error) -> Self {
+        match error {
+            flux2_weights::Error::Cancelled(cancelled) => cancelled.into(),
+            flux2_weights::Error::Backend(error) => error.into(),
+            flux2_weights::Error::Io { path, source } => Error::Io { path, source },
+            error => Error::Weights(error),
+        }
+    }
+}
+
+/// As from [`flux2_weights::Error`].
 #[cfg(feature = "hub")]
-impl From<crate::hub::HubProblem> for Error {
-    fn from(problem: crate::hub::HubProblem) -> Self {
-        Error::Hub(problem)
+impl From<flux2_hub::Error> for Error {
+    fn from(error: flux2_hub::Error) -> Self {
+        match error {
+            flux2_hub::Error::Cancelled(cancelled) => cancelled.into(),
+            flux2_hub::Error::Io { path, source } => Error::Io { path, source },
+            error => Error::Hub(error),
+        }
     }
 }
 
 impl Error {
-    /// Which kind of trouble this is.
+    /// The kind of the error, for exit codes and statuses.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::SizeGrid { .. }
@@ -475,17 +333,9 @@ impl Error {
             | Error::Steps { .. }
             | Error::Guidance { .. }
             | Error::ReferenceCount { .. }
-            | Error::LoraScale { .. } => ErrorKind::Usage,
-            Error::UnknownVariant { .. } | Error::VariantSize { .. } | Error::TwoTransformers { .. } => {
-                ErrorKind::Usage
-            }
-            Error::ModelMissing { .. } | Error::PartMissing { .. } | Error::PartNotGiven { .. } => {
-                ErrorKind::ModelMissing
-            }
-            Error::NoModelIndex { .. } | Error::NoWeights { .. } => ErrorKind::ModelMissing,
-            Error::UnknownExtension { .. } | Error::OutputExists { .. } | Error::ImageParametersTooLong { .. } => {
-                ErrorKind::Usage
-            }
+            | Error::UnknownExtension { .. }
+            | Error::OutputExists { .. }
+            | Error::ImageParametersTooLong { .. } => ErrorKind::Usage,
             Error::ImageFormat { .. }
             | Error::ImageDecode { .. }
             | Error::ImageAnimated { .. }
@@ -494,10 +344,9 @@ impl Error {
             | Error::ImageTooSmall { .. }
             | Error::ImageAspect { .. }
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
+            Error::Weights(error) => error.kind(),
             #[cfg(feature = "hub")]
-            Error::Hub(problem) => problem.kind(),
-            Error::Convert(ConvertProblem::DiskFull { .. } | ConvertProblem::Busy { .. }) => ErrorKind::Failure,
-            Error::Convert(_) => ErrorKind::Usage,
+            Error::Hub(error) => error.kind(),
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. })
             | Error::NoMemory { .. }
@@ -506,99 +355,54 @@ impl Error {
         }
     }
 
-    /// What the caller can do about it, as one imperative sentence.
-    pub fn hint(&self) -> Option<String> {
-        match self {
+    /// What the caller can do about it, as data: each front end has its own words for it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
             Error::SizeGrid { axis, px, multiple } => {
                 let low = px / multiple * multiple;
-                Some(format!("use --{axis} {low} or --{axis} {}", low + multiple))
+                Remedy::ChooseSize { axis, low, high: low + multiple }
             }
             Error::SizeRange { axis, px, min, max } => {
-                Some(format!("use --{axis} {}", if px < min { min } else { max }))
+                let nearest = *if px < min { min } else { max };
+                Remedy::ChooseSize { axis, low: nearest, high: nearest }
             }
-            Error::NotFinite => Some("check the files of the model, or try --dtype f32".into()),
-            Error::Device { hint, .. } => hint.clone().or_else(|| Some("use --device auto or --device cpu".into())),
-            Error::Steps { .. } => Some("leave --steps out for the number the model was made for".into()),
-            Error::Guidance { .. } => Some("leave --guidance out for the scale the model was made for".into()),
-            Error::ReferenceCount { max, .. } => Some(format!("pass at most {max} images")),
-            Error::LoraScale { .. } => Some("use a finite number, as in FILE:0.8".into()),
-            Error::Lora { problem, .. } => Some(problem.hint()),
-            Error::ModelMissing { .. } => Some(
-                "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file"
-                    .into(),
-            ),
-            Error::PartMissing { .. } | Error::NoWeights { .. } | Error::ShardLacks { .. } => {
-                Some("download the model again, or correct the path".into())
-            }
-            Error::PartNotGiven { part, flag, .. } => Some(format!("add {flag} with the path of the {part}")),
-            Error::NoModelIndex { .. } => {
-                Some("pass the folder that holds model_index.json, or one .safetensors or .gguf file".into())
-            }
-            Error::WrongPart { wanted, .. } => Some(match wanted {
-                Part::Transformer => "pass the transformer of a FLUX.2 [klein] model with --model".into(),
-                Part::TextEncoder => "pass the Qwen3 text encoder with --text-encoder".into(),
-                Part::Vae => "pass the FLUX.2 autoencoder with --vae".into(),
-            }),
-            Error::Convert(problem) => Some(problem.hint().into()),
-            Error::TwoTransformers { .. } => {
-                Some("pass the folder of the model with --model, or only one of the two".into())
-            }
-            Error::Checkpoint { problem, .. } => Some(problem.hint()),
-            Error::Config { problem, .. } => Some(problem.hint()),
-            Error::Tensors { .. } => {
-                Some("pass a file that belongs to the model, in a dtype of f32, f16, bf16, f8_e4m3, i8 or GGML's q4_0 to q6_k".into())
-            }
-            Error::TensorTwice { .. } => Some("keep one of the two files in the folder".into()),
-            Error::PartsDisagree { part, .. } => Some(format!("pass the {part} this transformer was trained with")),
-            Error::FileChanged { .. } => Some("run it again once the file is complete".into()),
-            Error::UnknownVariant { nearest, .. } => Some(match nearest {
-                Some(nearest) => format!("use {nearest}"),
-                None => "use klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini".into(),
-            }),
-            Error::VariantSize { .. } => Some("leave --variant out, or name the one the file is".into()),
+            Error::Steps { .. } => Remedy::UseDefaultSteps,
+            Error::Guidance { .. } => Remedy::UseDefaultGuidance,
+            Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
+            Error::Weights(error) => return error.remedy(),
             #[cfg(feature = "hub")]
-            Error::Hub(problem) => problem.hint(),
-            Error::ImageFormat { .. } => Some("convert it to PNG, JPEG or WebP".into()),
-            Error::ImageDecode { .. } => Some("open it in an image editor and save it again, as PNG".into()),
-            Error::ImageAnimated { .. } => Some("save one frame of it as a still picture".into()),
+            Error::Hub(error) => return error.remedy(),
+            Error::NoMemory { .. } => Remedy::advice(
+                "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
+            ),
+            Error::MemoryLimit { .. } => Remedy::AllowMemory,
+            Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
+            Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
+            Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),
             Error::ImageTooLarge { .. } => {
-                Some("shrink it: the model sees about a million pixels of a reference image".into())
+                Remedy::advice("shrink it: the model sees about a million pixels of a reference image")
             }
-            Error::ImageFileTooLarge { .. } => Some("save it smaller, or as JPEG".into()),
-            Error::ImageTooSmall { min, .. } => Some(format!("enlarge it to at least {min} pixels a side")),
-            Error::ImageAspect { .. } => Some("crop it".into()),
-            Error::ImageParameters { .. } => Some("pass a picture as it was written, not edited since".into()),
-            Error::ImageParametersTooLong { .. } => {
-                Some("write a .png or .webp, which hold more, or use --no-metadata".into())
-            }
-            Error::UnknownExtension { .. } => Some("end the name in .png, .jpg, .jpeg or .webp".into()),
-            Error::OutputExists { .. } => Some("choose another name, or leave --no-clobber out".into()),
+            Error::ImageFileTooLarge { .. } => Remedy::advice("save it smaller, or as JPEG"),
+            Error::ImageTooSmall { min, .. } => Remedy::advice(format!("enlarge it to at least {min} pixels a side")),
+            Error::ImageAspect { .. } => Remedy::advice("crop it"),
+            Error::ImageParameters { .. } => Remedy::advice("pass a picture as it was written, not edited since"),
+            Error::ImageParametersTooLong { .. } => Remedy::OmitParameters,
+            Error::UnknownExtension { .. } => Remedy::advice("end the name in .png, .jpg, .jpeg or .webp"),
+            Error::OutputExists { .. } => Remedy::OverwritePicture,
             Error::TokenizerVocabulary { .. } => {
-                Some("put the tokenizer/ folder that belongs to the text encoder beside the model".into())
+                Remedy::advice("put the tokenizer/ folder that belongs to the text encoder beside the model")
             }
             Error::TokenizerTooLarge { .. }
             | Error::TokenizerJson { .. }
             | Error::TokenizerRule { .. }
-            | Error::TokenizerToken { .. } => Some("use the tokenizer.json that Qwen3 was published with".into()),
-            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => {
-                Some("ask for a smaller picture or fewer reference images, or use --dtype bf16".into())
+            | Error::TokenizerToken { .. } => Remedy::advice("use the tokenizer.json that Qwen3 was published with"),
+            Error::Device { remedy, .. } => remedy.clone().unwrap_or(Remedy::ChooseDevice),
+            Error::NotFinite => Remedy::ComputeInF32,
+            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => Remedy::ReduceMemory,
+            Error::Io { source, .. } => return Remedy::for_io(source.kind()),
+            Error::Cancelled | Error::Backend(_) | Error::ImageBuffer { .. } | Error::ImageEncode { .. } => {
+                return None;
             }
-            Error::NoMemory { .. } => Some(
-                "ask for a smaller picture or fewer reference images, or end other programs that use the memory".into(),
-            ),
-            Error::MemoryLimit { .. } => {
-                Some("ask for a smaller picture or fewer reference images, or allow more memory".into())
-            }
-            Error::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
-                    Some("correct the path".into())
-                }
-                io::ErrorKind::InvalidInput => Some("name a file, not a device or a pipe".into()),
-                io::ErrorKind::PermissionDenied => Some("change its permissions, or choose another path".into()),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("free some room on the disk".into()),
-                _ => None,
-            },
-            _ => None,
-        }
+        })
     }
 }

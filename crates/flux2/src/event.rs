@@ -1,23 +1,19 @@
-//! What a run says while it works ([`Event`]), who listens ([`Observer`]), and how it is stopped ([`CancelToken`]).
+//! Events of a run ([`Event`]), their receiver ([`Observer`]), and cancellation ([`CancelToken`]).
 //!
-//! Plain data: how an event looks on a terminal or on a wire is decided elsewhere.
+//! Events are plain data. Front ends decide how they look on a terminal or on a wire.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flux2_backend::DType;
+pub use flux2_base::CancelToken;
+use flux2_base::{Part, Remedy};
 
-use crate::pipeline::ladder::Rung;
-use crate::weights::Part;
-use crate::{Error, Result};
-
-/// A stage of a run, in the order they happen.
+/// A stage of a run. Variants are in the order of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Taking over the weights of a network.
+    /// Loading the weights of a network.
     Load(Part),
     /// Prompt to text embedding.
     Text,
@@ -30,7 +26,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// In lower case, as a person would say it.
+    /// Name in lower case, for people.
     pub const fn name(self) -> &'static str {
         match self {
             Phase::Load(Part::TextEncoder) => "load text encoder",
@@ -44,121 +40,60 @@ impl Phase {
     }
 }
 
-/// Something happened.
+/// Something that happened in a run.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
     /// A stage begins; `units` blocks or images will be counted by [`Event::Progress`].
     PhaseStarted {
-        /// Which.
+        /// The stage that begins.
         phase: Phase,
-        /// Units of work in it.
+        /// Number of units; 0 if it is not known.
         units: usize,
     },
     /// `done` units of the stage are finished.
     Progress {
-        /// Which.
+        /// The stage in progress.
         phase: Phase,
-        /// Units finished so far.
+        /// Number of units finished so far.
         done: usize,
     },
     /// A denoising step is finished.
     Step {
-        /// 1 for the first.
+        /// Number of the step, from 1.
         step: u32,
-        /// Steps in all.
+        /// Number of all steps.
         steps: u32,
-        /// Time this step took.
+        /// Time of this step.
         elapsed: Duration,
     },
-    /// A stage is over.
+    /// A stage is finished.
     PhaseFinished {
-        /// Which.
+        /// The stage that is finished.
         phase: Phase,
-        /// Time it took.
+        /// Time of the stage.
         elapsed: Duration,
     },
     /// Something the caller should know; the run goes on.
     Warning(Warning),
-    /// What became of a text embedding on disk, for those who look inside: it changes no picture.
+    /// A text embedding was read from disk or could not be written. Changes no picture; for verbose output.
     TextCache(TextCacheEvent),
-    /// Files of a model come, are looked at, or are made of others.
-    Files(FilesEvent),
 }
 
-/// How far the files of a model are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FilesEvent {
-    /// It begins.
-    Started {
-        /// Files that are brought, looked at or made.
-        files: usize,
-        /// Bytes of them that are here from an earlier time.
-        done: u64,
-        /// Bytes of all of them.
-        total: u64,
-    },
-    /// So many bytes are here, fewer than before where some were wrong.
-    Progress {
-        /// Of all files.
-        done: u64,
-    },
-    /// A file is here, whole; one that was brought has the right hash.
-    FileFinished {
-        /// Its path in the repository, or in the folder that is made.
-        path: String,
-        /// Its length in bytes.
-        size: u64,
-        /// Time it took.
-        elapsed: Duration,
-    },
-    /// Another process is bringing a file; it is waited for.
-    Waiting {
-        /// Its path in the repository.
-        path: String,
-    },
-    /// Something went wrong and is tried again.
-    Again {
-        /// What.
-        reason: String,
-        /// After which pause.
-        pause: Duration,
-    },
-    /// It is over, for better or worse.
-    Finished,
-}
-
-/// A number of bytes as people say it: `168 MB`, `7.8 GB`.
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        match self.0 {
-            0..1000 => write!(f, "{} bytes", self.0),
-            1000..999_500 => write!(f, "{:.0} kB", bytes / 1e3),
-            999_500..9_950_000 => write!(f, "{:.1} MB", bytes / 1e6),
-            9_950_000..999_500_000 => write!(f, "{:.0} MB", bytes / 1e6),
-            _ => write!(f, "{:.1} GB", bytes / 1e9),
-        }
-    }
-}
-
-/// What a [`TextCache`](crate::TextCache) did for a prompt.
+/// Result of a [`TextCache`](crate::TextCache) for a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextCacheEvent {
-    /// The embedding was read from this file; the text encoder was not asked.
+    /// The embedding was read from disk; the text encoder did not run.
     Found {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The embedding was computed and could not be kept.
+    /// The embedding was computed and could not be written.
     NotKept {
-        /// Where it would be.
+        /// The file that would hold it.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         reason: String,
     },
 }
@@ -174,66 +109,116 @@ impl fmt::Display for TextCacheEvent {
     }
 }
 
-/// Something asked for that was not, or not wholly, done.
+/// A fallback when memory is short. Variants are in the order they are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// Free caches: CUDA graphs, text embeddings, unused memory of the pool.
+    FreeCaches,
+    /// Recompute the decoder's largest feature maps where they are read, several times, in place of storing them.
+    StreamDecoder,
+    /// Offload the text encoder: its weights stay on the host and are copied to the GPU for every use.
+    OffloadEncoder,
+    /// Offload the flow transformer in the same way.
+    StreamBlocks,
+}
+
+impl Rung {
+    /// All of them, in the order they are tried.
+    pub const ALL: [Rung; 4] = [Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
+
+    /// Name in one word, for records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rung::FreeCaches => "free-caches",
+            Rung::StreamDecoder => "stream-decoder",
+            Rung::OffloadEncoder => "offload-encoder",
+            Rung::StreamBlocks => "stream-blocks",
+        }
+    }
+}
+
+/// What is done, for people.
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rung::FreeCaches => "what is kept to be faster is let go",
+            Rung::StreamDecoder => "the decoder computes its largest maps piece by piece",
+            Rung::OffloadEncoder => "the text encoder stays on the host",
+            Rung::StreamBlocks => "the transformer's weights stay on the host",
+        })
+    }
+}
+
+/// A request that was not carried out, or not completely. The run goes on.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// Matrices that should be rounded to blocks and have rows that are none.
+    /// Matrices that cannot be quantized, as their rows are not whole blocks.
     NotQuantized {
-        /// Of which network.
+        /// The network that they belong to.
         part: Part,
-        /// How many stay as they are.
+        /// Number of matrices that keep their format.
         left: usize,
-        /// How many should be rounded.
+        /// Number of matrices that should be quantized.
         all: usize,
-        /// To what.
+        /// The requested format.
         dtype: DType,
     },
-    /// Memory did not suffice for a stage, which begins again with less.
+    /// A stage ran out of memory and starts again with a fallback.
     MemoryShort {
-        /// The stage.
+        /// The stage that ran out of memory.
         stage: Phase,
-        /// What was given up for it.
+        /// The fallback that is used.
         rung: Rung,
     },
-    /// The prompt's token sequence is longer than the text encoder reads.
+    /// The prompt has more tokens than the text encoder reads.
     PromptCut {
-        /// Tokens of the whole prompt with its template, or of its beginning.
+        /// Tokens of the prompt with its template, as far as they were counted.
         tokens: usize,
-        /// Whether the prompt is longer than what was looked at.
+        /// Whether there are more tokens than were counted.
         more: bool,
         /// Tokens that are kept.
         kept: usize,
-        /// The part of the prompt that is not read.
+        /// Text of the tokens that are cut.
         lost: String,
     },
-    /// A distilled model has no use for guidance.
+    /// A distilled model ignores guidance.
     GuidanceIgnored {
-        /// The guidance asked for.
+        /// The scale that was asked for.
         guidance: f32,
-        /// The model.
+        /// Name of the variant.
         variant: &'static str,
     },
-    /// A step-distilled model was asked for many steps; perhaps the seed was meant.
+    /// Many steps on a step-distilled model; perhaps the seed was meant.
     ManySteps {
-        /// Steps asked for.
+        /// Steps that were asked for.
         steps: u32,
-        /// Steps it was made for.
+        /// Default steps of the model.
         default: u32,
     },
-    /// A size far from those the model was trained on.
+    /// A picture size outside those the model was trained on.
     UntrainedSize {
-        /// Width of the picture in pixels.
+        /// Width in pixels.
         width: u32,
-        /// Its height.
+        /// Height in pixels.
         height: u32,
-        /// The model.
+        /// Name of the variant.
         variant: &'static str,
-        /// Shortest side it was trained on.
+        /// Shortest side it was trained on, in pixels.
         smallest: u32,
-        /// Longest side it was trained on.
+        /// Longest side it was trained on, in pixels.
         largest: u32,
     },
+}
+
+impl Warning {
+    /// What the caller can do about it, as data that front ends word.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Warning::ManySteps { steps, .. } => Some(Remedy::UseAsSeed(*steps)),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Warning {
@@ -241,8 +226,8 @@ impl fmt::Display for Warning {
         match self {
             Warning::NotQuantized { part, left, all, dtype } => write!(
                 f,
-                "{left} of {all} matrices of the {part} stay as they are stored: their rows are not whole blocks of {dtype}, \
-                 {} values",
+                "{left} of {all} matrices of the {part} stay as they are stored: their rows are not whole blocks of \
+                 {dtype}, {} values",
                 dtype.block_len()
             ),
             Warning::MemoryShort { stage, rung } => write!(f, "memory is short ({}): {rung}", stage.name()),
@@ -258,60 +243,25 @@ impl fmt::Display for Warning {
                 write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
             }
             Warning::ManySteps { steps, default } => {
-                write!(f, "{steps} steps on a model made for {default}; if you meant the seed, use -S {steps}")
+                write!(f, "{steps} steps on a model made for {default}")
             }
             Warning::UntrainedSize { width, height, variant, smallest, largest } => write!(
                 f,
-                "{variant} was trained on sides from {smallest} to {largest} pixels: its pictures of {width}x{height} are \
-                 poor"
+                "{variant} was trained on sides from {smallest} to {largest} pixels: its pictures of \
+                 {width}x{height} are poor"
             ),
         }
     }
 }
 
-/// Listens to a run. Called on the thread that runs it, so it should return quickly.
+/// Receives the events of a run, on the thread of the run, so it should return quickly.
 pub trait Observer {
-    /// Something happened.
+    /// Handles one event.
     fn on_event(&mut self, event: &Event);
 }
 
 impl<F: FnMut(&Event)> Observer for F {
     fn on_event(&mut self, event: &Event) {
         self(event);
-    }
-}
-
-/// Stops a run from another thread, within one block of a model. Clones share the state.
-#[derive(Clone, Debug, Default)]
-pub struct CancelToken {
-    cancelled: Arc<AtomicBool>,
-    parent: Option<Arc<CancelToken>>,
-}
-
-impl CancelToken {
-    /// A token that is not cancelled.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A token that is cancelled with this one, and can be without it: for a part of a run.
-    pub fn child(&self) -> Self {
-        CancelToken { cancelled: Arc::default(), parent: Some(Arc::new(self.clone())) }
-    }
-
-    /// Ask the run to stop.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether [`cancel`](Self::cancel) was called.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
-    }
-
-    /// # Errors
-    /// [`Error::Cancelled`] once [`cancel`](Self::cancel) was called.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }

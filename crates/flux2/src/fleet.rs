@@ -39,7 +39,7 @@ impl<M> Worker<'_, M> {
         work: &impl Fn(&mut Self, J) -> Result<(), E>,
     ) -> Result<(), E> {
         while let Some(job) = next() {
-            self.cancel.check()?;
+            self.cancel.check().map_err(Error::from)?;
             work(self, job)?;
         }
         Ok(())

@@ -15,37 +15,49 @@
 //! # }
 //! ```
 //!
-//! [`weights::Location::builtin`] instead of the folder is klein-mini, a small model of 128x128 pictures that is part
-//! of the library (feature `mini`, on by default).
+//! A small model of 128x128 pictures, klein-mini, comes with the library (feature `mini`, on by default):
+//!
+//! ```
+//! use flux2::weights::{Location, ModelPaths};
+//! use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, engine};
+//!
+//! # fn main() -> flux2::Result<()> {
+//! let Some(model) = Location::builtin() else { return Ok(()) };
+//! let mut engine = engine::load(&ModelPaths { model, ..Default::default() }, &EngineOptions::default())?;
+//! let request = GenerateRequest { prompt: "a cat on a blue background".into(), ..Default::default() };
+//! let picture = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?;
+//! assert_eq!((picture.image.width(), picture.parameters.model.as_str()), (128, "klein-mini"));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`pipeline`] | the recipe, in numbered steps; which network is resident when |
-//! | [`engine`] | a pipeline on a chosen device, behind an object |
-//! | [`fleet`] | several engines working on one queue |
-//! | [`plan`] | the memory a run takes, by a dry run |
-//! | [`request`] | requests, and the same with defaults filled in and limits checked |
+//! | [`pipeline`] | the recipe in numbered steps; which network is resident when |
+//! | [`engine`] | a pipeline as a trait object, with the device chosen |
+//! | [`device`] | the device that somebody asks for |
+//! | [`fleet`] | several engines that work on one queue |
+//! | [`plan`] | the memory of a run, computed beforehand by a dry run |
+//! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
-//! | [`sampler`], [`latents`] | noise levels and noise; tokens, position ids, time embedding |
-//! | [`weights`], [`variant`] | checkpoints of any kind, LoRAs, conversion; the members of the family |
-//! | `hub` | models from the Hugging Face hub, and its cache on this disk (feature `hub`, on by default) |
+//! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
+//! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
+//! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
-//! | [`text_cache`] | text embeddings on disk, shared by runs |
-//! | [`image`] | image files, preparation of references, stored parameters |
-//! | [`mod@bench`] | ops and whole pictures timed, beside the peaks of the device |
-//! | [`digest`] | hashes as names |
-//! | [`event`], [`error`] | what a run says; what can go wrong |
+//! | [`text_cache`] | text embeddings on disk, reused by later runs |
+//! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
+//! | [`bench`] | timing of ops and pictures, compared with the peak of the device |
+//! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
+//! | [`event`], [`error`] | events of a run; what can go wrong, and what would help |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
-pub mod digest;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod event;
 pub mod fleet;
-#[cfg(feature = "hub")]
-pub mod hub;
 pub mod image;
 pub mod latents;
 pub mod models;
@@ -56,11 +68,16 @@ pub mod request;
 pub mod sampler;
 pub mod text;
 pub mod text_cache;
-pub mod variant;
-pub mod weights;
 
-pub use engine::{Device, Engine, EngineOptions, GpuOptions, NoGpu};
-pub use error::{Error, ErrorKind, Result};
+pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
+#[cfg(feature = "hub")]
+pub use flux2_hub as hub;
+pub use flux2_weights as weights;
+pub use flux2_weights::variant;
+
+pub use device::Device;
+pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
+pub use error::{Error, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;

@@ -5,11 +5,10 @@
 //! A plan is a dry run: the recipe runs on a backend that allocates as usual and computes nothing. There is no second
 //! account of what is in memory when, which could differ from the first.
 
-use std::fmt;
-
 use flux2_backend::{Backend, Format, MemoryUse};
 
-use crate::engine::{Device, EngineOptions, GpuInfo, cpu, gpu};
+use crate::device::Device;
+use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{MAX_PREPARED_PROMPTS, Pipeline, Residency};
 use crate::request::{GenerateRequest, ResolvedRequest};
@@ -19,19 +18,6 @@ use crate::{Error, Result};
 
 /// Host memory of the program itself, beside tensors and weights: its code, the tokenizer, threads. Measured on Linux.
 pub const PROGRAM_BYTES: usize = 100 << 20;
-
-/// Bytes of memory, printed for people: `96 MiB`, `7.5 GiB`.
-pub struct Memory(pub usize);
-
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MIB: f64 = (1 << 20) as f64;
-        match self.0 as f64 / MIB {
-            small if small < 999.5 => write!(f, "{small:.0} MiB"),
-            large => write!(f, "{:.1} GiB", large / 1024.0),
-        }
-    }
-}
 
 /// The most memory that requests take.
 #[derive(Clone, Debug, PartialEq, Eq)]

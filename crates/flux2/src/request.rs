@@ -2,8 +2,8 @@
 //! ([`ResolvedRequest`]). Code that takes the latter checks nothing again.
 
 use std::num::NonZeroUsize;
+use flux2_base::digest::sha256;
 
-use crate::digest::sha256;
 use crate::event::Warning;
 use crate::image::{self, RgbImage, resize};
 use crate::sampler::schedule::MAX_STEPS;
@@ -208,6 +208,8 @@ fn check_size(axis: &'static str, px: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use flux2_base::Remedy;
+
     use super::*;
 
     fn distilled() -> &'static Variant {
@@ -284,7 +286,7 @@ mod tests {
         let with = |px| GenerateRequest { width: Some(px), ..Default::default() };
         let error = |px| ResolvedRequest::new(&with(px), distilled()).unwrap_err();
         assert!(matches!(error(500), Error::SizeGrid { axis: "width", px: 500, multiple: 16 }));
-        assert_eq!(error(500).hint().unwrap(), "use --width 496 or --width 512");
+        assert_eq!(error(500).remedy(), Some(Remedy::ChooseSize { axis: "width", low: 496, high: 512 }));
         assert!(matches!(error(48), Error::SizeRange { px: 48, .. }));
         assert!(matches!(error(8192), Error::SizeRange { px: 8192, .. }));
         assert!(matches!(error(u32::MAX), Error::SizeRange { .. }));

@@ -25,8 +25,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
+use flux2_base::digest::hex;
 
-use crate::digest::hex;
 use crate::event::{Event, Observer, TextCacheEvent};
 use crate::weights::TextConfig;
 

@@ -1,7 +1,6 @@
 //! `dj-flux2 convert`: a model in another number format.
 
-use flux2::Error;
-use flux2::weights::Part;
+use flux2::weights::{Error, Part};
 use flux2::weights::convert::Conversion;
 
 use super::find::find_model;
@@ -27,7 +26,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     };
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
     let result = conversion.run(&mut report, &cancelled_by_signals());
-    if matches!(result, Err(Error::Cancelled)) {
+    if matches!(result, Err(Error::Cancelled(_))) {
         report.note("what is done is kept; the same command goes on from there");
     }
     let converted = result?;

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use flux2::engine::{self, Machine, SystemLibrary};
-use flux2::plan::Memory;
+use flux2::units::Memory;
 use flux2::{Device, EngineOptions, NoGpu};
 
 use crate::cache_folder;
 use crate::failure::Result;
 use crate::gpu_options::gpu_options;
 use crate::report::print;
+use crate::wording;
 
 /// Print one line for each thing that matters.
 pub fn run() -> Result<()> {
@@ -44,8 +45,9 @@ fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
     let device = match no_gpu {
         None if gpus.len() > 1 => "the GPUs".to_owned(),
         None => "the GPU".to_owned(),
-        Some(NoGpu { reason, hint, .. }) => {
-            format!("the processor: {reason}{}", hint.as_ref().map_or(String::new(), |hint| format!("; {hint}")))
+        Some(NoGpu { reason, remedy, .. }) => {
+            let remedy = remedy.as_ref().map_or(String::new(), |remedy| format!("; {}", wording::remedy(remedy)));
+            format!("the processor: {reason}{remedy}")
         }
     };
     rows.push(("draws on", device));
@@ -80,7 +82,7 @@ mod tests {
                 SystemLibrary { name: "NVRTC", state: Ok(("13.0".into(), PathBuf::from("/x.so"))), install: "" },
                 SystemLibrary { name: "cuBLASLt", state: Err("no x".into()), install: "pip install nvidia-cublas" },
             ],
-            no_gpu: Some(NoGpu { reason: "no x".into(), hint: None, has_driver: true }),
+            no_gpu: Some(NoGpu { reason: "no x".into(), remedy: None, has_driver: true }),
         };
         let rows: Vec<String> = machine_rows(&machine).iter().map(|(name, value)| format!("{name}: {value}")).collect();
         assert_eq!(

@@ -6,12 +6,12 @@
 #[cfg(feature = "hub")]
 use flux2::hub::{Cache, RepoId, State};
 use flux2::variant::KLEIN_MINI;
-use flux2::weights::Location;
-use flux2::{Error, Variant};
+use flux2::Variant;
+use flux2::weights::{Error, Location};
 
 use crate::failure::{Failure, Result, code};
 #[cfg(feature = "hub")]
-use crate::{hub_options, report::Size};
+use crate::{hub_options, report::Size, wording};
 
 /// The file or folder that was named, or what else has that name.
 pub fn find_model(named: &Location) -> Result<Location> {
@@ -139,7 +139,8 @@ pub fn repo_of(name: &str) -> Result<RepoId> {
         Err(error @ Error::UnknownVariant { .. }) => match name.parse() {
             Ok(repo) => Ok(repo),
             Err(_) => {
-                let hint = error.hint().map(|hint| format!("{hint}, or a repository as owner/name"));
+                let hint =
+                    error.remedy().map(|remedy| format!("{}, or a repository as owner/name", wording::remedy(&remedy)));
                 Err(Failure { hint, ..Failure::usage(format!("no model is called {name:?}"), "") })
             }
         },

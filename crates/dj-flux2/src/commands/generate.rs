@@ -14,9 +14,9 @@ use flux2::fleet::{self, Worker};
 use flux2::image::{self, Parameters, codec, metadata, resize};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
-use flux2::plan::Memory;
+use flux2::units::Memory;
 use flux2::weights::{Location, Lora, ModelFiles};
-use flux2::{CancelToken, Engine, Error, Event, NoGpu, Reference, Residency, Timings, Variant, engine};
+use flux2::{CancelToken, Engine, Error, Event, NoGpu, Reference, Remedy, Residency, Timings, Variant, engine};
 
 #[cfg(feature = "hub")]
 use super::download::find_or_offer;
@@ -29,6 +29,7 @@ use crate::gpu_options::gpu_options;
 use crate::output;
 use crate::report::{Kernel, Record, Report, RescueRecord, Seconds};
 use crate::settings::{self, Batch, Job, Outside, Settings};
+use crate::wording;
 
 /// Most bytes of prompts that are read from a file or standard input.
 const MAX_PROMPT_BYTES: u64 = 64 << 20;
@@ -108,12 +109,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         report.verbose(format_args!("LoRA {name}, scale {scale}, {} matrices", lora.matrices()));
     }
     engines.iter().for_each(|engine| report.verbose(format_args!("device {}", engine.device())));
-    for (device, NoGpu { reason, hint, .. }) in &left_out {
-        report.note(format_args!("{device} is not used: {reason}{}", behind(hint.as_deref())));
+    for (device, NoGpu { reason, remedy, .. }) in &left_out {
+        report.note(format_args!("{device} is not used: {reason}{}", behind(remedy.as_ref())));
     }
-    if let Some(NoGpu { reason, hint, has_driver }) = engine.why_no_gpu() {
+    if let Some(NoGpu { reason, remedy, has_driver }) = engine.why_no_gpu() {
         // Where nobody installed a driver, nobody is surprised.
-        let line = format!("no GPU is used: {reason}{}", behind(hint.as_deref()));
+        let line = format!("no GPU is used: {reason}{}", behind(remedy.as_ref()));
         if *has_driver { report.note(line) } else { report.verbose(line) }
     }
     if settings.model_is_fallback {
@@ -125,9 +126,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Run { settings: &settings, references }.all(engines, &mut report, &cancel)
 }
 
-/// A hint behind what it is about.
-fn behind(hint: Option<&str>) -> String {
-    hint.map_or(String::new(), |hint| format!("; {hint}"))
+/// What to do about a problem, behind the problem.
+fn behind(remedy: Option<&Remedy>) -> String {
+    remedy.map_or(String::new(), |remedy| format!("; {}", wording::remedy(remedy)))
 }
 
 /// What is made.

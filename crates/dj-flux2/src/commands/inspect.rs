@@ -9,6 +9,7 @@ use super::find::find_model;
 use crate::args::InspectArgs;
 use crate::failure::Result;
 use crate::report::{Size, print};
+use crate::wording;
 
 /// What is known, as `--json` prints it.
 #[derive(Serialize)]
@@ -124,7 +125,7 @@ fn rows(part: &InspectedPart) -> Vec<(String, String)> {
     part.metadata.iter().for_each(|(key, value)| row("says", format!("{key}: {value}")));
     if let Some(problem) = &part.problem {
         row("problem", problem.to_string().replace('\n', "\n              "));
-        problem.hint().into_iter().for_each(|hint| row("hint", hint));
+        problem.remedy().iter().for_each(|remedy| row("hint", wording::remedy(remedy)));
     }
     rows
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use flux2::plan::{self, Memory, MemoryPlan};
+use flux2::plan::{self, MemoryPlan};
+use flux2::units::Memory;
 use flux2::request::ResolvedRequest;
 use flux2::weights::ModelFiles;
 use flux2::{Error, Residency};

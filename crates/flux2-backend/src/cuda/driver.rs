@@ -53,7 +53,7 @@ impl Unavailable {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Unavailable::Library { library, .. } => Some(library.install()),
-            Unavailable::NoDevice { .. } => Some("run `dj-flux2 doctor` to see the GPUs and their numbers"),
+            Unavailable::NoDevice { .. } => Some("name one of the GPUs that the driver knows"),
             _ => None,
         }
     }

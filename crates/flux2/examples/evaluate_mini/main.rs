@@ -202,7 +202,7 @@ fn rows() -> Vec<Row> {
     vec![
         row("subject, large and medium", Some(95), |c| c.kind == Kind::Text && is_easy(c), same_subject),
         row("subject, small and several", Some(85), |c| c.kind == Kind::Text && !is_easy(c), same_subject),
-        row("background colour and pattern", Some(99), |c| c.kind == Kind::Text, same_background),
+        row("background color and pattern", Some(99), |c| c.kind == Kind::Text, same_background),
         row("size, count and place", Some(95), |c| c.kind == Kind::Text, |s, t| s.layout == t.layout),
         row(
             "edits: background, replace",

@@ -80,9 +80,9 @@ impl Pen<'_> {
         let mut tiles = Vec::new();
         for (i, subject) in world.subjects.iter().enumerate() {
             // A shape is invisible on its own color.
-            let mut names = (0..colours).map(|k| &world.colours[(i * 5 + k) % colours].name);
-            let colour = names.find(|colour| !subject.name.starts_with(*colour)).expect("more than one colour");
-            let prompt = format!("a large {} in the center on a {colour} background", subject.name);
+            let mut names = (0..colors).map(|k| &world.colors[(i * 5 + k) % colors].name);
+            let color = names.find(|color| !subject.name.starts_with(*color)).expect("more than one color");
+            let prompt = format!("a large {} in the center on a {color} background", subject.name);
             tiles.push(self.small(&prompt, &subject.name, 1)?);
         }
         Ok(tiles.chunks(16).map(<[Tile]>::to_vec).collect())

@@ -1,16 +1,15 @@
 //! The CPU as a device.
 
 use flux2_backend::{CpuBackend, CpuOptions, Format};
+use flux2_base::Remedy;
 
 use super::opened::{OpenDevice, Opened};
-use super::{Device, EngineOptions, NoGpu};
+use super::{EngineOptions, NoGpu};
+use crate::device::Device;
 use crate::plan::{self, DryRun, MemoryPlan, PROGRAM_BYTES};
 use crate::request::GenerateRequest;
 use crate::weights::ModelFiles;
 use crate::{Error, Result};
-
-/// What to do about fp8 on a processor.
-const NO_FP8: &str = "fp8 is for GPUs; on a processor --dtype int8 is as small, and fast";
 
 /// Formats that weights may be rounded to in order to take less memory, the most exact first.
 pub(crate) const SMALLER_FORMATS: &[Format] = &[Format::Q8_0, Format::Q4K];
@@ -52,5 +51,5 @@ fn check_format(options: &EngineOptions, no_gpu: Option<&NoGpu>) -> Result<()> {
         return Ok(());
     }
     let reason = no_gpu.map_or_else(|| "no processor has products of fp8".into(), |no_gpu| no_gpu.reason.clone());
-    Err(Error::Device { device: options.device, reason, hint: Some(NO_FP8.into()) })
+    Err(Error::Device { device: options.device, reason, remedy: Some(Remedy::UseInt8OnProcessor) })
 }

@@ -5,11 +5,14 @@ use std::ops::Range;
 use std::thread;
 
 use flux2_backend::{CudaBackend, CudaOptions, Format, cuda};
+use flux2_base::Remedy;
+use flux2_base::units::Memory;
 
 use super::opened::{OpenDevice, Opened};
-use super::{Device, Devices, EngineOptions, GpuOptions, NoGpu, SystemLibrary};
+use super::{Devices, EngineOptions, GpuOptions, NoGpu, SystemLibrary};
 use crate::Result;
-use crate::plan::{self, DryRun, Memory, MemoryPlan};
+use crate::device::Device;
+use crate::plan::{self, DryRun, MemoryPlan};
 use crate::request::GenerateRequest;
 use crate::weights::{ModelFiles, Precision};
 
@@ -131,7 +134,11 @@ fn no_gpu(error: &cuda::Unavailable, options: &EngineOptions) -> NoGpu {
     let libraries = cuda::libraries(&search(&options.gpu));
     let driver = libraries.iter().find(|found| found.library == cuda::Library::Driver);
     let has_driver = driver.is_some_and(|found| found.state.is_ok());
-    NoGpu { reason: error.to_string(), hint: error.hint().map(str::to_owned), has_driver }
+    let remedy = match error {
+        cuda::Unavailable::NoDevice { .. } => Some(Remedy::ListDevices),
+        _ => error.hint().map(Remedy::advice),
+    };
+    NoGpu { reason: error.to_string(), remedy, has_driver }
 }
 
 fn check_format(be: &CudaBackend, precision: Precision) -> Result<(), NoGpu> {
@@ -140,5 +147,5 @@ fn check_format(be: &CudaBackend, precision: Precision) -> Result<(), NoGpu> {
     }
     let GpuInfo { name, capability: [major, minor], .. } = be.gpu();
     let reason = format!("{name} (compute capability {major}.{minor}) has no products of {precision}");
-    Err(NoGpu { reason, hint: Some("use --dtype int8, or bf16".into()), has_driver: true })
+    Err(NoGpu { reason, remedy: Some(Remedy::UseInt8OrBf16), has_driver: true })
 }

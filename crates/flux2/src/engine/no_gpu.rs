@@ -45,5 +45,5 @@ pub(super) fn libraries(_options: &GpuOptions) -> Vec<SystemLibrary> {
 }
 
 fn no_gpu() -> NoGpu {
-    NoGpu { reason: "this program was built without GPUs".into(), hint: None, has_driver: false }
+    NoGpu { reason: "this program was built without GPUs".into(), remedy: None, has_driver: false }
 }

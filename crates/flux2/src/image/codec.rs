@@ -84,7 +84,7 @@ pub fn open(path: &Path) -> Result<RgbImage> {
     decode(&read_file(path)?, &path.display().to_string())
 }
 
-/// Read the bytes of an image file, for [`decode`] and [`sha256`](crate::digest::sha256).
+/// Read the bytes of an image file, for [`decode`] and [`sha256`](flux2_base::digest::sha256).
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::ImageFileTooLarge`] over [`MAX_FILE_BYTES`].

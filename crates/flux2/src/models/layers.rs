@@ -94,7 +94,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn host(&self, name: &str) -> Result<HostTensor> {
-        self.source.tensor(&self.full_name(name))
+        Ok(self.source.tensor(&self.full_name(name))?)
     }
 
     fn full_name(&self, name: &str) -> String {

@@ -170,7 +170,7 @@ mod tests {
     struct Rounded(MappedWeights);
 
     impl WeightSource for Rounded {
-        fn tensor(&self, name: &str) -> Result<HostTensor> {
+        fn tensor(&self, name: &str) -> crate::weights::Result<HostTensor> {
             let stored = self.0.tensor(name)?;
             if stored.scales().is_none() {
                 return Ok(stored);

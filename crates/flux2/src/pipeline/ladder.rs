@@ -3,52 +3,11 @@
 //! A stage that fails with [`OutOfMemory`](flux2_backend::Error::OutOfMemory) takes the next rung and begins again. No
 //! rung changes a picture; each costs time. Rungs stay taken, since memory will be as short for the next picture.
 
-use std::fmt;
-
 use flux2_backend::Backend;
 
 use super::Pipeline;
-use crate::event::{Event, Observer, Phase, Warning};
+use crate::event::{Event, Observer, Phase, Rung, Warning};
 use crate::{Error, Result};
-
-/// A fallback, the cheapest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
-    /// Free caches: captured passes, text embeddings, pooled memory.
-    FreeCaches,
-    /// Compute the decoder's largest maps in bands where they are read, several times, instead of keeping them.
-    StreamDecoder,
-    /// Offload the text encoder's weights: they stay in host memory and are copied to the GPU for every use.
-    OffloadEncoder,
-    /// Offload the flow transformer's weights likewise.
-    StreamBlocks,
-}
-
-impl Rung {
-    const ALL: [Rung; 4] = [Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
-
-    /// A short name for records, in kebab case.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Rung::FreeCaches => "free-caches",
-            Rung::StreamDecoder => "stream-decoder",
-            Rung::OffloadEncoder => "offload-encoder",
-            Rung::StreamBlocks => "stream-blocks",
-        }
-    }
-}
-
-/// A clause for people.
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Rung::FreeCaches => "caches are freed",
-            Rung::StreamDecoder => "the decoder computes its largest maps piece by piece",
-            Rung::OffloadEncoder => "the text encoder's weights stay in host memory",
-            Rung::StreamBlocks => "the transformer's weights stay in host memory",
-        })
-    }
-}
 
 /// A rung that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

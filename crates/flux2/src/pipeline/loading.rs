@@ -5,7 +5,7 @@ use flux2_backend::{Format, HostTensor, Placement};
 use super::progress::phase;
 use crate::Result;
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
-use crate::weights::{Component, MappedWeights, Part, Precision, WeightSource};
+use crate::weights::{self, Component, MappedWeights, Part, Precision, WeightSource};
 
 /// Which network is loaded, and how.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ struct Loading<'a> {
 }
 
 impl WeightSource for Loading<'_> {
-    fn tensor(&self, name: &str) -> Result<HostTensor> {
+    fn tensor(&self, name: &str) -> weights::Result<HostTensor> {
         self.cancel.check()?;
         self.weights.tensor(name)
     }

@@ -102,7 +102,7 @@ impl<'a> Meter<'a> {
     pub(super) fn tick(&mut self) -> Result<()> {
         self.done += 1;
         self.observer.on_event(&Event::Progress { phase: self.phase, done: self.done });
-        self.cancel.check()
+        Ok(self.cancel.check()?)
     }
 
     pub(super) fn finish(self) {

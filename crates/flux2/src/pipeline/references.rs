@@ -86,7 +86,7 @@ impl EncodedReferences {
                     let image = references[i].image();
                     let size = [image.height() as usize, image.width() as usize];
                     // One unit of progress for each image; within one, only cancellation is looked for.
-                    let new = encoder.forward(&image::to_model_input(image), size, &mut || cancel.check())?;
+                    let new = encoder.forward(&image::to_model_input(image), size, &mut || Ok(cancel.check()?))?;
                     let new = Arc::new(new);
                     self.recent.insert(keys[i].clone(), Arc::clone(&new), size_of_val(&new[..]));
                     keys.iter().zip(&mut tokens).filter(|(key, _)| **key == keys[i]).for_each(|(_, tokens)| {

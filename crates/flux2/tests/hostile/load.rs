@@ -90,7 +90,7 @@ impl Opened {
         fn whole<C>(component: &Component<C>, loras: &[Lora]) -> Result<()> {
             let base = &component.map()?;
             let weights = WithLoras { base, loras, threads: NonZeroUsize::MIN };
-            component.names().try_for_each(|name| weights.tensor(name).map(|tensor| drop(tensor.to_f32())))
+            Ok(component.names().try_for_each(|name| weights.tensor(name).map(|tensor| drop(tensor.to_f32())))?)
         }
         match self {
             Opened::Transformer(part) => whole(part, &[]),

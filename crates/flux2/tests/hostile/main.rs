@@ -38,7 +38,7 @@ fn check(kind: Kind, more: usize) {
     let mut refused = 0;
     for Hostile { what, place, bytes } in corpus(kind, &fixtures()) {
         let folder = model.path("");
-        let open = move || Opened::open(kind, &folder, place).map_err(|e| format!("{e}\n{:?}", e.hint()));
+        let open = move || Opened::open(kind, &folder, place).map_err(|e| format!("{e}\n{:?}", e.remedy()));
         let mut hold = |problem: String| wrong.push(format!("{place}: {what}: {problem}"));
         model.with(place, &bytes, || match meter.measure(open) {
             Err(how) => hold(format!("opening {how}")),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use flux2::weights::convert::{Conversion, ConvertProblem, Converted};
 use flux2::weights::{
-    Component, Compute, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
+    Component, Compute, Error, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
     VaeConfig, WeightSource,
 };
-use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision, engine};
+use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, Precision, TransferEvent, engine};
 use flux2_backend::DType;
 use safetensors::SafeTensors;
 
@@ -23,7 +23,7 @@ fn conversion(model: impl Into<Location>, format: Format, out: &Path) -> Convers
 }
 
 fn run(conversion: &Conversion) -> Result<Converted, Error> {
-    conversion.run(&mut |_: &Event| {}, &CancelToken::new())
+    conversion.run(&mut |_: &TransferEvent| {}, &CancelToken::new())
 }
 
 fn precision(format: Format) -> Precision {
@@ -371,7 +371,7 @@ fn a_network_that_its_file_alone_would_not_describe_is_refused() {
     let source = copy_of_tiny(temp.path());
     let out = temp.path().join("out");
     let untold = |part, format| match run(&Conversion { part: Some(part), ..conversion(&*source, format, &out) }) {
-        Err(Error::Convert(ConvertProblem::Untold { key, found, taken, .. })) => (key, found, taken),
+        Err(Error::Convert(ConvertProblem::LostValue { key, found, default, .. })) => (key, found, default),
         other => panic!("{other:?}"),
     };
     let set = |folder: &str, key: &str, value: f64| {
@@ -435,8 +435,8 @@ fn two_conversions_to_one_place_exclude_each_other() {
     let out = temp.path().join("out");
     let second = conversion(tiny("klein"), Format::Bf16, &out);
     let mut refused = 0;
-    let mut meanwhile = |event: &Event| {
-        if let Event::Files(flux2::event::FilesEvent::Progress { .. }) = event {
+    let mut meanwhile = |event: &TransferEvent| {
+        if let TransferEvent::Progress { .. } = event {
             let problem = run(&second);
             assert!(
                 matches!(&problem, Err(Error::Convert(ConvertProblem::Busy { path })) if *path == out),
@@ -545,8 +545,8 @@ fn a_model_in_bf16_has_the_names_of_its_layout_for_other_programs() {
 fn cancelled_at(conversion: &Conversion, bytes: u64) {
     let cancel = CancelToken::new();
     let result = conversion.run(
-        &mut |event: &Event| {
-            if let Event::Files(flux2::event::FilesEvent::Progress { done }) = event
+        &mut |event: &TransferEvent| {
+            if let TransferEvent::Progress { done } = event
                 && *done >= bytes
             {
                 cancel.cancel();
@@ -554,7 +554,7 @@ fn cancelled_at(conversion: &Conversion, bytes: u64) {
         },
         &cancel,
     );
-    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert!(matches!(result, Err(Error::Cancelled(_))), "{result:?}");
 }
 
 #[test]
@@ -604,14 +604,14 @@ fn tensors_that_are_finished_are_not_made_again() {
     let out = temp.path().join("out");
     let conversion = conversion(tiny("klein"), Format::Q8_0, &out);
     let mut total = 0;
-    let mut started = |event: &Event| {
-        if let Event::Files(flux2::event::FilesEvent::Started { total: bytes, .. }) = event {
+    let mut started = |event: &TransferEvent| {
+        if let TransferEvent::Started { total: bytes, .. } = event {
             total = *bytes;
         }
     };
     let cancel = CancelToken::new();
     cancel.cancel();
-    assert!(matches!(conversion.run(&mut started, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(conversion.run(&mut started, &cancel), Err(Error::Cancelled(_))));
     cancelled_at(&conversion, total - 1000);
     // The transformer is complete and was kept, as its modification time shows; partial files of another format were
     // not.
@@ -631,7 +631,7 @@ fn what_is_there_is_replaced_only_where_that_is_asked_for() {
     let temp = tempfile::tempdir().unwrap();
     let problem = |conversion: &Conversion| match run(conversion) {
         Err(error @ Error::Convert(_)) => {
-            assert!(error.hint().is_some());
+            assert!(error.remedy().is_some());
             let Error::Convert(problem) = error else { unreachable!("matched above") };
             problem
         }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
-use flux2::weights::{EmbeddedFile, FileProblem, Location, ModelFiles, ModelPaths};
-use flux2::{CancelToken, Error, Event, GenerateRequest};
+use flux2::weights::{EmbeddedFile, Error, FileProblem, Location, ModelFiles, ModelPaths};
+use flux2::{CancelToken, Event, GenerateRequest};
 
 use crate::golden::f32_backend;
 use crate::layouts::{assert_same, folder, open, tiny};

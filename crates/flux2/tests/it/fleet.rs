@@ -210,7 +210,7 @@ fn an_engine_that_fails_ends_the_run_for_all() {
                     // Later ones are in progress when the third fails, and are cancelled.
                     _ => {
                         wait_until(|| cancel.is_cancelled());
-                        cancel.check()
+                        Ok(cancel.check()?)
                     }
                 }
             })
@@ -268,16 +268,16 @@ fn messages_are_received_on_the_calling_thread_and_may_end_the_run() {
             let threads = Arc::clone(&threads);
             fake(move |_, cancel| {
                 threads.lock().unwrap().push(thread::current().id());
-                cancel.check()
+                Ok(cancel.check()?)
             })
         };
         let mut engines: Vec<_> = (0..workers).map(|_| engine()).collect();
         let mut received = Vec::new();
         let result = fleet::run(&mut engines, 0..1_000_000, &CancelToken::new(), make, |_, _| {
             received.push(thread::current().id());
-            if received.len() == 3 { Err(Error::LoraScale { scale: 3.0 }) } else { Ok(()) }
+            if received.len() == 3 { Err(Error::Steps { steps: 0, max: 3 }) } else { Ok(()) }
         });
-        assert!(matches!(result, Err(Error::LoraScale { .. })), "{workers} workers: {result:?}");
+        assert!(matches!(result, Err(Error::Steps { .. })), "{workers} workers: {result:?}");
         assert!(received.len() < 1_000_000);
         let here = thread::current().id();
         assert!(received.iter().all(|id| *id == here));

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use flux2::weights::{
-    Component, ConfigProblem, Layout, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig,
+    Component, ConfigProblem, Error, Layout, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig,
 };
-use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, Precision, engine};
+use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, Precision, engine};
 use flux2_backend::{DType, HostBytes, HostTensor};
 use safetensors::SafeTensors;
 

@@ -2,7 +2,8 @@
 //! tested on described GPUs by dry runs; tests that need a real one are skipped with a message if there is none.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
-use flux2::pipeline::ladder::{Rescue, Rung};
+use flux2::event::Rung;
+use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
 use flux2::plan::DryRun;
 use flux2::weights::ModelFiles;

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use flux2::ErrorKind;
 use flux2::variant::Variant;
 use flux2::weights::{
-    Component, ConfigProblem, FileProblem, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig, VaeConfig,
+    Component, ConfigProblem, Error, FileProblem, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
+    VaeConfig,
 };
-use flux2::{Error, ErrorKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ fn problem(bytes: &[u8]) -> FileProblem {
     std::fs::write(&path, bytes).unwrap();
     match Component::<TransformerConfig>::open(&path) {
         Err(error @ Error::Checkpoint { .. }) => {
-            assert!(error.to_string().contains("hostile.safetensors") && error.hint().is_some());
+            assert!(error.to_string().contains("hostile.safetensors") && error.remedy().is_some());
             let Error::Checkpoint { problem, .. } = error else { unreachable!("matched above") };
             problem
         }
@@ -426,7 +427,7 @@ fn nothing_at_the_path() {
     let error = ModelFiles::open(&paths).unwrap_err();
     assert!(matches!(error, Error::ModelMissing { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::ModelMissing);
-    assert!(error.hint().is_some());
+    assert!(error.remedy().is_some());
 }
 
 #[test]
@@ -453,7 +454,7 @@ fn a_folder_without_one_of_the_parts() {
 fn a_single_file_needs_the_other_two_named() {
     let paths = ModelPaths { text_encoder: None, ..single_files() };
     let error = ModelFiles::open(&paths).unwrap_err();
-    assert_eq!(error.hint().as_deref(), Some("add --text-encoder with the path of the text encoder"));
+    assert_eq!(error.remedy(), Some(flux2::Remedy::GivePart(flux2::Part::TextEncoder)));
     let paths = ModelPaths { vae: None, ..single_files() };
     assert_eq!(ModelFiles::open(&paths).unwrap_err().kind(), ErrorKind::ModelMissing);
 }

@@ -1,8 +1,7 @@
 //! Invalid GGUF files: each is refused with an error that names the file and the offending values. None causes a panic
 //! or an allocation of a claimed but absent size.
 
-use flux2::Error;
-use flux2::weights::{Component, FileProblem, TransformerConfig};
+use flux2::weights::{Component, Error, FileProblem, TransformerConfig};
 use proptest::prelude::*;
 
 use crate::gguf::{Gguf, Tensor, Value, long_text, number_u32, text};
@@ -15,7 +14,7 @@ fn problem(bytes: &[u8]) -> FileProblem {
     match Component::<TransformerConfig>::open(&path) {
         Err(error @ Error::Checkpoint { .. }) => {
             let message = error.to_string();
-            assert!(message.contains("hostile.gguf") && error.hint().is_some());
+            assert!(message.contains("hostile.gguf") && error.remedy().is_some());
             assert!(!message.contains(char::is_control) && message.len() < 1000, "{message}");
             let Error::Checkpoint { problem, .. } = error else { unreachable!("matched above") };
             problem

@@ -1,5 +1,6 @@
 //! House rules that the compiler does not check: which names may not occur in which sources.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,12 @@ fn sources(path: &str) -> Vec<(PathBuf, String)> {
     }
     assert!(found.len() > 1, "{path} has too few sources to be the right folder");
     found
+}
+
+/// The text of `crates/PATH`.
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// No line of code below `path` holds one of `words`, except in the module `except`: a file of that name, or a folder.
@@ -55,30 +62,25 @@ fn models_know_neither_files_nor_watchers() {
     check("flux2/src/models", &["std::fs", "std::time", "std::path"], "");
 }
 
-#[test]
-fn the_hub_knows_files_and_not_what_is_in_them() {
-    check("flux2/src/hub", &["crate::weights", "crate::models", "crate::pipeline", "crate::engine"], "");
-    check("flux2/src/weights", &["crate::hub"], "");
-}
+/// The library crates; the command line is the only other one.
+const LIBRARIES: [&str; 5] = ["flux2-base/src", "flux2-backend/src", "flux2-weights/src", "flux2-hub/src", "flux2/src"];
 
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
-    for path in ["flux2/src", "flux2-backend/src"] {
+    for path in LIBRARIES {
         check(path, &["std::env", "std::{", "env::var", "env::args", "process::exit"], "");
     }
 }
 
 #[test]
 fn there_is_no_async_runtime() {
-    for path in ["flux2/src", "flux2-backend/src", "dj-flux2/src"] {
+    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]) {
         check(path, &["async fn", "async move", "tokio", "async_std", "smol", ".await"], "");
     }
-    for name in ["Cargo.toml", "crates/flux2/Cargo.toml", "crates/flux2-backend/Cargo.toml"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
-        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        for (number, line) in text.lines().enumerate() {
+    for path in LIBRARIES.map(|path| path.replace("src", "Cargo.toml")).iter().chain([&"../Cargo.toml".to_owned()]) {
+        for (number, line) in read(path).lines().enumerate() {
             for runtime in ["tokio", "async-std", "smol"] {
-                assert!(!line.starts_with(runtime), "{}:{}: {line}", path.display(), number + 1);
+                assert!(!line.starts_with(runtime), "{path}:{}: {line}", number + 1);
             }
         }
     }
@@ -87,4 +89,237 @@ fn there_is_no_async_runtime() {
 #[test]
 fn the_sampler_does_not_know_the_networks() {
     check("flux2/src/sampler", &["crate::models", "crate::weights", "crate::pipeline"], "");
+}
+
+/// Crates, and the crates of the workspace that each may depend on.
+const CRATES: [(&str, &[&str]); 6] = [
+    ("flux2-base", &[]),
+    ("flux2-backend", &[]),
+    ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini"]),
+    ("flux2-hub", &["flux2-base"]),
+    ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
+    ("dj-flux2", &["flux2"]),
+];
+
+#[test]
+fn crates_depend_downwards() {
+    for (name, may) in CRATES {
+        let manifest = read(&format!("{name}/Cargo.toml"));
+        let dependencies = manifest.split("\n[dependencies]\n").nth(1).expect("every crate lists its dependencies");
+        let dependencies = dependencies.split("\n[").next().unwrap_or_default();
+        let names = dependencies.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        for found in names.filter(|found| found.starts_with("flux2") || found.starts_with("dj-flux2")) {
+            assert!(may.contains(&found), "{name} must not depend on {found}");
+        }
+    }
+}
+
+/// A room, and the rooms that it may import.
+type Room = (&'static str, &'static [&'static str]);
+
+/// Rooms of a crate, and the other rooms of it that each may import. Rooms that are not listed may import any.
+const ROOMS: [(&str, &[Room]); 2] = [
+    (
+        "flux2",
+        &[
+            ("device", &[]),
+            ("event", &[]),
+            ("error", &["device", "event"]),
+            ("image", &["parallel"]),
+            ("latents", &[]),
+            ("models", &["latents", "weights"]),
+            ("request", &["event", "image", "latents", "sampler", "variant"]),
+            ("sampler", &["parallel"]),
+            ("text", &["weights"]),
+            ("text_cache", &["event", "weights"]),
+        ],
+    ),
+    (
+        "flux2-weights",
+        &[
+            ("gguf", &["tensor_file"]),
+            ("json", &["location", "tensor_file"]),
+            ("layout", &[]),
+            ("location", &["variant"]),
+            ("mismatch", &["tensor_file"]),
+            ("quantize", &[]),
+            ("safetensors", &["tensor_file"]),
+            ("tensor_file", &["gguf", "location", "safetensors"]),
+            ("sizes", &["config", "variant"]),
+            ("variant", &["config", "mismatch", "sizes"]),
+        ],
+    ),
+];
+
+#[test]
+fn rooms_import_only_what_the_table_says() {
+    for (name, rooms) in ROOMS {
+        let lib = read(&format!("{name}/src/lib.rs"));
+        // What the crate's root hands on belongs to the room that it is from.
+        let mut owners = BTreeMap::new();
+        for statement in lib.split(';').filter_map(|statement| statement.trim().rsplit_once("pub use ")) {
+            if let Some((room, names)) = statement.1.split_once("::") {
+                for name in names.split(['{', '}', ',', ' ', '\n']).filter(|name| !name.is_empty()) {
+                    owners.insert(name.to_owned(), room.to_owned());
+                }
+            }
+        }
+        let all = sources(&format!("{name}/src"));
+        for (room, may) in rooms {
+            let in_room = all.iter().filter(|(file, _)| room_of(file).is_some_and(|found| found == *room));
+            let mut found_any = false;
+            for (file, code) in in_room {
+                found_any = true;
+                for import in imports(code) {
+                    let target = owners.get(&import).unwrap_or(&import);
+                    let is_allowed = target == room || target == "error" || may.contains(&target.as_str());
+                    // Crates of the workspace have a table of their own.
+                    let is_crate = target.starts_with("flux2_");
+                    assert!(is_allowed || is_crate, "{}: {room} must not import {target}", file.display());
+                }
+            }
+            assert!(found_any, "{name} has no room {room}");
+        }
+    }
+}
+
+/// The first part of a source's path below `src`, without its extension.
+fn room_of(file: &Path) -> Option<String> {
+    let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();
+    let src = parts.iter().rposition(|part| part == "src")?;
+    Some(parts.get(src + 1)?.trim_end_matches(".rs").to_owned())
+}
+
+/// Names behind `crate::` in lines of code.
+fn imports(code: &str) -> BTreeSet<String> {
+    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            found.extend(rest.split(|c| !is_name(c)).next().map(str::to_owned));
+            continue;
+        };
+        // Of a list the first name of each entry, whatever is nested in it.
+        let (mut depth, mut entry) = (0, String::new());
+        for c in list.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => found.extend(std::mem::take(&mut entry).split("::").next().map(name_in)),
+                _ if depth == 0 => entry.push(c),
+                _ => {}
+            }
+        }
+        found.extend(entry.split("::").next().map(name_in));
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+fn name_in(text: &str) -> String {
+    text.trim().to_owned()
+}
+
+#[test]
+fn imports_are_found_in_lists() {
+    let code = "use crate::{Error, a::{b, c}, d::E};\nuse crate::f::g;\n// use crate::h;\n";
+    assert_eq!(imports(code).into_iter().collect::<Vec<_>>(), ["Error", "a", "d", "f"]);
+}
+
+/// Texts that look like flags of the command line and are options of NVIDIA's compiler.
+const COMPILER_OPTIONS: [&str; 3] = ["--gpu-architecture={architecture}", "--std=c++17", "-default-device"];
+
+#[test]
+fn libraries_know_no_command_line() {
+    let mut count = 0;
+    for path in LIBRARIES {
+        // Tolerances and runners for tests are no part of a front end's library.
+        for (file, code) in sources(path).into_iter().filter(|(file, _)| !file.ends_with("testing.rs")) {
+            for text in string_literals(&code).iter().filter(|text| !COMPILER_OPTIONS.contains(&text.as_str())) {
+                count += 1;
+                if let Some(word) = front_end_word(text) {
+                    panic!("{}: `{word}` belongs to the command line: {text:?}", file.display());
+                }
+            }
+        }
+    }
+    assert!(count > 1000, "{count} texts are too few to be those of the libraries");
+}
+
+/// A flag, a subcommand or an environment variable in a text.
+fn front_end_word(text: &str) -> Option<&str> {
+    let of_variable = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let variables =
+        text.split(|c| !of_variable(c)).filter(|word| word.starts_with("DJ_FLUX2") || word.starts_with("HF_"));
+    let words = text.split(|c: char| c.is_whitespace() || "`'\"(),;:=[]".contains(c));
+    let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
+    let flags = words.filter(|word| match word.strip_prefix("--") {
+        Some(long) => is_letter(long.chars().next()),
+        None => word.strip_prefix('-').is_some_and(|short| short.len() == 1 && is_letter(short.chars().next())),
+    });
+    let subcommand = text.contains("dj-flux2 ").then_some("dj-flux2 ");
+    variables.chain(flags).chain(subcommand).next()
+}
+
+#[test]
+fn words_of_the_command_line_are_found() {
+    for text in ["use --width 496", "--vae", "pass `-m`, or", "run `dj-flux2 doctor`", "set HF_TOKEN", "DJ_FLUX2_MODEL"]
+    {
+        assert!(front_end_word(text).is_some(), "{text}");
+    }
+    for text in ["models--{}--{}", "a -> b", "1 - x", "dj-flux2/0.1", "half-open", "--", "-1", "SHF_X"] {
+        assert_eq!(front_end_word(text), None, "{text}");
+    }
+}
+
+/// The texts in string literals of Rust code, comments left out; escapes stay as they are written.
+fn string_literals(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = code;
+    while let Some(at) = rest.find(['"', '/', '\'', 'r']) {
+        let (before, here) = rest.split_at(at);
+        let in_name = before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let hashes = here.strip_prefix('r').map(|raw| raw.len() - raw.trim_start_matches('#').len());
+        rest = if here.starts_with("//") {
+            here.find('\n').map_or("", |end| &here[end..])
+        } else if let Some(text) = here.strip_prefix('"') {
+            let end = end_of_literal(text);
+            found.push(text[..end].to_owned());
+            text.get(end + 1..).unwrap_or_default()
+        } else if let Some(hashes) = hashes.filter(|hashes| here[1 + hashes..].starts_with('"') && !in_name) {
+            let (text, end) = (&here[hashes + 2..], format!("\"{}", "#".repeat(hashes)));
+            let length = text.find(&end).unwrap_or(text.len());
+            found.push(text[..length].to_owned());
+            text.get(length + end.len()..).unwrap_or_default()
+        } else if here.starts_with("'\"'") || here.starts_with("'\\") {
+            // A character: a quotation mark, or an escape such as '\'' that may hold one.
+            here[2..].find('\'').map_or("", |end| &here[end + 3..])
+        } else {
+            &here[1..]
+        };
+    }
+    found
+}
+
+/// Where a string literal ends that `text` begins with, from behind its first quotation mark.
+fn end_of_literal(text: &str) -> usize {
+    let mut is_escaped = false;
+    for (at, c) in text.char_indices() {
+        match c {
+            '"' if !is_escaped => return at,
+            _ => is_escaped = c == '\\' && !is_escaped,
+        }
+    }
+    text.len()
+}
+
+#[test]
+fn string_literals_are_found() {
+    let code = r##"a("b \"c\"", 'd', '"', '\'', b"e"); // "f"
+        let for_r = r#"g"h"#; "i\
+            j";"##;
+    assert_eq!(string_literals(code), ["b \\\"c\\\"", "e", "g\"h", "i\\\n            j"]);
 }

@@ -172,7 +172,7 @@ fn a_profile_with_any_byte_wrong_does_no_harm() {
 fn refused(bytes: &[u8]) -> (String, String) {
     let error = decode(bytes, "input").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadImage, "{error}");
-    (error.to_string(), error.hint().expect("a bad image has a way out"))
+    (error.to_string(), error.remedy().expect("a bad image has a way out").to_string())
 }
 
 fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {

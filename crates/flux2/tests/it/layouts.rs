@@ -96,7 +96,7 @@ pub fn f32_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
 
 /// Opens a valid model.
 pub fn open(paths: &ModelPaths) -> ModelFiles {
-    ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nhint: {:?}", e.hint()))
+    ModelFiles::open(paths).unwrap_or_else(|e| panic!("{e}\nremedy: {:?}", e.remedy()))
 }
 
 /// The tiny model as a folder.
@@ -445,7 +445,7 @@ fn a_transformer_may_take_the_place_of_the_folders_own() {
     let files = open(&ModelPaths { transformer: Some(file.clone().into()), ..folder() });
     assert_eq!((files.transformer.layout(), files.vae.layout()), (Layout::Bfl, Layout::Diffusers));
     let two = ModelPaths { transformer: Some(file.into()), ..single_files() };
-    assert!(matches!(ModelFiles::open(&two), Err(flux2::Error::TwoTransformers { .. })));
+    assert!(matches!(ModelFiles::open(&two), Err(flux2::weights::Error::TwoTransformers { .. })));
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::{
-    Component, LoraPath, LoraProblem, Mismatch, ModelFiles, ModelPaths, Precision, TransformerConfig, WeightSource,
-    WithLoras,
+    Component, Error, LoraPath, LoraProblem, Mismatch, ModelFiles, ModelPaths, Precision, TransformerConfig,
+    WeightSource, WithLoras,
 };
-use flux2::{CancelToken, Error, ErrorKind, Event, GenerateRequest, GeneratedImage, Variant};
+use flux2::{CancelToken, ErrorKind, Event, GenerateRequest, GeneratedImage, Variant};
 use flux2_backend::{CpuBackend, CpuOptions, DType, HostTensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -441,7 +441,7 @@ fn refused(file: &File, scale: f32) -> Error {
     let temp = TempDir::new().unwrap();
     let path = file.write(temp.path(), "style.safetensors");
     let error = ModelFiles::open(&with(folder(), &[(&path, scale)])).unwrap_err();
-    assert!(error.hint().is_some(), "{error}");
+    assert!(error.remedy().is_some(), "{error}");
     error
 }
 
@@ -614,7 +614,7 @@ fn metadata_that_contradict_the_tensors_are_refused() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(refused(json!({"r": 4})), LoraProblem::Rank { module: "img_in".into(), said: 4, found: 3 });
+    assert_eq!(refused(json!({"r": 4})), LoraProblem::Rank { module: "img_in".into(), declared: 4, found: 3 });
     assert!(matches!(refused(json!({"r": "x"})), LoraProblem::Metadata { .. }));
     assert!(matches!(refused(json!([])), LoraProblem::Metadata { .. }));
     assert!(matches!(refused(json!({"lora_alpha": 1e300})), LoraProblem::Factor { .. }));

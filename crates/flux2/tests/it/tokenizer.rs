@@ -179,7 +179,10 @@ fn notice_and_license_travel_with_the_crates() {
     for (own, original) in [
         ("crates/flux2/NOTICE", "NOTICE"),
         ("crates/dj-flux2/NOTICE", "NOTICE"),
+        ("crates/flux2-base/LICENSE", "LICENSE"),
         ("crates/flux2-backend/LICENSE", "LICENSE"),
+        ("crates/flux2-weights/LICENSE", "LICENSE"),
+        ("crates/flux2-hub/LICENSE", "LICENSE"),
         ("crates/flux2/LICENSE", "LICENSE"),
         ("crates/dj-flux2/LICENSE", "LICENSE"),
     ] {
@@ -231,7 +234,7 @@ fn open(json: &[u8]) -> Result<Tokenizer, Error> {
     let result = Tokenizer::from_file(&path);
     if let Err(error) = &result {
         assert!(error.to_string().starts_with(path.to_str().unwrap()), "no path in: {error}");
-        assert!(error.hint().is_some(), "no hint for: {error}");
+        assert!(error.remedy().is_some(), "no hint for: {error}");
     }
     result
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use flux2::bench::{self, Cost, Flops, Peaks, Stages};
-use flux2::plan::{self, Memory};
+use flux2::plan;
+use flux2::units::Memory;
 use flux2::weights::{Location, ModelFiles};
 use flux2::{GenerateRequest, ModelPaths, Residency, ResolvedRequest, Variant, engine};
 use serde::{Deserialize, Serialize};

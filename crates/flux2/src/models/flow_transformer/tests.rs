@@ -113,7 +113,7 @@ fn one_pass_matches_the_reference() {
 struct Tampered<F>(MappedWeights, F);
 
 impl<F: Fn(&str, HostTensor) -> HostTensor> WeightSource for Tampered<F> {
-    fn tensor(&self, name: &str) -> Result<HostTensor> {
+    fn tensor(&self, name: &str) -> crate::weights::Result<HostTensor> {
         Ok((self.1)(name, self.0.tensor(name)?))
     }
 }

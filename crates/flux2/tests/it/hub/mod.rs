@@ -6,9 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flux2::event::FilesEvent;
-use flux2::hub::{Cache, Hub, HubOptions, HubProblem, Patience, Proxies, RepoId, State, Token};
-use flux2::{CancelToken, Error, ErrorKind, Event};
+use flux2::hub::{Cache, Error, Hub, HubOptions, Patience, Proxies, RepoId, State, Token};
+use flux2::{CancelToken, ErrorKind, TransferEvent, Variant};
 use server::{Answer, COMMIT, REPO, Repo, Request, Server, bytes, hash};
 
 const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
@@ -59,6 +58,7 @@ impl Place {
                 pause: Duration::from_millis(1),
                 longest_pause: Duration::from_secs(5),
             },
+            licence_of: |repo| Variant::by_repo(repo).map(|variant| variant.licence),
             ..HubOptions::new(self.root())
         }
     }
@@ -71,21 +71,14 @@ impl Place {
         download(&self.hub(server)).0
     }
 
-    fn problem(&self, server: &Server) -> HubProblem {
-        match self.download(server) {
-            Err(Error::Hub(problem)) => problem,
-            other => panic!("{other:?}"),
-        }
+    fn problem(&self, server: &Server) -> Error {
+        self.download(server).unwrap_err()
     }
 }
 
-fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<FilesEvent>) {
+fn download(hub: &Hub) -> (Result<PathBuf, Error>, Vec<TransferEvent>) {
     let mut events = Vec::new();
-    let mut observer = |event: &Event| {
-        if let Event::Files(event) = event {
-            events.push(event.clone());
-        }
-    };
+    let mut observer = |event: &TransferEvent| events.push(event.clone());
     let plan = hub.plan(&repo());
     let done = plan.and_then(|plan| hub.download(&plan, &mut observer, &CancelToken::new()));
     (done, events)
@@ -121,7 +114,7 @@ fn assert_whole(root: &Path, snapshot: &Path, expected: &Repo) {
 }
 
 /// Downloads from a server with faults; must succeed.
-fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<FilesEvent>) {
+fn survives(faults: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Server, Vec<TransferEvent>) {
     let (place, server) = (Place::new(), Server::start(model(), faults));
     let (done, events) = download(&place.hub(&server));
     assert_whole(&place.root(), &done.unwrap(), &model());
@@ -144,10 +137,10 @@ fn a_model_comes_whole_and_only_once() {
     let (done, events) = download(&hub);
     assert_whole(&place.root(), &done.unwrap(), &model());
     let total = plan.bytes();
-    assert_eq!(events.first(), Some(&FilesEvent::Started { files: 8, done: 0, total }));
-    let last = events.iter().rev().find(|event| matches!(event, FilesEvent::Progress { .. }));
-    assert_eq!(last, Some(&FilesEvent::Progress { done: total }));
-    assert_eq!(events.iter().filter(|event| matches!(event, FilesEvent::FileFinished { .. })).count(), 8);
+    assert_eq!(events.first(), Some(&TransferEvent::Started { files: 8, done: 0, total }));
+    let last = events.iter().rev().find(|event| matches!(event, TransferEvent::Progress { .. }));
+    assert_eq!(last, Some(&TransferEvent::Progress { done: total }));
+    assert_eq!(events.iter().filter(|event| matches!(event, TransferEvent::FileFinished { .. })).count(), 8);
     // Only needed files were requested; of two files with the same bytes, possibly one.
     assert!(server.seen_of("README.md").is_empty() && server.seen_of("flux-2-klein-4b.safetensors").is_empty());
 
@@ -169,7 +162,7 @@ fn what_another_program_left_is_used() {
     fs::write(place.blobs().join(hash("vae.safetensors", &vae)), &vae).unwrap();
     let (done, events) = download(&place.hub(&server));
     assert_whole(&place.root(), &done.unwrap(), &model());
-    assert!(matches!(events[0], FilesEvent::Started { done: 123_456, .. }), "{events:?}");
+    assert!(matches!(events[0], TransferEvent::Started { done: 123_456, .. }), "{events:?}");
     assert_eq!(server.seen_of(WEIGHTS)[0].from, Some(123_456));
     assert!(server.seen_of("vae/diffusion_pytorch_model.safetensors").is_empty());
 }
@@ -203,7 +196,7 @@ fn cut_connections_are_resumed() {
     }));
     let from: Vec<_> = server.seen_of(WEIGHTS).iter().map(|request| request.from).collect();
     assert_eq!(from, [None, Some(100_000), Some(100_001), Some(100_001), Some(100_001)]);
-    let again = events.iter().filter(|event| matches!(event, FilesEvent::Again { .. }));
+    let again = events.iter().filter(|event| matches!(event, TransferEvent::Retry { .. }));
     assert_eq!(again.count(), 4);
 }
 
@@ -211,7 +204,7 @@ fn cut_connections_are_resumed() {
 fn a_server_that_always_cuts_is_given_up_on_and_what_came_is_kept() {
     let (place, server) = (Place::new(), Server::start(model(), weights(|_| Answer::Cut(0))));
     match place.problem(&server) {
-        HubProblem::CutShort { file, here: 0, size: 300_000, .. } if file == WEIGHTS => {}
+        Error::CutShort { file, here: 0, size: 300_000, .. } if file == WEIGHTS => {}
         other => panic!("{other:?}"),
     }
     // A server that always sends the beginning makes no progress either.
@@ -236,19 +229,21 @@ fn a_server_that_ignores_ranges_sends_the_whole_again() {
 fn a_range_that_was_not_asked_for_is_a_lie() {
     let lie = |request: &Request| if request.number == 0 { Answer::Cut(1000) } else { Answer::OtherRange(500) };
     let (place, server) = (Place::new(), Server::start(model(), weights(lie)));
-    assert!(matches!(place.problem(&server), HubProblem::Answer { reason, .. } if reason.contains("byte 1000")));
+    assert!(matches!(place.problem(&server), Error::Answer { reason, .. } if reason.contains("byte 1000")));
 }
 
 #[test]
 fn wrong_lengths_are_refused() {
     for wrong in [299_999, 300_001, 0] {
         let server = Server::start(model(), weights(move |_| Answer::Length(wrong)));
-        let expected = HubProblem::Length { file: WEIGHTS.into(), found: wrong as u64, expected: 300_000 };
-        assert_eq!(Place::new().problem(&server), expected);
+        match Place::new().problem(&server) {
+            Error::Length { file, found, expected: 300_000 } if file == WEIGHTS => assert_eq!(found, wrong as u64),
+            other => panic!("{other:?}"),
+        }
     }
     // Without a length the bytes are counted.
     let server = Server::start(model(), weights(|_| Answer::Longer(1)));
-    assert!(matches!(Place::new().problem(&server), HubProblem::Length { expected: 300_000, .. }));
+    assert!(matches!(Place::new().problem(&server), Error::Length { expected: 300_000, .. }));
 }
 
 #[test]
@@ -256,15 +251,15 @@ fn corrupted_bytes_are_found_by_their_hash() {
     let once = |request: &Request| if request.number == 0 { Answer::Corrupt(299_999) } else { Answer::File };
     let (server, events) = survives(weights(once));
     assert_eq!(server.seen_of(WEIGHTS).len(), 2);
-    assert!(events.iter().any(|event| matches!(event, FilesEvent::Again { reason, .. } if reason.contains("hash"))));
+    assert!(events.iter().any(|event| matches!(event, TransferEvent::Retry { reason, .. } if reason.contains("hash"))));
 
     let (place, server) = (Place::new(), Server::start(model(), weights(|_| Answer::Corrupt(0))));
-    assert!(matches!(place.problem(&server), HubProblem::Digest { file, .. } if file == WEIGHTS));
+    assert!(matches!(place.problem(&server), Error::Digest { file, .. } if file == WEIGHTS));
     assert_eq!(server.seen_of(WEIGHTS).len(), 2);
     assert_eq!(Cache::new(place.root()).find(&repo()).unwrap(), None);
     // Small files are verified too (SHA-1 of Git).
     let config = |request: &Request| if request.file == "vae/config.json" { Answer::Corrupt(0) } else { Answer::File };
-    assert!(matches!(Place::new().problem(&Server::start(model(), config)), HubProblem::Digest { .. }));
+    assert!(matches!(Place::new().problem(&Server::start(model(), config)), Error::Digest { .. }));
 }
 
 #[test]
@@ -293,15 +288,15 @@ fn a_pause_that_is_asked_for_is_made() {
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(server.seen_of(WEIGHTS).len(), 3);
     let pause = Duration::from_secs(1);
-    assert!(events.iter().any(|event| matches!(event, FilesEvent::Again { pause: p, .. } if *p == pause)));
+    assert!(events.iter().any(|event| matches!(event, TransferEvent::Retry { pause: p, .. } if *p == pause)));
 
     let long = |_: &Request| Answer::Status(429, vec![("Retry-After", "3600".into())]);
     match Place::new().problem(&Server::start(model(), long)) {
-        HubProblem::Busy { pause: Some(pause), .. } => assert_eq!(pause.as_secs(), 3600),
+        Error::Busy { pause: Some(pause), .. } => assert_eq!(pause.as_secs(), 3600),
         other => panic!("{other:?}"),
     }
     let always = Server::start(model(), weights(|_| Answer::Status(429, vec![])));
-    assert!(matches!(Place::new().problem(&always), HubProblem::Busy { pause: None, .. }));
+    assert!(matches!(Place::new().problem(&always), Error::Busy { pause: None, .. }));
     assert_eq!(always.seen_of(WEIGHTS).len(), 4);
 }
 
@@ -354,12 +349,10 @@ fn redirects_end() {
         true => Answer::Status(302, vec![("Location", request.file.clone())]),
         false => Answer::File,
     });
-    assert!(
-        matches!(Place::new().problem(&around), HubProblem::Answer { reason, .. } if reason.contains("do not end"))
-    );
+    assert!(matches!(Place::new().problem(&around), Error::Answer { reason, .. } if reason.contains("do not end")));
     assert!(Place::new().download(&server).is_ok());
     let nowhere = Server::start(model(), weights(|_| Answer::Status(302, vec![("Location", "gopher://a".into())])));
-    assert!(matches!(Place::new().problem(&nowhere), HubProblem::Answer { .. }));
+    assert!(matches!(Place::new().problem(&nowhere), Error::Answer { .. }));
 }
 
 #[test]
@@ -372,7 +365,7 @@ fn who_may_not_read_is_told_which_license_and_where() {
         let (done, _) = download(&Hub::new(HubOptions { token, ..place.options(&server) }).unwrap());
         let error = done.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Access);
-        let said = format!("{error} {}", error.hint().unwrap());
+        let said = format!("{error} {}", error.remedy().unwrap());
         assert!(said.contains("Apache-2.0") && said.contains(&format!("{}/{REPO}", server.url)), "{said}");
         assert_eq!(said.contains("/settings/tokens"), !with_token, "{said}");
         assert_eq!(server.seen_of(WEIGHTS).len(), 1);
@@ -380,7 +373,7 @@ fn who_may_not_read_is_told_which_license_and_where() {
     let (place, server) = (Place::new(), Server::start(model(), |_| Answer::Status(401, vec![])));
     let (done, _) = download(&Hub::new(HubOptions { token: Token::new("hf_old"), ..place.options(&server) }).unwrap());
     let error = done.unwrap_err();
-    assert!(matches!(error, Error::Hub(HubProblem::Token { .. })) && error.kind() == ErrorKind::Access, "{error}");
+    assert!(matches!(error, Error::Token { .. }) && error.kind() == ErrorKind::Access, "{error}");
 }
 
 #[test]
@@ -389,8 +382,8 @@ fn a_repository_that_is_not_there() {
         let headers: Vec<_> = code.iter().map(|code| ("X-Error-Code", code.to_string())).collect();
         let server = Server::start(model(), move |_| Answer::Status(status, headers.clone()));
         let problem = Place::new().problem(&server);
-        assert!(matches!(problem, HubProblem::NotFound { .. }), "{problem:?}");
-        assert_eq!((Error::from(problem).kind(), server.seen().len()), (ErrorKind::ModelMissing, 1));
+        assert!(matches!(problem, Error::NotFound { .. }), "{problem:?}");
+        assert_eq!((problem.kind(), server.seen().len()), (ErrorKind::ModelMissing, 1));
     }
 }
 
@@ -401,16 +394,19 @@ fn without_a_network_it_says_so_at_once() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let (place, server) = (Place::new(), Server::honest(model()));
-    let problem = |options| match download(&Hub::new(options).unwrap()).0 {
-        Err(Error::Hub(problem)) => (Error::from(problem.clone()).kind(), problem),
-        other => panic!("{other:?}"),
+    let problem = |options| {
+        let error = download(&Hub::new(options).unwrap()).0.unwrap_err();
+        (error.kind(), error)
     };
     let start = Instant::now();
     let (kind, found) = problem(HubOptions { endpoint, ..place.options(&server) });
-    assert!(matches!(found, HubProblem::Unreachable { .. }) && start.elapsed() < Duration::from_secs(2), "{found:?}");
+    assert!(matches!(found, Error::Unreachable { .. }) && start.elapsed() < Duration::from_secs(2), "{found:?}");
     assert_eq!(kind, ErrorKind::ModelMissing);
     let (kind, found) = problem(HubOptions { offline: true, ..place.options(&server) });
-    assert_eq!((kind, found), (ErrorKind::ModelMissing, HubProblem::Offline { repo: repo() }));
+    assert!(
+        kind == ErrorKind::ModelMissing && matches!(&found, Error::Offline { repo: r } if *r == repo()),
+        "{found:?}"
+    );
     assert!(server.seen().is_empty() && !place.root().exists());
 }
 
@@ -418,10 +414,10 @@ fn without_a_network_it_says_so_at_once() {
 fn what_is_no_hub_is_not_believed() {
     for text in ["<html>log in</html>", "{}", r#"{"sha": "main", "siblings": []}"#] {
         let server = Server::start(model(), |_| Answer::Text(text.into()));
-        assert!(matches!(Place::new().problem(&server), HubProblem::Answer { .. }), "{text}");
+        assert!(matches!(Place::new().problem(&server), Error::Answer { .. }), "{text}");
     }
     let pictures = Server::honest(Repo::default().with("teaser.png", "x").with("README.md", "y"));
-    assert_eq!(Place::new().problem(&pictures), HubProblem::NoModel { repo: repo() });
+    assert!(matches!(Place::new().problem(&pictures), Error::NoModel { repo: r } if r == repo()));
 }
 
 #[test]
@@ -432,7 +428,7 @@ fn a_disk_that_is_too_small_is_not_begun_to_be_filled() {
         false => Answer::File,
     });
     match place.problem(&server) {
-        HubProblem::DiskFull { needed, free, .. } => assert!(needed > 3_000_000_000_000_000 && free < needed),
+        Error::DiskFull { needed, free, .. } => assert!(needed > 3_000_000_000_000_000 && free < needed),
         other => panic!("{other:?}"),
     }
     assert_eq!(server.seen().len(), 1);
@@ -445,7 +441,7 @@ fn a_proxy_is_asked_unless_the_host_is_excepted() {
     let proxy = Server::honest(Repo::default());
     let proxies = Proxies { http: Some(proxy.url.clone()), ..Default::default() };
     let through = HubOptions { proxies: proxies.clone(), ..place.options(&server) };
-    assert!(matches!(download(&Hub::new(through).unwrap()).0, Err(Error::Hub(HubProblem::Unreachable { .. }))));
+    assert!(matches!(download(&Hub::new(through).unwrap()).0, Err(Error::Unreachable { .. })));
     assert!(server.seen().is_empty() && proxy.seen().len() == 1, "{:?}", proxy.seen());
     let except = Proxies { except: "127.0.0.1".into(), ..proxies };
     let past = HubOptions { proxies: except, ..place.options(&server) };
@@ -467,8 +463,8 @@ fn a_download_can_be_stopped_and_goes_on_later() {
     let plan = hub.plan(&repo()).unwrap();
     let (cancel, mut seen) = (CancelToken::new(), 0);
     let token = cancel.clone();
-    let mut observer = |event: &Event| {
-        if let Event::Files(FilesEvent::Progress { done }) = event {
+    let mut observer = |event: &TransferEvent| {
+        if let TransferEvent::Progress { done } = event {
             seen = *done;
             // All other files are small and downloaded before.
             if seen > plan.bytes() - 200_001 {
@@ -477,7 +473,7 @@ fn a_download_can_be_stopped_and_goes_on_later() {
         }
     };
     let start = Instant::now();
-    assert!(matches!(hub.download(&plan, &mut observer, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(hub.download(&plan, &mut observer, &cancel), Err(Error::Cancelled(_))));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(hub.cache().find(&repo()).unwrap(), None);
     assert_eq!(hub.cache().state(&repo()).unwrap(), Some(State::Incomplete(vec![])));
@@ -537,7 +533,7 @@ fn verify_reads_every_byte_and_remove_takes_all() {
     let (place, server) = (Place::new(), Server::honest(model()));
     let snapshot = place.download(&server).unwrap();
     let cache = Cache::new(place.root());
-    let verify = || cache.verify(&repo(), &mut |_: &Event| {}, &CancelToken::new()).unwrap();
+    let verify = || cache.verify(&repo(), &mut |_: &TransferEvent| {}, &CancelToken::new()).unwrap();
     let checked = verify();
     assert_eq!(checked.len(), 8);
     assert!(checked.iter().all(|file| file.is_whole));
@@ -575,7 +571,7 @@ fn a_model_that_is_being_downloaded_is_not_removed() {
     let file = fs::File::open(lock).unwrap();
     file.lock().unwrap();
     let cache = Cache::new(place.root());
-    assert!(matches!(cache.remove(&repo()), Err(Error::Hub(HubProblem::InUse { .. }))));
+    assert!(matches!(cache.remove(&repo()), Err(Error::InUse { .. })));
     drop(file);
     assert!(cache.remove(&repo()).unwrap().is_some());
 }

@@ -1,0 +1,283 @@
+//! What a file or folder of weights is, judged by its headers.
+//!
+//! In:  a location. Out: [`Inspection`]. A problem that keeps a part from being loaded is part of the result, not an
+//!      error.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use flux2_base::Part;
+
+use crate::component::{Checkpoint, Component};
+use crate::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
+use crate::layout::{Detected, Layout};
+use crate::location::Location;
+use crate::lora::{Lora, LoraPath, LoraProblem};
+use crate::model_files::{find_tokenizer, kind_of_folder};
+use crate::sizes::transformer_sizes;
+use crate::tensor_file::{FileMetadata, Printable, TensorFile};
+use crate::variant::{Kind, Variant};
+use crate::{Error, Result};
+
+/// What a file or folder is.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The three parts of a whole model, else one part.
+    pub parts: Vec<InspectedPart>,
+    /// Present for the folder of a whole model.
+    pub model: Option<InspectedModel>,
+}
+
+/// What the folder of a whole model is, besides its parts.
+#[derive(Debug)]
+pub struct InspectedModel {
+    /// The member of the family it is; none if its sizes are not published.
+    pub variants: Vec<&'static str>,
+    /// Whether it has a tokenizer; otherwise the built-in one is used.
+    pub has_tokenizer: bool,
+}
+
+/// A network, or another file of tensors.
+#[derive(Debug)]
+pub struct InspectedPart {
+    /// File or folder.
+    pub location: Location,
+    /// What its tensors are.
+    pub kind: PartKind,
+    /// `safetensors` or `gguf`; empty if there is no such file.
+    pub container: &'static str,
+    /// Number of files.
+    pub files: usize,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Element types, each with the number of its tensors and their bytes; the most bytes first.
+    pub dtypes: Vec<(String, usize, u64)>,
+    /// Sizes of the network, in words.
+    pub sizes: Option<String>,
+    /// Number of parameters; `None` if the network cannot be loaded.
+    pub parameters: Option<u64>,
+    /// Members of the family that a transformer can be. Base and distilled members differ only in values.
+    pub variants: Vec<&'static str>,
+    /// Metadata of the file, without long texts.
+    pub metadata: BTreeMap<String, String>,
+    /// Why it cannot be loaded, if it cannot.
+    pub problem: Option<Error>,
+}
+
+/// What a set of tensors is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartKind {
+    /// A network of the family, and its naming scheme.
+    Network(Part, Layout),
+    /// A LoRA, and the number of transformer matrices it changes; 0 if it fits no known transformer.
+    Lora(usize),
+    /// Something else that is recognized.
+    Other(&'static str),
+    /// Not recognized.
+    Unknown,
+}
+
+impl fmt::Display for PartKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartKind::Network(part, layout) => write!(f, "{part}, {layout} names"),
+            PartKind::Lora(0) => f.write_str("LoRA"),
+            PartKind::Lora(matrices) => write!(f, "LoRA for {matrices} matrices of the transformer"),
+            PartKind::Other(what) => f.write_str(what),
+            PartKind::Unknown => f.write_str("nothing this program knows"),
+        }
+    }
+}
+
+/// Longest text of metadata that is shown, in bytes.
+const MAX_TEXT: usize = 200;
+
+/// Reads the headers of a model's folder, a network's folder, or a file.
+///
+/// # Errors
+/// [`Error::ModelMissing`] if nothing is there; [`Error::Checkpoint`] or [`Error::Io`] if it is no file of tensors.
+pub fn inspect(location: &Location) -> Result<Inspection> {
+    if !location.exists()? {
+        return Err(Error::ModelMissing { path: location.path().to_owned() });
+    }
+    if !location.join("model_index.json").is_file() {
+        let part = InspectedPart::of(location, Kind::ALL)?;
+        return Ok(Inspection { parts: vec![part], model: None });
+    }
+    let (kinds, problem) = match kind_of_folder(location) {
+        Ok(kind) => (vec![kind], None),
+        Err(problem) => (vec![], Some(problem)),
+    };
+    let mut parts = Vec::new();
+    for (folder, what) in [("transformer", "transformer"), ("text_encoder", "text encoder"), ("vae", "VAE")] {
+        let location = location.join(folder);
+        let missing = |problem| InspectedPart::missing(&location, problem);
+        parts.push(match location.exists()? {
+            false => missing(Error::PartMissing { what, path: location.path().to_owned() }),
+            true => InspectedPart::of(&location, &kinds).unwrap_or_else(missing),
+        });
+    }
+    if let Some(problem) = problem {
+        parts[0].problem.get_or_insert(problem);
+    }
+    let has_tokenizer = find_tokenizer(&location.join("text_encoder"), location).is_some();
+    let variants = parts[0].variants.clone();
+    Ok(Inspection { parts, model: Some(InspectedModel { variants, has_tokenizer }) })
+}
+
+impl InspectedPart {
+    fn missing(location: &Location, problem: Error) -> Self {
+        InspectedPart {
+            location: location.clone(),
+            kind: PartKind::Unknown,
+            container: "",
+            files: 0,
+            bytes: 0,
+            dtypes: vec![],
+            sizes: None,
+            parameters: None,
+            variants: vec![],
+            metadata: BTreeMap::new(),
+            problem: Some(problem),
+        }
+    }
+
+    /// `kinds` limits the variants that a transformer can be.
+    fn of(location: &Location, kinds: &[Kind]) -> Result<Self> {
+        let checkpoint = Checkpoint::open(location)?;
+        let mut dtypes: Vec<(String, usize, u64)> = Vec::new();
+        for tensor in checkpoint.files.iter().flat_map(|file| file.tensors.values()) {
+            let (name, bytes) = (tensor.dtype.to_string(), tensor.range.len() as u64);
+            match dtypes.iter_mut().find(|known| known.0 == name) {
+                Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
+                None => dtypes.push((name, 1, bytes)),
+            }
+        }
+        dtypes.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
+        let (container, metadata) = match checkpoint.files.first().map(|file| &file.metadata) {
+            Some(FileMetadata::Safetensors(texts)) => ("safetensors", shown(texts)),
+            Some(FileMetadata::Gguf(values)) => ("gguf", shown(&values.texts())),
+            None => ("", BTreeMap::new()),
+        };
+        let part = InspectedPart {
+            location: location.clone(),
+            kind: PartKind::Unknown,
+            container,
+            files: checkpoint.files.len(),
+            bytes: dtypes.iter().map(|(_, _, bytes)| bytes).sum(),
+            dtypes,
+            sizes: None,
+            parameters: None,
+            variants: vec![],
+            metadata,
+            problem: None,
+        };
+        Ok(match checkpoint.detect() {
+            Some(Detected::Part(Part::Transformer, dialect)) => {
+                let part = part.network(Part::Transformer, dialect.layout);
+                part.opened(Component::<TransformerConfig>::of(checkpoint), |part, config| {
+                    part.variants = kinds
+                        .iter()
+                        .map(|kind| Variant::detect(config, *kind))
+                        .filter(|v| !v.is_custom())
+                        .map(|v| v.name)
+                        .collect();
+                    sizes_of_transformer(config)
+                })
+            }
+            Some(Detected::Part(Part::TextEncoder, dialect)) => {
+                let part = part.network(Part::TextEncoder, dialect.layout);
+                part.opened(Component::<TextConfig>::of(checkpoint, &Taps::default()), |_, config| {
+                    sizes_of_text_encoder(config)
+                })
+            }
+            Some(Detected::Part(Part::Vae, dialect)) => {
+                let part = part.network(Part::Vae, dialect.layout);
+                part.opened(Component::<VaeConfig>::of(checkpoint), |_, config| sizes_of_vae(config))
+            }
+            Some(Detected::Lora) => part.lora(&checkpoint.files[0])?,
+            Some(Detected::Other(what)) => InspectedPart { kind: PartKind::Other(what), ..part },
+            None => part,
+        })
+    }
+
+    fn network(self, part: Part, layout: Layout) -> Self {
+        InspectedPart { kind: PartKind::Network(part, layout), ..self }
+    }
+
+    fn opened<C>(mut self, opened: Result<Component<C>>, sizes: impl FnOnce(&mut Self, &C) -> String) -> Self {
+        match opened {
+            Ok(component) => {
+                self.sizes = Some(sizes(&mut self, &component.config));
+                self.parameters = Some(component.parameters());
+            }
+            Err(problem) => self.problem = Some(problem),
+        }
+        self
+    }
+
+    /// Tries the LoRA on the transformer of every known size.
+    fn lora(mut self, file: &TensorFile) -> Result<Self> {
+        let bytes = file.bytes()?;
+        self.kind = PartKind::Lora(0);
+        let path = LoraPath { location: self.location.clone(), scale: 1.0 };
+        let mut first_problem = None;
+        let mut has_targets = false;
+        for (name, config) in transformer_sizes() {
+            match Lora::of(file, &bytes, &path, &config) {
+                Ok(lora) => {
+                    self.kind = PartKind::Lora(lora.matrices());
+                    self.variants.push(name);
+                }
+                Err(problem) => {
+                    has_targets |=
+                        matches!(&problem, Error::Lora { problem: LoraProblem::Tensors(m), .. } if m.is_of_size());
+                    first_problem.get_or_insert(problem);
+                }
+            }
+        }
+        if self.variants.is_empty() {
+            match has_targets {
+                true => self.sizes = Some("those of no published model".into()),
+                false => self.problem = first_problem,
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Short texts, safe to print.
+fn shown(texts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    // `format` names the library the tensors come from; every file has it.
+    let short = texts.iter().filter(|(key, text)| *key != "format" && text.len() <= MAX_TEXT);
+    short.map(|(key, text)| (Printable(key).to_string(), Printable(text).to_string())).collect()
+}
+
+fn sizes_of_transformer(c: &TransformerConfig) -> String {
+    let TransformerConfig { double_blocks, single_blocks, heads, head_dim, context_dim, .. } = c;
+    let width = c.hidden();
+    format!(
+        "{double_blocks} double and {single_blocks} single blocks, width {width}, {heads} heads of {head_dim}, \
+         reads {context_dim} text features"
+    )
+}
+
+fn sizes_of_text_encoder(c: &TextConfig) -> String {
+    let TextConfig { layers, hidden, heads, kv_heads, vocab, .. } = c;
+    let used = c.used_layers();
+    format!(
+        "{layers} layers of which {used} are used, width {hidden}, {heads} heads over {kv_heads}, {vocab} tokens, \
+         makes {} features",
+        c.embedding_dim()
+    )
+}
+
+fn sizes_of_vae(c: &VaeConfig) -> String {
+    let widths = |channels: &[usize]| channels.iter().map(usize::to_string).collect::<Vec<_>>().join("-");
+    format!(
+        "{} latent channels, encoder {}, decoder {}",
+        c.latent_channels,
+        widths(&c.encoder_channels),
+        widths(&c.decoder_channels)
+    )
+}
