@@ -27,6 +27,7 @@
 //! | [`request`] | what is asked for, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; tokens, their places, and what is told to the transformer |
+//! | [`find`] | a model by its name: a path, the built-in one, one in the cache |
 //! | [`weights`], [`variant`] | checkpoints of any kind, LoRAs, conversion; the members of the family |
 //! | `hub` | models from the Hugging Face hub, and its cache on this disk (feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
@@ -43,6 +44,7 @@ pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod find;
 pub mod fleet;
 #[cfg(feature = "hub")]
 pub mod hub;
