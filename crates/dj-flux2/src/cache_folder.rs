@@ -1,13 +1,13 @@
-//! Where text embeddings are kept between runs: what the environment says, else a folder of the user's caches.
+//! The folder of cached text embeddings: named by the environment, else in the user's cache folder.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The variable that moves the folder, or says `off`.
+/// The variable that names another folder, or is `off`.
 pub const VARIABLE: &str = "DJ_FLUX2_TEXT_CACHE";
 
-/// The folder of text embeddings by the variables that `env` looks up; `None` if they are not to be kept, or nothing says
-/// where.
+/// The folder of text embeddings, from the variables that `env` looks up; `None` if none are kept, or if no variable
+/// says where.
 pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     match env(VARIABLE).filter(|value| !value.is_empty()) {
         Some(off) if off == "off" => None,
@@ -16,8 +16,8 @@ pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     }
 }
 
-/// The folder for caches that the system gives to a user. A relative path is no such folder: it would be another one in each
-/// place the program is started from.
+/// The user's cache folder, by the conventions of the operating system. A relative path is ignored: it would be another
+/// folder in every directory the program is started from.
 pub fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if cfg!(windows) {

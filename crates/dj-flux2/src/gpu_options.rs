@@ -1,4 +1,4 @@
-//! Where NVIDIA's libraries and compiled kernels are, by the environment of this process.
+//! Where NVIDIA's libraries and compiled kernels are, according to the environment.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use flux2::GpuOptions;
 
 use crate::cache_folder;
 
-/// The variable that names folders with NVIDIA's libraries, separated as in `PATH`.
+/// The variable that lists folders with NVIDIA's libraries, separated as in `PATH`.
 pub const VARIABLE: &str = "DJ_FLUX2_CUDA_LIBRARIES";
 
-/// For this process.
+/// Options from the environment of this process.
 pub fn gpu_options() -> GpuOptions {
     options(|name| std::env::var_os(name))
 }
@@ -21,7 +21,7 @@ fn options(env: impl Fn(&str) -> Option<OsString>) -> GpuOptions {
     let mut library_folders = paths(VARIABLE);
     library_folders.extend(folder("CUDA_HOME").or_else(|| folder("CUDA_PATH")).map(|toolkit| toolkit.join("lib64")));
     let mut python_prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(folder).collect();
-    // The first Python in PATH: a link in a virtual environment's own folder, which is not followed.
+    // The first Python in PATH. In a virtual environment it is a link, and the libraries are beside the link.
     let python = paths("PATH").into_iter().find(|folder| folder.join("python3").exists());
     python_prefixes.extend(python.as_deref().and_then(Path::parent).map(Path::to_owned));
     python_prefixes.extend(folder("HOME").map(|home| home.join(".local")));

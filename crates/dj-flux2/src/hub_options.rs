@@ -1,4 +1,4 @@
-//! How the hub is reached and where its cache is, by the variables that all its programs read.
+//! How the Hugging Face hub is reached and where its cache is, from the variables that all its clients read.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,25 +9,25 @@ use flux2::hub::{Hub, HubOptions, Proxies, Token};
 
 use crate::failure::{Failure, Result};
 
-/// The hub as the environment of this process reaches it.
+/// The hub, with the options of the environment of this process.
 pub fn hub() -> Result<Hub> {
     let env = |name: &str| std::env::var_os(name);
     let folder = cache_folder(env).ok_or_else(|| {
         Failure::usage(
-            "nothing says where models are kept: neither HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME nor HOME is set",
+            "no folder for models: neither HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME nor HOME is set",
             "set HF_HUB_CACHE to a folder with room for them",
         )
     })?;
     Ok(Hub::new(options(env, folder))?)
 }
 
-/// The folder of models, if anything says where it is.
+/// The cache folder of models; `None` if no variable says where it is.
 pub fn cache_folder(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(home(&env)?.join("hub")))
 }
 
-/// The folder that programs of the hub share.
+/// The folder that all clients of the hub share.
 fn home(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user = || set(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(|home| home.join(".cache"));
@@ -36,7 +36,7 @@ fn home(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 fn options(env: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> HubOptions {
     let text = |name: &str| env(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty());
-    // Curl's rule: a server that starts programs can be made to set HTTP_PROXY by a header of that name.
+    // HTTP_PROXY in capitals is ignored, as curl does: a CGI server sets it from a request's `Proxy` header.
     let either = |name: &str| text(name).or_else(|| text(&name.to_ascii_uppercase()));
     let all = || either("all_proxy");
     let licence_of = |repo: &str| Variant::by_repo(repo).map(|variant| variant.licence);

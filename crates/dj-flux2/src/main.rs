@@ -1,28 +1,39 @@
 //! `dj-flux2`: FLUX.2 [klein] on the command line.
 //!
-//! In:  arguments, the environment, files. Out: pictures in files, results on standard output, everything else on
-//!      standard error, an exit code.
+//! In:  arguments, the environment, files.
+//! Out: pictures in files, results on standard output, everything else on standard error, an exit code.
 //!
 //! ```text
-//! args      what was typed               output    where pictures go: names, checks, writing
-//! settings  what that means              report    events, warnings and errors on the terminal
-//! commands  one file a subcommand        failure   why a command stopped, and its exit code
-//! cache_folder   where text embeddings are kept      hub_options   how the hub is reached, where models are kept
-//! gpu_options    where a GPU's libraries are         wording       the words for what the library says as data
+//! args            what was typed                    choices        values in layers, each with its origin
+//! usage           clap's errors, worded             settings       what the choices mean
+//! prompts         prompts from files and pipes      source_picture the picture of --from
+//! prepare         names to files, references read   interrupt      Ctrl-C
+//! commands        one file per subcommand           output         names and writing of pictures
+//! report          what is printed                   failure        why a command stopped, its exit code
+//! not_found       a name that leads to no model     cache_folder   where text embeddings are kept
+//! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
+//! wording         what the library says as data, in the words of the command line
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod args;
 mod cache_folder;
+mod choices;
 mod commands;
 mod failure;
 mod gpu_options;
 #[cfg(feature = "hub")]
 mod hub_options;
+mod interrupt;
+mod not_found;
 mod output;
+mod prepare;
+mod prompts;
 mod report;
 mod settings;
+mod source_picture;
+mod usage;
 mod wording;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Where pictures go: names from a template, checks before any work, writing after it.
+//! Names of pictures, checked before any work, and the writing of finished ones.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -10,18 +10,18 @@ use flux2::image::codec::{self, IfExists};
 
 use crate::failure::{Failure, Result, code};
 
-/// Read while a picture is written, by each of those that write, and written to by a second Ctrl-C, so that it leaves no temporary
-/// file.
+/// Held for reading while a picture is written. A second Ctrl-C takes it for writing, so that the process does not end
+/// with a temporary file left behind.
 pub static WRITING: RwLock<()> = RwLock::new(());
 
-/// Where the pictures of a run go.
+/// Where the pictures of a run are written.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// One PNG on standard output.
     Stdout,
     /// Files.
     Files {
-        /// Name in which `{seed}` and `{index}` are filled in; different for every picture of the run.
+        /// Name with the placeholders `{seed}` and `{index}`; different for every picture of the run.
         template: String,
         format: ImageFormat,
         if_exists: IfExists,
@@ -29,13 +29,14 @@ pub enum Output {
 }
 
 impl Output {
-    /// What `-o` says, for `pictures` pictures. Several in one name are told apart by `-{index}` before the extension.
+    /// Reads the value of `-o` for a run of `pictures` pictures. If there are several and the name has no placeholder,
+    /// `-{index}` is inserted before the extension.
     pub fn new(output: &Path, pictures: u64, if_exists: IfExists) -> Result<Self> {
         if output == Path::new("-") {
             return match pictures {
                 1 => Ok(Output::Stdout),
                 _ => Err(Failure::usage(
-                    format!("{pictures} pictures do not fit on standard output"),
+                    format!("standard output takes one picture, not {pictures}"),
                     "write files, with -o NAME.png, or make one picture",
                 )),
             };
@@ -57,7 +58,7 @@ impl Output {
         Ok(Output::Files { template, format, if_exists })
     }
 
-    /// The file of one picture.
+    /// The file of one picture; `None` for standard output.
     pub fn path(&self, index: u64, seed: u64) -> Option<PathBuf> {
         match self {
             Output::Stdout => None,
@@ -67,7 +68,7 @@ impl Output {
         }
     }
 
-    /// Whether pictures can go to `paths`, without harm to `inputs`.
+    /// Checks that pictures can be written to `paths` and that none of them would replace one of `inputs`.
     pub fn check(&self, paths: impl Iterator<Item = PathBuf>, inputs: &[PathBuf]) -> Result<()> {
         let Output::Files { if_exists, .. } = self else {
             return match io::stdout().is_terminal() {
@@ -85,7 +86,7 @@ impl Output {
         Ok(())
     }
 
-    /// Format of the pictures.
+    /// Image format of the pictures.
     pub fn format(&self) -> ImageFormat {
         match self {
             Output::Stdout => ImageFormat::Png,
@@ -93,7 +94,7 @@ impl Output {
         }
     }
 
-    /// Write an encoded picture to `path`, or to standard output.
+    /// Writes an encoded picture to `path`, or to standard output.
     pub fn write(&self, path: Option<&Path>, bytes: &[u8]) -> Result<()> {
         let _writing = WRITING.read().unwrap_or_else(PoisonError::into_inner);
         match (self, path) {
@@ -108,7 +109,7 @@ impl Output {
     }
 }
 
-/// `{word}` in a name.
+/// All placeholders `{word}` in a name.
 fn placeholders(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('{').filter_map(|(start, _)| Some(&name[start..=start + name[start..].find('}')?]))
 }
@@ -116,7 +117,7 @@ fn placeholders(name: &str) -> impl Iterator<Item = &str> {
 fn check_path(path: &Path, if_exists: IfExists, inputs: &[PathBuf]) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        let message = format!("{} is to be written and {} is not a folder", path.display(), folder.display());
+        let message = format!("cannot write {}: {} is not a folder", path.display(), folder.display());
         return Err(Failure::usage(message, format!("create it: mkdir -p {}", folder.display())));
     }
     if path.is_dir() {
@@ -124,7 +125,7 @@ fn check_path(path: &Path, if_exists: IfExists, inputs: &[PathBuf]) -> Result<()
     }
     codec::check_save(path, if_exists)?;
     if fs::canonicalize(path).is_ok_and(|found| inputs.contains(&found)) {
-        let message = format!("{} is read by this run and would be replaced", path.display());
+        let message = format!("{} is an input of this run and would be replaced", path.display());
         return Err(Failure::usage(message, "choose another name with -o"));
     }
     Ok(())

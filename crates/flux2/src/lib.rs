@@ -41,6 +41,7 @@
 //! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
+//! | [`find`] | a model by its name: a path, the built-in model, one in the cache |
 //! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
 //! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
@@ -57,6 +58,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod find;
 pub mod fleet;
 pub mod image;
 pub mod latents;

@@ -1,16 +1,16 @@
-//! `dj-flux2 convert`: a model in another number format.
+//! `dj-flux2 convert`: writes a model in another number format.
 
-use flux2::weights::{Error, Part};
 use flux2::weights::convert::Conversion;
+use flux2::weights::{Error, Part};
 
-use super::find::find_model;
-use super::generate::cancelled_by_signals;
 use crate::args::{Component, ConvertArgs};
 use crate::failure::Result;
+use crate::interrupt::cancelled_by_signals;
+use crate::prepare::find_model;
 use crate::report::{Report, Size, print};
-use crate::settings::{self, Detail};
+use crate::settings::{Detail, formats};
 
-/// Write what `args` name.
+/// Converts the model or network that `args` name.
 pub fn run(args: &ConvertArgs) -> Result<()> {
     let conversion = Conversion {
         model: find_model(&args.model.clone().into())?,
@@ -19,15 +19,15 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
             Component::TextEncoder => Part::TextEncoder,
             Component::Vae => Part::Vae,
         }),
-        format: settings::format(args.to),
+        format: formats::format(args.to),
         out: args.out.clone(),
         replace: args.force,
-        threads: settings::threads(args.threads),
+        threads: formats::threads(args.threads),
     };
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
     let result = conversion.run(&mut report, &cancelled_by_signals());
     if matches!(result, Err(Error::Cancelled(_))) {
-        report.note("what is done is kept; the same command goes on from there");
+        report.note("finished tensors are kept; the same command continues from there");
     }
     let converted = result?;
     if converted.left > 0 {

@@ -1,4 +1,4 @@
-//! `dj-flux2 doctor`: what this machine computes with, and what is missing for its GPU.
+//! `dj-flux2 doctor`: CPU, GPUs, libraries and folders of this machine, and what a GPU run lacks.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::gpu_options::gpu_options;
 use crate::report::print;
 use crate::wording;
 
-/// Print one line for each thing that matters.
+/// Prints one line per item.
 pub fn run() -> Result<()> {
     let gpu = gpu_options();
     let kernels = gpu.kernel_cache.clone();
@@ -54,7 +54,7 @@ fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// What `/proc/meminfo` says.
+/// Total and available memory, from the text of `/proc/meminfo`.
 fn memory(meminfo: &str) -> String {
     let bytes = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

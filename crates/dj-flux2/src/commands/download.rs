@@ -1,21 +1,22 @@
-//! `dj-flux2 download`: a model from the hub into the cache; and the offer to do so where one is missing.
+//! `dj-flux2 download`: downloads a model into the cache of the hub. Also the offer to do so when one is missing.
 
 use std::cell::LazyCell;
 use std::io::{self, BufRead, IsTerminal as _};
 
+use flux2::find::{FindError, repo_of, variant_of};
 use flux2::hub::Plan;
 use flux2::weights::Location;
 use flux2::{CancelToken, Variant};
 
-use super::find::{find_model, repo_of};
-use super::generate::cancelled_by_signals;
 use crate::args::DownloadArgs;
-use crate::failure::{Result, code};
+use crate::failure::Result;
 use crate::hub_options;
+use crate::interrupt::cancelled_by_signals;
+use crate::prepare::finder;
 use crate::report::{Report, Size, print};
 use crate::settings::Detail;
 
-/// Bring the model here that `args` name.
+/// Downloads the model that `args` name.
 pub fn run(args: &DownloadArgs) -> Result<()> {
     let repo = repo_of(&args.model)?;
     let hub = hub_options::hub()?;
@@ -23,46 +24,47 @@ pub fn run(args: &DownloadArgs) -> Result<()> {
     let plan = hub.plan(&repo)?;
     let cancel = cancelled_by_signals();
     if hub.missing_bytes(&plan) == 0 {
-        report.note(format_args!("all {} files of {repo} are here, {}", plan.files.len(), Size(plan.bytes())));
+        report.note(format_args!("all {} files of {repo} are on this disk, {}", plan.files.len(), Size(plan.bytes())));
     }
     let folder = hub.download(&plan, &mut report, &cancel)?;
     print(&folder.display().to_string())
 }
 
-/// The model that is named; one that is published and not here is offered for download if there is somebody to ask. `cancel`
-/// is looked at only once the answer is yes.
+/// Finds the model called `named`. If it is published and not on this disk, asks whether to download it, provided that
+/// somebody can answer. `cancel` is created only once the answer is yes.
 pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<CancelToken>) -> Result<Location> {
-    let failure = match find_model(named) {
-        Err(failure) if failure.code == code::MODEL_MISSING => failure,
-        found => return found,
+    let error = match finder().model(named) {
+        Ok(found) => return Ok(found),
+        Err(error) => error,
     };
-    let variant = Variant::by_name(&named.path().to_string_lossy());
-    let Some(repo) = variant.ok().and_then(|variant| variant.repo) else { return Err(failure) };
+    let FindError::NotDownloaded { variant: Variant { repo: Some(repo), .. }, .. } = error else {
+        return Err(error.into());
+    };
     if !somebody_is_there() {
-        return Err(failure);
+        return Err(error.into());
     }
     let hub = hub_options::hub()?;
     let plan = hub.plan(&repo.parse()?)?;
-    report.line(question(&failure.message, &plan, hub.missing_bytes(&plan), &hub.cache().root().display().to_string()));
+    let folder = hub.cache().root().display().to_string();
+    report.line(question(&error.to_string(), &plan, hub.missing_bytes(&plan), &folder));
     match is_yes(io::stdin().lock()) {
         true => Ok(Location::from(hub.download(&plan, report, cancel)?)),
-        false => Err(failure),
+        false => Err(error.into()),
     }
 }
 
 fn question(missing: &str, plan: &Plan, bytes: u64, folder: &str) -> String {
-    let repo = plan.repo.to_string();
-    let variant = Variant::named().iter().find(|variant| variant.repo == Some(&repo));
-    let licence = variant.map_or("its own licence", |variant| variant.licence);
+    let repo = &plan.repo;
+    let licence = variant_of(repo).map_or("its own licence", |variant| variant.licence);
     format!("{missing}. Download {} from {repo} ({licence}) to {folder}? [y/N]", Size(bytes))
 }
 
-/// Whether a question is read and can be answered.
+/// Whether a question can be seen and answered: standard input and standard error are terminals.
 pub fn somebody_is_there() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Whether the next line says yes.
+/// Reads a line and tells whether it says yes.
 pub fn is_yes(mut answer: impl BufRead) -> bool {
     let mut line = String::new();
     answer.read_line(&mut line).is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")

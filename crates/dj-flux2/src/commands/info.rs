@@ -1,17 +1,17 @@
-//! `dj-flux2 info`: what made a picture, from the picture.
+//! `dj-flux2 info`: prints the parameters stored in a picture.
 
 use flux2::image::Parameters;
 
-use super::read_parameters;
 use crate::args::InfoArgs;
 use crate::failure::Result;
-use crate::report::print;
+use crate::report::{json, print};
+use crate::source_picture::read_parameters;
 
-/// Print the parameters in a picture.
+/// Prints the parameters stored in the picture of `args`.
 pub fn run(args: &InfoArgs) -> Result<()> {
     let parameters = read_parameters(&args.file)?;
     match args.json {
-        true => print(&serde_json::to_string(&parameters).expect("strings and numbers serialise")),
+        true => print(&json(&parameters)),
         false => rows(&parameters).iter().try_for_each(|(name, value)| print(&format!("{name:<11} {}", shown(value)))),
     }
 }
@@ -34,7 +34,7 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// One line of a terminal, whatever the file holds: control characters are written as escapes.
+/// Escapes control characters, so that no value can break the line or drive the terminal.
 fn shown(value: &str) -> String {
     value.chars().fold(String::with_capacity(value.len()), |mut line, c| {
         if c.is_control() {

@@ -1,23 +1,23 @@
-//! `dj-flux2 inspect`: what a file or folder of weights is.
+//! `dj-flux2 inspect`: describes a file or folder of weights.
 
 use std::collections::BTreeMap;
 
 use flux2::weights::{InspectedPart, Inspection, Location, inspect};
 use serde::Serialize;
 
-use super::find::find_model;
 use crate::args::InspectArgs;
 use crate::failure::Result;
-use crate::report::{Size, print};
+use crate::prepare::find_model;
+use crate::report::{Size, json, print};
 use crate::wording;
 
-/// What is known, as `--json` prints it.
+/// What was found, as `--json` prints it.
 #[derive(Serialize)]
 struct Record<'a> {
     path: String,
     /// Whether it is the folder of a whole model.
     is_model: bool,
-    /// Whether all of it can be loaded.
+    /// Whether every part can be loaded.
     is_complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     has_tokenizer: Option<bool>,
@@ -49,7 +49,7 @@ struct DtypeRecord<'a> {
     bytes: u64,
 }
 
-/// Print what `args` names.
+/// Describes what `args` name.
 pub fn run(args: &InspectArgs) -> Result<()> {
     let location = find_model(&Location::from(&args.path))?;
     let found = inspect(&location)?;
@@ -61,7 +61,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             has_tokenizer: found.model.as_ref().map(|model| model.has_tokenizer),
             parts: found.parts.iter().map(record).collect(),
         };
-        return print(&serde_json::to_string(&record).expect("strings and numbers serialise"));
+        return print(&json(&record));
     }
     let Inspection { parts, model } = &found;
     for (i, part) in parts.iter().enumerate() {

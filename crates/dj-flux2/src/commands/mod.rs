@@ -1,11 +1,10 @@
-//! One file a subcommand, and what several of them share; `find` knows what a model's name stands for.
+//! One file per subcommand, and what several of them share.
 
 pub mod bench;
 pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
 pub mod download;
-mod find;
 pub mod generate;
 pub mod info;
 pub mod inspect;
@@ -17,18 +16,27 @@ pub mod remove;
 #[cfg(feature = "hub")]
 pub mod verify;
 
-use std::path::Path;
+use flux2::Residency;
 
-use flux2::image::{Parameters, codec, metadata};
+#[cfg(feature = "hub")]
+use download::find_or_offer;
 
-use crate::failure::{Failure, Result, code};
+/// Finds the model called `named`. A build without downloads has nothing to offer where it is missing.
+#[cfg(not(feature = "hub"))]
+fn find_or_offer(
+    named: &flux2::weights::Location,
+    _report: &mut crate::report::Report,
+    _cancel: &std::cell::LazyCell<flux2::CancelToken>,
+) -> crate::failure::Result<flux2::weights::Location> {
+    crate::prepare::find_model(named)
+}
 
-/// What made the picture in `file`.
-fn read_parameters(file: &Path) -> Result<Parameters> {
-    let bytes = codec::read_file(file).map_err(Failure::image)?;
-    let parameters = metadata::read(&bytes).map_err(|e| Failure::image(e).of_file(file))?;
-    parameters.ok_or_else(|| {
-        let message = format!("{} holds no parameters of dj-flux2", file.display());
-        Failure::new(code::BAD_IMAGE, message, "pass a picture that dj-flux2 made, without --no-metadata")
-    })
+/// What a residency means, as the end of a sentence about memory; empty for the usual one.
+fn residency_note(residency: Residency) -> &'static str {
+    match residency {
+        Residency::KeepAll | Residency::KeepForNext => ", networks kept for the next picture",
+        Residency::OneAtATime => ", one network at a time",
+        Residency::Streamed => ", weights read for every use",
+        Residency::Smallest => ", weights read for every use, large maps computed in pieces",
+    }
 }

@@ -1,51 +1,49 @@
-//! `dj-flux2 models`: the models that are known, and those that are on this disk.
+//! `dj-flux2 models`: lists the published models and those on this disk.
 
 use std::path::PathBuf;
 
 use flux2::Variant;
+use flux2::find::name_of;
 use flux2::hub::{Cache, Cached, RepoId, State};
 use flux2::weights::Location;
 use serde::Serialize;
 
-use super::find::name_of;
 use crate::args::ModelsArgs;
 use crate::failure::Result;
 use crate::hub_options;
-use crate::report::{Size, print};
+use crate::report::{Size, json, print};
 
 /// A model, as `--json` prints it.
 #[derive(Serialize)]
 struct Row {
-    /// What `-m` takes.
+    /// Name for `-m`.
     name: String,
-    /// Where it is published.
+    /// Hub repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     repo: Option<String>,
     /// `complete`, `incomplete`, `absent` or `built-in`.
     state: &'static str,
-    /// Bytes on this disk.
+    /// Size on this disk.
     bytes: u64,
-    /// Bytes of a download, about.
+    /// Approximate size of a download.
     #[serde(skip_serializing_if = "Option::is_none")]
     download_bytes: Option<u64>,
-    /// Bytes in memory, about.
+    /// Approximate memory of a small picture.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     licence: Option<&'static str>,
-    /// Whether the licence must be accepted before the hub gives it.
+    /// Whether the hub asks for the licence to be accepted first.
     gated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
 }
 
-/// Print the family, and what else in the cache is a model of it.
+/// Prints the published models, and other models of the family in the cache.
 pub fn run(args: &ModelsArgs) -> Result<()> {
     let rows = rows()?;
     if args.json {
-        return rows
-            .iter()
-            .try_for_each(|row| print(&serde_json::to_string(row).expect("strings and numbers serialise")));
+        return rows.iter().try_for_each(|row| print(&json(row)));
     }
     let name = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
     print(&format!("{:<name$}  {:>8}  {:>8}  {:<34}  where", "name", "size", "memory", "licence"))?;

@@ -1,38 +1,34 @@
-//! `dj-flux2 plan`: what a command line of `generate` would take of memory.
-
-use std::path::Path;
+//! `dj-flux2 plan`: how much memory a command line of `generate` would take.
 
 use flux2::plan::{self, MemoryPlan};
-use flux2::units::Memory;
 use flux2::request::ResolvedRequest;
-use flux2::weights::ModelFiles;
+use flux2::units::Memory;
 use flux2::{Error, Residency};
 use serde::Serialize;
 
-use super::find::{find_model, find_part};
-use super::generate::{how, read_prompts, read_reference};
-use super::read_parameters;
+use super::residency_note;
 use crate::args::GenerateArgs;
 use crate::failure::Result;
-use crate::gpu_options::gpu_options;
-use crate::report::print;
+use crate::prepare::{self, Prepared, find_model};
+use crate::report::{Report, json, print};
 use crate::settings::{self, Outside};
+use crate::source_picture::SourcePicture;
 
 /// The plan, as `--json` prints it.
 #[derive(Serialize)]
 struct Record<'a> {
     model: &'a str,
-    /// Whose memory it is.
+    /// The device whose memory it is.
     device: &'a str,
     dtype: String,
     width: u32,
     height: u32,
     stages: Vec<StageRecord>,
-    /// Of the program itself, or of its libraries on a GPU.
+    /// Memory of the program itself, or of its libraries on a GPU.
     program_bytes: usize,
-    /// Of the largest stage, with the program.
+    /// Memory of the largest stage, with the program.
     peak_bytes: usize,
-    /// The same, where as few weights as possible are kept.
+    /// The same if as few weights as possible are kept: the smallest limit that works.
     least_bytes: usize,
 }
 
@@ -43,30 +39,17 @@ struct StageRecord {
     mapped_bytes: usize,
 }
 
-/// Print what `args` would take.
+/// Prints how much memory the pictures of `args` would take.
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let from = args.from.as_deref().map(read_parameters).transpose()?;
-    let mut prompts = read_prompts(args)?;
-    if prompts.is_empty() && from.is_none() {
-        prompts.push(String::new()); // every prompt takes the same
+    let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
+    let mut outside = Outside { text_cache: None, ..prepare::outside(args, from.as_ref())? };
+    if outside.prompts.is_empty() && from.is_none() {
+        outside.prompts.push(String::new()); // the prompt does not matter for memory
     }
-    let outside = Outside {
-        model: std::env::var_os("DJ_FLUX2_MODEL"),
-        gpu: gpu_options(),
-        text_cache: None,
-        from: from.as_ref(),
-        is_file: Path::is_file,
-        prompts,
-        fresh_seed: 0,
-    };
     let mut settings = settings::resolve(args, outside)?;
-    settings.paths.model = find_model(&settings.paths.model)?;
-    let paths = &mut settings.paths;
-    for part in [&mut paths.transformer, &mut paths.text_encoder, &mut paths.vae].into_iter().flatten() {
-        *part = find_part(part)?;
-    }
-    let files = ModelFiles::open(&settings.paths)?;
-    let references = settings.references.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
+    prepare::locate(&mut settings.paths, find_model)?;
+    let report = Report::new(settings.detail, settings.json);
+    let Prepared { files, references } = prepare::open(&settings, &report)?;
     let requests = settings.requests(&references);
     let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;
 
@@ -96,10 +79,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             peak_bytes: plan.peak_bytes(),
             least_bytes,
         };
-        return print(&serde_json::to_string(&record).expect("strings and numbers serialise"));
+        return print(&json(&record));
     }
     let (name, precision) = (&files.name, options.precision);
-    print(&format!("{name}, {width}x{height}, {precision}, on {}{}", plan.device, how(options.residency)))?;
+    print(&format!("{name}, {width}x{height}, {precision}, on {}{}", plan.device, residency_note(options.residency)))?;
     table(&plan)?;
     let largest = plan.largest().stage.name();
     print(&format!(

@@ -1,16 +1,17 @@
-//! `dj-flux2 remove`: a model off this disk.
+//! `dj-flux2 remove`: deletes a downloaded model.
 
 use std::io;
 
+use flux2::find::{name_of, repo_of};
+
 use super::download::{is_yes, somebody_is_there};
-use super::find::{name_of, repo_of};
 use crate::args::RemoveArgs;
 use crate::failure::{Failure, Result, code};
 use crate::hub_options;
 use crate::report::{Report, Size};
 use crate::settings::Detail;
 
-/// Remove the model that `args` name, if whoever typed them means it.
+/// Deletes the model that `args` name, after asking.
 pub fn run(args: &RemoveArgs) -> Result<()> {
     let (repo, hub) = (repo_of(&args.model)?, hub_options::hub()?);
     let (name, report) = (name_of(&repo), Report::new(Detail::Normal, false));
@@ -19,15 +20,16 @@ pub fn run(args: &RemoveArgs) -> Result<()> {
         return Err(Failure::new(
             code::MODEL_MISSING,
             format!("{name} is not in {}", hub.cache().root().display()),
-            "see `dj-flux2 models` for what is here",
+            "run `dj-flux2 models` to see what is on this disk",
         ));
     };
     let what = format!("{name}, {} in {}", Size(found.bytes), found.folder.display());
     if !args.yes {
         if !somebody_is_there() {
-            return Err(Failure::usage(format!("nobody can be asked whether to remove {what}"), "add --yes"));
+            let message = format!("no terminal to confirm that {what} is to be removed");
+            return Err(Failure::usage(message, "add --yes"));
         }
-        report.line(format_args!("Remove {what}? Other programs of the hub use it too. [y/N]"));
+        report.line(format_args!("Remove {what}? Other programs that use this cache lose it too. [y/N]"));
         if !is_yes(io::stdin().lock()) {
             return Err(Failure::usage(format!("{name} was not removed"), "answer y, or add --yes"));
         }

@@ -1,20 +1,20 @@
-//! `dj-flux2 verify`: whether the files of models have the hashes that the hub named when they came. Without a network,
-//! unless damaged ones are to be brought again.
+//! `dj-flux2 verify`: compares the files of downloaded models with the hashes that the hub named at download time. Uses
+//! the network only with `--repair`.
 
 use std::fs;
 
+use flux2::find::{name_of, repo_of};
 use flux2::hub::{Hub, RepoId, State};
 use flux2::{CancelToken, Error, Variant};
 
-use super::find::{name_of, repo_of};
-use super::generate::cancelled_by_signals;
 use crate::args::VerifyArgs;
 use crate::failure::{Failure, Result, code};
 use crate::hub_options;
+use crate::interrupt::cancelled_by_signals;
 use crate::report::{Report, print};
 use crate::settings::Detail;
 
-/// Check the model that is named, or all that are here.
+/// Checks the model that `args` name, or all that are on this disk.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     let hub = hub_options::hub()?;
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
@@ -30,7 +30,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         return Err(Failure::new(
             code::MODEL_MISSING,
             format!("no model is in {}", hub.cache().root().display()),
-            "bring one with `dj-flux2 download klein-4b`",
+            "download one with `dj-flux2 download klein-4b`",
         ));
     }
     let mut worst = Ok(());
@@ -62,11 +62,11 @@ fn one(hub: &Hub, repo: &RepoId, repair: bool, report: &mut Report, cancel: &Can
         hub.download(&hub.plan(repo)?, report, cancel)?;
         return print(&format!("{name}: repaired"));
     }
-    let hint = format!("bring what is wrong again with `dj-flux2 verify --repair {name}`");
+    let hint = format!("download what is damaged or missing with `dj-flux2 verify --repair {name}`");
     match (damaged.len(), is_complete) {
         (0, true) => print(&format!("{name}: {} files, all whole", checked.len())),
         (0, false) if checked.is_empty() => {
-            let hint = format!("bring it with `dj-flux2 download {name}`");
+            let hint = format!("download it with `dj-flux2 download {name}`");
             Err(Failure::new(code::MODEL_MISSING, format!("{name} is not on this disk"), hint))
         }
         (0, false) => Err(Failure::new(code::MODEL_MISSING, format!("{name} is only partly on this disk"), hint)),

@@ -26,7 +26,7 @@ fn from_runs_as_the_variant_the_picture_was_made_as() {
     let made = cli.fox("kv.png", &["--variant", "klein-kv", "-i", "one.png"]);
     cli.stdout(["--from", "kv.png", "-i", "one.png"]);
     assert_eq!(cli.read("output.png"), made);
-    // What is typed wins.
+    // A flag wins.
     cli.stdout(["--from", "kv.png", "-i", "one.png", "--variant", "klein"]);
     assert_ne!(cli.read("output.png"), made);
 }

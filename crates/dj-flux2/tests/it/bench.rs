@@ -30,7 +30,7 @@ fn ops_are_lines_of_json_with_these_fields() {
     assert_eq!(value["shape"], serde_json::json!([512, 2560]));
     let [ms, gflops, percent] = ["median_ms", "gflops", "percent_of_peak"].map(|key| value[key].as_f64().unwrap());
     assert!(ms > 0.0 && percent > 0.0, "{line}");
-    // Its operations are known.
+    // The number of operations of this op is known.
     assert!((gflops * ms * 1e6 / (4.0 * 512.0 * 2560.0) - 1.0).abs() < 0.02, "{line}");
 }
 
@@ -81,7 +81,7 @@ fn a_picture_is_a_line_of_json_with_these_fields() {
     if cfg!(target_os = "linux") {
         assert!(value["peak_rss_bytes"].as_u64().unwrap() > 1 << 20, "{line}");
     }
-    // Nothing is written.
+    // No file is written.
     assert_eq!(cli.files(), [""; 0]);
 }
 
@@ -119,7 +119,7 @@ fn runs_are_shown_side_by_side() {
     let stdout = cli.stdout(run(&OPS, &["--compare", "ops.json"]));
     let row = stdout.lines().last().unwrap();
     assert!(stdout.contains("earlier ms") && row.ends_with('x'), "{stdout}");
-    // Another way to run is told.
+    // A different dtype is pointed out.
     let stdout = cli.stdout(run(&OPS, &["--compare", "ops.json", "--dtype", "f32"]));
     assert!(stdout.lines().last().unwrap().ends_with("(earlier: bf16, threads 1)"), "{stdout}");
 
@@ -127,7 +127,7 @@ fn runs_are_shown_side_by_side() {
     let row = stdout.lines().find(|line| line.starts_with("without load")).unwrap();
     assert!(stdout.contains("earlier: klein, bf16, 64x64, 2 steps") && row.ends_with('x'), "{stdout}");
 
-    // With JSON, the table goes where progress goes.
+    // With --json, the table is on standard error.
     let output = cli.output(run(&OPS, &["--compare", "ops.json", "--json"]));
     assert_eq!(keys(std::str::from_utf8(&output.stdout).unwrap()), keys(&ops));
     assert!(String::from_utf8(output.stderr).unwrap().contains("earlier ms"));
@@ -149,7 +149,7 @@ fn a_file_of_something_else_is_refused_before_anything_is_measured() {
     snapshot!(cli.run(run(&GENERATE, &["--compare", "notes.txt"])), @"
     exit code: 2
     ----- stderr -----
-    error: notes.txt, line 1: no result of `bench generate`
+    error: notes.txt, line 1: not a result of `bench generate`
     hint: pass what `dj-flux2 bench generate --json` printed
     ");
     snapshot!(cli.run(run(&OPS, &["--compare", "empty.json"])), @"
@@ -178,8 +178,8 @@ fn what_cannot_be_measured_is_said() {
     snapshot!(cli.run(["bench", "ops", "--filter", "matmul"]), @r#"
     exit code: 2
     ----- stderr -----
-    error: no op or shape holds "matmul"
-    hint: leave --filter out to see what there is, as in `linear 1536x3072x9216`
+    error: no op or shape contains "matmul"
+    hint: leave --filter out to list all ops, as in `linear 1536x3072x9216`
     "#);
     snapshot!(cli.run(["bench", "generate"]), @"
     exit code: 3
@@ -190,7 +190,7 @@ fn what_cannot_be_measured_is_said() {
     snapshot!(cli.run(["bench", "generate", "--synthetic", "klein"]), @"
     exit code: 2
     ----- stderr -----
-    error: klein leaves its size to files
+    error: klein has no sizes of its own
     hint: use one of klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, klein-mini
     ");
     snapshot!(cli.run(["bench", "generate", "--synthetic", "klien-4b"]), @"

@@ -26,17 +26,17 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// `DJ_FLUX2_MODEL` names the tiny checkpoint.
+    /// An environment in which `DJ_FLUX2_MODEL` names the tiny checkpoint.
     pub fn with_tiny_model() -> Self {
         Cli { folder: TempDir::new().unwrap(), model: Some(fixture("tiny/klein")) }
     }
 
-    /// Nothing names a model.
+    /// An environment in which nothing names a model.
     pub fn without_model() -> Self {
         Cli { model: None, ..Self::with_tiny_model() }
     }
 
-    /// The command, ready to be given input or started.
+    /// The command, not yet started.
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> std::process::Command {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dj-flux2"));
         command.args(args).current_dir(self.folder.path()).env_clear();
@@ -44,29 +44,29 @@ impl Cli {
         command
     }
 
-    /// Run it to its end.
+    /// Runs the command and waits.
     pub fn output(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
         self.command(args).output().expect("the binary starts")
     }
 
-    /// Run it with `input` as standard input.
+    /// Runs the command with `input` as standard input.
     pub fn output_with_input(&self, args: &[&str], input: impl Into<Vec<u8>>) -> Output {
         assert_cmd::Command::from_std(self.command(args)).write_stdin(input).output().expect("the binary starts")
     }
 
-    /// Run it and show everything that came of it, for a snapshot.
+    /// Runs the command and returns exit code and output as text, for a snapshot.
     pub fn run(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
         shown(&self.output(args))
     }
 
-    /// Run it to success and return standard output.
+    /// Runs the command, which must succeed, and returns standard output.
     pub fn stdout(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
         let output = self.output(args);
         assert!(output.status.success(), "{}", shown(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Make a quick picture of a red fox under this name, and return its bytes.
+    /// Makes a quick picture of a red fox in the file `name` and returns its bytes.
     pub fn fox(&self, name: &str, args: &[&str]) -> Vec<u8> {
         self.stdout(["a red fox", "-o", name].iter().chain(&QUICK).chain(args));
         self.read(name)
@@ -84,7 +84,7 @@ impl Cli {
         fs::write(self.path(name), bytes).unwrap();
     }
 
-    /// All names in the folder, hidden ones too.
+    /// All names in the folder, hidden ones included.
     pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -113,7 +113,7 @@ macro_rules! snapshot {
             (r"/\S*/fixtures/", "[FIXTURES]/"),
             (r"cpu, [a-z0-9-]+, \d+ threads?", "cpu, [SIMD]"),
             (r" in [a-z0-9-]+ (f32|bf16|int8)\b", " in [KERNEL]"),
-            // What a machine lacks for a GPU is its own affair.
+            // Depends on the GPU and the libraries of the machine.
             (r"\s*(note: )?no GPU is used: .*", ""),
             (r"no device `(cuda\S*)`: .*\n.*hint: .*", "no device `$1`: [REASON]"),
             (r"dj-flux2 \d+\.\d+\.\d+", "dj-flux2 [VERSION]"),

@@ -12,12 +12,12 @@ fn a_converted_model_draws_what_rounding_on_loading_draws() {
     assert_eq!(cli.stdout(["convert", &tiny, "small", "--to", "q8_0"]), "small\n");
     assert!(cli.fox("small.png", &["-m", "small", "--no-metadata"]) == rounded);
 
-    // The transformer alone, in the place of the folder's own: it draws neither what all nor what nothing rounded draws.
+    // With only the transformer quantized, the picture differs from both others.
     cli.stdout(["convert", &tiny, "t.gguf", "--to", "q8_0", "--component", "transformer"]);
     let mixed = cli.fox("mixed.png", &["--transformer", "t.gguf", "--no-metadata"]);
     assert!(mixed != rounded && mixed != cli.fox("plain.png", &["--no-metadata"]));
 
-    // A file in bytes, multiplied in bytes.
+    // int8 weights from a file.
     cli.stdout(["convert", &tiny, "bytes", "--to", "int8", "-q"]);
     let bytes = cli.fox("bytes.png", &["-m", "bytes", "--dtype", "int8", "--no-metadata"]);
     assert!(bytes == cli.fox("int8.png", &["--quantize", "int8", "--no-metadata"]));
@@ -41,8 +41,8 @@ fn rows_that_are_not_whole_blocks_are_told_of() {
     let warning = "warning: 26 of 26 matrices are left as they were: their rows are not whole blocks of 256 values\n";
     assert!(converted.contains(warning), "{converted}");
     let drawn = said(&["a cat", "--quantize", "q4_k", "-W", "64", "-H", "64", "-s", "1", "-S", "1"]);
-    let warning = "warning: 26 of 26 matrices of the transformer stay as they are stored: their rows are not whole blocks of \
-                   q4_k, 256 values\n";
+    let warning = "warning: 26 of 26 matrices of the transformer stay as they are stored: their rows are not whole \
+                   blocks of q4_k, 256 values\n";
     assert!(drawn.contains(warning), "{drawn}");
 }
 
@@ -91,13 +91,13 @@ fn formats_that_contradict_each_other_are_refused() {
     snapshot!(cli.run(["a red fox", "--dtype", "int8", "--quantize", "q8_0"]), @"
     exit code: 2
     ----- stderr -----
-    error: --dtype int8 rounds weights to bytes, and --quantize to something else
+    error: --dtype int8 quantizes the weights to int8, and --quantize to something else
     hint: leave one of the two out
     ");
     snapshot!(cli.run(["a red fox", "--dtype", "f32", "--quantize", "int8"]), @"
     exit code: 2
     ----- stderr -----
-    error: --quantize int8 multiplies bytes, and --dtype f32 rounds nothing that is multiplied
+    error: --quantize int8 also rounds activations to int8, and --dtype f32 rounds nothing
     hint: leave --dtype out, or use --quantize q8_0
     ");
     let transformer = fixture("tiny/klein-bfl/transformer.safetensors").display().to_string();

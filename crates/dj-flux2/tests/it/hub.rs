@@ -10,7 +10,7 @@ use crate::snapshot;
 use server::{Answer, COMMIT, REPO, Repo, Request, Server, bytes, hash};
 
 #[path = "../../../flux2/tests/it/hub/server.rs"]
-#[expect(dead_code, reason = "the tests of the library do worse with it")]
+#[expect(dead_code, reason = "the tests of the library use all of it")]
 mod server;
 
 const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
@@ -60,7 +60,7 @@ impl Hub {
         self.command(args).output().unwrap()
     }
 
-    /// What comes of it, without what differs from run to run.
+    /// Exit code and output, without what differs from run to run.
     fn run(&self, args: &[&str]) -> String {
         self.shown(&self.output(args))
     }
@@ -87,7 +87,7 @@ fn assert_whole(snapshot: &Path, repo: &Repo) {
 #[test]
 fn a_name_becomes_a_model_that_draws() {
     let hub = Hub::honest();
-    // Nobody is there to be asked.
+    // There is no terminal to ask on.
     snapshot!(hub.run(&["a red fox", "-m", "klein-4b"]), @"
     exit code: 3
     ----- stderr -----
@@ -110,7 +110,7 @@ fn a_name_becomes_a_model_that_draws() {
     assert_eq!(lines.len(), 12);
     assert_whole(&hub.snapshot(), &tiny());
 
-    // From here on without a network.
+    // No network from here on.
     let run = |args: &[&str]| {
         let output = hub.command(args).env("HF_HUB_OFFLINE", "1").output().unwrap();
         assert!(output.status.success(), "{}", shown(&output));
@@ -124,7 +124,7 @@ fn a_name_becomes_a_model_that_draws() {
     assert!(fox("klein-4b", "name.png") == expected);
     assert!(fox(REPO, "repository.png") == expected);
     run(&[&["a red fox", "-m", REPO, "-o", "named.png"], &QUICK[..]].concat());
-    // Its sizes are nobody's, so it is called by its repository, never by a hash.
+    // A model of no published size is named after its repository, never after a commit hash.
     assert!(hub.run(&["info", "named.png"]).contains("model       FLUX.2-klein-4B\n"));
     let part = ["a red fox", "-m", "klein-4b", "--text-encoder", REPO, "-o", "part.png"];
     let part = hub.output(&[&part, &QUICK[..]].concat());
@@ -141,7 +141,7 @@ fn a_download_that_is_complete_says_so() {
     ----- stdout -----
     cache/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0123456789abcdef0123456789abcdef01234567
     ----- stderr -----
-    note: all 12 files of black-forest-labs/FLUX.2-klein-4B are here, 2.3 MB
+    note: all 12 files of black-forest-labs/FLUX.2-klein-4B are on this disk, 2.3 MB
     ");
     snapshot!(hub.run(&["download", "-q"]), @"
     exit code: 0
@@ -178,7 +178,7 @@ fn names_that_are_none() {
     snapshot!(shown(&hub.cli.output(["download"])), @"
     exit code: 2
     ----- stderr -----
-    error: nothing says where models are kept: neither HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME nor HOME is set
+    error: no folder for models: neither HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME nor HOME is set
     hint: set HF_HUB_CACHE to a folder with room for them
     ");
     assert!(hub.server.seen().is_empty() && !hub.cache().exists());
@@ -243,7 +243,7 @@ fn every_trouble_has_its_words_and_its_exit_code() {
     snapshot!(hub.shown(&offline), @"
     exit code: 3
     ----- stderr -----
-    error: black-forest-labs/FLUX.2-klein-4B must be downloaded, but network access is turned off
+    error: black-forest-labs/FLUX.2-klein-4B is to be downloaded, and HF_HUB_OFFLINE is set
     hint: unset HF_HUB_OFFLINE to use the network
     ");
     let unreachable = hub.command(&["download"]).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
@@ -272,13 +272,13 @@ fn models_are_listed_verified_repaired_and_removed() {
     exit code: 3
     ----- stderr -----
     error: no model is in cache
-    hint: bring one with `dj-flux2 download klein-4b`
+    hint: download one with `dj-flux2 download klein-4b`
     ");
     snapshot!(hub.run(&["remove", "klein-4b"]), @"
     exit code: 3
     ----- stderr -----
     error: klein-4b is not in cache
-    hint: see `dj-flux2 models` for what is here
+    hint: run `dj-flux2 models` to see what is on this disk
     ");
     hub.run(&["download", "-q"]);
     if cfg!(feature = "mini") {
@@ -311,7 +311,7 @@ fn models_are_listed_verified_repaired_and_removed() {
     12 files, 2.3 MB
     warning: klein-4b: transformer/diffusion_pytorch_model.safetensors is damaged
     error: klein-4b: a file is damaged
-    hint: bring what is wrong again with `dj-flux2 verify --repair klein-4b`
+    hint: download what is damaged or missing with `dj-flux2 verify --repair klein-4b`
     ");
     let seen = hub.server.seen().len();
     assert_eq!(hub.run(&["verify", "-q", "--repair"]), "exit code: 0\n----- stdout -----\nklein-4b: repaired\n");
@@ -330,12 +330,12 @@ fn models_are_listed_verified_repaired_and_removed() {
     exit code: 3
     ----- stderr -----
     error: klein-4b is only partly on this disk
-    hint: bring what is wrong again with `dj-flux2 verify --repair klein-4b`
+    hint: download what is damaged or missing with `dj-flux2 verify --repair klein-4b`
     ");
     snapshot!(hub.run(&["remove", "klein-4b"]), @"
     exit code: 2
     ----- stderr -----
-    error: nobody can be asked whether to remove klein-4b, 1.3 MB in cache/models--black-forest-labs--FLUX.2-klein-4B
+    error: no terminal to confirm that klein-4b, 1.3 MB in cache/models--black-forest-labs--FLUX.2-klein-4B is to be removed
     hint: add --yes
     ");
     snapshot!(hub.run(&["remove", "--yes", "klein-4b"]), @"
@@ -397,8 +397,8 @@ fn ctrl_c_stops_a_download_which_goes_on_later() {
     assert_whole(&hub.snapshot(), &tiny());
 }
 
-/// A kill is what a process can't do anything about. After a hundred of them at random moments everything is there, with
-/// the right bytes and no other.
+/// A process cannot react to SIGKILL. After a hundred of them at random moments, all files are there, with the right
+/// bytes, and nothing else.
 #[test]
 fn a_hundred_kills_end_with_the_right_bytes() {
     let mut repo = Repo::default().with("model_index.json", "{}").with("vae/config.json", "[]");
@@ -408,7 +408,7 @@ fn a_hundred_kills_end_with_the_right_bytes() {
     for (seed, folder) in ["transformer", "text_encoder", "vae"].into_iter().enumerate() {
         repo = repo.with(&format!("{folder}/model.safetensors"), bytes(10 + seed as u64, 150_000 * (seed + 1)));
     }
-    // Some connections are cut, and some bytes wrong, besides.
+    // Some connections are also cut, and some bytes are wrong.
     let faults = |request: &Request| match (request.file.len() + 7 * request.number) % 11 {
         3 => Answer::Cut(40_000),
         5 if request.file.ends_with(".safetensors") && request.from.is_none() => Answer::Corrupt(1_000),
@@ -424,7 +424,7 @@ fn a_hundred_kills_end_with_the_right_bytes() {
         std::thread::sleep(Duration::from_millis(u64::from(moment) / 4));
         child.kill().unwrap();
         if child.wait().unwrap().success() {
-            // It was faster: from the start again.
+            // The download finished before the kill: start over.
             assert_whole(&hub.snapshot(), &repo);
             fs::remove_dir_all(hub.cache()).unwrap();
             finished += 1;

@@ -42,14 +42,14 @@ fn from_uses_the_loras_again() {
     let made = cli.fox("fox.png", &["--lora", "style.safetensors:0.7"]);
     cli.stdout(["--from", "fox.png"]);
     assert_eq!(cli.read("output.png"), made);
-    // Beside the picture.
+    // Found beside the picture.
     std::fs::create_dir(cli.path("away")).unwrap();
     for file in ["fox.png", "style.safetensors"] {
         std::fs::rename(cli.path(file), cli.path("away").join(file)).unwrap();
     }
     cli.stdout(["--from", "away/fox.png"]);
     assert_eq!(cli.read("output.png"), made);
-    // Nowhere; and under another name.
+    // Not found; then named by a flag.
     std::fs::rename(cli.path("away/style.safetensors"), cli.path("renamed.safetensors")).unwrap();
     snapshot!(cli.run(["--from", "away/fox.png", "-o", "again.png"]), @r#"
     exit code: 3
@@ -58,7 +58,7 @@ fn from_uses_the_loras_again() {
     hint: pass the LoRAs it was made with, this one with --lora FILE:0.7
     "#);
     cli.stdout(["--from", "away/fox.png", "--lora", "renamed.safetensors:0.7", "-o", "renamed.png"]);
-    // Another file of that name.
+    // A different file of the same name.
     let mut other = cli.read("renamed.safetensors");
     *other.last_mut().unwrap() ^= 1;
     cli.write("style.safetensors", other);

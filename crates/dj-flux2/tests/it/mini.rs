@@ -40,7 +40,7 @@ fn without_a_model_the_built_in_one_draws() {
     size        128x128
     software    dj-flux2 [VERSION]
     ");
-    // By its name, and from the sources' folder, it is the same.
+    // Naming it, or its folder among the sources, gives the same picture.
     for (file, model) in [("named.png", "klein-mini"), ("upper.png", "KLEIN-MINI")] {
         let shown = cli.run([CAT, "-S", "7", "-m", model, "-o", file]);
         assert!(shown.starts_with("exit code: 0") && !shown.contains("note:"), "{shown}");
@@ -176,7 +176,7 @@ fn pictures_of_other_models_are_not() {
     error: the picture was made with the model "klein", and no model is named
     hint: pass -m PATH with the folder of that model, or set DJ_FLUX2_MODEL to it
     "#);
-    // Named, it is run and the difference is warned of, as with any model.
+    // If it is named it is used, with a warning, as any other model.
     let shown = cli.run(["--from", "fox.png", "-m", "klein-mini"]);
     assert!(shown.contains(r#"fox.png was made with the model "klein", this is "klein-mini""#), "{shown}");
 }

@@ -15,7 +15,7 @@ fn refused(args: &[&str]) -> String {
 
 #[test]
 fn no_model_named() {
-    // A part belongs to a model that must be named; without klein-mini built in every run does.
+    // A part needs a model that is named. Without the built-in model, every run does.
     let said = refused(&["--vae", "nowhere"]);
     snapshot!(said, @"
     exit code: 3
@@ -57,7 +57,7 @@ fn what_may_be_a_path_or_a_repository() {
     exit code: 3
     ----- stderr -----
     error: no model at models/klein
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; a repository of the hub comes with `dj-flux2 download models/klein`
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; to download a Hugging Face repository, run `dj-flux2 download models/klein`
     ");
 }
 
@@ -126,7 +126,7 @@ fn a_transformer_alone_needs_text_encoder_and_vae() {
 #[test]
 fn single_files_give_the_bytes_of_the_folder() {
     let cli = Cli::without_model();
-    // The tiny autoencoder and vocabulary are smaller than those of any published model, so their files need these.
+    // The tiny autoencoder and vocabulary have unusual sizes, so their files need the configurations beside them.
     for (folder, file, beside) in [("te", "text_encoder", "tokenizer/tokenizer.json"), ("vae", "ae", "vae/config.json")]
     {
         fs::create_dir(cli.path(folder)).unwrap();
@@ -136,7 +136,7 @@ fn single_files_give_the_bytes_of_the_folder() {
         fs::copy(fixture("tiny/klein-bfl").join(&file), cli.path(folder).join(&file)).unwrap();
     }
     let (folder, transformer) = (fixture("tiny/klein"), fixture("tiny/klein-bfl/transformer.safetensors"));
-    // The parameters name the model, which here is the name of a file.
+    // The model's name is stored in the picture, and here it is that of a file: leave the parameters out.
     let fox = cli.fox("folder.png", &["--no-metadata", "-m", folder.to_str().unwrap()]);
     let parts = ["--text-encoder", "te/text_encoder.safetensors", "--vae", "vae/ae.safetensors"];
     let args = [&["--no-metadata", "-m", transformer.to_str().unwrap()], &parts[..]].concat();
@@ -165,7 +165,7 @@ fn no_such_device() {
     ----- stderr -----
     error: no device `cuda`: [REASON]
     ");
-    // On a machine with GPUs too.
+    // Fails on a machine with GPUs too.
     snapshot!(cli.run(["a red fox", "--device", "cuda:4095"]), @"
     exit code: 1
     ----- stderr -----

@@ -124,7 +124,7 @@ fn thread_counts_do_not_change_a_byte() {
 fn dtype_and_noise_change_the_picture() {
     let cli = Cli::with_tiny_model();
     let pixels = |args: &[&str]| cli.fox("fox.png", &[&["--no-metadata", "-s", "4"], args].concat());
-    // The noise of PyTorch on a GPU is that of philox while a picture is small.
+    // For small pictures, PyTorch's noise on a GPU is that of philox.
     let [f32, bf16, torch_cpu, torch_cuda] =
         [&["--dtype", "f32"][..], &[], &["--noise", "torch-cpu"], &["--noise", "torch-cuda:46x1536"]].map(pixels);
     assert!(f32 != bf16 && bf16 != torch_cpu);

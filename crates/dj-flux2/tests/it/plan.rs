@@ -30,7 +30,7 @@ fn any_command_line_of_generate_can_be_planned() {
 fn what_does_not_fit_is_refused_before_any_work() {
     let cli = Cli::with_tiny_model();
     let shown = cli.run(["a red fox", "--max-memory", "20MiB"]);
-    // Scratch depends on the processor.
+    // Scratch memory depends on the processor.
     let (before, needed) = shown.split_once("at least ").unwrap_or_else(|| panic!("{shown}"));
     let (needed, behind) = needed.split_once(" MiB").unwrap_or_else(|| panic!("{shown}"));
     assert!((140..170).contains(&needed.parse::<u32>().unwrap()), "{shown}");

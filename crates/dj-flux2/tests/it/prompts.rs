@@ -83,7 +83,7 @@ fn prompt_files_that_hold_no_prompt() {
     exit code: 2
     ----- stderr -----
     error: empty.txt holds no prompt
-    hint: write one prompt a line
+    hint: write one prompt per line
     ");
     snapshot!(cli.run(["--prompt-file", "latin1.txt"]), @"
     exit code: 2

@@ -1,5 +1,5 @@
-//! Text embeddings on disk, with a text encoder that is large enough to be worth it: the tiny model's with wide MLPs of zeros,
-//! in a file that takes no room on the disk.
+//! Text embeddings on disk, with a text encoder that is large enough to be worth it: the tiny model's with wide MLPs of
+//! zeros, in a file that takes no room on the disk.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -92,7 +92,7 @@ fn the_second_run_finds_what_the_first_one_kept() {
     let texts = cli.path(if cfg!(target_os = "macos") { "home/Library/Caches" } else { "home/.cache" });
     let entries = |folder: &Path| fs::read_dir(folder).map_or(0, |entries| entries.count());
 
-    // Where a flag or the environment says so, nothing is kept.
+    // A flag or the environment turns the cache off.
     let without = fox(&cli, "without.png", &["--no-text-cache"], &[]);
     assert!(said(&without, "load text encoder") && !said(&without, "text embedding"));
     fox(&cli, "off.png", &[], &[("DJ_FLUX2_TEXT_CACHE", "off")]);
@@ -108,16 +108,16 @@ fn the_second_run_finds_what_the_first_one_kept() {
         assert!(cli.read(name) == cli.read("without.png"), "{name}");
     }
 
-    // With the flag it is not looked at either.
+    // The flag also keeps the cache from being read.
     let without = fox(&cli, "without.png", &["--no-text-cache"], &[]);
     assert!(said(&without, "load text encoder"));
 
-    // Elsewhere there is nothing yet.
+    // Another folder is empty at first.
     let elsewhere = fox(&cli, "elsewhere.png", &[], &[("DJ_FLUX2_TEXT_CACHE", "texts")]);
     assert!(said(&elsewhere, "load text encoder"));
     assert_eq!((entries(&cli.path("texts")), entries(&texts)), (1, 1));
 
-    // What cannot be kept is told to those who ask, and no reason to fail.
+    // An embedding that cannot be written is mentioned with -v, and the run goes on.
     let refused = fox(&cli, "refused.png", &[], &[("DJ_FLUX2_TEXT_CACHE", "first.png")]);
     assert!(said(&refused, "text embedding not kept: first.png"), "{}", shown(&refused));
     assert!(cli.read("refused.png") == cli.read("first.png"));

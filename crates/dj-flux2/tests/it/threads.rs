@@ -17,7 +17,8 @@ fn threads_of(mut command: Command) -> BTreeMap<String, String> {
         for task in fs::read_dir(format!("/proc/{}/task", child.id())).into_iter().flatten().flatten() {
             // Threads come and go while they are listed.
             if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
-                seen.insert(task.file_name().display().to_string(), name); // the last: a thread is named after it starts
+                // A thread gets its name after it starts: the last one read counts.
+                seen.insert(task.file_name().display().to_string(), name);
             }
         }
     }
@@ -35,7 +36,7 @@ fn there_is_one_set_of_threads_of_the_size_asked_for() {
         let threads =
             threads_of(Cli::without_model().command(CAT.into_iter().chain(["--threads", &count.to_string()])));
         assert_eq!(computing(&threads), count, "{threads:?}");
-        // Beside them the main thread, and one that waits for signals.
+        // Besides, the main thread and one that waits for signals.
         assert!(threads.len() <= count + 2, "{threads:?}");
     }
 }

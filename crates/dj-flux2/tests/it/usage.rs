@@ -27,24 +27,24 @@ fn no_arguments() {
     Usage: dj-flux2 <COMMAND>
 
     Commands:
-      generate  Make pictures from a prompt, and from reference images
-      info      Print what made a picture
-      inspect   Say what a file or folder of weights is, without loading it
-      plan      Say how much memory a picture would take, without making it
-      bench     Time the ops, or whole pictures, on this machine
-      convert   Write a model in another number format, or go on where that stopped
-      doctor    Say what this machine computes with, and what is missing for its GPU
-      download  Bring a model here, or go on where that stopped
-      models    List the models that are known, and those that are on this disk
-      verify    Compare the files of models with their hashes
-      remove    Remove a model from this disk
+      generate  Make pictures from a prompt and, optionally, reference images
+      info      Print the parameters that a picture was made with
+      inspect   Describe a file or folder of weights without loading it
+      plan      Print how much memory a picture needs, without making it
+      bench     Time single ops or whole pictures on this machine
+      convert   Convert a model to another number format (resumable)
+      doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
+      download  Download a model (resumable)
+      models    List the published models and those on this disk
+      verify    Check the files of downloaded models against their hashes
+      remove    Delete a downloaded model from this disk
       help      Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
       -V, --version  Print version
 
-    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may stand before the
+    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
     prompt.
     `dj-flux2 generate --help` lists them.
     "#);
@@ -61,24 +61,24 @@ fn help() {
     Usage: dj-flux2 <COMMAND>
 
     Commands:
-      generate  Make pictures from a prompt, and from reference images
-      info      Print what made a picture
-      inspect   Say what a file or folder of weights is, without loading it
-      plan      Say how much memory a picture would take, without making it
-      bench     Time the ops, or whole pictures, on this machine
-      convert   Write a model in another number format, or go on where that stopped
-      doctor    Say what this machine computes with, and what is missing for its GPU
-      download  Bring a model here, or go on where that stopped
-      models    List the models that are known, and those that are on this disk
-      verify    Compare the files of models with their hashes
-      remove    Remove a model from this disk
+      generate  Make pictures from a prompt and, optionally, reference images
+      info      Print the parameters that a picture was made with
+      inspect   Describe a file or folder of weights without loading it
+      plan      Print how much memory a picture needs, without making it
+      bench     Time single ops or whole pictures on this machine
+      convert   Convert a model to another number format (resumable)
+      doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
+      download  Download a model (resumable)
+      models    List the published models and those on this disk
+      verify    Check the files of downloaded models against their hashes
+      remove    Delete a downloaded model from this disk
       help      Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
       -V, --version  Print version
 
-    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may stand before the
+    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
     prompt.
     `dj-flux2 generate --help` lists them.
     "#);
@@ -91,7 +91,7 @@ fn help_for_generate() {
     snapshot!(refused(&["generate", "--help"]), @r"
     exit code: 0
     ----- stdout -----
-    Make pictures from a prompt, and from reference images
+    Make pictures from a prompt and, optionally, reference images
 
     Usage: dj-flux2 generate [OPTIONS] [PROMPT]...
 
@@ -99,60 +99,59 @@ fn help_for_generate() {
       [PROMPT]...  What the picture shows, in quotes; `-` reads it from standard input
 
     Options:
-          --prompt-file <FILE>  Read prompts from a file, one a line; `-` is standard input
+          --prompt-file <FILE>  Read prompts from a file, one per line; `-` is standard input
           --from <FILE>         Start from the parameters stored in a picture; other flags override them
       -h, --help                Print help
 
     Model:
-      -m, --model <PATH>         Folder of the model, its transformer as a file, or a name, as in
-                                 klein-4b; klein-mini is built in [default: $DJ_FLUX2_MODEL, or
-                                 klein-mini]
-          --transformer <PATH>   Transformer, file or folder, instead of the one in the folder of
-                                 --model
-          --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
-          --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
-          --lora <FILE[:SCALE]>  LoRA to add to the transformer, a .safetensors file, with :SCALE for
-                                 another scale than 1; repeat it for several
-          --variant <NAME>       Member of the family, where the files do not say: klein-4b,
-                                 klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, klein-mini
+      -m, --model <PATH>         Model folder, transformer file, or name such as klein-4b; klein-mini is
+                                 built in [default: $DJ_FLUX2_MODEL, or klein-mini]
+          --transformer <PATH>   Transformer, file or folder; replaces the one in the --model folder
+          --text-encoder <PATH>  Text encoder, file or folder; required if --model is a file
+          --vae <PATH>           Autoencoder, file or folder; required if --model is a file
+          --lora <FILE[:SCALE]>  LoRA for the transformer, a .safetensors file; append :SCALE for a
+                                 scale other than 1; repeat for several
+          --variant <NAME>       Model variant, if the files do not say: klein-4b, klein-base-4b,
+                                 klein-9b, klein-base-9b, klein-9b-kv, klein-mini
 
     Picture:
-      -i, --input <FILE>      Reference image to edit or combine; repeat it for several [aliases:
-                              --image, --ref-image]
+      -i, --input <FILE>      Reference image to edit or combine; repeat for several [aliases: --image,
+                              --ref-image]
       -W, --width <PX>        Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
                               reference's, or 512; 128 with klein-mini]
-      -H, --height <PX>       Height in pixels; likewise
+      -H, --height <PX>       Height in pixels, with the same limits
           --size <WxH>        Width and height at once, as in 1024x768
-      -s, --steps <N>         Denoising steps [default: what the model was made for]
-      -g, --guidance <SCALE>  Guidance scale, for base models [default: what the model was made for]
+      -s, --steps <N>         Denoising steps [default: set by the model]
+      -g, --guidance <SCALE>  Classifier-free guidance scale, base models only [default: set by the
+                              model]
       -S, --seed <N>          Seed, 64 bits [default: random, and printed]
-          --noise <KIND>      How the seed becomes noise: philox, torch-cpu, torch-cuda or
-                              torch-cuda:SMSxTHREADS [default: philox]
-      -n, --count <N>         Pictures for each prompt; every further picture has the next seed
-                              [default: 1]
+          --noise <KIND>      Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
+                              [default: philox]
+      -n, --count <N>         Pictures per prompt; each one uses the next seed [default: 1]
 
     Output:
-      -o, --output <FILE>  Where to write: .png, .jpg or .webp; `-` is standard output; {seed} and
-                           {index} are filled in [default: output.png]
-          --no-clobber     Fail instead of replacing a file
-          --no-metadata    Write nothing but pixels: no prompt, no seed
-          --json           Print one JSON object a picture on standard output
-      -q, --quiet          Print errors and random seeds only
-      -v, --verbose        Print model, device and the time of every stage
+      -o, --output <FILE>  Output file, .png, .jpg or .webp; `-` is standard output; {seed} and {index}
+                           are replaced [default: output.png]
+          --no-clobber     Fail instead of replacing an existing file
+          --no-metadata    Do not store the prompt, the seed and the other parameters in the picture
+          --json           Print one JSON object per picture on standard output
+      -q, --quiet          Print only errors and random seeds
+      -v, --verbose        Also print model, device and the time of every stage
 
     Running:
-          --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
-                               int8, fp8]
-          --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
-                               [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
-          --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1; several pictures
-                               are made on all GPUs, unless one is named [default: auto]
-          --threads <N>        CPU threads [default: as many as this process may use]
-          --max-memory <SIZE>  Memory the run may take, a GPU's or else the processor's, as in 6GiB:
-                               keeps fewer weights in it, or refuses before any work [default: no limit]
-          --allow-quantize     Round weights, to q8_0 or q4_k, on a GPU to fp8 or int8, where nothing
-                               else keeps within --max-memory; it is said if it happens
-          --no-text-cache      Keep no text embeddings on disk from run to run, and use none
+          --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,
+                               bf16, int8, fp8]
+          --quantize <FORMAT>  Quantize the weights while loading; int8 is the same as --dtype int8
+                               [default: as stored] [possible values: bf16, int8, q8_0, q4_k]
+          --device <DEVICE>    Device: auto, cpu, cuda, or one GPU as in cuda:1; several pictures use
+                               all GPUs unless one is named [default: auto]
+          --threads <N>        CPU threads [default: all that this process may use]
+          --max-memory <SIZE>  Memory limit, as in 6GiB, for each GPU, or for the process if it runs on
+                               the CPU: fewer weights stay in memory, or the run is refused before any
+                               work [default: no limit]
+          --allow-quantize     Quantize weights (to q8_0 or q4_k, on a GPU to fp8 or int8) if the run
+                               cannot keep to --max-memory otherwise; a note says so
+          --no-text-cache      Neither read nor write the cache of text embeddings on disk
     ");
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }
@@ -162,12 +161,12 @@ fn help_for_info() {
     snapshot!(refused(&["info", "-h"]), @"
     exit code: 0
     ----- stdout -----
-    Print what made a picture
+    Print the parameters that a picture was made with
 
     Usage: dj-flux2 info [OPTIONS] <FILE>
 
     Arguments:
-      <FILE>  A PNG, JPEG or WebP picture that dj-flux2 made
+      <FILE>  A PNG, JPEG or WebP picture made by dj-flux2
 
     Options:
           --json  Print the parameters as one JSON object
@@ -180,13 +179,13 @@ fn help_for_bench() {
     snapshot!(refused(&["bench", "-h"]), @"
     exit code: 0
     ----- stdout -----
-    Time the ops, or whole pictures, on this machine
+    Time single ops or whole pictures on this machine
 
     Usage: dj-flux2 bench <COMMAND>
 
     Commands:
-      ops       Time each op at the shapes of klein-4b, beside the peak measured in the same run
-      generate  Time a picture by stages, beside what the arithmetic allows
+      ops       Time each op at the shapes of klein-4b, relative to the peak measured in the same run
+      generate  Time a picture stage by stage, relative to the roofline
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -195,31 +194,31 @@ fn help_for_bench() {
     snapshot!(refused(&["bench", "ops", "-h"]), @"
     exit code: 0
     ----- stdout -----
-    Time each op at the shapes of klein-4b, beside the peak measured in the same run
+    Time each op at the shapes of klein-4b, relative to the peak measured in the same run
 
     Usage: dj-flux2 bench ops [OPTIONS]
 
     Options:
-          --filter <TEXT>  Time only the ops whose name and shape hold this, as in `attention` or
-                           `linear 1536x`
+          --filter <TEXT>  Time only ops whose name and shape contain this, as in `attention` or `linear
+                           1536x`
       -h, --help           Print help
 
     Running:
-          --dtype <DTYPE>    Number format to compute in [default: bf16] [possible values: f32, bf16,
-                             int8, fp8]
-          --device <DEVICE>  Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
-          --threads <N>      CPU threads [default: as many as this process may use]
+          --dtype <DTYPE>    Number format of the computation [default: bf16] [possible values: f32,
+                             bf16, int8, fp8]
+          --device <DEVICE>  Device: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
+          --threads <N>      CPU threads [default: all that this process may use]
 
     Output:
-          --json            Print one JSON object a result on standard output
-          --compare <FILE>  Show the results beside those of an earlier run, a file of what --json
-                            printed
-      -q, --quiet           Print errors and results only
+          --json            Print one JSON object per result on standard output
+          --compare <FILE>  Show the results next to those of an earlier run, a file that holds the
+                            output of --json
+      -q, --quiet           Print only errors and results
     ");
     snapshot!(refused(&["bench", "generate", "-h"]), @"
     exit code: 0
     ----- stdout -----
-    Time a picture by stages, beside what the arithmetic allows
+    Time a picture stage by stage, relative to the roofline
 
     Usage: dj-flux2 bench generate [OPTIONS]
 
@@ -227,39 +226,38 @@ fn help_for_bench() {
       -h, --help  Print help
 
     Model:
-      -m, --model <PATH>         Folder of the model, its transformer as a file, or klein-mini [default:
+      -m, --model <PATH>         Model folder, transformer file, or name, as in generate [default:
                                  $DJ_FLUX2_MODEL]
-          --text-encoder <PATH>  Text encoder, file or folder; needed if --model is a file
-          --vae <PATH>           Autoencoder, file or folder; needed if --model is a file
-          --synthetic <NAME>     Random weights, made in memory, of the size of klein-4b, klein-base-4b,
-                                 klein-9b, klein-base-9b, klein-9b-kv or klein-mini
-          --lora <FILE[:SCALE]>  LoRA to add to the transformer, as for generate; repeat it for several
+          --text-encoder <PATH>  Text encoder, file or folder; required if --model is a file
+          --vae <PATH>           Autoencoder, file or folder; required if --model is a file
+          --synthetic <NAME>     Random weights, created in memory, with the sizes of klein-4b,
+                                 klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv or klein-mini
+          --lora <FILE[:SCALE]>  LoRA for the transformer, as in generate; repeat for several
 
     Picture:
-      -i, --input <FILE>  Reference image; repeat it for several
-      -W, --width <PX>    Width in pixels, a multiple of 16 from 64 to 4096 [default: as generate]
-      -H, --height <PX>   Height in pixels; likewise
-      -s, --steps <N>     Denoising steps [default: what the model was made for]
+      -i, --input <FILE>  Reference image; repeat for several
+      -W, --width <PX>    Width in pixels, a multiple of 16 from 64 to 4096 [default: as in generate]
+      -H, --height <PX>   Height in pixels, with the same limits
+      -s, --steps <N>     Denoising steps [default: set by the model]
 
     Running:
-          --warmup <N>         Pictures made before, whose times do not count [default: 0]
-          --runs <N>           Pictures whose times count; the one with the median time is shown
-                               [default: 1]
-          --quantize <FORMAT>  Round the weights of layers when they are loaded; int8 is --dtype int8
-                               [default: they stay as stored] [possible values: bf16, int8, q8_0, q4_k]
-          --resident           Keep everything loaded from one picture to the next, as a server does;
-                               each still has a prompt of its own
-          --max-memory <SIZE>  Memory the run may take, as for generate
-          --dtype <DTYPE>      Number format to compute in [default: bf16] [possible values: f32, bf16,
-                               int8, fp8]
-          --device <DEVICE>    Where to run: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
-          --threads <N>        CPU threads [default: as many as this process may use]
+          --warmup <N>         Pictures made first and not timed [default: 0]
+          --runs <N>           Pictures timed; the one with the median time is shown [default: 1]
+          --quantize <FORMAT>  Quantize the weights while loading; int8 is the same as --dtype int8
+                               [default: as stored] [possible values: bf16, int8, q8_0, q4_k]
+          --resident           Keep all networks loaded between pictures, as a server does; every
+                               picture has another prompt
+          --max-memory <SIZE>  Memory limit, as in generate
+          --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,
+                               bf16, int8, fp8]
+          --device <DEVICE>    Device: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto]
+          --threads <N>        CPU threads [default: all that this process may use]
 
     Output:
-          --json            Print one JSON object a result on standard output
-          --compare <FILE>  Show the results beside those of an earlier run, a file of what --json
-                            printed
-      -q, --quiet           Print errors and results only
+          --json            Print one JSON object per result on standard output
+          --compare <FILE>  Show the results next to those of an earlier run, a file that holds the
+                            output of --json
+      -q, --quiet           Print only errors and results
     ");
 }
 
@@ -268,22 +266,22 @@ fn help_for_convert() {
     snapshot!(refused(&["convert", "-h"]), @"
     exit code: 0
     ----- stdout -----
-    Write a model in another number format, or go on where that stopped
+    Convert a model to another number format (resumable)
 
     Usage: dj-flux2 convert [OPTIONS] --to <FORMAT> <IN> <OUT>
 
     Arguments:
-      <IN>   What to convert: a model as -m takes it, or one of its networks, file or folder
-      <OUT>  What to make: a folder of a whole model, a file of one network
+      <IN>   A model, as for -m, or one of its networks, file or folder
+      <OUT>  Where to write: a folder for a whole model, a file for one network
 
     Options:
           --to <FORMAT>          Number format of the weights; bf16 and int8 are written as safetensors,
                                  q8_0 and q4_k as GGUF [possible values: bf16, int8, q8_0, q4_k]
-          --component <NETWORK>  Only this network of a model, as one file [possible values:
-                                 transformer, text-encoder, vae]
-          --force                Replace OUT if it is there
-          --threads <N>          CPU threads [default: as many as this process may use]
-      -q, --quiet                Print errors and OUT only
+          --component <NETWORK>  Convert only this network, to one file [possible values: transformer,
+                                 text-encoder, vae]
+          --force                Replace OUT if it exists
+          --threads <N>          CPU threads [default: all that this process may use]
+      -q, --quiet                Print only errors and OUT
       -h, --help                 Print help
     ");
 }
@@ -318,7 +316,7 @@ fn a_prompt_without_quotes() {
     snapshot!(refused(&["a", "red", "fox", "-s", "4"]), @r#"
     exit code: 2
     ----- stderr -----
-    error: the prompt is in 3 pieces
+    error: the prompt is 3 separate arguments
     hint: put it in quotes: "a red fox"
     "#);
 }
@@ -528,7 +526,7 @@ fn an_output_folder_that_is_not_there() {
     snapshot!(fox_refused(&["-o", "no/such/fox.png"]), @"
     exit code: 2
     ----- stderr -----
-    error: no/such/fox.png is to be written and no/such is not a folder
+    error: cannot write no/such/fox.png: no/such is not a folder
     hint: create it: mkdir -p no/such
     ");
 }
@@ -560,7 +558,7 @@ fn several_pictures_on_standard_output() {
     snapshot!(fox_refused(&["-o", "-", "-n", "2"]), @"
     exit code: 2
     ----- stderr -----
-    error: 2 pictures do not fit on standard output
+    error: standard output takes one picture, not 2
     hint: write files, with -o NAME.png, or make one picture
     ");
 }
@@ -570,7 +568,7 @@ fn json_and_a_picture_on_standard_output() {
     snapshot!(fox_refused(&["-o", "-", "--json"]), @"
     exit code: 2
     ----- stderr -----
-    error: --json and the picture both want standard output
+    error: --json and the picture cannot both go to standard output
     hint: write the picture to a file, with -o NAME.png
     ");
 }
@@ -606,7 +604,7 @@ fn an_output_that_is_a_reference() {
     snapshot!(cli.run(["make it blue", "-i", "fox.png", "-o", "./fox.png"]), @"
     exit code: 2
     ----- stderr -----
-    error: ./fox.png is read by this run and would be replaced
+    error: ./fox.png is an input of this run and would be replaced
     hint: choose another name with -o
     ");
     assert_eq!(cli.read("fox.png"), fox);

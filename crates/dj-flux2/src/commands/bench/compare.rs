@@ -1,4 +1,4 @@
-//! Results of an earlier run, from the file its `--json` went to.
+//! Reads the results of an earlier run from a file with the output of its `--json`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -10,16 +10,16 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 
-/// Most bytes that are read: a run of all ops is 6 kB.
+/// Largest file that is read. The results of all ops take 6 kB.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// A line of JSON that one of the benchmarks prints.
+/// A line of JSON printed by a benchmark.
 pub trait Record: DeserializeOwned {
-    /// What prints it.
+    /// The command that prints it.
     const COMMAND: &'static str;
 }
 
-/// All results in `file`, at least one.
+/// Reads all results in `file`, at least one.
 pub fn read<R: Record>(file: &Path) -> Result<Vec<R>> {
     let io = |source| Failure::from(Error::Io { path: file.to_owned(), source });
     let mut bytes = Vec::new();
@@ -35,7 +35,7 @@ pub fn read<R: Record>(file: &Path) -> Result<Vec<R>> {
         serde_json::from_str::<R>(line).map_err(|_| {
             let message = match other_command(line) {
                 Some(other) => format!("{name} holds results of `{other}`, not of `{}`", R::COMMAND),
-                None => format!("{name}, line {}: no result of `{}`", i + 1, R::COMMAND),
+                None => format!("{name}, line {}: not a result of `{}`", i + 1, R::COMMAND),
             };
             Failure::usage(message, hint())
         })
@@ -47,7 +47,7 @@ pub fn read<R: Record>(file: &Path) -> Result<Vec<R>> {
     }
 }
 
-/// What printed a line that is not the expected one, if it is known.
+/// The command that printed a line of another benchmark, if its fields tell.
 fn other_command(line: &str) -> Option<&'static str> {
     let value: Value = serde_json::from_str(line).ok()?;
     let has = |key| value.get(key).is_some();

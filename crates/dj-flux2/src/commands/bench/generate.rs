@@ -1,4 +1,4 @@
-//! `dj-flux2 bench generate`: a picture by stages, beside what the arithmetic allows.
+//! `dj-flux2 bench generate`: times a picture stage by stage, relative to the roofline.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,23 +7,27 @@ use flux2::bench::{self, Cost, Flops, Peaks, Stages};
 use flux2::plan;
 use flux2::units::Memory;
 use flux2::weights::{Location, ModelFiles};
-use flux2::{GenerateRequest, ModelPaths, Residency, ResolvedRequest, Variant, engine};
+use flux2::{
+    CancelToken, EngineOptions, GenerateRequest, MemoryPlan, ModelPaths, Residency, ResolvedRequest, Variant, engine,
+};
 use serde::{Deserialize, Serialize};
 
 use super::compare::{self, Record};
 use super::{options, percent, report, rounded, row, speed};
 use crate::args::BenchGenerateArgs;
-use crate::commands::find::find_model;
-use crate::commands::generate::{cancelled_by_signals, how, read_reference};
+use crate::commands::residency_note;
 use crate::failure::{Failure, Result, code};
-use crate::settings;
+use crate::interrupt::cancelled_by_signals;
+use crate::prepare::{self, find_model, read_references};
+use crate::report::{Report, json};
+use crate::settings::loras;
 
-/// What is drawn: about as long as prompts are.
+/// The prompt, of usual length.
 const PROMPT: &str =
     "A photo of a small wooden house beside a quiet lake at sunset, with mountains and pine trees in the distance";
 const SEED: u64 = 42;
 
-/// A picture, as `--json` prints it.
+/// Result for a picture, as `--json` prints it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GenerateRecord {
     model: String,
@@ -35,7 +39,7 @@ pub struct GenerateRecord {
     text_s: f64,
     reference_s: f64,
     step_s: Vec<f64>,
-    /// Between steps, where a GPU waited for the host.
+    /// Time between steps in which a GPU waited for the host.
     #[serde(default)]
     idle_s: f64,
     decode_s: f64,
@@ -51,6 +55,32 @@ impl Record for GenerateRecord {
 }
 
 impl GenerateRecord {
+    fn new(bench: &Bench, resolved: &ResolvedRequest, stages: &Stages, cost: Cost, peaks: &Peaks) -> Self {
+        let s = |d: Duration| rounded(d.as_secs_f64(), 6);
+        let share = |flops, seconds| peaks.seconds(flops).map(|least| rounded(100.0 * least / seconds, 1));
+        let working = stages.working().as_secs_f64();
+        let step_s: Vec<f64> = stages.steps.iter().copied().map(s).collect();
+        let Bench { files, options, .. } = bench;
+        GenerateRecord {
+            model: files.loras.iter().fold(files.name.clone(), |name, lora| format!("{name} + {}", lora.name)),
+            dtype: options.precision.to_string(),
+            width: resolved.width,
+            height: resolved.height,
+            steps: resolved.steps,
+            load_s: s(stages.load),
+            text_s: s(stages.text),
+            reference_s: s(stages.references),
+            idle_s: s(stages.idle),
+            decode_s: s(stages.decode),
+            total_s: s(stages.total),
+            peak_rss_bytes: peak_rss_bytes(),
+            gflops: rounded(1e-9 * cost.total().total() / working, 2),
+            percent_of_roofline: share(cost.total(), working),
+            step_percent_of_roofline: share(cost.step, mean(&step_s)),
+            step_s,
+        }
+    }
+
     fn working_s(&self) -> f64 {
         self.total_s - self.load_s
     }
@@ -65,23 +95,22 @@ impl GenerateRecord {
         earlier.iter().rev().find(same).or(earlier.last())
     }
 
-    /// What it is of, in a line.
+    /// Model, dtype, size and steps, on one line.
     fn title(&self) -> String {
         let GenerateRecord { model, dtype, width, height, steps, .. } = self;
         format!("{model}, {dtype}, {width}x{height}, {steps} steps")
     }
 }
 
-/// Time the picture that `args` ask for.
+/// Times the picture that `args` ask for.
 pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let flags = &args.flags;
     let earlier = flags.compare.as_deref().map(compare::read::<GenerateRecord>).transpose()?;
-    let loras = args.lora.iter().map(|typed| settings::lora(typed, Path::is_file)).collect::<Result<Vec<_>>>()?;
-    let files = model(args)?.with_loras(&loras)?;
-    let references = args.input.iter().map(|path| read_reference(path)).collect::<Result<Vec<_>>>()?;
+    let typed = |typed| loras::typed(typed, Path::is_file);
+    let files = model(args)?.with_loras(&args.lora.iter().map(|lora| typed(lora)).collect::<Result<Vec<_>>>()?)?;
     let request = GenerateRequest {
         prompt: PROMPT.into(),
-        references,
+        references: read_references(&args.input)?,
         width: args.width,
         height: args.height,
         steps: args.steps,
@@ -91,70 +120,22 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let resolved = ResolvedRequest::new(&request, files.variant)?;
     let cost = Cost::of(&files, &resolved)?;
 
-    let (cancel, mut options, mut report) = (cancelled_by_signals(), options(flags, args.quantize)?, report(flags));
+    let (cancel, options, mut report) = (cancelled_by_signals(), options(flags, args.quantize)?, report(flags));
     report.counted("peak", 0, 1);
     let (mut device, peaks) = bench::peaks(&options)?;
-    // A prompt that was drawn before would not be encoded again.
-    let numbered = |run| GenerateRequest { prompt: format!("{PROMPT}, {run}"), ..request.clone() };
-    if args.resident {
-        options.residency = Residency::KeepAll;
-    }
-    let mut planned = None;
-    if let Some(limit) = args.max_memory {
-        let requests = if args.resident { vec![numbered(1), numbered(2)] } else { vec![request.clone()] };
-        let (within, plan) = plan::within(limit, &files, &options, &requests, false)?;
-        (options, planned) = (within, Some(plan));
-    }
-    let mut resident = args.resident.then(|| engine::open(files.clone(), &options)).transpose()?;
-    let mut runs = Vec::new();
-    for i in 0..args.warmup + args.runs {
-        let (run, warmup) = (i + 1, args.warmup);
-        let title = match run.checked_sub(warmup) {
-            None | Some(0) => format!("warm-up {run} of {warmup}"),
-            Some(run) => format!("run {run} of {}", args.runs),
-        };
-        report.begin_run((args.warmup + args.runs > 1).then_some(&title), resolved.steps);
-        let stages = match &mut resident {
-            None => bench::generate(&files, &request, &options, &mut report, &cancel)?,
-            Some(engine) => bench::generate_with(&mut **engine, &numbered(run), &mut report, &cancel)?,
-        };
-        if i >= args.warmup {
-            runs.push(stages);
-        }
-    }
-    // One run as a whole, not a mean of each stage: the numbers add up.
-    runs.sort_by_key(Stages::working);
-    let stages = runs.swap_remove((runs.len() - 1) / 2);
+    let mut bench = Bench { args, files, request, steps: resolved.steps, options };
+    let plan = bench.keep_to_limit()?;
+    let stages = bench.median(&mut report, &cancel)?;
 
-    let s = |d: Duration| rounded(d.as_secs_f64(), 6);
-    let share = |flops, seconds| peaks.seconds(flops).map(|least| rounded(100.0 * least / seconds, 1));
-    let working = stages.working().as_secs_f64();
-    let step_s: Vec<f64> = stages.steps.iter().copied().map(s).collect();
-    let record = GenerateRecord {
-        model: files.loras.iter().fold(files.name.clone(), |name, lora| format!("{name} + {}", lora.name)),
-        dtype: options.precision.to_string(),
-        width: resolved.width,
-        height: resolved.height,
-        steps: resolved.steps,
-        load_s: s(stages.load),
-        text_s: s(stages.text),
-        reference_s: s(stages.references),
-        idle_s: s(stages.idle),
-        decode_s: s(stages.decode),
-        total_s: s(stages.total),
-        peak_rss_bytes: peak_rss_bytes(),
-        gflops: rounded(1e-9 * cost.total().total() / working, 2),
-        percent_of_roofline: share(cost.total(), working),
-        step_percent_of_roofline: share(cost.step, mean(&step_s)),
-        step_s,
-    };
+    let record = GenerateRecord::new(&bench, &resolved, &stages, cost, &peaks);
     if flags.json {
-        report.result(&serde_json::to_string(&record).expect("strings and numbers serialise"))?;
+        report.result(&json(&record))?;
     }
     let earlier = earlier.as_ref().and_then(|earlier| record.find(earlier));
     if !flags.json || (earlier.is_some() && !flags.quiet) {
-        if let Some(plan) = planned {
-            device += &format!("\nmemory: at most {}{}", Memory(plan.peak_bytes()), how(options.residency));
+        if let Some(plan) = plan {
+            let (peak, how) = (Memory(plan.peak_bytes()), residency_note(bench.options.residency));
+            device += &format!("\nmemory: at most {peak}{how}");
         }
         let table = Table { record: &record, earlier, cost, peaks, device, references: resolved.references.len() };
         table.lines().iter().try_for_each(|line| row(&report, flags, line))?;
@@ -162,12 +143,65 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The model to run: made up, named, or named by the environment.
+/// What is timed.
+struct Bench<'a> {
+    args: &'a BenchGenerateArgs,
+    files: ModelFiles,
+    request: GenerateRequest,
+    steps: u32,
+    options: EngineOptions,
+}
+
+impl Bench<'_> {
+    /// The request with a prompt of its own: one that was used before would not be encoded again.
+    fn numbered(&self, run: u32) -> GenerateRequest {
+        GenerateRequest { prompt: format!("{PROMPT}, {run}"), ..self.request.clone() }
+    }
+
+    /// Chooses what stays in memory; with a limit, also returns how much memory that needs.
+    fn keep_to_limit(&mut self) -> Result<Option<MemoryPlan>> {
+        let is_resident = self.args.resident;
+        if is_resident {
+            self.options.residency = Residency::KeepAll;
+        }
+        let Some(limit) = self.args.max_memory else { return Ok(None) };
+        let requests = if is_resident { vec![self.numbered(1), self.numbered(2)] } else { vec![self.request.clone()] };
+        let (within, plan) = plan::within(limit, &self.files, &self.options, &requests, false)?;
+        self.options = within;
+        Ok(Some(plan))
+    }
+
+    /// Runs the benchmark and returns the run with the median time: one run as a whole, so that its stages add up.
+    fn median(&self, report: &mut Report, cancel: &CancelToken) -> Result<Stages> {
+        let Bench { args, files, request, steps, options } = self;
+        let (warmup, all) = (args.warmup, args.warmup + args.runs);
+        let mut resident = args.resident.then(|| engine::open(files.clone(), options)).transpose()?;
+        let mut runs = Vec::new();
+        for run in 1..=all {
+            let title = match run <= warmup {
+                true => format!("warm-up {run} of {warmup}"),
+                false => format!("run {} of {}", run - warmup, args.runs),
+            };
+            report.begin_run((all > 1).then_some(&title), *steps);
+            let stages = match &mut resident {
+                None => bench::generate(files, request, options, report, cancel)?,
+                Some(engine) => bench::generate_with(&mut **engine, &self.numbered(run), report, cancel)?,
+            };
+            if run > warmup {
+                runs.push(stages);
+            }
+        }
+        runs.sort_by_key(Stages::working);
+        Ok(runs.swap_remove((runs.len() - 1) / 2))
+    }
+}
+
+/// The model to run: random weights, or the model that a flag or the environment names.
 fn model(args: &BenchGenerateArgs) -> Result<ModelFiles> {
     if let Some(name) = &args.synthetic {
         return ModelFiles::synthetic(Variant::by_name(name)?).ok_or_else(|| {
             let names: Vec<&str> = Variant::named().iter().map(|v| v.name).collect();
-            Failure::usage(format!("{name} leaves its size to files"), format!("use one of {}", names.join(", ")))
+            Failure::usage(format!("{name} has no sizes of its own"), format!("use one of {}", names.join(", ")))
         });
     }
     let environment = std::env::var_os("DJ_FLUX2_MODEL").filter(|path| !path.is_empty());
@@ -178,26 +212,28 @@ fn model(args: &BenchGenerateArgs) -> Result<ModelFiles> {
             "pass -m PATH with the folder of a model, or --synthetic klein-4b for random weights of its size",
         ));
     };
-    Ok(ModelFiles::open(&ModelPaths {
-        model: find_model(&named.into())?,
+    let mut paths = ModelPaths {
+        model: named.into(),
         text_encoder: args.text_encoder.as_ref().map(Location::from),
         vae: args.vae.as_ref().map(Location::from),
         ..Default::default()
-    })?)
+    };
+    prepare::locate(&mut paths, find_model)?;
+    Ok(ModelFiles::open(&paths)?)
 }
 
 fn mean(seconds: &[f64]) -> f64 {
     seconds.iter().sum::<f64>() / seconds.len().max(1) as f64
 }
 
-/// The most memory this process had at once, mapped files included; known on Linux only.
+/// Peak resident memory of this process, mapped files included; Linux only.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }
 
-/// The result for people.
+/// The table of results.
 struct Table<'a> {
     record: &'a GenerateRecord,
     earlier: Option<&'a GenerateRecord>,

@@ -1,6 +1,6 @@
-//! `dj-flux2 bench`: what this machine does with the program, op by op or picture by picture.
+//! `dj-flux2 bench`: times single ops or whole pictures on this machine.
 //!
-//! Tables for people, JSON for scripts (their fields are stable: docs/reference/bench.md), and either beside an earlier run.
+//! Prints tables for people or JSON for scripts, and either next to an earlier run. The fields of the JSON are stable.
 
 mod compare;
 mod generate;
@@ -12,9 +12,9 @@ use crate::args::{Bench, BenchArgs, BenchFlags, Quantize};
 use crate::failure::Result;
 use crate::gpu_options::gpu_options;
 use crate::report::Report;
-use crate::settings::{self, Detail};
+use crate::settings::{Detail, formats};
 
-/// Time what `args` ask for.
+/// Runs the benchmark that `args` ask for.
 pub fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         Bench::Ops(args) => ops::run(args),
@@ -22,12 +22,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
 }
 
-/// How to run: nothing is remembered from run to run.
+/// Options of an engine. No cache is used, so that every run does the same work.
 fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptions> {
     Ok(EngineOptions {
-        precision: settings::precision(flags.dtype, quantize)?,
+        precision: formats::precision(flags.dtype, quantize)?,
         device: flags.device.unwrap_or_default(),
-        threads: settings::threads(flags.threads),
+        threads: formats::threads(flags.threads),
         gpu: gpu_options(),
         residency: Residency::OneAtATime,
         gpu_memory: None,
@@ -39,7 +39,7 @@ fn report(flags: &BenchFlags) -> Report {
     Report::new(if flags.quiet { Detail::Quiet } else { Detail::Normal }, flags.json)
 }
 
-/// A row of a table for people: on standard output, unless JSON is there.
+/// Prints a row of the table: on standard error if standard output holds JSON.
 fn row(report: &Report, flags: &BenchFlags, line: &str) -> Result<()> {
     match flags.json {
         true => report.line(line.trim_end()),
@@ -48,18 +48,18 @@ fn row(report: &Report, flags: &BenchFlags, line: &str) -> Result<()> {
     Ok(())
 }
 
-/// `value` with so many digits after the point: what lies behind them is noise.
+/// Rounds to `digits` decimal places; more would be noise.
 fn rounded(value: f64, digits: i32) -> f64 {
     let factor = 10f64.powi(digits);
     (value * factor).round() / factor
 }
 
-/// A share as people read it, or nothing where it is not known.
+/// A percentage for people; empty if unknown.
 fn percent(share: Option<f64>) -> String {
     share.map_or(String::new(), |share| format!("{share:.1} %"))
 }
 
-/// How many times as fast as `earlier`; nothing where there is nothing to compare.
+/// How many times as fast as `earlier`; empty if either time is zero.
 fn speed(earlier: f64, now: f64) -> String {
     if earlier > 0.0 && now > 0.0 { format!("{:.2}x", earlier / now) } else { String::new() }
 }

@@ -1,4 +1,4 @@
-//! `dj-flux2 bench ops`: each op at the shapes of klein-4b, beside the peak that is measured in the same run.
+//! `dj-flux2 bench ops`: times each op at the shapes of klein-4b, relative to the peak measured in the same run.
 
 use flux2::Error;
 use flux2::bench::{self, Bound, OpEvent, OpTiming};
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::compare::{self, Record};
 use super::{options, percent, report, rounded, row, speed};
 use crate::args::BenchOpsArgs;
-use crate::commands::generate::cancelled_by_signals;
 use crate::failure::{Failure, Result};
-use crate::report::Report;
+use crate::interrupt::cancelled_by_signals;
+use crate::report::{Report, json};
 
-/// An op, as `--json` prints it.
+/// Result for one op, as `--json` prints it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OpRecord {
     op: String,
@@ -40,7 +40,7 @@ impl OpRecord {
         }
     }
 
-    /// The same op on the same shape, preferably run in the same way.
+    /// The latest earlier result for the same op and shape, preferably with the same dtype and number of threads.
     fn find<'a>(&self, earlier: &'a [OpRecord]) -> Option<&'a OpRecord> {
         let same = |other: &&OpRecord| other.op == self.op && other.shape == self.shape;
         let same_way = |other: &&OpRecord| other.dtype == self.dtype && other.threads == self.threads;
@@ -48,14 +48,14 @@ impl OpRecord {
     }
 }
 
-/// Time the ops that `args` ask for.
+/// Times the ops that `args` select.
 pub fn run(args: &BenchOpsArgs) -> Result<()> {
     let earlier = args.flags.compare.as_deref().map(compare::read::<OpRecord>).transpose()?;
     let cancel = cancelled_by_signals();
     let mut run = Run { args, earlier, report: report(&args.flags), threads: 0 };
     let mut failure = None;
     let mut each = |event| {
-        // Whoever cannot be told the results need not wait for more.
+        // If results cannot be printed, more of them are useless.
         if let Err(e) = run.event(event) {
             failure.get_or_insert(e);
             cancel.cancel();
@@ -67,14 +67,14 @@ pub fn run(args: &BenchOpsArgs) -> Result<()> {
         (Some(failure), _) => Err(failure),
         (None, Err(Error::Cancelled)) => Err(Error::Cancelled.into()),
         (None, Ok(0)) => Err(Failure::usage(
-            format!("no op or shape holds {filter:?}"),
-            "leave --filter out to see what there is, as in `linear 1536x3072x9216`",
+            format!("no op or shape contains {filter:?}"),
+            "leave --filter out to list all ops, as in `linear 1536x3072x9216`",
         )),
         (None, timed) => Ok(timed.map(drop)?),
     }
 }
 
-/// A run under way.
+/// A benchmark in progress.
 struct Run<'a> {
     args: &'a BenchOpsArgs,
     earlier: Option<Vec<OpRecord>>,
@@ -83,7 +83,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether a table is printed, and not only JSON.
+    /// Whether a table is printed: always, except that JSON alone needs none.
     fn has_table(&self) -> bool {
         !self.args.flags.json || (self.earlier.is_some() && !self.args.flags.quiet)
     }
@@ -123,7 +123,7 @@ impl Run<'_> {
     fn finished(&self, timing: &OpTiming) -> Result<()> {
         let record = OpRecord::new(timing, self.threads);
         if self.args.flags.json {
-            self.report.result(&serde_json::to_string(&record).expect("strings and numbers serialise"))?;
+            self.report.result(&json(&record))?;
         }
         let compared = match self.earlier.as_ref().map(|earlier| record.find(earlier)) {
             None => String::new(),

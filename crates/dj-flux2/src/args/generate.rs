@@ -1,0 +1,154 @@
+//! Flags of `generate` and `plan`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use flux2::Device;
+
+use super::values::{Dtype, Quantize, parse_memory, parse_size, thread_count};
+
+/// Help of `--model`; what it takes depends on the features of the build.
+const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
+    (true, true) => {
+        "Model folder, transformer file, or name such as klein-4b; klein-mini is built in [default: $DJ_FLUX2_MODEL, \
+         or klein-mini]"
+    }
+    (true, false) => "Model folder, transformer file, or name such as klein-4b [default: $DJ_FLUX2_MODEL]",
+    (false, true) => {
+        "Model folder, transformer file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
+    }
+    (false, false) => "Model folder or transformer file [default: $DJ_FLUX2_MODEL]",
+};
+
+/// Flags of `generate`; `plan` takes the same, so that any command line can be planned.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct GenerateArgs {
+    /// What the picture shows, in quotes; `-` reads it from standard input
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Vec<String>,
+
+    /// Read prompts from a file, one per line; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+
+    /// Start from the parameters stored in a picture; other flags override them
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+
+    #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
+    pub model: Option<PathBuf>,
+
+    /// Transformer, file or folder; replaces the one in the --model folder
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub transformer: Option<PathBuf>,
+
+    /// Text encoder, file or folder; required if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub text_encoder: Option<PathBuf>,
+
+    /// Autoencoder, file or folder; required if --model is a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub vae: Option<PathBuf>,
+
+    /// LoRA for the transformer, a .safetensors file; append :SCALE for a scale other than 1; repeat for several
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
+    pub lora: Vec<OsString>,
+
+    /// Model variant, if the files do not say: klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv,
+    /// klein-mini
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub variant: Option<String>,
+
+    /// Reference image to edit or combine; repeat for several
+    #[arg(short, long, value_name = "FILE", visible_aliases = ["image", "ref-image"], help_heading = "Picture")]
+    pub input: Vec<PathBuf>,
+
+    /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512; 128 with klein-mini]
+    #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]
+    pub width: Option<u32>,
+
+    /// Height in pixels, with the same limits
+    #[arg(short = 'H', long, value_name = "PX", help_heading = "Picture")]
+    pub height: Option<u32>,
+
+    /// Width and height at once, as in 1024x768
+    #[arg(long, value_name = "WxH", value_parser = parse_size, help_heading = "Picture")]
+    #[arg(conflicts_with_all = ["width", "height"])]
+    pub size: Option<(u32, u32)>,
+
+    /// Denoising steps [default: set by the model]
+    #[arg(short, long, value_name = "N", help_heading = "Picture")]
+    pub steps: Option<u32>,
+
+    /// Classifier-free guidance scale, base models only [default: set by the model]
+    #[arg(short, long, value_name = "SCALE", help_heading = "Picture")]
+    pub guidance: Option<f32>,
+
+    /// Seed, 64 bits [default: random, and printed]
+    #[arg(short = 'S', long, value_name = "N", help_heading = "Picture")]
+    pub seed: Option<u64>,
+
+    /// Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS [default: philox]
+    #[arg(long, value_name = "KIND", help_heading = "Picture")]
+    pub noise: Option<String>,
+
+    /// Pictures per prompt; each one uses the next seed [default: 1]
+    #[arg(short = 'n', long, value_name = "N", help_heading = "Picture")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: Option<u32>,
+
+    /// Output file, .png, .jpg or .webp; `-` is standard output; {seed} and {index} are replaced [default: output.png]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+
+    /// Fail instead of replacing an existing file
+    #[arg(long, help_heading = "Output")]
+    pub no_clobber: bool,
+
+    /// Do not store the prompt, the seed and the other parameters in the picture
+    #[arg(long, help_heading = "Output")]
+    pub no_metadata: bool,
+
+    /// Print one JSON object per picture on standard output
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Print only errors and random seeds
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Also print model, device and the time of every stage
+    #[arg(short, long, help_heading = "Output")]
+    pub verbose: bool,
+
+    /// Number format of the computation [default: bf16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
+
+    /// Quantize the weights while loading; int8 is the same as --dtype int8 [default: as stored]
+    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
+    pub quantize: Option<Quantize>,
+
+    /// Device: auto, cpu, cuda, or one GPU as in cuda:1; several pictures use all GPUs unless one is named
+    /// [default: auto]
+    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
+    pub device: Option<Device>,
+
+    /// CPU threads [default: all that this process may use]
+    #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
+    pub threads: Option<u16>,
+
+    /// Memory limit, as in 6GiB, for each GPU, or for the process if it runs on the CPU: fewer weights stay in memory,
+    /// or the run is refused before any work [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
+    pub max_memory: Option<usize>,
+
+    /// Quantize weights (to q8_0 or q4_k, on a GPU to fp8 or int8) if the run cannot keep to --max-memory otherwise;
+    /// a note says so
+    #[arg(long, requires = "max_memory", help_heading = "Running")]
+    pub allow_quantize: bool,
+
+    /// Neither read nor write the cache of text embeddings on disk
+    #[arg(long, help_heading = "Running")]
+    pub no_text_cache: bool,
+}

@@ -1,0 +1,89 @@
+//! Values of flags: names of formats and networks, sizes, amounts of memory.
+
+use clap::ValueEnum;
+use clap::builder::RangedI64ValueParser;
+
+/// Values of `--dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    F32,
+    Bf16,
+    Int8,
+    Fp8,
+}
+
+/// Values of `--quantize`, and of `convert --to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    Bf16,
+    Int8,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_k")]
+    Q4K,
+}
+
+/// Values of `convert --component`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    Transformer,
+    TextEncoder,
+    Vae,
+}
+
+/// Parses `--threads`.
+pub fn thread_count() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=1024)
+}
+
+/// Parses `1024x768` into width and height.
+pub fn parse_size(text: &str) -> Result<(u32, u32), &'static str> {
+    let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides.ok_or("a size is two numbers with an x between them, as in 1024x768")
+}
+
+/// Parses a number with a unit into bytes. `G` is short for `GiB` and `GB` is decimal, as in other tools' memory
+/// limits; the crates that parse sizes read `G` as `GB`, or both as binary.
+pub fn parse_memory(text: &str) -> Result<usize, &'static str> {
+    let at = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let bytes = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024f64.powi(2),
+        "g" | "gib" => 1024f64.powi(3),
+        "t" | "tib" => 1024f64.powi(4),
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err("the unit is KiB, MiB, GiB, KB, MB or GB, as in 6GiB"),
+    };
+    let number: f64 = number.parse().map_err(|_| "a size is a number and a unit, as in 6GiB")?;
+    Ok((number * bytes) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_a_number_and_a_unit() {
+        for (text, bytes) in
+            [("6GiB", 6 << 30), ("1.5g", 3 << 29), ("800 MB", 800_000_000), ("4096", 4096), ("0.5KiB", 512)]
+        {
+            assert_eq!(parse_memory(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "GiB", "6 apples", "-6GiB", "1.2.3G", "6e9"] {
+            assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_two_numbers() {
+        assert_eq!(parse_size("1024x768"), Ok((1024, 768)));
+        for wrong in ["1024", "1024x", "x768", "-64x64", "1024*768", "64x64x64"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

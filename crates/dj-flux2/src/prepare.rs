@@ -1,0 +1,92 @@
+//! What a run needs before it starts: names become locations, locations become files, reference images are read.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::{Path, PathBuf};
+
+use flux2::find::ModelFinder;
+use flux2::image::{codec, resize};
+use flux2::weights::{Location, ModelFiles};
+use flux2::{ModelPaths, Reference, Variant};
+
+use crate::args::GenerateArgs;
+use crate::cache_folder;
+use crate::failure::{Failure, Result};
+use crate::gpu_options::gpu_options;
+use crate::prompts::read_prompts;
+use crate::report::Report;
+use crate::settings::{Outside, Settings};
+use crate::source_picture::SourcePicture;
+
+/// A model whose files are checked, and decoded reference images.
+pub struct Prepared {
+    pub files: ModelFiles,
+    pub references: Vec<Reference>,
+}
+
+/// Everything outside the arguments that settings depend on, read from this process and its environment.
+pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Result<Outside<'a>> {
+    Ok(Outside {
+        model: std::env::var_os("DJ_FLUX2_MODEL"),
+        gpu: gpu_options(),
+        text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
+        from,
+        is_file: Path::is_file,
+        prompts: read_prompts(args)?,
+        fresh_seed: fresh_seed(),
+    })
+}
+
+/// A random seed, from the random state of the standard library's hash maps. It has 53 bits: programs that read JSON
+/// numbers as floating point, such as jq, would change a longer one.
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(()) >> 11
+}
+
+/// Finds models where the environment of this process says they are kept.
+pub fn finder() -> ModelFinder {
+    #[cfg(feature = "hub")]
+    if let Some(folder) = crate::hub_options::cache_folder(|name| std::env::var_os(name)) {
+        return ModelFinder::with_cache(folder);
+    }
+    ModelFinder::default()
+}
+
+/// The model called `named`, on this disk.
+pub fn find_model(named: &Location) -> Result<Location> {
+    Ok(finder().model(named)?)
+}
+
+/// Replaces the names in `paths` by locations. The model itself is found by `find`.
+pub fn locate(paths: &mut ModelPaths, find: impl FnOnce(&Location) -> Result<Location>) -> Result<()> {
+    paths.model = find(&paths.model)?;
+    let finder = finder();
+    for part in [&mut paths.transformer, &mut paths.text_encoder, &mut paths.vae].into_iter().flatten() {
+        *part = finder.part(part)?;
+    }
+    Ok(())
+}
+
+/// Opens the files of the located model, and reads the references.
+pub fn open(settings: &Settings, report: &Report) -> Result<Prepared> {
+    let mut files = ModelFiles::open(&settings.paths)?;
+    // Files may not say which variant they are, and --variant may have overruled them; the picture knows.
+    if let Some(variant) = settings.made_as.as_deref().filter(|variant| *variant != files.variant.kind_name()) {
+        report.warning(format_args!("the picture was made as {variant}, so this one is too"));
+        let variant = Some(Variant::by_name(variant)?);
+        files = ModelFiles::open(&ModelPaths { variant, ..settings.paths.clone() })?;
+    }
+    Ok(Prepared { files, references: read_references(&settings.references)? })
+}
+
+/// Reads and checks reference images.
+pub fn read_references(paths: &[PathBuf]) -> Result<Vec<Reference>> {
+    paths.iter().map(|path| read_reference(path)).collect()
+}
+
+fn read_reference(path: &Path) -> Result<Reference> {
+    let bytes = codec::read_file(path).map_err(Failure::image)?;
+    let reference = Reference::from_bytes(&bytes, &path.display().to_string()).map_err(Failure::image)?;
+    // The engine checks this too, but later, and its error cannot name the file.
+    resize::check_reference(reference.image()).map_err(|e| Failure::image(e).of_file(path))?;
+    Ok(reference)
+}

@@ -1,0 +1,134 @@
+//! Progress bars: one for each worker, with the phase it is in.
+
+use std::time::Duration;
+
+use flux2::Phase;
+use flux2::units::Time;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Report;
+
+/// Interval in which a bar is redrawn.
+pub(super) const TICK: Duration = Duration::from_millis(120);
+
+/// Progress of one worker.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Name of the worker, as in `cuda:1`; empty if it is the only one.
+    pub name: String,
+    /// Number of its picture, as in `3/8`; empty if it is the only worker.
+    pub picture: String,
+    pub bar: Option<ProgressBar>,
+    pub phase: Option<Phase>,
+    pub steps: Steps,
+}
+
+/// Denoising steps of a picture.
+#[derive(Default)]
+pub(super) struct Steps {
+    pub finished: u32,
+    pub total: u32,
+    /// Time of the finished steps.
+    pub spent: Duration,
+}
+
+impl Lane {
+    /// Label of the bar, if there are several workers.
+    fn title(&self, phase: Phase) -> String {
+        let parts = [self.name.as_str(), self.picture.as_str(), phase.name()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Shows the current step, the mean time of a step, and the time left, next to the bar.
+    ///
+    /// The time left comes from the mean of whole steps: the bar counts blocks, and their times differ by kind.
+    pub fn show_step(&self) {
+        let (Some(bar), Some(Phase::Denoise), Steps { finished, total, spent }) = (&self.bar, self.phase, &self.steps)
+        else {
+            return;
+        };
+        let mut text = format!("step {}/{total}", (finished + 1).min(*total));
+        if *finished > 0 {
+            let each = *spent / *finished;
+            let share = 1.0 - bar.position() as f64 / bar.length().unwrap_or(1).max(1) as f64;
+            let left = each.mul_f64(f64::from(*total) * share.max(0.0));
+            text = format!("{text}, {} per step, {} left", Time(each), Time(left));
+        }
+        bar.set_message(text);
+    }
+}
+
+/// The style of a bar from indicatif's template language.
+pub(super) fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well-formed")
+}
+
+impl Report {
+    /// Shows that `done` of `of` pieces of work are finished, on a terminal only: elsewhere each result is a line.
+    pub fn counted(&mut self, what: &str, done: usize, of: usize) {
+        if !self.bars {
+            return;
+        }
+        let bar = self.lanes[0].bar.get_or_insert_with(|| {
+            let bar = self.screen.add(ProgressBar::new(of as u64));
+            bar.set_style(style("{prefix:<21} {bar:32}"));
+            bar
+        });
+        bar.set_prefix(what.to_owned());
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// Shows the beginning of a phase with `units` units of work; a phase of unknown length has zero.
+    pub(super) fn start_bar(&mut self, worker: usize, phase: Phase, units: usize) {
+        let lane = &mut self.lanes[worker];
+        lane.phase = Some(phase);
+        let several = !lane.name.is_empty();
+        let title = if several { lane.title(phase) } else { phase.name().to_owned() };
+        let new = || {
+            let bar = self.screen.add(ProgressBar::new_spinner());
+            bar.enable_steady_tick(TICK);
+            bar
+        };
+        let bar = lane.bar.get_or_insert_with(new);
+        bar.set_style(style(match (several, units) {
+            (false, 0) => "{prefix:<11} {spinner} {elapsed}",
+            (false, _) => "{prefix:<11} {bar:32} {msg}",
+            (true, 0) => "{prefix:<28} {spinner} {elapsed}",
+            (true, _) => "{prefix:<28} {bar:20} {wide_msg}",
+        }));
+        bar.reset();
+        bar.set_length(units as u64);
+        bar.set_message("");
+        bar.set_prefix(title);
+        lane.show_step();
+    }
+
+    /// Shows the end of a phase. The bars of several workers stay, so that they keep their places.
+    pub(super) fn end_bar(&mut self, worker: usize) {
+        if self.lanes.len() == 1 {
+            self.clear_bars();
+        } else if let Some(bar) = &self.lanes[worker].bar {
+            bar.set_position(bar.length().unwrap_or_default());
+        }
+    }
+
+    pub(super) fn clear_bars(&mut self) {
+        for bar in self.lanes.iter_mut().filter_map(|lane| lane.bar.take()) {
+            bar.finish_and_clear();
+            self.screen.remove(&bar);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_of_several_workers_say_whose_they_are() {
+        let lane = |picture: &str| Lane { name: "cuda:1".into(), picture: picture.into(), ..Default::default() };
+        assert_eq!(lane("").title(Phase::Text), "cuda:1 text");
+        assert_eq!(lane("3/8").title(Phase::Denoise), "cuda:1 3/8 denoise");
+    }
+}

@@ -1,0 +1,93 @@
+//! What `generate --json` prints for a picture. The fields are stable.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use flux2::Timings;
+use flux2::image::Parameters;
+use flux2::pipeline::KernelRun;
+use flux2::pipeline::ladder::Rescue;
+use serde::Serialize;
+
+/// A finished picture.
+#[derive(Serialize)]
+pub struct Record<'a> {
+    /// File name; empty for standard output.
+    pub path: &'a str,
+    /// Number of the picture in the run, counted from 1.
+    pub index: u64,
+    /// The parameters stored in the picture.
+    #[serde(flatten)]
+    pub parameters: &'a Parameters,
+    /// Description of the device.
+    pub device: &'a str,
+    pub timings: Seconds,
+    /// The kernels that ran.
+    pub kernels: Vec<Kernel>,
+    /// What was given up because memory was short.
+    pub rescues: Vec<RescueRecord>,
+}
+
+/// Products computed by one kernel.
+#[derive(Serialize)]
+pub struct Kernel {
+    op: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<String>,
+    kernel: String,
+    products: u64,
+}
+
+impl Kernel {
+    pub fn new(run: &KernelRun) -> Self {
+        let KernelRun { op, weights, kernel, products } = run;
+        Kernel { op, weights: weights.map(|dtype| dtype.to_string()), kernel: kernel.clone(), products: *products }
+    }
+}
+
+impl Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Kernel { op, weights, kernel, products } = self;
+        match weights {
+            Some(weights) => write!(f, "{products} {op} of {weights} weights in {kernel}"),
+            None => write!(f, "{products} {op} in {kernel}"),
+        }
+    }
+}
+
+/// A fallback taken because memory was short.
+#[derive(Serialize)]
+pub struct RescueRecord {
+    stage: &'static str,
+    rung: &'static str,
+}
+
+impl RescueRecord {
+    pub fn new(rescue: &Rescue) -> Self {
+        RescueRecord { stage: rescue.stage.name(), rung: rescue.rung.name() }
+    }
+}
+
+/// Times in seconds. A stage whose result was still in memory took none.
+#[derive(Serialize)]
+pub struct Seconds {
+    text: f64,
+    references: f64,
+    steps: Vec<f64>,
+    decode: f64,
+    total: f64,
+}
+
+impl Seconds {
+    /// The times of the stages, and the `total` from the prompt to the written file.
+    pub fn new(timings: &Timings, total: Duration) -> Self {
+        let s = |d: Duration| d.as_micros() as f64 / 1e6;
+        Seconds {
+            text: s(timings.text),
+            references: s(timings.references),
+            steps: timings.steps.iter().copied().map(s).collect(),
+            decode: s(timings.decode),
+            total: s(total),
+        }
+    }
+}

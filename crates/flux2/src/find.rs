@@ -1,0 +1,276 @@
+//! Finds a model by name: a path, the built-in model, a published model, or a repository in the hub's cache.
+//!
+//! In:  a name as a user gives it, and the folder of the hub's cache.
+//! Out: a [`Location`] that exists, or a [`FindError`].
+//!
+//! A file or folder of that name wins. The network is never used: a published model that is not on this disk is an
+//! error that says which one, so that a front end can offer to download it.
+
+use std::path::PathBuf;
+
+#[cfg(feature = "hub")]
+use crate::hub::{Cache, RepoId, State};
+use crate::variant::{KLEIN_MINI, Variant};
+use crate::weights::{self, Location};
+use crate::{Error, ErrorKind, Result};
+
+/// Finds models on this disk. The default one knows no cache.
+#[derive(Clone, Debug, Default)]
+pub struct ModelFinder {
+    #[cfg(feature = "hub")]
+    cache: Option<Cache>,
+}
+
+/// Why a name leads to no model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// Neither a path nor a name that is known here.
+    #[error("no model at {}", path.display())]
+    NotFound {
+        /// The name, taken as a path.
+        path: PathBuf,
+        /// The published or built-in model with the most similar name, if one is similar.
+        nearest: Option<&'static str>,
+        /// Whether the name has the form of a hub repository, `owner/name`.
+        is_repository: bool,
+    },
+    /// The built-in model, in a build without it.
+    #[error("no file or folder is called {KLEIN_MINI}, and this build does not include the model")]
+    NotBuiltIn,
+    /// A published model that is not, or not completely, in the cache.
+    #[error("{} is {} on this disk", variant.name, if *is_partial { "only partly" } else { "not" })]
+    NotDownloaded {
+        /// The model.
+        variant: &'static Variant,
+        /// Whether some of its files are there.
+        is_partial: bool,
+    },
+    /// A hub repository of which only some files are in the cache.
+    #[error("{repository} is only partly on this disk")]
+    Incomplete {
+        /// Its name, `owner/name`.
+        repository: String,
+    },
+    /// The built-in model, where a repository is needed.
+    #[error("{KLEIN_MINI} is built in")]
+    NoRepository,
+    /// A name shared by models of several sizes, where a repository is needed.
+    #[error("{name} is published in several sizes")]
+    SeveralSizes {
+        /// The name, as in `klein-base`.
+        name: String,
+    },
+    /// Neither a published model nor `owner/name`, where a repository is needed.
+    #[error("no model is called {name:?}")]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// The model with the most similar name, if one is similar.
+        nearest: Option<&'static str>,
+    },
+    /// The disk could not be read.
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+impl From<weights::Error> for FindError {
+    fn from(error: weights::Error) -> Self {
+        FindError::Other(error.into())
+    }
+}
+
+#[cfg(feature = "hub")]
+impl From<crate::hub::Error> for FindError {
+    fn from(error: crate::hub::Error) -> Self {
+        FindError::Other(error.into())
+    }
+}
+
+impl FindError {
+    /// The kind of error, as of [`Error::kind`].
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            FindError::NotFound { .. }
+            | FindError::NotBuiltIn
+            | FindError::NotDownloaded { .. }
+            | FindError::Incomplete { .. } => ErrorKind::ModelMissing,
+            FindError::NoRepository | FindError::SeveralSizes { .. } | FindError::UnknownName { .. } => {
+                ErrorKind::Usage
+            }
+            FindError::Other(error) => error.kind(),
+        }
+    }
+}
+
+impl ModelFinder {
+    /// Also finds what is in the cache of the hub at `folder`, which need not exist.
+    #[cfg(feature = "hub")]
+    pub fn with_cache(folder: impl Into<PathBuf>) -> Self {
+        ModelFinder { cache: Some(Cache::new(folder)) }
+    }
+
+    /// The model called `named`.
+    ///
+    /// # Errors
+    /// [`FindError`] if there is none, or if the disk cannot be read.
+    pub fn model(&self, named: &Location) -> Result<Location, FindError> {
+        if named.exists()? {
+            return Ok(named.clone());
+        }
+        let name = named.path().to_string_lossy();
+        let not_found =
+            |nearest, is_repository| Err(FindError::NotFound { path: named.path().to_owned(), nearest, is_repository });
+        match Variant::by_name(&name) {
+            Ok(Variant { name: KLEIN_MINI, .. }) => Location::builtin().ok_or(FindError::NotBuiltIn),
+            Ok(variant @ Variant { repo: Some(repo), .. }) => self.published(variant, repo),
+            Err(weights::Error::UnknownVariant { nearest: nearest @ Some(_), .. }) => not_found(nearest, false),
+            _ => self.in_cache(&name)?.map_or_else(|| not_found(None, is_repository(&name)), Ok),
+        }
+    }
+
+    /// A part of a model, such as its text encoder. A name that leads nowhere is returned as it is: the loader knows
+    /// which part is missing and says so.
+    ///
+    /// # Errors
+    /// [`FindError::Incomplete`] if the cache holds only some of its files, or if the disk cannot be read.
+    pub fn part(&self, named: &Location) -> Result<Location, FindError> {
+        if named.exists()? {
+            return Ok(named.clone());
+        }
+        Ok(self.in_cache(&named.path().to_string_lossy())?.unwrap_or_else(|| named.clone()))
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+impl ModelFinder {
+    fn published(&self, variant: &'static Variant, _repo: &str) -> Result<Location, FindError> {
+        Err(FindError::NotDownloaded { variant, is_partial: false })
+    }
+
+    fn in_cache(&self, _name: &str) -> Result<Option<Location>, FindError> {
+        Ok(None)
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+fn is_repository(_name: &str) -> bool {
+    false
+}
+
+#[cfg(feature = "hub")]
+fn is_repository(name: &str) -> bool {
+    RepoId::is_valid(name)
+}
+
+#[cfg(feature = "hub")]
+impl ModelFinder {
+    fn published(&self, variant: &'static Variant, repo: &str) -> Result<Location, FindError> {
+        match self.state(&repo.parse()?)? {
+            Some(State::Complete(folder)) => Ok(Location::from(folder)),
+            state => Err(FindError::NotDownloaded { variant, is_partial: state.is_some() }),
+        }
+    }
+
+    /// The repository called `name`; `None` if nothing of it is in the cache, or if this is no name of a repository.
+    fn in_cache(&self, name: &str) -> Result<Option<Location>, FindError> {
+        if !RepoId::is_valid(name) {
+            return Ok(None);
+        }
+        match self.state(&name.parse()?)? {
+            Some(State::Complete(folder)) => Ok(Some(single_file(Location::from(folder)))),
+            Some(State::Incomplete(_)) => Err(FindError::Incomplete { repository: name.to_owned() }),
+            None => Ok(None),
+        }
+    }
+
+    fn state(&self, repo: &RepoId) -> Result<Option<State>> {
+        self.cache.as_ref().map_or(Ok(None), |cache| Ok(cache.state(repo)?))
+    }
+}
+
+/// The only file of weights in a folder that holds no configuration; otherwise the folder itself.
+#[cfg(feature = "hub")]
+fn single_file(folder: Location) -> Location {
+    let path = folder.path();
+    if ["model_index.json", "config.json"].iter().any(|name| path.join(name).is_file()) {
+        return folder;
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut weights = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors" || end == "gguf"));
+    match (weights.next(), weights.next()) {
+        (Some(file), None) => Location::from(file),
+        _ => folder,
+    }
+}
+
+/// The hub repository of a published model, or the one that `name` spells out as `owner/name`.
+///
+/// # Errors
+/// [`FindError::NoRepository`], [`FindError::SeveralSizes`] or [`FindError::UnknownName`].
+#[cfg(feature = "hub")]
+pub fn repo_of(name: &str) -> Result<RepoId, FindError> {
+    match Variant::by_name(name) {
+        Ok(Variant { repo: Some(repo), .. }) => Ok(repo.parse()?),
+        Ok(Variant { name: KLEIN_MINI, .. }) => Err(FindError::NoRepository),
+        Err(weights::Error::UnknownVariant { nearest, .. }) => {
+            name.parse().map_err(|_| FindError::UnknownName { name: name.to_owned(), nearest })
+        }
+        _ => Err(FindError::SeveralSizes { name: name.to_owned() }),
+    }
+}
+
+/// The published model whose repository this is.
+#[cfg(feature = "hub")]
+pub fn variant_of(repo: &RepoId) -> Option<&'static Variant> {
+    let repo = repo.to_string();
+    Variant::named().iter().find(|variant| variant.repo == Some(&repo))
+}
+
+/// A short name of a repository: that of the published model, else `owner/name`.
+#[cfg(feature = "hub")]
+pub fn name_of(repo: &RepoId) -> String {
+    variant_of(repo).map_or_else(|| repo.to_string(), |variant| variant.name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(name: &str) -> Result<PathBuf, FindError> {
+        ModelFinder::default().model(&Location::from(name)).map(|found| found.path().to_owned())
+    }
+
+    #[test]
+    fn a_path_wins_and_other_names_are_explained() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        assert_eq!(find(here).unwrap(), PathBuf::from(here));
+        assert_eq!(find("KLEIN-mini").is_ok(), cfg!(feature = "mini"));
+        let published = find("klein-9b").unwrap_err();
+        assert_eq!(published.to_string(), "klein-9b is not on this disk");
+        assert_eq!(published.kind(), ErrorKind::ModelMissing);
+        assert!(matches!(find("klien-4b"), Err(FindError::NotFound { nearest: Some("klein-4b"), .. })));
+        let elsewhere = find("somebody/model").unwrap_err();
+        let FindError::NotFound { nearest: None, is_repository, .. } = elsewhere else { panic!("{elsewhere}") };
+        assert_eq!(is_repository, cfg!(feature = "hub"));
+        assert!(matches!(find("./no/model"), Err(FindError::NotFound { is_repository: false, .. })));
+    }
+
+    #[test]
+    fn a_part_that_is_nowhere_is_left_to_the_loader() {
+        let nowhere = Location::from("nowhere");
+        assert_eq!(ModelFinder::default().part(&nowhere).unwrap().path(), nowhere.path());
+    }
+
+    #[cfg(feature = "hub")]
+    #[test]
+    fn names_of_repositories_go_both_ways() {
+        for variant in Variant::named().iter().filter(|variant| variant.repo.is_some()) {
+            assert_eq!(name_of(&repo_of(variant.name).unwrap()), variant.name);
+        }
+        assert_eq!(name_of(&repo_of("somebody/model").unwrap()), "somebody/model");
+        for name in ["klein-mini", "klein-base", "klien-4b"] {
+            assert_eq!(repo_of(name).unwrap_err().kind(), ErrorKind::Usage, "{name}");
+        }
+    }
+}
