@@ -21,36 +21,10 @@
 
 #![allow(unsafe_code)] // calls of libraries and kernels: every block says why it holds
 
-mod attention;
-mod cast;
-mod concat_cols;
-mod concat_rows;
-mod conv2d;
-mod cudnn;
-mod driver;
-mod embedding;
-mod euler_step;
-mod gemm;
-mod group_norm;
-mod guide;
-mod hopper;
-mod kernels;
-mod libraries;
-mod linear;
-mod linear_add;
-mod linear_swiglu;
-mod matrix;
-mod memory;
-mod modulated_layer_norm;
-mod norm_rope;
-mod offload;
-mod patchify;
+mod ops;
 mod peak;
-mod quantized;
-mod replay;
-mod rms_norm;
-mod silu;
-mod tuning;
+mod product;
+mod runtime;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -60,21 +34,23 @@ use std::time::Duration;
 use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, MemoryUse, Rope};
 use crate::cpu::encode;
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
-use cudarc::driver::sys;
 
-use cudnn::Cudnn;
-use driver::{Device, Event, Geometry, check};
-pub use driver::{GpuInfo, Unavailable};
-use gemm::Gemm;
-use kernels::{Kernels, Source};
-pub use libraries::{Found, Library, LibrarySearch, Loaded};
-pub use matrix::Matrix;
-use memory::Pool;
-pub use memory::{Buffer, CONTEXT_BYTES};
-use offload::Offloader;
-use quantized::{Quantized, QuantizedDType};
-pub use replay::{Mark, Recordings};
-use tuning::Choices;
+use ops::cudnn::Cudnn;
+use product::cublaslt::CublasLt;
+pub use product::matrix::Matrix;
+use product::quantized::{Quantized, QuantizedDType};
+use runtime::driver::{self, Device, Event, Geometry};
+pub use runtime::driver::{GpuInfo, Unavailable};
+use runtime::kernels::{Kernels, Source, source};
+use runtime::launch::{int, launch};
+use runtime::libraries;
+pub use runtime::libraries::{Found, Library, LibrarySearch, Loaded};
+use runtime::memory::Pool;
+pub use runtime::memory::{Buffer, CONTEXT_BYTES};
+use runtime::offload::Offloader;
+use runtime::replay;
+pub use runtime::replay::{Mark, Recordings};
+use runtime::tuning::Choices;
 
 /// How to set up a [`CudaBackend`].
 #[derive(Clone, Debug)]
@@ -97,7 +73,7 @@ pub struct CudaOptions {
 pub struct CudaBackend {
     // In the order in which they must go: what uses the context before it.
     cudnn: Option<Arc<Cudnn>>,
-    gemm: Arc<Gemm>,
+    cublaslt: Arc<CublasLt>,
     kernels: Arc<Kernels>,
     offloader: Arc<Offloader>,
     pool: Arc<Pool>,
@@ -171,11 +147,11 @@ impl CudaBackend {
         memory_limit: Option<usize>,
     ) -> Result<Self> {
         let pool = Pool::new(Arc::clone(&device), memory_limit)?;
-        let gemm = Arc::new(Gemm::new(compute, &pool, choices)?);
+        let cublaslt = Arc::new(CublasLt::new(compute, &pool, choices)?);
         let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
         let offloader = Arc::new(Offloader::new(&device, &pool));
         let (log, e4m3_rows, staging) = Default::default();
-        Ok(CudaBackend { cudnn, gemm, kernels, offloader, pool, device, compute, log, e4m3_rows, staging })
+        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, compute, log, e4m3_rows, staging })
     }
 
     /// The GPU.
@@ -204,203 +180,7 @@ impl CudaBackend {
     fn log(&self) -> KernelLog {
         replay::recorded_log().unwrap_or_else(|| self.log.clone())
     }
-
-    /// Bytes of an element in the compute dtype.
-    fn compute_size(&self) -> usize {
-        self.compute.dtype().bytes(1)
-    }
-
-    /// A tensor whose elements are whatever was in memory: every one must be written.
-    fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor<Self>> {
-        let buffer = self.pool.take(shape.iter().product::<usize>() * dtype.bytes(1))?;
-        Ok(Tensor::from_buffer(buffer, dtype, shape))
-    }
-
-    /// Queue a kernel of `source`.
-    ///
-    /// # Safety
-    /// As [`Device::launch`].
-    unsafe fn launch(
-        &self,
-        source: Source,
-        name: &'static str,
-        geometry: Geometry,
-        arguments: &mut [Argument],
-    ) -> Result<()> {
-        if geometry.grid.contains(&0) || self.device.dry_run {
-            return Ok(());
-        }
-        let function = self.kernels.function(&self.device, source, name)?;
-        let mut pointers: Vec<_> = arguments.iter_mut().map(Argument::pointer).collect();
-        // SAFETY: the caller vouches for the arguments.
-        unsafe { self.device.launch(function, geometry, &mut pointers) }
-    }
-
-    /// Let a kernel have more shared memory than kernels have by themselves.
-    fn allow_shared(&self, source: Source, name: &'static str, bytes: u32) -> Result<()> {
-        if self.device.dry_run {
-            return Ok(());
-        }
-        let function = self.kernels.function(&self.device, source, name)?;
-        self.device.bind()?;
-        let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is loaded.
-        check("cuFuncSetAttribute", unsafe {
-            cudarc::driver::result::function::set_function_attribute(function, allowed, bytes as i32)
-        })
-    }
-
-    /// Copy the rows of `x` to `to`, `stride` elements apart.
-    fn copy_rows(&self, x: &Tensor<Self>, to: u64, stride: usize) -> Result<()> {
-        let (rows, cols, size) = (x.rows(), x.cols(), x.dtype().bytes(1));
-        if rows == 0 || cols == 0 || self.device.dry_run {
-            return Ok(());
-        }
-        self.device.bind()?;
-        if x.is_contiguous() && (stride == cols || rows == 1) {
-            // SAFETY: the callers made `to` that large.
-            let copied = unsafe {
-                cudarc::driver::result::memcpy_dtod_async(to, x.address(), rows * cols * size, self.device.stream())
-            };
-            return check("cuMemcpyDtoDAsync", copied);
-        }
-        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
-        let copy = sys::CUDA_MEMCPY2D {
-            srcXInBytes: 0,
-            srcY: 0,
-            srcMemoryType: device,
-            srcHost: std::ptr::null(),
-            srcDevice: x.address(),
-            srcArray: std::ptr::null_mut(),
-            srcPitch: x.row_stride() * size,
-            dstXInBytes: 0,
-            dstY: 0,
-            dstMemoryType: device,
-            dstHost: std::ptr::null_mut(),
-            dstDevice: to,
-            dstArray: std::ptr::null_mut(),
-            dstPitch: stride * size,
-            WidthInBytes: cols * size,
-            Height: rows,
-        };
-        // SAFETY: the rows lie in `x`, and the callers made `to` that large.
-        check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.device.stream()) }.result())
-    }
-
-    fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
-        if self.device.dry_run {
-            return Ok(());
-        }
-        self.device.bind()?;
-        // SAFETY: the callers made `to` that large.
-        check("cuMemsetD8Async", unsafe { cudarc::driver::result::memset_d8_async(to, 0, bytes, self.device.stream()) })
-    }
-
-    /// `x` without gaps between its rows: itself, or a copy.
-    fn contiguous(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
-        if x.is_contiguous() {
-            return Ok(x.clone());
-        }
-        let copy = self.empty(x.shape(), x.dtype())?;
-        self.copy_rows(x, copy.address(), x.cols())?;
-        Ok(copy)
-    }
-
-    /// Make `x` the only tensor in its memory, without gaps; copied if it was not.
-    fn make_mut(&self, x: &mut Tensor<Self>) -> Result<()> {
-        if !x.is_contiguous() || x.buffer_mut().is_none() {
-            let copy = self.empty(x.shape(), x.dtype())?;
-            self.copy_rows(x, copy.address(), x.cols())?;
-            *x = copy;
-        }
-        // They are about to change.
-        *x.buffer().quantized_rows() = None;
-        Ok(())
-    }
 }
-
-impl Tensor<CudaBackend> {
-    /// Of the first element, on the GPU.
-    fn address(&self) -> u64 {
-        self.buffer().address() + (self.offset() * self.dtype().bytes(1)) as u64
-    }
-
-    /// Whether `n` neighbours at a time can be loaded of every row.
-    fn is_wide(&self, n: usize) -> bool {
-        let size = n * self.dtype().bytes(1);
-        self.address().is_multiple_of(size as u64)
-            && self.cols().is_multiple_of(n)
-            && (self.rows() <= 1 || self.row_stride().is_multiple_of(n))
-    }
-}
-
-/// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
-enum Argument {
-    /// An address on the GPU, 0 for none, or an `i64`.
-    Long(u64),
-    /// An `int`.
-    Int(i32),
-    /// A `float`.
-    Float(f32),
-}
-
-impl Argument {
-    fn pointer(&mut self) -> *mut std::ffi::c_void {
-        match self {
-            Argument::Long(value) => (&raw mut *value).cast(),
-            Argument::Int(value) => (&raw mut *value).cast(),
-            Argument::Float(value) => (&raw mut *value).cast(),
-        }
-    }
-}
-
-impl From<usize> for Argument {
-    fn from(value: usize) -> Self {
-        Argument::Long(value as u64)
-    }
-}
-
-impl From<u64> for Argument {
-    fn from(address: u64) -> Self {
-        Argument::Long(address)
-    }
-}
-
-impl From<i32> for Argument {
-    fn from(value: i32) -> Self {
-        Argument::Int(value)
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(value: f32) -> Self {
-        Argument::Float(value)
-    }
-}
-
-/// The address of a tensor, of its first element.
-impl From<&Tensor<CudaBackend>> for Argument {
-    fn from(x: &Tensor<CudaBackend>) -> Self {
-        Argument::Long(x.address())
-    }
-}
-
-/// A size as the kernels' `int`.
-///
-/// # Panics
-/// If it is none: lengths of rows are not that large.
-fn int(size: usize) -> i32 {
-    i32::try_from(size).expect("the length of a row")
-}
-
-/// Queue a kernel: `launch!(backend, source, name, geometry, [arguments])`.
-macro_rules! launch {
-    ($be:expr, $source:expr, $name:expr, $geometry:expr, [$($argument:expr),+ $(,)?]) => {
-        $be.launch($source, $name, $geometry, &mut [$($crate::cuda::Argument::from($argument)),+])
-    };
-}
-use launch;
 
 impl Backend for CudaBackend {
     type Buffer = Buffer;
@@ -519,19 +299,19 @@ impl Backend for CudaBackend {
     }
 
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
-        cast::cast(self, x, dtype)
+        ops::cast::cast(self, x, dtype)
     }
 
     fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        concat_cols::concat_cols(self, parts)
+        ops::concat_cols::concat_cols(self, parts)
     }
 
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        concat_rows::concat_rows(self, parts)
+        ops::concat_rows::concat_rows(self, parts)
     }
 
     fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
-        embedding::embedding(self, table.matrix(), ids)
+        ops::embedding::embedding(self, table.matrix(), ids)
     }
 
     fn linear(
@@ -541,7 +321,7 @@ impl Backend for CudaBackend {
         bias: Option<&Tensor<Self>>,
         out: DType,
     ) -> Result<Tensor<Self>> {
-        linear::linear(self, x, weight.matrix(), bias, out)
+        product::linear::linear(self, x, weight.matrix(), bias, out)
     }
 
     fn linear_add(
@@ -551,15 +331,15 @@ impl Backend for CudaBackend {
         y: &[&Tensor<Self>],
         weight: &Weight<Self>,
     ) -> Result<()> {
-        linear_add::linear_add(self, x, gate, y, weight.matrix())
+        product::linear_add::linear_add(self, x, gate, y, weight.matrix())
     }
 
     fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
-        linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
+        product::linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
     }
 
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {
-        rms_norm::rms_norm(self, x, weight, eps)
+        ops::rms_norm::rms_norm(self, x, weight, eps)
     }
 
     fn modulated_layer_norm(
@@ -569,11 +349,11 @@ impl Backend for CudaBackend {
         scale: &Tensor<Self>,
         eps: f32,
     ) -> Result<Tensor<Self>> {
-        modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
+        ops::modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
     }
 
     fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>> {
-        norm_rope::norm_rope(self, x, weight, rope, eps)
+        ops::norm_rope::norm_rope(self, x, weight, rope, eps)
     }
 
     fn attention(
@@ -584,39 +364,39 @@ impl Backend for CudaBackend {
         head_dim: usize,
         mask: AttentionMask,
     ) -> Result<Tensor<Self>> {
-        attention::attention(self, q, k, v, head_dim, mask)
+        ops::attention::attention(self, q, k, v, head_dim, mask)
     }
 
     fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
-        silu::silu(self, x)
+        ops::silu::silu(self, x)
     }
 
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {
-        euler_step::euler_step(self, x, velocity, dt)
+        ops::euler_step::euler_step(self, x, velocity, dt)
     }
 
     fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>> {
-        guide::guide(self, uncond, cond, guidance)
+        ops::guide::guide(self, uncond, cond, guidance)
     }
 
     fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
-        conv2d::conv2d(self, x, conv, out)
+        ops::conv2d::conv2d(self, x, conv, out)
     }
 
     fn conv2d_add(&self, y: &mut Tensor<Self>, x: &ConvInput<Self>, conv: &Convolution<Self>) -> Result<()> {
-        conv2d::conv2d_add(self, y, x, conv)
+        ops::conv2d::conv2d_add(self, y, x, conv)
     }
 
     fn group_norm(&self, x: &Tensor<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
-        group_norm::group_norm(self, x, norm)
+        ops::group_norm::group_norm(self, x, norm)
     }
 
     fn group_norm_statistics(&self, x: &ConvInput<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
-        group_norm::group_norm_statistics(self, x, norm)
+        ops::group_norm::group_norm_statistics(self, x, norm)
     }
 
     fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>> {
-        patchify::patchify(self, x, mean, std)
+        ops::patchify::patchify(self, x, mean, std)
     }
 
     fn unpatchify(
@@ -626,7 +406,7 @@ impl Backend for CudaBackend {
         mean: &Tensor<Self>,
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>> {
-        patchify::unpatchify(self, tokens, size, mean, std)
+        ops::patchify::unpatchify(self, tokens, size, mean, std)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::CudaBackend;
-use super::gemm::{Operands, Right, Shape};
-use super::quantized::QuantizedDType;
+use crate::cuda::product::quantized::QuantizedDType;
+use crate::cuda::product::cublaslt::{Operands, Right, Shape};
 use crate::{AttentionMask, Backend, DType, Format, Result, ops};
 
 /// Rows and columns of the product.
@@ -40,7 +40,7 @@ pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
         batch_strides: [0; 3],
     };
     // SAFETY: all three are square.
-    let product = || unsafe { be.gemm.run(&be.device, shape, [x, x, y.address()]) };
+    let product = || unsafe { be.cublaslt.run(&be.device, shape, [x, x, y.address()]) };
     let seconds = shortest(be, product)?.as_secs_f64();
     Ok(2.0 * (SIDE as f64).powi(3) / seconds)
 }
