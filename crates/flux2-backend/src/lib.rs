@@ -28,18 +28,26 @@ pub mod error;
 pub mod host;
 pub mod ops;
 pub mod quant;
+pub mod runtime;
+mod simd;
 pub mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod threads;
 
-pub use backend::{
-    AttentionMask, Backend, ConvInput, ConvShape, Convolution, GroupNorm, KernelRun, MemoryUse, Rope, RopeLayout,
-};
-
-pub use cpu::{CpuBackend, CpuOptions, encode};
+pub use backend::Backend;
+pub use cpu::{CpuBackend, CpuOptions};
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 pub use cuda::{CudaBackend, CudaOptions};
 pub use dtype::{Compute, DType, Format};
 pub use error::{Error, Result};
 pub use host::{ByteOwner, HostBytes, HostTensor, Placement};
+pub use ops::attention::{AttentionInput, AttentionMask};
+pub use ops::conv2d::{ConvInput, ConvShape, Convolution};
+pub use ops::group_norm::GroupNorm;
+pub use ops::modulated_layer_norm::ModulatedLayerNorm;
+pub use ops::norm_rope::{Rope, RopeLayout};
+pub use quant::encode::encode;
+pub use runtime::{KernelRun, MemoryUse, Runtime};
 pub use tensor::{Tensor, Weight};
+pub use threads::Threads;

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Backend, DType, Error, Format, HostTensor, Result};
+use crate::{DType, Error, Format, HostTensor, Result, Runtime};
 
 /// Activations: `f32` or `bf16`, row-major, shared.
 ///
 /// Cloning and taking windows copies nothing. A window keeps its rows (all axes but the last) at the distance they
 /// have in the buffer, so q, k and v can be read straight out of a fused projection.
-pub struct Tensor<B: Backend> {
+pub struct Tensor<B: Runtime> {
     buffer: Arc<B::Buffer>,
     dtype: DType,
     shape: Vec<usize>,
@@ -17,13 +17,13 @@ pub struct Tensor<B: Backend> {
     row_stride: usize,
 }
 
-impl<B: Backend> Clone for Tensor<B> {
+impl<B: Runtime> Clone for Tensor<B> {
     fn clone(&self) -> Self {
         Tensor { buffer: Arc::clone(&self.buffer), shape: self.shape.clone(), ..*self }
     }
 }
 
-impl<B: Backend> Tensor<B> {
+impl<B: Runtime> Tensor<B> {
     /// A contiguous tensor over a whole buffer. For backends.
     pub fn from_buffer(buffer: B::Buffer, dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
@@ -159,12 +159,12 @@ impl<B: Backend> Tensor<B> {
 }
 
 /// A matrix of parameters `[out, in]`: dense or 8-bit with scales, in whatever form suits the device.
-pub struct Weight<B: Backend> {
+pub struct Weight<B: Runtime> {
     shape: [usize; 2],
     matrix: B::Matrix,
 }
 
-impl<B: Backend> Weight<B> {
+impl<B: Runtime> Weight<B> {
     /// Hand a matrix to the backend, as it is stored.
     ///
     /// # Errors

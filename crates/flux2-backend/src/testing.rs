@@ -185,13 +185,7 @@ pub fn cuda(compute: Compute) -> Result<crate::CudaBackend, crate::cuda::Unavail
     use std::sync::OnceLock;
     static BACKENDS: [OnceLock<Result<crate::CudaBackend, crate::cuda::Unavailable>>; 2] =
         [OnceLock::new(), OnceLock::new()];
-    let options = crate::CudaOptions {
-        compute,
-        ordinal: 0,
-        libraries: Default::default(),
-        kernel_cache: None,
-        memory_limit: None,
-    };
+    let options = crate::CudaOptions { compute, ..Default::default() };
     BACKENDS[usize::from(compute == Compute::Bf16)].get_or_init(|| crate::CudaBackend::new(options)).clone()
 }
 

@@ -577,8 +577,9 @@ impl Chosen {
     #[cfg(all(feature = "cuda", target_os = "linux"))]
     fn gpu(options: &EngineOptions, ordinal: usize) -> Result<Self, NoGpu> {
         let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
-        let EngineOptions { precision, gpu_memory: memory_limit, .. } = *options;
-        let cuda = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache, memory_limit };
+        let EngineOptions { precision, threads, gpu_memory: memory_limit, .. } = *options;
+        let compute = precision.compute();
+        let cuda = CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit, threads };
         let backend = CudaBackend::new(cuda).map_err(|error| no_gpu(&error, options))?;
         check_format(&backend, precision)?;
         Ok(Chosen::Cuda(backend, ordinal))

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::pool::Threads;
+use super::Threads;
 use super::simd::Tier;
 use crate::{Compute, Format};
 

@@ -25,18 +25,21 @@ mod ops;
 mod peak;
 mod product;
 mod runtime;
+mod tensor;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, MemoryUse, Rope};
-use crate::cpu::encode;
-use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
+use crate::quant::encode::encode;
+use crate::runtime::KernelLog;
+use crate::threads::Threads;
+use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, MemoryUse, Result, Runtime, Tensor};
 
 use ops::cudnn::Cudnn;
-use product::cublaslt::CublasLt;
+use product::cublaslt::{CublasLt, WORKSPACE};
 pub use product::matrix::Matrix;
 use product::quantized::{Quantized, QuantizedDType};
 use runtime::driver::{self, Device, Event, Geometry};
@@ -45,14 +48,15 @@ use runtime::kernels::{Kernels, Source, source};
 use runtime::launch::{int, launch};
 use runtime::libraries;
 pub use runtime::libraries::{Found, Library, LibrarySearch, Loaded};
-use runtime::memory::Pool;
-pub use runtime::memory::{Buffer, CONTEXT_BYTES};
+pub use runtime::memory::CONTEXT_BYTES;
+use runtime::memory::{Buffer, Pool};
 use runtime::offload::Offloader;
 use runtime::replay;
 pub use runtime::replay::{Mark, Recordings};
 use runtime::tuning::Choices;
+pub use tensor::TensorBuffer;
 
-/// How to set up a [`CudaBackend`].
+/// How to set up a [`CudaBackend`]. By default bf16 on the first GPU, without a cache or a limit.
 #[derive(Clone, Debug)]
 pub struct CudaOptions {
     /// What products are computed in.
@@ -64,8 +68,23 @@ pub struct CudaOptions {
     /// Where compiled kernels are kept, and which algorithms are fastest; `None` compiles them in every process, which takes some
     /// seconds, and takes the algorithms that cuBLASLt expects to be fast.
     pub kernel_cache: Option<PathBuf>,
-    /// The most bytes of the GPU's memory that may be taken, [`CONTEXT_BYTES`] of the process included.
+    /// Upper bound on the GPU memory of this process in bytes, [`CONTEXT_BYTES`] included.
     pub memory_limit: Option<usize>,
+    /// Host threads that decode and upload weights; `None` starts as many as this process may use.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        CudaOptions {
+            compute: Compute::Bf16,
+            ordinal: 0,
+            libraries: LibrarySearch::default(),
+            kernel_cache: None,
+            memory_limit: None,
+            threads: None,
+        }
+    }
 }
 
 /// An NVIDIA GPU as a [`Backend`].
@@ -78,6 +97,7 @@ pub struct CudaBackend {
     offloader: Arc<Offloader>,
     pool: Arc<Pool>,
     device: Arc<Device>,
+    threads: Arc<Threads>,
     compute: Compute,
     log: KernelLog,
     /// Lengths of rows that weights in e4m3 are multiplied with: what writes such rows writes them in e4m3 too.
@@ -86,7 +106,17 @@ pub struct CudaBackend {
     staging: Arc<Mutex<Option<Buffer>>>,
 }
 
-/// The libraries as they are, loaded if they were not before.
+/// What a real GPU and a dry run make differently.
+struct Parts {
+    device: Arc<Device>,
+    compute: Compute,
+    kernels: Kernels,
+    choices: Option<Arc<Choices>>,
+    cudnn: Option<Arc<Cudnn>>,
+    threads: Threads,
+}
+
+/// NVIDIA's libraries as this process found them; loads them at the first call.
 pub fn libraries(search: &LibrarySearch) -> &'static [Found] {
     libraries::load(search)
 }
@@ -122,36 +152,37 @@ impl CudaBackend {
     /// # Errors
     /// If there is none, it is too old, or a library is missing.
     pub fn new(options: CudaOptions) -> Result<Self, Unavailable> {
-        let CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit } = options;
+        let CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit, threads } = options;
         let device = Device::open(ordinal, &libraries)?;
         let choices = kernel_cache.as_deref().map(|folder| Choices::of(folder, &device.info, compute));
         let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
-        Self::on(device, compute, kernel_cache, choices, cudnn, memory_limit).map_err(Unavailable::Driver)
+        let kernels = Kernels::new(device.info.capability, compute, kernel_cache);
+        let parts = Parts { device, compute, kernels, choices, cudnn, threads: Threads::new(threads) };
+        Self::assemble(parts, memory_limit).map_err(Unavailable::Driver)
     }
 
-    /// A GPU like `gpu`, which need not be there, on which nothing is computed: every op takes the memory it would. To know what
-    /// a run needs.
+    /// A dry run on a GPU like `gpu`, which need not be present: ops allocate what they would and compute nothing.
     ///
     /// # Errors
-    /// None that is expected: within any limit there is room for what every run needs.
+    /// None is expected: within any limit there is room for what every run needs.
     pub fn dry_run(gpu: GpuInfo, compute: Compute, memory_limit: Option<usize>) -> Result<Self> {
-        Self::on(Device::described(gpu), compute, None, None, None, memory_limit)
+        let kernels = Kernels::new(gpu.capability, compute, None);
+        let device = Device::described(gpu);
+        let parts = Parts { device, compute, kernels, choices: None, cudnn: None, threads: Threads::idle(None) };
+        Self::assemble(parts, memory_limit)
     }
 
-    fn on(
-        device: Arc<Device>,
-        compute: Compute,
-        kernel_cache: Option<PathBuf>,
-        choices: Option<Arc<Choices>>,
-        cudnn: Option<Arc<Cudnn>>,
-        memory_limit: Option<usize>,
-    ) -> Result<Self> {
-        let pool = Pool::new(Arc::clone(&device), memory_limit)?;
+    fn assemble(parts: Parts, memory_limit: Option<usize>) -> Result<Self> {
+        let Parts { device, compute, kernels, choices, cudnn, threads } = parts;
+        let threads = Arc::new(threads);
+        // A zero limit still creates the backend, with its workspace; the planner refuses what does not fit.
+        let limit = memory_limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES).max(WORKSPACE));
+        let pool = Pool::new(Arc::clone(&device), limit, Arc::clone(&threads))?;
         let cublaslt = Arc::new(CublasLt::new(compute, &pool, choices)?);
-        let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
-        let offloader = Arc::new(Offloader::new(&device, &pool));
-        let (log, e4m3_rows, staging) = Default::default();
-        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, compute, log, e4m3_rows, staging })
+        let offloader = Arc::new(Offloader::new(&device, &pool, &threads));
+        let (kernels, log, e4m3_rows, staging) =
+            (Arc::new(kernels), Default::default(), Default::default(), Default::default());
+        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, threads, compute, log, e4m3_rows, staging })
     }
 
     /// The GPU.
@@ -182,8 +213,8 @@ impl CudaBackend {
     }
 }
 
-impl Backend for CudaBackend {
-    type Buffer = Buffer;
+impl Runtime for CudaBackend {
+    type Buffer = TensorBuffer;
     type Matrix = Matrix;
     type Mark = Mark;
     type Recordings = Recordings;
@@ -252,20 +283,21 @@ impl Backend for CudaBackend {
         let x = self.empty(shape, DType::F32)?;
         let bytes: &[u8] = bytemuck::cast_slice(values);
         const UNIT: usize = 64 << 10;
-        self.pool
-            .upload(x.buffer(), bytes.len(), UNIT, |i, out| out.copy_from_slice(&bytes[i * UNIT..][..out.len()]))?;
+        self.pool.upload(&x.buffer().memory, bytes.len(), UNIT, |i, out| {
+            out.copy_from_slice(&bytes[i * UNIT..][..out.len()])
+        })?;
         Ok(x)
     }
 
     fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>> {
-        let x = if x.dtype() == DType::F32 { self.contiguous(x)? } else { self.cast(x, DType::F32)? };
+        let x = if x.dtype() == DType::F32 { self.contiguous(x)? } else { ops::cast::cast(self, x, DType::F32)? };
         let mut values = vec![0.0; x.rows() * x.cols()];
         if x.offset() == 0 {
-            self.pool.download(x.buffer(), &mut values)?;
+            self.pool.download(&x.buffer().memory, &mut values)?;
         } else {
             let whole = self.empty(x.shape(), DType::F32)?;
             self.copy_rows(&x, whole.address(), x.cols())?;
-            self.pool.download(whole.buffer(), &mut values)?;
+            self.pool.download(&whole.buffer().memory, &mut values)?;
         }
         Ok(values)
     }
@@ -277,7 +309,7 @@ impl Backend for CudaBackend {
         let placement = matrix.placement();
         let matrix = match format.dtype() {
             // Rounded as on the processor, but multiplied in the compute dtype.
-            Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, None)?,
+            Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, &self.threads)?,
             _ => matrix,
         };
         self.load_dense(matrix, placement)
@@ -296,117 +328,6 @@ impl Backend for CudaBackend {
 
     fn take_kernels_run(&self) -> Vec<KernelRun> {
         self.log.take()
-    }
-
-    fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
-        ops::cast::cast(self, x, dtype)
-    }
-
-    fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        ops::concat_cols::concat_cols(self, parts)
-    }
-
-    fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        ops::concat_rows::concat_rows(self, parts)
-    }
-
-    fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
-        ops::embedding::embedding(self, table.matrix(), ids)
-    }
-
-    fn linear(
-        &self,
-        x: &Tensor<Self>,
-        weight: &Weight<Self>,
-        bias: Option<&Tensor<Self>>,
-        out: DType,
-    ) -> Result<Tensor<Self>> {
-        product::linear::linear(self, x, weight.matrix(), bias, out)
-    }
-
-    fn linear_add(
-        &self,
-        x: &mut Tensor<Self>,
-        gate: Option<&Tensor<Self>>,
-        y: &[&Tensor<Self>],
-        weight: &Weight<Self>,
-    ) -> Result<()> {
-        product::linear_add::linear_add(self, x, gate, y, weight.matrix())
-    }
-
-    fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
-        product::linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
-    }
-
-    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {
-        ops::rms_norm::rms_norm(self, x, weight, eps)
-    }
-
-    fn modulated_layer_norm(
-        &self,
-        x: &Tensor<Self>,
-        shift: &Tensor<Self>,
-        scale: &Tensor<Self>,
-        eps: f32,
-    ) -> Result<Tensor<Self>> {
-        ops::modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
-    }
-
-    fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>> {
-        ops::norm_rope::norm_rope(self, x, weight, rope, eps)
-    }
-
-    fn attention(
-        &self,
-        q: &Tensor<Self>,
-        k: &Tensor<Self>,
-        v: &Tensor<Self>,
-        head_dim: usize,
-        mask: AttentionMask,
-    ) -> Result<Tensor<Self>> {
-        ops::attention::attention(self, q, k, v, head_dim, mask)
-    }
-
-    fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
-        ops::silu::silu(self, x)
-    }
-
-    fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {
-        ops::euler_step::euler_step(self, x, velocity, dt)
-    }
-
-    fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>> {
-        ops::guide::guide(self, uncond, cond, guidance)
-    }
-
-    fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
-        ops::conv2d::conv2d(self, x, conv, out)
-    }
-
-    fn conv2d_add(&self, y: &mut Tensor<Self>, x: &ConvInput<Self>, conv: &Convolution<Self>) -> Result<()> {
-        ops::conv2d::conv2d_add(self, y, x, conv)
-    }
-
-    fn group_norm(&self, x: &Tensor<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
-        ops::group_norm::group_norm(self, x, norm)
-    }
-
-    fn group_norm_statistics(&self, x: &ConvInput<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
-        ops::group_norm::group_norm_statistics(self, x, norm)
-    }
-
-    fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>> {
-        ops::patchify::patchify(self, x, mean, std)
-    }
-
-    fn unpatchify(
-        &self,
-        tokens: &Tensor<Self>,
-        size: [usize; 2],
-        mean: &Tensor<Self>,
-        std: &Tensor<Self>,
-    ) -> Result<Tensor<Self>> {
-        ops::patchify::unpatchify(self, tokens, size, mean, std)
     }
 }
 

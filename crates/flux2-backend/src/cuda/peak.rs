@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::CudaBackend;
-use crate::cuda::product::quantized::QuantizedDType;
-use crate::cuda::product::cublaslt::{Operands, Right, Shape};
-use crate::{AttentionMask, Backend, DType, Format, Result, ops};
+use super::product::cublaslt::{Operands, Right, Shape};
+use super::product::quantized::QuantizedDType;
+use crate::{AttentionInput, AttentionMask, DType, Format, Result, Runtime, ops};
 
 /// Rows and columns of the product.
 const SIDE: usize = 8192;
@@ -53,7 +53,8 @@ pub(super) fn attention_flops(be: &CudaBackend) -> Result<f64> {
     let values: Vec<f32> = (0..64 * HEADS * CHANNELS).map(|i| (i * 7919 % 8191) as f32 / 8191.0 - 0.5).collect();
     let block = ops::cast(be, &be.upload(&[64, HEADS * CHANNELS], &values)?, be.compute.dtype())?;
     let x = ops::concat_rows(be, &[&block; TOKENS / 64])?;
-    let attend = || ops::attention(be, &x, &x, &x, CHANNELS, AttentionMask::None).map(drop);
+    let operands = AttentionInput { q: &x, k: &x, v: &x, head_dim: CHANNELS, mask: AttentionMask::None };
+    let attend = || ops::attention(be, &operands).map(drop);
     let seconds = shortest(be, attend)?.as_secs_f64();
     Ok((4 * TOKENS * TOKENS * HEADS * CHANNELS) as f64 / seconds)
 }

@@ -5,16 +5,12 @@ use std::thread;
 
 use flux2_backend::cuda::{self, Unavailable};
 use flux2_backend::testing::{random, tensor};
-use flux2_backend::{AttentionMask, Backend, Compute, CudaBackend, CudaOptions, HostTensor, Result, Weight, ops};
+use flux2_backend::{
+    AttentionInput, AttentionMask, Compute, CudaBackend, CudaOptions, HostTensor, Result, Runtime, Weight, ops,
+};
 
 fn open(ordinal: usize, compute: Compute) -> Result<CudaBackend, Unavailable> {
-    CudaBackend::new(CudaOptions {
-        compute,
-        ordinal,
-        libraries: Default::default(),
-        kernel_cache: None,
-        memory_limit: None,
-    })
+    CudaBackend::new(CudaOptions { compute, ordinal, ..Default::default() })
 }
 
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
@@ -33,7 +29,7 @@ fn work(be: &CudaBackend, rounds: usize) -> Result<Vec<f32>> {
     for _ in 0..rounds {
         let h = ops::rms_norm(be, &x, &ones, 1e-6)?;
         let h = ops::linear_swiglu(be, &h, &gate, &up)?;
-        let h = ops::attention(be, &h, &h, &h, head_dim, AttentionMask::None)?;
+        let h = ops::attention(be, &AttentionInput { q: &h, k: &h, v: &h, head_dim, mask: AttentionMask::None })?;
         x = ops::linear_f32(be, &h, &down, None)?;
     }
     be.download(&x)

@@ -17,14 +17,7 @@ const INT8: f64 = 34.0;
 
 /// Run `case` on a backend of its own: what ran is written down for all that share one.
 fn on_own_gpu(case: impl FnOnce(&CudaBackend) -> Result<()>) {
-    let options = CudaOptions {
-        compute: Compute::Bf16,
-        ordinal: 0,
-        libraries: Default::default(),
-        kernel_cache: None,
-        memory_limit: None,
-    };
-    match CudaBackend::new(options) {
+    match CudaBackend::new(CudaOptions::default()) {
         Ok(be) => case(&be).unwrap_or_else(|error| panic!("{error:?}")),
         #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
         Err(reason) => eprintln!("skipped: no GPU: {reason}"),

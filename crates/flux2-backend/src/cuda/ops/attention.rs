@@ -1,11 +1,11 @@
 //! `attention`: by cuDNN where it can, by kernels of our own for masks, small shapes and where it is missing, and for the
 //! large head of the autoencoder by products with a softmax between them.
 
-use crate::cuda::runtime::driver::{Geometry, blocks};
-use crate::cuda::product::cublaslt::{Operands, Right, Shape};
 use super::cudnn;
+use crate::cuda::product::cublaslt::{Operands, Right, Shape};
+use crate::cuda::runtime::driver::{Geometry, blocks};
 use crate::cuda::{CudaBackend, Source, int, launch, source};
-use crate::{AttentionMask, Compute, DType, Error, Result, Tensor};
+use crate::{AttentionInput, AttentionMask, Compute, DType, Error, Result, Tensor};
 
 const ATTENTION: Source = source!("attention.cu");
 
@@ -22,14 +22,8 @@ const SOFTMAX_ROW: usize = 8 * 4 * SOFTMAX_THREADS as usize;
 /// Products of queries and keys from which on building cuDNN's plan pays.
 const CUDNN_SCORES: usize = 512 * 512;
 
-pub(crate) fn attention(
-    be: &CudaBackend,
-    q: &Tensor<CudaBackend>,
-    k: &Tensor<CudaBackend>,
-    v: &Tensor<CudaBackend>,
-    head_dim: usize,
-    mask: AttentionMask,
-) -> Result<Tensor<CudaBackend>> {
+pub(crate) fn attention(be: &CudaBackend, operands: &AttentionInput<CudaBackend>) -> Result<Tensor<CudaBackend>> {
+    let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let heads = [q.cols() / head_dim, k.cols() / head_dim];
     let wide = head_dim.is_multiple_of(8) && [q, k, v].iter().all(|x| x.is_wide(8));
     if mask == AttentionMask::None && heads == [1, 1] && head_dim > 128 && k.rows().is_multiple_of(8) && wide {

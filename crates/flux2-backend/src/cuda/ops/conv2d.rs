@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use crate::cuda::product::cublaslt::{Operands, Right, Shape, padded};
 use super::group_norm::norm_silu;
+use crate::cuda::product::cublaslt::{Operands, Right, Shape, padded};
 use crate::cuda::product::hopper::{Epilogue, Left};
 use crate::cuda::{CudaBackend, Geometry, Source, int, launch, source};
 use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
@@ -310,7 +310,7 @@ fn taps(shape: ConvShape) -> Taps {
 mod tests {
     use super::*;
     use crate::testing::{on_cuda, random, tensor};
-    use crate::{Backend, Compute, HostTensor, Weight, ops};
+    use crate::{Compute, HostTensor, Runtime, Weight, ops};
 
     #[test]
     fn rows_are_made_of_their_neighbours() {

@@ -1,7 +1,7 @@
 //! `embedding`. Of a table that stays on the host only the rows that are asked for come.
 
 use crate::cuda::{CudaBackend, Geometry, Matrix, Source, int, launch, source};
-use crate::{Backend, DType, Result, Tensor};
+use crate::{DType, Result, Runtime, Tensor};
 
 const EMBEDDING: Source = source!("embedding.cu");
 

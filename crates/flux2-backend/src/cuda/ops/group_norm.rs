@@ -1,7 +1,7 @@
 //! `group_norm` and its statistics. Of a map that another convolution makes, some rows are made at a time.
 
-use crate::cuda::runtime::driver::{Geometry, blocks};
 use super::conv2d;
+use crate::cuda::runtime::driver::{Geometry, blocks};
 use crate::cuda::{CudaBackend, Source, int, launch, source};
 use crate::{ConvInput, DType, GroupNorm, Result, Tensor};
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::cuda::product::quantized::QuantizedDType;
 use super::rms_norm::NORM;
+use crate::cuda::product::quantized::QuantizedDType;
 use crate::cuda::{CudaBackend, Geometry, int, launch};
-use crate::{Compute, Result, Tensor};
+use crate::{Compute, ModulatedLayerNorm, Result, Tensor};
 
 const THREADS: u32 = 256;
 /// Longest row that is kept in registers, as in `norm.cu`.
@@ -14,10 +14,9 @@ const LONGEST: usize = 4 * 4 * THREADS as usize;
 pub(crate) fn modulated_layer_norm(
     be: &CudaBackend,
     x: &Tensor<CudaBackend>,
-    shift: &Tensor<CudaBackend>,
-    scale: &Tensor<CudaBackend>,
-    eps: f32,
+    norm: &ModulatedLayerNorm<CudaBackend>,
 ) -> Result<Tensor<CudaBackend>> {
+    let &ModulatedLayerNorm { shift, scale, eps, feeds: _ } = norm;
     let y = be.empty(x.shape(), be.compute.dtype())?;
     let wide = [x, shift, scale].iter().all(|x| x.is_wide(4));
     let name = if wide { "modulated_layer_norm_wide" } else { "modulated_layer_norm" };

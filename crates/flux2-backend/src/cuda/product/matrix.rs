@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use crate::cuda::CudaBackend;
-use super::quantized::Quantized;
 use super::cublaslt::padded;
+use super::quantized::Quantized;
+use crate::cuda::CudaBackend;
 use crate::cuda::runtime::memory::Buffer;
 use crate::cuda::runtime::offload::{OffloadedWeight, SlotLease};
-use crate::{Compute, Error, HostTensor, Result, Placement};
+use crate::{Compute, Error, HostTensor, Placement, Result};
 
 /// A weight `[rows, stride]` in the compute dtype or in bytes, zeros behind the columns.
 pub struct Matrix {

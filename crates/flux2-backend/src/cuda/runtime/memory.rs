@@ -1,64 +1,53 @@
-//! Memory of the GPU: buffers from a stream-ordered pool, and copies to and from the host.
+//! GPU memory: buffers from the driver's stream-ordered pool, and copies to and from the host.
 //!
-//! The pool is the driver's. A buffer that is dropped can be taken again at once by whatever is called next, since all work
-//! is on one stream; the system gets memory back only in [`Pool::trim`], and where there is none left.
+//! All work is on one stream, so a dropped buffer can be handed out again at once. The system gets memory back only in
+//! [`Pool::trim`], or when the pool has run out.
 //!
-//! What is in use is counted here, also on a GPU that is only described: there nothing else is done.
+//! What is in use is counted here, also in a dry run, where nothing else happens.
 //!
-//! Large copies go through pinned memory in pieces: several threads fill one piece, decoding what the GPU does not multiply
-//! as it is stored, while the GPU fetches the other.
+//! Large copies go through two pinned staging buffers: the host's threads fill one (decoding what the GPU does not multiply
+//! as stored) while the GPU copies the other.
 
-use std::ffi::c_void;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{result, sys};
-use rayon::prelude::*;
 
-use crate::cuda::product::quantized::QuantizedRows;
-use super::driver::{Device, Event, check};
-use crate::cuda::product::cublaslt::WORKSPACE;
+use super::driver::{Device, check};
+use super::pinned::Staging;
+use crate::threads::Threads;
 use crate::{Error, Result};
 
-/// Bytes of a pinned piece.
-const PIECE: usize = 16 << 20;
-/// Memory of the host that is left to others: what is pinned cannot be taken back, and a system without any ends processes.
-const HOST_KEPT: usize = 1 << 30;
-/// Copies of no more bytes than this do not go through pinned memory: the driver has its own for them.
+/// Bytes of a staging buffer.
+const STAGING: usize = 16 << 20;
+/// Copies up to this many bytes skip the staging buffers: the driver stages them itself.
 const SMALL: usize = 64 << 10;
-/// The part of the GPU's memory that [`Pool::trim`] leaves beside what is in use: taking memory anew costs milliseconds a
-/// gigabyte, and the next stage needs about as much.
+/// [`Pool::trim`] keeps this part of the GPU's memory beyond what is in use: allocating costs milliseconds a gigabyte, and the
+/// next stage needs about as much.
 const KEPT_PART: usize = 8;
 
-/// What a process takes of a GPU's memory before anything is in it: context, libraries, compiled kernels. By nvidia-smi 570 to 595
-/// MiB on an H100.
+/// GPU memory a process takes before anything is allocated: context, libraries, compiled kernels. nvidia-smi shows 570 to
+/// 595 MiB on an H100.
 pub const CONTEXT_BYTES: usize = 600 << 20;
-/// Where memory of a described GPU is, all of it: somewhere, aligned as the driver aligns.
-const SOMEWHERE: u64 = 1 << 20;
+/// The address of every buffer in a dry run, aligned as the driver's are.
+const DRY_RUN_ADDRESS: u64 = 1 << 20;
 
-/// Memory on the GPU that a tensor or a weight lives in.
+/// GPU memory from the pool, for a tensor, a weight or scratch.
 pub struct Buffer {
     address: sys::CUdeviceptr,
     share: Share,
-    /// The rows of the tensor that fills this, in bytes, once they are known: several products read the same rows.
-    rounded: Mutex<Option<Arc<QuantizedRows>>>,
 }
 
 impl Buffer {
-    /// Of the first byte, on the GPU.
+    /// Device address of the first byte.
     pub(crate) fn address(&self) -> u64 {
         self.address
     }
 
-    /// How large it is.
+    /// Size in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.share.bytes
-    }
-
-    /// The rows in bytes; `None` before they are known.
-    pub(crate) fn quantized_rows(&self) -> MutexGuard<'_, Option<Arc<QuantizedRows>>> {
-        self.rounded.lock().expect("no panic while the lock is held")
     }
 }
 
@@ -68,14 +57,14 @@ impl Drop for Buffer {
         if device.dry_run {
             return;
         }
-        // Nothing can be done about an error here; what caused it is reported by the next call.
+        // An error here will surface at the next driver call.
         let _ = device.bind();
-        // SAFETY: taken in `take`, and whatever still uses it was called before on the same stream.
+        // SAFETY: allocated in `take`; work that still uses it was enqueued earlier on the same stream.
         let _ = unsafe { result::free_async(self.address, device.stream()) };
     }
 }
 
-/// Memory of the GPU that counts as in use.
+/// Bytes counted as in use while this lives.
 struct Share {
     pool: Arc<Pool>,
     bytes: usize,
@@ -87,7 +76,7 @@ impl Drop for Share {
     }
 }
 
-/// The same of memory that is not the driver's pool's.
+/// Bytes in use outside the driver's pool, counted while this lives.
 pub(crate) struct Elsewhere(Share);
 
 impl Drop for Elsewhere {
@@ -96,17 +85,20 @@ impl Drop for Elsewhere {
     }
 }
 
-/// Where buffers come from.
+/// Hands out buffers, counts what is in use and keeps it within the limit.
 pub(crate) struct Pool {
     device: Arc<Device>,
     pool: sys::CUmemoryPool,
     used: AtomicUsize,
     peak: AtomicUsize,
-    /// The part of what is in use that is not the driver's pool's: that of graphs.
+    /// The part of `used` outside the driver's pool: the memory of CUDA graphs.
     elsewhere: AtomicUsize,
-    /// The most that may be in use.
+    /// Upper bound on `used`.
     limit: Option<usize>,
-    staging: Mutex<Option<[Piece; 2]>>,
+    /// Allocated with the first large copy.
+    staging: Mutex<Option<[Staging; 2]>>,
+    /// Fill the staging buffers.
+    threads: Arc<Threads>,
 }
 
 // SAFETY: pools of the driver may be used from any thread.
@@ -115,19 +107,17 @@ unsafe impl Send for Pool {}
 unsafe impl Sync for Pool {}
 
 impl Pool {
-    /// All of it may take `limit` bytes of the GPU, [`CONTEXT_BYTES`] included.
-    pub(crate) fn new(device: Arc<Device>, limit: Option<usize>) -> Result<Arc<Self>> {
-        // A GPU can be opened within any limit: it is the planner that refuses what cannot be done there.
-        let limit = limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES).max(WORKSPACE));
-        let pool = if device.dry_run { ptr::null_mut() } else { Self::of_driver(&device, limit)? };
+    /// A pool of at most `limit` bytes, which uploads and downloads on `threads`.
+    pub(crate) fn new(device: Arc<Device>, limit: Option<usize>, threads: Arc<Threads>) -> Result<Arc<Self>> {
+        let pool = if device.dry_run { ptr::null_mut() } else { Self::create(&device, limit)? };
         let (used, peak, elsewhere) = Default::default();
-        Ok(Arc::new(Pool { device, pool, used, peak, elsewhere, limit, staging: Mutex::new(None) }))
+        Ok(Arc::new(Pool { device, pool, used, peak, elsewhere, limit, staging: Mutex::new(None), threads }))
     }
 
-    fn of_driver(device: &Device, limit: Option<usize>) -> Result<sys::CUmemoryPool> {
+    fn create(device: &Device, limit: Option<usize>) -> Result<sys::CUmemoryPool> {
         use sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         device.bind()?;
-        // SAFETY: a plain struct, for which the driver asks for zeros in what is not set here.
+        // SAFETY: a plain struct; the driver wants zeros in the fields not set here.
         let mut properties: sys::CUmemPoolProps = unsafe { std::mem::zeroed() };
         properties.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
         properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
@@ -136,7 +126,7 @@ impl Pool {
         // SAFETY: `properties` outlives the call.
         let mut pool = unsafe { result::mem_pool::create(&properties) };
         if pool.is_err() && limit.is_some() {
-            // Drivers before 12.2 know no largest size; what is in use is counted here in any case.
+            // Drivers before 12.2 have no maximum size. What is in use is counted here in any case.
             properties.maxSize = 0;
             // SAFETY: as above.
             pool = unsafe { result::mem_pool::create(&properties) };
@@ -150,14 +140,17 @@ impl Pool {
         Ok(pool)
     }
 
-    /// A buffer of `bytes`; in it is whatever was there before.
+    /// Allocates `bytes`, uninitialized.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if that exceeds the limit or the GPU's memory.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
-        // What is recorded is counted as a whole, by whoever records it.
+        // Memory of a graph being captured is counted as a whole when the capture ends.
         if !self.device.is_recording() && !self.has_room_for(bytes) {
             return Err(Error::OutOfMemory { bytes });
         }
-        let address = if self.device.dry_run { SOMEWHERE } else { self.allocate(bytes)? };
-        Ok(Buffer { address, share: self.share(bytes), rounded: Mutex::default() })
+        let address = if self.device.dry_run { DRY_RUN_ADDRESS } else { self.allocate(bytes)? };
+        Ok(Buffer { address, share: self.share(bytes) })
     }
 
     fn allocate(&self, bytes: usize) -> Result<sys::CUdeviceptr> {
@@ -179,15 +172,15 @@ impl Pool {
         Ok(address)
     }
 
-    /// Keep the pool, with what it has for later, within the limit when it grows by `bytes`. The driver sees to that alone where nothing
-    /// is elsewhere.
+    /// Releases cached memory of the driver's pool if growing it by `bytes` would exceed the limit. The driver does so by
+    /// itself unless graphs have memory outside the pool.
     fn make_room(&self, bytes: usize) -> Result<()> {
         use sys::CUmemPool_attribute_enum::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
         let elsewhere = self.elsewhere.load(Ordering::Relaxed);
         let Some(limit) = self.limit.filter(|_| elsewhere > 0 && !self.device.is_recording()) else { return Ok(()) };
         let ask = |attribute| {
             let mut value = 0u64;
-            // SAFETY: these attributes are u64; the pool lives as long as `self`.
+            // SAFETY: both attributes are u64; the pool lives as long as `self`.
             check("cuMemPoolGetAttribute", unsafe {
                 result::mem_pool::get_attribute(self.pool, attribute, (&raw mut value).cast())
             })?;
@@ -197,12 +190,12 @@ impl Pool {
         if held - used < bytes && held + bytes + elsewhere > limit { self.release() } else { Ok(()) }
     }
 
-    /// Whether `bytes` more may be in use.
+    /// Whether `bytes` more stay within the limit.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
         self.limit.is_none_or(|limit| self.used.load(Ordering::Relaxed) + bytes <= limit)
     }
 
-    /// Whether there is a limit.
+    /// Whether a limit was set.
     pub(crate) fn is_limited(&self) -> bool {
         self.limit.is_some()
     }
@@ -213,13 +206,13 @@ impl Pool {
         Share { pool: Arc::clone(self), bytes }
     }
 
-    /// Count `bytes` as in use that are not the driver's pool's.
+    /// Counts `bytes` allocated outside the driver's pool as in use.
     pub(crate) fn share_elsewhere(self: &Arc<Self>, bytes: usize) -> Elsewhere {
         self.elsewhere.fetch_add(bytes, Ordering::Relaxed);
         Elsewhere(self.share(bytes))
     }
 
-    /// `work`, and what it took at once beside what was in use before.
+    /// Runs `work` and returns its peak memory beyond what was in use before, in bytes.
     pub(crate) fn most_of<T>(&self, work: impl FnOnce() -> T) -> (T, usize) {
         let before = self.used.load(Ordering::Relaxed);
         let earlier = self.peak.swap(before, Ordering::Relaxed);
@@ -228,13 +221,13 @@ impl Pool {
         (done, most.saturating_sub(before))
     }
 
-    /// The most that buffers took at once since the last call, in bytes.
+    /// Peak bytes in use since the last call.
     pub(crate) fn take_peak(&self) -> usize {
         self.peak.swap(self.used.load(Ordering::Relaxed), Ordering::Relaxed)
     }
 
-    /// Give what no buffer uses back to the system: but for one [`KEPT_PART`]th of all memory, unless there is a limit. Near one, what
-    /// is kept in pieces is missing where it is wanted as a whole.
+    /// Gives unused memory back to the system, except one [`KEPT_PART`]th of the GPU's memory if there is no limit. Near a
+    /// limit, fragments kept in the pool are missing where one large buffer is needed.
     pub(crate) fn trim(&self) -> Result<()> {
         match self.limit {
             None => self.trim_to(self.used.load(Ordering::Relaxed) + self.device.info.memory / KEPT_PART),
@@ -242,7 +235,7 @@ impl Pool {
         }
     }
 
-    /// Give all that no buffer uses back to the system.
+    /// Gives all unused memory back to the system.
     pub(crate) fn release(&self) -> Result<()> {
         self.trim_to(0)
     }
@@ -256,40 +249,37 @@ impl Pool {
         check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(self.pool, kept) })
     }
 
-    /// Fill `to` from `at` on with `bytes` bytes in units of `unit`, the last one perhaps shorter: `fill(index, out)` makes
-    /// each, on several threads.
+    /// Copies `bytes` bytes to the start of `to`. `fill(index, out)` writes each `unit` of them, the last one perhaps shorter, in
+    /// parallel.
     pub(crate) fn upload(
         &self,
         to: &Buffer,
         bytes: usize,
         unit: usize,
-        fill: impl Fn(usize, &mut [u8]) + Sync,
+        fill: impl Fn(usize, &mut [u8]) + Send + Sync,
     ) -> Result<()> {
         let room = to.share.bytes;
         assert!(bytes <= room, "{bytes} bytes for a buffer of {room}");
         if self.device.dry_run {
             return Ok(());
         }
-        if bytes <= SMALL || unit > PIECE {
+        if bytes <= SMALL || unit > STAGING {
             let mut values = vec![0; bytes];
             values.chunks_mut(unit.max(1)).enumerate().for_each(|(i, out)| fill(i, out));
             self.device.bind()?;
-            // SAFETY: `to` is large enough, and pageable memory is read before the call returns.
+            // SAFETY: `to` is large enough, and the driver has read pageable memory when the call returns.
             return check("cuMemcpyHtoDAsync", unsafe {
                 result::memcpy_htod_async(to.address, &values, self.device.stream())
             });
         }
-        let units = PIECE / unit;
-        // As many to a task as make it worth starting one.
-        let at_least = (SMALL / unit).max(1);
-        self.with_pieces(|pieces| {
+        let units = STAGING / unit;
+        self.with_staging(|staging| {
             for (i, from) in (0..bytes).step_by(units * unit).enumerate() {
-                let (piece, count) = (&mut pieces[i % 2], (units * unit).min(bytes - from));
+                let (piece, count) = (&mut staging[i % 2], (units * unit).min(bytes - from));
                 piece.event.wait()?;
                 let values = &mut piece.bytes()[..count];
-                let tasks = values.par_chunks_mut(unit).enumerate().with_min_len(at_least);
-                tasks.for_each(|(j, out)| fill(i * units + j, out));
-                // SAFETY: `to` is large enough; the piece is left alone until `wait` saw the copy end.
+                self.threads.for_rows(values, unit, |j, out| fill(i * units + j, out));
+                // SAFETY: `to` is large enough; the staging buffer is not written before its event has completed.
                 check("cuMemcpyHtoDAsync", unsafe {
                     result::memcpy_htod_async(to.address + from as u64, values, self.device.stream())
                 })?;
@@ -299,7 +289,7 @@ impl Pool {
         })
     }
 
-    /// The first `out.len()` values at `from`.
+    /// Copies the first `out.len()` values of `from` to the host and waits for them.
     pub(crate) fn download(&self, from: &Buffer, out: &mut [f32]) -> Result<()> {
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
         assert!(out.len() <= from.share.bytes, "{} bytes of a buffer of {}", out.len(), from.share.bytes);
@@ -308,41 +298,41 @@ impl Pool {
         }
         if out.len() <= SMALL {
             self.device.bind()?;
-            // SAFETY: `from` is large enough, and `out` is not used before the stream is done.
+            // SAFETY: `from` is large enough, and `out` is not used before the stream has been synchronized.
             check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(out, from.address, self.device.stream()) })?;
             return self.device.synchronize();
         }
         let len = out.len();
-        self.with_pieces(|pieces| {
-            let fetch = |piece: &mut Piece, at: usize| {
+        self.with_staging(|staging| {
+            let fetch = |piece: &mut Staging, at: usize| {
                 piece.event.wait()?;
-                let values = &mut piece.bytes()[..PIECE.min(len - at)];
-                // SAFETY: `from` is large enough; the piece is left alone until `wait` saw the copy end.
+                let values = &mut piece.bytes()[..STAGING.min(len - at)];
+                // SAFETY: `from` is large enough; the staging buffer is not read before its event has completed.
                 check("cuMemcpyDtoHAsync", unsafe {
                     result::memcpy_dtoh_async(values, from.address + at as u64, self.device.stream())
                 })?;
                 piece.event.record(self.device.stream())
             };
-            fetch(&mut pieces[0], 0)?;
-            for (i, out) in out.chunks_mut(PIECE).enumerate() {
-                if (i + 1) * PIECE < len {
-                    fetch(&mut pieces[(i + 1) % 2], (i + 1) * PIECE)?;
+            fetch(&mut staging[0], 0)?;
+            for (i, out) in out.chunks_mut(STAGING).enumerate() {
+                if (i + 1) * STAGING < len {
+                    fetch(&mut staging[(i + 1) % 2], (i + 1) * STAGING)?;
                 }
-                let piece = &mut pieces[i % 2];
+                let piece = &mut staging[i % 2];
                 piece.event.wait()?;
                 let values = &piece.bytes()[..out.len()];
-                out.par_chunks_mut(SMALL * 8).zip(values.par_chunks(SMALL * 8)).for_each(|(o, v)| o.copy_from_slice(v));
+                const SHARE: usize = 512 << 10;
+                self.threads.for_rows(out, SHARE, |j, out| out.copy_from_slice(&values[j * SHARE..][..out.len()]));
             }
             Ok(())
         })
     }
 
-    /// Call `work` with the pinned pieces, which are made when they are first needed.
-    fn with_pieces(&self, work: impl FnOnce(&mut [Piece; 2]) -> Result<()>) -> Result<()> {
+    fn with_staging(&self, work: impl FnOnce(&mut [Staging; 2]) -> Result<()>) -> Result<()> {
         self.device.bind()?;
         let mut staging = self.staging.lock().expect("no panic while the lock is held");
         if staging.is_none() {
-            *staging = Some([Piece::new(&self.device)?, Piece::new(&self.device)?]);
+            *staging = Some([Staging::new(&self.device, STAGING)?, Staging::new(&self.device, STAGING)?]);
         }
         work(staging.as_mut().expect("made above"))
     }
@@ -353,129 +343,10 @@ impl Drop for Pool {
         if self.device.dry_run {
             return;
         }
-        // Nothing can be done about an error here.
+        // An error here will surface at the next driver call.
         let _ = self.device.synchronize();
         *self.staging.lock().expect("no panic while the lock is held") = None;
         // SAFETY: every buffer holds the pool, so none is left.
         let _ = unsafe { result::mem_pool::destroy(self.pool) };
-    }
-}
-
-/// Pinned memory of [`PIECE`] bytes, and the event behind the last copy that uses it.
-struct Piece {
-    memory: Pinned,
-    event: Event,
-}
-
-impl Piece {
-    fn new(device: &Arc<Device>) -> Result<Self> {
-        Ok(Piece { memory: Pinned::new(device, PIECE, |_| Ok(()))?, event: Event::new(device)? })
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        self.memory.bytes_mut()
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        // Nothing can be done about an error here.
-        let _ = self.event.wait();
-    }
-}
-
-/// Memory of the host that the system leaves where it is, so that the GPU can read and write it by itself.
-///
-/// It is ordinary memory that is pinned when it has been filled: several threads fault its pages in, large ones where the system
-/// has them. The driver's own comes from one thread, a second for 2 GB.
-pub(crate) struct Pinned {
-    memory: NonNull<c_void>,
-    bytes: usize,
-    device: Arc<Device>,
-}
-
-// SAFETY: memory of the host may be used from any thread.
-unsafe impl Send for Pinned {}
-// SAFETY: as above; what is shared is only read.
-unsafe impl Sync for Pinned {}
-
-impl Pinned {
-    /// `bytes` of memory, at least one, that `fill` is given zeroed.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] if the system has none, or does not let this process pin it; those of `fill`.
-    pub(crate) fn new(device: &Arc<Device>, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
-        use rustix::mm::{self, Advice, MapFlags, ProtFlags};
-        let out_of_memory = || Error::OutOfMemory { bytes };
-        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: pages of its own, wherever the system likes, which are asked for large ones; a system without refuses, which is fine.
-        let memory = unsafe {
-            let memory = mm::mmap_anonymous(ptr::null_mut(), bytes, protection, flags).map_err(|_| out_of_memory())?;
-            let _ = mm::madvise(memory, bytes, Advice::LinuxHugepage);
-            NonNull::new(memory).ok_or_else(out_of_memory)?
-        };
-        // SAFETY: as many bytes, that nobody else refers to.
-        let filled = fill(unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().cast(), bytes) });
-        let pinned = filled.and_then(|()| {
-            device.bind()?;
-            // SAFETY: the memory is there until it is unregistered.
-            let status = unsafe { sys::cuMemHostRegister_v2(memory.as_ptr(), bytes, 0) };
-            status.result().map_err(|_| out_of_memory())
-        });
-        if let Err(error) = pinned {
-            // SAFETY: mapped above, and nobody refers to it.
-            let _ = unsafe { mm::munmap(memory.as_ptr(), bytes) };
-            return Err(error);
-        }
-        Ok(Pinned { memory, bytes, device: Arc::clone(device) })
-    }
-
-    /// Whether the system has `bytes` to spare for as long as a network stays.
-    pub(crate) fn can_spare(bytes: usize) -> bool {
-        let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|meminfo| available(&meminfo));
-        available.is_none_or(|available| available >= bytes + HOST_KEPT)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: as many bytes, that nobody writes.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.bytes) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as many bytes that only `self` refers to.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), self.bytes) }
-    }
-}
-
-/// Bytes that the system could give to processes without taking them from others.
-fn available(meminfo: &str) -> Option<usize> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kilobytes)
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // Nothing can be done about an error here.
-        let _ = self.device.bind();
-        // SAFETY: mapped and registered in `new`; its owners see to it that no copy uses it any more.
-        unsafe {
-            let _ = sys::cuMemHostUnregister(self.memory.as_ptr()).result();
-            let _ = rustix::mm::munmap(self.memory.as_ptr(), self.bytes);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_system_has_to_spare_is_read() {
-        let meminfo =
-            "MemTotal:       24576000 kB\nMemFree:          123456 kB\nMemAvailable:   20480000 kB\nBuffers: 1 kB\n";
-        assert_eq!(available(meminfo), Some(20_480_000 * 1024));
-        assert_eq!(available("MemTotal: 5 kB\n"), None);
-        assert_eq!(available("MemAvailable: much\n"), None);
     }
 }

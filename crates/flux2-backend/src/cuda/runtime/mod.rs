@@ -5,9 +5,10 @@
 //! | `libraries.rs` | finding and opening NVIDIA's libraries |
 //! | `driver.rs` | context, streams, events, launches, errors |
 //! | `memory.rs` | the memory pool, copies to and from the host |
+//! | `pinned.rs` | pinned host memory |
 //! | `offload.rs` | weights in pinned host memory, copied to GPU slots ahead of their use |
 //! | `kernels.rs` | `.cu` files compiled by NVRTC, and their disk cache |
-//! | `launch.rs` | kernel launches and their arguments, copies between tensors |
+//! | `launch.rs` | kernel launches and their arguments |
 //! | `replay.rs` | repeated work, captured once as a CUDA graph |
 //! | `tuning.rs` | the fastest cuBLASLt algorithm for each shape, timed once and kept on disk |
 
@@ -17,5 +18,6 @@ pub(crate) mod launch;
 pub(crate) mod libraries;
 pub(crate) mod memory;
 pub(crate) mod offload;
+pub(crate) mod pinned;
 pub(crate) mod replay;
 pub(crate) mod tuning;

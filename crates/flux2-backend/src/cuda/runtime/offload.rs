@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cudarc::driver::result;
-use rayon::prelude::*;
 
 use super::driver::{Device, Event, Stream, check};
-use super::memory::{Buffer, Pinned, Pool};
+use super::memory::{Buffer, Pool};
+use super::pinned::Pinned;
+use crate::threads::Threads;
 use crate::{Error, Result};
 
 /// Slots on the GPU: the two weights of a SwiGLU, and two being prefetched.
@@ -56,6 +57,7 @@ impl Drop for OffloadedWeight {
 pub(crate) struct Offloader {
     device: Arc<Device>,
     pool: Arc<Pool>,
+    threads: Arc<Threads>,
     /// Weights offloaded so far; numbers the next one.
     offloaded: AtomicU64,
     /// Uses of weights that are not resident on the GPU.
@@ -115,9 +117,10 @@ impl Drop for SlotLease<'_> {
 }
 
 impl Offloader {
-    pub(crate) fn new(device: &Arc<Device>, pool: &Arc<Pool>) -> Self {
-        let (device, pool) = (Arc::clone(device), Arc::clone(pool));
-        Offloader { device, pool, offloaded: AtomicU64::new(0), fetches: AtomicU64::new(0), state: Mutex::default() }
+    pub(crate) fn new(device: &Arc<Device>, pool: &Arc<Pool>, threads: &Arc<Threads>) -> Self {
+        let (device, pool, threads) = (Arc::clone(device), Arc::clone(pool), Arc::clone(threads));
+        let (offloaded, fetches, state) = Default::default();
+        Offloader { device, pool, threads, offloaded, fetches, state }
     }
 
     /// Uses so far of weights that are not resident on the GPU.
@@ -138,10 +141,10 @@ impl Offloader {
         &self,
         bytes: usize,
         unit: usize,
-        fill: impl Fn(usize, &mut [u8]) + Sync,
+        fill: impl Fn(usize, &mut [u8]) + Send + Sync,
     ) -> Result<Arc<OffloadedWeight>> {
         self.keep(bytes, |memory| {
-            memory.par_chunks_mut(unit.max(1)).enumerate().for_each(|(i, out)| fill(i, out));
+            self.threads.for_rows(memory, unit, fill);
             Ok(())
         })
     }
@@ -308,7 +311,7 @@ impl State {
 mod tests {
     use crate::cuda::{CudaBackend, GpuInfo};
     use crate::testing::{on_cuda, random, tensor};
-    use crate::{Backend, Compute, DType, Error, Format, HostTensor, Placement, Result, Weight, ops};
+    use crate::{Backend, Compute, DType, Error, Format, HostTensor, Placement, Result, Runtime, Weight, ops};
 
     const SIDE: usize = 64;
 

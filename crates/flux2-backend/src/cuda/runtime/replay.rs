@@ -15,7 +15,7 @@ use cudarc::driver::{result, sys};
 use super::driver::{Event, check};
 use super::memory::Elsewhere;
 use crate::cuda::{CudaBackend, Device};
-use crate::backend::KernelLog;
+use crate::runtime::KernelLog;
 use crate::{DType, Error, KernelRun, Result, Tensor};
 
 /// Recordings that are kept, the latest ones: a graph's memory stays as long as it does.
@@ -58,7 +58,7 @@ pub(crate) fn recorded_log() -> Option<KernelLog> {
     RECORDED.with_borrow(Clone::clone)
 }
 
-/// See [`crate::Backend::replay`].
+/// See [`crate::Runtime::replay`].
 pub(crate) fn replay<E: From<Error>>(
     be: &CudaBackend,
     recordings: &Recordings,
@@ -206,5 +206,5 @@ impl Drop for Graph {
     }
 }
 
-/// See [`crate::Backend::mark`].
+/// See [`crate::Runtime::mark`].
 pub struct Mark(pub(crate) Event);

@@ -22,7 +22,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2_backend::{DType, Format};
+use flux2_backend::{DType, Format, Threads};
 
 use super::component::{Checkpoint, Component};
 use super::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
@@ -169,7 +169,8 @@ impl Conversion {
 
         observer.on_event(&Event::Files(FilesEvent::Started { files: files.len(), done: 0, total }));
         let mut progress = Progress { done: 0, observer, cancel };
-        let result = files.iter().try_for_each(|file| file.write(&in_work(file), is_model, &mut progress));
+        let threads = Threads::new(self.threads);
+        let result = files.iter().try_for_each(|file| file.write(&in_work(file), is_model, &threads, &mut progress));
         progress.observer.on_event(&Event::Files(FilesEvent::Finished));
         result?;
         if is_model {

@@ -1,10 +1,9 @@
 //! What is in a network's file: its header, and the bytes of every tensor in the format and under the name it will have.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use flux2_backend::host::BlockScales;
-use flux2_backend::{DType, Format, HostTensor, encode};
+use flux2_backend::{DType, Format, HostTensor, Threads, encode};
 
 use super::super::component::{Component, MappedWeights};
 use super::super::config::{TextConfig, TransformerConfig, Untold, VaeConfig};
@@ -30,7 +29,6 @@ pub(super) struct Network {
     pub(super) rounded: usize,
     /// Those that should be and have rows that are not whole blocks.
     pub(super) left: usize,
-    threads: Option<NonZeroUsize>,
 }
 
 /// A tensor of the file, or two: an I8 matrix is followed by its scales.
@@ -148,7 +146,7 @@ impl Network {
                 (safetensors::header(&news, &[&format[..], &origin].concat()), 1)
             }
         };
-        Ok(Network { weights: from.map()?, header, alignment, tensors, rounded, left, threads: to.threads })
+        Ok(Network { weights: from.map()?, header, alignment, tensors, rounded, left })
     }
 
     /// Length of the whole file.
@@ -163,7 +161,12 @@ impl Network {
     }
 
     /// The bytes of a tensor, and all that `size` counts, in pieces.
-    pub(super) fn encode(&self, tensor: &Outgoing, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn encode(
+        &self,
+        tensor: &Outgoing,
+        threads: &Threads,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let Outgoing { canonical, rows, new, scales } = tensor;
         let host = self.weights.tensor(canonical)?;
         let (mut all_scales, mut written) = (vec![], 0);
@@ -176,13 +179,13 @@ impl Network {
             for range in rows {
                 for from in range.clone().step_by(at_once) {
                     let piece = host.slice_rows(from..(from + at_once).min(range.end))?;
-                    let piece = in_dtype(&piece, new.dtype, self.threads)?;
+                    let piece = in_dtype(&piece, new.dtype, threads)?;
                     all_scales.extend(piece.scales().into_iter().flat_map(|s| s.values.iter()));
                     put(piece.bytes())?;
                 }
             }
         } else {
-            put(in_dtype(&host, new.dtype, self.threads)?.bytes())?;
+            put(in_dtype(&host, new.dtype, threads)?.bytes())?;
         }
         if scales.is_some() {
             put(&all_scales.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
@@ -205,7 +208,7 @@ fn refuse_untold(part: Part, untold: Option<Untold>) -> Result<()> {
 }
 
 /// A piece of rows, or what is no matrix, in another dtype.
-fn in_dtype(host: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> Result<HostTensor> {
+fn in_dtype(host: &HostTensor, dtype: DType, threads: &Threads) -> Result<HostTensor> {
     // Beside bytes one multiplier is written for each row.
     let is_told = |scales: &BlockScales| dtype == DType::I8 && scales.values.len() == host.shape()[0];
     if host.dtype() == dtype && host.scales().is_none_or(is_told) {

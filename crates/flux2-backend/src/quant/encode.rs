@@ -1,29 +1,29 @@
-//! Weights into other formats of storage, on the processor whatever device multiplies them. What the formats are is in
-//! [`crate::quant`].
+//! Weights encoded in another storage format, on the host whatever device multiplies them.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use half::bf16;
+use rayon::prelude::*;
 
-use super::gemm::Output;
-use super::pool::Threads;
-use super::simd::{Element, Tier, vectorize};
+use super::{blocks, int8};
 use crate::host::BlockScales;
-use crate::quant::{blocks, int8};
+use crate::simd::{Element, Tier, vectorize};
+use crate::threads::Threads;
 use crate::{DType, Error, HostBytes, HostTensor, Result};
 
-/// `matrix` rounded to `dtype`: bf16, q8_0, q4_k, or i8 with a scale for each row. As it is if it has that dtype, or if its
-/// rows are not whole blocks. `threads` is all there are if `None`.
+/// `matrix` rounded to `dtype`: bf16, q8_0, q4_k, or i8 with a scale for each row. Shared, not copied, if it has that
+/// dtype already or its rows are not whole blocks.
+///
+/// The bytes do not depend on the number of `threads`.
 ///
 /// # Errors
-/// [`Error::DType`] if there is no rounding to `dtype`, [`Error::Shape`] if it is not a matrix.
-pub fn encode(matrix: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> Result<HostTensor> {
-    on(&Threads::new(threads), Tier::detect(), matrix, dtype)
+/// [`Error::DType`] if there is no rounding to `dtype`, [`Error::Shape`] if `matrix` is not a matrix.
+pub fn encode(matrix: &HostTensor, dtype: DType, threads: &Threads) -> Result<HostTensor> {
+    encode_on(threads, Tier::detect(), matrix, dtype)
 }
 
-/// The same on the threads of a backend.
-pub(super) fn on(threads: &Threads, tier: Tier, matrix: &HostTensor, dtype: DType) -> Result<HostTensor> {
+/// [`encode`] with a given instruction set.
+pub(crate) fn encode_on(threads: &Threads, tier: Tier, matrix: &HostTensor, dtype: DType) -> Result<HostTensor> {
     let &[rows, cols] = matrix.shape() else {
         let (found, expected) = (matrix.shape().to_vec(), "a matrix".into());
         return Err(Error::Shape { what: "encode", found, expected });
@@ -40,19 +40,16 @@ pub(super) fn on(threads: &Threads, tier: Tier, matrix: &HostTensor, dtype: DTyp
     };
     let row_bytes = dtype.bytes(cols);
     let (mut bytes, mut scales) = (vec![0u8; rows * row_bytes], vec![0f32; rows]);
-    {
-        let (bytes, scales) = (Output::new(&mut bytes, row_bytes), Output::new(&mut scales, 1));
-        threads.run(
-            rows,
+    threads.install(|| {
+        let outputs = bytes.par_chunks_mut(row_bytes.max(1)).zip(&mut scales).enumerate();
+        outputs.for_each_init(
             || vec![0f32; cols],
-            |values, row| {
-                // SAFETY: each row is one task's.
-                let (bytes, scale) = unsafe { (bytes.piece(row, 0..row_bytes), scales.piece(row, 0..1)) };
+            |values, (row, (bytes, scale))| {
                 matrix.decode_row(row, 0, values);
-                scale[0] = kernel(tier, values, bytes);
+                *scale = kernel(tier, values, bytes);
             },
         );
-    }
+    });
     let encoded = HostTensor::new(dtype, [rows, cols], HostBytes::new(Arc::new(bytes)))?;
     match dtype {
         DType::I8 => encoded.with_scales(BlockScales { values: scales.into(), block: [1, cols] }),

@@ -3,6 +3,8 @@
 //! Micro-kernels are written by hand per set (`x86.rs`, `aarch64.rs`, `portable.rs`). Everything that is a plain loop is written once
 //! and compiled for every set by [`vectorize!`]; there no fused multiply-add is used, so all sets give the same bytes.
 
+#![allow(unsafe_code)] // instruction sets: every block says why it holds
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod portable;
@@ -208,7 +210,8 @@ macro_rules! vectorize {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)] // kernels take their tensors one by one
-        $vis fn $name $(<$($g: $bound),+>)? (tier: $crate::cpu::simd::Tier, $($arg: $ty),*) $(-> $ret)? {
+        #[allow(unsafe_code)] // calls a function compiled for instructions the processor has
+        $vis fn $name $(<$($g: $bound),+>)? (tier: $crate::simd::Tier, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)] // as above
             fn body $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
@@ -225,7 +228,7 @@ macro_rules! vectorize {
                 fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     body $(::<$($g),+>)? ($($arg),*)
                 }
-                use $crate::cpu::simd::Tier::{Avx2, Avx2Vnni, Avx512, Avx512Bf16, Avx512Vnni, Portable};
+                use $crate::simd::Tier::{Avx2, Avx2Vnni, Avx512, Avx512Bf16, Avx512Vnni, Portable};
                 match tier {
                     // SAFETY: a backend's tier is one the processor has.
                     Avx512 | Avx512Vnni | Avx512Bf16 => unsafe { avx512 $(::<$($g),+>)? ($($arg),*) },

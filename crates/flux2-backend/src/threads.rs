@@ -1,4 +1,4 @@
-//! The threads of a CPU backend. All loops over rows and tiles go through here.
+//! The host threads of a backend. All its parallel loops run on them, none on rayon's global pool.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +8,21 @@ use rayon::prelude::*;
 /// Rows are handed out in pieces of about this many elements: long enough to hide the hand-over.
 const PIECE: usize = 16 * 1024;
 
-/// Threads of one backend, at most.
+/// Upper bound on the threads of one backend.
 const MAX_THREADS: usize = 1024;
 
-/// A fixed set of threads.
-pub(super) struct Threads {
+/// A fixed number of host threads, shared by everything a backend computes or decodes.
+pub struct Threads {
     count: usize,
     /// `None` in a dry run: tasks are skipped.
     pool: Option<rayon::ThreadPool>,
 }
 
 impl Threads {
-    /// `count` threads (at most [`MAX_THREADS`], and fewer if the system will not start so many), or as many as affinity and cgroup limits let this process use.
-    pub(super) fn new(count: Option<NonZeroUsize>) -> Self {
+    /// Starts `count` threads; `None` starts as many as affinity and cgroup limits let this process use.
+    ///
+    /// At most 1024 are started, and fewer if the system refuses.
+    pub fn new(count: Option<NonZeroUsize>) -> Self {
         let count = Self::wanted(count);
         let start = |count| {
             rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("flux2-cpu-{i}")).build().ok()
@@ -31,8 +33,8 @@ impl Threads {
         Threads { count: pool.current_num_threads(), pool: Some(pool) }
     }
 
-    /// As many threads as [`new`](Self::new) starts, that do nothing.
-    pub(super) fn idle(count: Option<NonZeroUsize>) -> Self {
+    /// A dry run: the same [`count`](Self::count) as [`new`](Self::new), but no thread is started and no task runs.
+    pub(crate) fn idle(count: Option<NonZeroUsize>) -> Self {
         Threads { count: Self::wanted(count), pool: None }
     }
 
@@ -40,13 +42,13 @@ impl Threads {
         count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get).min(MAX_THREADS)
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    /// The number of threads.
+    pub fn count(&self) -> usize {
         self.count
     }
 
     /// Run `task(0..tasks)`, each once, in rising order of start. A thread asks `state` for scratch once.
-    pub(super) fn run<S>(&self, tasks: usize, state: impl Fn() -> S + Sync, task: impl Fn(&mut S, usize) + Sync) {
+    pub(crate) fn run<S>(&self, tasks: usize, state: impl Fn() -> S + Sync, task: impl Fn(&mut S, usize) + Sync) {
         let Some(pool) = &self.pool else { return };
         if tasks <= 1 || self.count() == 1 {
             let mut state = state();
@@ -65,12 +67,19 @@ impl Threads {
         });
     }
 
-    /// Call `row(index, row)` for every row of `cols` elements in `out`.
-    pub(super) fn for_rows<T: Send>(&self, out: &mut [T], cols: usize, row: impl Fn(usize, &mut [T]) + Send + Sync) {
+    /// Runs `work` in the pool, so that rayon's parallel iterators in it use these threads. Does nothing in a dry run.
+    pub(crate) fn install(&self, work: impl FnOnce() + Send) {
+        if let Some(pool) = &self.pool {
+            pool.install(work);
+        }
+    }
+
+    /// Calls `row(index, row)` for every row of `cols` elements in `out`. The last row may be shorter.
+    pub(crate) fn for_rows<T: Send>(&self, out: &mut [T], cols: usize, row: impl Fn(usize, &mut [T]) + Send + Sync) {
         let Some(pool) = self.pool.as_ref().filter(|_| cols > 0) else { return };
         let rows = (PIECE / cols).max(1);
         let piece = |(i, piece): (usize, &mut [T])| {
-            for (j, r) in piece.chunks_exact_mut(cols).enumerate() {
+            for (j, r) in piece.chunks_mut(cols).enumerate() {
                 row(i * rows + j, r);
             }
         };
