@@ -1,11 +1,11 @@
-//! What is particular to GPUs: recorded passes, products of bytes. Everything here says so and passes where there is no GPU.
+//! What is particular to GPUs: replayed passes, quantized products. Skipped without a GPU.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use flux2::image::RgbImage;
 use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Error, Event, GenerateRequest, Precision, Reference, Result, Variant};
-use flux2_backend::testing::on_cuda;
+use flux2_backend::testing::{on_cuda, skip_without_gpu};
 use flux2_backend::{Backend, Compute, CpuBackend, CudaBackend, CudaOptions, DType};
 
 use crate::evaluation::{self, psnr};
@@ -19,8 +19,7 @@ const INT8: f64 = 34.0;
 fn on_own_gpu(case: impl FnOnce(&CudaBackend) -> Result<()>) {
     match CudaBackend::new(CudaOptions::default()) {
         Ok(be) => case(&be).unwrap_or_else(|error| panic!("{error:?}")),
-        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-        Err(reason) => eprintln!("skipped: no GPU: {reason}"),
+        Err(reason) => skip_without_gpu(reason),
     }
 }
 

@@ -62,8 +62,14 @@ fn the_hub_knows_files_and_not_what_is_in_them() {
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
     for path in ["flux2/src", "flux2-backend/src"] {
-        check(path, &["std::env", "std::{", "env::var", "env::args", "process::exit"], "");
+        check(path, &["std::env", "std::{", "env::var", "env::args", "process::exit"], "testing.rs");
     }
+}
+
+/// Loops on the host run on the threads the backend was given, not on a pool that `--threads` does not reach.
+#[test]
+fn the_cuda_backend_uses_neither_the_cpu_backend_nor_other_threads() {
+    check("flux2-backend/src/cuda", &["rayon", "crate::cpu", "CpuBackend"], "");
 }
 
 #[test]

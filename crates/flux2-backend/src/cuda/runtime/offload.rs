@@ -309,8 +309,13 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use crate::cuda::{CudaBackend, GpuInfo};
-    use crate::testing::{on_cuda, random, tensor};
+    use std::collections::BTreeSet;
+    use std::num::NonZeroUsize;
+    use std::sync::Mutex;
+    use std::thread;
+
+    use crate::cuda::{CudaBackend, CudaOptions, GpuInfo};
+    use crate::testing::{on_cuda, random, skip_without_gpu, tensor};
     use crate::{Backend, Compute, DType, Error, Format, HostTensor, Placement, Result, Runtime, Weight, ops};
 
     const SIDE: usize = 64;
@@ -408,6 +413,23 @@ mod tests {
     #[test]
     fn weights_are_the_same_wherever_they_stay_bf16() {
         check(Compute::Bf16, &[Format::AsStored, Format::Bf16, Format::Q8_0, Format::Int8]);
+    }
+
+    #[test]
+    fn uploads_run_on_the_threads_of_the_backend() {
+        const BYTES: usize = 8 << 20;
+        const UNIT: usize = 64 << 10;
+        let be = match CudaBackend::new(CudaOptions { threads: NonZeroUsize::new(1), ..Default::default() }) {
+            Ok(be) => be,
+            Err(reason) => return skip_without_gpu(reason),
+        };
+        let names = Mutex::new(BTreeSet::new());
+        let note = |_: usize, _: &mut [u8]| {
+            names.lock().unwrap().insert(thread::current().name().unwrap_or_default().to_owned());
+        };
+        be.pool.upload(&be.pool.take(BYTES).unwrap(), BYTES, UNIT, note).unwrap();
+        be.offloader.offload(BYTES, UNIT, note).unwrap();
+        assert_eq!(names.into_inner().unwrap(), BTreeSet::from(["flux2-cpu-0".to_owned()]));
     }
 
     #[test]
