@@ -27,7 +27,6 @@ mod product;
 mod runtime;
 mod tensor;
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -100,9 +99,7 @@ pub struct CudaBackend {
     threads: Arc<Threads>,
     compute: Compute,
     log: KernelLog,
-    /// Lengths of rows that weights in e4m3 are multiplied with: what writes such rows writes them in e4m3 too.
-    e4m3_rows: Arc<Mutex<BTreeSet<usize>>>,
-    /// Where weights in bytes are before they are rounded. One buffer for all: taken anew for each, it would leave holes in memory.
+    /// Scratch for weights that are quantized on the GPU. Kept from one to the next: freeing it each time fragments memory.
     staging: Arc<Mutex<Option<Buffer>>>,
 }
 
@@ -180,9 +177,8 @@ impl CudaBackend {
         let pool = Pool::new(Arc::clone(&device), limit, Arc::clone(&threads))?;
         let cublaslt = Arc::new(CublasLt::new(compute, &pool, choices)?);
         let offloader = Arc::new(Offloader::new(&device, &pool, &threads));
-        let (kernels, log, e4m3_rows, staging) =
-            (Arc::new(kernels), Default::default(), Default::default(), Default::default());
-        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, threads, compute, log, e4m3_rows, staging })
+        let (kernels, log, staging) = (Arc::new(kernels), KernelLog::default(), Arc::default());
+        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, threads, compute, log, staging })
     }
 
     /// The GPU.
@@ -195,19 +191,18 @@ impl CudaBackend {
         QuantizedDType::of(format).is_none_or(|code| self.multiplies(code))
     }
 
-    /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
+    /// Logs a product of `op` by `kernel` in the compute dtype.
     fn note(&self, op: &'static str, kernel: &str) {
         let weights = (op != "attention").then_some(self.compute.dtype());
         self.log().note(op, weights, &format!("{kernel} {}", self.compute));
     }
 
-    /// Write down that `kernel` multiplies bytes.
-    fn note_quantized(&self, kernel: &str, bytes: &Quantized) {
-        let dtype = bytes.code.dtype();
-        self.log().note("linear", Some(dtype), &format!("{kernel} {}", bytes.code));
+    /// Logs a product by `kernel` with a quantized weight.
+    fn note_quantized(&self, kernel: &str, weight: &Quantized) {
+        self.log().note("linear", Some(weight.dtype.dtype()), &format!("{kernel} {}", weight.dtype));
     }
 
-    /// Where this thread's calls are written down.
+    /// The log of this thread's calls: while a graph is captured that of the graph.
     fn log(&self) -> KernelLog {
         replay::recorded_log().unwrap_or_else(|| self.log.clone())
     }

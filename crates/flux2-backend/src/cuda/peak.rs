@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::CudaBackend;
-use super::product::cublaslt::{Operands, Right, Shape};
+use super::product::cublaslt::{Right, Shape};
 use super::product::quantized::QuantizedDType;
 use crate::{AttentionInput, AttentionMask, DType, Format, Result, Runtime, ops};
 
@@ -14,30 +14,23 @@ const COPY: usize = 1 << 30;
 
 /// Floating-point operations a second with weights in `format`.
 pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
-    let code = QuantizedDType::of(format);
-    let operands = match code {
-        None => Operands::Compute,
-        Some(QuantizedDType::Int8) => Operands::Int8,
-        Some(QuantizedDType::E4m3) => Operands::E4m3,
-    };
+    let quantized = QuantizedDType::of(format);
     // Not zeros: they take less power, so the clock would be higher than it is for a model.
     let values: Vec<f32> = (0..SIDE * 64).map(|i| (i * 7919 % 8191) as f32 / 8191.0 - 0.5).collect();
     let block = ops::cast(be, &be.upload(&[64, SIDE], &values)?, be.compute.dtype())?;
     let x = ops::concat_rows(be, &[&block; SIDE / 64])?;
-    let rounded = code.map(|code| be.quantize_rows(&[&x], code)).transpose()?;
-    let x = rounded.as_ref().map_or(x.address(), |rows| rows.buffer.address());
+    let rows = quantized.map(|dtype| be.quantize_rows(&[&x], dtype)).transpose()?;
+    let x = rows.as_ref().map_or(x.address(), |rows| rows.buffer.address());
     let y = be.empty(&[SIDE, SIDE], DType::F32)?;
     let shape = Shape {
-        operands,
+        quantized,
         rows: SIDE,
         cols: SIDE,
         k: SIDE,
         strides: [SIDE; 3],
         right: Right::OutIn,
-        out: if operands == Operands::Compute { be.compute.dtype() } else { DType::F32 },
+        out: if quantized.is_none() { be.compute.dtype() } else { DType::F32 },
         accumulate: false,
-        batch: 1,
-        batch_strides: [0; 3],
     };
     // SAFETY: all three are square.
     let product = || unsafe { be.cublaslt.run(&be.device, shape, [x, x, y.address()]) };

@@ -2,7 +2,7 @@
 //! large head of the autoencoder by products with a softmax between them.
 
 use super::cudnn;
-use crate::cuda::product::cublaslt::{Operands, Right, Shape};
+use crate::cuda::product::cublaslt::{Right, Shape};
 use crate::cuda::runtime::driver::{Geometry, blocks};
 use crate::cuda::{CudaBackend, Source, int, launch, source};
 use crate::{AttentionInput, AttentionMask, Compute, DType, Error, Result, Tensor};
@@ -139,7 +139,7 @@ fn by_products(
     for first in (0..n).step_by(at_once) {
         let rows = at_once.min(n - first);
         let shape = Shape {
-            operands: Operands::Compute,
+            quantized: None,
             rows,
             cols: m,
             k: d,
@@ -147,8 +147,6 @@ fn by_products(
             right: Right::OutIn,
             out: DType::F32,
             accumulate: false,
-            batch: 1,
-            batch_strides: [0; 3],
         };
         let queries = q.address() + (first * q.row_stride() * be.compute_size()) as u64;
         let to = y.address() + (first * d * be.compute_size()) as u64;

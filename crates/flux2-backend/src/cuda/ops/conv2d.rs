@@ -1,19 +1,18 @@
-//! `conv2d`: on Hopper one kernel, elsewhere by im2col and a product. Norm and SiLU before it are a pass of their own, and so are a
-//! convolution before it and the doubling of a map: of rows at a time where that is asked for or the map is large.
+//! `conv2d`: bands of rows, norm and SiLU before the convolution, and another convolution before those.
+//!
+//! Each step before the last one is a pass of its own: over a band of rows at a time if there is another convolution or the
+//! map is large, so that its result never exists as a whole. The product itself is a [`Product`].
 
 use std::ops::Range;
 
 use super::group_norm::norm_silu;
-use crate::cuda::product::cublaslt::{Operands, Right, Shape, padded};
-use crate::cuda::product::hopper::{Epilogue, Left};
-use crate::cuda::{CudaBackend, Geometry, Source, int, launch, source};
+use crate::cuda::CudaBackend;
+use crate::cuda::product::{Epilogue, Left, Product};
 use crate::{ConvInput, ConvShape, Convolution, DType, Result, Tensor};
 
-const CONV2D: Source = source!("conv2d.cu");
-
-/// Bytes of im2col rows, or of a map's rows, at a time, about.
+/// Approximate size of a band of a map's rows in bytes.
 const BAND_BYTES: usize = 128 << 20;
-/// Maps larger than this are normalised some rows at a time, not as a whole.
+/// Maps larger than this many bytes are normalized a band at a time.
 const WHOLE_BYTES: usize = 1 << 30;
 
 pub(crate) fn conv2d(
@@ -38,68 +37,85 @@ pub(crate) fn conv2d_add(
     convolve(be, x, conv, y, true)
 }
 
-/// Write the convolution of `x` into `y`, or add it to what is there.
+/// `y = convolution of x`, or `y += convolution of x` with `accumulate`.
 fn convolve(
     be: &CudaBackend,
     x: &ConvInput<CudaBackend>,
     conv: &Convolution<CudaBackend>,
     y: &Tensor<CudaBackend>,
-    adds: bool,
+    accumulate: bool,
 ) -> Result<()> {
     let [h, w, c] = x.size()?;
     let is_large = x.norm_silu.is_some() && be.compute.dtype().bytes(h * w * c) > WHOLE_BYTES;
     match x.after.is_some() || is_large {
-        false => of_map(be, &read_rows(be, x, 0..h)?, conv, y, if adds { y.address() } else { 0 }),
-        // A row of the result takes two of what is read at most.
-        true => by_bands(be, x, conv, y, adds, band_rows(be, [w, c], 2) / 2),
+        false => of_map(be, &read_rows(be, x, 0..h)?, conv, y, accumulate),
+        // A row of the result reads at most two rows of the input.
+        true => by_bands(be, x, conv, y, Bands { rows: band_rows(be, [w, c], 2) / 2, accumulate }),
     }
 }
 
-/// How many rows of `[w, c]` a band has, a multiple of `unit`.
+/// Rows of `[w, c]` in a band, a multiple of `unit`.
 pub(crate) fn band_rows(be: &CudaBackend, [w, c]: [usize; 2], unit: usize) -> usize {
     (BAND_BYTES / be.compute.dtype().bytes(w * c) / unit).max(1) * unit
 }
 
-/// The same with `rows` rows of `y` at a time, from copies of which those at a cut, whose neighbours are missing, are left out.
+/// How [`by_bands`] computes a map.
+#[derive(Clone, Copy)]
+struct Bands {
+    /// Rows of the result at a time.
+    rows: usize,
+    accumulate: bool,
+}
+
+/// [`convolve`], a band of rows at a time. A band is computed with the rows around it that it needs, and those are cut off.
 fn by_bands(
     be: &CudaBackend,
     x: &ConvInput<CudaBackend>,
     conv: &Convolution<CudaBackend>,
     y: &Tensor<CudaBackend>,
-    adds: bool,
-    rows: usize,
+    Bands { rows, accumulate }: Bands,
 ) -> Result<()> {
     let [h, w, c] = y.dims("conv2d: y")?;
     for first in (0..h).step_by(rows.max(1)) {
         let band = first..(first + rows.max(1)).min(h);
-        let made = output_rows(be, x, conv, band, y.dtype(), adds.then_some(y))?;
+        let made = output_rows(be, x, conv, band, if accumulate { Target::Add(y) } else { Target::New(y.dtype()) })?;
         be.copy_rows(&made, y.address() + (first * w * y.dtype().bytes(c)) as u64, c)?;
     }
     Ok(())
 }
 
-/// Rows of the convolution of `x`, added to those of `to` if that is given.
+/// What [`output_rows`] returns.
+enum Target<'a> {
+    /// The rows in this dtype.
+    New(DType),
+    /// The rows added to those of this map.
+    Add(&'a Tensor<CudaBackend>),
+}
+
+/// Some rows of the convolution of `x`.
 fn output_rows(
     be: &CudaBackend,
     x: &ConvInput<CudaBackend>,
     conv: &Convolution<CudaBackend>,
     rows: Range<usize>,
-    dtype: DType,
-    to: Option<&Tensor<CudaBackend>>,
+    target: Target,
 ) -> Result<Tensor<CudaBackend>> {
     let [h, w, _] = x.size()?;
     let read = read_for(conv.shape, &rows, h);
     let (first, made) = (conv.shape.output(read.start), conv.shape.output(read.len()));
+    let (dtype, accumulate) = match target {
+        Target::New(dtype) => (dtype, false),
+        Target::Add(to) => (to.dtype(), true),
+    };
     let y = be.empty(&[made, conv.shape.output(w), conv.weight.shape()[0]], dtype)?;
-    if let Some(to) = to {
+    if let Target::Add(to) = target {
         be.copy_rows(&map_rows(to, first..first + made)?, y.address(), y.cols())?;
     }
-    let residual = if to.is_some() { y.address() } else { 0 };
-    of_map(be, &read_rows(be, x, read)?, conv, &y, residual)?;
+    of_map(be, &read_rows(be, x, read)?, conv, &y, accumulate)?;
     map_rows(&y, rows.start - first..rows.end - first)
 }
 
-/// The rows of a map of `h` that rows of a convolution are made of.
+/// The rows of a map of `h` rows that `rows` of the convolution read.
 fn read_for(shape: ConvShape, rows: &Range<usize>, h: usize) -> Range<usize> {
     match shape {
         ConvShape::Pointwise => rows.clone(),
@@ -109,7 +125,7 @@ fn read_for(shape: ConvShape, rows: &Range<usize>, h: usize) -> Range<usize> {
     }
 }
 
-/// Rows of what a convolution of `x` reads.
+/// Some rows of what a convolution of `x` reads, with norm and SiLU.
 fn read_rows(be: &CudaBackend, x: &ConvInput<CudaBackend>, rows: Range<usize>) -> Result<Tensor<CudaBackend>> {
     let map = raw_rows(be, x, rows)?;
     match &x.norm_silu {
@@ -118,19 +134,19 @@ fn read_rows(be: &CudaBackend, x: &ConvInput<CudaBackend>, rows: Range<usize>) -
     }
 }
 
-/// The same before norm and SiLU.
+/// Some rows of what a convolution of `x` reads, before norm and SiLU.
 pub(crate) fn raw_rows(
     be: &CudaBackend,
     x: &ConvInput<CudaBackend>,
     rows: Range<usize>,
 ) -> Result<Tensor<CudaBackend>> {
     match x.after {
-        Some(first) => output_rows(be, &x.map.into(), first, rows, be.compute.dtype(), None),
+        Some(first) => output_rows(be, &x.map.into(), first, rows, Target::New(be.compute.dtype())),
         None => map_rows(x.map, rows),
     }
 }
 
-/// Rows of a map `[h, w, c]`, as they are.
+/// Some rows of a map `[h, w, c]`, shared.
 fn map_rows(map: &Tensor<CudaBackend>, rows: Range<usize>) -> Result<Tensor<CudaBackend>> {
     let [h, w, c] = map.dims("conv2d: map")?;
     if rows == (0..h) {
@@ -139,171 +155,16 @@ fn map_rows(map: &Tensor<CudaBackend>, rows: Range<usize>) -> Result<Tensor<Cuda
     map.reshape("conv2d: map", [h, w * c])?.slice_rows(rows.clone()).reshape("conv2d: map", [rows.len(), w, c])
 }
 
-/// Write the convolution of `map` into `y`, added to what is at `residual` unless that is 0; it may be `y` itself.
+/// The convolution of a map in memory.
 fn of_map(
     be: &CudaBackend,
     map: &Tensor<CudaBackend>,
     conv: &Convolution<CudaBackend>,
     y: &Tensor<CudaBackend>,
-    residual: u64,
+    accumulate: bool,
 ) -> Result<()> {
-    match conv.shape {
-        ConvShape::Downsample => im2col(be, map, conv, y, residual),
-        _ if !is_fast(be, map, conv, y) => im2col(be, map, conv, y, residual),
-        ConvShape::Upsample => fast(be, &doubled(be, map)?, conv, y, residual),
-        ConvShape::Pointwise | ConvShape::Same => fast(be, map, conv, y, residual),
-    }
-}
-
-/// Whether [`fast`] can write to `y`.
-fn is_fast(
-    be: &CudaBackend,
-    map: &Tensor<CudaBackend>,
-    conv: &Convolution<CudaBackend>,
-    y: &Tensor<CudaBackend>,
-) -> bool {
-    let whole = match y.dtype() {
-        DType::F32 => conv.shape != ConvShape::Pointwise,
-        _ => y.is_wide(8),
-    };
-    be.on_hopper(&[map]) && whole && conv.bias.address().is_multiple_of(8)
-}
-
-/// The convolution as one kernel.
-fn fast(
-    be: &CudaBackend,
-    map: &Tensor<CudaBackend>,
-    conv: &Convolution<CudaBackend>,
-    y: &Tensor<CudaBackend>,
-    residual: u64,
-) -> Result<()> {
-    let bias = &conv.bias;
-    let epilogue = match y.dtype() {
-        DType::F32 => Epilogue::F32 { bias },
-        _ => Epilogue::Bf16 { bias, add: residual },
-    };
-    let rows = [map];
-    let left = if conv.shape == ConvShape::Pointwise { Left::Rows(&rows) } else { Left::Pixels(map) };
-    // SAFETY: `y` has a pixel for each of the map, and a value for each of the bias.
-    unsafe { be.multiply("conv2d", left, conv.weight.matrix(), epilogue, y.address()) }
-}
-
-/// Every pixel twice in both directions.
-fn doubled(be: &CudaBackend, map: &Tensor<CudaBackend>) -> Result<Tensor<CudaBackend>> {
-    let [h, w, c] = map.dims("conv2d: x")?;
-    let y = be.empty(&[2 * h, 2 * w, c], map.dtype())?;
-    let n = y.rows() * c;
-    let (wide, stride) = (map.is_wide(8), map.row_stride());
-    let (name, geometry) = match wide {
-        true => ("double_map_wide", Geometry::each(n / 8)),
-        false => ("double_map", Geometry::each(n)),
-    };
-    // SAFETY: `y` has four pixels for each of the map.
-    unsafe { launch!(be, CONV2D, name, geometry, [n, int(w), int(c), map, stride, &y])? };
-    Ok(y)
-}
-
-/// im2col: writes the pixels under each kernel window as a row, a band of output pixels at a time, and multiplies by the weights.
-fn im2col(
-    be: &CudaBackend,
-    map: &Tensor<CudaBackend>,
-    conv: &Convolution<CudaBackend>,
-    y: &Tensor<CudaBackend>,
-    residual: u64,
-) -> Result<()> {
-    let [h, w, c] = map.dims("conv2d: x")?;
-    let (weight, kernel) = (conv.weight.matrix(), conv.shape.kernel());
-    let Taps { stride, up, before } = taps(conv.shape);
-    let (pixels, cols, k) = (y.rows(), weight.rows, weight.stride);
-    let band = (BAND_BYTES / (k * be.compute_size())).clamp(1, pixels);
-    let columns = be.pool.take(band * k * be.compute_size())?;
-    let product = be.pool.take(band * padded(cols) * 4)?;
-    let wide = c.is_multiple_of(8) && map.is_wide(8);
-    let im2col_kernel = if wide { "im2col_wide" } else { "im2col" };
-    let epilogue_wide = cols.is_multiple_of(4) && y.is_wide(4) && conv.bias.is_wide(4);
-    let epilogue = match (y.dtype() == DType::F32, epilogue_wide) {
-        (true, false) => "conv_epilogue_f32",
-        (true, true) => "conv_epilogue_f32_wide",
-        (false, false) => "conv_epilogue_compute",
-        (false, true) => "conv_epilogue_compute_wide",
-    };
-    be.note("conv2d", "cublaslt");
-    let right = be.present(weight)?;
-    for first in (0..pixels).step_by(band) {
-        let rows = band.min(pixels - first);
-        let n = rows * k;
-        let geometry = Geometry::each(if wide { n / 8 } else { n });
-        // SAFETY: `columns` holds a band, and the kernel reads pixels of `map` only.
-        unsafe {
-            launch!(
-                be,
-                CONV2D,
-                im2col_kernel,
-                geometry,
-                [
-                    n,
-                    int(k),
-                    first,
-                    int(kernel),
-                    stride,
-                    up,
-                    before,
-                    int(h),
-                    int(w),
-                    int(c),
-                    int(conv.shape.output(w)),
-                    map,
-                    map.row_stride(),
-                    columns.address()
-                ]
-            )?;
-        }
-        let shape = Shape {
-            operands: Operands::Compute,
-            rows,
-            cols,
-            k,
-            strides: [k, k, padded(cols)],
-            right: Right::OutIn,
-            out: DType::F32,
-            accumulate: false,
-            batch: 1,
-            batch_strides: [0; 3],
-        };
-        let operands = [columns.address(), right.address(), product.address()];
-        // SAFETY: `columns` and `product` hold a band, and rows of the weight are `k` long.
-        unsafe { be.cublaslt.run(&be.device, shape, operands)? };
-        let n = rows * cols;
-        let to = y.address() + (first * cols * y.dtype().bytes(1)) as u64;
-        let residual = if residual == 0 { 0 } else { residual + (first * cols * be.compute_size()) as u64 };
-        let geometry = Geometry::each(if epilogue_wide { n / 4 } else { n });
-        // SAFETY: `product` holds a band, `y` and the residual all pixels, the bias a value for each channel.
-        unsafe {
-            let arguments = [product.address(), conv.bias.address(), residual, to];
-            let [product, bias, residual, to] = arguments;
-            launch!(be, CONV2D, epilogue, geometry, [n, int(cols), product, padded(cols), bias, residual, to])?;
-        }
-    }
-    Ok(())
-}
-
-/// How a convolution walks over its map.
-struct Taps {
-    /// Pixels from one output pixel to the next.
-    stride: i32,
-    /// How often each pixel stands in the map that is read, in both directions.
-    up: i32,
-    /// Zeros above and on the left.
-    before: i32,
-}
-
-fn taps(shape: ConvShape) -> Taps {
-    match shape {
-        ConvShape::Pointwise => Taps { stride: 1, up: 1, before: 0 },
-        ConvShape::Same => Taps { stride: 1, up: 1, before: 1 },
-        ConvShape::Downsample => Taps { stride: 2, up: 1, before: 0 },
-        ConvShape::Upsample => Taps { stride: 1, up: 2, before: 1 },
-    }
+    let epilogue = Epilogue::Store { bias: Some(&conv.bias), accumulate, y };
+    Product { left: Left::Map(map, conv.shape), weight: conv.weight.matrix(), epilogue }.run(be)
 }
 
 #[cfg(test)]
@@ -359,12 +220,13 @@ mod tests {
                             let y = be.empty(expected.shape(), expected.dtype())?;
                             let what = format!("{name}, {shape:?}, after another: {}, {rows} rows", after.is_some());
                             for (adds, expected) in [(false, &expected), (true, &sum)] {
-                                by_bands(be, &x, &last, &y, adds, rows)?;
+                                by_bands(be, &x, &last, &y, Bands { rows, accumulate: adds })?;
                                 let (y, expected) = (be.download(&y)?, be.download(expected)?);
                                 let worst = y.iter().zip(&expected).map(|(y, e)| (y - e).abs()).fold(0.0, f32::max);
                                 let largest = expected.iter().fold(0f32, |m, e| m.max(e.abs()));
                                 // One kernel sums in one order; cuBLASLt may choose another algorithm for fewer rows.
-                                let by_im2col = shape == ConvShape::Downsample || !be.on_hopper(&[&map]);
+                                let on_hopper = be.is_hopper() && map.is_wide(8);
+                                let by_im2col = shape == ConvShape::Downsample || !on_hopper;
                                 let allowed = match compute {
                                     _ if !by_im2col => 0.0,
                                     Compute::Bf16 => largest / 128.0, // rounded the other way

@@ -1,13 +1,12 @@
-//! `linear`: the product; a bias on Hopper in the same kernel, elsewhere in a pass of its own.
+//! `linear`: a product with a bias.
 
-use super::cublaslt::padded;
-use super::hopper::{Epilogue, Left};
-use super::quantized;
+use super::cublaslt::{Out, padded};
+use super::{Epilogue, Left, Product};
 use crate::cuda::{CudaBackend, Geometry, Matrix, Source, int, launch, source};
 use crate::{DType, Result, Tensor};
 
-/// Shared by the ops around products.
-pub(crate) const LINEAR: Source = source!("linear.cu");
+/// The passes after cuBLASLt, of this op, `linear_add` and `linear_swiglu`.
+pub(super) const LINEAR: Source = source!("linear.cu");
 
 pub(crate) fn linear(
     be: &CudaBackend,
@@ -17,40 +16,34 @@ pub(crate) fn linear(
     out: DType,
 ) -> Result<Tensor<CudaBackend>> {
     let mut shape = x.shape().to_vec();
-    let cols = weight.rows;
-    *shape.last_mut().expect("a tensor has at least one axis") = cols;
+    *shape.last_mut().expect("a tensor has at least one axis") = weight.rows;
     let y = be.empty(&shape, out)?;
-    if let Some(bytes) = &weight.bytes {
-        quantized::linear(be, x, weight, bytes, bias, &y)?;
-        return Ok(y);
-    }
-    if bias.is_none() && cols == padded(cols) {
-        be.product(&[x], weight, y.address(), (cols, out), false)?;
-        return Ok(y);
-    }
-    if let Some(bias) = bias
-        && out != DType::F32
-        && be.on_hopper(&[x])
-        && cols.is_multiple_of(8)
-        && bias.is_wide(2)
-    {
-        // SAFETY: `y` has a row for each of `x`, and the bias as many values as one.
-        unsafe { be.multiply("linear", Left::Rows(&[x]), weight, Epilogue::Bf16 { bias, add: 0 }, y.address())? };
-        return Ok(y);
-    }
-    let (n, stride) = (x.rows() * cols, padded(cols));
-    let product = be.pool.take(x.rows() * stride * 4)?;
-    be.product(&[x], weight, product.address(), (stride, DType::F32), false)?;
+    let epilogue = Epilogue::Store { bias, accumulate: false, y: &y };
+    Product { left: Left::Rows(&[x]), weight, epilogue }.run(be)?;
+    Ok(y)
+}
+
+/// cuBLASLt writes f32 sums, and a pass adds the bias and rounds.
+pub(super) fn with_pass(
+    be: &CudaBackend,
+    parts: &[&Tensor<CudaBackend>],
+    weight: &Matrix,
+    bias: Option<&Tensor<CudaBackend>>,
+    y: &Tensor<CudaBackend>,
+) -> Result<()> {
+    let (rows, cols) = (parts[0].rows(), weight.rows);
+    let (n, stride) = (rows * cols, padded(cols));
+    let sums = be.pool.take(rows * stride * 4)?;
+    be.multiply(parts, weight, Out::sums(sums.address(), stride))?;
     let wide = cols.is_multiple_of(4) && bias.is_none_or(|bias| bias.is_wide(4));
-    let name = match (out == DType::F32, wide) {
+    let name = match (y.dtype() == DType::F32, wide) {
         (true, false) => "bias_f32",
         (true, true) => "bias_f32_wide",
         (false, false) => "bias_compute",
         (false, true) => "bias_compute_wide",
     };
     let geometry = Geometry::each(if wide { n / 4 } else { n });
-    let bias = bias.map_or(0, |bias| bias.address());
-    // SAFETY: the product has the rows of `y`, and the bias, if there is one, as many values as a row.
-    unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), product.address(), stride, bias, &y])? };
-    Ok(y)
+    let bias = bias.map_or(0, Tensor::address);
+    // SAFETY: the sums have the rows of `y`, and the bias, if there is one, a value for each column.
+    unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), sums.address(), stride, bias, y]) }
 }

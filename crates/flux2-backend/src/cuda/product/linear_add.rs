@@ -1,11 +1,10 @@
-//! `linear_add`: on Hopper one kernel; elsewhere the product adds itself without a gate, and a pass behind it does with one.
+//! `linear_add`: a product added to a residual stream, times a gate if there is one.
 
-use super::cublaslt::padded;
-use super::hopper::{Epilogue, Left};
+use super::cublaslt::{Out, padded};
 use super::linear::LINEAR;
-use super::quantized;
+use super::{Epilogue, Left, Product};
 use crate::cuda::{CudaBackend, Geometry, Matrix, int, launch};
-use crate::{DType, Result, Tensor};
+use crate::{Result, Tensor};
 
 pub(crate) fn linear_add(
     be: &CudaBackend,
@@ -15,25 +14,26 @@ pub(crate) fn linear_add(
     weight: &Matrix,
 ) -> Result<()> {
     be.make_mut(x)?;
+    Product { left: Left::Rows(parts), weight, epilogue: Epilogue::Add { gate, x } }.run(be)
+}
+
+/// cuBLASLt writes f32 sums, and a pass multiplies them by the gate and adds them.
+pub(super) fn with_pass(
+    be: &CudaBackend,
+    parts: &[&Tensor<CudaBackend>],
+    weight: &Matrix,
+    gate: Option<&Tensor<CudaBackend>>,
+    x: &Tensor<CudaBackend>,
+) -> Result<()> {
     let cols = x.cols();
-    if let Some(bytes) = &weight.bytes {
-        return quantized::linear_add(be, x, gate, parts, weight, bytes);
-    }
-    if be.on_hopper(parts) && be.fills_hopper([x.rows(), cols]) && cols.is_multiple_of(8) && x.is_wide(2) {
-        let epilogue = Epilogue::Add { gate };
-        // SAFETY: `x` has a row for each of `parts` and is nobody else's; the gate, if there is one, as many values as one.
-        return unsafe { be.multiply("linear", Left::Rows(parts), weight, epilogue, x.address()) };
-    }
-    if gate.is_none() && cols == padded(cols) && x.is_wide(4) {
-        return be.product(parts, weight, x.address(), (cols, DType::F32), true);
-    }
     let (n, stride) = (x.rows() * cols, padded(cols));
-    let product = be.pool.take(x.rows() * stride * 4)?;
-    be.product(parts, weight, product.address(), (stride, DType::F32), false)?;
+    let sums = be.pool.take(x.rows() * stride * 4)?;
+    be.multiply(parts, weight, Out::sums(sums.address(), stride))?;
     let wide = x.is_wide(4) && gate.is_none_or(|gate| gate.is_wide(4));
     let name = if wide { "gated_add_wide" } else { "gated_add" };
     let geometry = Geometry::each(if wide { n / 4 } else { n });
-    let gate = gate.map_or(0, |gate| gate.address());
-    // SAFETY: the product has the rows of `x`, which is nobody else's, and the gate, if there is one, as many values as one.
-    unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), &*x, gate, product.address(), stride]) }
+    let gate = gate.map_or(0, Tensor::address);
+    // SAFETY: the sums have the rows of `x`, which no other tensor shares, and the gate, if there is one, a value for each
+    // column.
+    unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), x, gate, sums.address(), stride]) }
 }

@@ -1,11 +1,10 @@
-//! `linear_swiglu`: on Hopper one kernel, elsewhere both products in f32, side by side, and a pass that joins them.
+//! `linear_swiglu`: two products of the same rows, joined.
 
-use super::cublaslt::padded;
-use super::hopper::{Epilogue, Left};
+use super::cublaslt::{Out, padded};
 use super::linear::LINEAR;
-use super::quantized;
+use super::{Epilogue, Left, Product};
 use crate::cuda::{CudaBackend, Geometry, Matrix, int, launch};
-use crate::{DType, Result, Tensor};
+use crate::{Result, Tensor};
 
 pub(crate) fn linear_swiglu(
     be: &CudaBackend,
@@ -13,26 +12,26 @@ pub(crate) fn linear_swiglu(
     gate: &Matrix,
     up: &Matrix,
 ) -> Result<Tensor<CudaBackend>> {
-    let cols = gate.rows;
-    let y = be.empty(&[x.rows(), cols], be.compute.dtype())?;
-    if let (Some(gate_bytes), Some(up_bytes)) = (&gate.bytes, &up.bytes) {
-        quantized::linear_swiglu(be, x, [(gate, gate_bytes), (up, up_bytes)], &y)?;
-        return Ok(y);
-    }
-    if be.on_hopper(&[x]) && cols.is_multiple_of(8) {
-        // SAFETY: `y` has a row for each of `x`, and both weights one shape.
-        unsafe { be.multiply("linear", Left::Rows(&[x]), gate, Epilogue::Swiglu { up }, y.address())? };
-        return Ok(y);
-    }
-    let (n, half) = (x.rows() * cols, padded(cols));
-    let products = be.pool.take(x.rows() * 2 * half * 4)?;
-    let out = (2 * half, DType::F32);
-    be.product(&[x], gate, products.address(), out, false)?;
-    be.product(&[x], up, products.address() + 4 * half as u64, out, false)?;
+    let y = be.empty(&[x.rows(), gate.rows], be.compute.dtype())?;
+    Product { left: Left::Rows(&[x]), weight: gate, epilogue: Epilogue::Swiglu { up, y: &y } }.run(be)?;
+    Ok(y)
+}
+
+/// cuBLASLt writes the f32 sums of both products side by side, and a pass joins them.
+pub(super) fn with_pass(
+    be: &CudaBackend,
+    parts: &[&Tensor<CudaBackend>],
+    [gate, up]: [&Matrix; 2],
+    y: &Tensor<CudaBackend>,
+) -> Result<()> {
+    let (rows, cols) = (y.rows(), y.cols());
+    let (n, half) = (rows * cols, padded(cols));
+    let sums = be.pool.take(rows * 2 * half * 4)?;
+    be.multiply(parts, gate, Out::sums(sums.address(), 2 * half))?;
+    be.multiply(parts, up, Out::sums(sums.address() + 4 * half as u64, 2 * half))?;
     let wide = cols.is_multiple_of(4);
     let name = if wide { "swiglu_join_wide" } else { "swiglu_join" };
     let geometry = Geometry::each(if wide { n / 4 } else { n });
-    // SAFETY: the products have the rows of `y`, the second `half` behind the first.
-    unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), products.address(), 2 * half, half, &y])? };
-    Ok(y)
+    // SAFETY: the sums have the rows of `y`, those of `up` begin `half` behind those of `gate`.
+    unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), sums.address(), 2 * half, half, y]) }
 }

@@ -1,35 +1,35 @@
-//! Weights as the GPU multiplies them, and where they are between their uses.
+//! Weights as the GPU multiplies them: resident, offloaded to the host, or decoded from their file for every use.
 
 use std::sync::Arc;
 
 use half::bf16;
 
 use super::cublaslt::padded;
-use super::quantized::Quantized;
+use super::quantized::{Quantized, QuantizedDType};
 use crate::cuda::CudaBackend;
 use crate::cuda::runtime::memory::Buffer;
 use crate::cuda::runtime::offload::{OffloadedWeight, SlotLease};
 use crate::{Compute, Error, HostTensor, Placement, Result};
 
-/// A weight `[rows, stride]` in the compute dtype or in bytes, zeros behind the columns.
+/// A weight `[rows, stride]` in the compute dtype or quantized, zeros behind the columns.
 pub struct Matrix {
     storage: Storage,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) stride: usize,
-    /// If its elements are bytes that stand for something else.
-    pub(crate) bytes: Option<Quantized>,
+    /// Scales and the like of a weight in int8 or e4m3; `None` of one in the compute dtype.
+    pub(crate) quantized: Option<Quantized>,
 }
 
-/// Where a weight is between its uses.
+/// Where a weight is between uses.
 enum Storage {
     Gpu(Buffer),
     Host(Arc<OffloadedWeight>),
-    /// As it is stored: decoded for every use.
+    /// In its file: decoded and uploaded for every use.
     File(HostTensor),
 }
 
-/// A weight on the GPU, for what is called on this thread while this lives.
+/// A weight on the GPU, for kernels that this thread enqueues while this lives.
 pub(crate) struct Present<'m> {
     address: u64,
     _held: Held<'m>,
@@ -37,26 +37,40 @@ pub(crate) struct Present<'m> {
 
 #[expect(dead_code, reason = "held, not read")]
 enum Held<'m> {
-    /// It is always there.
+    /// A resident weight.
     Nothing,
     Buffer(Buffer),
     Slot(SlotLease<'m>),
 }
 
 impl Present<'_> {
-    /// Of the first element.
+    /// Device address of the first element.
     pub(crate) fn address(&self) -> u64 {
         self.address
     }
 }
 
 impl Matrix {
-    /// A weight that is on the GPU; where `placement` says otherwise moved to the host, if that has memory to spare.
+    /// The scales and the like of a quantized weight.
+    ///
+    /// # Panics
+    /// If the weight is in the compute dtype.
+    pub(super) fn quantized(&self) -> &Quantized {
+        self.quantized.as_ref().expect("a quantized weight")
+    }
+
+    /// Whether rows it is multiplied with are quantized to e4m3.
+    pub(crate) fn is_e4m3(&self) -> bool {
+        self.quantized.as_ref().is_some_and(|quantized| quantized.dtype == QuantizedDType::E4m3)
+    }
+
+    /// A weight that has been quantized on the GPU. Unless `placement` is the device it is moved to the host, if that has memory
+    /// to spare.
     pub(crate) fn of_quantized(
         be: &CudaBackend,
         buffer: Buffer,
         [rows, cols, stride, padded_rows]: [usize; 4],
-        bytes: Quantized,
+        quantized: Quantized,
         placement: Placement,
     ) -> Result<Self> {
         let storage = match placement {
@@ -67,12 +81,12 @@ impl Matrix {
                 Err(other) => return Err(other),
             },
         };
-        Ok(Matrix { storage, rows, cols, stride, bytes: Some(bytes) })
+        Ok(Matrix { storage, rows, cols, stride, quantized: Some(quantized) })
     }
 }
 
 impl CudaBackend {
-    /// Take over a weight that is multiplied in the compute dtype.
+    /// Loads a weight that is multiplied in the compute dtype.
     pub(crate) fn load_dense(&self, matrix: HostTensor, placement: Placement) -> Result<Matrix> {
         let &[rows, cols] = matrix.shape() else { unreachable!("a weight is a matrix") };
         let stride = padded(cols);
@@ -82,20 +96,20 @@ impl CudaBackend {
                 let unit = stride * self.compute_size();
                 match self.offloader.offload(rows * unit, unit, |row, out| self.fill_row(&matrix, row, out)) {
                     Ok(offloaded) => Storage::Host(offloaded),
-                    // The system has none to spare, or allows a process less of it.
+                    // The host has no memory to spare, or does not let this process pin it.
                     Err(Error::OutOfMemory { .. }) => Storage::File(matrix),
                     Err(other) => return Err(other),
                 }
             }
             Placement::File => Storage::File(matrix),
         };
-        Ok(Matrix { storage, rows, cols, stride, bytes: None })
+        Ok(Matrix { storage, rows, cols, stride, quantized: None })
     }
 
-    /// Have a weight on the GPU.
+    /// Makes a weight available on the GPU.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it was not and there is no room.
+    /// [`Error::OutOfMemory`] if it is not resident and there is no room.
     pub(crate) fn present<'m>(&'m self, matrix: &'m Matrix) -> Result<Present<'m>> {
         Ok(match &matrix.storage {
             Storage::Gpu(buffer) => Present { address: buffer.address(), _held: Held::Nothing },
@@ -111,7 +125,7 @@ impl CudaBackend {
         })
     }
 
-    /// Row `row` as it would be on the GPU, if the host has it.
+    /// Row `row` as on the GPU; `None` of a resident weight.
     pub(crate) fn row_on_host(&self, matrix: &Matrix, row: usize) -> Option<Vec<f32>> {
         let size = self.compute_size();
         let unit = matrix.stride * size;
@@ -137,7 +151,7 @@ impl CudaBackend {
         Ok(buffer)
     }
 
-    /// A row in the compute dtype, zeros behind it.
+    /// Writes a row in the compute dtype, and zeros behind it.
     fn fill_row(&self, matrix: &HostTensor, row: usize, out: &mut [u8]) {
         let (cols, size) = (matrix.shape()[1], self.compute_size());
         let (values, zeros) = out.split_at_mut(cols * size);

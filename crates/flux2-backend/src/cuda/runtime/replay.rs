@@ -164,7 +164,7 @@ impl Recording {
         }
         if !be.device.dry_run {
             be.device.bind()?;
-            let products = be.cublaslt.alone();
+            let products = be.cublaslt.exclusive();
             // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output
             // here, and weights, as long as whoever keeps the recordings keeps them.
             let launched = unsafe { result::graph::launch(self.graph.executable, be.device.stream()) };
