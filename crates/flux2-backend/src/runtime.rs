@@ -21,12 +21,12 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
 
     /// The number format that products are computed in.
     fn compute(&self) -> Compute;
-    /// Names the kernels in use: two backends of one version of this crate with the same name give the same bytes for the
-    /// same inputs.
+    /// Names the kernels in use: two backends of one version of this crate with the same name give the same bytes for
+    /// the same inputs.
     fn kernels(&self) -> String;
     /// Peak throughput of products with weights in `format`, in floating-point operations a second (a multiply-add is
-    /// two), measured now on all threads; `None` where that cannot be measured. Formats that are only stored differently
-    /// count as [`Format::AsStored`].
+    /// two), measured now on all threads; `None` where that cannot be measured. Formats that are only stored
+    /// differently count as [`Format::AsStored`].
     fn peak_flops(&self, _format: Format) -> Option<f64> {
         None
     }
@@ -34,7 +34,8 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
     fn peak_attention_flops(&self) -> Option<f64> {
         None
     }
-    /// Peak throughput of a copy between buffers larger than the caches, in bytes read and written a second, measured now.
+    /// Peak throughput of a copy between buffers larger than the caches, in bytes read and written a second, measured
+    /// now.
     fn peak_bandwidth(&self) -> Option<f64> {
         None
     }
@@ -58,7 +59,8 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
     fn trim(&self);
     /// Peak memory in use since the last call.
     fn take_memory_peak(&self) -> MemoryUse;
-    /// The kernels that computed products since the last call, in order of first use. Logged where a kernel is launched.
+    /// The kernels that computed products since the last call, in order of first use. Logged where a kernel is
+    /// launched.
     fn take_kernels_run(&self) -> Vec<KernelRun>;
     /// Whether calls are asynchronous, so that the host can do something else meanwhile.
     fn works_beside_host(&self) -> bool {
@@ -86,8 +88,8 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
     /// # Errors
     /// What went wrong on the device meanwhile.
     fn wait_for(&self, mark: &Self::Mark) -> Result<()>;
-    /// Device time between two marks that are both done. If nothing was enqueued between them, the device was idle for so
-    /// long.
+    /// Device time between two marks that are both done. If nothing was enqueued between them, the device was idle for
+    /// so long.
     ///
     /// # Errors
     /// If the device has failed.

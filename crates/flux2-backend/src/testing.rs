@@ -201,8 +201,9 @@ pub fn cuda(compute: Compute) -> Result<crate::CudaBackend, crate::cuda::Unavail
     BACKENDS[usize::from(compute == Compute::Bf16)].get_or_init(|| crate::CudaBackend::new(options)).clone()
 }
 
-/// For each function given, `fn case<B: Backend>(be: &B) -> Result<(), E>`, one `#[test]` for each way a backend of this
-/// build can be set up: both compute dtypes on every instruction set, one thread and two, and on a GPU if there is one.
+/// For each function given, `fn case<B: Backend>(be: &B) -> Result<(), E>`, one `#[test]` for each way a backend of
+/// this build can be set up: both compute dtypes on every instruction set, one thread and two, and on a GPU if there is
+/// one.
 #[macro_export]
 macro_rules! on_every_backend {
     ($($case:ident),+ $(,)?) => {$(

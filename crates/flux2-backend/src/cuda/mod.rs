@@ -1,25 +1,18 @@
 //! The CUDA backend: one NVIDIA GPU, its libraries found at run time.
 //!
-//! | file | holds |
+//! | folder or file | holds |
 //! |---|---|
-//! | `libraries.rs` | where NVIDIA's libraries are, and which of them |
-//! | `driver.rs` | context, stream, launches, errors |
-//! | `memory.rs` | the pool that buffers come from, copies to and from the host |
-//! | `matrix.rs`, `offload.rs` | weights; those that stay on the host and come for every use |
-//! | `kernels.rs` | `.cu` files to machine code, kept on disk |
-//! | `gemm.rs`, `tuning.rs` | products through cuBLASLt, and its fastest algorithms |
-//! | `quantized.rs` | products of bytes: int8, e4m3 |
-//! | `cudnn.rs` | attention through cuDNN |
-//! | `replay.rs` | what is called again and again, as CUDA graphs |
-//! | `hopper.rs` | products on Hopper with what follows them in one kernel |
-//! | `peak.rs` | what the GPU reaches at most, for benchmarks |
-//! | `common.cuh` | what all kernels share |
-//! | the others | one op each: a launcher, and a `.cu` file, which several small ops may share |
+//! | `runtime/` | libraries, driver, memory, offloaded weights, kernels, CUDA graphs |
+//! | `product/` | products with weights and their epilogues: our Hopper kernels, cuBLASLt, int8 and e4m3 |
+//! | `ops/` | the other ops: a launcher each, attention through cuDNN |
+//! | `tensor.rs` | memory and addresses of tensors, copies between them |
+//! | `peak.rs` | peak throughput, for benchmarks |
+//! | `common.cuh` | what all `.cu` files share |
 //!
-//! Calls return when the work is queued; [`Backend::wait`] and [`Backend::download`] wait for it. Nothing in an op waits.
-//! Every output element is summed in one order, so the same GPU gives the same bytes.
+//! Calls return when the work is enqueued; [`Runtime::wait`] and [`Runtime::download`] wait for it. No op waits. Every
+//! output element is summed in one order, so the same GPU gives the same bytes.
 
-#![allow(unsafe_code)] // calls of libraries and kernels: every block says why it holds
+#![allow(unsafe_code)] // calls to libraries and kernels: every block says why it is sound
 
 mod ops;
 mod peak;
@@ -58,14 +51,14 @@ pub use tensor::TensorBuffer;
 /// How to set up a [`CudaBackend`]. By default bf16 on the first GPU, without a cache or a limit.
 #[derive(Clone, Debug)]
 pub struct CudaOptions {
-    /// What products are computed in.
+    /// The number format that products are computed in.
     pub compute: Compute,
-    /// Which GPU, as the driver counts.
+    /// The number of the GPU in the driver's order, from 0.
     pub ordinal: usize,
-    /// Where the libraries may be. Those of the first backend of a process stay.
+    /// Where to look for NVIDIA's libraries. Only the first backend of a process searches.
     pub libraries: LibrarySearch,
-    /// Where compiled kernels are kept, and which algorithms are fastest; `None` compiles them in every process, which takes some
-    /// seconds, and takes the algorithms that cuBLASLt expects to be fast.
+    /// Folder that caches compiled kernels and timed algorithms. With `None` every process compiles the kernels, which
+    /// takes some seconds, and uses the algorithms that cuBLASLt's heuristic picks.
     pub kernel_cache: Option<PathBuf>,
     /// Upper bound on the GPU memory of this process in bytes, [`CONTEXT_BYTES`] included.
     pub memory_limit: Option<usize>,
@@ -89,7 +82,7 @@ impl Default for CudaOptions {
 /// An NVIDIA GPU as a [`Backend`].
 #[derive(Clone)]
 pub struct CudaBackend {
-    // In the order in which they must go: what uses the context before it.
+    // Dropped in this order: what uses the context before the context.
     cudnn: Option<Arc<Cudnn>>,
     cublaslt: Arc<CublasLt>,
     kernels: Arc<Kernels>,
@@ -99,11 +92,12 @@ pub struct CudaBackend {
     threads: Arc<Threads>,
     compute: Compute,
     log: KernelLog,
-    /// Scratch for weights that are quantized on the GPU. Kept from one to the next: freeing it each time fragments memory.
+    /// Scratch for weights that are quantized on the GPU. Kept from one to the next: freeing it each time fragments
+    /// memory.
     staging: Arc<Mutex<Option<Buffer>>>,
 }
 
-/// What a real GPU and a dry run make differently.
+/// What differs between a real GPU and a dry run.
 struct Parts {
     device: Arc<Device>,
     compute: Compute,
@@ -118,10 +112,10 @@ pub fn libraries(search: &LibrarySearch) -> &'static [Found] {
     libraries::load(search)
 }
 
-/// The GPUs that the driver knows.
+/// The GPUs of this machine, in the driver's order.
 ///
 /// # Errors
-/// If there is no driver, or it has none.
+/// If there is no driver or no GPU.
 pub fn gpus(search: &LibrarySearch) -> Result<Vec<GpuInfo>, Unavailable> {
     if let Some(Found { library, state: Err(reason) }) =
         libraries::load(search).iter().find(|found| found.library == Library::Driver)
@@ -135,7 +129,7 @@ pub fn gpus(search: &LibrarySearch) -> Result<Vec<GpuInfo>, Unavailable> {
     Ok(gpus)
 }
 
-/// The GPU of this number, if everything is there that is needed to use it. It is not opened.
+/// The properties of GPU `ordinal`, if everything needed to use it is present. Does not open it.
 ///
 /// # Errors
 /// As [`CudaBackend::new`].
@@ -144,10 +138,10 @@ pub fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Unavailab
 }
 
 impl CudaBackend {
-    /// Open a GPU.
+    /// Opens a GPU.
     ///
     /// # Errors
-    /// If there is none, it is too old, or a library is missing.
+    /// If it does not exist or is too old, or a library is missing.
     pub fn new(options: CudaOptions) -> Result<Self, Unavailable> {
         let CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit, threads } = options;
         let device = Device::open(ordinal, &libraries)?;
@@ -181,12 +175,12 @@ impl CudaBackend {
         Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, threads, compute, log, staging })
     }
 
-    /// The GPU.
+    /// Properties of the GPU.
     pub fn gpu(&self) -> &GpuInfo {
         &self.device.info
     }
 
-    /// Whether weights in `format` can be multiplied on this GPU.
+    /// Whether this GPU can multiply weights in `format`.
     pub fn takes(&self, format: Format) -> bool {
         QuantizedDType::of(format).is_none_or(|code| self.multiplies(code))
     }
@@ -204,7 +198,7 @@ impl CudaBackend {
 
     /// The log of this thread's calls: while a graph is captured that of the graph.
     fn log(&self) -> KernelLog {
-        replay::recorded_log().unwrap_or_else(|| self.log.clone())
+        replay::capture_log().unwrap_or_else(|| self.log.clone())
     }
 }
 
@@ -303,7 +297,7 @@ impl Runtime for CudaBackend {
         }
         let placement = matrix.placement();
         let matrix = match format.dtype() {
-            // Rounded as on the processor, but multiplied in the compute dtype.
+            // Rounded to `dtype` as on the CPU, then multiplied in the compute dtype.
             Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, &self.threads)?,
             _ => matrix,
         };
@@ -313,7 +307,7 @@ impl Runtime for CudaBackend {
     fn trim(&self) {
         self.offloader.clear();
         *self.staging.lock().expect("no panic while the lock is held") = None;
-        // What went wrong is reported by the next call that can.
+        // An error here will surface at the next driver call.
         let _ = self.pool.trim();
     }
 

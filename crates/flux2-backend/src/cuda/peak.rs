@@ -1,4 +1,4 @@
-//! What the GPU reaches at most, for benchmarks: a large product, and a copy between buffers larger than its cache.
+//! Peak throughput for benchmarks: a large product, long attention, and a copy between buffers larger than the cache.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +7,15 @@ use super::product::cublaslt::{Right, Shape};
 use super::product::quantized::QuantizedDType;
 use crate::{AttentionInput, AttentionMask, DType, Format, Result, Runtime, ops};
 
-/// Rows and columns of the product.
+/// Rows, columns and k of the product.
 const SIDE: usize = 8192;
-/// Bytes of the copy.
+/// Bytes of each buffer of the copy.
 const COPY: usize = 1 << 30;
 
-/// Floating-point operations a second with weights in `format`.
+/// Floating-point operations a second of a product with weights in `format`.
 pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
     let quantized = QuantizedDType::of(format);
-    // Not zeros: they take less power, so the clock would be higher than it is for a model.
+    // Not zeros: those take less power, so the clock would be higher than for a model.
     let values: Vec<f32> = (0..SIDE * 64).map(|i| (i * 7919 % 8191) as f32 / 8191.0 - 0.5).collect();
     let block = ops::cast(be, &be.upload(&[64, SIDE], &values)?, be.compute.dtype())?;
     let x = ops::concat_rows(be, &[&block; SIDE / 64])?;
@@ -32,13 +32,14 @@ pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
         out: if quantized.is_none() { be.compute.dtype() } else { DType::F32 },
         accumulate: false,
     };
-    // SAFETY: all three are square.
+    // SAFETY: all three matrices are `SIDE` x `SIDE`.
     let product = || unsafe { be.cublaslt.run(&be.device, shape, [x, x, y.address()]) };
     let seconds = shortest(be, product)?.as_secs_f64();
     Ok(2.0 * (SIDE as f64).powi(3) / seconds)
 }
 
-/// Floating-point operations a second of attention with the heads of the flow transformer, so many tokens that nothing else counts.
+/// Floating-point operations a second of attention with the heads of the flow transformer, over so many tokens that
+/// overheads vanish.
 pub(super) fn attention_flops(be: &CudaBackend) -> Result<f64> {
     const TOKENS: usize = 8192;
     const HEADS: usize = 24;
@@ -52,7 +53,7 @@ pub(super) fn attention_flops(be: &CudaBackend) -> Result<f64> {
     Ok((4 * TOKENS * TOKENS * HEADS * CHANNELS) as f64 / seconds)
 }
 
-/// Bytes a second, those read and those written.
+/// Bytes read and written a second by a copy.
 pub(super) fn bandwidth(be: &CudaBackend) -> Result<f64> {
     let from = be.empty(&[COPY / 4], DType::F32)?;
     be.fill_with_zeros(from.address(), COPY)?;
@@ -61,7 +62,8 @@ pub(super) fn bandwidth(be: &CudaBackend) -> Result<f64> {
     Ok(2.0 * COPY as f64 / seconds)
 }
 
-/// The shortest of a few runs, each as long as a picture takes: in a shorter one the GPU is not yet as slow as its power makes it.
+/// The shortest of three runs of `call`, per call. A run lasts 200 ms: in a shorter one the power limit does not yet
+/// lower the clock.
 fn shortest(be: &CudaBackend, call: impl Fn() -> Result<()>) -> Result<Duration> {
     const RUN: Duration = Duration::from_millis(200);
     let run = |calls: u32| -> Result<Duration> {

@@ -10,7 +10,8 @@ use super::runtime::driver::check;
 use super::runtime::memory::Buffer;
 use crate::{DType, Result, Tensor};
 
-/// The memory of a tensor, and its rows in int8 or e4m3 once they have been quantized: several products read the same rows.
+/// The memory of a tensor, and its rows in int8 or e4m3 once they have been quantized: several products read the same
+/// rows.
 pub struct TensorBuffer {
     pub(super) memory: Buffer,
     quantized: Mutex<Option<Arc<QuantizedRows>>>,

@@ -1,4 +1,4 @@
-//! What several unit tests of this backend need.
+//! Shared by unit tests of this backend.
 
 use crate::cuda::runtime::libraries::{Found, LibrarySearch, load};
 

@@ -10,8 +10,8 @@ use crate::{Backend, Result, Tensor};
 pub enum AttentionMask {
     /// Every query sees every key.
     None,
-    /// Query `i` sees key `j` if `j <= i` and `j < valid`. Keys are those of the queries' tokens, from the first on; keys
-    /// that no query sees may be left out.
+    /// Query `i` sees key `j` if `j <= i` and `j < valid`. Keys are those of the queries' tokens, from the first on;
+    /// keys that no query sees may be left out.
     Causal {
         /// Keys before the padding; at least 1.
         valid: usize,
@@ -35,8 +35,9 @@ pub struct AttentionInput<'a, B: Backend> {
 /// Returns compute `[n, heads * head_dim]`. Query head `i` uses key head `i / (heads / kv_heads)`.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the operands are not as [`AttentionInput`] says, `head_dim` is odd, `heads` is
-/// not a multiple of `kv_heads`, there are no keys, or a causal mask meets `m > n` or `valid` outside `1..=m`.
+/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the operands are not as [`AttentionInput`] says, `head_dim` is
+/// odd, `heads` is not a multiple of `kv_heads`, there are no keys, or a causal mask meets `m > n` or `valid` outside
+/// `1..=m`.
 pub fn attention<B: Backend>(be: &B, operands: &AttentionInput<B>) -> Result<Tensor<B>> {
     let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let compute = be.compute().dtype();

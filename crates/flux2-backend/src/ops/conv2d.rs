@@ -1,9 +1,9 @@
 //! Convolution over a map of pixels, one of the kinds in [`ConvShape`]; sums in f32.
 //!
 //! Used by the autoencoder. A pixel's channels are neighbors in memory, and a weight row is `[row, column, channel]`.
-//! What comes before a convolution there (group norm and SiLU) and what comes after it (a residual) is part of the op, so
-//! that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Padding is zero as the convolution reads
-//! it, that is, behind the norm.
+//! What comes before a convolution there (group norm and SiLU) and what comes after it (a residual) is part of the op,
+//! so that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Padding is zero as the convolution
+//! reads it, that is, behind the norm.
 
 use crate::{Backend, DType, Error, Result, Tensor, Weight};
 
@@ -106,7 +106,8 @@ pub fn conv2d_f32<B: Backend>(be: &B, x: &ConvInput<B>, conv: &Convolution<B>) -
     be.conv2d(x, conv, DType::F32)
 }
 
-/// `y += conv2d(x)` with `y` compute `[h', w', o]`, rounded once. `y` is copied first if another tensor shares its memory.
+/// `y += conv2d(x)` with `y` compute `[h', w', o]`, rounded once. `y` is copied first if another tensor shares its
+/// memory.
 ///
 /// # Errors
 /// As [`conv2d`].

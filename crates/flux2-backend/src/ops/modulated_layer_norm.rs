@@ -13,8 +13,8 @@ pub struct ModulatedLayerNorm<'a, B: Backend> {
     pub scale: &'a Tensor<B>,
     /// Added to the variance before the square root.
     pub eps: f32,
-    /// The weight that the result will be multiplied with. If the backend quantizes rows for it, the norm can do so in its
-    /// own kernel; the result is the same.
+    /// The weight that the result will be multiplied with. If the backend quantizes rows for it, the norm can do so in
+    /// its own kernel; the result is the same.
     pub feeds: Option<&'a Weight<B>>,
 }
 

@@ -1,4 +1,5 @@
-//! Number formats smaller than 16 bits: layout, packing, unpacking, error bound. Which layer uses one is not decided here.
+//! Number formats smaller than 16 bits: layout, packing, unpacking, error bound. Which layer uses one is not decided
+//! here.
 
 pub mod blocks;
 pub(crate) mod encode;

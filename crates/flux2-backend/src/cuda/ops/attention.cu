@@ -1,12 +1,13 @@
-// Attention for any head and number format, and the softmax of scores that a product made. Contract: ops/attention.rs
+// Attention for any head size and number format, and the softmax of scores from a product. Contract: ops/attention.rs
 //   q [n, heads * d], k and v [m, kv_heads * d] compute with row strides; y [n, heads * d] contiguous; sums in f32
 
-// One warp a head of a query: keys one after the other, the softmax carried along. For tests, small models and f32; bound by
-// arithmetic at a small part of the peak.
-//   D: registers for a head, so d <= 32 * D
+// One warp a head of a query: keys one after the other, with an online softmax. For tests, small models and f32; bound
+// by arithmetic at a small part of the peak.
+//   D: registers of a lane for a head, so d <= 32 * D
 template <int D>
-__device__ void rows(i64 items, int heads, int repeat, int d, int m, int causal, int valid, float scale, const compute *q,
-                     i64 q_stride, const compute *k, i64 k_stride, const compute *v, i64 v_stride, compute *y) {
+__device__ void rows(i64 items, int heads, int repeat, int d, int m, int causal, int valid, float scale,
+                     const compute *q, i64 q_stride, const compute *k, i64 k_stride, const compute *v, i64 v_stride,
+                     compute *y) {
     i64 item = thread_index() / 32;
     int lane = threadIdx.x % 32;
     if (item >= items) return;
@@ -36,7 +37,7 @@ __device__ void rows(i64 items, int heads, int repeat, int d, int m, int causal,
 }
 
 #define ROWS(name, D)                                                                                                \
-    extern "C" __global__ void name(i64 items, int heads, int repeat, int d, int m, int causal, int valid, float scale, \
+    extern "C" __global__ void name(i64 items, int heads, int repeat, int d, int m, int causal, int valid, float scale,\
                                     const compute *q, i64 q_stride, const compute *k, i64 k_stride, const compute *v, \
                                     i64 v_stride, compute *y) {                                                      \
         rows<D>(items, heads, repeat, d, m, causal, valid, scale, q, q_stride, k, k_stride, v, v_stride, y);         \
@@ -44,7 +45,7 @@ __device__ void rows(i64 items, int heads, int repeat, int d, int m, int causal,
 ROWS(attention_rows_128, 4)
 ROWS(attention_rows_512, 16)
 
-// Scores [rows, m] f32 to weights [rows, m] compute; one block a row.
+// Softmax of scores [rows, m] f32 -> weights [rows, m] compute; one block a row.
 extern "C" __global__ void softmax(int m, const float *scores, float scale, compute *weights) {
     scores += (i64)blockIdx.x * m;
     weights += (i64)blockIdx.x * m;
@@ -59,7 +60,8 @@ extern "C" __global__ void softmax(int m, const float *scores, float scale, comp
 
 // The same for rows of up to VECTORS * 4 * blockDim.x scores, a multiple of 4: read once, kept in registers.
 constexpr int VECTORS = 8;
-extern "C" __global__ void __launch_bounds__(512) softmax_wide(int m, const float *scores, float scale, compute *weights) {
+extern "C" __global__ void __launch_bounds__(512)
+    softmax_wide(int m, const float *scores, float scale, compute *weights) {
     scores += (i64)blockIdx.x * m;
     weights += (i64)blockIdx.x * m;
     float x[VECTORS][4], largest = -INF, total = 0;
@@ -86,21 +88,21 @@ extern "C" __global__ void __launch_bounds__(512) softmax_wide(int m, const floa
 }
 
 #ifdef COMPUTE_BF16
-// Tiles of 64 queries and 64 keys through the tensor cores (mma), the softmax carried along in registers.
-//   four warps with 16 queries of a head each; heads of up to D channels, zeros behind them; rows 16-byte aligned
-//   keys and values come while the tile before them is multiplied; rows are swizzled by 16 bytes
-//   bound by the tensor cores, at about half of what Hopper's own instructions reach
+// Tiles of 64 queries and 64 keys on the tensor cores (mma), with an online softmax in registers.
+//   four warps of 16 queries of a head each; heads of up to D channels, padded with zeros; rows 16-byte aligned
+//   keys and values are loaded while the previous tile is multiplied (cp.async); rows are swizzled by 16 bytes
+//   bound by the tensor cores, at about half of what wgmma reaches on Hopper
 
 constexpr int TILE = 64;
 
 __device__ inline u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
-// Byte of 16-byte chunk `chunk` in row `row` of a tile.
+// Byte offset of 16-byte chunk `chunk` in row `row` of a tile.
 template <int D> __device__ inline int swizzled(int row, int chunk) {
     return row * D * 2 + ((chunk ^ row % (D / 8 < 8 ? D / 8 : 8)) * 16);
 }
 
-// Rows `first..first + TILE` of a head, zeros from row `rows` and channel `d` on.
+// Loads rows `first..first + TILE` of a head; zeros from row `rows` and channel `d` on.
 template <int D> __device__ inline void fetch(u32 to, const bf16 *from, i64 stride, int first, int rows, int d) {
     for (int i = threadIdx.x; i < TILE * D / 8; i += 128) {
         int row = i / (D / 8), chunk = i % (D / 8);
@@ -122,7 +124,8 @@ __device__ inline void load_transposed(u32 (&r)[4], u32 at) {
 // d [16, 8] += a [16, 16] * b [8, 16]^T
 __device__ inline void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -151,7 +154,7 @@ __device__ void tiles(int n, int m, int repeat, int d, int causal, int valid, fl
 
     u32 own[D / 16][4];
     float sum[D / 8][4] = {}, largest[2] = {-INF, -INF}, total[2] = {};
-    float scale_2 = scale * 1.4426950408889634f; // so that powers are of 2
+    float scale_2 = scale * 1.4426950408889634f; // exp(x) = exp2(x * log2(e))
     for (int step = 0; step < steps; step++) {
         u32 keys_now = keys + step % 2 * BYTES, values_now = values + step % 2 * BYTES;
         if (step + 1 < steps) {
@@ -176,7 +179,7 @@ __device__ void tiles(int n, int m, int repeat, int d, int causal, int valid, fl
                 mma(s[2 * j + 1], own[i], b[2], b[3]);
             }
         }
-        // A lane has columns 8j + 2 * (lane % 4) and the next of rows lane / 4 and 8 more.
+        // A lane has columns 8j + 2 * (lane % 4) and the next of rows lane / 4 and lane / 4 + 8.
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int query = first + warp * 16 + lane / 4 + 8 * half;

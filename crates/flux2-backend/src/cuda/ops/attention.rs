@@ -1,5 +1,5 @@
-//! `attention`: by cuDNN where it can, by kernels of our own for masks, small shapes and where it is missing, and for the
-//! large head of the autoencoder by products with a softmax between them.
+//! `attention`: through cuDNN if it is installed, with our own kernels for masks and small shapes, and for the large
+//! head of the autoencoder as two products with a softmax between them.
 
 use super::cudnn;
 use crate::cuda::product::cublaslt::{Right, Shape};
@@ -9,17 +9,17 @@ use crate::{AttentionInput, AttentionMask, Compute, DType, Error, Result, Tensor
 
 const ATTENTION: Source = source!("attention.cu");
 
-/// Queries and keys of a block, as in `attention.cu`.
+/// Queries and keys of a tile, as in `attention.cu`.
 const TILE: usize = 64;
 
-/// Bytes of scores at a time, about, where they are kept: so many rows that the products fill the GPU. Fewer would stay in the
-/// cache, and took 2.5 times as long.
+/// Approximate size in bytes of the scores stored at a time: enough rows that the products fill the GPU. With so few
+/// that they stay in the cache it took 2.5 times as long.
 const SCORE_BYTES: usize = 256 << 20;
-/// Threads of a row of scores, and the longest one that they hold in registers, as in `attention.cu`.
+/// Threads for the softmax of a row, and the longest row that they keep in registers, as in `attention.cu`.
 const SOFTMAX_THREADS: u32 = 512;
 const SOFTMAX_ROW: usize = 8 * 4 * SOFTMAX_THREADS as usize;
 
-/// Products of queries and keys from which on building cuDNN's plan pays.
+/// Queries x keys from which on building a cuDNN plan pays.
 const CUDNN_SCORES: usize = 512 * 512;
 
 pub(crate) fn attention(be: &CudaBackend, operands: &AttentionInput<CudaBackend>) -> Result<Tensor<CudaBackend>> {
@@ -41,7 +41,7 @@ pub(crate) fn attention(be: &CudaBackend, operands: &AttentionInput<CudaBackend>
     by_tiles(be, [q, k, v], heads, head_dim, mask)
 }
 
-/// By cuDNN, if it is there and can.
+/// Attention through cuDNN; `None` if it is missing or has no plan.
 fn by_cudnn(
     be: &CudaBackend,
     [q, k, v]: [&Tensor<CudaBackend>; 3],
@@ -64,7 +64,7 @@ fn by_cudnn(
     Ok(Some(y))
 }
 
-/// By our own kernel on the tensor cores.
+/// Attention with our own tensor-core kernel.
 fn by_tiles(
     be: &CudaBackend,
     [q, k, v]: [&Tensor<CudaBackend>; 3],
@@ -80,7 +80,7 @@ fn by_tiles(
     };
     let (causal, valid) = causal(mask, k);
     be.note("attention", "mma");
-    // Queries, and keys and values twice.
+    // A tile of queries, and two of keys and values: one is loaded while the other is multiplied.
     let shared = 5 * TILE * channels * 2;
     let geometry = Geometry { grid: [blocks(q.rows(), TILE), int(heads) as u32, 1], block: 128, shared: shared as u32 };
     be.allow_shared(ATTENTION, name, geometry.shared)?;
@@ -115,7 +115,7 @@ fn by_tiles(
     Ok(y)
 }
 
-/// Whether queries see no key behind their own, and how many keys there are, for the kernels.
+/// The mask as kernels take it: 1 if causal, and the number of visible keys.
 fn causal(mask: AttentionMask, k: &Tensor<CudaBackend>) -> (i32, i32) {
     match mask {
         AttentionMask::None => (0, int(k.rows())),
@@ -123,7 +123,7 @@ fn causal(mask: AttentionMask, k: &Tensor<CudaBackend>) -> (i32, i32) {
     }
 }
 
-/// One head: scores of some queries with all keys, their softmax, its product with the values.
+/// Attention of one head: the scores of some queries with all keys, their softmax, its product with the values.
 fn by_products(
     be: &CudaBackend,
     q: &Tensor<CudaBackend>,
@@ -172,7 +172,7 @@ fn by_products(
     Ok(y)
 }
 
-/// A warp for each head of each query.
+/// Attention with one warp for each head of each query.
 fn by_rows(
     be: &CudaBackend,
     [q, k, v]: [&Tensor<CudaBackend>; 3],

@@ -3,7 +3,7 @@
 use crate::cuda::{CudaBackend, Geometry, Source, int, launch, source};
 use crate::{DType, Result, Tensor};
 
-/// Shared by the ops that are one formula an element.
+/// Shared by the elementwise ops.
 pub(crate) const ELEMENTWISE: Source = source!("elementwise.cu");
 
 pub(crate) fn cast(be: &CudaBackend, x: &Tensor<CudaBackend>, dtype: DType) -> Result<Tensor<CudaBackend>> {

@@ -1,7 +1,7 @@
 //! `conv2d`: bands of rows, norm and SiLU before the convolution, and another convolution before those.
 //!
-//! Each step before the last one is a pass of its own: over a band of rows at a time if there is another convolution or the
-//! map is large, so that its result never exists as a whole. The product itself is a [`Product`].
+//! Each step before the last one is a pass of its own: over a band of rows at a time if there is another convolution or
+//! the map is large, so that its result never exists as a whole. The product itself is a [`Product`].
 
 use std::ops::Range;
 
@@ -67,7 +67,8 @@ struct Bands {
     accumulate: bool,
 }
 
-/// [`convolve`], a band of rows at a time. A band is computed with the rows around it that it needs, and those are cut off.
+/// [`convolve`], a band of rows at a time. A band is computed with the rows around it that it needs, and those are cut
+/// off.
 fn by_bands(
     be: &CudaBackend,
     x: &ConvInput<CudaBackend>,

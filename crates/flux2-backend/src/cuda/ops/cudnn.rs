@@ -1,6 +1,6 @@
-//! Attention through cuDNN's graphs: one node, whose plan is built once for a shape and kept.
+//! Attention through cuDNN's graph API: one node (SDPA), whose plan is built once for a shape and kept.
 //!
-//! Where cuDNN is missing or has no plan, [`Cudnn::plan`] says so once and the kernels of `attention.cu` do the work.
+//! If cuDNN is missing or has no plan, [`Cudnn::new`] or [`Cudnn::plan`] return `None` and `attention.cu` is used.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -17,23 +17,26 @@ use crate::cuda::runtime::libraries::{self, Handle, Library, LibrarySearch};
 use crate::cuda::runtime::memory::Pool;
 use crate::{Error, Result};
 
-/// Attention of `queries` with `keys`, heads of `channels`, no mask.
+/// A shape of attention without a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
+    /// Number of queries.
     pub(crate) queries: usize,
+    /// Number of keys.
     pub(crate) keys: usize,
-    /// Of queries, and of keys and values.
+    /// Heads of the queries, and of keys and values.
     pub(crate) heads: [usize; 2],
+    /// Channels of a head.
     pub(crate) channels: usize,
     /// Elements from one token to the next in queries, keys, values and the result.
     pub(crate) strides: [usize; 4],
 }
 
-/// A handle of cuDNN and its plans.
+/// A cuDNN handle and its plans.
 pub(crate) struct Cudnn {
     functions: Functions,
     state: Mutex<State>,
-    /// That of the handle.
+    /// The device of the handle.
     device: Arc<Device>,
 }
 
@@ -45,7 +48,7 @@ struct State {
 type Object = sys::cudnnBackendDescriptor_t;
 type Status = sys::cudnnStatus_t;
 
-/// What is called of the library that was found. The bindings would ask the system for one by name and may get another.
+/// Functions of the library that was found. The bindings would load one by name and might get another.
 #[derive(Clone, Copy)]
 struct Functions {
     create: unsafe extern "C" fn(*mut sys::cudnnHandle_t) -> Status,
@@ -61,7 +64,7 @@ struct Functions {
 
 impl Functions {
     fn new(library: Handle) -> Option<Self> {
-        // SAFETY: these are the functions' documented signatures.
+        // SAFETY: these are the documented signatures.
         unsafe {
             Some(Functions {
                 create: library.function("cudnnCreate")?,
@@ -81,7 +84,7 @@ impl Functions {
         let mut object = ptr::null_mut();
         // SAFETY: `object` outlives the call.
         check("cudnnBackendCreateDescriptor", unsafe { (self.create_object)(kind, &mut object) })?;
-        let object = NonNull::new(object).expect("a descriptor that was made");
+        let object = NonNull::new(object).expect("cuDNN created a descriptor");
         Ok(Descriptor { object, functions: self })
     }
 }
@@ -102,7 +105,7 @@ impl Cudnn {
         Some(Cudnn { functions, state, device: Arc::clone(device) })
     }
 
-    /// How to compute attention of this shape, unless cuDNN cannot.
+    /// The plan for attention of `shape`; `None` if cuDNN has none.
     pub(crate) fn plan(&self, device: &Device, shape: Shape) -> Option<Arc<Plan>> {
         device.bind().ok()?;
         let State { handle, plans } = &mut *self.state.lock().expect("no panic while the lock is held");
@@ -110,7 +113,7 @@ impl Cudnn {
         plans.entry(shape).or_insert_with(|| Plan::new(self.functions, &target, shape).ok().map(Arc::new)).clone()
     }
 
-    /// Queue attention: the addresses are those of queries, keys, values and the result.
+    /// Enqueues attention. `addresses` are those of queries, keys, values and the result.
     ///
     /// # Safety
     /// The operands must be bf16 and as large as the plan's shape says.
@@ -140,27 +143,27 @@ impl Drop for Cudnn {
     fn drop(&mut self) {
         let state = self.state.get_mut().expect("no panic while the lock was held");
         state.plans.clear();
-        // Perhaps another thread's than the one that used it, and that one's GPU another.
+        // This thread may have another GPU's context current.
         let _ = self.device.bind();
-        // SAFETY: made in `new`, and no plan uses it any more. Nothing can be done about an error here.
+        // SAFETY: created in `new`, and no plan uses it any more. Errors cannot be handled here.
         let _ = unsafe { (self.functions.destroy)(state.handle) };
     }
 }
 
-/// Queries, keys, values, result, scale.
+/// Tensor ids of queries, keys, values, result and scale.
 const IDS: [i64; 5] = [1, 2, 3, 4, 5];
 
 /// The GPU that a plan is for.
 enum Target {
-    /// That of a handle.
+    /// The GPU of a handle.
     Handle(sys::cudnnHandle_t),
-    /// One that need not be there.
+    /// A described GPU that need not be present.
     #[cfg_attr(not(test), expect(dead_code, reason = "tests build plans without a GPU"))]
     Described(Descriptor),
 }
 
 impl Target {
-    /// Tell an object of a plan, by its attribute for handles or that for descriptions. Where it has none, it need not know.
+    /// Sets the GPU of an object, by its attribute for handles or for descriptions, if it has that.
     fn tell(&self, object: &Descriptor, handle: Option<Attribute>, description: Option<Attribute>) -> Result<()> {
         match (self, handle, description) {
             (Target::Handle(value), Some(attribute), _) => object.set(attribute, Type::CUDNN_TYPE_HANDLE, &[*value]),
@@ -172,16 +175,16 @@ impl Target {
     }
 }
 
-/// How cuDNN computes attention of one shape.
+/// An execution plan for attention of one shape.
 pub(crate) struct Plan {
     plan: Descriptor,
-    /// What the plan was made from.
+    /// Descriptors that the plan refers to.
     _parts: Vec<Descriptor>,
     workspace: usize,
     scale: f32,
 }
 
-// SAFETY: plans are not changed once they are made.
+// SAFETY: plans are immutable.
 unsafe impl Send for Plan {}
 // SAFETY: as above.
 unsafe impl Sync for Plan {}
@@ -255,7 +258,7 @@ impl Plan {
     }
 }
 
-/// A tensor of four axes.
+/// Layout of a tensor with four axes.
 struct Layout {
     id: i64,
     dims: [usize; 4],
@@ -263,7 +266,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Its description; a scalar on the host if it goes `by_value`.
+    /// Its descriptor; `by_value` for a scalar on the host.
     fn tensor(&self, functions: Functions, data_type: sys::cudnnDataType_t, by_value: bool) -> Result<Descriptor> {
         let (dims, strides) = (self.dims.map(|n| n as i64), self.strides.map(|n| n as i64));
         let tensor = functions.object(Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?;
@@ -278,7 +281,7 @@ impl Layout {
     }
 }
 
-/// An object of cuDNN's.
+/// A cuDNN backend descriptor.
 struct Descriptor {
     object: NonNull<c_void>,
     functions: Functions,
@@ -286,18 +289,18 @@ struct Descriptor {
 
 impl Descriptor {
     fn set<T>(&self, attribute: Attribute, of: Type, values: &[T]) -> Result<()> {
-        // SAFETY: as many values of the type that the callers say.
+        // SAFETY: `values` has the length and type passed.
         let status = unsafe {
             (self.functions.set)(self.object.as_ptr(), attribute, of, values.len() as i64, values.as_ptr().cast())
         };
         check("cudnnBackendSetAttribute", status)
     }
 
-    /// How many of `values` were written.
+    /// Fills `values`; returns how many were written.
     fn get<T>(&self, attribute: Attribute, of: Type, values: &mut [T]) -> Result<i64> {
         let mut count = 0;
         let (room, to) = (values.len() as i64, values.as_mut_ptr().cast());
-        // SAFETY: room for as many values of the type that the callers say.
+        // SAFETY: `values` has the length and type passed.
         let status = unsafe { (self.functions.get)(self.object.as_ptr(), attribute, of, room, &mut count, to) };
         check("cudnnBackendGetAttribute", status)?;
         Ok(count)
@@ -311,7 +314,7 @@ impl Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: made in `object`. Nothing can be done about an error here.
+        // SAFETY: created in `object`. Errors cannot be handled here.
         let _ = unsafe { (self.functions.destroy_object)(self.object.as_ptr()) };
     }
 }
@@ -327,7 +330,7 @@ fn check(call: &'static str, status: sys::cudnnStatus_t) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A GPU as cuDNN describes it.
+    /// A GPU as cuDNN describes it to itself.
     struct Gpu {
         capability: u32,
         multiprocessors: u32,
@@ -351,8 +354,8 @@ mod tests {
     const RTX_5090: Gpu =
         Gpu { capability: 120, multiprocessors: 170, block_bytes: 101_376, threads: 1536, l2_bytes: 96 << 20 };
 
-    /// cuDNN, if what it believes to be the driver is the one that `.ci/cuda` builds: a real one would be asked to load what was
-    /// compiled for another GPU.
+    /// cuDNN, if what it believes to be the driver is the one that `.ci/cuda` builds: a real one would be asked to load
+    /// what was compiled for another GPU.
     fn cudnn_without_gpu() -> Option<Functions> {
         let found = crate::cuda::tests::libraries();
         let loaded = |library| found.iter().find(|found| found.library == library)?.state.as_ref().ok();
@@ -368,8 +371,9 @@ mod tests {
             r#"{{"deviceVer":{},"multiProcessorCount":{multiprocessors},"warpSize":32,"maxSharedMemoryPerBlock":49152,
             "maxSharedMemoryPerBlockOptin":{block_bytes},"reservedSharedMemoryPerBlock":1024,"maxRegistersPerSM":65536,
             "maxCtasPerSM":16,"maxThreadsPerBlock":1024,"maxThreadsPerSM":{threads},"regsPerBlock":65536,
-            "totalGlobalMem":25769803776,"smClockRateKHz":1980000,"l2CacheSize":{l2_bytes},"maxBlockSize":[1024,1024,64],
-            "memClockRateKHz":2619000,"maxGridSize":[2147483647,65535,65535],"supportCoopLaunch":1,"pciDeviceId":0,
+            "totalGlobalMem":25769803776,"smClockRateKHz":1980000,"l2CacheSize":{l2_bytes},
+            "maxBlockSize":[1024,1024,64],"memClockRateKHz":2619000,
+            "maxGridSize":[2147483647,65535,65535],"supportCoopLaunch":1,"pciDeviceId":0,
             "isTccDriver":0,"cudaDeviceId":0,"driverVer":13000,"deviceName":"described"}}"#,
             10 * capability
         );

@@ -1,5 +1,5 @@
-// Ops that are one formula an element: cast, silu, guide, euler_step. Contracts: ops/{cast,silu,guide,euler_step}.rs
-//   [rows, cols] with a row stride for each operand, results contiguous; a thread has N neighbours of a row
+// Elementwise ops: cast, silu, guide, euler_step. Contracts: ops/{cast,silu,guide,euler_step}.rs
+//   [rows, cols] with a row stride for each operand, results contiguous; a thread has N consecutive values of a row
 //   memory bound: every operand is read once, the result written once
 
 template <typename S, typename T, int N> __device__ void cast_to(i64 n, int cols, const S *x, i64 stride, T *y) {

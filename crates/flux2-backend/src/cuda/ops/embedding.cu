@@ -1,4 +1,4 @@
-// Rows of a table. Contract: ops/embedding.rs
+// Gathers rows of a table. Contract: ops/embedding.rs
 //   table [v, stride] compute; ids [n]; y [n, d] f32
 //   one block a row; memory bound: n * d * (size of compute + 4) bytes
 

@@ -1,4 +1,4 @@
-//! `embedding`. Of a table that stays on the host only the rows that are asked for come.
+//! `embedding`. Of a table on the host only the rows asked for are uploaded.
 
 use crate::cuda::{CudaBackend, Geometry, Matrix, Source, int, launch, source};
 use crate::{DType, Result, Runtime, Tensor};

@@ -2,10 +2,10 @@
 //   x [pixels, c] compute with a pixel stride; statistics [3, c] f32: mean, scale, bias
 //   memory bound: the map is read once for the statistics, read and written once for the norm
 
-// Sums over a block's pixels for each group: of deviations from the group's first value in the map, of which x may be some
-// rows, and of their squares.
-// Close to that value nothing cancels, however far from zero the map lies. In f32 over a few dozen values, then in f64.
-//   threads: teams of one for each N channels of a pixel; teams add up one after the other, so in the same order always
+// Sums over a block's pixels for each group: deviations from the group's first value in the map, and their squares. x
+// may be a band of the map. Shifting by that value avoids cancellation however far from zero the map lies. f32 over a
+// few dozen values, then f64.
+//   threads: a team has one for each N channels of a pixel; teams add in a fixed order
 //   partial [blocks, groups, 2]
 template <int N>
 __device__ void moments(i64 pixels, int pixels_a_block, int c, int groups, const compute *x, i64 stride,
@@ -80,12 +80,12 @@ extern "C" __global__ void group_statistics(i64 pixels, int blocks, int c, int g
         double scale = inverse * weight[i];
         statistics[i] = (float)mean;
         statistics[c + i] = (float)scale;
-        // What f32 cannot hold of the mean goes into the bias: it matters where the mean dwarfs the deviation.
+        // The rounding error of the mean goes into the bias: it matters where the mean dwarfs the deviation.
         statistics[2 * c + i] = (float)(bias[i] - (mean - (float)mean) * scale);
     }
 }
 
-// Whole numbers of 32 bits, since divisions of longer ones take longer than memory does: there are not so many groups of N.
+// 32-bit indices: 64-bit divisions would take longer than the memory accesses.
 template <int N, bool SILU>
 __device__ void normalise(i64 n, int c, const compute *x, i64 stride, const float *statistics, compute *y) {
     u32 item = blockIdx.x * blockDim.x + threadIdx.x, lanes = (u32)c / N;

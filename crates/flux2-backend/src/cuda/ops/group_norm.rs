@@ -1,4 +1,4 @@
-//! `group_norm` and its statistics. Of a map that another convolution makes, some rows are made at a time.
+//! `group_norm` and its statistics. A map that another convolution computes is reduced a band of rows at a time.
 
 use super::conv2d;
 use crate::cuda::runtime::driver::{Geometry, blocks};
@@ -7,11 +7,11 @@ use crate::{ConvInput, DType, GroupNorm, Result, Tensor};
 
 const GROUP_NORM: Source = source!("group_norm.cu");
 
-/// Threads of a block that sums.
+/// Threads of a block that computes moments.
 const THREADS: usize = 256;
-/// Values that a thread adds up in f32.
+/// Upper bound on the values that a thread adds in f32.
 const TERMS: usize = 32;
-/// Channels that are loaded at once.
+/// Channels of a vector load.
 const WIDE: usize = 8;
 
 pub(crate) fn group_norm(
@@ -20,7 +20,7 @@ pub(crate) fn group_norm(
     norm: &GroupNorm<CudaBackend>,
 ) -> Result<Tensor<CudaBackend>> {
     let statistics = statistics(be, x.rows(), x.is_wide(WIDE), [Ok(x.clone())], norm)?;
-    normalise(be, x, &statistics, ["group_norm", "group_norm_wide"])
+    normalize(be, x, &statistics, ["group_norm", "group_norm_wide"])
 }
 
 pub(crate) fn group_norm_statistics(
@@ -31,7 +31,7 @@ pub(crate) fn group_norm_statistics(
     let [h, w, c] = x.size()?;
     let (wide, rows) = match x.after {
         None => (x.map.is_wide(WIDE), h),
-        // So many that every band but the last is whole blocks of the sums.
+        // Bands of whole blocks, so that sums do not depend on the bands.
         Some(_) => {
             let wide = c.is_multiple_of(WIDE);
             let block = pixels_a_block(if wide { c / WIDE } else { c });
@@ -42,16 +42,16 @@ pub(crate) fn group_norm_statistics(
     statistics(be, h * w, wide, bands, norm)
 }
 
-/// `silu((x - mean) * scale + bias)` with the rows of `statistics`.
+/// `silu((x - mean) * scale + bias)`; mean, scale and bias are the rows of `statistics`.
 pub(crate) fn norm_silu(
     be: &CudaBackend,
     x: &Tensor<CudaBackend>,
     statistics: &Tensor<CudaBackend>,
 ) -> Result<Tensor<CudaBackend>> {
-    normalise(be, x, statistics, ["group_norm_silu", "group_norm_silu_wide"])
+    normalize(be, x, statistics, ["group_norm_silu", "group_norm_silu_wide"])
 }
 
-fn normalise(
+fn normalize(
     be: &CudaBackend,
     x: &Tensor<CudaBackend>,
     statistics: &Tensor<CudaBackend>,
@@ -66,7 +66,7 @@ fn normalise(
     Ok(y)
 }
 
-/// Of a map of so many `pixels` whose rows come in bands, all of them `wide` or none.
+/// The statistics of a map of `pixels`, given as bands of rows. `wide`: channels are loaded as vectors.
 fn statistics(
     be: &CudaBackend,
     pixels: usize,
@@ -130,7 +130,8 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// So many that no thread adds up more than [`TERMS`] values of a channel, where a pixel takes `lanes` threads.
+/// Pixels of a block, such that no thread adds more than [`TERMS`] values of a channel if a pixel takes `lanes`
+/// threads.
 fn pixels_a_block(lanes: usize) -> usize {
     THREADS / lanes.clamp(1, THREADS) * TERMS
 }

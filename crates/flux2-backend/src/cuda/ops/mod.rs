@@ -1,4 +1,4 @@
-//! The ops on a GPU: one launcher each, and `.cu` files, which several small ops may share.
+//! The ops on a GPU: a launcher each, and `.cu` files, which several small ops may share.
 //!
 //! Products with weights are in [`product`].
 

@@ -1,6 +1,6 @@
 // Norms of rows: rms_norm, modulated_layer_norm. Contracts: ops/rms_norm.rs, ops/modulated_layer_norm.rs
 //   x [rows, d] f32 with a row stride; weight, shift, scale [d] f32; y [rows, d] contiguous; sums in f32
-//   one block a row; the row is read from memory once, then from the first-level cache
+//   one block a row; the row is read from memory once, then from L1
 //   memory bound: rows * d * (4 + size of y) bytes
 
 template <int N, typename F> __device__ void each(int d, F f) {
@@ -29,12 +29,14 @@ template <int N> __device__ void rms(int d, const float *x, i64 stride, const fl
 extern "C" __global__ void rms_norm(int d, const float *x, i64 stride, const float *weight, float eps, compute *y) {
     rms<1>(d, x, stride, weight, eps, y);
 }
-extern "C" __global__ void rms_norm_wide(int d, const float *x, i64 stride, const float *weight, float eps, compute *y) {
+extern "C" __global__ void rms_norm_wide(int d, const float *x, i64 stride, const float *weight, float eps,
+                                         compute *y) {
     rms<4>(d, x, stride, weight, eps, y);
 }
 
 template <int N>
-__device__ void layer_norm(int d, const float *x, i64 stride, const float *shift, const float *scale, float eps, compute *y) {
+__device__ void layer_norm(int d, const float *x, i64 stride, const float *shift, const float *scale, float eps,
+                           compute *y) {
     x += blockIdx.x * stride;
     y += (i64)blockIdx.x * d;
     float sum = 0;
@@ -60,8 +62,8 @@ __device__ void layer_norm(int d, const float *x, i64 stride, const float *shift
     });
 }
 
-extern "C" __global__ void modulated_layer_norm(int d, const float *x, i64 stride, const float *shift, const float *scale,
-                                                float eps, compute *y) {
+extern "C" __global__ void modulated_layer_norm(int d, const float *x, i64 stride, const float *shift,
+                                                const float *scale, float eps, compute *y) {
     layer_norm<1>(d, x, stride, shift, scale, eps, y);
 }
 extern "C" __global__ void modulated_layer_norm_wide(int d, const float *x, i64 stride, const float *shift,
@@ -70,11 +72,11 @@ extern "C" __global__ void modulated_layer_norm_wide(int d, const float *x, i64 
 }
 
 #if defined(COMPUTE_BF16) && defined(HAS_E4M3)
-// The same, and the rows in e4m3 behind their rounding to bf16: see quant/fp8.rs. d is a multiple of 16 and at most ROUNDS * 4 *
-// blockDim.x; a thread keeps its values in registers.
+// The same, and the rows, after rounding to bf16, quantized to e4m3: see quant/fp8.rs. d is a multiple of 16 and at
+// most ROUNDS * 4 * blockDim.x; a thread keeps its values in registers.
 constexpr int ROUNDS = 4;
-extern "C" __global__ void modulated_layer_norm_e4m3(int d, const float *x, i64 stride, const float *shift, const float *scale,
-                                                     float eps, bf16 *y, u16 *q, float *scales) {
+extern "C" __global__ void modulated_layer_norm_e4m3(int d, const float *x, i64 stride, const float *shift,
+                                                     const float *scale, float eps, bf16 *y, u16 *q, float *scales) {
     x += blockIdx.x * stride;
     y += (i64)blockIdx.x * d;
     q += (i64)blockIdx.x * (d / 2);
@@ -108,7 +110,8 @@ extern "C" __global__ void modulated_layer_norm_e4m3(int d, const float *x, i64 
     });
     float of_row = e4m3_scale(block_max(largest), inverse);
     each_own([&](int i, float (&v)[4]) {
-        *(Vec<u16, 2> *)(q + i / 2) = {to_e4m3(v[0] * inverse, v[1] * inverse), to_e4m3(v[2] * inverse, v[3] * inverse)};
+        *(Vec<u16, 2> *)(q + i / 2) = {to_e4m3(v[0] * inverse, v[1] * inverse),
+                                       to_e4m3(v[2] * inverse, v[3] * inverse)};
     });
     if (threadIdx.x == 0) scales[blockIdx.x] = of_row;
 }

@@ -1,7 +1,7 @@
 // RMS norm of each head, then rotary position embedding. Contract: ops/norm_rope.rs
 //   x [n, heads * d] compute with a row stride; weight [d], cos and sin [n, d / 2] f32; y [n, heads * d] contiguous
-//   one warp a head of a token, a lane has pairs of channels, of 128 channels two at once; sums in f32
-//   memory bound: n * heads * d * (2 * size of compute) bytes; the tables stay in the cache
+//   one warp a head of a token; a lane has pairs of channels, two at a time with 128 channels; sums in f32
+//   memory bound: n * heads * d * (2 * size of compute) bytes; the tables stay in L2
 
 template <typename T> __device__ inline void pair_of(const T *x, int pair, int d, bool halves, float &a, float &b) {
     if (halves) {
@@ -43,17 +43,17 @@ extern "C" __global__ void norm_rope(i64 items, int heads, int d, const compute 
     }
 }
 
-// The same for heads of 128 channels: a lane has four, loaded and stored at once.
+// The same for heads of 128 channels: a lane has four, loaded and stored as vectors.
 template <bool HALVES>
 __device__ void of_128(i64 items, int heads, const compute *x, i64 stride, const float *weight, const float *cos,
                        i64 cos_stride, const float *sin, i64 sin_stride, float eps, compute *y) {
-    // Heads are not so many that they need more bits, and divisions of longer numbers take longer than memory does.
+    // 32-bit indices: 64-bit divisions would take longer than the memory accesses.
     u32 item = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, token = item / (u32)heads;
     int lane = threadIdx.x % 32;
     if (item >= items) return;
     x += token * stride + (item - token * heads) * 128;
     y += (i64)item * 128;
-    // Pairs 2 * lane and the next: neighbours, or as far apart as half a head.
+    // Pairs 2 * lane and the next: of neighboring channels, or of channels half a head apart.
     int first = HALVES ? 2 * lane : 4 * lane, second = HALVES ? first + 64 : first + 2;
     float a[2], b[2], wa[2], wb[2], c[2], s[2];
     load(x + first, a);
@@ -73,7 +73,8 @@ __device__ void of_128(i64 items, int heads, const compute *x, i64 stride, const
         store(y + first, u);
         store(y + second, v);
     } else {
-        float u[4] = {a[0] * c[0] - a[1] * s[0], a[1] * c[0] + a[0] * s[0], b[0] * c[1] - b[1] * s[1], b[1] * c[1] + b[0] * s[1]};
+        float u[4] = {a[0] * c[0] - a[1] * s[0], a[1] * c[0] + a[0] * s[0],
+                      b[0] * c[1] - b[1] * s[1], b[1] * c[1] + b[0] * s[1]};
         store(y + first, u);
     }
 }

@@ -1,4 +1,4 @@
-// 2x2 pixels to one normalised token, and back. Contract: ops/patchify.rs
+// 2x2 pixels to one normalized token, and back. Contract: ops/patchify.rs
 //   map [2h, 2w, c] with a pixel stride; tokens [h * w, 4c] f32; mean and std [4c] f32; one thread a value
 //   memory bound: every value is read and written once
 

@@ -3,7 +3,7 @@
 use crate::cuda::{CudaBackend, Geometry, Source, int, launch, source};
 use crate::{Result, Tensor};
 
-/// Shared by the norms of rows.
+/// Shared by the norms over rows.
 pub(crate) const NORM: Source = source!("norm.cu");
 
 pub(crate) fn rms_norm(

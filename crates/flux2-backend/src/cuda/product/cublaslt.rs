@@ -1,8 +1,8 @@
 //! Products through cuBLASLt: sums in f32, never in tf32; in i32 of int8.
 //!
-//! Descriptors and algorithm are made once for a shape and kept, so a repeated call is a look-up and a launch. Algorithms of
-//! large products are timed ([`Choices`]); for others cuBLASLt's heuristic picks one. The same shape gets the same
-//! algorithm, hence the same bytes.
+//! Descriptors and algorithm are made once for a shape and kept, so a repeated call is a look-up and a launch.
+//! Algorithms of large products are timed ([`Choices`]); for others cuBLASLt's heuristic picks one. The same shape gets
+//! the same algorithm, hence the same bytes.
 //!
 //! cuBLASLt is fastest, and supports some shapes only, where addresses and rows are multiples of 16 bytes. Weights are
 //! stored so; other operands are copied first if they are not ([`CudaBackend::aligned_parts`]).
@@ -65,8 +65,8 @@ impl Shape {
         2 * self.rows * self.cols * self.k
     }
 
-    /// The name of this shape in the file of timed algorithms. That file outlives versions of this program: another text
-    /// here discards what has been timed.
+    /// The name of this shape in the file of timed algorithms. That file outlives versions of this program: another
+    /// text here discards what has been timed.
     fn key(&self, alignments: [u32; 3]) -> String {
         let Shape { quantized, rows, cols, k, strides, right, out, accumulate } = self;
         let operands = match quantized {
@@ -75,8 +75,9 @@ impl Shape {
             Some(QuantizedDType::E4m3) => "E4m3",
         };
         format!(
-            "Shape {{ operands: {operands}, rows: {rows}, cols: {cols}, k: {k}, strides: {strides:?}, right: {right:?}, \
-             out: {out:?}, accumulate: {accumulate}, batch: 1, batch_strides: [0, 0, 0] }} {alignments:?}"
+            "Shape {{ operands: {operands}, rows: {rows}, cols: {cols}, k: {k}, strides: {strides:?}, \
+             right: {right:?}, out: {out:?}, accumulate: {accumulate}, \
+             batch: 1, batch_strides: [0, 0, 0] }} {alignments:?}"
         )
     }
 }
@@ -113,8 +114,8 @@ impl CublasLt {
         Ok(CublasLt { compute, pool: Arc::clone(pool), workspace, choices, plans: Mutex::default() })
     }
 
-    /// Keeps other threads from enqueueing products while the result lives: a product may be several kernels, which share the
-    /// workspace.
+    /// Keeps other threads from enqueueing products while the result lives: a product may be several kernels, which
+    /// share the workspace.
     pub(crate) fn exclusive(&self) -> impl Drop + '_ {
         self.plans.lock().expect("no panic while the lock is held")
     }
@@ -290,7 +291,8 @@ impl Plan {
 }
 
 impl Descriptors {
-    /// The algorithms that cuBLASLt recommends for operands with these alignments in bytes (left, right, out), best first.
+    /// The algorithms that cuBLASLt recommends for operands with these alignments in bytes (left, right, out), best
+    /// first.
     fn candidates(&self, device: &Device, alignments: [u32; 3]) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let preference = result::create_matmul_pref()?;
@@ -427,8 +429,8 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Left operands that cuBLASLt takes: the tensors themselves if they are aligned, otherwise copied side by side, with zeros
-    /// up to a multiple of 8 columns.
+    /// Left operands that cuBLASLt takes: the tensors themselves if they are aligned, otherwise copied side by side,
+    /// with zeros up to a multiple of 8 columns.
     fn aligned_parts(&self, parts: &[&Tensor<Self>]) -> Result<Parts> {
         let size = self.compute_size();
         let fits = |x: &&Tensor<Self>| {

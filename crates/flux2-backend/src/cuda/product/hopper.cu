@@ -1,13 +1,15 @@
-// Products on Hopper (sm_90a) with what follows them: 2-D products and 3x3 convolutions, sums in f32.
-//   Contracts: ops/linear.rs, ops/linear_add.rs, ops/linear_swiglu.rs, ops/conv2d.rs; of e4m3: quant/fp8.rs
+// Products with fused epilogues on Hopper (sm_90a): matrices and 3x3 convolutions, sums in f32.
+//   Contracts: ops/linear.rs, ops/linear_add.rs, ops/linear_swiglu.rs, ops/conv2d.rs; e4m3: quant/fp8.rs
 //
-//   A [rows, k] (or pixels [h, w, c] of which each tap sees shifted ones), B [cols, k], both with k innermost, bf16 or e4m3. The copy
-//   engine brings tiles of 128 bytes of k into a ring of stages (swizzled by 128 bytes; what lies outside is zero: the padding of a
-//   convolution comes for free). CONSUMERS warpgroups multiply (wgmma), each M_TILES * 64 rows by BN columns; one more
-//   feeds them. Two blocks of a cluster have neighbouring rows and the same columns: each brings half of B for both.
-//   A cluster takes one tile after the other, so the first stages of the next are on their way while a tile is finished.
-//   What belongs to the columns of a tile (bias, gate, scale) is asked for before the product and waits in shared memory behind it.
-//   bound by the tensor cores where k is long; by the cache between them and memory where M_TILES * BN is small
+//   - A [rows, k] (or a map [h, w, c], read shifted for each tap), B [cols, k], both with k innermost, bf16 or e4m3.
+//   - TMA (bulk tensor copies) loads tiles of 128 bytes of k into a ring of stages, swizzled by 128 bytes. Elements
+//     outside are zero, which is the padding of a convolution.
+//   - Warp specialization: one producer warpgroup issues the loads; CONSUMERS warpgroups multiply (wgmma), each
+//     M_TILES * 64 rows by BN columns.
+//   - Clusters of two blocks with neighboring rows and the same columns: each loads half of B and multicasts it to both.
+//   - Persistent: a cluster computes one tile after the other, so loads of the next tile overlap the epilogue of this one.
+//   - Values of the columns (bias, gate, scale) are loaded before the product and kept in shared memory.
+//   - Bound by the tensor cores for long k, by L2 bandwidth for small M_TILES * BN.
 
 typedef unsigned long long u64;
 
@@ -15,27 +17,28 @@ struct alignas(64) TensorMap {
     u64 words[16];
 };
 
-// Rounded to T after `+ bias + add`; SwiGLU, whose two products lie side by side in a tile; `out += gate * product` in f32.
+// STORE: `product + bias + add`, rounded to T. SWIGLU: `silu(gate) * up`, side by side in a tile. GATED_ADD:
+// `out += gate * product`, f32.
 enum Epilogue { STORE, SWIGLU, GATED_ADD };
 
-// One byte of a product's operand.
+// An operand element of one byte.
 struct e4m3 {
     u8 bits;
 };
 
-// What a call multiplies and where the result goes.
+// The arguments of a launch; the same struct is in hopper.rs.
 struct Task {
     int rows, cols, iterations, m_tiles, n_tiles;
-    // Of a convolution: pixels, channels, and tiles of TILE_W columns in a row.
+    // Convolutions: height, width and channels of the map, and tiles of TILE_W pixels in a row.
     int height, width, channels, tiles_across;
-    int stride;         // of `out`, in elements
-    // A may be two matrices side by side: iterations of the first, and its columns.
+    int stride;         // row stride of `out` in elements
+    // A may be two matrices side by side: iterations and columns of the first.
     int first_iterations, first_k;
-    // For each column, or null: what is added, what is multiplied.
+    // One value for each column, or null.
     const float *bias, *gate;
-    // Of e4m3: what a row of A, a column of the product, and one of the second product is to be multiplied by.
+    // e4m3: scales of the rows of A, of the columns, and of the columns of the second product.
     const float *row_scale, *scale, *second_scale;
-    const void *add;    // what is added before rounding, as `out`; or null
+    const void *add;    // added before rounding, with the layout of `out`; or null
     void *out;
 };
 
@@ -55,8 +58,9 @@ __device__ inline void barrier_wait(u32 barrier, int parity) {
         "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra again;\n}" ::"r"(barrier), "r"(parity) : "memory");
 }
-// On the barrier at this address in block `rank` of the cluster. Released to the own block only: wider, it is a fence that takes
-// longer than a stage, and what was read is written next by the copy engine, which the barrier itself holds back.
+// Arrives at the barrier at this address in block `rank` of the cluster. The release has block scope: with cluster
+// scope it is a fence that takes longer than a stage, and it is not needed, since only TMA writes the stage next and
+// waits for this barrier.
 __device__ inline void barrier_arrive(u32 barrier, int rank) {
     asm volatile(
         "{\n.reg .b32 there;\n"
@@ -72,29 +76,30 @@ __device__ inline int cluster_rank() {
     return rank;
 }
 
-__device__ inline void bring(u32 to, const TensorMap &map, u32 barrier, int x, int y) {
+__device__ inline void load_tile(u32 to, const TensorMap &map, u32 barrier, int x, int y) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-        "l"(&map), "r"(x), "r"(y), "r"(barrier) : "memory");
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+        ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(barrier) : "memory");
 }
-__device__ inline void bring(u32 to, const TensorMap &map, u32 barrier, int x, int y, int z) {
+__device__ inline void load_tile(u32 to, const TensorMap &map, u32 barrier, int x, int y, int z) {
     asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
-        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory");
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+        ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory");
 }
-// To the same place in both blocks of the cluster.
-__device__ inline void bring_to_both(u32 to, const TensorMap &map, u32 barrier, int x, int y) {
+// Multicast to the same address in both blocks of the cluster.
+__device__ inline void load_to_both(u32 to, const TensorMap &map, u32 barrier, int x, int y) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
         " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3) : "memory");
 }
 
-// A tile with rows of 128 swizzled bytes, 8 of them 1024 bytes after the last 8.
+// wgmma descriptor of a tile with rows of 128 bytes, swizzled by 128 bytes; groups of 8 rows are 1024 bytes apart.
 __device__ inline u64 tile_descriptor(u32 address) {
     return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)64 << 32 | (u64)1 << 62;
 }
 
-#define REGISTERS_8(d) "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7])
+#define REGISTERS_8(d) \
+    "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7])
 #define REGISTERS_32(d) REGISTERS_8(d), REGISTERS_8((d) + 8), REGISTERS_8((d) + 16), REGISTERS_8((d) + 24)
 #define REGISTERS_64(d) REGISTERS_32(d), REGISTERS_32((d) + 32)
 #define REGISTERS_96(d) REGISTERS_64(d), REGISTERS_32((d) + 64)
@@ -130,7 +135,8 @@ template <typename IN, int N> __device__ inline void wgmma(float *d, u64 a, u64 
                      : REGISTERS(d)                                                                                   \
                      : "l"(a), "l"(b), "r"(accumulate));                                                              \
     }
-#define WGMMA_BF16(N, NAMES, REGISTERS, A, B, P) WGMMA(bf16, N, "k16.f32.bf16.bf16", ", 0, 0", NAMES, REGISTERS, A, B, P)
+#define WGMMA_BF16(N, NAMES, REGISTERS, A, B, P) \
+    WGMMA(bf16, N, "k16.f32.bf16.bf16", ", 0, 0", NAMES, REGISTERS, A, B, P)
 #define WGMMA_E4M3(N, NAMES, REGISTERS, A, B, P) WGMMA(e4m3, N, "k32.f32.e4m3.e4m3", "", NAMES, REGISTERS, A, B, P)
 WGMMA_BF16(128, NAMES_64, REGISTERS_64, "%64", "%65", "%66")
 WGMMA_BF16(192, NAMES_96, REGISTERS_96, "%96", "%97", "%98")
@@ -144,36 +150,39 @@ __device__ inline u32 pack(float low, float high) {
     return both;
 }
 
-// Where they are, in the cache: nobody waits. No other thread adds to them, so there is one order.
+// Reduced in L2, no round trip. One writer per element, so the order of sums is fixed.
 __device__ inline void add_to(float *to, float first, float second) {
     asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
 }
 
-// From a tile in shared memory, which must not change until `stored` says so; what lies outside of the result is left out.
+// TMA store of a tile in shared memory, which must not change before `store_read`. Elements outside the result are
+// dropped.
 __device__ inline void store_tile(const TensorMap &map, u32 from, int x, int y) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(x), "r"(y),
-                 "r"(from) : "memory");
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];"
+                 ::"l"(&map), "r"(x), "r"(y), "r"(from) : "memory");
 }
 __device__ inline void store_tile(const TensorMap &map, u32 from, int x, int y, int z) {
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(&map), "r"(x), "r"(y),
-                 "r"(z), "r"(from) : "memory");
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];"
+                 ::"l"(&map), "r"(x), "r"(y), "r"(z), "r"(from) : "memory");
 }
 __device__ inline void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// All but the last PENDING groups of this thread have been read.
+// Waits until all but the last PENDING groups of this thread have been read from shared memory.
 template <int PENDING> __device__ inline void store_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
-// Four matrices of 8 x 8: lane i has the address of row i % 8 of matrix i / 8.
+// Stores four 8x8 matrices: lane i has the address of row i % 8 of matrix i / 8.
 __device__ inline void store_matrices(u32 to, const u32 (&words)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]),
-                 "r"(words[2]), "r"(words[3]) : "memory");
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                 ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
 }
 
-// One row of a tile of 64 x BN in f32, columns 8j + 2 * (lane % 4) of it in d[4j] and d[4j + 1], from column `n0` of the result on.
-//   columns: what belongs to each column of the tile, see `column_value`
+// Writes one row of a 64 x BN tile in f32, starting at column `n0` of the result. This thread has columns 8j + 2 *
+// (lane % 4) and the next in d[4j] and d[4j + 1].
+//   columns: a value for each column of the tile, see `column_value`
 template <typename IN, int BN, Epilogue EPILOGUE>
-__device__ inline void epilogue_row(const Task &task, const float *d, const float *columns, i64 row, bool valid, int n0) {
+__device__ inline void epilogue_row(const Task &task, const float *d, const float *columns, i64 row, bool valid,
+                                    int n0) {
     int own = threadIdx.x % 4;
     float *out = (float *)task.out + row * task.stride + n0;
     if (!valid) return;
@@ -185,20 +194,23 @@ __device__ inline void epilogue_row(const Task &task, const float *d, const floa
         if constexpr (EPILOGUE == GATED_ADD) {
             if (n0 + col < task.cols) add_to(out + col, column.x * scale * d[4 * j], column.y * scale * d[4 * j + 1]);
         } else {
-            // Not in pairs: a picture has three columns.
+            // Not as a vector: a picture has three columns.
             if (n0 + col < task.cols) out[col] = d[4 * j] + column.x;
             if (n0 + col + 1 < task.cols) out[col + 1] = d[4 * j + 1] + column.y;
         }
     }
 }
 
-// Columns that are stored at a time: a row of them is what the copy engine swizzles.
-template <int BN, Epilogue EPILOGUE> constexpr int stored_columns() { return (EPILOGUE == SWIGLU ? BN / 2 : BN) % 64 ? 32 : 64; }
+// Columns of a TMA store: a row of them is swizzled as a whole.
+template <int BN, Epilogue EPILOGUE> constexpr int stored_columns() {
+    return (EPILOGUE == SWIGLU ? BN / 2 : BN) % 64 ? 32 : 64;
+}
 
-// 8 columns from 8j on of the two rows that a thread has of a tile of 64 x BN, as bf16: a word for each row.
+// The epilogue of columns 8j..8j + 8 of the two rows that a thread has in a 64 x BN tile: a pair of bf16 for each row.
 template <typename IN, int BN, Epilogue EPILOGUE>
-__device__ inline void epilogue_columns(const Task &task, const float *d, const float *columns, const float (&scales)[2],
-                                      const bf16 *const (&add)[2], int n0, int j, u32 *words) {
+__device__ inline void epilogue_columns(const Task &task, const float *d, const float *columns,
+                                        const float (&scales)[2], const bf16 *const (&add)[2], int n0, int j,
+                                        u32 *words) {
     constexpr bool SCALED = sizeof(IN) == 1;
     int own = threadIdx.x % 4;
     auto column = [&](int j) { return *(const float2 *)(columns + 8 * j + 2 * own); };
@@ -228,7 +240,7 @@ __device__ inline void epilogue_columns(const Task &task, const float *d, const 
     }
 }
 
-// Ask the cache for what is going to be read of this row, or added to.
+// Prefetches into L2 what the epilogue will read of this row or add to.
 template <int BN, Epilogue EPILOGUE> __device__ inline void expect_row(const Task &task, i64 row, bool valid, int n0) {
     const void *from = EPILOGUE == GATED_ADD ? task.out : task.add;
     constexpr int SIZE = EPILOGUE == GATED_ADD ? 4 : 2, LINE = 128 / SIZE;
@@ -237,12 +249,14 @@ template <int BN, Epilogue EPILOGUE> __device__ inline void expect_row(const Tas
     for (int i = 0; i < BN / LINE; i += 4) {
         int column = (i + threadIdx.x % 4) * LINE;
         if (column < BN && n0 + column < task.cols)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)from + (row * task.stride + n0 + column) * SIZE));
+            asm volatile("prefetch.global.L2 [%0];"
+                         ::"l"((const char *)from + (row * task.stride + n0 + column) * SIZE));
     }
 }
 
-// What belongs to column `i` of a tile whose first is column `n0` of the result.
-template <typename IN, int BN, Epilogue EPILOGUE> __device__ inline float column_value(const Task &task, int i, int n0) {
+// The value (bias, gate, scale) of column `i` of a tile that starts at column `n0` of the result.
+template <typename IN, int BN, Epilogue EPILOGUE>
+__device__ inline float column_value(const Task &task, int i, int n0) {
     constexpr bool SCALED = sizeof(IN) == 1;
     bool second = EPILOGUE == SWIGLU && i >= BN / 2;
     int col = n0 + (second ? i - BN / 2 : i);
@@ -253,7 +267,7 @@ template <typename IN, int BN, Epilogue EPILOGUE> __device__ inline float column
     return SCALED ? scale : task.bias[col];
 }
 
-// Which tile comes in place `tile`: those of a few rows and all columns after each other, so that the rows stay in the cache.
+// Tile order: all columns of TOGETHER pairs of rows, then the next, so that the rows stay in L2.
 __device__ inline void place(int tile, int pairs, int n_tiles, int &m, int &n) {
     constexpr int TOGETHER = 6;
     int group = tile / (TOGETHER * n_tiles), first = group * TOGETHER, size = min(TOGETHER, pairs - first);
@@ -304,14 +318,14 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
                     if constexpr (CONV) {
                         int tap = i / chunks, channel = i % chunks * TILE_K;
                         b_column = tap * task.channels + channel;
-                        bring(a_tile, a, barrier, channel, x0 + tap % 3 - 1, y0 + tap / 3 - 1);
+                        load_tile(a_tile, a, barrier, channel, x0 + tap % 3 - 1, y0 + tap / 3 - 1);
                     } else {
                         bool second = i >= task.first_iterations;
                         int column = (second ? i - task.first_iterations : i) * TILE_K;
                         b_column = second ? task.first_k + column : column;
-                        bring(a_tile, second ? second_a : a, barrier, column, m * BM);
+                        load_tile(a_tile, second ? second_a : a, barrier, column, m * BM);
                     }
-                    bring_to_both(b_tile + rank * (B_BYTES / 2), rank ? second_b : b, barrier, b_column, b_row);
+                    load_to_both(b_tile + rank * (B_BYTES / 2), rank ? second_b : b, barrier, b_column, b_row);
                     if (++stage == STAGES) stage = 0, parity ^= 1;
                 }
             }
@@ -325,7 +339,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
             place(tile, pairs, task.n_tiles, m, n);
             m = 2 * m + rank;
             float of_column = threadIdx.x < BN ? column_value<IN, BN, EPILOGUE>(task, threadIdx.x, n * N_STEP) : 0.0f;
-            // Of the two rows that a thread has of each 64.
+            // The row of the result in `half` (0 or 1) of the 64 rows `t`: a thread has two of them.
             auto own_row = [&](int t, int half, bool &valid) -> i64 {
                 int row = (group * M_TILES + t) * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * half;
                 if constexpr (CONV) {
@@ -355,10 +369,11 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
 #pragma unroll
                 for (int k = 0; k < TILE_BYTES / 32; k++) {
 #pragma unroll
-                    for (int t = 0; t < M_TILES; t++) wgmma<IN, BN>(d[t], own + t * 512 + 2 * k, b_tile + 2 * k, i + k > 0);
+                    for (int t = 0; t < M_TILES; t++)
+                        wgmma<IN, BN>(d[t], own + t * 512 + 2 * k, b_tile + 2 * k, i + k > 0);
                 }
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-                // The stage before this one has been read.
+                // The previous stage has been read.
                 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
                 if (i > 0 && thread < 2) barrier_arrive(empty + 8 * last, thread);
                 last = stage;
@@ -366,7 +381,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
             }
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (thread < 2) barrier_arrive(empty + 8 * last, thread);
-            // Slower warps have read those of the tile before.
+            // Slower warps have read `columns` of the previous tile.
             asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 128) : "memory");
             if (threadIdx.x < BN) columns[threadIdx.x] = of_column;
             asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 128) : "memory");
@@ -378,26 +393,30 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
                 if constexpr (sizeof(T) == 4) {
 #pragma unroll
                     for (int half = 0; half < 2; half++)
-                        epilogue_row<IN, BN, EPILOGUE>(task, d[t] + 2 * half, columns, rows[half], valid[half], n * N_STEP);
+                        epilogue_row<IN, BN, EPILOGUE>(task, d[t] + 2 * half, columns, rows[half], valid[half],
+                                                        n * N_STEP);
                 } else {
-                    // Through shared memory, so that the copy engine writes while the next tile is multiplied.
+                    // Staged in shared memory, so that the TMA store overlaps the next tile.
                     constexpr int WIDTH = stored_columns<BN, EPILOGUE>(), COLUMNS = EPILOGUE == SWIGLU ? BN / 2 : BN;
                     constexpr int BUFFERS = CONSUMERS == 2 ? 2 : 1, ROW = 2 * WIDTH, BUFFER = 64 * ROW;
                     float scales[2] = {1.0f, 1.0f};
                     const bf16 *add[2] = {};
                     for (int half = 0; half < 2; half++) {
                         if (sizeof(IN) == 1 && valid[half]) scales[half] = task.row_scale[rows[half]];
-                        if (task.add && valid[half]) add[half] = (const bf16 *)task.add + rows[half] * task.stride + n * N_STEP;
+                        if (task.add && valid[half])
+                            add[half] = (const bf16 *)task.add + rows[half] * task.stride + n * N_STEP;
                     }
                     int lane = thread % 32, in_tile = thread / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
                     int turns = WIDTH == 64 ? in_tile % 8 : in_tile / 2 % 4;
 #pragma unroll
                     for (int round = 0; round < COLUMNS / WIDTH; round++) {
-                        u32 buffer = tiles + STAGES * (A_BYTES + B_BYTES) + (group * BUFFERS + round % BUFFERS) * BUFFER;
+                        u32 buffer = tiles + STAGES * (A_BYTES + B_BYTES) +
+                                     (group * BUFFERS + round % BUFFERS) * BUFFER;
                         u32 words[WIDTH / 8][2];
 #pragma unroll
                         for (int j = 0; j < WIDTH / 8; j++)
-                            epilogue_columns<IN, BN, EPILOGUE>(task, d[t], columns, scales, add, n * N_STEP, round * WIDTH / 8 + j, words[j]);
+                            epilogue_columns<IN, BN, EPILOGUE>(task, d[t], columns, scales, add, n * N_STEP,
+                                                                round * WIDTH / 8 + j, words[j]);
                         if (thread == 0) store_read<BUFFERS - 1>();
                         asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
 #pragma unroll
@@ -425,7 +444,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
         }
         if (thread == 0) store_read<0>();
     }
-    // No block goes while another may still write to it.
+    // A block must not exit while the other may still write to its shared memory.
     cluster_sync();
 }
 
@@ -436,7 +455,7 @@ __device__ void multiply(const TensorMap &a, const TensorMap &second_a, const Te
              const __grid_constant__ TensorMap result, const __grid_constant__ Task task) {                         \
         multiply<IN, CONSUMERS, M_TILES, BN, 4, EPILOGUE, CONV, T>(a, second_a, b, second_b, result, task);            \
     }
-// Tiles of 128 x 256, of 192 x 192, and of 256 x 128.
+// Tiles: 128 x 256 by default, 192 x 192 for `square`, 256 x 128 for `narrow` and f32.
 MULTIPLY(product_bf16, bf16, 2, 1, 256, STORE, false, bf16)
 MULTIPLY(product_bf16_narrow, bf16, 2, 2, 128, STORE, false, bf16)
 MULTIPLY(product_swiglu, bf16, 2, 1, 256, SWIGLU, false, bf16)

@@ -162,8 +162,8 @@ struct Task {
 struct TensorMap(sys::CUtensorMap);
 
 impl CudaBackend {
-    /// Whether a product of `size` (rows, columns) fills at least three quarters of its waves. Below that, cuBLASLt's smaller
-    /// tiles are faster.
+    /// Whether a product of `size` (rows, columns) fills at least three quarters of its waves. Below that, cuBLASLt's
+    /// smaller tiles are faster.
     pub(super) fn fills_hopper(&self, size: [usize; 2]) -> bool {
         let multiprocessors = self.device.info.multiprocessors as usize;
         let [pairs, at_once] = Tile::for_size(size, multiprocessors).pairs(size, multiprocessors);
@@ -176,8 +176,8 @@ impl CudaBackend {
     }
 }
 
-/// Enqueues a product whose path is [`Path::Hopper`](super::Path::Hopper). `quantized` are the rows of its left operand if the
-/// weight is in e4m3.
+/// Enqueues a product whose path is [`Path::Hopper`](super::Path::Hopper). `quantized` are the rows of its left operand
+/// if the weight is in e4m3.
 pub(super) fn run(be: &CudaBackend, product: &Product, quantized: Option<&QuantizedRows>) -> Result<()> {
     be.device.bind()?;
     match (product.left, quantized) {
@@ -219,7 +219,8 @@ impl Operands<'_> {
         }
     }
 
-    /// The maps of the left operand and of its second part (the same if there is none); fills in their fields of `task`.
+    /// The maps of the left operand and of its second part (the same if there is none); fills in their fields of
+    /// `task`.
     fn tensor_maps(self, kernel: &Kernel, task: &mut Task) -> Result<[TensorMap; 2]> {
         let (tile, tile_k, dtype) = (kernel.tile, kernel.tile_k(), kernel.dtype());
         Ok(match self {
@@ -292,8 +293,8 @@ fn launch(be: &CudaBackend, product: &Product, left: Operands) -> Result<()> {
     let [a, second_a, b, second_b, result] =
         [pointer(&a), pointer(&second_a), pointer(&b), pointer(&second_b), pointer(&result)];
     let mut arguments = [a, second_a, b, second_b, result, (&raw mut task).cast()];
-    // SAFETY: these are the kernel's arguments. It writes the result alone, which has a row for each of the left operand; vectors
-    // and the second weight are as long as the weight has rows.
+    // SAFETY: these are the kernel's arguments. It writes the result alone, which has a row for each of the left
+    // operand; vectors and the second weight are as long as the weight has rows.
     unsafe { be.device.launch(function, geometry, &mut arguments) }
 }
 
@@ -331,8 +332,8 @@ fn weight_map(weight: &Matrix, address: u64, kernel: &Kernel) -> Result<TensorMa
     TensorMap::new(kernel.dtype(), address, size, [weight.stride], [kernel.tile_k(), kernel.tile.cols / 2])
 }
 
-/// The map that bf16 results are stored with, 64 rows or pixels of up to 64 columns at a time; `None` for f32, which the threads
-/// write themselves.
+/// The map that bf16 results are stored with, 64 rows or pixels of up to 64 columns at a time; `None` for f32, which
+/// the threads write themselves.
 fn result_map(kernel: &Kernel, left: Operands, cols: usize, out: u64) -> Result<Option<TensorMap>> {
     if matches!(kernel.kind, Kind::BiasF32 | Kind::Add) {
         return Ok(None);

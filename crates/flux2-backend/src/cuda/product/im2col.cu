@@ -1,12 +1,12 @@
-// Convolution as a product: the pixels that an output pixel sees, side by side. Contract: ops/conv2d.rs
-//   x [h, w, c] compute with a pixel stride; columns [pixels, k] compute, k = kernel * kernel * c, zeros from there to `wide`
-//   one thread N neighbouring values of a row; memory bound: what is written, nine times the map for 3x3
+// im2col: the window of each output pixel as a row, for a convolution as a product. Contract: ops/conv2d.rs
+//   x [h, w, c] compute with a pixel stride; rows [pixels, wide] compute: kernel * kernel * c values, then zeros
+//   a thread has N consecutive values of a row; memory bound: writes nine times the map for 3x3
 
-// For output pixels `first..first + n / wide`, row by row. `up` is 2 where the map is doubled first, `before` what is padded
-// above and on the left.
+// Rows of output pixels `first..first + n / wide`. `up` is 2 if the map is doubled first, `before` the padding above
+// and on the left.
 template <int N>
-__device__ void im2col(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h, int w, int c, int out_w,
-                        const compute *x, i64 pixel_stride, compute *y) {
+__device__ void im2col(i64 n, int wide, i64 first, int kernel, int stride, int up, int before, int h, int w, int c,
+                       int out_w, const compute *x, i64 pixel_stride, compute *y) {
     i64 i = thread_index() * N;
     if (i >= n) return;
     i64 pixel = first + i / wide;
@@ -27,7 +27,7 @@ __device__ void im2col(i64 n, int wide, i64 first, int kernel, int stride, int u
 IM2COL(im2col, 1)
 IM2COL(im2col_wide, 8)
 
-// Every pixel twice in both directions: y [2h, 2w, c]. Memory bound: 5 * h * w * c values.
+// Nearest-neighbor upsampling by 2: y [2h, 2w, c]. Memory bound: 5 * h * w * c values.
 template <int N> __device__ void doubled(i64 n, int w, int c, const compute *x, i64 stride, compute *y) {
     u32 item = blockIdx.x * blockDim.x + threadIdx.x, lanes = (u32)c / N, pixel = item / lanes;
     i64 i = (i64)item * N;
@@ -44,9 +44,10 @@ extern "C" __global__ void double_map_wide(i64 n, int w, int c, const compute *x
     doubled<8>(n, w, c, x, stride, y);
 }
 
-// The product with its bias, and with `residual` what it is added to; rounded once.
+// y = product + bias (+ residual, unless null), rounded once.
 template <typename T, int N>
-__device__ void epilogue(i64 n, int cols, const float *product, i64 stride, const float *bias, const compute *residual, T *y) {
+__device__ void epilogue(i64 n, int cols, const float *product, i64 stride, const float *bias,
+                         const compute *residual, T *y) {
     i64 i = thread_index() * N;
     if (i >= n) return;
     int col = i % cols;

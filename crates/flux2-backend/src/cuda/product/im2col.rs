@@ -1,4 +1,5 @@
-//! A convolution as a product of rows: im2col, a band of output pixels at a time, cuBLASLt, and a pass for bias and rounding.
+//! A convolution as a product of rows: im2col, a band of output pixels at a time, cuBLASLt, and a pass for bias and
+//! rounding.
 //!
 //! Also the doubled map that `hopper.cu` needs for [`ConvShape::Upsample`].
 

@@ -1,6 +1,6 @@
-// What is done around a product where cuBLASLt has no such thing: bias, gated add, SwiGLU.
+// Epilogues that follow cuBLASLt as a pass: bias, gated add, SwiGLU.
 //   Contracts: ops/linear.rs, ops/linear_add.rs, ops/linear_swiglu.rs
-//   products f32 [rows, stride]; a thread has N neighbours of a row
+//   products f32 [rows, stride]; a thread has N consecutive values of a row
 //   memory bound: every operand is read once, the result written once
 
 // y = product + bias
@@ -38,7 +38,7 @@ template <int N> __device__ void gated(i64 n, int cols, float *x, const float *g
     store(x + i, v);
 }
 
-// y = silu(gate) * up, with gate and up side by side, up `offset` behind
+// y = silu(gate) * up, side by side: up begins `offset` behind gate
 template <int N> __device__ void swiglu(i64 n, int cols, const float *product, i64 stride, i64 offset, compute *y) {
     i64 i = thread_index() * N;
     if (i >= n) return;

@@ -33,7 +33,7 @@ pub(super) fn with_pass(
     let name = if wide { "gated_add_wide" } else { "gated_add" };
     let geometry = Geometry::each(if wide { n / 4 } else { n });
     let gate = gate.map_or(0, Tensor::address);
-    // SAFETY: the sums have the rows of `x`, which no other tensor shares, and the gate, if there is one, a value for each
-    // column.
+    // SAFETY: the sums have the rows of `x`, which no other tensor shares, and the gate, if there is one, a value for
+    // each column.
     unsafe { launch!(be, LINEAR, name, geometry, [n, int(cols), x, gate, sums.address(), stride]) }
 }

@@ -64,8 +64,8 @@ impl Matrix {
         self.quantized.as_ref().is_some_and(|quantized| quantized.dtype == QuantizedDType::E4m3)
     }
 
-    /// A weight that has been quantized on the GPU. Unless `placement` is the device it is moved to the host, if that has memory
-    /// to spare.
+    /// A weight that has been quantized on the GPU. Unless `placement` is the device it is moved to the host, if that
+    /// has memory to spare.
     pub(crate) fn of_quantized(
         be: &CudaBackend,
         buffer: Buffer,

@@ -1,16 +1,17 @@
-//! Products with weights and what follows them: `linear`, `linear_add`, `linear_swiglu`, and the product of a convolution.
+//! Products with weights and what follows them: `linear`, `linear_add`, `linear_swiglu`, and the product of a
+//! convolution.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `linear.rs`, `linear_add.rs`, `linear_swiglu.rs`, `linear.cu` | the ops, and the pass that follows cuBLASLt where it lacks the epilogue |
+//! | `linear*.rs`, `linear.cu` | the ops, and the pass after cuBLASLt where it lacks the epilogue |
 //! | `hopper.rs`, `hopper.cu` | product and epilogue in one kernel, on Hopper |
 //! | `cublaslt.rs` | products through cuBLASLt |
 //! | `quantized.rs`, `quantized.cu` | int8 and e4m3: quantizing weights and rows, the pass that applies their scales |
 //! | `im2col.rs`, `im2col.cu` | a convolution's windows as rows |
 //! | `matrix.rs` | weights on the GPU, and where they are between uses |
 //!
-//! [`Product::path`] is the one place that chooses between the kernel of `hopper.cu`, cuBLASLt alone, and cuBLASLt followed by
-//! a pass.
+//! [`Product::path`] is the one place that chooses between the kernel of `hopper.cu`, cuBLASLt alone, and cuBLASLt
+//! followed by a pass.
 
 pub(crate) mod cublaslt;
 pub(crate) mod hopper;
@@ -40,8 +41,8 @@ pub(crate) struct Product<'a> {
 pub(crate) enum Left<'a> {
     /// Rows, compute `[n, k]`; for [`Epilogue::Add`] perhaps two tensors side by side.
     Rows(&'a [&'a Tensor<CudaBackend>]),
-    /// The windows of a convolution over a map, compute `[h, w, c]`. The weight is dense, the epilogue [`Epilogue::Store`]
-    /// with a bias.
+    /// The windows of a convolution over a map, compute `[h, w, c]`. The weight is dense, the epilogue
+    /// [`Epilogue::Store`] with a bias.
     Map(&'a Tensor<CudaBackend>, ConvShape),
 }
 
@@ -68,7 +69,8 @@ pub(crate) enum Path {
 }
 
 impl Product<'_> {
-    /// Chooses how to compute this product. The same shapes and alignments always get the same path, hence the same bytes.
+    /// Chooses how to compute this product. The same shapes and alignments always get the same path, hence the same
+    /// bytes.
     pub(crate) fn path(&self, be: &CudaBackend) -> Path {
         if be.is_hopper() && self.left_fits_hopper() && self.epilogue_fits_hopper(be) {
             return Path::Hopper;
@@ -117,7 +119,8 @@ impl Product<'_> {
     /// Enqueues the product and its epilogue.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is no room for sums, quantized rows or an offloaded weight.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is no room for sums, quantized rows or an offloaded
+    /// weight.
     pub(crate) fn run(&self, be: &CudaBackend) -> Result<()> {
         let path = self.path(be);
         let (parts, rows) = match (self.left, &self.weight.quantized) {
@@ -169,8 +172,8 @@ mod tests {
         Weight::load_as(be, HostTensor::from_f32(shape, &vec![0.0; shape[0] * shape[1]]), format).unwrap()
     }
 
-    /// The paths of `linear` with and without a bias and in f32, of `linear_add` with and without a gate, and of SwiGLU, for
-    /// 64 columns of k.
+    /// The paths of `linear` with and without a bias and in f32, of `linear_add` with and without a gate, and of
+    /// SwiGLU, for 64 columns of k.
     fn paths(be: &CudaBackend, [rows, cols]: [usize; 2], format: Format) -> [Path; 6] {
         let zeros = |shape: &[usize], dtype| tensor(be, "zeros", shape, dtype).unwrap().0;
         let weight = weight(be, [cols, 64], format);

@@ -1,10 +1,10 @@
-// Rows and weights in bytes: rounding to them, and what follows a product of them.
+// Quantizing rows and weights to int8 and e4m3, and the epilogues of their products.
 //   Contracts: quant/fp8.rs, quant/int8.rs, ops/linear.rs, ops/linear_add.rs, ops/linear_swiglu.rs
-//   memory bound: every operand is read once (rows that are rounded a second time, from the cache), the result written once
+//   memory bound: every operand is read once (rows a second time, from the cache), the result written once
 
 #define THREADS 256
 
-// The part of a row that a kernel reads: two matrices may stand side by side.
+// A row of one matrix, or of two side by side.
 template <typename T> struct Row {
     const T *first, *second;
     int first_k;
@@ -16,8 +16,9 @@ __device__ inline Row<T> row_of(const T *first, i64 first_stride, int first_k, c
     return {first + blockIdx.x * first_stride, second + blockIdx.x * second_stride, first_k};
 }
 
-// A row's smallest and largest value, with 0; `poison` is NaN if one is not finite.
-template <typename T> __device__ inline void range(const Row<T> &x, int k, float &smallest, float &largest, float &poison) {
+// The minimum and maximum of a row and 0; `poison` is NaN if a value is not finite.
+template <typename T>
+__device__ inline void range(const Row<T> &x, int k, float &smallest, float &largest, float &poison) {
     smallest = largest = poison = 0.0f;
     for (int i = threadIdx.x; i < k; i += THREADS) {
         float v = x[i];
@@ -30,11 +31,12 @@ template <typename T> __device__ inline void range(const Row<T> &x, int k, float
     poison = block_sum(poison);
 }
 
-// The nearest integer, even at halves.
+// The nearest integer, ties to even.
 __device__ inline int nearest(float x) { return __float2int_rn(x); }
 
-// Activations in bytes less 128, so that they are signed: x = scale * (q - zero). Zeros up to `stride`.
-template <typename T> __device__ void int8_rows(const Row<T> &x, int k, i64 stride, signed char *q, float *scales, int *zeros) {
+// Activations as u8 minus 128, hence signed: x = scale * (q - zero). Zeros up to `stride`.
+template <typename T>
+__device__ void int8_rows(const Row<T> &x, int k, i64 stride, signed char *q, float *scales, int *zeros) {
     float smallest, largest, poison;
     range(x, k, smallest, largest, poison);
     float scale = (largest - smallest) / 255.0f + poison;
@@ -49,7 +51,7 @@ template <typename T> __device__ void int8_rows(const Row<T> &x, int k, i64 stri
     }
 }
 
-// Weights in bytes: w = scale * q.
+// Weights as signed bytes: w = scale * q.
 template <typename T> __device__ void int8_weights(const Row<T> &x, int k, i64 stride, signed char *q, float *scales) {
     float smallest, largest, poison;
     range(x, k, smallest, largest, poison);
@@ -84,7 +86,8 @@ E4M3_ROWS(e4m3_rows_compute, compute)
 E4M3_ROWS(e4m3_rows_f32, float)
 
 #ifdef COMPUTE_BF16
-// The same for rows of up to VECTORS * 8 * THREADS values, all parts and distances multiples of 8: read once, kept in registers.
+// The same for rows of up to VECTORS * 8 * THREADS values, all lengths and strides multiples of 8: read once, kept in
+// registers.
 constexpr int VECTORS = 8;
 extern "C" __global__ void e4m3_rows_wide(int k, int first_k, const bf16 *first, i64 first_stride, const bf16 *second,
                                           i64 second_stride, i64 stride, u16 *q, float *scales) {
@@ -132,7 +135,7 @@ extern "C" __global__ void int8_weights_f32(int k, const float *x, i64 stride, s
     int8_weights(row_of(x, (i64)k, k, x, (i64)0), k, stride, q, scales);
 }
 
-// The sum of each row's bytes.
+// The sum of each row's elements.
 extern "C" __global__ void sums_of_bytes(int k, const signed char *q, i64 stride, int *sums) {
     q += blockIdx.x * stride;
     int sum = 0;
@@ -141,8 +144,8 @@ extern "C" __global__ void sums_of_bytes(int k, const signed char *q, i64 stride
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// A product of bytes: sums [rows, stride], f32 of e4m3 and whole of int8; what rows and columns are to be multiplied by, and of int8 the rows' zeros and the sums
-// of the columns' bytes.
+// A quantized product: sums [rows, stride] (f32 of e4m3, i32 of int8), scales of rows and columns, and for int8 the
+// zero points of the rows and the sums of the columns' elements.
 __device__ inline float without_zero(float sum, const int *, const int *, i64, int) { return sum; }
 __device__ inline float without_zero(int sum, const int *row_zero, const int *column_sum, i64 row, int col) {
     return (float)(sum - row_zero[row] * column_sum[col]);
@@ -162,7 +165,8 @@ template <typename P> struct Product {
 };
 
 // y = product + bias
-template <typename P, typename T> __device__ void scaled(i64 n, int cols, const Product<P> &product, const float *bias, T *y) {
+template <typename P, typename T>
+__device__ void scaled(i64 n, int cols, const Product<P> &product, const float *bias, T *y) {
     i64 i = thread_index();
     if (i >= n) return;
     int col = i % cols;

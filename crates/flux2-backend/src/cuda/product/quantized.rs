@@ -1,7 +1,7 @@
 //! int8 and e4m3 products: weights quantized when they are loaded, rows when a product begins.
 //!
-//! [`crate::quant::fp8`] and [`crate::quant::int8`] define the formats. On Hopper e4m3 goes through `hopper.cu`; otherwise
-//! cuBLASLt computes the sums and a kernel of `quantized.cu` applies the scales and the epilogue.
+//! [`crate::quant::fp8`] and [`crate::quant::int8`] define the formats. On Hopper e4m3 goes through `hopper.cu`;
+//! otherwise cuBLASLt computes the sums and a kernel of `quantized.cu` applies the scales and the epilogue.
 
 use std::fmt;
 use std::sync::Arc;
@@ -101,8 +101,8 @@ impl CudaBackend {
         Ok(QuantizedRows { dtype, buffer, rows, k, stride, scales, zeros })
     }
 
-    /// Loads a weight quantized to `dtype`. One stored in `dtype` with a scale for each row is uploaded as it is; any other is
-    /// quantized on the GPU.
+    /// Loads a weight quantized to `dtype`. One stored in `dtype` with a scale for each row is uploaded as it is; any
+    /// other is quantized on the GPU.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if this GPU cannot multiply `dtype`, [`Error::OutOfMemory`].
@@ -234,7 +234,8 @@ impl CudaBackend {
         Ok(quantized)
     }
 
-    /// Enqueues a product on cuBLASLt. Writes its sums, f32 of e4m3 and i32 of int8, with rows `padded(weight.rows)` apart.
+    /// Enqueues a product on cuBLASLt. Writes its sums, f32 of e4m3 and i32 of int8, with rows `padded(weight.rows)`
+    /// apart.
     fn quantized_sums(&self, x: &QuantizedRows, weight: &Matrix, out: &Buffer) -> Result<()> {
         let quantized = weight.quantized();
         let stride = padded(weight.rows);

@@ -1,7 +1,7 @@
-//! A GPU as this process holds it: context, stream, the handle of cuBLASLt, and calls with their errors.
+//! A GPU as this process uses it: context, stream, cuBLASLt's handle, and driver calls with their errors.
 //!
-//! All work goes to one stream, so what is called later sees what was called before, and memory that a tensor gave back can
-//! be given out again at once.
+//! All work goes to one stream: later calls see the results of earlier ones, and freed memory can be handed out again
+//! at once.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -15,35 +15,35 @@ use cudarc::driver::{DriverError, result, sys};
 use super::libraries::{self, Found, Library, LibrarySearch};
 use crate::{Error, Result};
 
-/// Why there is no GPU to use.
+/// Why no GPU can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
-    /// A library is not there.
+    /// A library is missing or cannot be loaded.
     #[error("{} cannot be used: {reason}", library.name())]
     Library {
-        /// Which one.
+        /// The library.
         library: Library,
-        /// What the loader said.
+        /// The loader's message.
         reason: String,
     },
-    /// The driver knows no GPU of this number.
+    /// The driver has no GPU of this number.
     #[error("there is no GPU {ordinal}: the driver knows {count}")]
     NoDevice {
-        /// What was asked for.
+        /// The number asked for, from 0.
         ordinal: usize,
-        /// How many there are.
+        /// The number of GPUs.
         count: usize,
     },
     /// The GPU lacks the instructions the kernels are made of.
     #[error("{name} has compute capability {}.{}, and 8.0 is needed", capability[0], capability[1])]
     TooOld {
-        /// The GPU.
+        /// The name of the GPU.
         name: String,
-        /// Major and minor.
+        /// Its compute capability, major and minor.
         capability: [i32; 2],
     },
-    /// The driver refused.
+    /// A driver call failed.
     #[error("{0}")]
     Driver(Error),
 }
@@ -59,20 +59,20 @@ impl Unavailable {
     }
 }
 
-/// What is known of a GPU.
+/// Properties of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuInfo {
-    /// As the driver calls it.
+    /// Product name as the driver reports it.
     pub name: String,
     /// Compute capability, major and minor.
     pub capability: [i32; 2],
-    /// Bytes of memory.
+    /// Total memory in bytes.
     pub memory: usize,
-    /// Multiprocessors.
+    /// Number of streaming multiprocessors.
     pub multiprocessors: u32,
 }
 
-/// A context on a GPU, alive as long as anything on it; or a GPU that is only described, on which nothing runs.
+/// A context on a GPU, alive as long as anything in it; in a dry run only the description of a GPU.
 pub(crate) struct Device {
     pub(crate) info: GpuInfo,
     /// Dry run: never calls the driver, so libraries and GPU need not be there.
@@ -84,13 +84,13 @@ pub(crate) struct Device {
 }
 
 thread_local! {
-    /// The device whose calls of this thread are recorded, and the stream that records them.
-    static RECORDING: Cell<Option<(*const Device, sys::CUstream)>> = const { Cell::new(None) };
+    /// The device that this thread captures a graph for, and the capturing stream.
+    static CAPTURING: Cell<Option<(*const Device, sys::CUstream)>> = const { Cell::new(None) };
 }
 
-// SAFETY: contexts, streams and cuBLASLt's handles may be used from any thread.
+// SAFETY: contexts, streams and cuBLASLt handles may be used from any thread.
 unsafe impl Send for Device {}
-// SAFETY: as above; calls on one stream are queued by the driver.
+// SAFETY: as above; the driver serializes calls on one stream.
 unsafe impl Sync for Device {}
 
 impl Device {
@@ -110,59 +110,60 @@ impl Device {
         Ok(Arc::new(Device { info, dry_run: false, context, stream, cublaslt, ordinal }))
     }
 
-    /// A device that looks like `info` and never calls the driver: for dry runs.
+    /// A device described by `info` that never calls the driver: for dry runs.
     pub(crate) fn described(info: GpuInfo) -> Arc<Self> {
         let [context, stream, cublaslt] = [ptr::null_mut(), ptr::null_mut(), ptr::null_mut::<c_void>()];
         let (context, stream, cublaslt) = (context.cast(), stream.cast(), cublaslt.cast());
         Arc::new(Device { info, dry_run: true, context, stream, cublaslt, ordinal: 0 })
     }
 
-    /// Where calls of this thread are queued: on the device's stream, or while they are [recorded](Self::record) on another.
+    /// The stream that this thread enqueues on: the device's, or the capturing one during [`capture`](Self::capture).
     pub(crate) fn stream(&self) -> sys::CUstream {
-        match RECORDING.get() {
+        match CAPTURING.get() {
             Some((device, stream)) if ptr::eq(device, self) => stream,
             _ => self.stream,
         }
     }
 
-    /// Whether this thread's calls are recorded.
-    pub(crate) fn is_recording(&self) -> bool {
-        RECORDING.get().is_some_and(|(device, _)| ptr::eq(device, self))
+    /// Whether this thread is capturing a graph.
+    pub(crate) fn is_capturing(&self) -> bool {
+        CAPTURING.get().is_some_and(|(device, _)| ptr::eq(device, self))
     }
 
-    /// What `work` calls on this thread as a graph, of which nothing runs. Other threads go on meanwhile; `work` must not wait.
-    pub(crate) fn record<T>(&self, work: impl FnOnce() -> T) -> Result<(T, Result<sys::CUgraph>)> {
-        struct Recorded(sys::CUstream);
-        impl Drop for Recorded {
+    /// Captures what `work` enqueues on this thread as a graph, without running it. Other threads are not affected;
+    /// `work` must not synchronize.
+    pub(crate) fn capture<T>(&self, work: impl FnOnce() -> T) -> Result<(T, Result<sys::CUgraph>)> {
+        struct Capturing(sys::CUstream);
+        impl Drop for Capturing {
             fn drop(&mut self) {
-                RECORDING.set(None);
+                CAPTURING.set(None);
                 if !self.0.is_null() {
-                    // SAFETY: made below; nothing runs on it. Nothing can be done about an error here.
+                    // SAFETY: created below; nothing runs on it. Errors cannot be handled here.
                     let _ = unsafe { result::stream::destroy(self.0) };
                 }
             }
         }
         if self.dry_run {
-            let recorded = Recorded(ptr::null_mut());
-            RECORDING.set(Some((self, recorded.0)));
+            let capturing = Capturing(ptr::null_mut());
+            CAPTURING.set(Some((self, capturing.0)));
             return Ok((work(), Ok(ptr::null_mut())));
         }
         self.bind()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
-        let stream = Recorded(check("cuStreamCreate", stream)?);
+        let stream = Capturing(check("cuStreamCreate", stream)?);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream was made above.
+        // SAFETY: the stream was created above.
         check("cuStreamBeginCapture", unsafe { result::stream::begin_capture(stream.0, mode) })?;
-        RECORDING.set(Some((self, stream.0)));
+        CAPTURING.set(Some((self, stream.0)));
         let done = work();
-        RECORDING.set(None);
+        CAPTURING.set(None);
         self.bind()?;
         // SAFETY: the stream is alive.
         let graph = check("cuStreamEndCapture", unsafe { result::stream::end_capture(stream.0) });
         Ok((done, graph))
     }
 
-    /// Make this device the one that the calling thread's calls go to.
+    /// Makes this device's context current on the calling thread.
     pub(crate) fn bind(&self) -> Result<()> {
         if self.dry_run {
             return Ok(());
@@ -171,7 +172,7 @@ impl Device {
         check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context) })
     }
 
-    /// Wait until all that was called is done.
+    /// Waits until all enqueued work has finished.
     pub(crate) fn synchronize(&self) -> Result<()> {
         if self.dry_run {
             return Ok(());
@@ -181,10 +182,10 @@ impl Device {
         check("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
     }
 
-    /// Run a kernel.
+    /// Enqueues a kernel.
     ///
     /// # Safety
-    /// `arguments` must be what the kernel takes, and memory they point to must be large enough for it.
+    /// `arguments` must be those the kernel takes, and memory they point to as large as it reads and writes.
     pub(crate) unsafe fn launch(
         &self,
         function: sys::CUfunction,
@@ -205,8 +206,8 @@ impl Drop for Device {
         if self.dry_run {
             return;
         }
-        // Nothing can be done about an error here.
-        // SAFETY: made in `open`, and nothing that uses them outlives `self`.
+        // Errors cannot be handled here.
+        // SAFETY: created in `open`, and nothing that uses them outlives `self`.
         unsafe {
             let _ = result::ctx::set_current(self.context);
             let _ = result::stream::synchronize(self.stream);
@@ -217,7 +218,7 @@ impl Drop for Device {
     }
 }
 
-/// A second line of work beside the device's own.
+/// A CUDA stream beside the device's own.
 pub(crate) struct Stream {
     stream: sys::CUstream,
     device: Arc<Device>,
@@ -245,9 +246,9 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if !self.device.dry_run {
-            // Nothing can be done about an error here.
+            // Errors cannot be handled here.
             let _ = self.device.bind();
-            // SAFETY: made in `new`; what is queued on it is done first.
+            // SAFETY: created in `new`; synchronized before it is destroyed.
             unsafe {
                 let _ = result::stream::synchronize(self.stream);
                 let _ = result::stream::destroy(self.stream);
@@ -256,7 +257,7 @@ impl Drop for Stream {
     }
 }
 
-/// A place in a line of work. One that was never recorded is done.
+/// A CUDA event; complete if never recorded.
 pub(crate) struct Event {
     event: sys::CUevent,
     device: Arc<Device>,
@@ -272,7 +273,7 @@ impl Event {
         Self::with(device, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
-    /// One that knows when it was.
+    /// An event with a time stamp.
     pub(crate) fn timed(device: &Arc<Device>) -> Result<Self> {
         Self::with(device, sys::CUevent_flags::CU_EVENT_DEFAULT)
     }
@@ -287,18 +288,18 @@ impl Event {
         Ok(Event { event, device })
     }
 
-    /// The time from `earlier` to this, both timed and done.
+    /// The time from `earlier` to this event; both have time stamps and are complete.
     pub(crate) fn since(&self, earlier: &Event) -> Result<Duration> {
         if self.device.dry_run {
             return Ok(Duration::ZERO);
         }
         self.device.bind()?;
-        // SAFETY: both events are alive and done.
+        // SAFETY: both events are alive and complete.
         let milliseconds = check("cuEventElapsedTime", unsafe { result::event::elapsed(earlier.event, self.event) })?;
         Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
-    /// The place behind what was called on `stream`.
+    /// Records the event behind all work enqueued on `stream` so far.
     pub(crate) fn record(&self, stream: sys::CUstream) -> Result<()> {
         if self.device.dry_run {
             return Ok(());
@@ -308,8 +309,8 @@ impl Event {
         check("cuEventRecord", unsafe { result::event::record(self.event, stream) })
     }
 
-    /// Let what is called on `stream` from now on wait for this.
-    pub(crate) fn hold_up(&self, stream: sys::CUstream) -> Result<()> {
+    /// Makes work enqueued on `stream` from now on wait for the event.
+    pub(crate) fn block_stream(&self, stream: sys::CUstream) -> Result<()> {
         if self.device.dry_run {
             return Ok(());
         }
@@ -319,6 +320,7 @@ impl Event {
         check("cuStreamWaitEvent", unsafe { result::stream::wait_event(stream, self.event, flags) })
     }
 
+    /// Whether the work before the event has finished.
     pub(crate) fn is_done(&self) -> Result<bool> {
         if self.device.dry_run {
             return Ok(true);
@@ -331,7 +333,7 @@ impl Event {
         }
     }
 
-    /// Until it is done.
+    /// Waits for the event on the host.
     pub(crate) fn wait(&self) -> Result<()> {
         if self.device.dry_run {
             return Ok(());
@@ -345,51 +347,53 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         if !self.device.dry_run {
-            // Nothing can be done about an error here.
+            // Errors cannot be handled here.
             let _ = self.device.bind();
-            // SAFETY: made in `new`; the driver lets go of it when it is done.
+            // SAFETY: created in `with`; the driver frees it once it is complete.
             let _ = unsafe { result::event::destroy(self.event) };
         }
     }
 }
 
-/// How many blocks of how many threads run a kernel.
+/// The launch geometry of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
+    /// Blocks in x, y and z.
     pub(crate) grid: [u32; 3],
+    /// Threads of a block.
     pub(crate) block: u32,
-    /// Bytes of shared memory beside what the kernel declares.
+    /// Dynamic shared memory in bytes.
     pub(crate) shared: u32,
 }
 
 impl Geometry {
-    /// Blocks of 256 threads, one thread for each of `items`.
+    /// One thread for each of `items`, 256 in a block.
     pub(crate) fn each(items: usize) -> Self {
         Geometry { grid: [blocks(items, 256), 1, 1], block: 256, shared: 0 }
     }
 
-    /// A block of `block` threads for each of `items`.
+    /// One block of `block` threads for each of `items`.
     pub(crate) fn block_each(items: usize, block: u32) -> Self {
         Geometry { grid: [blocks(items, 1), 1, 1], block, shared: 0 }
     }
 
-    /// A warp for each of `items`, eight in a block.
+    /// One warp for each of `items`, eight in a block.
     pub(crate) fn warp_each(items: usize) -> Self {
         Geometry { grid: [blocks(items, 8), 1, 1], block: 256, shared: 0 }
     }
 }
 
-/// Blocks that hold `items`, `each` in one.
+/// The number of blocks for `items`, `each` in one block.
 ///
 /// # Panics
-/// If a grid is not that large: no tensor of the model is.
+/// If it exceeds the limit of a grid: no tensor of a model is that large.
 pub(crate) fn blocks(items: usize, each: usize) -> u32 {
     let blocks = items.div_ceil(each);
     assert!(blocks <= i32::MAX as usize, "a grid of {blocks} blocks");
     blocks as u32
 }
 
-/// GPU `ordinal`, if everything that is needed to use it is there.
+/// Properties of GPU `ordinal`, if everything needed to use it is present.
 pub(crate) fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Unavailable> {
     for Found { library, state } in libraries::load(search) {
         if let (Err(reason), true) = (state, library.is_required()) {
@@ -403,7 +407,7 @@ pub(crate) fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Un
     Ok(info)
 }
 
-/// What the driver says of GPU `ordinal`. The libraries must be loaded.
+/// Properties of GPU `ordinal` from the driver. The libraries must be loaded.
 pub(crate) fn info(ordinal: usize) -> Result<GpuInfo, Unavailable> {
     use sys::CUdevice_attribute_enum as Attribute;
     let refused = |call| move |error| Unavailable::Driver(driver_error(call, error));
@@ -428,7 +432,7 @@ pub(crate) fn info(ordinal: usize) -> Result<GpuInfo, Unavailable> {
     })
 }
 
-/// The result of a call of the driver.
+/// Converts the result of the driver call named `call`.
 pub(crate) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T> {
     result.map_err(|error| driver_error(call, error))
 }

@@ -1,7 +1,7 @@
-//! Our kernels: compiled by NVRTC for the GPU that is there when they are first called, and kept on disk.
+//! Our kernels: compiled by NVRTC for the GPU in use at their first launch, and cached on disk.
 //!
-//! A `.cu` file is compiled once for each number format to compute in, with `common.cuh` in front. It includes nothing, so
-//! neither a toolkit nor its headers are needed.
+//! A `.cu` file is compiled once for each compute dtype, with `common.cuh` prepended. It includes nothing, so neither
+//! the CUDA toolkit nor its headers are needed.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -16,14 +16,14 @@ use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 use super::driver::{Device, check};
 use crate::{Compute, Error, Result};
 
-/// A `.cu` file.
+/// A `.cu` file: its name and contents.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {
     pub(crate) name: &'static str,
     pub(crate) text: &'static str,
 }
 
-/// The `.cu` file of that name.
+/// The `.cu` file of that name, beside the caller.
 macro_rules! source {
     ($name:literal) => {
         $crate::cuda::runtime::kernels::Source { name: $name, text: include_str!($name) }
@@ -33,9 +33,9 @@ pub(crate) use source;
 
 const COMMON: &str = include_str!("../common.cuh");
 
-/// What code is made for: `sm_90a`, say.
+/// The architecture to compile for, as in `sm_90a`.
 pub(crate) fn architecture([major, minor]: [i32; 2]) -> String {
-    // The `a` gives Hopper's own matrix instructions.
+    // The `a` enables `wgmma` on Hopper.
     format!("sm_{major}{minor}{}", if [major, minor] == [9, 0] { "a" } else { "" })
 }
 
@@ -61,7 +61,7 @@ impl Kernels {
         Kernels { architecture: architecture(capability), compute, cache, loaded: Mutex::default() }
     }
 
-    /// The kernel `name` of a file.
+    /// The kernel `name` of `source`; compiles the file at its first use.
     pub(crate) fn function(&self, device: &Device, source: Source, name: &'static str) -> Result<sys::CUfunction> {
         let mut loaded = self.loaded.lock().expect("no panic while the lock is held");
         if let Some(function) = loaded.functions.get(&(source.name, name)) {
@@ -76,21 +76,21 @@ impl Kernels {
                 module
             }
         };
-        let symbol = CString::new(name).expect("names of kernels have no zero byte");
+        let symbol = CString::new(name).expect("kernel names have no zero byte");
         // SAFETY: modules stay loaded as long as the context does.
         let function = check("cuModuleGetFunction", unsafe { result::module::get_function(module, symbol) })?;
         loaded.functions.insert((source.name, name), function);
         Ok(function)
     }
 
-    /// A file as machine code in the driver: from disk, else compiled and put there.
+    /// Loads the machine code of a file: from the cache, else compiled and put there.
     fn module(&self, source: Source) -> Result<sys::CUmodule> {
-        /// Held while a file is looked for and made: of several backends that begin at once, one compiles it and the others
-        /// find it. Nothing is behind it that a panic could leave half-done.
+        /// Held while a file is looked up and compiled: of several backends that start at once, one compiles and the
+        /// others find the result. It guards no data, so a poisoned lock is harmless.
         static COMPILING: Mutex<()> = Mutex::new(());
 
         let program = program(source, self.compute);
-        // SAFETY: `code` is what NVRTC made, or what a damaged file holds, which the driver refuses.
+        // SAFETY: `code` is what NVRTC returned, or a damaged file, which the driver refuses.
         let load = |code: &[u8]| check("cuModuleLoadData", unsafe { result::module::load_data(code.as_ptr().cast()) });
         let file = self.cache.as_deref().map(|folder| self.file(folder, source, &program));
         let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,10 +104,9 @@ impl Kernels {
         load(&code)
     }
 
-    /// Where the code of a program is kept. Its name changes with all that the code depends on but the compiler, any of
-    /// which will do.
+    /// The path in the cache, keyed on everything the code depends on but the version of NVRTC.
     fn file(&self, folder: &Path, source: Source, program: &str) -> PathBuf {
-        // FNV-1a: against accidents, nobody attacks a user's own folder of caches.
+        // FNV-1a: guards against accidents; the cache is the user's own folder.
         let hash = program
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -116,7 +115,7 @@ impl Kernels {
     }
 }
 
-/// Write a file as a whole or not at all, whoever else writes it. Without it, what is in it is made anew.
+/// Writes a file atomically (temporary file, rename). Errors are ignored: what is not kept is made again.
 pub(crate) fn keep(file: &Path, code: &[u8]) {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let Some(folder) = file.parent() else { return };
@@ -128,7 +127,7 @@ pub(crate) fn keep(file: &Path, code: &[u8]) {
     }
 }
 
-/// What is compiled for a file.
+/// The text that is compiled for a file.
 fn program(source: Source, compute: Compute) -> String {
     let format = match compute {
         Compute::F32 => "#define COMPUTE_F32\n",
@@ -137,16 +136,16 @@ fn program(source: Source, compute: Compute) -> String {
     [format, COMMON, source.text].concat()
 }
 
-/// Machine code for `architecture`. NVRTC must be loaded; no GPU is needed.
+/// Compiles `program` for `architecture`. NVRTC must be loaded; no GPU is needed.
 fn compile(name: &str, program: &str, architecture: &str) -> Result<Vec<u8>> {
     let failed = |error: nvrtc::NvrtcError| Error::Device { call: "nvrtc", reason: format!("{name}: {error}") };
-    let text = CString::new(program).expect("kernels have no zero byte");
+    let text = CString::new(program).expect("sources have no zero byte");
     let program = nvrtc::create_program(&text, None).map_err(failed)?;
     let options = [&format!("--gpu-architecture={architecture}"), "--std=c++17", "-default-device"];
-    // SAFETY: the program was made above and is destroyed below.
+    // SAFETY: the program was created above and is destroyed below.
     let compiled = unsafe { nvrtc::compile_program(program, &options) };
     let code = match compiled {
-        // SAFETY: as above; the calls ask for the size first.
+        // SAFETY: as above; the buffer has the size that NVRTC asks for.
         Ok(()) => unsafe {
             let mut size = 0;
             let mut code = Vec::new();
@@ -167,7 +166,7 @@ fn compile(name: &str, program: &str, architecture: &str) -> Result<Vec<u8>> {
             Err(Error::Device { call: "nvrtcCompileProgram", reason })
         }
     };
-    // SAFETY: made above.
+    // SAFETY: created above.
     let _ = unsafe { nvrtc::destroy_program(program) };
     code
 }

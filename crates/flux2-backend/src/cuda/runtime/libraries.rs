@@ -1,7 +1,7 @@
-//! NVIDIA's libraries: where they may be, which of them are there, and loading them into this process.
+//! Finding NVIDIA's libraries and loading them into this process.
 //!
-//! Nothing is linked. Each library is opened by its path, with its symbols global, so that the bindings, which ask for it by
-//! name, find it loaded. What is missing is said, never a panic.
+//! Nothing is linked. Each library is opened by path with `RTLD_GLOBAL`, so that the bindings, which ask for it by
+//! name, find it loaded. A missing library is an error, never a panic.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -16,47 +16,47 @@ use libloading::os::unix as unix_library;
 pub struct LibrarySearch {
     /// Folders that hold the libraries themselves.
     pub folders: Vec<PathBuf>,
-    /// Where Pythons are installed (`PREFIX/lib/python3.*/site-packages`): pip has packages of the libraries.
+    /// Prefixes of Python installations (`PREFIX/lib/python3.*/site-packages`), where pip puts the libraries.
     pub python_prefixes: Vec<PathBuf>,
 }
 
-/// A library and what it is for.
+/// A library that the backend uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
-    /// Comes with the graphics driver.
+    /// The CUDA driver, part of the graphics driver.
     Driver,
-    /// Compiles the kernels.
+    /// The compiler for our kernels.
     Nvrtc,
-    /// Products.
+    /// Matrix products.
     CublasLt,
-    /// Attention; without it, slower kernels of our own.
+    /// Attention. Optional: our own kernels are slower.
     Cudnn,
 }
 
-/// What became of one library.
+/// The state of one library in this process.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Which one.
+    /// The library.
     pub library: Library,
-    /// Its version and where it was found, or why it cannot be used.
+    /// Version and path, or why it cannot be used.
     pub state: Result<Loaded, String>,
 }
 
-/// A library in this process.
+/// A loaded library.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// As the library gives it.
+    /// The version that the library reports.
     pub version: String,
-    /// Its file; the name alone where the system's loader found it.
+    /// Its path; the file name alone if the system's loader found it.
     pub path: PathBuf,
     pub(crate) handle: Handle,
 }
 
 impl Library {
-    /// All of them, in the order in which they are loaded.
+    /// All libraries, in the order in which they are loaded.
     pub const ALL: [Library; 4] = [Library::Driver, Library::Nvrtc, Library::CublasLt, Library::Cudnn];
 
-    /// What people call it.
+    /// The name for messages.
     pub const fn name(self) -> &'static str {
         match self {
             Library::Driver => "CUDA driver",
@@ -66,7 +66,7 @@ impl Library {
         }
     }
 
-    /// Whether nothing runs without it.
+    /// Whether the backend cannot run without it.
     pub const fn is_required(self) -> bool {
         !matches!(self, Library::Cudnn)
     }
@@ -81,7 +81,7 @@ impl Library {
         }
     }
 
-    /// File names, newest first. What this asks for are the names in the files, so a match is the right version.
+    /// File names (sonames, which fix the major version), newest first.
     const fn files(self) -> &'static [&'static str] {
         match self {
             Library::Driver => &["libcuda.so.1"],
@@ -91,7 +91,7 @@ impl Library {
         }
     }
 
-    /// A file beside the library without which it is of no use to us. A cut-down cuDNN lacks the engines of its graphs.
+    /// A file that must lie beside the library. A cut-down cuDNN lacks the engines for its graphs.
     const fn companion(self) -> Option<&'static str> {
         match self {
             Library::Cudnn => Some("libcudnn_engines_runtime_compiled.so.9"),
@@ -134,7 +134,7 @@ impl Library {
     }
 }
 
-/// Load all libraries, once for this process: a later call returns what the first found, whatever it is asked to search.
+/// Loads all libraries once for this process: later calls return what the first one found, whatever they ask to search.
 pub fn load(search: &LibrarySearch) -> &'static [Found] {
     static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -144,7 +144,7 @@ pub fn load(search: &LibrarySearch) -> &'static [Found] {
 }
 
 impl LibrarySearch {
-    /// Folders that exist, in the order in which they are searched.
+    /// All folders to search that exist, in order.
     fn all_folders(&self) -> Vec<PathBuf> {
         let mut folders = self.folders.clone();
         let mut toolkits = entries(Path::new("/usr/local"), |name| name.starts_with("cuda"));
@@ -169,7 +169,7 @@ impl LibrarySearch {
     }
 }
 
-/// Entries of a folder whose names are `wanted`, in order; none if there is no such folder.
+/// The entries of a folder whose names are `wanted`, sorted; empty if there is no such folder.
 fn entries(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let named = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted);
@@ -178,10 +178,10 @@ fn entries(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     entries
 }
 
-/// Open a library from one of the folders, or where the system's loader finds it.
+/// Opens a library from the first of the folders that has it, else where the system's loader finds it.
 fn open(library: Library, folders: &[PathBuf]) -> Result<Loaded, String> {
     let mut problem = None;
-    // The driver belongs to the system; what lies in other folders are stubs to link with.
+    // The driver is part of the system; copies in other folders are stubs for linking.
     let folders = if library == Library::Driver { &[] } else { folders };
     for file in library.files() {
         let candidates = folders.iter().map(|folder| folder.join(file)).filter(|path| path.is_file());
@@ -207,19 +207,19 @@ fn open(library: Library, folders: &[PathBuf]) -> Result<Loaded, String> {
     Err(problem.unwrap_or_else(|| format!("no {} was found", library.files().join(" or "))))
 }
 
-/// NVRTC looks for its builtins by name alone, so they are opened first where they lie beside it.
+/// NVRTC loads its builtins by name alone, so those beside it are opened first.
 fn open_builtins(nvrtc: &Path) {
     let Some(folder) = nvrtc.parent() else { return };
     for path in entries(folder, |name| name.starts_with("libnvrtc-builtins.so.")) {
-        // Without them the compiler says so itself.
+        // If they are missing, NVRTC reports it.
         let _ = open_globally(&path);
     }
 }
 
-/// A library that stays in this process for good.
+/// Opens a library for the life of this process, with global symbols.
 fn open_globally(path: &Path) -> Result<&'static unix_library::Library, libloading::Error> {
     let flags = unix_library::RTLD_NOW | unix_library::RTLD_GLOBAL;
-    // SAFETY: these libraries' initialisers set up their own state only.
+    // SAFETY: the initializers of these libraries set up their own state only.
     let library = unsafe { unix_library::Library::open(Some(path), flags) }?;
     Ok(Box::leak(Box::new(library)))
 }

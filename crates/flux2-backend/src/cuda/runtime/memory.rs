@@ -5,8 +5,8 @@
 //!
 //! What is in use is counted here, also in a dry run, where nothing else happens.
 //!
-//! Large copies go through two pinned staging buffers: the host's threads fill one (decoding what the GPU does not multiply
-//! as stored) while the GPU copies the other.
+//! Large copies go through two pinned staging buffers: the host's threads fill one (decoding what the GPU does not
+//! multiply as stored) while the GPU copies the other.
 
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +23,12 @@ use crate::{Error, Result};
 const STAGING: usize = 16 << 20;
 /// Copies up to this many bytes skip the staging buffers: the driver stages them itself.
 const SMALL: usize = 64 << 10;
-/// [`Pool::trim`] keeps this part of the GPU's memory beyond what is in use: allocating costs milliseconds a gigabyte, and the
-/// next stage needs about as much.
+/// [`Pool::trim`] keeps this part of the GPU's memory beyond what is in use: allocating costs milliseconds a gigabyte,
+/// and the next stage needs about as much.
 const KEPT_PART: usize = 8;
 
-/// GPU memory a process takes before anything is allocated: context, libraries, compiled kernels. nvidia-smi shows 570 to
-/// 595 MiB on an H100.
+/// GPU memory a process takes before anything is allocated: context, libraries, compiled kernels. nvidia-smi shows 570
+/// to 595 MiB on an H100.
 pub const CONTEXT_BYTES: usize = 600 << 20;
 /// The address of every buffer in a dry run, aligned as the driver's are.
 const DRY_RUN_ADDRESS: u64 = 1 << 20;
@@ -146,7 +146,7 @@ impl Pool {
     /// [`Error::OutOfMemory`] if that exceeds the limit or the GPU's memory.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
         // Memory of a graph being captured is counted as a whole when the capture ends.
-        if !self.device.is_recording() && !self.has_room_for(bytes) {
+        if !self.device.is_capturing() && !self.has_room_for(bytes) {
             return Err(Error::OutOfMemory { bytes });
         }
         let address = if self.device.dry_run { DRY_RUN_ADDRESS } else { self.allocate(bytes)? };
@@ -161,7 +161,7 @@ impl Pool {
         let mut allocate =
             || unsafe { sys::cuMemAllocFromPoolAsync(&mut address, bytes.max(1), self.pool, self.device.stream()) };
         let mut status = allocate();
-        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY && !self.device.is_recording() {
+        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY && !self.device.is_capturing() {
             self.release()?;
             status = allocate();
         }
@@ -172,12 +172,12 @@ impl Pool {
         Ok(address)
     }
 
-    /// Releases cached memory of the driver's pool if growing it by `bytes` would exceed the limit. The driver does so by
-    /// itself unless graphs have memory outside the pool.
+    /// Releases cached memory of the driver's pool if growing it by `bytes` would exceed the limit. The driver does so
+    /// by itself unless graphs have memory outside the pool.
     fn make_room(&self, bytes: usize) -> Result<()> {
         use sys::CUmemPool_attribute_enum::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
         let elsewhere = self.elsewhere.load(Ordering::Relaxed);
-        let Some(limit) = self.limit.filter(|_| elsewhere > 0 && !self.device.is_recording()) else { return Ok(()) };
+        let Some(limit) = self.limit.filter(|_| elsewhere > 0 && !self.device.is_capturing()) else { return Ok(()) };
         let ask = |attribute| {
             let mut value = 0u64;
             // SAFETY: both attributes are u64; the pool lives as long as `self`.
@@ -226,8 +226,8 @@ impl Pool {
         self.peak.swap(self.used.load(Ordering::Relaxed), Ordering::Relaxed)
     }
 
-    /// Gives unused memory back to the system, except one [`KEPT_PART`]th of the GPU's memory if there is no limit. Near a
-    /// limit, fragments kept in the pool are missing where one large buffer is needed.
+    /// Gives unused memory back to the system, except one [`KEPT_PART`]th of the GPU's memory if there is no limit.
+    /// Near a limit, fragments kept in the pool are missing where one large buffer is needed.
     pub(crate) fn trim(&self) -> Result<()> {
         match self.limit {
             None => self.trim_to(self.used.load(Ordering::Relaxed) + self.device.info.memory / KEPT_PART),
@@ -249,8 +249,8 @@ impl Pool {
         check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(self.pool, kept) })
     }
 
-    /// Copies `bytes` bytes to the start of `to`. `fill(index, out)` writes each `unit` of them, the last one perhaps shorter, in
-    /// parallel.
+    /// Copies `bytes` bytes to the start of `to`. `fill(index, out)` writes each `unit` of them, the last one perhaps
+    /// shorter, in parallel.
     pub(crate) fn upload(
         &self,
         to: &Buffer,

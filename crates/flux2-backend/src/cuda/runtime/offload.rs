@@ -185,7 +185,7 @@ impl Offloader {
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for a slot.
     pub(crate) fn lease(&self, weight: &Arc<OffloadedWeight>) -> Result<SlotLease<'_>> {
-        if self.device.is_recording() {
+        if self.device.is_capturing() {
             // A pass is captured only if the pass before it used no offloaded weight.
             return Err(Error::Unsupported { what: "CUDA graphs of offloaded weights" });
         }
@@ -196,7 +196,7 @@ impl Offloader {
             Some(at) => at,
             None => self.fetch(state, weight)?,
         };
-        weight.arrived.hold_up(self.device.stream())?;
+        weight.arrived.block_stream(self.device.stream())?;
         state.slots[at].leases += 1;
         state.slots[at].tick = state.next_tick();
         let address = state.slots[at].buffer.address();
@@ -236,7 +236,7 @@ impl Offloader {
             state.stream = Some(Stream::new(&self.device)?);
         }
         let stream = state.stream.as_ref().expect("made above").raw();
-        slot.released.hold_up(stream)?;
+        slot.released.block_stream(stream)?;
         if !self.device.dry_run {
             // SAFETY: the slot is large enough; the weight's memory is not changed, and stays until this is over.
             check("cuMemcpyHtoDAsync", unsafe {
@@ -251,7 +251,7 @@ impl Offloader {
 
     /// Orders the release of a slot's memory behind the copy into it: later kernels may reuse that memory.
     fn wait_for_copy(&self, slot: &Slot) -> Result<()> {
-        slot.arrived.iter().try_for_each(|arrived| arrived.hold_up(self.device.stream()))
+        slot.arrived.iter().try_for_each(|arrived| arrived.block_stream(self.device.stream()))
     }
 
     fn new_slot(&self, bytes: usize) -> Result<Slot> {

@@ -9,13 +9,14 @@ use cudarc::driver::sys;
 use super::driver::{Device, Event};
 use crate::{Error, Result};
 
-/// Host memory that offloaded weights leave unpinned: pinned pages cannot be reclaimed, and exhaustion wakes the OOM killer.
+/// Host memory that offloaded weights leave unpinned: pinned pages cannot be reclaimed, and exhaustion wakes the OOM
+/// killer.
 const HOST_RESERVE: usize = 1 << 30;
 
 /// Pinned host memory.
 ///
-/// Ordinary memory is filled first and registered with the driver afterwards: several threads fault its pages in, huge ones
-/// where the system has them. `cuMemAllocHost` faults them in on one thread, which takes a second for 2 GB.
+/// Ordinary memory is filled first and registered with the driver afterwards: several threads fault its pages in, huge
+/// ones where the system has them. `cuMemAllocHost` faults them in on one thread, which takes a second for 2 GB.
 pub(crate) struct Pinned {
     memory: NonNull<c_void>,
     bytes: usize,

@@ -1,10 +1,10 @@
-//! CUDA graphs: what is called the same way again and again is recorded once and called as a whole.
+//! CUDA graphs: repeated work, captured once and launched as a whole.
 //!
-//! In a graph kernels follow each other without the host, and the memory between them has a place of its own that no other work
-//! uses. What goes in and out is copied, so a graph never sees another address: tensors are values here as everywhere.
+//! A graph launches its kernels without the host and has its own memory for what lies between them. Inputs and the
+//! result are copied in and out, so a graph always sees the same addresses and tensors stay values.
 //!
-//! The first call with inputs of some shapes runs as it is, which compiles kernels and makes the libraries' plans; the second is
-//! recorded. What cannot be recorded runs as it is for ever.
+//! The first call with inputs of some shapes runs eagerly, which compiles kernels and builds the libraries' plans. The
+//! second is captured. Work that cannot be captured always runs eagerly.
 
 use std::cell::RefCell;
 use std::ptr;
@@ -18,44 +18,44 @@ use crate::cuda::{CudaBackend, Device};
 use crate::runtime::KernelLog;
 use crate::{DType, Error, KernelRun, Result, Tensor};
 
-/// Recordings that are kept, the latest ones: a graph's memory stays as long as it does.
+/// Graphs kept for one caller, the latest ones: a graph holds its memory as long as it lives.
 const KEPT: usize = 4;
 
-/// What a caller of [`replay`] keeps.
+/// The graphs of one caller of [`replay`], by the shapes of the inputs.
 #[derive(Default)]
 pub struct Recordings(Mutex<Vec<(Shapes, State)>>);
 
-/// Of all inputs.
+/// Shapes and dtypes of all inputs.
 type Shapes = Vec<(Vec<usize>, DType)>;
 
 enum State {
-    /// It ran once; its result had this shape.
+    /// Ran eagerly once, with a result of this shape and dtype.
     Seen(Vec<usize>, DType),
-    Recorded(Box<Recording>),
-    /// It cannot be recorded: weights come from the host for every use, or there is no room for what a graph keeps.
+    Captured(Box<Recording>),
+    /// Cannot be captured: it uses offloaded weights, or there is no room for the memory of a graph.
     Refused,
 }
 
-/// A graph and what it reads and writes.
+/// A captured graph and the tensors it reads and writes.
 struct Recording {
-    // Before what it uses.
+    // Dropped before the memory it uses.
     graph: Graph,
     inputs: Vec<Tensor<CudaBackend>>,
     output: Tensor<CudaBackend>,
-    /// The memory between its kernels.
+    /// The memory of the graph itself.
     _own: Elsewhere,
-    /// What it multiplies, for the log.
+    /// The kernels it launches, for the log.
     runs: Vec<KernelRun>,
 }
 
 thread_local! {
-    /// What is written down of the calls that this thread records.
-    static RECORDED: RefCell<Option<KernelLog>> = const { RefCell::new(None) };
+    /// The log of the graph that this thread captures.
+    static CAPTURED: RefCell<Option<KernelLog>> = const { RefCell::new(None) };
 }
 
-/// Where it is written down what this thread records, if it does.
-pub(crate) fn recorded_log() -> Option<KernelLog> {
-    RECORDED.with_borrow(Clone::clone)
+/// The log of the graph that this thread captures, if it does.
+pub(crate) fn capture_log() -> Option<KernelLog> {
+    CAPTURED.with_borrow(Clone::clone)
 }
 
 /// See [`crate::Runtime::replay`].
@@ -82,15 +82,15 @@ pub(crate) fn replay<E: From<Error>>(
     };
     let (shapes, state) = kept.remove(at);
     let state = match state {
-        State::Seen(shape, dtype) => match record(be, inputs, be.empty(&shape, dtype)?, &mut work)? {
-            Some(recording) => State::Recorded(Box::new(recording)),
+        State::Seen(shape, dtype) => match capture(be, inputs, be.empty(&shape, dtype)?, &mut work)? {
+            Some(recording) => State::Captured(Box::new(recording)),
             None => State::Refused,
         },
         known => known,
     };
     let (state, result) = match state {
-        State::Recorded(recording) => match recording.run(be, inputs)? {
-            Some(result) => (State::Recorded(recording), Ok(result)),
+        State::Captured(recording) => match recording.run(be, inputs)? {
+            Some(result) => (State::Captured(recording), Ok(result)),
             None => {
                 drop(recording);
                 be.pool.release()?;
@@ -103,29 +103,29 @@ pub(crate) fn replay<E: From<Error>>(
     result
 }
 
-/// The graph of `work`, of which nothing runs here; `None` if it cannot be had, whatever `work` said to that.
-fn record<E: From<Error>>(
+/// Captures `work` without running it; `None` if it cannot be captured, whatever error `work` then returned.
+fn capture<E: From<Error>>(
     be: &CudaBackend,
     inputs: &[&Tensor<CudaBackend>],
     output: Tensor<CudaBackend>,
     work: &mut impl FnMut(&[Tensor<CudaBackend>]) -> Result<Tensor<CudaBackend>, E>,
 ) -> Result<Option<Recording>, E> {
     let own = inputs.iter().map(|x| be.empty(x.shape(), x.dtype())).collect::<Result<Vec<_>>>()?;
-    /// Ends the log also where `work` panics.
+    /// Removes the log even if `work` panics.
     struct Logging;
     impl Drop for Logging {
         fn drop(&mut self) {
-            RECORDED.set(None);
+            CAPTURED.set(None);
         }
     }
     let log = KernelLog::default();
-    RECORDED.set(Some(log.clone()));
+    CAPTURED.set(Some(log.clone()));
     let logging = Logging;
     let pass = || work(&own).and_then(|result| Ok(be.copy_rows(&result, output.address(), output.cols())?));
-    let (recorded, most) = be.pool.most_of(|| be.device.record(pass));
+    let (captured, most) = be.pool.most_of(|| be.device.capture(pass));
     drop(logging);
-    let ((done, captured), runs) = (recorded?, log.take());
-    let Ok(graph) = captured else { return Ok(None) };
+    let ((done, graph), runs) = (captured?, log.take());
+    let Ok(graph) = graph else { return Ok(None) };
     if be.device.dry_run {
         done?;
         let graph = Graph { executable: ptr::null_mut(), device: Arc::clone(&be.device) };
@@ -138,7 +138,7 @@ fn record<E: From<Error>>(
             runs,
         }));
     }
-    // SAFETY: the graph was made above, and nothing refers to it behind this.
+    // SAFETY: the graph was captured above, and nothing refers to it afterwards.
     let executable = unsafe {
         let executable = done.map(|()| result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)));
         let _ = result::graph::destroy(graph);
@@ -150,14 +150,14 @@ fn record<E: From<Error>>(
         return Ok(None);
     }
     if be.pool.is_limited() {
-        // A graph's memory is not the pool's, which may still hold what the pass before took.
+        // A graph's memory is outside the pool, which may still cache what the eager pass took.
         be.pool.release()?;
     }
     Ok(Some(Recording { graph, inputs: own, output, _own: be.pool.share_elsewhere(most), runs }))
 }
 
 impl Recording {
-    /// A result that is nobody else's; `None` if the GPU has no room for the graph.
+    /// Launches the graph and returns a copy of its result; `None` if the GPU has no room for the graph.
     fn run(&self, be: &CudaBackend, inputs: &[&Tensor<CudaBackend>]) -> Result<Option<Tensor<CudaBackend>>> {
         for (x, own) in inputs.iter().zip(&self.inputs) {
             be.copy_rows(x, own.address(), own.cols())?;
@@ -165,8 +165,8 @@ impl Recording {
         if !be.device.dry_run {
             be.device.bind()?;
             let products = be.cublaslt.exclusive();
-            // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, the inputs and the output
-            // here, and weights, as long as whoever keeps the recordings keeps them.
+            // SAFETY: graph and stream are alive, and so is all memory that the graph uses: its own, inputs and output
+            // here, and the weights, which the owner of the recordings keeps longer than them.
             let launched = unsafe { result::graph::launch(self.graph.executable, be.device.stream()) };
             drop(products);
             if launched.as_ref().is_err_and(|error| error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
@@ -181,13 +181,13 @@ impl Recording {
     }
 }
 
-/// A graph that can be called.
+/// An instantiated CUDA graph.
 struct Graph {
     executable: sys::CUgraphExec,
     device: Arc<Device>,
 }
 
-// SAFETY: graphs may be used from any thread, one at a time, and the lock around them sees to that.
+// SAFETY: graphs may be used from any thread, one at a time, which the lock around them ensures.
 unsafe impl Send for Graph {}
 
 impl Drop for Graph {
@@ -195,10 +195,10 @@ impl Drop for Graph {
         if self.device.dry_run {
             return;
         }
-        // Nothing can be done about an error here.
+        // Errors cannot be handled here.
         let _ = self.device.synchronize();
-        // SAFETY: made in `record`, and no call of it is under way. The driver keeps a graph's memory for the next one unless it
-        // is told not to.
+        // SAFETY: instantiated in `capture`, and no launch is in flight. Without the trim the driver would keep the
+        // memory for the next graph.
         unsafe {
             let _ = result::graph::exec_destroy(self.executable);
             let _ = sys::cuDeviceGraphMemTrim(self.device.ordinal);
@@ -206,5 +206,5 @@ impl Drop for Graph {
     }
 }
 
-/// See [`crate::Runtime::mark`].
+/// A point in the stream; see [`crate::Runtime::mark`].
 pub struct Mark(pub(crate) Event);

@@ -1,7 +1,7 @@
-//! Which of cuBLASLt's algorithms multiplies a shape fastest: timed when the shape first comes, kept on disk.
+//! The fastest of cuBLASLt's algorithms for each shape: timed at its first use, kept on disk.
 //!
-//! One file for each GPU, version of the library and number format, a line for each shape. All GPUs of a process use what the first
-//! one found, so that pictures do not depend on which of them draws. Without a folder nothing is timed.
+//! One file for each model of GPU, version of cuBLASLt and number format, one line for each shape. All GPUs of a
+//! process share the choices, so pictures do not depend on which of them draws. Without a folder nothing is timed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,17 +14,17 @@ use super::kernels::keep;
 use super::libraries::{self, Library, LibrarySearch};
 use crate::Compute;
 
-/// An algorithm as cuBLASLt writes it down: good for the version that made it.
+/// cuBLASLt's description of an algorithm; valid for the version that returned it.
 pub(crate) type Algorithm = [u64; 8];
 
-/// The choices for one GPU, version and number format. Whoever holds the lock may be timing.
+/// The choices for one model of GPU, version and number format. The lock is held while an algorithm is being timed.
 pub(crate) struct Choices {
     file: PathBuf,
     known: Mutex<BTreeMap<String, Algorithm>>,
 }
 
 impl Choices {
-    /// Those that are kept in `folder`, the same object for every backend of a process.
+    /// The choices kept in `folder`; every backend of a process gets the same object.
     pub(crate) fn of(folder: &Path, gpu: &GpuInfo, compute: Compute) -> Arc<Self> {
         static ALL: Mutex<Vec<Arc<Choices>>> = Mutex::new(Vec::new());
         let found = libraries::load(&LibrarySearch::default()).iter().find(|found| found.library == Library::CublasLt);
@@ -41,7 +41,7 @@ impl Choices {
         choices
     }
 
-    /// The algorithm for `shape`: known and `usable`, or what `time` finds.
+    /// Returns the algorithm known for `shape` if it is `usable`, else the one that `time` finds, and keeps that.
     pub(crate) fn choose<E>(
         &self,
         shape: &str,
@@ -63,7 +63,7 @@ impl Choices {
     }
 }
 
-/// A line for each shape: the algorithm's words, then the shape.
+/// One line for each shape: the algorithm's eight words in hexadecimal, then the shape.
 fn print(known: &BTreeMap<String, Algorithm>) -> String {
     let mut text = String::new();
     for (shape, algorithm) in known {
@@ -75,7 +75,7 @@ fn print(known: &BTreeMap<String, Algorithm>) -> String {
     text
 }
 
-/// What can be read of a file; other lines are as if they were not there.
+/// Parses a file; damaged lines are ignored.
 fn parse(text: &str) -> BTreeMap<String, Algorithm> {
     let line = |line: &str| {
         let mut parts = line.splitn(9, ' ');
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(again, Ok([7; 8]));
         let text = fs::read_to_string(&choices.file).unwrap();
         assert_eq!(parse(&text), BTreeMap::from([("4 x 5".to_owned(), [7; 8])]));
-        // What the library no longer takes is timed anew.
+        // An algorithm that the library no longer takes is timed again.
         assert_eq!(choices.choose("4 x 5", |_| false, || Ok::<_, ()>([8; 8])), Ok([8; 8]));
         assert!(Arc::ptr_eq(&choices, &Choices::of(folder.path(), &gpu(), Compute::Bf16)));
         assert_ne!(choices.file, Choices::of(folder.path(), &gpu(), Compute::F32).file);
