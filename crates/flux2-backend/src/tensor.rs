@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Backend, DType, Error, Format, HostTensor, Result};
+use crate::{DType, Error, Format, HostTensor, Result, Runtime};
 
 /// Activations: f32 or bf16, row-major, reference-counted.
 ///
 /// Cloning and slicing copy nothing. A slice is a strided window: its rows (all axes but the last) keep their stride in
 /// the buffer, so q, k and v can be read directly from a fused projection.
-pub struct Tensor<B: Backend> {
+pub struct Tensor<B: Runtime> {
     buffer: Arc<B::Buffer>,
     dtype: DType,
     shape: Vec<usize>,
@@ -17,13 +17,13 @@ pub struct Tensor<B: Backend> {
     row_stride: usize,
 }
 
-impl<B: Backend> Clone for Tensor<B> {
+impl<B: Runtime> Clone for Tensor<B> {
     fn clone(&self) -> Self {
         Tensor { buffer: Arc::clone(&self.buffer), shape: self.shape.clone(), ..*self }
     }
 }
 
-impl<B: Backend> Tensor<B> {
+impl<B: Runtime> Tensor<B> {
     /// A contiguous tensor that starts at the beginning of `buffer`. For backends.
     pub fn from_buffer(buffer: B::Buffer, dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
@@ -159,12 +159,12 @@ impl<B: Backend> Tensor<B> {
 }
 
 /// A parameter matrix `[out, in]`, in the format and layout that the device multiplies.
-pub struct Weight<B: Backend> {
+pub struct Weight<B: Runtime> {
     shape: [usize; 2],
     matrix: B::Matrix,
 }
 
-impl<B: Backend> Weight<B> {
+impl<B: Runtime> Weight<B> {
     /// Loads a matrix in its stored format.
     ///
     /// # Errors

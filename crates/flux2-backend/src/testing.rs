@@ -163,16 +163,28 @@ pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
     tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), dry_run: false }))
 }
 
-/// Runs `case` on the first GPU. Prints that it is skipped, and why, if there is none.
+/// Says on stderr that a test is skipped because there is no GPU, and why.
 ///
 /// # Panics
-/// If `case` returns an error.
+/// If the environment variable `DJ_FLUX2_REQUIRE_GPU` is `1`: a run that is to test the GPU must not pass without one.
+pub fn skip_without_gpu(reason: impl fmt::Display) {
+    let is_required = std::env::var_os("DJ_FLUX2_REQUIRE_GPU").is_some_and(|value| value == "1");
+    assert!(!is_required, "no GPU, and DJ_FLUX2_REQUIRE_GPU=1 requires one: {reason}");
+    #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+    {
+        eprintln!("skipped: no GPU: {reason}");
+    }
+}
+
+/// Runs `case` on the first GPU, or skips it ([`skip_without_gpu`]).
+///
+/// # Panics
+/// If `case` returns an error, or there is no GPU and one is required.
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 pub fn on_cuda<E: fmt::Debug>(compute: Compute, case: impl FnOnce(&crate::CudaBackend) -> Result<(), E>) {
     match cuda(compute) {
         Ok(be) => case(&be).unwrap_or_else(|error| panic!("{error:?}")),
-        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-        Err(reason) => eprintln!("skipped: no GPU: {reason}"),
+        Err(reason) => skip_without_gpu(reason),
     }
 }
 
@@ -185,13 +197,7 @@ pub fn cuda(compute: Compute) -> Result<crate::CudaBackend, crate::cuda::Unavail
     use std::sync::OnceLock;
     static BACKENDS: [OnceLock<Result<crate::CudaBackend, crate::cuda::Unavailable>>; 2] =
         [OnceLock::new(), OnceLock::new()];
-    let options = crate::CudaOptions {
-        compute,
-        ordinal: 0,
-        libraries: Default::default(),
-        kernel_cache: None,
-        memory_limit: None,
-    };
+    let options = crate::CudaOptions { compute, ..Default::default() };
     BACKENDS[usize::from(compute == Compute::Bf16)].get_or_init(|| crate::CudaBackend::new(options)).clone()
 }
 

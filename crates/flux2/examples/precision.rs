@@ -96,9 +96,7 @@ fn cpu(compute: Compute) -> CpuBackend {
 
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 fn gpu(compute: Compute) -> CudaBackend {
-    let options =
-        CudaOptions { compute, ordinal: 0, libraries: Default::default(), kernel_cache: None, memory_limit: None };
-    CudaBackend::new(options).unwrap_or_else(|error| panic!("{error}"))
+    CudaBackend::new(CudaOptions { compute, ..Default::default() }).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn embedding<B: Backend>(be: B, files: &ModelFiles, precision: Precision) -> Result<Vec<f32>> {

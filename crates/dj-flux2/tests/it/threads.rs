@@ -42,6 +42,13 @@ fn there_is_one_set_of_threads_of_the_size_asked_for() {
 }
 
 #[test]
+fn a_conversion_has_one_set_of_threads() {
+    let convert = ["convert", "klein-mini", "small", "--to", "q8_0", "--threads", "2"];
+    let threads = threads_of(Cli::without_model().command(convert));
+    assert_eq!(computing(&threads), 2, "{threads:?}");
+}
+
+#[test]
 #[allow(clippy::print_stderr)] // why it did not run
 fn affinity_is_respected() {
     if Command::new("taskset").arg("-V").output().is_err() {

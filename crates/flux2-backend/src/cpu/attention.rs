@@ -9,22 +9,15 @@ use std::array;
 use super::CpuBackend;
 use super::gemm::{self, Output, Scratch, left_operand, row_pointer};
 use super::simd::{self, Element, MAX_TILE_ROWS, MicroKernel, RowPointers, Tier, vectorize, with_element};
-use crate::backend::AttentionMask;
-use crate::{Result, Tensor};
+use crate::{AttentionInput, AttentionMask, Result, Tensor};
 
 /// Queries per task.
 const QUERIES: usize = 96;
 /// Keys per block, a multiple of every micro-kernel's columns.
 const KEYS: usize = 480;
 
-pub(super) fn attention(
-    be: &CpuBackend,
-    q: &Tensor<CpuBackend>,
-    k: &Tensor<CpuBackend>,
-    v: &Tensor<CpuBackend>,
-    head_dim: usize,
-    mask: AttentionMask,
-) -> Result<Tensor<CpuBackend>> {
+pub(super) fn attention(be: &CpuBackend, operands: &AttentionInput<CpuBackend>) -> Result<Tensor<CpuBackend>> {
+    let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let kernel = MicroKernel::select_attention(be.tier, be.compute);
     be.log.note("attention", None, kernel.name);
     let shape = [q.rows(), q.cols()];

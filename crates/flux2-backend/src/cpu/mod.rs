@@ -3,11 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `buffer.rs` | tensor memory: buffers and the pool that recycles them |
-//! | `pool.rs` | the thread pool |
-//! | `simd/` | SIMD tiers: detection, multiversioned loops, micro-kernels |
 //! | `gemm.rs` | blocked matrix product behind `linear`, its fused forms and `conv2d` |
 //! | `matrix.rs`, `int8.rs` | weights as loaded: in their stored format, or quantized to int8 and packed |
-//! | `encode.rs` | conversion of weights to another stored dtype |
 //! | `lanes.rs` | reductions over a row |
 //! | `peak.rs` | measured peak throughput of the processor, for benchmarks |
 //! | the others | one op each |
@@ -23,7 +20,6 @@ mod concat_cols;
 mod concat_rows;
 mod conv2d;
 mod embedding;
-mod encode;
 mod euler_step;
 mod gemm;
 mod group_norm;
@@ -38,28 +34,29 @@ mod modulated_layer_norm;
 mod norm_rope;
 mod patchify;
 mod peak;
-mod pool;
 mod rms_norm;
 mod silu;
-mod simd;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, Rope};
-use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, MemoryUse, Result, Tensor, Weight};
+use crate::runtime::KernelLog;
+use crate::{
+    AttentionInput, Backend, Compute, ConvInput, Convolution, DType, Error, Format, GroupNorm, HostTensor, KernelRun,
+    MemoryUse, ModulatedLayerNorm, Result, Rope, Runtime, Tensor, Weight,
+};
 
+use crate::quant::encode::encode_on;
+pub use crate::simd::Tier;
+use crate::simd::{self, Element, with_element};
+use crate::threads::Threads;
 pub use buffer::Buffer;
 use buffer::BufferPool;
-pub use encode::encode;
 use int8::Int8Matrix;
 pub use matrix::Matrix;
 use matrix::StoredMatrix;
-use pool::Threads;
-pub use simd::Tier;
-use simd::{Element, with_element};
 
 /// Options of a [`CpuBackend`].
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +115,7 @@ impl CpuBackend {
         self.threads.count()
     }
 
-    /// Peak memory of tensors and scratch since the last [`Backend::trim`], in bytes. Buffers in use and buffers kept
+    /// Peak memory of tensors and scratch since the last [`Runtime::trim`], in bytes. Buffers in use and buffers kept
     /// for reuse together never exceed this by more than 128 MiB.
     pub fn peak_bytes(&self) -> usize {
         self.buffers.peak_bytes()
@@ -175,7 +172,7 @@ impl Tensor<CpuBackend> {
     }
 }
 
-impl Backend for CpuBackend {
+impl Runtime for CpuBackend {
     type Buffer = Buffer;
     type Matrix = Matrix;
     type Mark = ();
@@ -233,9 +230,9 @@ impl Backend for CpuBackend {
             Format::Int8 => return Ok(Matrix::Int8(Int8Matrix::new(self, &matrix)?)),
             Format::Fp8 => return Err(Error::Unsupported { what: "e4m3 products on the CPU" }),
             Format::AsStored => matrix,
-            Format::Bf16 => encode::on(&self.threads, self.tier, &matrix, DType::Bf16)?,
-            Format::Q8_0 => encode::on(&self.threads, self.tier, &matrix, DType::Q8_0)?,
-            Format::Q4K => encode::on(&self.threads, self.tier, &matrix, DType::Q4K)?,
+            Format::Bf16 => encode_on(&self.threads, self.tier, &matrix, DType::Bf16)?,
+            Format::Q8_0 => encode_on(&self.threads, self.tier, &matrix, DType::Q8_0)?,
+            Format::Q4K => encode_on(&self.threads, self.tier, &matrix, DType::Q4K)?,
         };
         Ok(Matrix::Stored(StoredMatrix::new(stored, &self.buffers)))
     }
@@ -251,7 +248,9 @@ impl Backend for CpuBackend {
     fn take_kernels_run(&self) -> Vec<KernelRun> {
         self.log.take()
     }
+}
 
+impl Backend for CpuBackend {
     fn linear(
         &self,
         x: &Tensor<Self>,
@@ -276,15 +275,8 @@ impl Backend for CpuBackend {
         linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
     }
 
-    fn attention(
-        &self,
-        q: &Tensor<Self>,
-        k: &Tensor<Self>,
-        v: &Tensor<Self>,
-        head_dim: usize,
-        mask: AttentionMask,
-    ) -> Result<Tensor<Self>> {
-        attention::attention(self, q, k, v, head_dim, mask)
+    fn attention(&self, operands: &AttentionInput<Self>) -> Result<Tensor<Self>> {
+        attention::attention(self, operands)
     }
 
     fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
@@ -315,14 +307,8 @@ impl Backend for CpuBackend {
         rms_norm::rms_norm(self, x, weight, eps)
     }
 
-    fn modulated_layer_norm(
-        &self,
-        x: &Tensor<Self>,
-        shift: &Tensor<Self>,
-        scale: &Tensor<Self>,
-        eps: f32,
-    ) -> Result<Tensor<Self>> {
-        modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
+    fn modulated_layer_norm(&self, x: &Tensor<Self>, norm: &ModulatedLayerNorm<Self>) -> Result<Tensor<Self>> {
+        modulated_layer_norm::modulated_layer_norm(self, x, norm)
     }
 
     fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>> {

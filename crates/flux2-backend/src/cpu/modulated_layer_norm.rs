@@ -2,16 +2,14 @@
 
 use super::simd::{Element, vectorize, with_element};
 use super::{CpuBackend, lanes};
-use crate::{Result, Tensor};
+use crate::{ModulatedLayerNorm, Result, Tensor};
 
 pub(super) fn modulated_layer_norm(
     be: &CpuBackend,
     x: &Tensor<CpuBackend>,
-    shift: &Tensor<CpuBackend>,
-    scale: &Tensor<CpuBackend>,
-    eps: f32,
+    norm: &ModulatedLayerNorm<CpuBackend>,
 ) -> Result<Tensor<CpuBackend>> {
-    let (shift, scale) = (shift.elements::<f32>(), scale.elements::<f32>());
+    let (shift, scale, eps) = (norm.shift.elements::<f32>(), norm.scale.elements::<f32>(), norm.eps);
     with_element!(be.compute.dtype(), T => be.build_rows(x.shape(), |i, out: &mut [T]| {
         row(be.tier, x.row(i), shift, scale, eps, out);
     }))

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::pool::Threads;
+use super::Threads;
 use super::simd::Tier;
 use crate::{Compute, Format};
 

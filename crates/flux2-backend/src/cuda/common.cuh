@@ -1,4 +1,4 @@
-// What all kernels share: number formats, wide loads, sums over a warp and a block. Stands in front of every .cu file.
+// Shared by all kernels: number formats, vector loads, reductions over a warp and a block. Prepended to every .cu file.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -22,14 +22,14 @@ __device__ inline float to_float(bf16 x) { return __uint_as_float((u32)x.bits <<
 
 template <typename T> __device__ inline T from_float(float x);
 template <> __device__ inline float from_float<float>(float x) { return x; }
-// To nearest, even at halves.
+// Rounds to nearest, ties to even.
 template <> __device__ inline bf16 from_float<bf16>(float x) {
     bf16 y;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
     return y;
 }
 
-// N neighbours that are loaded and stored at once. Their address must be a multiple of their size.
+// N elements loaded and stored as one vector. The address must be a multiple of the size.
 template <typename T, int N> struct alignas(sizeof(T) * N) Vec {
     T of[N];
 };
@@ -48,7 +48,7 @@ template <typename T, int N> __device__ inline void store(T *to, const float (&f
 }
 
 __device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
-// Exact to a few units of f32's last place, in a third of the instructions: for what is rounded to bf16 behind it.
+// A few ULP of f32 off, in a third of the instructions: for results that are rounded to bf16.
 __device__ inline float fast_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
 template <typename T> __device__ inline T warp_sum(T x) {
@@ -66,11 +66,11 @@ template <typename T> __device__ inline T warp_max(T x) {
     return x;
 }
 
-// The sum over all threads, in all of them; the block has at most 1024.
+// The sum over all threads of a block (at most 1024), returned in every thread.
 template <typename T> __device__ inline T block_sum(T x) {
     __shared__ T sums[32];
     x = warp_sum(x);
-    __syncthreads(); // a sum before this one was read
+    __syncthreads(); // an earlier sum has been read
     if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
     __syncthreads();
     T total = 0;
@@ -94,15 +94,15 @@ __device__ inline i64 thread_index() { return (i64)blockIdx.x * blockDim.x + thr
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 #define HAS_E4M3
 
-// Two e4m3, to nearest, even at halves, the largest for what is larger.
+// Two floats as e4m3, rounded to nearest (ties to even), saturating.
 __device__ inline u16 to_e4m3(float low, float high) {
     u16 both;
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(high), "f"(low));
     return both;
 }
 
-// What a row in e4m3 is to be multiplied by, if `largest` are the bits of its largest magnitude: as whole numbers magnitudes are in
-// order, and those of what is not finite are the largest of all.
+// The scale of a row in e4m3, from the bits of its largest magnitude: as integers, bits of magnitudes compare as the
+// floats do, and infinities and NaN are the largest.
 __device__ inline float e4m3_scale(u32 largest, float &inverse) {
     float scale = largest < 0x7f800000 ? __uint_as_float(largest) / 448.0f : __int_as_float(0x7fffffff);
     inverse = scale >= 1.17549435e-38f ? 1.0f / scale : 0.0f;

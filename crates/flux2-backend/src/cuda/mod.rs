@@ -1,124 +1,121 @@
 //! The CUDA backend: one NVIDIA GPU, its libraries found at run time.
 //!
-//! | file | holds |
+//! | folder or file | holds |
 //! |---|---|
-//! | `libraries.rs` | where NVIDIA's libraries are, and which of them |
-//! | `driver.rs` | context, stream, launches, errors |
-//! | `memory.rs` | the pool that buffers come from, copies to and from the host |
-//! | `matrix.rs`, `offload.rs` | weights; those that stay on the host and come for every use |
-//! | `kernels.rs` | `.cu` files to machine code, kept on disk |
-//! | `gemm.rs`, `tuning.rs` | products through cuBLASLt, and its fastest algorithms |
-//! | `quantized.rs` | products of bytes: int8, e4m3 |
-//! | `cudnn.rs` | attention through cuDNN |
-//! | `replay.rs` | what is called again and again, as CUDA graphs |
-//! | `hopper.rs` | products on Hopper with what follows them in one kernel |
-//! | `peak.rs` | what the GPU reaches at most, for benchmarks |
-//! | `common.cuh` | what all kernels share |
-//! | the others | one op each: a launcher, and a `.cu` file, which several small ops may share |
+//! | `runtime/` | libraries, driver, memory, offloaded weights, kernels, CUDA graphs |
+//! | `product/` | products with weights and their epilogues: our Hopper kernels, cuBLASLt, int8 and e4m3 |
+//! | `ops/` | the other ops: a launcher each, attention through cuDNN |
+//! | `tensor.rs` | memory and addresses of tensors, copies between them |
+//! | `peak.rs` | peak throughput, for benchmarks |
+//! | `common.cuh` | what all `.cu` files share |
 //!
-//! Calls return when the work is queued; [`Backend::wait`] and [`Backend::download`] wait for it. Nothing in an op waits.
-//! Every output element is summed in one order, so the same GPU gives the same bytes.
+//! Calls return when the work is enqueued; [`Runtime::wait`] and [`Runtime::download`] wait for it. No op waits. Every
+//! output element is summed in one order, so the same GPU gives the same bytes.
 
-#![allow(unsafe_code)] // calls of libraries and kernels: every block says why it holds
+#![allow(unsafe_code)] // calls to libraries and kernels: every block says why it is sound
 
-mod attention;
-mod cast;
-mod concat_cols;
-mod concat_rows;
-mod conv2d;
-mod cudnn;
-mod driver;
-mod embedding;
-mod euler_step;
-mod gemm;
-mod group_norm;
-mod guide;
-mod hopper;
-mod kernels;
-mod libraries;
-mod linear;
-mod linear_add;
-mod linear_swiglu;
-mod matrix;
-mod memory;
-mod modulated_layer_norm;
-mod norm_rope;
-mod offload;
-mod patchify;
+mod ops;
 mod peak;
-mod quantized;
-mod replay;
-mod rms_norm;
-mod silu;
-mod tuning;
+mod product;
+mod runtime;
+mod tensor;
 
-use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{AttentionMask, Backend, ConvInput, Convolution, GroupNorm, KernelLog, MemoryUse, Rope};
-use crate::cpu::encode;
-use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, Result, Tensor, Weight};
-use cudarc::driver::sys;
+use crate::quant::encode::encode;
+use crate::runtime::KernelLog;
+use crate::threads::Threads;
+use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, MemoryUse, Result, Runtime, Tensor};
 
-use cudnn::Cudnn;
-use driver::{Device, Event, Geometry, check};
-pub use driver::{GpuInfo, Unavailable};
-use gemm::Gemm;
-use kernels::{Kernels, Source};
-pub use libraries::{Found, Library, LibrarySearch, Loaded};
-pub use matrix::Matrix;
-use memory::Pool;
-pub use memory::{Buffer, CONTEXT_BYTES};
-use offload::Offloader;
-use quantized::{Quantized, QuantizedDType};
-pub use replay::{Mark, Recordings};
-use tuning::Choices;
+use ops::cudnn::Cudnn;
+use product::cublaslt::{CublasLt, WORKSPACE};
+pub use product::matrix::Matrix;
+use product::quantized::{Quantized, QuantizedDType};
+use runtime::driver::{self, Device, Event, Geometry};
+pub use runtime::driver::{GpuInfo, Unavailable};
+use runtime::kernels::{Kernels, Source, source};
+use runtime::launch::{int, launch};
+use runtime::libraries;
+pub use runtime::libraries::{Found, Library, LibrarySearch, Loaded};
+pub use runtime::memory::CONTEXT_BYTES;
+use runtime::memory::{Buffer, Pool};
+use runtime::offload::Offloader;
+use runtime::replay;
+pub use runtime::replay::{Mark, Recordings};
+use runtime::tuning::Choices;
+pub use tensor::TensorBuffer;
 
-/// How to set up a [`CudaBackend`].
+/// How to set up a [`CudaBackend`]. By default bf16 on the first GPU, without a cache or a limit.
 #[derive(Clone, Debug)]
 pub struct CudaOptions {
-    /// What products are computed in.
+    /// The number format that products are computed in.
     pub compute: Compute,
-    /// Which GPU, as the driver counts.
+    /// The number of the GPU in the driver's order, from 0.
     pub ordinal: usize,
-    /// Where the libraries may be. Those of the first backend of a process stay.
+    /// Where to look for NVIDIA's libraries. Only the first backend of a process searches.
     pub libraries: LibrarySearch,
-    /// Where compiled kernels are kept, and which algorithms are fastest; `None` compiles them in every process, which takes some
-    /// seconds, and takes the algorithms that cuBLASLt expects to be fast.
+    /// Folder that caches compiled kernels and timed algorithms. With `None` every process compiles the kernels, which
+    /// takes some seconds, and uses the algorithms that cuBLASLt's heuristic picks.
     pub kernel_cache: Option<PathBuf>,
-    /// The most bytes of the GPU's memory that may be taken, [`CONTEXT_BYTES`] of the process included.
+    /// Upper bound on the GPU memory of this process in bytes, [`CONTEXT_BYTES`] included.
     pub memory_limit: Option<usize>,
+    /// Host threads that decode and upload weights; `None` starts as many as this process may use.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        CudaOptions {
+            compute: Compute::Bf16,
+            ordinal: 0,
+            libraries: LibrarySearch::default(),
+            kernel_cache: None,
+            memory_limit: None,
+            threads: None,
+        }
+    }
 }
 
 /// An NVIDIA GPU as a [`Backend`].
 #[derive(Clone)]
 pub struct CudaBackend {
-    // In the order in which they must go: what uses the context before it.
+    // Dropped in this order: what uses the context before the context.
     cudnn: Option<Arc<Cudnn>>,
-    gemm: Arc<Gemm>,
+    cublaslt: Arc<CublasLt>,
     kernels: Arc<Kernels>,
     offloader: Arc<Offloader>,
     pool: Arc<Pool>,
     device: Arc<Device>,
+    threads: Arc<Threads>,
     compute: Compute,
     log: KernelLog,
-    /// Lengths of rows that weights in e4m3 are multiplied with: what writes such rows writes them in e4m3 too.
-    e4m3_rows: Arc<Mutex<BTreeSet<usize>>>,
-    /// Where weights in bytes are before they are rounded. One buffer for all: taken anew for each, it would leave holes in memory.
+    /// Scratch for weights that are quantized on the GPU. Kept from one to the next: freeing it each time fragments
+    /// memory.
     staging: Arc<Mutex<Option<Buffer>>>,
 }
 
-/// The libraries as they are, loaded if they were not before.
+/// What differs between a real GPU and a dry run.
+struct Parts {
+    device: Arc<Device>,
+    compute: Compute,
+    kernels: Kernels,
+    choices: Option<Arc<Choices>>,
+    cudnn: Option<Arc<Cudnn>>,
+    threads: Threads,
+}
+
+/// NVIDIA's libraries as this process found them; loads them at the first call.
 pub fn libraries(search: &LibrarySearch) -> &'static [Found] {
     libraries::load(search)
 }
 
-/// The GPUs that the driver knows.
+/// The GPUs of this machine, in the driver's order.
 ///
 /// # Errors
-/// If there is no driver, or it has none.
+/// If there is no driver or no GPU.
 pub fn gpus(search: &LibrarySearch) -> Result<Vec<GpuInfo>, Unavailable> {
     if let Some(Found { library, state: Err(reason) }) =
         libraries::load(search).iter().find(|found| found.library == Library::Driver)
@@ -132,7 +129,7 @@ pub fn gpus(search: &LibrarySearch) -> Result<Vec<GpuInfo>, Unavailable> {
     Ok(gpus)
 }
 
-/// The GPU of this number, if everything is there that is needed to use it. It is not opened.
+/// The properties of GPU `ordinal`, if everything needed to use it is present. Does not open it.
 ///
 /// # Errors
 /// As [`CudaBackend::new`].
@@ -141,269 +138,72 @@ pub fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Unavailab
 }
 
 impl CudaBackend {
-    /// Open a GPU.
+    /// Opens a GPU.
     ///
     /// # Errors
-    /// If there is none, it is too old, or a library is missing.
+    /// If it does not exist or is too old, or a library is missing.
     pub fn new(options: CudaOptions) -> Result<Self, Unavailable> {
-        let CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit } = options;
+        let CudaOptions { compute, ordinal, libraries, kernel_cache, memory_limit, threads } = options;
         let device = Device::open(ordinal, &libraries)?;
         let choices = kernel_cache.as_deref().map(|folder| Choices::of(folder, &device.info, compute));
         let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
-        Self::on(device, compute, kernel_cache, choices, cudnn, memory_limit).map_err(Unavailable::Driver)
+        let kernels = Kernels::new(device.info.capability, compute, kernel_cache);
+        let parts = Parts { device, compute, kernels, choices, cudnn, threads: Threads::new(threads) };
+        Self::assemble(parts, memory_limit).map_err(Unavailable::Driver)
     }
 
-    /// A GPU like `gpu`, which need not be there, on which nothing is computed: every op takes the memory it would. To know what
-    /// a run needs.
+    /// A dry run on a GPU like `gpu`, which need not be present: ops allocate what they would and compute nothing.
     ///
     /// # Errors
-    /// None that is expected: within any limit there is room for what every run needs.
+    /// None is expected: within any limit there is room for what every run needs.
     pub fn dry_run(gpu: GpuInfo, compute: Compute, memory_limit: Option<usize>) -> Result<Self> {
-        Self::on(Device::described(gpu), compute, None, None, None, memory_limit)
+        let kernels = Kernels::new(gpu.capability, compute, None);
+        let device = Device::described(gpu);
+        let parts = Parts { device, compute, kernels, choices: None, cudnn: None, threads: Threads::idle(None) };
+        Self::assemble(parts, memory_limit)
     }
 
-    fn on(
-        device: Arc<Device>,
-        compute: Compute,
-        kernel_cache: Option<PathBuf>,
-        choices: Option<Arc<Choices>>,
-        cudnn: Option<Arc<Cudnn>>,
-        memory_limit: Option<usize>,
-    ) -> Result<Self> {
-        let pool = Pool::new(Arc::clone(&device), memory_limit)?;
-        let gemm = Arc::new(Gemm::new(compute, &pool, choices)?);
-        let kernels = Arc::new(Kernels::new(device.info.capability, compute, kernel_cache));
-        let offloader = Arc::new(Offloader::new(&device, &pool));
-        let (log, e4m3_rows, staging) = Default::default();
-        Ok(CudaBackend { cudnn, gemm, kernels, offloader, pool, device, compute, log, e4m3_rows, staging })
+    fn assemble(parts: Parts, memory_limit: Option<usize>) -> Result<Self> {
+        let Parts { device, compute, kernels, choices, cudnn, threads } = parts;
+        let threads = Arc::new(threads);
+        // A zero limit still creates the backend, with its workspace; the planner refuses what does not fit.
+        let limit = memory_limit.map(|bytes| bytes.saturating_sub(CONTEXT_BYTES).max(WORKSPACE));
+        let pool = Pool::new(Arc::clone(&device), limit, Arc::clone(&threads))?;
+        let cublaslt = Arc::new(CublasLt::new(compute, &pool, choices)?);
+        let offloader = Arc::new(Offloader::new(&device, &pool, &threads));
+        let (kernels, log, staging) = (Arc::new(kernels), KernelLog::default(), Arc::default());
+        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, threads, compute, log, staging })
     }
 
-    /// The GPU.
+    /// Properties of the GPU.
     pub fn gpu(&self) -> &GpuInfo {
         &self.device.info
     }
 
-    /// Whether weights in `format` can be multiplied on this GPU.
+    /// Whether this GPU can multiply weights in `format`.
     pub fn takes(&self, format: Format) -> bool {
         QuantizedDType::of(format).is_none_or(|code| self.multiplies(code))
     }
 
-    /// Write down that `kernel` multiplies for `op`, with weights unless it is attention.
+    /// Logs a product of `op` by `kernel` in the compute dtype.
     fn note(&self, op: &'static str, kernel: &str) {
         let weights = (op != "attention").then_some(self.compute.dtype());
         self.log().note(op, weights, &format!("{kernel} {}", self.compute));
     }
 
-    /// Write down that `kernel` multiplies bytes.
-    fn note_quantized(&self, kernel: &str, bytes: &Quantized) {
-        let dtype = bytes.code.dtype();
-        self.log().note("linear", Some(dtype), &format!("{kernel} {}", bytes.code));
+    /// Logs a product by `kernel` with a quantized weight.
+    fn note_quantized(&self, kernel: &str, weight: &Quantized) {
+        self.log().note("linear", Some(weight.dtype.dtype()), &format!("{kernel} {}", weight.dtype));
     }
 
-    /// Where this thread's calls are written down.
+    /// The log of this thread's calls: while a graph is captured that of the graph.
     fn log(&self) -> KernelLog {
-        replay::recorded_log().unwrap_or_else(|| self.log.clone())
-    }
-
-    /// Bytes of an element in the compute dtype.
-    fn compute_size(&self) -> usize {
-        self.compute.dtype().bytes(1)
-    }
-
-    /// A tensor whose elements are whatever was in memory: every one must be written.
-    fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor<Self>> {
-        let buffer = self.pool.take(shape.iter().product::<usize>() * dtype.bytes(1))?;
-        Ok(Tensor::from_buffer(buffer, dtype, shape))
-    }
-
-    /// Queue a kernel of `source`.
-    ///
-    /// # Safety
-    /// As [`Device::launch`].
-    unsafe fn launch(
-        &self,
-        source: Source,
-        name: &'static str,
-        geometry: Geometry,
-        arguments: &mut [Argument],
-    ) -> Result<()> {
-        if geometry.grid.contains(&0) || self.device.dry_run {
-            return Ok(());
-        }
-        let function = self.kernels.function(&self.device, source, name)?;
-        let mut pointers: Vec<_> = arguments.iter_mut().map(Argument::pointer).collect();
-        // SAFETY: the caller vouches for the arguments.
-        unsafe { self.device.launch(function, geometry, &mut pointers) }
-    }
-
-    /// Let a kernel have more shared memory than kernels have by themselves.
-    fn allow_shared(&self, source: Source, name: &'static str, bytes: u32) -> Result<()> {
-        if self.device.dry_run {
-            return Ok(());
-        }
-        let function = self.kernels.function(&self.device, source, name)?;
-        self.device.bind()?;
-        let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is loaded.
-        check("cuFuncSetAttribute", unsafe {
-            cudarc::driver::result::function::set_function_attribute(function, allowed, bytes as i32)
-        })
-    }
-
-    /// Copy the rows of `x` to `to`, `stride` elements apart.
-    fn copy_rows(&self, x: &Tensor<Self>, to: u64, stride: usize) -> Result<()> {
-        let (rows, cols, size) = (x.rows(), x.cols(), x.dtype().bytes(1));
-        if rows == 0 || cols == 0 || self.device.dry_run {
-            return Ok(());
-        }
-        self.device.bind()?;
-        if x.is_contiguous() && (stride == cols || rows == 1) {
-            // SAFETY: the callers made `to` that large.
-            let copied = unsafe {
-                cudarc::driver::result::memcpy_dtod_async(to, x.address(), rows * cols * size, self.device.stream())
-            };
-            return check("cuMemcpyDtoDAsync", copied);
-        }
-        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
-        let copy = sys::CUDA_MEMCPY2D {
-            srcXInBytes: 0,
-            srcY: 0,
-            srcMemoryType: device,
-            srcHost: std::ptr::null(),
-            srcDevice: x.address(),
-            srcArray: std::ptr::null_mut(),
-            srcPitch: x.row_stride() * size,
-            dstXInBytes: 0,
-            dstY: 0,
-            dstMemoryType: device,
-            dstHost: std::ptr::null_mut(),
-            dstDevice: to,
-            dstArray: std::ptr::null_mut(),
-            dstPitch: stride * size,
-            WidthInBytes: cols * size,
-            Height: rows,
-        };
-        // SAFETY: the rows lie in `x`, and the callers made `to` that large.
-        check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.device.stream()) }.result())
-    }
-
-    fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
-        if self.device.dry_run {
-            return Ok(());
-        }
-        self.device.bind()?;
-        // SAFETY: the callers made `to` that large.
-        check("cuMemsetD8Async", unsafe { cudarc::driver::result::memset_d8_async(to, 0, bytes, self.device.stream()) })
-    }
-
-    /// `x` without gaps between its rows: itself, or a copy.
-    fn contiguous(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
-        if x.is_contiguous() {
-            return Ok(x.clone());
-        }
-        let copy = self.empty(x.shape(), x.dtype())?;
-        self.copy_rows(x, copy.address(), x.cols())?;
-        Ok(copy)
-    }
-
-    /// Make `x` the only tensor in its memory, without gaps; copied if it was not.
-    fn make_mut(&self, x: &mut Tensor<Self>) -> Result<()> {
-        if !x.is_contiguous() || x.buffer_mut().is_none() {
-            let copy = self.empty(x.shape(), x.dtype())?;
-            self.copy_rows(x, copy.address(), x.cols())?;
-            *x = copy;
-        }
-        // They are about to change.
-        *x.buffer().quantized_rows() = None;
-        Ok(())
+        replay::capture_log().unwrap_or_else(|| self.log.clone())
     }
 }
 
-impl Tensor<CudaBackend> {
-    /// Of the first element, on the GPU.
-    fn address(&self) -> u64 {
-        self.buffer().address() + (self.offset() * self.dtype().bytes(1)) as u64
-    }
-
-    /// Whether `n` neighbours at a time can be loaded of every row.
-    fn is_wide(&self, n: usize) -> bool {
-        let size = n * self.dtype().bytes(1);
-        self.address().is_multiple_of(size as u64)
-            && self.cols().is_multiple_of(n)
-            && (self.rows() <= 1 || self.row_stride().is_multiple_of(n))
-    }
-}
-
-/// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
-enum Argument {
-    /// An address on the GPU, 0 for none, or an `i64`.
-    Long(u64),
-    /// An `int`.
-    Int(i32),
-    /// A `float`.
-    Float(f32),
-}
-
-impl Argument {
-    fn pointer(&mut self) -> *mut std::ffi::c_void {
-        match self {
-            Argument::Long(value) => (&raw mut *value).cast(),
-            Argument::Int(value) => (&raw mut *value).cast(),
-            Argument::Float(value) => (&raw mut *value).cast(),
-        }
-    }
-}
-
-impl From<usize> for Argument {
-    fn from(value: usize) -> Self {
-        Argument::Long(value as u64)
-    }
-}
-
-impl From<u64> for Argument {
-    fn from(address: u64) -> Self {
-        Argument::Long(address)
-    }
-}
-
-impl From<i32> for Argument {
-    fn from(value: i32) -> Self {
-        Argument::Int(value)
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(value: f32) -> Self {
-        Argument::Float(value)
-    }
-}
-
-/// The address of a tensor, of its first element.
-impl From<&Tensor<CudaBackend>> for Argument {
-    fn from(x: &Tensor<CudaBackend>) -> Self {
-        Argument::Long(x.address())
-    }
-}
-
-/// A size as the kernels' `int`.
-///
-/// # Panics
-/// If it is none: lengths of rows are not that large.
-fn int(size: usize) -> i32 {
-    i32::try_from(size).expect("the length of a row")
-}
-
-/// Queue a kernel: `launch!(backend, source, name, geometry, [arguments])`.
-macro_rules! launch {
-    ($be:expr, $source:expr, $name:expr, $geometry:expr, [$($argument:expr),+ $(,)?]) => {
-        $be.launch($source, $name, $geometry, &mut [$($crate::cuda::Argument::from($argument)),+])
-    };
-}
-use launch;
-
-impl Backend for CudaBackend {
-    type Buffer = Buffer;
+impl Runtime for CudaBackend {
+    type Buffer = TensorBuffer;
     type Matrix = Matrix;
     type Mark = Mark;
     type Recordings = Recordings;
@@ -472,20 +272,21 @@ impl Backend for CudaBackend {
         let x = self.empty(shape, DType::F32)?;
         let bytes: &[u8] = bytemuck::cast_slice(values);
         const UNIT: usize = 64 << 10;
-        self.pool
-            .upload(x.buffer(), bytes.len(), UNIT, |i, out| out.copy_from_slice(&bytes[i * UNIT..][..out.len()]))?;
+        self.pool.upload(&x.buffer().memory, bytes.len(), UNIT, |i, out| {
+            out.copy_from_slice(&bytes[i * UNIT..][..out.len()])
+        })?;
         Ok(x)
     }
 
     fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>> {
-        let x = if x.dtype() == DType::F32 { self.contiguous(x)? } else { self.cast(x, DType::F32)? };
+        let x = if x.dtype() == DType::F32 { self.contiguous(x)? } else { ops::cast::cast(self, x, DType::F32)? };
         let mut values = vec![0.0; x.rows() * x.cols()];
         if x.offset() == 0 {
-            self.pool.download(x.buffer(), &mut values)?;
+            self.pool.download(&x.buffer().memory, &mut values)?;
         } else {
             let whole = self.empty(x.shape(), DType::F32)?;
             self.copy_rows(&x, whole.address(), x.cols())?;
-            self.pool.download(whole.buffer(), &mut values)?;
+            self.pool.download(&whole.buffer().memory, &mut values)?;
         }
         Ok(values)
     }
@@ -496,8 +297,8 @@ impl Backend for CudaBackend {
         }
         let placement = matrix.placement();
         let matrix = match format.dtype() {
-            // Rounded as on the processor, but multiplied in the compute dtype.
-            Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, None)?,
+            // Rounded to `dtype` as on the CPU, then multiplied in the compute dtype.
+            Some(dtype) if !self.device.dry_run => encode(&matrix, dtype, &self.threads)?,
             _ => matrix,
         };
         self.load_dense(matrix, placement)
@@ -506,7 +307,7 @@ impl Backend for CudaBackend {
     fn trim(&self) {
         self.offloader.clear();
         *self.staging.lock().expect("no panic while the lock is held") = None;
-        // What went wrong is reported by the next call that can.
+        // An error here will surface at the next driver call.
         let _ = self.pool.trim();
     }
 
@@ -516,117 +317,6 @@ impl Backend for CudaBackend {
 
     fn take_kernels_run(&self) -> Vec<KernelRun> {
         self.log.take()
-    }
-
-    fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
-        cast::cast(self, x, dtype)
-    }
-
-    fn concat_cols(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        concat_cols::concat_cols(self, parts)
-    }
-
-    fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        concat_rows::concat_rows(self, parts)
-    }
-
-    fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
-        embedding::embedding(self, table.matrix(), ids)
-    }
-
-    fn linear(
-        &self,
-        x: &Tensor<Self>,
-        weight: &Weight<Self>,
-        bias: Option<&Tensor<Self>>,
-        out: DType,
-    ) -> Result<Tensor<Self>> {
-        linear::linear(self, x, weight.matrix(), bias, out)
-    }
-
-    fn linear_add(
-        &self,
-        x: &mut Tensor<Self>,
-        gate: Option<&Tensor<Self>>,
-        y: &[&Tensor<Self>],
-        weight: &Weight<Self>,
-    ) -> Result<()> {
-        linear_add::linear_add(self, x, gate, y, weight.matrix())
-    }
-
-    fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
-        linear_swiglu::linear_swiglu(self, x, gate.matrix(), up.matrix())
-    }
-
-    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32) -> Result<Tensor<Self>> {
-        rms_norm::rms_norm(self, x, weight, eps)
-    }
-
-    fn modulated_layer_norm(
-        &self,
-        x: &Tensor<Self>,
-        shift: &Tensor<Self>,
-        scale: &Tensor<Self>,
-        eps: f32,
-    ) -> Result<Tensor<Self>> {
-        modulated_layer_norm::modulated_layer_norm(self, x, shift, scale, eps)
-    }
-
-    fn norm_rope(&self, x: &Tensor<Self>, weight: &Tensor<Self>, rope: &Rope<Self>, eps: f32) -> Result<Tensor<Self>> {
-        norm_rope::norm_rope(self, x, weight, rope, eps)
-    }
-
-    fn attention(
-        &self,
-        q: &Tensor<Self>,
-        k: &Tensor<Self>,
-        v: &Tensor<Self>,
-        head_dim: usize,
-        mask: AttentionMask,
-    ) -> Result<Tensor<Self>> {
-        attention::attention(self, q, k, v, head_dim, mask)
-    }
-
-    fn silu(&self, x: &Tensor<Self>) -> Result<Tensor<Self>> {
-        silu::silu(self, x)
-    }
-
-    fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {
-        euler_step::euler_step(self, x, velocity, dt)
-    }
-
-    fn guide(&self, uncond: &Tensor<Self>, cond: &Tensor<Self>, guidance: f32) -> Result<Tensor<Self>> {
-        guide::guide(self, uncond, cond, guidance)
-    }
-
-    fn conv2d(&self, x: &ConvInput<Self>, conv: &Convolution<Self>, out: DType) -> Result<Tensor<Self>> {
-        conv2d::conv2d(self, x, conv, out)
-    }
-
-    fn conv2d_add(&self, y: &mut Tensor<Self>, x: &ConvInput<Self>, conv: &Convolution<Self>) -> Result<()> {
-        conv2d::conv2d_add(self, y, x, conv)
-    }
-
-    fn group_norm(&self, x: &Tensor<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
-        group_norm::group_norm(self, x, norm)
-    }
-
-    fn group_norm_statistics(&self, x: &ConvInput<Self>, norm: &GroupNorm<Self>) -> Result<Tensor<Self>> {
-        group_norm::group_norm_statistics(self, x, norm)
-    }
-
-    fn patchify(&self, x: &Tensor<Self>, mean: &Tensor<Self>, std: &Tensor<Self>) -> Result<Tensor<Self>> {
-        patchify::patchify(self, x, mean, std)
-    }
-
-    fn unpatchify(
-        &self,
-        tokens: &Tensor<Self>,
-        size: [usize; 2],
-        mean: &Tensor<Self>,
-        std: &Tensor<Self>,
-    ) -> Result<Tensor<Self>> {
-        patchify::unpatchify(self, tokens, size, mean, std)
     }
 }
 

@@ -1,6 +1,6 @@
-//! What several unit tests of this backend need.
+//! Shared by unit tests of this backend.
 
-use super::libraries::{Found, LibrarySearch, load};
+use crate::cuda::runtime::libraries::{Found, LibrarySearch, load};
 
 /// The libraries, from the folders of `DJ_FLUX2_CUDA_LIBRARIES` first.
 pub(super) fn libraries() -> &'static [Found] {

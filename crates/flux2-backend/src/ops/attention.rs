@@ -4,22 +4,43 @@
 //! Used by Qwen3 (causal, grouped), the flow transformer (unmasked) and the autoencoder (one head). The score matrix is
 //! never stored as a whole.
 
-use crate::{AttentionMask, Backend, Result, Tensor};
+use crate::{Backend, Result, Tensor};
 
-/// `q` compute `[n, heads * head_dim]`, `k` and `v` compute `[m, kv_heads * head_dim]` -> compute
-/// `[n, heads * head_dim]`. Query head `i` uses key head `i / (heads / kv_heads)`.
+/// Which keys a query may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionMask {
+    /// Every query sees every key.
+    None,
+    /// Query `i` sees key `j` if `j <= i` and `j < valid`. Keys are those of the queries' tokens, from the first on;
+    /// keys that no query sees may be left out.
+    Causal {
+        /// Keys before the padding; at least 1.
+        valid: usize,
+    },
+}
+
+/// The operands of [`attention`].
+pub struct AttentionInput<'a, B: Backend> {
+    /// Queries, compute `[n, heads * head_dim]`.
+    pub q: &'a Tensor<B>,
+    /// Keys, compute `[m, kv_heads * head_dim]`.
+    pub k: &'a Tensor<B>,
+    /// Values, compute `[m, kv_heads * head_dim]`.
+    pub v: &'a Tensor<B>,
+    /// Channels of a head; even.
+    pub head_dim: usize,
+    /// Which keys a query may see.
+    pub mask: AttentionMask,
+}
+
+/// Returns compute `[n, heads * head_dim]`. Query head `i` uses key head `i / (heads / kv_heads)`.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above, `head_dim` is odd, `heads` is
-/// not a multiple of `kv_heads`, there are no keys, or a causal mask meets `m > n` or `valid` outside `1..=m`.
-pub fn attention<B: Backend>(
-    be: &B,
-    q: &Tensor<B>,
-    k: &Tensor<B>,
-    v: &Tensor<B>,
-    head_dim: usize,
-    mask: AttentionMask,
-) -> Result<Tensor<B>> {
+/// [`crate::Error::Shape`] or [`crate::Error::DType`] if the operands are not as [`AttentionInput`] says, `head_dim` is
+/// odd, `heads` is not a multiple of `kv_heads`, there are no keys, or a causal mask meets `m > n` or `valid` outside
+/// `1..=m`.
+pub fn attention<B: Backend>(be: &B, operands: &AttentionInput<B>) -> Result<Tensor<B>> {
+    let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let compute = be.compute().dtype();
     let [n, q_cols] = q.dims("attention: q")?;
     let [m, kv_cols] = k.dims("attention: k")?;
@@ -46,7 +67,7 @@ pub fn attention<B: Backend>(
     for (what, x) in [("attention: q", q), ("attention: k", k), ("attention: v", v)] {
         x.expect_dtype(what, compute)?;
     }
-    be.attention(q, k, v, head_dim, mask)
+    be.attention(operands)
 }
 
 /// `q` `[n, heads * head_dim]`, `k` and `v` `[m, kv_heads * head_dim]` -> `[n, heads * head_dim]`, with

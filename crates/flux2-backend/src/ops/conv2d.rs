@@ -5,7 +5,86 @@
 //! are fused into the op, so that neither needs a map of its own: see [`ConvInput`] and [`conv2d_add`]. Zero padding is
 //! applied after the norm.
 
-use crate::{Backend, ConvInput, ConvShape, Convolution, DType, Error, Result, Tensor};
+use crate::{Backend, DType, Error, Result, Tensor, Weight};
+
+/// The parameters of a convolution.
+pub struct Convolution<B: Backend> {
+    /// Kernel, `[out, kernel * kernel * in]`.
+    pub weight: Weight<B>,
+    /// f32 `[out]`.
+    pub bias: Tensor<B>,
+    /// Kernel size, stride and padding.
+    pub shape: ConvShape,
+}
+
+/// The input of a convolution: a map in memory, and what is applied to it on the fly.
+///
+/// Neither step's result is ever stored as a whole. Its rows are computed when the convolution needs them.
+pub struct ConvInput<'a, B: Backend> {
+    /// Compute `[h, w, c]`.
+    pub map: &'a Tensor<B>,
+    /// First, another convolution. It is recomputed wherever the map is read, which saves the memory of its result.
+    pub after: Option<&'a Convolution<B>>,
+    /// Then `silu(group_norm(x))` with these [statistics](crate::ops::group_norm_statistics), f32 `[3, c]`.
+    pub norm_silu: Option<Tensor<B>>,
+}
+
+impl<'a, B: Backend> ConvInput<'a, B> {
+    /// Height, width and channels of what the convolution reads.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `map` does not have three axes.
+    pub fn size(&self) -> Result<[usize; 3]> {
+        let [h, w, c] = self.map.dims("convolution: map")?;
+        Ok(match self.after {
+            Some(conv) => [conv.shape.output(h), conv.shape.output(w), conv.weight.shape()[0]],
+            None => [h, w, c],
+        })
+    }
+
+    /// This input without norm and SiLU.
+    pub fn raw(&self) -> Self {
+        ConvInput { map: self.map, after: self.after, norm_silu: None }
+    }
+}
+
+impl<'a, B: Backend> From<&'a Tensor<B>> for ConvInput<'a, B> {
+    fn from(map: &'a Tensor<B>) -> Self {
+        ConvInput { map, after: None, norm_silu: None }
+    }
+}
+
+/// The three kinds of convolution in the autoencoder. Weights are `[out, kernel * kernel * in]` (row, column, channel).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvShape {
+    /// 1x1: a product at each pixel.
+    Pointwise,
+    /// 3x3, one zero pixel around: `[h, w]` to `[h, w]`.
+    Same,
+    /// 3x3 with stride 2, one zero row below and one zero column to the right: `[h, w]` to `[h / 2, w / 2]`.
+    Downsample,
+    /// 3x3 on the nearest-neighbour doubled map: `[h, w]` to `[2 * h, 2 * w]`.
+    Upsample,
+}
+
+impl ConvShape {
+    /// Width and height of the kernel.
+    pub const fn kernel(self) -> usize {
+        match self {
+            ConvShape::Pointwise => 1,
+            _ => 3,
+        }
+    }
+
+    /// Output height or width for an input of `n`.
+    pub const fn output(self, n: usize) -> usize {
+        match self {
+            ConvShape::Pointwise | ConvShape::Same => n,
+            ConvShape::Downsample => n / 2,
+            ConvShape::Upsample => 2 * n,
+        }
+    }
+}
 
 /// `x` compute `[h, w, c]`, `conv` with weight `[o, kernel * kernel * c]` and bias f32 `[o]` -> compute `[h', w', o]`,
 /// with `h'` and `w'` from [`ConvShape::output`].

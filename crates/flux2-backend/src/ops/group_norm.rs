@@ -4,7 +4,19 @@
 //! Used by the autoencoder before its attention, and with SiLU before its convolutions. Convolutions apply it while
 //! they read their input ([`ConvInput`]) and only need the statistics.
 
-use crate::{Backend, ConvInput, GroupNorm, Result, Tensor};
+use crate::{Backend, ConvInput, Result, Tensor};
+
+/// The parameters of group norm.
+pub struct GroupNorm<B: Backend> {
+    /// Number of groups: runs of consecutive channels that share a mean and a variance.
+    pub groups: usize,
+    /// Scale of each channel, f32 `[c]`.
+    pub weight: Tensor<B>,
+    /// Shift of each channel, f32 `[c]`.
+    pub bias: Tensor<B>,
+    /// Added to the variance before the square root.
+    pub eps: f32,
+}
 
 /// `x` compute `[h, w, c]` -> compute `[h, w, c]`.
 ///

@@ -4,7 +4,45 @@
 //! Used on q and k by Qwen3 (pairs of channels half a head apart) and the flow transformer (pairs of adjacent
 //! channels). `x` is usually a window of a fused projection.
 
-use crate::{Backend, Result, Rope, RopeLayout, Tensor};
+use std::ops::Range;
+
+use crate::{Backend, Result, Tensor};
+
+/// Which channels of a head form the pairs that rotate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Channels `2i` and `2i + 1`, as in the flow transformer.
+    Interleaved,
+    /// Channels `i` and `i + head_dim / 2`, as in Qwen3.
+    Halves,
+}
+
+/// Rotary position embedding, one angle for each token and pair of channels.
+pub struct Rope<B: Backend> {
+    /// f32 `[n, head_dim / 2]`.
+    pub cos: Tensor<B>,
+    /// f32 `[n, head_dim / 2]`.
+    pub sin: Tensor<B>,
+    /// How pairs are laid out in a head.
+    pub layout: RopeLayout,
+}
+
+impl<B: Backend> Rope<B> {
+    /// Returns the angles of tokens `range`.
+    ///
+    /// # Panics
+    /// If `range` exceeds the tokens.
+    pub fn slice_rows(&self, range: Range<usize>) -> Self {
+        let Rope { cos, sin, layout } = self;
+        Rope { cos: cos.slice_rows(range.clone()), sin: sin.slice_rows(range), layout: *layout }
+    }
+}
+
+impl<B: Backend> Clone for Rope<B> {
+    fn clone(&self) -> Self {
+        Rope { cos: self.cos.clone(), sin: self.sin.clone(), layout: self.layout }
+    }
+}
 
 /// `x` compute `[n, heads * d]`, `weight` f32 `[d]`, `rope` f32 `[n, d / 2]` -> compute `[n, heads * d]`.
 ///

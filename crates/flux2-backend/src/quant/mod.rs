@@ -2,6 +2,7 @@
 //! elsewhere.
 
 pub mod blocks;
+pub(crate) mod encode;
 pub mod fp4;
 pub mod fp8;
 pub mod int8;

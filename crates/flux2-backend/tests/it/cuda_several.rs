@@ -1,25 +1,17 @@
 //! Several GPU backends in one process: two on the same GPU, and one on every GPU.
 
+use std::process::{Command, Output};
 use std::sync::Barrier;
 use std::thread;
 
 use flux2_backend::cuda::{self, Unavailable};
-use flux2_backend::testing::{random, tensor};
-use flux2_backend::{AttentionMask, Backend, Compute, CudaBackend, CudaOptions, HostTensor, Result, Weight, ops};
+use flux2_backend::testing::{random, skip_without_gpu, tensor};
+use flux2_backend::{
+    AttentionInput, AttentionMask, Compute, CudaBackend, CudaOptions, HostTensor, Result, Runtime, Weight, ops,
+};
 
 fn open(ordinal: usize, compute: Compute) -> Result<CudaBackend, Unavailable> {
-    CudaBackend::new(CudaOptions {
-        compute,
-        ordinal,
-        libraries: Default::default(),
-        kernel_cache: None,
-        memory_limit: None,
-    })
-}
-
-#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-fn skipped(reason: &Unavailable) {
-    eprintln!("skipped: no GPU: {reason}");
+    CudaBackend::new(CudaOptions { compute, ordinal, ..Default::default() })
 }
 
 /// Work that uses every library and our own kernels: norm, SwiGLU, attention and a product, repeated `rounds` times.
@@ -33,7 +25,7 @@ fn work(be: &CudaBackend, rounds: usize) -> Result<Vec<f32>> {
     for _ in 0..rounds {
         let h = ops::rms_norm(be, &x, &ones, 1e-6)?;
         let h = ops::linear_swiglu(be, &h, &gate, &up)?;
-        let h = ops::attention(be, &h, &h, &h, head_dim, AttentionMask::None)?;
+        let h = ops::attention(be, &AttentionInput { q: &h, k: &h, v: &h, head_dim, mask: AttentionMask::None })?;
         x = ops::linear_f32(be, &h, &down, None)?;
     }
     be.download(&x)
@@ -44,7 +36,7 @@ fn check_two_at_once(compute: Compute) {
     const ROUNDS: usize = 50;
     let alone = match open(0, compute) {
         Ok(be) => work(&be, ROUNDS).unwrap(),
-        Err(reason) => return skipped(&reason),
+        Err(reason) => return skip_without_gpu(&reason),
     };
     assert!(alone.iter().all(|value| value.is_finite()) && alone.iter().any(|value| *value != 0.0));
     let together = Barrier::new(2);
@@ -74,11 +66,11 @@ fn two_on_one_gpu_give_the_bytes_of_one_bf16() {
 fn gpus_of_a_kind_give_the_same_bytes() {
     let gpus = match cuda::gpus(&Default::default()) {
         Ok(gpus) => gpus,
-        Err(reason) => return skipped(&reason),
+        Err(reason) => return skip_without_gpu(&reason),
     };
     let backends: Vec<_> = (0..gpus.len()).map(|ordinal| open(ordinal, Compute::Bf16)).collect();
     if let Some(Err(reason)) = backends.first() {
-        return skipped(reason);
+        return skip_without_gpu(reason);
     }
     // GPUs that are too old have no backend.
     let backends: Vec<_> = backends.into_iter().flatten().collect();
@@ -97,8 +89,24 @@ fn gpus_of_a_kind_give_the_same_bytes() {
 fn a_gpu_that_is_not_there_is_named() {
     let count = match cuda::gpus(&Default::default()) {
         Ok(gpus) => gpus.len(),
-        Err(reason) => return skipped(&reason),
+        Err(reason) => return skip_without_gpu(&reason),
     };
     let refused = open(count + 5, Compute::F32).err();
     assert_eq!(refused, Some(Unavailable::NoDevice { ordinal: count + 5, count }));
+}
+
+/// Runs one GPU test of this program as a process of its own.
+fn run_again(require_gpu: &str) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "ops::silu::cuda_f32", "--nocapture"]).env("DJ_FLUX2_REQUIRE_GPU", require_gpu);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_required_gpu_that_is_missing_is_a_failure() {
+    let optional = run_again("0");
+    assert!(optional.status.success(), "{optional:?}");
+    let is_skipped = String::from_utf8_lossy(&optional.stderr).contains("skipped: no GPU");
+    let required = run_again("1");
+    assert_eq!(required.status.success(), !is_skipped, "{required:?}");
 }

@@ -2,17 +2,24 @@
 
 use std::num::NonZeroUsize;
 
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions, DType, Error, Format, HostTensor, Weight, encode, ops};
+use flux2_backend::{
+    Compute, CpuBackend, CpuOptions, DType, Error, Format, HostTensor, Runtime, Threads, Weight, encode, ops,
+};
 use proptest::prelude::*;
 
 const FORMATS: [DType; 4] = [DType::Bf16, DType::I8, DType::Q8_0, DType::Q4K];
+
+/// As many threads as the process may use.
+fn threads() -> Threads {
+    Threads::new(None)
+}
 
 fn matrix(cols: usize, values: &[f32]) -> HostTensor {
     HostTensor::from_f32([values.len() / cols, cols], values)
 }
 
 fn encoded(values: &[f32], cols: usize, dtype: DType) -> Vec<f32> {
-    let encoded = encode(&matrix(cols, values), dtype, None).unwrap();
+    let encoded = encode(&matrix(cols, values), dtype, &threads()).unwrap();
     assert_eq!((encoded.dtype(), encoded.shape()), (dtype, &[values.len() / cols, cols][..]));
     encoded.to_f32()
 }
@@ -126,10 +133,10 @@ fn a_format_does_not_depend_on_threads_or_on_what_it_was_before() {
     let values = normal(40 * 512);
     let f32 = matrix(512, &values);
     for dtype in FORMATS {
-        let of = |threads| encode(&f32, dtype, NonZeroUsize::new(threads)).unwrap();
+        let of = |threads| encode(&f32, dtype, &Threads::new(NonZeroUsize::new(threads))).unwrap();
         let (one, three) = (of(1), of(3));
         assert!(one.bytes()[..] == three.bytes()[..] && one.scales() == three.scales(), "{dtype}");
-        let again = encode(&one, dtype, None).unwrap();
+        let again = encode(&one, dtype, &threads()).unwrap();
         assert!(one.bytes()[..] == again.bytes()[..], "{dtype}");
         for tier in flux2_backend::cpu::Tier::ALL {
             let be = CpuBackend::new(CpuOptions { tier: Some(tier), ..Default::default() });
@@ -149,19 +156,19 @@ fn a_format_does_not_depend_on_threads_or_on_what_it_was_before() {
 fn rows_that_are_not_whole_blocks_stay_as_they_are() {
     let odd = matrix(48, &normal(96));
     for dtype in [DType::Q8_0, DType::Q4K] {
-        assert_eq!(encode(&odd, dtype, None).unwrap().dtype(), DType::F32);
+        assert_eq!(encode(&odd, dtype, &threads()).unwrap().dtype(), DType::F32);
     }
-    assert!(matches!(encode(&odd, DType::Q6K, None), Err(Error::DType { .. }) | Ok(_)));
-    assert!(matches!(encode(&matrix(256, &normal(256)), DType::Q6K, None), Err(Error::DType { .. })));
+    assert!(matches!(encode(&odd, DType::Q6K, &threads()), Err(Error::DType { .. }) | Ok(_)));
+    assert!(matches!(encode(&matrix(256, &normal(256)), DType::Q6K, &threads()), Err(Error::DType { .. })));
     let cube = HostTensor::from_f32([1, 1, 256], &normal(256));
-    assert!(matches!(encode(&cube, DType::Q8_0, None), Err(Error::Shape { .. })));
+    assert!(matches!(encode(&cube, DType::Q8_0, &threads()), Err(Error::Shape { .. })));
 }
 
 #[test]
 fn bytes_that_are_stored_are_multiplied_as_they_are() {
     let be = CpuBackend::new(CpuOptions { compute: Compute::Bf16, ..Default::default() });
     let f32 = matrix(300, &normal(300 * 77));
-    let stored = encode(&f32, DType::I8, None).unwrap();
+    let stored = encode(&f32, DType::I8, &threads()).unwrap();
     let x = be.upload(&[5, 300], &normal(1500)).unwrap();
     let x = ops::cast(&be, &x, DType::Bf16).unwrap();
     let product = |weight: HostTensor| {

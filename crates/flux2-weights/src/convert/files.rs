@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Wri
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use flux2_backend::Threads;
 use flux2_base::digest::hex;
 use flux2_base::{CancelToken, Cancelled, TransferEvent, TransferObserver};
 use serde_json::Value;
@@ -49,7 +50,7 @@ impl NewFile {
         finished.max(len(&sibling(path, ".part"))).min(self.bytes())
     }
 
-    pub fn write(&self, path: &Path, in_folder: bool, progress: &mut Progress) -> Result<()> {
+    pub fn write(&self, path: &Path, in_folder: bool, threads: &Threads, progress: &mut Progress) -> Result<()> {
         let start = Instant::now();
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(|e| io_error(folder, e))?;
@@ -78,7 +79,7 @@ impl NewFile {
             }
             Content::Network(network) if in_folder && is_finished(path, network)? => progress.add(network.bytes())?,
             Content::Network(network) => {
-                network.write(path, progress)?;
+                network.write(path, threads, progress)?;
                 let (path, size, elapsed) = (self.path.clone(), network.bytes(), start.elapsed());
                 progress.observer.on_transfer(&TransferEvent::FileFinished { path, size, elapsed });
             }
@@ -147,7 +148,7 @@ pub(super) fn sync_folder(path: &Path) {
 
 impl Network {
     /// Writes the file, or resumes a partial one.
-    fn write(&self, path: &Path, progress: &mut Progress) -> Result<()> {
+    fn write(&self, path: &Path, threads: &Threads, progress: &mut Progress) -> Result<()> {
         let (part, list) = (sibling(path, ".part"), sibling(path, ".part.done"));
         let open = |path: &Path| {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
@@ -169,7 +170,7 @@ impl Network {
         kept.map_err(|e| io_error(&list, e))?;
         for tensor in &self.tensors[done.len()..] {
             let mut sha = Sha256::new();
-            self.encode(tensor, &mut |bytes| {
+            self.encode(tensor, threads, &mut |bytes| {
                 sha.update(bytes);
                 file.write_all(bytes).map_err(|e| io_error(&part, e))?;
                 progress.add(bytes.len() as u64)

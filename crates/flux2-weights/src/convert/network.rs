@@ -1,10 +1,9 @@
 //! The contents of a network's file: its header, and the bytes of every tensor in its new format and name.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use flux2_backend::host::BlockScales;
-use flux2_backend::{DType, Format, HostTensor, encode};
+use flux2_backend::{DType, Format, HostTensor, Threads, encode};
 use flux2_base::Part;
 use flux2_base::digest::hex;
 
@@ -31,7 +30,6 @@ pub(super) struct Network {
     pub(super) rounded: usize,
     /// Matrices that keep their format, as their rows are not whole blocks.
     pub(super) left: usize,
-    threads: Option<NonZeroUsize>,
 }
 
 /// A tensor of the file; an I8 matrix is followed by its scales.
@@ -149,7 +147,7 @@ impl Network {
                 (safetensors::header(&news, &[&format[..], &origin].concat()), 1)
             }
         };
-        Ok(Network { weights: from.map()?, header, alignment, tensors, rounded, left, threads: to.threads })
+        Ok(Network { weights: from.map()?, header, alignment, tensors, rounded, left })
     }
 
     /// Length of the whole file in bytes.
@@ -164,7 +162,12 @@ impl Network {
     }
 
     /// Passes the bytes that [`size`](Self::size) counts to `each`, in pieces.
-    pub(super) fn encode(&self, tensor: &Outgoing, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn encode(
+        &self,
+        tensor: &Outgoing,
+        threads: &Threads,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let Outgoing { canonical, rows, new, scales } = tensor;
         let host = self.weights.tensor(canonical)?;
         let (mut all_scales, mut written) = (vec![], 0);
@@ -177,13 +180,13 @@ impl Network {
             for range in rows {
                 for from in range.clone().step_by(at_once) {
                     let piece = host.slice_rows(from..(from + at_once).min(range.end))?;
-                    let piece = in_dtype(&piece, new.dtype, self.threads)?;
+                    let piece = in_dtype(&piece, new.dtype, threads)?;
                     all_scales.extend(piece.scales().into_iter().flat_map(|s| s.values.iter()));
                     put(piece.bytes())?;
                 }
             }
         } else {
-            put(in_dtype(&host, new.dtype, self.threads)?.bytes())?;
+            put(in_dtype(&host, new.dtype, threads)?.bytes())?;
         }
         if scales.is_some() {
             put(&all_scales.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>())?;
@@ -206,7 +209,7 @@ fn refuse_lost_value(part: Part, lost: Option<LostValue>) -> Result<()> {
 }
 
 /// Rows of a matrix, or another tensor, in another dtype.
-fn in_dtype(host: &HostTensor, dtype: DType, threads: Option<NonZeroUsize>) -> Result<HostTensor> {
+fn in_dtype(host: &HostTensor, dtype: DType, threads: &Threads) -> Result<HostTensor> {
     // I8 matrices are written with one scale for each row.
     let is_told = |scales: &BlockScales| dtype == DType::I8 && scales.values.len() == host.shape()[0];
     if host.dtype() == dtype && host.scales().is_none_or(is_told) {

@@ -12,7 +12,7 @@ use flux2::image;
 use flux2::models::vae;
 use flux2::weights::ModelFiles;
 use flux2::{ModelPaths, Result};
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+use flux2_backend::{Compute, CpuBackend, CpuOptions, Runtime};
 
 use crate::evaluation::psnr;
 

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvShape, Convolution, DType, Format, GroupNorm, Rope, RopeLayout, Tensor,
-    Weight, ops,
+    AttentionInput, AttentionMask, Backend, Compute, ConvShape, Convolution, DType, Format, GroupNorm,
+    ModulatedLayerNorm, Rope, RopeLayout, Tensor, Weight, ops,
 };
 
 use super::Peaks;
@@ -245,7 +245,9 @@ fn attention<B: Backend>(tokens: usize, heads: usize, head_dim: usize) -> Case<B
         prepare: Box::new(move |be: &B| {
             let [q, k, v] = matrix(be, tokens, 3 * width)?.chunk_cols();
             let be = be.clone();
-            runs(move || ops::attention(&be, &q, &k, &v, head_dim, AttentionMask::None))
+            runs(move || {
+                ops::attention(&be, &AttentionInput { q: &q, k: &k, v: &v, head_dim, mask: AttentionMask::None })
+            })
         }),
     }
 }
@@ -279,7 +281,13 @@ fn modulated_layer_norm<B: Backend>(compute: Compute, rows: usize, cols: usize) 
             let x = residual(be, rows, cols)?;
             let [shift, scale] = residual(be, 1, 2 * cols)?.chunk_cols();
             let be = be.clone();
-            runs(move || ops::modulated_layer_norm(&be, &x, &shift, &scale, 1e-6))
+            runs(move || {
+                ops::modulated_layer_norm(
+                    &be,
+                    &x,
+                    &ModulatedLayerNorm { shift: &shift, scale: &scale, eps: 1e-6, feeds: None },
+                )
+            })
         }),
     }
 }

@@ -51,8 +51,8 @@ pub(super) fn open(options: &EngineOptions, most: NonZeroUsize) -> Result<Device
 
 fn open_one(options: &EngineOptions, ordinal: usize) -> Result<Box<dyn OpenDevice>, NoGpu> {
     let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
-    let EngineOptions { precision, gpu_memory: memory_limit, .. } = *options;
-    let cuda = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache, memory_limit };
+    let EngineOptions { precision, threads, gpu_memory: memory_limit, .. } = *options;
+    let cuda = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache, memory_limit, threads };
     let be = CudaBackend::new(cuda).map_err(|error| no_gpu(&error, options))?;
     check_format(&be, precision)?;
     let place = Device::Cuda(Some(ordinal));

@@ -19,7 +19,9 @@ mod modulation;
 
 use std::sync::Arc;
 
-use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
+use flux2_backend::{
+    AttentionInput, AttentionMask, Backend, ModulatedLayerNorm, Rope, RopeLayout, Tensor, Weight, ops,
+};
 
 use super::Pulse;
 use super::layers::Loader;
@@ -259,7 +261,9 @@ impl<B: Backend> FlowTransformer<B> {
     /// Image tokens after the last block -> their velocity, f32 `[n_img, c]`.
     fn head(&self, image: &Tensor<B>, m: &Modulations<B>) -> Result<Tensor<B>> {
         let be = &self.be;
-        let image = ops::modulated_layer_norm(be, image, &m.final_shift, &m.final_scale, self.config.eps)?;
+        let (shift, scale, feeds) = (&m.final_shift, &m.final_scale, Some(&self.final_proj));
+        let norm = ModulatedLayerNorm { shift, scale, eps: self.config.eps, feeds };
+        let image = ops::modulated_layer_norm(be, image, &norm)?;
         Ok(ops::linear_f32(be, &image, &self.final_proj, None)?)
     }
 
@@ -312,6 +316,12 @@ impl<B: Backend> Pass<'_, B> {
         Ok(Projected { q, k, v })
     }
 
+    /// The modulated norm of `x` `[n, hidden]`, whose result `feeds` multiplies.
+    fn norm(&self, x: &Tensor<B>, m: &Modulation<B>, feeds: &Weight<B>) -> Result<Tensor<B>> {
+        let norm = ModulatedLayerNorm { shift: &m.shift, scale: &m.scale, eps: self.eps, feeds: Some(feeds) };
+        Ok(ops::modulated_layer_norm(self.be, x, &norm)?)
+    }
+
     /// Concatenate the rows of text, cached references (if any) and image.
     fn joint(&self, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
         Ok(match cached {
@@ -321,7 +331,7 @@ impl<B: Backend> Pass<'_, B> {
     }
 
     fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::attention(self.be, q, k, v, self.head_dim, AttentionMask::None)?)
+        Ok(ops::attention(self.be, &AttentionInput { q, k, v, head_dim: self.head_dim, mask: AttentionMask::None })?)
     }
 }
 
@@ -407,7 +417,7 @@ impl<B: Backend> Stream<B> {
 
     /// Inputs of the attention. `x` is `[n, hidden]`, the tokens from `first` on.
     fn qkv(&self, pass: &Pass<B>, x: &Tensor<B>, m: &Modulation<B>, first: usize) -> Result<Projected<B>> {
-        let h = ops::modulated_layer_norm(pass.be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
+        let h = pass.norm(x, m, &self.qkv)?; // [n, hidden]
         let qkv = ops::linear(pass.be, &h, &self.qkv, None)?; // [n, 3 * hidden]
         pass.project(&qkv, &self.q_norm, &self.k_norm, first)
     }
@@ -416,7 +426,7 @@ impl<B: Backend> Stream<B> {
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2]) -> Result<()> {
         let be = pass.be;
         ops::linear_add(be, x, Some(&m[0].gate), attention, &self.proj)?;
-        let h = ops::modulated_layer_norm(be, x, &m[1].shift, &m[1].scale, pass.eps)?; // [n, hidden]
+        let h = pass.norm(x, &m[1], &self.mlp_gate)?; // [n, hidden]
         let h = ops::linear_swiglu(be, &h, &self.mlp_gate, &self.mlp_up)?; // [n, mlp]
         Ok(ops::linear_add(be, x, Some(&m[1].gate), &h, &self.mlp_out)?)
     }
@@ -477,7 +487,7 @@ impl<B: Backend> SingleBlock<B> {
     /// Inputs of the attention, and the hidden layer of the MLP, `[n, mlp]`.
     fn project(&self, pass: &Pass<B>, x: &Tensor<B>) -> Result<(Projected<B>, Tensor<B>)> {
         let (be, m) = (pass.be, &pass.modulations.single);
-        let h = ops::modulated_layer_norm(be, x, &m.shift, &m.scale, pass.eps)?; // [n, hidden]
+        let h = pass.norm(x, m, &self.qkv)?; // [n, hidden]
         let qkv = ops::linear(be, &h, &self.qkv, None)?; // [n, 3 * hidden]
         let mlp = ops::linear_swiglu(be, &h, &self.mlp_gate, &self.mlp_up)?; // [n, mlp]
         Ok((pass.project(&qkv, &self.q_norm, &self.k_norm, 0)?, mlp))

@@ -10,7 +10,7 @@
 //! Layers after the last tap, the final norm and the language head are never loaded.
 //! Follows `Qwen3Model` in transformers and `Flux2KleinPipeline._get_qwen3_prompt_embeds` in diffusers.
 
-use flux2_backend::{AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
+use flux2_backend::{AttentionInput, AttentionMask, Backend, Rope, RopeLayout, Tensor, Weight, ops};
 
 use super::Pulse;
 use super::layers::Loader;
@@ -119,7 +119,8 @@ impl<B: Backend> Layer<B> {
         let q = ops::norm_rope(be, &q, &self.q_norm, rope, c.rms_eps)?;
         let k = ops::norm_rope(be, &k, &self.k_norm, &rope.slice_rows(0..valid), c.rms_eps)?;
         let mask = AttentionMask::Causal { valid };
-        let attention = ops::attention(be, &q, &k, &v, c.head_dim, mask)?; // [n, heads * head_dim]
+        let operands = AttentionInput { q: &q, k: &k, v: &v, head_dim: c.head_dim, mask };
+        let attention = ops::attention(be, &operands)?; // [n, heads * head_dim]
         ops::linear_add(be, hidden_states, None, &attention, &self.o)?;
 
         let m = ops::rms_norm(be, hidden_states, &self.mlp_norm, c.rms_eps)?; // [n, hidden]
@@ -132,7 +133,7 @@ impl<B: Backend> Layer<B> {
 mod tests {
     use std::path::Path;
 
-    use flux2_backend::HostTensor;
+    use flux2_backend::{HostTensor, Runtime as _};
 
     use super::*;
     use crate::golden::{Golden, assert_relative, f32_backend, fixture};

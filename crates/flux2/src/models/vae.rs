@@ -12,7 +12,7 @@
 //!
 //! Follows `AutoencoderKLFlux2` in diffusers; encoding takes the mean, nothing is sampled.
 
-use flux2_backend::{AttentionMask, Backend, ConvInput, ConvShape, Tensor, ops};
+use flux2_backend::{AttentionInput, AttentionMask, Backend, ConvInput, ConvShape, Tensor, ops};
 
 use super::Pulse;
 use super::layers::{Conv, GroupNorm, Linear, Loader};
@@ -316,7 +316,8 @@ impl<B: Backend> Attention<B> {
         let [h, w, c] = x.dims("attention: x")?;
         let n = self.norm.forward(be, &x)?.reshape("attention: x", [h * w, c])?;
         let (q, k, v) = (self.q.forward(be, &n)?, self.k.forward(be, &n)?, self.v.forward(be, &n)?);
-        let attention = ops::attention(be, &q, &k, &v, c, AttentionMask::None)?; // [h * w, c]
+        let operands = AttentionInput { q: &q, k: &k, v: &v, head_dim: c, mask: AttentionMask::None };
+        let attention = ops::attention(be, &operands)?; // [h * w, c]
         self.out.add_to(be, &mut x, &attention.reshape("attention: out", [h, w, c])?)?;
         Ok(x)
     }
@@ -327,7 +328,7 @@ mod tests {
     use std::path::Path;
 
     use flux2_backend::testing::random;
-    use flux2_backend::{Compute, CpuBackend, CpuOptions};
+    use flux2_backend::{Compute, CpuBackend, CpuOptions, Runtime as _};
 
     use super::*;
     use crate::golden::{Golden, assert_relative, f32_backend, fixture};

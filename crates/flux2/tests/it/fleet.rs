@@ -14,6 +14,8 @@ use flux2::{
     Observer, Phase, Residency, Result, Timings, Variant, engine,
 };
 
+use flux2_backend::testing::skip_without_gpu;
+
 use crate::golden::fixture;
 
 /// The messages of the workers in these tests.
@@ -301,12 +303,11 @@ fn a_run_that_is_cancelled_before_it_begins_makes_nothing() {
 }
 
 /// Engines on GPUs; `None` with a message if there is no GPU.
-#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn on_gpus(open: impl Fn() -> Result<Vec<Box<dyn Engine>>>) -> Option<Vec<Box<dyn Engine>>> {
     match open() {
         Ok(engines) => Some(engines),
         Err(Error::Device { reason, .. }) => {
-            eprintln!("skipped: no GPU: {reason}");
+            skip_without_gpu(reason);
             None
         }
         Err(error) => panic!("{error}"),

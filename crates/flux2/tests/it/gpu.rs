@@ -5,7 +5,7 @@ use flux2::image::RgbImage;
 use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Error, Event, GenerateRequest, Precision, Reference, Result, Variant};
-use flux2_backend::testing::on_cuda;
+use flux2_backend::testing::{on_cuda, skip_without_gpu};
 use flux2_backend::{Backend, Compute, CpuBackend, CudaBackend, CudaOptions, DType};
 
 use crate::evaluation::{self, psnr};
@@ -17,17 +17,9 @@ const INT8: f64 = 34.0;
 
 /// Run `case` on a backend of its own, since all clones of a backend share one kernel log.
 fn on_own_gpu(case: impl FnOnce(&CudaBackend) -> Result<()>) {
-    let options = CudaOptions {
-        compute: Compute::Bf16,
-        ordinal: 0,
-        libraries: Default::default(),
-        kernel_cache: None,
-        memory_limit: None,
-    };
-    match CudaBackend::new(options) {
+    match CudaBackend::new(CudaOptions::default()) {
         Ok(be) => case(&be).unwrap_or_else(|error| panic!("{error:?}")),
-        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-        Err(reason) => eprintln!("skipped: no GPU: {reason}"),
+        Err(reason) => skip_without_gpu(reason),
     }
 }
 

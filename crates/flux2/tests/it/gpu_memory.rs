@@ -13,7 +13,7 @@ use flux2::{
 };
 use flux2_backend::cuda::{CONTEXT_BYTES, GpuInfo};
 use flux2_backend::testing::on_cuda;
-use flux2_backend::{Backend, Compute, CudaBackend};
+use flux2_backend::{Compute, CudaBackend, Runtime};
 
 use crate::evaluation;
 

@@ -68,8 +68,14 @@ const LIBRARIES: [&str; 5] = ["flux2-base/src", "flux2-backend/src", "flux2-weig
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
     for path in LIBRARIES {
-        check(path, &["std::env", "std::{", "env::var", "env::args", "process::exit"], "");
+        check(path, &["std::env", "std::{", "env::var", "env::args", "process::exit"], "testing");
     }
+}
+
+/// Loops on the host run on the threads the backend was given, not on a pool that `--threads` does not reach.
+#[test]
+fn the_cuda_backend_uses_neither_the_cpu_backend_nor_other_threads() {
+    check("flux2-backend/src/cuda", &["rayon", "crate::cpu", "CpuBackend"], "");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use flux2::weights::{LoraPath, ModelFiles};
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, NoiseKind, Reference, ResolvedRequest, Variant};
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 use flux2_backend::testing::on_cuda;
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions, Runtime};
 
 use safetensors::SafeTensors;
 

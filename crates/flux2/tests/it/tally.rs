@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use flux2::weights::{ModelFiles, ModelPaths, WeightSource};
 use flux2_backend::{
-    AttentionMask, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, KernelRun,
-    MemoryUse, Result, Rope, Tensor, Weight,
+    AttentionInput, Backend, Compute, ConvInput, Convolution, DType, Format, GroupNorm, HostTensor, KernelRun,
+    MemoryUse, ModulatedLayerNorm, Result, Rope, Runtime, Tensor, Weight,
 };
 
 /// A recorded call: its kind, and its number of rows.
@@ -60,7 +60,7 @@ impl Tally {
 
 const COMPUTE: DType = DType::Bf16;
 
-impl Backend for Tally {
+impl Runtime for Tally {
     type Buffer = ();
     type Matrix = String;
     type Mark = ();
@@ -114,7 +114,9 @@ impl Backend for Tally {
     fn take_kernels_run(&self) -> Vec<KernelRun> {
         vec![]
     }
+}
 
+impl Backend for Tally {
     fn cast(&self, x: &Tensor<Self>, dtype: DType) -> Result<Tensor<Self>> {
         self.result(dtype, x.shape())
     }
@@ -167,13 +169,7 @@ impl Backend for Tally {
         self.op("rms_norm", x, COMPUTE)
     }
 
-    fn modulated_layer_norm(
-        &self,
-        x: &Tensor<Self>,
-        _: &Tensor<Self>,
-        _: &Tensor<Self>,
-        _: f32,
-    ) -> Result<Tensor<Self>> {
+    fn modulated_layer_norm(&self, x: &Tensor<Self>, _: &ModulatedLayerNorm<Self>) -> Result<Tensor<Self>> {
         self.op("modulated_layer_norm", x, COMPUTE)
     }
 
@@ -181,14 +177,8 @@ impl Backend for Tally {
         self.op("norm_rope", x, COMPUTE)
     }
 
-    fn attention(
-        &self,
-        q: &Tensor<Self>,
-        k: &Tensor<Self>,
-        _: &Tensor<Self>,
-        _: usize,
-        _: AttentionMask,
-    ) -> Result<Tensor<Self>> {
+    fn attention(&self, operands: &AttentionInput<Self>) -> Result<Tensor<Self>> {
+        let &AttentionInput { q, k, .. } = operands;
         self.note("attention", k.rows());
         self.result(COMPUTE, q.shape())
     }

@@ -11,7 +11,7 @@ use flux2::pipeline::{Pipeline, Residency};
 use flux2::weights::Part;
 use flux2::{CancelToken, Event, GenerateRequest, ModelPaths, Phase, TextCache, Variant};
 use flux2_backend::cpu::Tier;
-use flux2_backend::{Backend, Compute, CpuBackend, CpuOptions};
+use flux2_backend::{Compute, CpuBackend, CpuOptions, Runtime};
 use tempfile::TempDir;
 
 use crate::golden::{f32_backend, fixture};

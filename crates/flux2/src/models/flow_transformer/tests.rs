@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flux2_backend::{CpuBackend, HostTensor};
+use flux2_backend::{CpuBackend, HostTensor, Runtime as _};
 
 use super::*;
 use crate::golden::{Golden, assert_absolute, assert_relative, f32_backend, fixture};

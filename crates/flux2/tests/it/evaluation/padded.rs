@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use flux2_backend::{DType, HostTensor, encode};
+use flux2_backend::{DType, HostTensor, Threads, encode};
 use half::bf16;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -41,7 +41,8 @@ fn rounded(file: &[u8], dtype: DType) -> Vec<u8> {
             let (rows, width) = (values.len() / cols, cols.next_multiple_of(dtype.block_len()));
             let whole = |row: &[f32]| [row, &vec![0.0; width - cols]].concat();
             let whole: Vec<f32> = values.chunks_exact(*cols).flat_map(whole).collect();
-            let rounded = encode(&HostTensor::from_f32([rows, width], &whole), dtype, None).expect("whole blocks");
+            let rounded =
+                encode(&HostTensor::from_f32([rows, width], &whole), dtype, &Threads::new(None)).expect("whole blocks");
             for (i, row) in values.chunks_exact_mut(*cols).enumerate() {
                 rounded.decode_row(i, 0, row);
             }

@@ -1,0 +1,23 @@
+//! The GPU as a device: libraries, driver calls, memory, kernels, CUDA graphs.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `libraries.rs` | finding and opening NVIDIA's libraries |
+//! | `driver.rs` | context, streams, events, launches, errors |
+//! | `memory.rs` | the memory pool, copies to and from the host |
+//! | `pinned.rs` | pinned host memory |
+//! | `offload.rs` | weights in pinned host memory, copied to GPU slots ahead of their use |
+//! | `kernels.rs` | `.cu` files compiled by NVRTC, and their disk cache |
+//! | `launch.rs` | kernel launches and their arguments |
+//! | `replay.rs` | repeated work, captured once as a CUDA graph |
+//! | `tuning.rs` | the fastest cuBLASLt algorithm for each shape, timed once and kept on disk |
+
+pub(crate) mod driver;
+pub(crate) mod kernels;
+pub(crate) mod launch;
+pub(crate) mod libraries;
+pub(crate) mod memory;
+pub(crate) mod offload;
+pub(crate) mod pinned;
+pub(crate) mod replay;
+pub(crate) mod tuning;
