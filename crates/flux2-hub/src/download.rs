@@ -58,7 +58,7 @@ impl Hub {
         });
 
         let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (messages, received_messages) = mpsc::channel();
+        let (messages, inbox) = mpsc::channel();
         let mut failure = None;
         thread::scope(|scope| {
             for _ in 0..self.options.files_at_once.clamp(1, missing.len()) {
@@ -74,7 +74,7 @@ impl Hub {
                         client.stop();
                     }
                 };
-                match received_messages.recv_timeout(TICK) {
+                match inbox.recv_timeout(TICK) {
                     Ok(WorkerMessage::Failed(error)) => fail(error),
                     Ok(WorkerMessage::Received { file, bytes }) => {
                         progress.received[file] = bytes;

@@ -20,9 +20,10 @@ use std::collections::BTreeMap;
 use flux2_backend::DType;
 use serde_json::Value;
 
-use super::{Checkpoint, Piece, Planner, Scales};
+use super::checkpoint::{Checkpoint, Planner};
+use super::{Piece, Scales};
 use crate::layout::{Layout, Rule};
-use crate::tensor_file::{FileMetadata, FileProblem, MAX_METADATA_TEXT, StoredDType};
+use crate::tensor_file::{FileMetadata, FileProblem, MAX_METADATA_TEXT, StoredDType, StoredTensor};
 use crate::{Error, Result};
 
 /// Columns of a row that share a scale in NVFP4.
@@ -84,7 +85,7 @@ impl Checkpoint {
 
     /// Whether the matrix `name` has the scales of NVFP4.
     pub(super) fn is_nvfp4(&self, name: &str) -> bool {
-        let is_bytes = |(_, t): (_, &super::StoredTensor)| matches!(t.dtype, StoredDType::Other("U8", _));
+        let is_bytes = |(_, t): (_, &StoredTensor)| matches!(t.dtype, StoredDType::Other("U8", _));
         let stem = name.strip_suffix(".weight").unwrap_or(name);
         self.get(name).is_some_and(is_bytes) && self.get(&format!("{stem}.weight_scale_2")).is_some()
     }

@@ -22,8 +22,8 @@ pub(crate) struct Factors {
 }
 
 /// Every pair of markers.
-pub(crate) const FACTORS: [Factors; 2] =
-    [Factors { down: ".lora_A", up: ".lora_B" }, Factors { down: ".lora_down", up: ".lora_up" }];
+pub(crate) const FACTORS: &[Factors] =
+    &[Factors { down: ".lora_A", up: ".lora_B" }, Factors { down: ".lora_down", up: ".lora_up" }];
 
 /// Suffix of the number that, divided by the rank, scales a product.
 pub(crate) const ALPHA: &str = ".alpha";
@@ -32,14 +32,14 @@ pub(crate) const ALPHA: &str = ".alpha";
 pub(crate) const ALPHA_PARTNER: &str = ".lora_down.weight";
 
 /// Prefixes of modules whose parts are separated by dots. Several may follow each other.
-pub(crate) const PREFIXES: [&str; 4] =
-    ["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."];
+pub(crate) const PREFIXES: &[&str] =
+    &["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."];
 
 /// Prefix of modules whose parts are separated by underscores.
 pub(crate) const UNDERSCORED: &str = "lora_unet_";
 
 /// Beginnings of modules, and what some exports write instead: four letters are cut off.
-pub(crate) const ALIASES: [(&str, &str); 1] = [("transformer_blocks.", "sformer_blocks.")];
+pub(crate) const ALIASES: &[(&str, &str)] = &[("transformer_blocks.", "sformer_blocks.")];
 
 /// Whether a tensor's name is that of a factor.
 pub(super) fn is_factor(name: &str) -> bool {

@@ -111,7 +111,7 @@ struct Scheme {
 }
 
 /// All schemes. A new layout is a row here, and a file of rules.
-const SCHEMES: [Scheme; 6] = [
+const SCHEMES: &[Scheme] = &[
     Scheme {
         part: Part::Transformer,
         layout: Layout::Bfl,
