@@ -33,3 +33,7 @@ golden:
 
 fmt:
     cargo fmt --all
+
+# Compile the CUDA kernels that are embedded in the program, after a change of a .cu file (needs pip)
+kernels:
+    DJ_FLUX2_WRITE_KERNELS=1 bash .ci/cuda

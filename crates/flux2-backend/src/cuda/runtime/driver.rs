@@ -12,8 +12,10 @@ use std::time::Duration;
 use cudarc::cublaslt::{result as cublaslt, sys as cublaslt_sys};
 use cudarc::driver::{DriverError, result, sys};
 
+use super::compiled;
+use super::kernels::architecture;
 use super::libraries::{self, Found, Library, LibrarySearch};
-use crate::{Error, Result};
+use crate::{Compute, Error, Result};
 
 /// Why no GPU can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -403,6 +405,11 @@ pub(crate) fn find(ordinal: usize, search: &LibrarySearch) -> Result<GpuInfo, Un
     let info = info(ordinal)?;
     if info.capability[0] < 8 {
         return Err(Unavailable::TooOld { name: info.name, capability: info.capability });
+    }
+    let is_compiled = compiled::archive(&architecture(info.capability), Compute::Bf16).is_some();
+    let nvrtc = libraries::load(search).iter().find(|found| found.library == Library::Nvrtc);
+    if let (false, Some(Found { library, state: Err(reason) })) = (is_compiled, nvrtc) {
+        return Err(Unavailable::Library { library: *library, reason: reason.clone() });
     }
     Ok(info)
 }

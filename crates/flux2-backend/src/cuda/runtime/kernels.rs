@@ -1,7 +1,8 @@
-//! Our kernels: compiled by NVRTC for the GPU in use at their first launch, and cached on disk.
+//! Kernels as machine code in the driver: embedded in the program for the usual architectures (`compiled.rs`), else
+//! compiled by NVRTC on first use and cached on disk.
 //!
-//! A `.cu` file is compiled once for each compute dtype, with `common.cuh` prepended. It includes nothing, so neither
-//! the CUDA toolkit nor its headers are needed.
+//! A `.cu` file is compiled once for each compute format, with `common.cuh` in front. It includes nothing, so neither a
+//! toolkit nor its headers are needed.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -13,7 +14,9 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::driver::{result, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
+use super::compiled::{self, key};
 use super::driver::{Device, check};
+use super::libraries::{self, Found, Library, LibrarySearch};
 use crate::{Compute, Error, Result};
 
 /// A `.cu` file: its name and contents.
@@ -83,7 +86,7 @@ impl Kernels {
         Ok(function)
     }
 
-    /// Loads the machine code of a file: from the cache, else compiled and put there.
+    /// Loads a file's machine code: embedded, else cached on disk, else compiled and cached.
     fn module(&self, source: Source) -> Result<sys::CUmodule> {
         /// Held while a file is looked up and compiled: of several backends that start at once, one compiles and the
         /// others find the result. It guards no data, so a poisoned lock is harmless.
@@ -92,6 +95,11 @@ impl Kernels {
         let program = program(source, self.compute);
         // SAFETY: `code` is what NVRTC returned, or a damaged file, which the driver refuses.
         let load = |code: &[u8]| check("cuModuleLoadData", unsafe { result::module::load_data(code.as_ptr().cast()) });
+        let embedded = compiled::archive(&self.architecture, self.compute);
+        // A driver older than the compiler may reject embedded code; NVRTC of its own age then compiles.
+        if let Some(Ok(module)) = embedded.and_then(|archive| archive.get(&key(&program))).map(|code| load(code)) {
+            return Ok(module);
+        }
         let file = self.cache.as_deref().map(|folder| self.file(folder, source, &program));
         let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Ok(module)) = file.as_deref().and_then(|file| fs::read(file).ok()).map(|code| load(&code)) {
@@ -104,14 +112,10 @@ impl Kernels {
         load(&code)
     }
 
-    /// The path in the cache, keyed on everything the code depends on but the version of NVRTC.
+    /// Path of a program's code in the cache. The name is keyed on everything the code depends on but NVRTC's version.
     fn file(&self, folder: &Path, source: Source, program: &str) -> PathBuf {
-        // FNV-1a: guards against accidents; the cache is the user's own folder.
-        let hash = program
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let stem = source.name.trim_end_matches(".cu");
-        folder.join(format!("{stem}-{}-{}-{hash:016x}.cubin", self.compute, self.architecture))
+        folder.join(format!("{stem}-{}-{}-{:016x}.cubin", self.compute, self.architecture, key(program)))
     }
 }
 
@@ -127,17 +131,27 @@ pub(crate) fn keep(file: &Path, code: &[u8]) {
     }
 }
 
-/// The text that is compiled for a file.
+/// The program that is compiled for a file. Comments and indentation are left out, so that editing them leaves the key
+/// of the compiled code as it is.
 fn program(source: Source, compute: Compute) -> String {
     let format = match compute {
-        Compute::F32 => "#define COMPUTE_F32\n",
-        Compute::Bf16 => "#define COMPUTE_BF16\n",
+        Compute::F32 => "#define COMPUTE_F32",
+        Compute::Bf16 => "#define COMPUTE_BF16",
     };
-    [format, COMMON, source.text].concat()
+    let lines = [format].into_iter().chain(COMMON.lines()).chain(source.text.lines()).map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with("//")).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Compiles `program` for `architecture`. NVRTC must be loaded; no GPU is needed.
+/// Compiles for `architecture`. No GPU is needed.
+///
+/// # Errors
+/// [`Error::Device`] without NVRTC, or with its log if it rejects the program.
 fn compile(name: &str, program: &str, architecture: &str) -> Result<Vec<u8>> {
+    let nvrtc = libraries::load(&LibrarySearch::default()).iter().find(|found| found.library == Library::Nvrtc);
+    if let Some(Found { library, state: Err(reason) }) = nvrtc {
+        let reason = format!("no kernels for {architecture} in this program, and {}: {reason}", library.name());
+        return Err(Error::Device { call: "nvrtc", reason });
+    }
     let failed = |error: nvrtc::NvrtcError| Error::Device { call: "nvrtc", reason: format!("{name}: {error}") };
     let text = CString::new(program).expect("sources have no zero byte");
     let program = nvrtc::create_program(&text, None).map_err(failed)?;
@@ -176,12 +190,34 @@ mod tests {
     use rayon::prelude::*;
 
     use super::*;
-    use crate::cuda::runtime::libraries::Library;
+    use crate::cuda::runtime::compiled::pack;
 
     /// For GPUs from Ampere to Blackwell.
     const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
 
-    /// Needs NVRTC and no GPU; `.ci/cuda` brings it.
+    /// Every `.cu` file: its name and text.
+    fn sources() -> Vec<Source> {
+        let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
+        let entries = ["product", "ops"].map(|room| fs::read_dir(cuda.join(room)).unwrap());
+        let mut files: Vec<PathBuf> = entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|e| e == "cu"));
+        files.sort();
+        assert!(files.len() > 8, "{files:?}");
+        let source = |file: &PathBuf| Source {
+            name: file.file_name().unwrap().to_str().unwrap().to_owned().leak(),
+            text: fs::read_to_string(file).unwrap().leak(),
+        };
+        files.iter().map(source).collect()
+    }
+
+    /// The programs of one archive, with their names.
+    fn programs(sources: &[Source], architecture: &str, compute: Compute) -> Vec<(&'static str, String)> {
+        let wanted =
+            |source: &&Source| source.name != "hopper.cu" || (architecture, compute) == ("sm_90a", Compute::Bf16);
+        sources.iter().filter(wanted).map(|source| (source.name, program(*source, compute))).collect()
+    }
+
+    /// Needs NVRTC and no GPU; `.ci/cuda` brings it. With `DJ_FLUX2_WRITE_KERNELS=1` the archives are written.
     #[test]
     fn every_kernel_compiles_for_every_architecture() {
         let nvrtc = crate::cuda::tests::libraries().iter().find(|found| found.library == Library::Nvrtc).unwrap();
@@ -189,26 +225,42 @@ mod tests {
             #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
             return eprintln!("skipped: no NVRTC: {reason}");
         }
-        let folders = ["product", "ops"].map(|room| Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda").join(room));
-        let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
-        let files: Vec<_> = files.filter(|file| file.extension().is_some_and(|e| e == "cu")).collect();
-        assert!(files.len() > 8, "{files:?}");
-        let mut cases = Vec::new();
-        for file in &files {
-            let name = file.file_name().unwrap().to_str().unwrap();
-            let text = fs::read_to_string(file).unwrap();
-            let only_hopper = name == "hopper.cu";
-            for architecture in ARCHITECTURES.iter().filter(|a| !only_hopper || **a == "sm_90a") {
-                let formats = ["#define COMPUTE_BF16\n", "#define COMPUTE_F32\n"];
-                for format in &formats[..if only_hopper { 1 } else { 2 }] {
-                    cases.push((name.to_owned(), [*format, COMMON, &text].concat(), *architecture));
-                }
+        let sources = sources();
+        let archives = ARCHITECTURES.iter().flat_map(|a| [(*a, Compute::Bf16), (*a, Compute::F32)]);
+        archives.collect::<Vec<_>>().into_par_iter().for_each(|(architecture, compute)| {
+            let compiled = programs(&sources, architecture, compute).into_par_iter().map(|(name, program)| {
+                let code = compile(name, &program, architecture).unwrap_or_else(|error| panic!("{error}"));
+                assert!(!code.is_empty(), "{name} for {architecture}");
+                (key(&program), code)
+            });
+            let entries: Vec<_> = compiled.collect();
+            if std::env::var_os("DJ_FLUX2_WRITE_KERNELS").is_some() {
+                let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/compiled");
+                fs::write(folder.join(format!("{architecture}-{compute}.deflate")), pack(&entries)).unwrap();
             }
-        }
-        cases.into_par_iter().for_each(|(name, program, architecture)| {
-            let code = compile(&name, &program, architecture).unwrap_or_else(|error| panic!("{error}"));
-            assert!(!code.is_empty(), "{name} for {architecture}");
         });
+    }
+
+    #[test]
+    fn embedded_kernels_are_those_of_the_sources() {
+        let sources = sources();
+        for (architecture, compute) in ARCHITECTURES.iter().flat_map(|a| [(*a, Compute::Bf16), (*a, Compute::F32)]) {
+            let archive = compiled::archive(architecture, compute).expect("every architecture has its archives");
+            let programs = programs(&sources, architecture, compute);
+            for (name, program) in &programs {
+                let found = archive.contains_key(&key(program));
+                assert!(found, "{name} was changed: write the kernels for {architecture} again with `just kernels`");
+            }
+            assert_eq!(archive.len(), programs.len(), "{architecture}, {compute}: code that no source makes");
+        }
+        assert!(compiled::archive("sm_75", Compute::Bf16).is_none());
+    }
+
+    #[test]
+    fn comments_do_not_change_a_program() {
+        let program = |text| program(Source { name: "x.cu", text }, Compute::F32);
+        assert_eq!(program("// a\nint x;\n\n    // b\n    int y;\n"), program("int x;\nint y;"));
+        assert_ne!(program("int x;"), program("int y;"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct LibrarySearch {
 pub enum Library {
     /// The CUDA driver, part of the graphics driver.
     Driver,
-    /// The compiler for our kernels.
+    /// Compiles kernels for GPUs whose kernels are not in the program.
     Nvrtc,
     /// Matrix products.
     CublasLt,
@@ -66,9 +66,9 @@ impl Library {
         }
     }
 
-    /// Whether the backend cannot run without it.
+    /// Whether nothing runs without it, on any GPU.
     pub const fn is_required(self) -> bool {
-        !matches!(self, Library::Cudnn)
+        matches!(self, Library::Driver | Library::CublasLt)
     }
 
     /// The command that installs it.

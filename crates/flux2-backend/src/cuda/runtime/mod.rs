@@ -7,11 +7,12 @@
 //! | `memory.rs` | the memory pool, copies to and from the host |
 //! | `pinned.rs` | pinned host memory |
 //! | `offload.rs` | weights in pinned host memory, copied to GPU slots ahead of their use |
-//! | `kernels.rs` | `.cu` files compiled by NVRTC, and their disk cache |
+//! | `kernels.rs`, `compiled.rs` | `.cu` files as machine code: embedded, or compiled by NVRTC and cached on disk |
 //! | `launch.rs` | kernel launches and their arguments |
 //! | `replay.rs` | repeated work, captured once as a CUDA graph |
 //! | `tuning.rs` | the fastest cuBLASLt algorithm for each shape, timed once and kept on disk |
 
+pub(crate) mod compiled;
 pub(crate) mod driver;
 pub(crate) mod kernels;
 pub(crate) mod launch;
