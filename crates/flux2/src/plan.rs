@@ -56,7 +56,8 @@ impl MemoryPlan {
 /// # Errors
 /// [`Error::Device`] if there is no such device, and anything wrong with a request.
 pub fn of(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
-    DryRun::of(options)?.plan(files, options, requests)
+    let options = options.for_model(files);
+    DryRun::of(&options)?.plan(files, &options, requests)
 }
 
 /// The first way of running `requests` that takes at most `limit` bytes: as `options` say, else with fewer weights in
@@ -72,7 +73,8 @@ pub fn within(
     requests: &[GenerateRequest],
     may_round: bool,
 ) -> Result<(EngineOptions, MemoryPlan)> {
-    DryRun::of(options)?.within(limit, files, options, requests, may_round)
+    let options = options.for_model(files);
+    DryRun::of(&options)?.within(limit, files, &options, requests, may_round)
 }
 
 /// A device to plan for. It is never opened, and a GPU need not be there.

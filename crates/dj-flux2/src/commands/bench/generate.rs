@@ -120,7 +120,8 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let resolved = ResolvedRequest::new(&request, files.variant)?;
     let cost = Cost::of(&files, &resolved)?;
 
-    let (cancel, options, mut report) = (cancelled_by_signals(), options(flags, args.quantize)?, report(flags));
+    let options = options(flags, args.quantize)?.for_model(&files);
+    let (cancel, mut report) = (cancelled_by_signals(), report(flags));
     report.counted("peak", 0, 1);
     let (mut device, peaks) = bench::peaks(&options)?;
     let mut bench = Bench { args, files, request, steps: resolved.steps, options };
