@@ -54,7 +54,7 @@ pub struct Parameters {
     pub width: u32,
     /// Rows.
     pub height: u32,
-    /// [`digest`] of each reference image's file, in order.
+    /// [`sha256`](crate::digest::sha256) of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
     /// LoRAs that were added to the model, in order.
@@ -73,7 +73,7 @@ pub struct LoraParameters {
     pub name: String,
     /// How much of it was added.
     pub scale: f32,
-    /// [`digest`] of its file.
+    /// [`sha256`](crate::digest::sha256) of its file.
     pub sha256: String,
 }
 
