@@ -1,8 +1,8 @@
 //! What is asked for ([`GenerateRequest`]), and the same with every default filled in and every limit checked
 //! ([`ResolvedRequest`]). Behind this door nobody checks again.
 
-use std::num::NonZeroUsize;
 use flux2_base::digest::sha256;
+use std::num::NonZeroUsize;
 
 use crate::event::Warning;
 use crate::image::{self, RgbImage, resize};

@@ -21,8 +21,8 @@ use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use sha2::{Digest, Sha256};
 use flux2_base::digest::hex;
+use sha2::{Digest, Sha256};
 
 use crate::event::{Event, Observer, TextCacheEvent};
 use crate::weights::TextConfig;

@@ -1,7 +1,7 @@
 //! `dj-flux2 convert`: a model in another number format.
 
-use flux2::weights::{Error, Part};
 use flux2::weights::convert::Conversion;
+use flux2::weights::{Error, Part};
 
 use super::find::find_model;
 use super::generate::cancelled_by_signals;

@@ -3,10 +3,10 @@
 //! A file or folder of that name comes first. Nothing here uses the network; where a published model is named that is not
 //! here and somebody can be asked, `generate` offers to download it.
 
+use flux2::Variant;
 #[cfg(feature = "hub")]
 use flux2::hub::{Cache, RepoId, State};
 use flux2::variant::KLEIN_MINI;
-use flux2::Variant;
 use flux2::weights::{Error, Location};
 
 use crate::failure::{Failure, Result, code};

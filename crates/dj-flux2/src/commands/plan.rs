@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use flux2::plan::MemoryPlan;
-use flux2::units::Memory;
 use flux2::request::ResolvedRequest;
+use flux2::units::Memory;
 use flux2::weights::ModelFiles;
 use flux2::{Error, Residency, engine};
 use serde::Serialize;
