@@ -122,7 +122,7 @@ impl<C> Component<C> {
     }
 
     /// Identifies these weights without reading all of them: SHA-256 of each tensor's name, form, dtype, shape, offset
-    /// and middle [`SAMPLE_BYTES`], and of each file's length and times of change.
+    /// and middle page, and of each file's length and times of change.
     ///
     /// Misses a change outside the samples that keeps length and times.
     ///

@@ -98,7 +98,7 @@ impl ModelFiles {
         files.with_loras(&paths.loras)
     }
 
-    /// The same model for a dry run, see [`Component::outline`].
+    /// The same model for a dry run: tensors that need memory besides the mapped files are zeros.
     pub fn outline(&self) -> Self {
         let ModelFiles { transformer, text_encoder, vae, .. } = self;
         let transformer = transformer.outline(|name| self.loras.iter().any(|lora| lora.touches(name)));

@@ -54,7 +54,7 @@ pub struct Parameters {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// SHA-256 of each reference image's file, in order.
+    /// SHA-256, in hexadecimal, of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
     /// LoRAs that were added to the model, in order.
