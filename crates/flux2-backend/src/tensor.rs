@@ -158,22 +158,22 @@ impl<B: Runtime> Tensor<B> {
     }
 }
 
-/// A matrix of parameters `[out, in]`: dense or 8-bit with scales, in whatever form suits the device.
+/// A matrix of parameters `[out, in]`, dense or quantized, in the layout the device multiplies.
 pub struct Weight<B: Runtime> {
     shape: [usize; 2],
     matrix: B::Matrix,
 }
 
 impl<B: Runtime> Weight<B> {
-    /// Hand a matrix to the backend, as it is stored.
+    /// Loads a matrix as it is stored.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it is not a matrix or an empty one; [`Error::OutOfMemory`] if the device has no room.
+    /// [`Error::Shape`] if it is not a matrix or is empty; [`Error::OutOfMemory`] if the device has no room.
     pub fn load(be: &B, matrix: HostTensor) -> Result<Self> {
         Self::load_as(be, matrix, Format::AsStored)
     }
 
-    /// Hand a matrix to the backend in `format`.
+    /// Loads a matrix in `format`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -191,7 +191,7 @@ impl<B: Runtime> Weight<B> {
         self.shape
     }
 
-    /// The device's form. For backends.
+    /// The matrix on the device. For backends.
     pub fn matrix(&self) -> &B::Matrix {
         &self.matrix
     }
