@@ -79,7 +79,7 @@ impl Default for CudaOptions {
     }
 }
 
-/// An NVIDIA GPU as a [`Backend`].
+/// An NVIDIA GPU as a [`Backend`](crate::Backend).
 #[derive(Clone)]
 pub struct CudaBackend {
     // Dropped in this order: what uses the context before the context.

@@ -219,6 +219,27 @@ impl Plan {
         let operations = [attention.object.as_ptr()];
         graph.set(Attribute::CUDNN_ATTR_OPERATIONGRAPH_OPS, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &operations)?;
         graph.finish()?;
+        let [heuristic, engine] = Self::engine(functions, target, &graph)?;
+        let plan = functions.object(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        let [of_handle, of_description] =
+            [Attribute::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Attribute::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP];
+        target.tell(&plan, Some(of_handle), Some(of_description))?;
+        let configuration = [engine.object.as_ptr()];
+        plan.set(
+            Attribute::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+            Type::CUDNN_TYPE_BACKEND_DESCRIPTOR,
+            &configuration,
+        )?;
+        plan.finish()?;
+        let mut workspace = [0i64];
+        plan.get(Attribute::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, Type::CUDNN_TYPE_INT64, &mut workspace)?;
+        parts.extend([attention, graph, heuristic, engine]);
+        let scale = 1.0 / (channels as f32).sqrt();
+        Ok(Plan { plan, _parts: parts, workspace: workspace[0].max(0) as usize, scale })
+    }
+
+    /// The engine that cuDNN's heuristic recommends for `graph`, and the heuristic.
+    fn engine(functions: Functions, target: &Target, graph: &Descriptor) -> Result<[Descriptor; 2]> {
         let heuristic = functions.object(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
         let of_graph = [graph.object.as_ptr()];
         heuristic.set(
@@ -237,24 +258,9 @@ impl Plan {
             &mut [engine.object.as_ptr()],
         )?;
         if found == 0 {
-            return Err(Error::Device { call: "cudnnBackendGetAttribute", reason: format!("no engine for {shape:?}") });
+            return Err(Error::Device { call: "cudnnBackendGetAttribute", reason: "no engine for this shape".into() });
         }
-        let plan = functions.object(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
-        let [of_handle, of_description] =
-            [Attribute::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Attribute::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP];
-        target.tell(&plan, Some(of_handle), Some(of_description))?;
-        let configuration = [engine.object.as_ptr()];
-        plan.set(
-            Attribute::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
-            Type::CUDNN_TYPE_BACKEND_DESCRIPTOR,
-            &configuration,
-        )?;
-        plan.finish()?;
-        let mut workspace = [0i64];
-        plan.get(Attribute::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, Type::CUDNN_TYPE_INT64, &mut workspace)?;
-        parts.extend([attention, graph, heuristic, engine]);
-        let scale = 1.0 / (channels as f32).sqrt();
-        Ok(Plan { plan, _parts: parts, workspace: workspace[0].max(0) as usize, scale })
+        Ok([heuristic, engine])
     }
 }
 
@@ -334,9 +340,9 @@ mod tests {
     struct Gpu {
         capability: u32,
         multiprocessors: u32,
-        /// Of shared memory, that a block may ask for.
+        /// Shared memory of a block in bytes, at most.
         block_bytes: u32,
-        /// Of threads, on a multiprocessor.
+        /// Threads of a multiprocessor, at most.
         threads: u32,
         l2_bytes: u32,
     }
@@ -354,8 +360,8 @@ mod tests {
     const RTX_5090: Gpu =
         Gpu { capability: 120, multiprocessors: 170, block_bytes: 101_376, threads: 1536, l2_bytes: 96 << 20 };
 
-    /// cuDNN, if what it believes to be the driver is the one that `.ci/cuda` builds: a real one would be asked to load
-    /// what was compiled for another GPU.
+    /// cuDNN, if the driver is the stand-in that `.ci/cuda` builds: a real driver would fail to load code compiled for
+    /// another GPU.
     fn cudnn_without_gpu() -> Option<Functions> {
         let found = crate::cuda::tests::libraries();
         let loaded = |library| found.iter().find(|found| found.library == library)?.state.as_ref().ok();
@@ -366,7 +372,7 @@ mod tests {
 
     fn describe(functions: Functions, gpu: &Gpu) -> Target {
         let Gpu { capability, multiprocessors, block_bytes, threads, l2_bytes } = gpu;
-        // What decides nothing is an H100's. `deviceVer` is 900 for 9.0.
+        // Values that do not matter are those of an H100. `deviceVer` is 900 for 9.0.
         let json = format!(
             r#"{{"deviceVer":{},"multiProcessorCount":{multiprocessors},"warpSize":32,"maxSharedMemoryPerBlock":49152,
             "maxSharedMemoryPerBlockOptin":{block_bytes},"reservedSharedMemoryPerBlock":1024,"maxRegistersPerSM":65536,
@@ -384,7 +390,7 @@ mod tests {
         Target::Described(description)
     }
 
-    /// Queries and keys of klein-4b, values where its single blocks have them: in a wider row.
+    /// Attention of klein-4b, with values that are columns of a wider row as in its single blocks.
     fn klein_4b(queries: usize, keys: usize) -> Shape {
         Shape { queries, keys, heads: [24, 24], channels: 128, strides: [3072, 3072, 27_648, 3072] }
     }
@@ -396,7 +402,7 @@ mod tests {
             #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
             return eprintln!("skipped: no cuDNN with the driver that .ci/cuda builds");
         };
-        // 512x512, 1024x1024, and 1024x1024 that looks at what is kept of a reference.
+        // 512x512, 1024x1024, and 1024x1024 with the cached keys of a reference.
         let shapes = [klein_4b(1536, 1536), klein_4b(4608, 4608), klein_4b(4608, 8704)];
         for gpu in [A100, RTX_3090, RTX_4090, H100, B200, RTX_5090] {
             let target = describe(functions, &gpu);
@@ -406,7 +412,7 @@ mod tests {
                 }
             }
         }
-        // The description is heeded: cuDNN has no attention for Pascal.
+        // cuDNN reads the description: it has no attention for Pascal.
         let pascal = describe(functions, &Gpu { capability: 61, ..RTX_3090 });
         assert!(Plan::new(functions, &pascal, shapes[0]).is_err());
     }

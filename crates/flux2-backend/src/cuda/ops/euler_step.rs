@@ -12,7 +12,7 @@ pub(crate) fn euler_step(
 ) -> Result<()> {
     be.make_mut(x)?;
     let n = x.rows() * x.cols();
-    // SAFETY: both have one shape, and `x` is nobody else's.
+    // SAFETY: both have one shape, and no other tensor shares `x`.
     unsafe {
         launch!(
             be,

@@ -60,7 +60,7 @@ enum Operand {
 /// The epilogue, as far as kernels differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A bias, and perhaps what is at the result already; rounded to bf16.
+    /// A bias, optionally added to the previous result; rounded to bf16.
     Bias,
     /// A bias; written in f32.
     BiasF32,

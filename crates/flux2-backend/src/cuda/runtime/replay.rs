@@ -21,7 +21,7 @@ use crate::{DType, Error, KernelRun, Result, Tensor};
 /// Graphs kept for one caller, the latest ones: a graph holds its memory as long as it lives.
 const KEPT: usize = 4;
 
-/// The graphs of one caller of [`replay`], by the shapes of the inputs.
+/// The graphs of one caller of [`Runtime::replay`](crate::Runtime::replay), by the shapes of the inputs.
 #[derive(Default)]
 pub struct Recordings(Mutex<Vec<(Shapes, State)>>);
 
