@@ -243,7 +243,7 @@ fn every_trouble_has_its_words_and_its_exit_code() {
     snapshot!(hub.shown(&offline), @"
     exit code: 3
     ----- stderr -----
-    error: black-forest-labs/FLUX.2-klein-4B is to be downloaded, and HF_HUB_OFFLINE is set
+    error: black-forest-labs/FLUX.2-klein-4B must be downloaded, but network access is turned off
     hint: unset HF_HUB_OFFLINE to use the network
     ");
     let unreachable = hub.command(&["download"]).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
