@@ -39,8 +39,8 @@ fn options(env: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> HubOptions
     // HTTP_PROXY in capitals is ignored, as curl does: a CGI server sets it from a request's `Proxy` header.
     let either = |name: &str| text(name).or_else(|| text(&name.to_ascii_uppercase()));
     let all = || either("all_proxy");
-    let licence_of = |repo: &str| Variant::by_repo(repo).map(|variant| variant.licence);
-    let mut options = HubOptions { licence_of, ..HubOptions::new(cache) };
+    let license_of = |repo: &str| Variant::by_repo(repo).map(|variant| variant.license);
+    let mut options = HubOptions { license_of, ..HubOptions::new(cache) };
     if let Some(endpoint) = text("HF_ENDPOINT") {
         options.endpoint = endpoint;
     }

@@ -35,8 +35,8 @@ pub fn remedy(remedy: &Remedy) -> String {
         Remedy::CorrectRepository => {
             "correct the name; if the repository is private, pass a token with HF_TOKEN".into()
         }
-        Remedy::AcceptLicence { page, tokens_page: Some(tokens) } => format!(
-            "accept the licence at {page}, make a token at {tokens} and pass it with HF_TOKEN=hf_… or `hf auth login`"
+        Remedy::AcceptLicense { page, tokens_page: Some(tokens) } => format!(
+            "accept the license at {page}, make a token at {tokens} and pass it with HF_TOKEN=hf_… or `hf auth login`"
         ),
         Remedy::ReplaceToken => {
             "make another on the page of your tokens and pass it with HF_TOKEN, or pass none for what is open to all"
@@ -46,7 +46,7 @@ pub fn remedy(remedy: &Remedy) -> String {
         Remedy::Advice(_)
         | Remedy::AllowMemory
         | Remedy::UseVariant { .. }
-        | Remedy::AcceptLicence { tokens_page: None, .. } => remedy.to_string(),
+        | Remedy::AcceptLicense { tokens_page: None, .. } => remedy.to_string(),
     }
 }
 

@@ -109,9 +109,9 @@ pub enum Remedy {
     CheckEndpoint,
     /// Correct the name of the repository, or pass a token if it is private.
     CorrectRepository,
-    /// Accept a licence and pass a token.
-    AcceptLicence {
-        /// URL of the page where the licence is accepted.
+    /// Accept a license and pass a token.
+    AcceptLicense {
+        /// URL of the page where the license is accepted.
         page: String,
         /// URL of the page where tokens are made; `None` if a token was sent.
         tokens_page: Option<String>,
@@ -128,7 +128,7 @@ impl Remedy {
         Remedy::Advice(sentence.into())
     }
 
-    /// What helps where a file could not be read or written; `None` where the system's message has to do.
+    /// What helps where a file could not be read or written; `None` where the system's message says it all.
     pub fn for_io(kind: io::ErrorKind) -> Option<Self> {
         Some(Remedy::advice(match kind {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => "correct the path",
@@ -177,13 +177,13 @@ impl fmt::Display for Remedy {
             Remedy::CheckNetwork => "check the network, the endpoint and the proxies, then run it again",
             Remedy::CheckEndpoint => "check the endpoint, and whether a login page is in the way",
             Remedy::CorrectRepository => "correct the name; if the repository is private, pass a token",
-            Remedy::AcceptLicence { page, tokens_page: Some(tokens) } => {
-                return write!(f, "accept the licence at {page}, make a token at {tokens} and pass it");
+            Remedy::AcceptLicense { page, tokens_page: Some(tokens) } => {
+                return write!(f, "accept the license at {page}, make a token at {tokens} and pass it");
             }
-            Remedy::AcceptLicence { page, tokens_page: None } => {
+            Remedy::AcceptLicense { page, tokens_page: None } => {
                 return write!(
                     f,
-                    "accept the licence at {page} with the account of the token, and let the token read gated models"
+                    "accept the license at {page} with the account of the token, and let the token read gated models"
                 );
             }
             Remedy::ReplaceToken => {

@@ -51,14 +51,14 @@ pub enum Error {
         host: String,
     },
     /// The repository exists, but this account has no access to it.
-    #[error("{}", no_access(repo, *licence, *token))]
+    #[error("{}", no_access(repo, *license, *token))]
     Access {
         /// The repository that was asked for.
         repo: RepoId,
-        /// URL of the page where its licence is shown and accepted.
+        /// URL of the page where its license is shown and accepted.
         page: String,
-        /// Name of the licence, if it is known.
-        licence: Option<&'static str>,
+        /// Name of the license, if it is known.
+        license: Option<&'static str>,
         /// Whether a token was sent.
         token: bool,
     },
@@ -190,7 +190,7 @@ impl Error {
             Error::NotFound { .. } => Remedy::CorrectRepository,
             Error::Access { page, token, .. } => {
                 let tokens_page = (!token).then(|| tokens_page(page));
-                Remedy::AcceptLicence { page: page.clone(), tokens_page }
+                Remedy::AcceptLicense { page: page.clone(), tokens_page }
             }
             Error::Token { .. } => Remedy::ReplaceToken,
             Error::NoModel { .. } => {
@@ -198,7 +198,7 @@ impl Error {
             }
             Error::Busy { .. } => Remedy::advice("run it again later; what is here is kept"),
             Error::Status { .. } | Error::CutShort { .. } => {
-                Remedy::advice("run it again: it goes on where it stopped")
+                Remedy::advice("run it again: it resumes where it stopped")
             }
             Error::Answer { .. } => Remedy::CheckEndpoint,
             Error::Length { .. } | Error::Digest { .. } => {
@@ -212,11 +212,11 @@ impl Error {
     }
 }
 
-fn no_access(repo: &RepoId, licence: Option<&str>, token: bool) -> String {
-    let licence = licence.map(|name| format!(" ({name})")).unwrap_or_default();
+fn no_access(repo: &RepoId, license: Option<&str>, token: bool) -> String {
+    let license = license.map(|name| format!(" ({name})")).unwrap_or_default();
     match token {
-        false => format!("{repo} is given to those who accepted its licence{licence}, and no token says who asks"),
-        true => format!("{repo} is not given to the account of this token: its licence{licence} is not accepted"),
+        false => format!("{repo} is given to those who accepted its license{license}, and no token says who asks"),
+        true => format!("{repo} is not given to the account of this token: its license{license} is not accepted"),
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) struct Client<'a> {
     token: Option<&'a Token>,
     proxies: &'a Proxies,
     patience: Patience,
-    licence_of: fn(&str) -> Option<&'static str>,
+    license_of: fn(&str) -> Option<&'static str>,
     repo: RepoId,
 }
 
@@ -115,7 +115,7 @@ impl<'a> Client<'a> {
             token: hub.options.token.as_ref(),
             proxies: &hub.options.proxies,
             patience,
-            licence_of: hub.options.licence_of,
+            license_of: hub.options.license_of,
             repo: repo.clone(),
         })
     }
@@ -254,7 +254,7 @@ impl<'a> Client<'a> {
         Error::Access {
             page: format!("{}/{repo}", self.endpoint.text),
             repo: self.repo.clone(),
-            licence: (self.licence_of)(&repo),
+            license: (self.license_of)(&repo),
             token: self.token.is_some(),
         }
     }

@@ -95,7 +95,7 @@ pub struct HubOptions {
     pub endpoint: String,
     /// The cache folder, which holds `models--owner--name`.
     pub cache: PathBuf,
-    /// Access token; needed for models whose licence must be accepted.
+    /// Access token; needed for models whose license must be accepted.
     pub token: Option<Token>,
     /// Never use the network; downloads fail with [`Error::Offline`].
     pub offline: bool,
@@ -105,8 +105,8 @@ pub struct HubOptions {
     pub files_at_once: usize,
     /// Timeouts and retries.
     pub patience: Patience,
-    /// Name of a repository's licence, for errors about access; the argument is `owner/name`.
-    pub licence_of: fn(&str) -> Option<&'static str>,
+    /// Name of a repository's license, for errors about access; the argument is `owner/name`.
+    pub license_of: fn(&str) -> Option<&'static str>,
 }
 
 impl HubOptions {
@@ -120,7 +120,7 @@ impl HubOptions {
             proxies: Proxies::default(),
             files_at_once: 4,
             patience: Patience::default(),
-            licence_of: |_| None,
+            license_of: |_| None,
         }
     }
 }

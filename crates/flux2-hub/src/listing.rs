@@ -176,7 +176,7 @@ pub(crate) const NETWORKS: [&str; 3] = ["transformer", "text_encoder", "vae"];
 fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let paths: Vec<&str> = paths.collect();
     let is_text = |name: &str| name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt";
-    let is_licence = |name: &str| name.to_ascii_uppercase().starts_with("LICENSE");
+    let is_license = |name: &str| name.to_ascii_uppercase().starts_with("LICENSE");
     let in_folder = |folder: &str| -> Vec<&str> {
         let names = paths.iter().filter_map(|path| match folder {
             "" => Some(*path),
@@ -193,7 +193,7 @@ fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     };
     let top = in_folder("");
     if top.contains(&"model_index.json") {
-        take("", top.into_iter().filter(|name| *name == "model_index.json" || is_licence(name)).collect());
+        take("", top.into_iter().filter(|name| *name == "model_index.json" || is_license(name)).collect());
         for folder in ["scheduler", "tokenizer"] {
             take(folder, in_folder(folder).into_iter().filter(|name| is_text(name)).collect());
         }
@@ -206,7 +206,7 @@ fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         let weights = weights(&top);
         if !weights.is_empty() {
             take("", weights);
-            take("", top.into_iter().filter(|name| (is_text(name) && !is_variant(name)) || is_licence(name)).collect());
+            take("", top.into_iter().filter(|name| (is_text(name) && !is_variant(name)) || is_license(name)).collect());
         }
     }
     needed

@@ -42,8 +42,8 @@ pub struct Variant {
     pub name: &'static str,
     /// How it was trained and is run.
     pub kind: Kind,
-    /// Name of the licence of the weights.
-    pub licence: &'static str,
+    /// Name of the license of the weights.
+    pub license: &'static str,
     /// Default number of steps.
     pub default_steps: u32,
     /// Default guidance scale; `None` if it runs without guidance.
@@ -56,7 +56,7 @@ pub struct Variant {
     pub text_encoder: &'static str,
     /// Its repository on the Hugging Face hub; `None` for the built-in model and for custom sizes.
     pub repo: Option<&'static str>,
-    /// Whether the hub requires the licence to be accepted first.
+    /// Whether the hub requires the license to be accepted first.
     pub gated: bool,
     /// Approximate size of its files in bytes; 0 if it is not published.
     pub download_bytes: u64,
@@ -80,7 +80,7 @@ const NON_COMMERCIAL: &str = "FLUX Non-Commercial License";
 const DISTILLED: Variant = Variant {
     name: "klein (custom size)",
     kind: Kind::Distilled,
-    licence: "unknown",
+    license: "unknown",
     default_steps: 4,
     default_guidance: None,
     default_px: 512,
@@ -109,7 +109,7 @@ pub const KLEIN_MINI: &str = "klein-mini";
 static FAMILY: [Variant; 9] = [
     Variant {
         name: "klein-4b",
-        licence: APACHE,
+        license: APACHE,
         text_encoder: "Qwen3-4B",
         repo: Some("black-forest-labs/FLUX.2-klein-4B"),
         download_bytes: BYTES_4B,
@@ -119,7 +119,7 @@ static FAMILY: [Variant; 9] = [
     },
     Variant {
         name: "klein-base-4b",
-        licence: APACHE,
+        license: APACHE,
         text_encoder: "Qwen3-4B",
         repo: Some("black-forest-labs/FLUX.2-klein-base-4B"),
         download_bytes: BYTES_4B,
@@ -129,7 +129,7 @@ static FAMILY: [Variant; 9] = [
     },
     Variant {
         name: "klein-9b",
-        licence: NON_COMMERCIAL,
+        license: NON_COMMERCIAL,
         text_encoder: "Qwen3-8B",
         repo: Some("black-forest-labs/FLUX.2-klein-9B"),
         gated: true,
@@ -140,7 +140,7 @@ static FAMILY: [Variant; 9] = [
     },
     Variant {
         name: "klein-base-9b",
-        licence: NON_COMMERCIAL,
+        license: NON_COMMERCIAL,
         text_encoder: "Qwen3-8B",
         repo: Some("black-forest-labs/FLUX.2-klein-base-9B"),
         gated: true,
@@ -151,7 +151,7 @@ static FAMILY: [Variant; 9] = [
     },
     Variant {
         name: "klein-9b-kv",
-        licence: NON_COMMERCIAL,
+        license: NON_COMMERCIAL,
         text_encoder: "Qwen3-8B",
         repo: Some("black-forest-labs/FLUX.2-klein-9b-kv"),
         gated: true,
@@ -162,7 +162,7 @@ static FAMILY: [Variant; 9] = [
     },
     Variant {
         name: KLEIN_MINI,
-        licence: "MIT AND OFL-1.1",
+        license: "MIT AND OFL-1.1",
         default_px: 128,
         trained_px: Some(64..=256),
         size: Some(Size::Mini),

@@ -30,8 +30,8 @@ pub fn run(args: &DownloadArgs) -> Result<()> {
     print(&folder.display().to_string())
 }
 
-/// Finds the model called `named`. If it is published and not on this disk, asks whether to download it, provided that
-/// somebody can answer. `cancel` is created only once the answer is yes.
+/// Finds the model called `named`. If it is published and not on this disk, asks whether to download it if the run
+/// is interactive. `cancel` is created only once the answer is yes.
 pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<CancelToken>) -> Result<Location> {
     let error = match finder().model(named) {
         Ok(found) => return Ok(found),
@@ -40,7 +40,7 @@ pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<Ca
     let FindError::NotDownloaded { variant: Variant { repo: Some(repo), .. }, .. } = error else {
         return Err(error.into());
     };
-    if !somebody_is_there() {
+    if !is_interactive() {
         return Err(error.into());
     }
     let hub = hub_options::hub()?;
@@ -55,12 +55,12 @@ pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<Ca
 
 fn question(missing: &str, plan: &Plan, bytes: u64, folder: &str) -> String {
     let repo = &plan.repo;
-    let licence = variant_of(repo).map_or("its own licence", |variant| variant.licence);
-    format!("{missing}. Download {} from {repo} ({licence}) to {folder}? [y/N]", Size(bytes))
+    let license = variant_of(repo).map_or("its own license", |variant| variant.license);
+    format!("{missing}. Download {} from {repo} ({license}) to {folder}? [y/N]", Size(bytes))
 }
 
 /// Whether a question can be seen and answered: standard input and standard error are terminals.
-pub fn somebody_is_there() -> bool {
+pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_sees_size_licence_and_place() {
+    fn who_is_asked_sees_size_license_and_place() {
         let repo = "black-forest-labs/FLUX.2-klein-9B".parse().unwrap();
         let plan = Plan { repo, commit: String::new(), files: vec![] };
         let asked = question("klein-9b is not on this disk", &plan, 34_700_000_000, "/models");

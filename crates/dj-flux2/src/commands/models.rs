@@ -31,9 +31,10 @@ struct Row {
     /// Approximate memory of a small picture.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    licence: Option<&'static str>,
-    /// Whether the hub asks for the licence to be accepted first.
+    /// The key keeps the spelling that scripts know.
+    #[serde(rename = "licence", skip_serializing_if = "Option::is_none")]
+    license: Option<&'static str>,
+    /// Whether the hub asks for the license to be accepted first.
     gated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
@@ -46,11 +47,11 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
         return rows.iter().try_for_each(|row| print(&json(row)));
     }
     let name = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
-    print(&format!("{:<name$}  {:>8}  {:>8}  {:<34}  where", "name", "size", "memory", "licence"))?;
+    print(&format!("{:<name$}  {:>8}  {:>8}  {:<34}  where", "name", "size", "memory", "license"))?;
     for row in &rows {
         let size = if row.bytes > 0 { row.bytes } else { row.download_bytes.unwrap_or_default() };
         let shown = |bytes: u64| if bytes > 0 { Size(bytes).to_string() } else { String::new() };
-        let licence = format!("{}{}", row.licence.unwrap_or("unknown"), if row.gated { ", gated" } else { "" });
+        let license = format!("{}{}", row.license.unwrap_or("unknown"), if row.gated { ", gated" } else { "" });
         let place = match (row.state, &row.path) {
             ("built-in", _) => "built in".into(),
             ("absent", _) => "not on this disk".into(),
@@ -58,7 +59,7 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
             (_, path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         };
         let memory = shown(row.memory_bytes.unwrap_or_default());
-        print(&format!("{:<name$}  {:>8}  {memory:>8}  {licence:<34}  {place}", row.name, shown(size)))?;
+        print(&format!("{:<name$}  {:>8}  {memory:>8}  {license:<34}  {place}", row.name, shown(size)))?;
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ fn rows() -> Result<Vec<Row>> {
         bytes: cached.bytes,
         download_bytes: None,
         memory_bytes: None,
-        licence: None,
+        license: None,
         gated: false,
         path: path(cached),
     }));
@@ -102,7 +103,7 @@ fn row(variant: &Variant, found: Option<Cached>, state: &'static str) -> Row {
         bytes: found.as_ref().map_or(0, |found| found.bytes),
         download_bytes: known(variant.download_bytes),
         memory_bytes: known(variant.memory_bytes),
-        licence: Some(variant.licence),
+        license: Some(variant.license),
         gated: variant.gated,
         path: found.and_then(path),
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use flux2::find::{name_of, repo_of};
 
-use super::download::{is_yes, somebody_is_there};
+use super::download::{is_interactive, is_yes};
 use crate::args::RemoveArgs;
 use crate::failure::{Failure, Result, code};
 use crate::hub_options;
@@ -25,7 +25,7 @@ pub fn run(args: &RemoveArgs) -> Result<()> {
     };
     let what = format!("{name}, {} in {}", Size(found.bytes), found.folder.display());
     if !args.yes {
-        if !somebody_is_there() {
+        if !is_interactive() {
             let message = format!("no terminal to confirm that {what} is to be removed");
             return Err(Failure::usage(message, "add --yes"));
         }

@@ -196,16 +196,16 @@ fn every_trouble_has_its_words_and_its_exit_code() {
     snapshot!(download(Hub::start(tiny(), weights(gated())), "klein-9b"), @"
     exit code: 4
     ----- stderr -----
-    error: black-forest-labs/FLUX.2-klein-9B is given to those who accepted its licence (FLUX Non-Commercial License), and no token says who asks
-    hint: accept the licence at [HUB]/black-forest-labs/FLUX.2-klein-9B, make a token at [HUB]/settings/tokens and pass it with HF_TOKEN=hf_… or `hf auth login`
+    error: black-forest-labs/FLUX.2-klein-9B is given to those who accepted its license (FLUX Non-Commercial License), and no token says who asks
+    hint: accept the license at [HUB]/black-forest-labs/FLUX.2-klein-9B, make a token at [HUB]/settings/tokens and pass it with HF_TOKEN=hf_… or `hf auth login`
     ");
     let hub = Hub::start(tiny(), weights(gated()));
     let output = hub.command(&["download", "-q", "klein-9b"]).env("HF_TOKEN", "hf_secret").output().unwrap();
     snapshot!(hub.shown(&output), @"
     exit code: 4
     ----- stderr -----
-    error: black-forest-labs/FLUX.2-klein-9B is not given to the account of this token: its licence (FLUX Non-Commercial License) is not accepted
-    hint: accept the licence at [HUB]/black-forest-labs/FLUX.2-klein-9B with the account of the token, and let the token read gated models
+    error: black-forest-labs/FLUX.2-klein-9B is not given to the account of this token: its license (FLUX Non-Commercial License) is not accepted
+    hint: accept the license at [HUB]/black-forest-labs/FLUX.2-klein-9B with the account of the token, and let the token read gated models
     ");
     assert_eq!(hub.server.seen_of(WEIGHTS)[0].headers["authorization"], "Bearer hf_secret");
     snapshot!(download(Hub::start(tiny(), |_| Answer::Status(404, vec![])), "nobody/nothing"), @"
@@ -285,7 +285,7 @@ fn models_are_listed_verified_repaired_and_removed() {
         snapshot!(hub.run(&["models"]), @"
         exit code: 0
         ----- stdout -----
-        name               size    memory  licence                             where
+        name               size    memory  license                             where
         klein-4b         2.3 MB    8.6 GB  Apache-2.0                          cache/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0123456789abcdef0123456789abcdef01234567
         klein-base-4b   16.0 GB    8.6 GB  Apache-2.0                          not on this disk
         klein-9b        34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk

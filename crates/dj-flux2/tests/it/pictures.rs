@@ -250,7 +250,7 @@ fn a_seed_given_as_steps_is_pointed_out() {
 }
 
 #[test]
-fn without_a_terminal_there_is_no_colour_and_no_bar() {
+fn without_a_terminal_there_is_no_color_and_no_bar() {
     let cli = Cli::with_tiny_model();
     let output = cli.output(["a red fox", "-g", "3", "-n", "2"].iter().chain(&QUICK));
     assert!(!output.stderr.contains(&0x1b) && !output.stderr.contains(&b'\r'));

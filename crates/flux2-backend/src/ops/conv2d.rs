@@ -63,7 +63,7 @@ pub enum ConvShape {
     Same,
     /// 3x3 with stride 2, one zero row below and one zero column to the right: `[h, w]` to `[h / 2, w / 2]`.
     Downsample,
-    /// 3x3 on the nearest-neighbour doubled map: `[h, w]` to `[2 * h, 2 * w]`.
+    /// 3x3 on the nearest-neighbor doubled map: `[h, w]` to `[2 * h, 2 * w]`.
     Upsample,
 }
 

@@ -73,7 +73,7 @@ impl NewFile {
             Content::TextConfig(from) => {
                 let mut json = Json::read(from, MAX_INDEX_BYTES)?.object;
                 json.remove("quantization_config");
-                let text = serde_json::to_string_pretty(&Value::Object(json)).expect("JSON serialises") + "\n";
+                let text = serde_json::to_string_pretty(&Value::Object(json)).expect("JSON serializes") + "\n";
                 write_whole(path, |file| file.write_all(text.as_bytes()).map_err(|e| io_error(path, e)))?;
                 progress.add(self.bytes())?;
             }

@@ -175,7 +175,7 @@ mod tests {
     use crate::{Compute, HostTensor, Runtime, Weight, ops};
 
     #[test]
-    fn rows_are_made_of_their_neighbours() {
+    fn rows_are_made_of_their_neighbors() {
         let read = |shape, rows: Range<usize>| read_for(shape, &rows, 10);
         assert_eq!(read(ConvShape::Same, 0..4), 0..5);
         assert_eq!(read(ConvShape::Same, 4..10), 3..10);

@@ -6,8 +6,10 @@
 //     outside are zero, which is the padding of a convolution.
 //   - Warp specialization: one producer warpgroup issues the loads; CONSUMERS warpgroups multiply (wgmma), each
 //     M_TILES * 64 rows by BN columns.
-//   - Clusters of two blocks with neighboring rows and the same columns: each loads half of B and multicasts it to both.
-//   - Persistent: a cluster computes one tile after the other, so loads of the next tile overlap the epilogue of this one.
+//   - Clusters of two blocks with neighboring rows and the same columns: each loads half of B and multicasts it to
+//     both.
+//   - Persistent: a cluster computes one tile after the other, so loads of the next tile overlap the epilogue of this
+//     one.
 //   - Values of the columns (bias, gate, scale) are loaded before the product and kept in shared memory.
 //   - Bound by the tensor cores for long k, by L2 bandwidth for small M_TILES * BN.
 

@@ -58,7 +58,7 @@ impl Place {
                 pause: Duration::from_millis(1),
                 longest_pause: Duration::from_secs(5),
             },
-            licence_of: |repo| Variant::by_repo(repo).map(|variant| variant.licence),
+            license_of: |repo| Variant::by_repo(repo).map(|variant| variant.license),
             ..HubOptions::new(self.root())
         }
     }
