@@ -18,7 +18,7 @@
 //! | `testing` | seeded values, tolerances, `on_every_backend!` (feature `testing`) |
 //!
 //! A backend computes products in one of two number formats, chosen when it is created: `f32`, or `bf16` with f32 sums.
-//! The residual streams, gates, shifts and scales are f32 in both; what enters a matrix product is in the compute dtype.
+//! The residual streams, gates, shifts and scales are f32 in both; operands of products have the compute dtype.
 
 #[cfg(target_endian = "big")]
 compile_error!("checkpoints are read in place, and they are little-endian");

@@ -63,13 +63,13 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
     /// launched.
     fn take_kernels_run(&self) -> Vec<KernelRun>;
     /// Whether calls are asynchronous, so that the host can do something else meanwhile.
-    fn works_beside_host(&self) -> bool {
+    fn is_asynchronous(&self) -> bool {
         false
     }
     /// Waits until all enqueued calls have finished.
     ///
     /// # Errors
-    /// What went wrong on the device meanwhile.
+    /// An error of an enqueued call, which the device reports only now.
     fn wait(&self) -> Result<()> {
         Ok(())
     }
@@ -81,12 +81,12 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
     /// Whether all calls before `mark` have finished.
     ///
     /// # Errors
-    /// What went wrong on the device meanwhile.
+    /// An error of an enqueued call, which the device reports only now.
     fn is_done(&self, mark: &Self::Mark) -> Result<bool>;
     /// Waits until all calls before `mark` have finished, whatever was enqueued since.
     ///
     /// # Errors
-    /// What went wrong on the device meanwhile.
+    /// An error of an enqueued call, which the device reports only now.
     fn wait_for(&self, mark: &Self::Mark) -> Result<()>;
     /// Device time between two marks that are both done. If nothing was enqueued between them, the device was idle for
     /// so long.

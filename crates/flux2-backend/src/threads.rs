@@ -19,8 +19,8 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads, or as many as affinity and cgroup limits let this process use. At most 1024, and fewer if
-    /// the system refuses to start that many.
+    /// Starts `count` threads, or as many as affinity and cgroup limits let this process use. At most 1024, and fewer
+    /// if the system refuses to start that many.
     pub fn new(count: Option<NonZeroUsize>) -> Self {
         let count = Self::wanted(count);
         let start = |count| {

@@ -177,7 +177,7 @@ impl WeightSource for MappedWeights {
     }
 }
 
-/// Zeros in pages that the system never has to provide, as nothing writes to them.
+/// Zeros. Nothing writes to them, so the system never commits their pages.
 fn blank(dtype: DType, shape: &[usize]) -> Result<HostTensor> {
     let bytes = vec![0u8; dtype.bytes(shape.iter().product())];
     Ok(HostTensor::new(dtype, shape, HostBytes::new(Arc::new(bytes)))?)

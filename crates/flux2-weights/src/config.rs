@@ -33,7 +33,7 @@ pub(crate) struct LostValue {
     pub default: String,
 }
 
-/// The first of `values`, each with its key, its value and the default, that is not the default.
+/// The first of `values` (key, value, default) that differs from its default.
 fn first_lost(values: impl IntoIterator<Item = (&'static str, String, String)>) -> Option<LostValue> {
     let differs = values.into_iter().find(|(_, found, default)| found != default);
     differs.map(|(key, found, default)| LostValue { key, found, default })

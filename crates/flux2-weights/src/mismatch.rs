@@ -1,4 +1,4 @@
-//! Tensors that a file lacks, has too many of or has wrongly, with the most similar names.
+//! Missing, unexpected and misshapen tensors of a checkpoint, each with the most similar names.
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use crate::lora::{Lora, LoraPath};
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
-/// Where a model's files are, as somebody named them.
+/// Where a model's files are, as the user named them.
 #[derive(Clone, Debug, Default)]
 pub struct ModelPaths {
     /// A diffusers folder (with `model_index.json`), or the transformer as one file.

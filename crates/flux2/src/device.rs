@@ -1,4 +1,4 @@
-//! The device that somebody asks for, as text and as a value. What opens it is [`engine`](crate::engine).
+//! The choice of a device, as text and as a value. [`engine`](crate::engine) opens it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ pub enum Device {
     Auto,
     /// The processor.
     Cpu,
-    /// An NVIDIA GPU: the one of this number, as the driver counts from 0, else the first that can be used.
+    /// An NVIDIA GPU by its number in the driver's order, from 0; without a number, the first that can be used.
     Cuda(Option<usize>),
 }
 

@@ -51,7 +51,7 @@ pub trait Engine: Send {
     /// The device, for people: its kind, instruction set, threads and number format.
     fn device(&self) -> &str;
 
-    /// The device as one would ask for it: the CPU, or a GPU by its number.
+    /// The device as an option would name it: the CPU, or a GPU by its number.
     fn place(&self) -> Device;
 
     /// Why it runs on the CPU, if a GPU was looked for.

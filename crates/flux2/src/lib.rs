@@ -35,7 +35,7 @@
 //! |---|---|
 //! | [`pipeline`] | the recipe in numbered steps; which network is resident when |
 //! | [`engine`] | a pipeline as a trait object, with the device chosen |
-//! | [`device`] | the device that somebody asks for |
+//! | [`device`] | the choice of a device |
 //! | [`fleet`] | several engines that work on one queue |
 //! | [`plan`] | the memory of a run, computed beforehand by a dry run |
 //! | [`request`] | a request, and the same with defaults filled in and limits checked |

@@ -158,7 +158,7 @@ impl<B: Backend> Pipeline<B> {
         let channels = self.networks.files.transformer.config.in_channels;
         let threads = self.networks.threads;
         let noise = || request.initial_latents(channels, threads);
-        let is_parallel = self.be.works_beside_host();
+        let is_parallel = self.be.is_asynchronous();
         let (latents, texts) = thread::scope(|scope| {
             let beside = is_parallel.then(|| scope.spawn(noise));
             let texts = timed(&mut timings.text, || {

@@ -1,8 +1,9 @@
 //! A request for a picture ([`GenerateRequest`]), and the same with every default filled in and every limit checked
 //! ([`ResolvedRequest`]). Code that takes the latter checks nothing again.
 
-use flux2_base::digest::sha256;
 use std::num::NonZeroUsize;
+
+use flux2_base::digest::sha256;
 
 use crate::event::Warning;
 use crate::image::{self, RgbImage, resize};

@@ -67,7 +67,7 @@ impl Report {
         }
     }
 
-    /// Prints a decision that nobody asked for.
+    /// Prints a decision that the user did not make.
     pub fn note(&self, text: impl Display) {
         if self.detail > Detail::Quiet {
             self.line(format_args!("{} {text}", Label::Note));

@@ -83,7 +83,7 @@ pub struct Settings {
 /// Most pictures in one run: all their names are checked before the first one is made.
 const MAX_PICTURES: u64 = 100_000;
 
-/// Where pictures are written if nobody says otherwise.
+/// The file that pictures are written to by default.
 const DEFAULT_OUTPUT: &str = "output.png";
 
 /// How much is printed on standard error.

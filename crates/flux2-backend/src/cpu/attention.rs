@@ -217,7 +217,8 @@ struct Running {
 
 const LANES: usize = 16;
 
-/// Turns a row of scores into weights relative to the new maximum, zeros beyond them, and updates the running state.
+/// Turns a row of scores into weights relative to the new maximum, pads `weights` with zeros, and updates the running
+/// state.
 /// Returns the factor by which earlier sums must be rescaled.
 fn softmax_block<P: Element>(tier: Tier, scores: &[f32], scale: f32, weights: &mut [P], state: &mut Running) -> f32 {
     let max = largest(tier, scores).max(state.max);

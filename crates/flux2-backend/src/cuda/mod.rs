@@ -230,7 +230,7 @@ impl Runtime for CudaBackend {
         peak::bandwidth(self).ok()
     }
 
-    fn works_beside_host(&self) -> bool {
+    fn is_asynchronous(&self) -> bool {
         true
     }
 

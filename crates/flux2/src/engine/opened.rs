@@ -1,4 +1,4 @@
-//! An opened device, whatever its backend: where the type parameter of the backend ends.
+//! An opened device with its backend type erased: users of this trait are not generic over backends.
 
 use std::num::NonZeroUsize;
 

@@ -287,11 +287,8 @@ impl<B: Backend> FlowTransformer<B> {
     fn rope(&self, ids: &[PositionId]) -> Result<Rope<B>> {
         let (cos, sin) = rope_tables(ids, &self.config.rope_axes, self.config.rope_theta);
         let shape = [ids.len(), self.config.head_dim / 2];
-        Ok(Rope {
-            cos: self.be.upload(&shape, &cos)?,
-            sin: self.be.upload(&shape, &sin)?,
-            layout: RopeLayout::Interleaved,
-        })
+        let (cos, sin) = (self.be.upload(&shape, &cos)?, self.be.upload(&shape, &sin)?);
+        Ok(Rope { cos, sin, layout: RopeLayout::Interleaved })
     }
 }
 
@@ -324,10 +321,8 @@ impl<B: Backend> Pass<'_, B> {
 
     /// Concatenate the rows of text, cached references (if any) and image.
     fn joint(&self, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(match cached {
-            Some(cached) => ops::concat_rows(self.be, &[text, cached, image])?,
-            None => ops::concat_rows(self.be, &[text, image])?,
-        })
+        let parts: &[&Tensor<B>] = if let Some(cached) = cached { &[text, cached, image] } else { &[text, image] };
+        Ok(ops::concat_rows(self.be, parts)?)
     }
 
     fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {

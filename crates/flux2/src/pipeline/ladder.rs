@@ -75,7 +75,7 @@ impl<B: Backend> Pipeline<B> {
             Rung::FreeCaches => {
                 self.prompts.clear();
                 // On a GPU they take none of the memory that is short.
-                if !self.be.works_beside_host() {
+                if !self.be.is_asynchronous() {
                     self.references.clear();
                 }
                 self.networks.clear_captures();

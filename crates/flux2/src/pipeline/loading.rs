@@ -1,4 +1,4 @@
-//! Loading a network: its weights in the format of the run, placed where they are to stay, until somebody cancels.
+//! Loading a network: weights are converted to the format of the run and go to their placement.
 
 use flux2_backend::{Format, HostTensor, Placement};
 

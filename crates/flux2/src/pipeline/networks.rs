@@ -159,7 +159,7 @@ impl<B: Backend> Networks<B> {
         Ok(decoder)
     }
 
-    /// The decoder's stage is over, well or not.
+    /// Call this after the decoder's stage, also after an error.
     pub(super) fn after_decoding(&mut self) {
         if self.residency.releases() {
             self.decoder.release();
@@ -175,7 +175,7 @@ impl<B: Backend> Networks<B> {
 
     /// Where the weights of a network would be between uses if it were loaded now.
     fn placement(&self, part: Part) -> Placement {
-        let is_needed_again = self.be.works_beside_host() && self.text_encoder.was_loaded();
+        let is_needed_again = self.be.is_asynchronous() && self.text_encoder.was_loaded();
         match (part, self.residency) {
             // Used once, then released: nothing is worth a copy.
             (Part::TextEncoder, residency) if residency.releases() => Placement::File,
@@ -254,5 +254,5 @@ impl<B: Backend> Networks<B> {
 
 /// Whether weights at `placement` take none of the memory that is short, so that their network need not be released.
 fn is_offloaded<B: Backend>(be: &B, placement: Placement) -> bool {
-    be.works_beside_host() && placement == Placement::Host
+    be.is_asynchronous() && placement == Placement::Host
 }

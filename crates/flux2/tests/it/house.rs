@@ -161,7 +161,7 @@ const ROOMS: [(&str, &[Room]); 2] = [
 fn rooms_import_only_what_the_table_says() {
     for (name, rooms) in ROOMS {
         let lib = read(&format!("{name}/src/lib.rs"));
-        // What the crate's root hands on belongs to the room that it is from.
+        // A name that lib.rs re-exports counts as its module's.
         let mut owners = BTreeMap::new();
         for statement in lib.split(';').filter_map(|statement| statement.trim().rsplit_once("pub use ")) {
             if let Some((room, names)) = statement.1.split_once("::") {
@@ -207,7 +207,7 @@ fn imports(code: &str) -> BTreeSet<String> {
             found.extend(rest.split(|c| !is_name(c)).next().map(str::to_owned));
             continue;
         };
-        // Of a list the first name of each entry, whatever is nested in it.
+        // In braces, the first part of each path at the outer level.
         let (mut depth, mut entry) = (0, String::new());
         for c in list.chars() {
             match c {

@@ -78,7 +78,7 @@ fn open_engines(settings: &mut Settings, prepared: &Prepared, report: &Report) -
     Ok(engines)
 }
 
-/// Prints what was chosen for the user: with `-v` the model and the devices, and always what nobody asked for.
+/// Prints the model and the devices with `-v`; fallbacks and a random seed always.
 fn describe(engines: &Engines, settings: &Settings, report: &Report) {
     let Engines { engines, left_out } = engines;
     let engine = &engines[0];

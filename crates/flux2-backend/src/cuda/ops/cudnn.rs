@@ -163,8 +163,8 @@ enum Target {
 }
 
 impl Target {
-    /// Sets the GPU of an object, by its attribute for handles or for descriptions, if it has that.
-    fn tell(&self, object: &Descriptor, handle: Option<Attribute>, description: Option<Attribute>) -> Result<()> {
+    /// Sets the GPU of `object`: a cuDNN handle or a described device, by the attribute for either, where there is one.
+    fn set_on(&self, object: &Descriptor, handle: Option<Attribute>, description: Option<Attribute>) -> Result<()> {
         match (self, handle, description) {
             (Target::Handle(value), Some(attribute), _) => object.set(attribute, Type::CUDNN_TYPE_HANDLE, &[*value]),
             (Target::Described(value), _, Some(attribute)) => {
@@ -215,7 +215,7 @@ impl Plan {
         }
         attention.finish()?;
         let graph = functions.object(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
-        target.tell(&graph, Some(Attribute::CUDNN_ATTR_OPERATIONGRAPH_HANDLE), None)?;
+        target.set_on(&graph, Some(Attribute::CUDNN_ATTR_OPERATIONGRAPH_HANDLE), None)?;
         let operations = [attention.object.as_ptr()];
         graph.set(Attribute::CUDNN_ATTR_OPERATIONGRAPH_OPS, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &operations)?;
         graph.finish()?;
@@ -223,7 +223,7 @@ impl Plan {
         let plan = functions.object(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
         let [of_handle, of_description] =
             [Attribute::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Attribute::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP];
-        target.tell(&plan, Some(of_handle), Some(of_description))?;
+        target.set_on(&plan, Some(of_handle), Some(of_description))?;
         let configuration = [engine.object.as_ptr()];
         plan.set(
             Attribute::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
@@ -249,7 +249,7 @@ impl Plan {
         )?;
         let mode = [sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A];
         heuristic.set(Attribute::CUDNN_ATTR_ENGINEHEUR_MODE, Type::CUDNN_TYPE_HEUR_MODE, &mode)?;
-        target.tell(&heuristic, None, Some(Attribute::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP))?;
+        target.set_on(&heuristic, None, Some(Attribute::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP))?;
         heuristic.finish()?;
         let engine = functions.object(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)?;
         let found = heuristic.get(

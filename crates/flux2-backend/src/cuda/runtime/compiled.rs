@@ -1,8 +1,8 @@
 //! Kernels compiled ahead of time and embedded in the program, so that the first picture does not wait for NVRTC.
 //!
 //! One archive for each architecture and compute format: deflated entries of a 64-bit key, a 32-bit length and the
-//! machine code (cubin). The key is the hash of the program that was compiled, so code that is out of date is not found.
-//! `just kernels` writes the archives; a test fails if one is out of date.
+//! machine code (cubin). The key is the hash of the program that was compiled, so code that is out of date is not
+//! found. `just kernels` writes the archives; a test fails if one is out of date.
 
 use std::collections::HashMap;
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! Pinned host memory: pages the GPU can copy from and to by itself while the host goes on.
+//! Pinned (page-locked) host memory, which the GPU copies from and to asynchronously.
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
