@@ -2,6 +2,7 @@
 
 mod cancel;
 mod convert;
+mod documents;
 mod embedded;
 mod evaluation;
 mod fleet;
