@@ -91,8 +91,8 @@ pub fn to_model_input(image: &RgbImage) -> Vec<f32> {
     image.pixels.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect()
 }
 
-/// Converts the decoder's output to 8-bit RGB: `values` `[height, width, 3]`, where -1..=1 is black to white. Runs on at
-/// most `threads` threads.
+/// Converts the decoder's output to 8-bit RGB: `values` `[height, width, 3]`, where -1..=1 is black to white. Runs on
+/// at most `threads` threads.
 ///
 /// `byte = round(255 * clamp(x * 0.5 + 0.5, 0, 1))` in f32, with halves rounded to even as numpy does. NaN, which
 /// diffusers leaves undefined, becomes 0.

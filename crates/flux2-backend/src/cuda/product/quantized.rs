@@ -288,6 +288,15 @@ pub(super) fn run(be: &CudaBackend, product: &Product, x: &QuantizedRows) -> Res
     }
     let (sums, [row_scale, row_zero, scale, column_sum]) = (sums.address(), vectors(x, weight.quantized()));
     let cols = int(cols);
+    /// Launches the pass `$name`; only the last arguments differ between epilogues.
+    macro_rules! pass {
+        ($name:expr, $($last:expr),+) => {
+            launch!(
+                be, QUANTIZED, $name, geometry,
+                [n, cols, sums, stride, row_scale, row_zero, scale, column_sum, $($last),+]
+            )
+        };
+    }
     match product.epilogue {
         Epilogue::Store { bias, y, .. } => {
             let name = match (is_int8, y.dtype()) {
@@ -298,57 +307,20 @@ pub(super) fn run(be: &CudaBackend, product: &Product, x: &QuantizedRows) -> Res
             };
             let bias = bias.map_or(0, Tensor::address);
             // SAFETY: there are as many sums as values of `y`, and the vectors are as long as rows and columns.
-            unsafe {
-                launch!(
-                    be,
-                    QUANTIZED,
-                    name,
-                    geometry,
-                    [n, cols, sums, stride, row_scale, row_zero, scale, column_sum, bias, y]
-                )
-            }
+            unsafe { pass!(name, bias, y) }
         }
         Epilogue::Add { gate, x } => {
             let name = if is_int8 { "int8_add" } else { "e4m3_add" };
             let gate = gate.map_or(0, Tensor::address);
             // SAFETY: as above.
-            unsafe {
-                launch!(
-                    be,
-                    QUANTIZED,
-                    name,
-                    geometry,
-                    [n, cols, sums, stride, row_scale, row_zero, scale, column_sum, gate, x]
-                )
-            }
+            unsafe { pass!(name, gate, x) }
         }
         Epilogue::Swiglu { y, .. } => {
             let (up, up_sums) = up.expect("allocated above");
             let (up_sums, [_, _, up_scale, up_column_sum]) = (up_sums.address(), vectors(x, up.quantized()));
             let name = if is_int8 { "int8_swiglu" } else { "e4m3_swiglu" };
             // SAFETY: as above, for both products.
-            unsafe {
-                launch!(
-                    be,
-                    QUANTIZED,
-                    name,
-                    geometry,
-                    [
-                        n,
-                        cols,
-                        sums,
-                        stride,
-                        row_scale,
-                        row_zero,
-                        scale,
-                        column_sum,
-                        up_sums,
-                        up_scale,
-                        up_column_sum,
-                        y
-                    ]
-                )
-            }
+            unsafe { pass!(name, up_sums, up_scale, up_column_sum, y) }
         }
     }
 }
