@@ -17,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The text is not the name of a repository.
-    #[error("no repository can be called {name:?}")]
+    #[error("{name:?} is not the name of a repository")]
     RepoName {
         /// The text that was given.
         name: String,
@@ -122,7 +122,7 @@ pub enum Error {
         expected: String,
     },
     /// Every attempt to receive the rest of a file failed.
-    #[error("{file}: {} of {} came, then: {reason}", Bytes(*here), Bytes(*size))]
+    #[error("{file}: the transfer stopped after {} of {}: {reason}", Bytes(*here), Bytes(*size))]
     CutShort {
         /// Path in the repository.
         file: String,

@@ -83,7 +83,7 @@ pub enum ConvertProblem {
         path: PathBuf,
     },
     /// Source and output are the same, or one contains the other.
-    #[error("{} is what is to be converted, lies in it or holds it", path.display())]
+    #[error("{} is the model to be converted, lies inside it or contains it", path.display())]
     IsSource {
         /// Path of the output.
         path: PathBuf,
