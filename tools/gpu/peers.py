@@ -11,13 +11,15 @@ idle, as `bench generate --synthetic --resident`. Everything is loaded and warm,
 all numbers are medians of --runs pictures.
 
 text, step and decode are measured in runs that synchronize with the GPU at both ends of each stage. total is from the
-prompt to pixels on the host; for diffusers it is measured in separate runs without those synchronizations. A row of
-what cannot run contains the reason.
+prompt to pixels on the host; for diffusers it is measured in separate runs without those synchronizations. joules is
+the energy of the GPU per picture, by NVML: the mean of the runs behind total. Its counter advances every 20 to 100 ms,
+so use --runs that take 2 s or more. A row of what cannot run contains the reason.
 
 To try this script without a GPU: peers.py DJ_FLUX2 --model klein-mini --device cpu --size 64x64
 """
 
 import argparse
+import ctypes
 import gzip
 import statistics
 import sys
@@ -32,7 +34,7 @@ from common import PROMPT, SEED, last_json, print_table, timed_stages  # noqa: E
 
 TOKENIZER = ROOT / "crates/flux2/assets/tokenizer/qwen3.json.gz"
 TEMPLATE = "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-COLUMNS = ["text", "step", "decode", "total"]
+COLUMNS = ["text", "step", "decode", "total", "joules"]
 # As in `crates/flux2/src/weights/synthetic.rs`; other settings are the defaults of diffusers and transformers.
 SIZES = {
     "klein-4b": {
@@ -144,10 +146,29 @@ def ours(args, dtype, width, height):
         "step": statistics.mean(result["step_s"]),
         "decode": result["decode_s"],
         "total": result["total_s"] - result["load_s"],
+        "joules": result["joules"] or 0.0,
     }
 
 
 # ---- diffusers ----
+
+
+def joules_used(torch, device):
+    """Joules the GPU has used since its driver was loaded; 0 on the CPU."""
+    if device != "cuda":
+        return 0.0
+    nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    properties = torch.cuda.get_device_properties(0)
+    bus = f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+    calls = [
+        nvml.nvmlInit_v2(),
+        nvml.nvmlDeviceGetHandleByPciBusId_v2(bus.encode(), ctypes.byref(handle)),
+        nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)),
+    ]
+    if any(calls):
+        raise RuntimeError(f"NVML: errors {calls}")
+    return millijoules.value / 1e3
 
 
 class Diffusers:
@@ -204,16 +225,19 @@ class Diffusers:
             if not numpy.isfinite(pixels).all() or pixels.std() < 0.01:
                 raise RuntimeError("the picture has values that are not finite, or is flat")
         totals = []
+        before = joules_used(self.torch, self.args.device)
         for number in range(self.args.runs):
             self.wait()
             start = time.perf_counter()
             self.picture(width, height, number)
             totals.append(time.perf_counter() - start)
+        joules = (joules_used(self.torch, self.args.device) - before) / self.args.runs
         with timed_stages(self.pipeline, self.wait) as stages:
             for number in range(self.args.runs):
                 self.picture(width, height, number)
         return {stage: statistics.median(stages[stage]) for stage in ["text", "step", "decode"]} | {
-            "total": statistics.median(totals)
+            "total": statistics.median(totals),
+            "joules": joules,
         }
 
     def time_compiled(self, width, height):

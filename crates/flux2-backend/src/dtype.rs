@@ -7,8 +7,9 @@
 //! | [`DType`] | how the elements of a tensor are stored, in a file or in memory | `flux2-backend` |
 //! | [`Compute`] | what operands of matrix products are rounded to; one per backend | `flux2-backend` |
 //! | [`Format`] | what a weight is converted to when it is loaded, and thereby how it is multiplied | `flux2-backend` |
-//! | `Precision` | a [`Compute`] and a [`Format`]: the number formats of a run | `flux2` |
-//! | `StoredDType` | a [`DType`], or the name of one in a file that this engine only skips | `flux2` |
+//! | `Precision` | a [`Compute`] and a [`Format`]: the number formats of a run | `flux2-weights` |
+//! | `StoredDType` | a [`DType`], or the name of one in a file that this engine only skips | `flux2-weights` |
+//! | `DeclaredFormat` | what a file claims about how a matrix is quantized | `flux2-weights` |
 //! | `Dtype` | values of `--dtype`: each is a `Precision` | `dj-flux2` |
 //! | `Quantize` | values of `--quantize`: each is a [`Format`] | `dj-flux2` |
 //!
@@ -16,10 +17,9 @@
 //!
 //! | type | says | room |
 //! |---|---|---|
-//! | `Element` | Rust type of an activation's elements: `f32` or `bf16` | `cpu/simd` |
-//! | `Operand` | what a micro-kernel multiplies: f32, bf16 or int8 | `cpu/simd` |
+//! | `Element` | Rust type of an activation's elements: `f32` or `bf16` | `simd` |
+//! | `Operand` | what a micro-kernel multiplies: f32, bf16 or int8 | `simd` |
 //! | `QuantizedDType` | 8-bit format of a quantized matrix: int8 or e4m3 | `cuda` |
-//! | `Operands` | what a cuBLASLt product multiplies: the compute dtype, int8 or e4m3 | `cuda` |
 
 use std::fmt;
 

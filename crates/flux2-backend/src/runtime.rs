@@ -40,6 +40,12 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
         None
     }
 
+    /// Energy that the device has used since some time in the past, in joules; `None` where that is not measured. The
+    /// counter may advance in steps of up to 100 ms.
+    fn energy(&self) -> Option<f64> {
+        None
+    }
+
     /// Copies f32 values from the host to a new tensor.
     ///
     /// # Errors

@@ -57,6 +57,12 @@ pub trait Engine: Send {
     /// Why it runs on the CPU, if a GPU was looked for.
     fn why_no_gpu(&self) -> Option<&NoGpu>;
 
+    /// Energy that the device has used since some time in the past, in joules; `None` where that is not measured. The
+    /// counter may advance in steps of up to 100 ms.
+    fn energy(&self) -> Option<f64> {
+        None
+    }
+
     /// Make one picture; see [`Pipeline::generate`](crate::Pipeline::generate).
     ///
     /// # Errors

@@ -66,7 +66,8 @@ fn a_picture_is_a_line_of_json_with_these_fields() {
             "peak_rss_bytes",
             "gflops",
             "percent_of_roofline",
-            "step_percent_of_roofline"
+            "step_percent_of_roofline",
+            "joules"
         ]
     );
     let value = value(line);

@@ -36,6 +36,7 @@ pub use product::matrix::Matrix;
 use product::quantized::{Quantized, QuantizedDType};
 use runtime::driver::{self, Device, Event, Geometry};
 pub use runtime::driver::{GpuInfo, Unavailable};
+use runtime::energy;
 use runtime::kernels::{Kernels, Source, source};
 use runtime::launch::{int, launch};
 use runtime::libraries;
@@ -228,6 +229,10 @@ impl Runtime for CudaBackend {
 
     fn peak_bandwidth(&self) -> Option<f64> {
         peak::bandwidth(self).ok()
+    }
+
+    fn energy(&self) -> Option<f64> {
+        energy::total_joules(&self.device)
     }
 
     fn is_asynchronous(&self) -> bool {

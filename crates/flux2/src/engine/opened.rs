@@ -139,6 +139,10 @@ impl<B: Backend> Engine for Loaded<B> {
         self.no_gpu.as_ref()
     }
 
+    fn energy(&self) -> Option<f64> {
+        self.pipeline.backend().energy()
+    }
+
     fn generate(
         &mut self,
         request: &GenerateRequest,

@@ -8,7 +8,8 @@ use flux2::plan;
 use flux2::units::Memory;
 use flux2::weights::{Location, ModelFiles};
 use flux2::{
-    CancelToken, EngineOptions, GenerateRequest, MemoryPlan, ModelPaths, Residency, ResolvedRequest, Variant, engine,
+    CancelToken, Engine, EngineOptions, GenerateRequest, MemoryPlan, ModelPaths, Residency, ResolvedRequest, Variant,
+    engine,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,9 @@ pub struct GenerateRecord {
     gflops: f64,
     percent_of_roofline: Option<f64>,
     step_percent_of_roofline: Option<f64>,
+    /// Energy of a GPU for each picture, mean of all counted runs.
+    #[serde(default)]
+    joules: Option<f64>,
 }
 
 impl Record for GenerateRecord {
@@ -55,7 +59,8 @@ impl Record for GenerateRecord {
 }
 
 impl GenerateRecord {
-    fn new(bench: &Bench, resolved: &ResolvedRequest, stages: &Stages, cost: Cost, peaks: &Peaks) -> Self {
+    fn new(bench: &Bench, resolved: &ResolvedRequest, median: &Median, cost: Cost, peaks: &Peaks) -> Self {
+        let Median { stages, joules } = median;
         let s = |d: Duration| rounded(d.as_secs_f64(), 6);
         let share = |flops, seconds| peaks.seconds(flops).map(|least| rounded(100.0 * least / seconds, 1));
         let working = stages.working().as_secs_f64();
@@ -78,6 +83,7 @@ impl GenerateRecord {
             percent_of_roofline: share(cost.total(), working),
             step_percent_of_roofline: share(cost.step, mean(&step_s)),
             step_s,
+            joules: joules.map(|joules| rounded(joules, 2)),
         }
     }
 
@@ -126,9 +132,9 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let (mut device, peaks) = bench::peaks(&options)?;
     let mut bench = Bench { args, files, request, steps: resolved.steps, options };
     let plan = bench.keep_to_limit()?;
-    let stages = bench.median(&mut report, &cancel)?;
+    let median = bench.median(&mut report, &cancel)?;
 
-    let record = GenerateRecord::new(&bench, &resolved, &stages, cost, &peaks);
+    let record = GenerateRecord::new(&bench, &resolved, &median, cost, &peaks);
     if flags.json {
         report.result(&json(&record))?;
     }
@@ -142,6 +148,13 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
         table.lines().iter().try_for_each(|line| row(&report, flags, line))?;
     }
     Ok(())
+}
+
+/// The run with the median time, as a whole, so that its stages add up.
+struct Median {
+    stages: Stages,
+    /// Energy of a GPU for each picture, mean of all counted runs; known if everything stays loaded between them.
+    joules: Option<f64>,
 }
 
 /// What is timed.
@@ -172,13 +185,17 @@ impl Bench<'_> {
         Ok(Some(plan))
     }
 
-    /// Runs the benchmark and returns the run with the median time: one run as a whole, so that its stages add up.
-    fn median(&self, report: &mut Report, cancel: &CancelToken) -> Result<Stages> {
+    /// Runs the benchmark.
+    fn median(&self, report: &mut Report, cancel: &CancelToken) -> Result<Median> {
         let Bench { args, files, request, steps, options } = self;
         let (warmup, all) = (args.warmup, args.warmup + args.runs);
         let mut resident = args.resident.then(|| engine::open(files.clone(), options)).transpose()?;
-        let mut runs = Vec::new();
+        let energy = |engine: &Option<Box<dyn Engine>>| engine.as_ref().and_then(|engine| engine.energy());
+        let (mut runs, mut used_before) = (Vec::new(), None);
         for run in 1..=all {
+            if run == warmup + 1 {
+                used_before = energy(&resident);
+            }
             let title = match run <= warmup {
                 true => format!("warm-up {run} of {warmup}"),
                 false => format!("run {} of {}", run - warmup, args.runs),
@@ -192,8 +209,10 @@ impl Bench<'_> {
                 runs.push(stages);
             }
         }
+        let used = used_before.zip(energy(&resident)).map(|(before, after)| after - before);
+        let joules = used.map(|joules| joules / f64::from(args.runs));
         runs.sort_by_key(Stages::working);
-        Ok(runs.swap_remove((runs.len() - 1) / 2))
+        Ok(Median { stages: runs.swap_remove((runs.len() - 1) / 2), joules })
     }
 }
 
@@ -271,6 +290,11 @@ impl Table<'_> {
             let before = self.earlier.and_then(|earlier| earlier.peak_rss_bytes);
             let before = before.map_or(String::new(), |bytes| format!(", earlier {:.2} GiB", gib(bytes)));
             lines.push(format!("peak memory {:.2} GiB{before}", gib(bytes)));
+        }
+        if let Some(joules) = now.joules {
+            let before = self.earlier.and_then(|earlier| earlier.joules);
+            let before = before.map_or(String::new(), |joules| format!(", earlier {joules:.1} J"));
+            lines.push(format!("energy {joules:.1} J per picture{before}"));
         }
         if let (Some(peak), Some(least)) = (self.peaks.blocks, self.peaks.seconds(cost.total())) {
             lines.push(format!(

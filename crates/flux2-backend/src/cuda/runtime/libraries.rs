@@ -217,7 +217,7 @@ fn open_builtins(nvrtc: &Path) {
 }
 
 /// Opens a library for the life of this process, with global symbols.
-fn open_globally(path: &Path) -> Result<&'static unix_library::Library, libloading::Error> {
+pub(super) fn open_globally(path: &Path) -> Result<&'static unix_library::Library, libloading::Error> {
     let flags = unix_library::RTLD_NOW | unix_library::RTLD_GLOBAL;
     // SAFETY: the initializers of these libraries set up their own state only.
     let library = unsafe { unix_library::Library::open(Some(path), flags) }?;
@@ -226,7 +226,7 @@ fn open_globally(path: &Path) -> Result<&'static unix_library::Library, libloadi
 
 /// A loaded library.
 #[derive(Clone, Copy)]
-pub(crate) struct Handle(&'static unix_library::Library);
+pub(crate) struct Handle(pub(super) &'static unix_library::Library);
 
 impl Handle {
     /// A function of the library.

@@ -7,6 +7,7 @@
 //! | `memory.rs` | the memory pool, copies to and from the host |
 //! | `pinned.rs` | pinned host memory |
 //! | `offload.rs` | weights in pinned host memory, copied to GPU slots ahead of their use |
+//! | `energy.rs` | joules used, by NVML |
 //! | `kernels.rs`, `compiled.rs` | `.cu` files as machine code: embedded, or compiled by NVRTC and cached on disk |
 //! | `launch.rs` | kernel launches and their arguments |
 //! | `replay.rs` | repeated work, captured once as a CUDA graph |
@@ -14,6 +15,7 @@
 
 pub(crate) mod compiled;
 pub(crate) mod driver;
+pub(crate) mod energy;
 pub(crate) mod kernels;
 pub(crate) mod launch;
 pub(crate) mod libraries;
