@@ -31,6 +31,7 @@ pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Resu
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
         from,
         is_file: Path::is_file,
+        is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
         fresh_seed: fresh_seed(),
     })

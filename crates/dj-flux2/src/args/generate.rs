@@ -97,13 +97,18 @@ pub struct GenerateArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub count: Option<u32>,
 
-    /// Output file, .png, .jpg or .webp; `-` is standard output; {seed} and {index} are replaced [default: output.png]
+    /// Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed} and {index} are replaced; missing
+    /// folders are made [default: output.png, or the next output-2.png, ... that is not there]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
     /// Fail instead of replacing an existing file
     #[arg(long, help_heading = "Output")]
     pub no_clobber: bool,
+
+    /// Replace a read-only file too
+    #[arg(long, conflicts_with = "no_clobber", help_heading = "Output")]
+    pub force: bool,
 
     /// Do not store the prompt, the seed and the other parameters in the picture
     #[arg(long, help_heading = "Output")]

@@ -97,7 +97,7 @@ fn an_edit_needs_no_model_either() {
 #[test]
 fn sizes_it_was_not_trained_on_are_made_with_a_warning() {
     let cli = Cli::without_model();
-    let sized = |size| cli.run([CAT, "--size", size, "-m", "klein-mini", "-s", "1", "-S", "7"]);
+    let sized = |size| cli.run([CAT, "--size", size, "-m", "klein-mini", "-s", "1", "-S", "7", "-o", "output.png"]);
     assert!(!sized("256x64").contains("warning"));
     snapshot!(sized("272x128"), @"
     exit code: 0

@@ -91,7 +91,7 @@ fn the_size_is_that_of_the_first_prepared_reference() {
     cli.fox("fox.png", &["-W", "96"]);
     cli.fox("hare.png", &[]);
     let size = |args: &[&str]| {
-        cli.stdout(["make it blue", "-s", "1"].iter().chain(args));
+        cli.stdout(["make it blue", "-s", "1", "-o", "output.png"].iter().chain(args));
         let picture = image::open(&cli.path("output.png")).unwrap();
         (picture.width(), picture.height())
     };

@@ -48,7 +48,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
 /// Refuses output names and prompts that could not be written, before any work.
 fn check_outputs(settings: &Settings, args: &GenerateArgs) -> Result<()> {
-    let inputs: Vec<PathBuf> = settings.references.iter().chain(&args.from).cloned().collect();
+    let paths = &settings.paths;
+    let weights = std::iter::once(&paths.model)
+        .chain([&paths.transformer, &paths.text_encoder, &paths.vae].into_iter().flatten())
+        .chain(paths.loras.iter().map(|lora| &lora.location));
+    let files = settings.references.iter().chain(&args.from).chain(&args.prompt_file);
+    let inputs: Vec<PathBuf> = files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect();
     settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
     if settings.metadata {
         for prompt in &settings.prompts {

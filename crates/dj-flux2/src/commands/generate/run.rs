@@ -93,7 +93,8 @@ impl<'a> Run<'a> {
         let GeneratedImage { image, parameters, timings, kernels, rescues } = worker.generate(&request)?;
         let stored = self.settings.metadata.then_some(&parameters);
         let bytes = image::encode(&image, output.format(), stored)?;
-        output.write(job.path.as_deref(), &bytes)?;
+        let path = output.write(job.path.as_deref(), &bytes)?;
+        let job = Job { path, ..job };
         let total = start.elapsed();
         worker.send(Message::Saved(Box::new(Saved { job, parameters, timings, kernels, rescues, total })));
         Ok(())
@@ -149,6 +150,7 @@ mod tests {
             text_cache: None,
             from: None,
             is_file: Path::is_file,
+            is_folder: Path::is_dir,
             prompts: ["a red fox", "a blue hare", "a cat"].map(String::from).to_vec(),
             fresh_seed: 0,
         };
