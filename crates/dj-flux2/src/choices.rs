@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use flux2::weights::{Location, LoraPath};
 use flux2::{Device, NoiseKind, Precision};
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, Seed};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -77,7 +77,8 @@ pub struct Choices {
     pub height: Choice<u32>,
     pub steps: Choice<u32>,
     pub guidance: Choice<f32>,
-    pub seed: Choice<u64>,
+    /// `None` inside asks for a random one.
+    pub seed: Choice<Option<u64>>,
     pub noise: Choice<Result<NoiseKind>>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
@@ -161,7 +162,10 @@ impl Choices {
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
             steps: flag.choice(args.steps),
             guidance: flag.choice(args.guidance),
-            seed: flag.choice(args.seed),
+            seed: flag.choice(args.seed.map(|seed| match seed {
+                Seed::Number(seed) => Some(seed),
+                Seed::Random => None,
+            })),
             noise: flag.choice(args.noise.as_ref().map(typed_noise)),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
@@ -204,7 +208,7 @@ impl Choices {
             height: origin.choice(Some(made.height)),
             steps: origin.choice(Some(made.steps)),
             guidance: origin.choice(made.guidance),
-            seed: origin.choice(Some(made.seed)),
+            seed: origin.choice(Some(Some(made.seed))),
             noise: origin.choice(Some(noise)),
             precision: origin.choice(Some(precision)),
             ..Choices::default()

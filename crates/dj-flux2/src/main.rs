@@ -11,7 +11,7 @@
 //! commands        one file per subcommand           output         names and writing of pictures
 //! report          what is printed                   failure        why a command stopped, its exit code
 //! not_found       a name that leads to no model     cache_folder   where text embeddings are kept
-//! mistyped        a word that is hardly a prompt    files          named files: standard input, what a name leads to
+//! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders    files          named files: standard input, what a name leads to
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
 //! wording         what the library says as data, in the words of the command line
 //! ```
@@ -35,6 +35,7 @@ mod prompts;
 mod report;
 mod settings;
 mod source_picture;
+mod typed_paths;
 mod usage;
 mod wording;
 

@@ -12,7 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
 use values::thread_count;
-pub use values::{Component, Dtype, Quantize};
+pub use values::{Component, Dtype, Quantize, Seed};
 
 /// The whole command line.
 #[derive(Parser)]

@@ -31,6 +31,22 @@ pub enum Component {
     Vae,
 }
 
+/// Value of `--seed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    Number(u64),
+    /// As if the flag had been left out; it replaces the seed of `--from`.
+    Random,
+}
+
+/// Parses a seed; `-1` is a random one, as in other programs.
+pub fn parse_seed(text: &str) -> Result<Seed, &'static str> {
+    match text {
+        "-1" => Ok(Seed::Random),
+        _ => text.parse().map(Seed::Number).map_err(|_| "a seed is 0 to 18446744073709551615, or -1 for a random one"),
+    }
+}
+
 /// Parses `--threads`.
 pub fn thread_count() -> RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=1024)

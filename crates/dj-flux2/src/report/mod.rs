@@ -11,6 +11,7 @@ mod lines;
 pub mod record;
 mod transfer;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -48,7 +49,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(detail: Detail, json: bool) -> Self {
-        let bars = detail > Detail::Quiet && io::stderr().is_terminal();
+        let bars = detail > Detail::Quiet && io::stderr().is_terminal() && can_move(std::env::var_os("TERM"));
         Report {
             detail,
             bars,
@@ -198,6 +199,11 @@ impl Report {
     }
 }
 
+/// Whether a terminal of the kind `TERM` can redraw a line. Those that cannot, as in an editor, call themselves dumb.
+fn can_move(term: Option<OsString>) -> bool {
+    term.is_none_or(|term| term != "dumb")
+}
+
 /// Observes a run with one worker.
 impl Observer for Report {
     fn on_event(&mut self, event: &Event) {
@@ -208,5 +214,16 @@ impl Observer for Report {
 impl Drop for Report {
     fn drop(&mut self) {
         self.clear_bars();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dumb_terminal_gets_lines() {
+        assert!(!can_move(Some("dumb".into())));
+        assert!(can_move(Some("xterm-256color".into())) && can_move(None));
     }
 }

@@ -125,13 +125,13 @@ fn decide(
             "split them over several runs",
         ));
     }
-    let seed = choices.seed.unwrap_or(Origin::Default.of(fresh_seed));
+    let seed = value(choices.seed).flatten();
     let request = GenerateRequest {
         width: value(choices.width),
         height: value(choices.height),
         steps: value(choices.steps),
         guidance: value(choices.guidance),
-        seed: seed.value,
+        seed: seed.unwrap_or(fresh_seed),
         noise: value(choices.noise).transpose()?.unwrap_or_default(),
         ..Default::default()
     };
@@ -170,7 +170,7 @@ fn decide(
         references: value(choices.references).unwrap_or_default(),
         request,
         count,
-        seed_is_fresh: seed.origin == Origin::Default,
+        seed_is_fresh: seed.is_none(),
         output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
         json: value(choices.json).unwrap_or(false),
@@ -239,7 +239,7 @@ mod tests {
     use flux2::{NoiseKind, Precision};
 
     use super::*;
-    use crate::args::Dtype;
+    use crate::args::{Dtype, Seed};
 
     pub fn args() -> GenerateArgs {
         GenerateArgs { model: Some("model".into()), ..Default::default() }
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(settings.options.precision, Precision::F32);
 
         let args = GenerateArgs {
-            seed: Some(8),
+            seed: Some(Seed::Number(8)),
             steps: Some(5),
             width: Some(64),
             dtype: Some(Dtype::Bf16),
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn the_last_seed_is_the_largest_number() {
-        let with = |count| GenerateArgs { seed: Some(u64::MAX - 1), count: Some(count), ..args() };
+        let with = |count| GenerateArgs { seed: Some(Seed::Number(u64::MAX - 1)), count: Some(count), ..args() };
         assert!(resolve(&with(2), outside()).is_ok());
         assert_eq!(refused(&with(3)).hint.unwrap(), format!("use -S {} or less", u64::MAX - 2));
     }

@@ -78,6 +78,20 @@ fn a_random_seed_is_printed_even_when_quiet() {
 }
 
 #[test]
+fn a_seed_of_minus_one_is_random() {
+    let cli = Cli::with_tiny_model();
+    let seed = |args: &[&str]| {
+        let lines = cli.stdout(["a red fox", "--json", "--size", "64x64", "-s1"].iter().chain(args));
+        serde_json::from_str::<serde_json::Value>(&lines).unwrap()["seed"].as_u64().unwrap()
+    };
+    assert_ne!(seed(&["--seed", "-1"]), seed(&["-S-1"]));
+    // It is a choice, so that it replaces what a picture stores.
+    cli.fox("fox.png", &["-S", "7"]);
+    assert_eq!(seed(&["--from", "fox.png"]), 7);
+    assert_ne!(seed(&["--from", "fox.png", "-S", "-1"]), 7);
+}
+
+#[test]
 fn the_default_size_is_512() {
     let cli = Cli::with_tiny_model();
     cli.stdout(["a red fox", "-s", "1", "-S", "1"]);

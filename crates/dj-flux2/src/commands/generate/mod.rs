@@ -20,11 +20,13 @@ use crate::prepare::{self, Prepared, find_model};
 use crate::report::Report;
 use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
+use crate::typed_paths::check_standard_input;
 use crate::wording;
 use run::Run;
 
 /// Makes the pictures that `args` ask for.
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    check_standard_input(args)?;
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
     let mut settings = settings::resolve(args, prepare::outside(args, from.as_ref())?)?;
     check_outputs(&settings, args)?;

@@ -126,7 +126,7 @@ mod tests {
     use flux2::{Device, GpuOptions, engine};
 
     use super::*;
-    use crate::args::GenerateArgs;
+    use crate::args::{GenerateArgs, Seed};
     use crate::settings::{self, Outside};
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.
@@ -136,7 +136,7 @@ mod tests {
             count: Some(2),
             size: Some((64, 64)),
             steps: Some(1),
-            seed: Some(7),
+            seed: Some(Seed::Number(7)),
             output: Some(folder.join("fox.png")),
             no_clobber,
             quiet: true,
