@@ -92,9 +92,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Memory(plan.peak_bytes()),
         Memory(plan.program)
     ))?;
-    match options.residency {
-        Residency::Smallest => Ok(()),
-        _ => print(&format!("with --max-memory {} or more, fewer weights are kept", Memory(least_bytes))),
+    match least_bytes < plan.peak_bytes() && options.residency != Residency::Smallest {
+        true => print(&format!("the smallest --max-memory is {}: fewer weights are kept then", Memory(least_bytes))),
+        false => print("no --max-memory is smaller: this is the least that these pictures take"),
     }
 }
 

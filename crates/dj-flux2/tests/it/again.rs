@@ -106,12 +106,6 @@ fn another_model_or_version_is_warned_of() {
     ----- stderr -----
     warning: old.png was made with the model "klein-4b", this is "klein"
     warning: old.png was made by version "0.0.1", this is [VERSION]; the picture may differ
-    load text encoder [TIME]
-    text [TIME]
-    load transformer [TIME]
-    step 1/1 [TIME]
-    load VAE [TIME]
-    decode [TIME]
     saved output.png (seed 7, [TIME])
     "#);
 }

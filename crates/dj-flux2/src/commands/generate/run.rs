@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
 }
 
 impl Saved<'_> {
-    fn report(&self, worker: usize, device: &str, report: &Report) -> Result<()> {
+    fn report(&self, worker: usize, device: &str, report: &mut Report) -> Result<()> {
         let Saved { job: Job { path, index, .. }, parameters, timings, kernels, rescues, total } = self;
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
