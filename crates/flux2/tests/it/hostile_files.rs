@@ -554,7 +554,7 @@ fn a_vae_without_its_encoder_is_called_that() {
     let temp = TempDir::new().unwrap();
     let mut file = File::read(&tiny("klein-bfl/ae.safetensors"));
     file.0.retain(|name, _| !name.starts_with("encoder."));
-    let error = Component::<VaeConfig>::open(&file.write(temp.path(), "ae.safetensors")).unwrap_err();
+    let error = Component::<VaeConfig>::open(file.write(temp.path(), "ae.safetensors")).unwrap_err();
     assert!(matches!(error, Error::Config { problem: ConfigProblem::DecoderOnly, .. }), "{error}");
 }
 
