@@ -10,12 +10,12 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::codec::IfExists;
 use flux2::weights::{Location, LoraPath};
 use flux2::{Device, NoiseKind, Precision};
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, Seed};
 use crate::failure::{Failure, Result};
+use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
 use crate::source_picture::SourcePicture;
 
@@ -77,13 +77,14 @@ pub struct Choices {
     pub height: Choice<u32>,
     pub steps: Choice<u32>,
     pub guidance: Choice<f32>,
-    pub seed: Choice<u64>,
+    /// `None` inside asks for a random one.
+    pub seed: Choice<Option<u64>>,
     pub noise: Choice<Result<NoiseKind>>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
     pub output: Choice<PathBuf>,
-    pub if_exists: Choice<IfExists>,
+    pub existing: Choice<Existing>,
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
     pub json: Choice<bool>,
@@ -118,7 +119,7 @@ impl Choices {
             noise: self.noise.or(lower.noise),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
-            if_exists: self.if_exists.or(lower.if_exists),
+            existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
@@ -143,6 +144,11 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
+        let existing = match (args.no_clobber, args.force) {
+            (true, _) => Some(Existing::Keep),
+            (_, true) => Some(Existing::ReplaceReadOnly),
+            _ => None,
+        };
         Choices {
             prompts: flag.choice(Some(prompts).filter(|prompts| !prompts.is_empty())),
             model: flag.choice(args.model.as_ref().map(Location::from)),
@@ -156,11 +162,14 @@ impl Choices {
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
             steps: flag.choice(args.steps),
             guidance: flag.choice(args.guidance),
-            seed: flag.choice(args.seed),
+            seed: flag.choice(args.seed.map(|seed| match seed {
+                Seed::Number(seed) => Some(seed),
+                Seed::Random => None,
+            })),
             noise: flag.choice(args.noise.as_ref().map(typed_noise)),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
-            if_exists: flag.choice(args.no_clobber.then_some(IfExists::Fail)),
+            existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),
@@ -199,7 +208,7 @@ impl Choices {
             height: origin.choice(Some(made.height)),
             steps: origin.choice(Some(made.steps)),
             guidance: origin.choice(made.guidance),
-            seed: origin.choice(Some(made.seed)),
+            seed: origin.choice(Some(Some(made.seed))),
             noise: origin.choice(Some(noise)),
             precision: origin.choice(Some(precision)),
             ..Choices::default()

@@ -11,6 +11,7 @@
 //! commands        one file per subcommand           output         names and writing of pictures
 //! report          what is printed                   failure        why a command stopped, its exit code
 //! not_found       a name that leads to no model     cache_folder   where text embeddings are kept
+//! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders    files          named files: standard input, what a name leads to
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
 //! wording         what the library says as data, in the words of the command line
 //! ```
@@ -26,6 +27,7 @@ mod gpu_options;
 #[cfg(feature = "hub")]
 mod hub_options;
 mod interrupt;
+mod mistyped;
 mod not_found;
 mod output;
 mod prepare;
@@ -33,9 +35,11 @@ mod prompts;
 mod report;
 mod settings;
 mod source_picture;
+mod typed_paths;
 mod usage;
 mod wording;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -43,10 +47,16 @@ use clap::Parser as _;
 use args::{Args, Command};
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse_from(args::with_subcommand(std::env::args_os())) {
+    let (argv, implied) = args::with_subcommand(std::env::args_os());
+    let args = match Args::try_parse_from(argv) {
         Ok(args) => args,
         Err(error) => return report::not_parsed(&error),
     };
+    if let (Command::Generate(generate), true) = (&args.command, implied)
+        && let Some(failure) = mistyped::refusal(&generate.prompt, Path::is_file)
+    {
+        return report::failed(&failure);
+    }
     let result = match &args.command {
         Command::Generate(args) => commands::generate::run(args),
         Command::Info(args) => commands::info::run(args),

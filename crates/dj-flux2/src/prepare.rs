@@ -4,8 +4,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use flux2::find::ModelFinder;
-use flux2::image::{codec, resize};
-use flux2::weights::{Location, ModelFiles};
+use flux2::image::resize;
+use flux2::weights::{Location, ModelFiles, Part};
 use flux2::{ModelPaths, Reference, Variant};
 
 use crate::args::GenerateArgs;
@@ -16,6 +16,7 @@ use crate::prompts::read_prompts;
 use crate::report::Report;
 use crate::settings::{Outside, Settings};
 use crate::source_picture::SourcePicture;
+use crate::typed_paths;
 
 /// A model whose files are checked, and decoded reference images.
 pub struct Prepared {
@@ -31,6 +32,7 @@ pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Resu
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
         from,
         is_file: Path::is_file,
+        is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
         fresh_seed: fresh_seed(),
     })
@@ -53,15 +55,23 @@ pub fn finder() -> ModelFinder {
 
 /// The model called `named`, on this disk.
 pub fn find_model(named: &Location) -> Result<Location> {
-    Ok(finder().model(named)?)
+    Ok(finder().model(&typed_paths::model(named)?)?)
 }
 
 /// Replaces the names in `paths` by locations. The model itself is found by `find`.
 pub fn locate(paths: &mut ModelPaths, find: impl FnOnce(&Location) -> Result<Location>) -> Result<()> {
     paths.model = find(&paths.model)?;
+    paths.loras.iter().try_for_each(|lora| typed_paths::check_lora(&lora.location))?;
     let finder = finder();
-    for part in [&mut paths.transformer, &mut paths.text_encoder, &mut paths.vae].into_iter().flatten() {
-        *part = finder.part(part)?;
+    let networks = [
+        (&mut paths.transformer, Part::Transformer),
+        (&mut paths.text_encoder, Part::TextEncoder),
+        (&mut paths.vae, Part::Vae),
+    ];
+    for (location, part) in networks {
+        if let Some(named) = location {
+            *location = Some(typed_paths::network(finder.part(named)?, part)?);
+        }
     }
     Ok(())
 }
@@ -84,8 +94,8 @@ pub fn read_references(paths: &[PathBuf]) -> Result<Vec<Reference>> {
 }
 
 fn read_reference(path: &Path) -> Result<Reference> {
-    let bytes = codec::read_file(path).map_err(Failure::image)?;
-    let reference = Reference::from_bytes(&bytes, &path.display().to_string()).map_err(Failure::image)?;
+    let bytes = typed_paths::read_picture(path)?;
+    let reference = Reference::from_bytes(&bytes, &typed_paths::name_of(path)).map_err(Failure::image)?;
     // The engine checks this too, but later, and its error cannot name the file.
     resize::check_reference(reference.image()).map_err(|e| Failure::image(e).of_file(path))?;
     Ok(reference)

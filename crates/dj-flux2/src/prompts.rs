@@ -28,11 +28,16 @@ pub fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
             false => Ok(prompts),
         };
     }
-    match args.prompt.as_slice() {
+    match args.typed_prompt() {
         [] => Ok(vec![]),
         [dash] if dash == "-" => {
             let text = read_text(io::stdin(), "standard input")?;
-            let prompt = text.strip_suffix('\n').unwrap_or(&text);
+            if text.is_empty() {
+                let hint = "write the prompt to it; for an empty prompt, pass \"\"";
+                return Err(Failure::usage("standard input is empty or closed", hint));
+            }
+            let text = text.trim_start_matches('\u{feff}');
+            let prompt = text.strip_suffix('\n').unwrap_or(text);
             Ok(vec![prompt.strip_suffix('\r').unwrap_or(prompt).to_owned()])
         }
         [prompt] => Ok(vec![prompt.clone()]),

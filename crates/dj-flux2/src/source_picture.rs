@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use flux2::Reference;
-use flux2::image::{Parameters, codec, metadata};
+use flux2::image::{Parameters, metadata};
 use flux2::weights::Lora;
 
 use crate::failure::{Failure, Result, code};
 use crate::report::Report;
 use crate::settings::Settings;
+use crate::typed_paths::{name_of, read_picture};
 
 /// A picture and the parameters stored in it.
 pub struct SourcePicture {
@@ -18,10 +19,10 @@ pub struct SourcePicture {
 
 /// Reads the parameters that dj-flux2 stored in the picture `file`.
 pub fn read_parameters(file: &Path) -> Result<Parameters> {
-    let bytes = codec::read_file(file).map_err(Failure::image)?;
+    let bytes = read_picture(file)?;
     let parameters = metadata::read(&bytes).map_err(|e| Failure::image(e).of_file(file))?;
     parameters.ok_or_else(|| {
-        let message = format!("{} holds no parameters of dj-flux2", file.display());
+        let message = format!("{} holds no parameters of dj-flux2", name_of(file));
         Failure::new(code::BAD_IMAGE, message, "pass a picture that dj-flux2 made, without --no-metadata")
     })
 }

@@ -165,6 +165,9 @@ pub enum ConfigProblem {
         /// Key in the configuration.
         key: String,
     },
+    /// A VAE without its encoder.
+    #[error("holds the decoder of a VAE only, without its encoder")]
+    DecoderOnly,
     /// A value of the wrong kind, or out of range.
     #[error("`{key}` is {}, expected {expected}", Printable(found))]
     Value {
@@ -201,6 +204,7 @@ impl ConfigProblem {
     pub(crate) fn remedy(&self) -> Remedy {
         Remedy::advice(match self {
             ConfigProblem::Unsupported { .. } => "use a FLUX.2 [klein] model",
+            ConfigProblem::DecoderOnly => "pass the whole VAE, as ae.safetensors or the vae folder of the model",
             ConfigProblem::Shape { .. } => "pass the file that belongs to the model",
             _ => "download the file again, or correct it",
         })

@@ -99,6 +99,10 @@ impl TensorFile {
         if let Some(looks_like) = other_format(&start) {
             return Err(refuse(FileProblem::OtherFormat { looks_like }));
         }
+        if start.len() >= 8 && is_text(&start) {
+            file.by_ref().take(TEXT_SHOWN).read_to_end(&mut start).map_err(|e| location.io(e))?;
+            return Err(refuse(FileProblem::Text { start: words_of(&start) }));
+        }
         let is_gguf = start.starts_with(gguf::MAGIC);
         let mut file = start.chain(file);
         let found = match is_gguf {
@@ -129,11 +133,27 @@ impl TensorFile {
 }
 
 /// What a file of neither container probably is, judged by its first bytes.
+/// Bytes of a text that are read to be shown.
+const TEXT_SHOWN: u64 = 200;
+
+/// Whether a file begins as text does. The length of a header has zeros in it, and so has the version of a GGUF file.
+fn is_text(start: &[u8]) -> bool {
+    start.iter().all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace())
+        && std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true)
+}
+
+/// The words at the start of a text, on one line.
+fn words_of(start: &[u8]) -> String {
+    String::from_utf8_lossy(start).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn other_format(start: &[u8]) -> Option<&'static str> {
     [
         (&b"version https://git-lfs"[..], "a git LFS pointer, not the file itself"),
         (b"PK\x03\x04", "a PyTorch pickle or another zip archive"),
         (b"\x80\x02", "a PyTorch pickle"),
+        (b"\x89PNG", "a PNG picture"),
+        (b"\xff\xd8\xff", "a JPEG picture"),
         (b"<!DOCTYPE", "a web page"),
         (b"<!doctype", "a web page"),
         (b"<html", "a web page"),
@@ -194,14 +214,17 @@ impl From<io::Error> for ReadProblem {
     }
 }
 
-/// A name from an untrusted file, safe to print: control characters escaped, length limited.
+/// Text from an untrusted file, safe to print: control characters escaped, length limited.
 pub(crate) struct Printable<'s>(pub &'s str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MAX: usize = 120;
         for c in self.0.chars().take(MAX) {
-            write!(f, "{}", c.escape_debug())?;
+            match c {
+                '"' | '\'' => write!(f, "{c}")?,
+                c => write!(f, "{}", c.escape_debug())?,
+            }
         }
         if self.0.chars().nth(MAX).is_some() { f.write_str("...") } else { Ok(()) }
     }
@@ -219,6 +242,12 @@ pub enum FileProblem {
     OtherFormat {
         /// The format, with its article.
         looks_like: &'static str,
+    },
+    /// Text, such as the error of a server that was saved in place of the file.
+    #[error("not a file of tensors but text: {}", Printable(start))]
+    Text {
+        /// Its first words.
+        start: String,
     },
     /// Too many tensors for any model.
     #[error("more than {max} tensors")]
@@ -384,6 +413,9 @@ impl FileProblem {
                 "fetch the file itself with `git lfs pull`, or download it from the hub"
             }
             FileProblem::OtherFormat { .. } => "pass a .safetensors or .gguf file",
+            FileProblem::Text { .. } => {
+                "pass a .safetensors or .gguf file; if this one was downloaded, the text is the server's answer in its place"
+            }
             FileProblem::GgufVersion { .. } => "convert it anew with a current version of the program it comes from",
             FileProblem::TooShort { .. }
             | FileProblem::HeaderBeyondFile { .. }

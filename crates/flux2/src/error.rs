@@ -266,7 +266,7 @@ pub enum Error {
 
     // ---- the run ----
     /// The device that was asked for cannot be used.
-    #[error("no device `{device}`: {reason}")]
+    #[error("{}: {reason}", no_device(*device))]
     Device {
         /// The device that was asked for.
         device: Device,
@@ -404,5 +404,13 @@ impl Error {
                 return None;
             }
         })
+    }
+}
+
+/// What is missing. `auto` is no device: only a GPU can be, since the processor is always there.
+fn no_device(device: Device) -> String {
+    match device {
+        Device::Auto => "no GPU can be used".to_owned(),
+        device => format!("no device `{device}`"),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
-use super::values::{Dtype, Quantize, parse_memory, parse_size, thread_count};
+use super::values::{Dtype, Quantize, Seed, parse_memory, parse_seed, parse_size, thread_count};
 
 /// Help of `--model`; what it takes depends on the features of the build.
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -27,8 +27,12 @@ pub struct GenerateArgs {
     #[arg(value_name = "PROMPT")]
     pub prompt: Vec<String>,
 
+    /// The same as a flag, as in other programs
+    #[arg(short, long = "prompt", value_name = "PROMPT", conflicts_with = "prompt")]
+    pub prompt_flag: Option<String>,
+
     /// Read prompts from a file, one per line; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_flag"])]
     pub prompt_file: Option<PathBuf>,
 
     /// Start from the parameters stored in a picture; other flags override them
@@ -84,9 +88,9 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "SCALE", help_heading = "Picture")]
     pub guidance: Option<f32>,
 
-    /// Seed, 64 bits [default: random, and printed]
-    #[arg(short = 'S', long, value_name = "N", help_heading = "Picture")]
-    pub seed: Option<u64>,
+    /// Seed, 64 bits; -1 is a random one [default: random, and printed]
+    #[arg(short = 'S', long, value_name = "N", value_parser = parse_seed, help_heading = "Picture")]
+    pub seed: Option<Seed>,
 
     /// Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS [default: philox]
     #[arg(long, value_name = "KIND", help_heading = "Picture")]
@@ -97,13 +101,18 @@ pub struct GenerateArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub count: Option<u32>,
 
-    /// Output file, .png, .jpg or .webp; `-` is standard output; {seed} and {index} are replaced [default: output.png]
+    /// Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed} and {index} are replaced; missing
+    /// folders are made [default: output.png, or the next output-2.png, ... that is not there]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
     /// Fail instead of replacing an existing file
     #[arg(long, help_heading = "Output")]
     pub no_clobber: bool,
+
+    /// Replace a read-only file too
+    #[arg(long, conflicts_with = "no_clobber", help_heading = "Output")]
+    pub force: bool,
 
     /// Do not store the prompt, the seed and the other parameters in the picture
     #[arg(long, help_heading = "Output")]
@@ -151,4 +160,14 @@ pub struct GenerateArgs {
     /// Neither read nor write the cache of text embeddings on disk
     #[arg(long, help_heading = "Running")]
     pub no_text_cache: bool,
+}
+
+impl GenerateArgs {
+    /// The prompt that was typed, with or without its flag; several words if its quotes are missing.
+    pub fn typed_prompt(&self) -> &[String] {
+        match &self.prompt_flag {
+            Some(prompt) => std::slice::from_ref(prompt),
+            None => &self.prompt,
+        }
+    }
 }

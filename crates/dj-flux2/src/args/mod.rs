@@ -12,7 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
 use values::thread_count;
-pub use values::{Component, Dtype, Quantize};
+pub use values::{Component, Dtype, Quantize, Seed};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -172,13 +172,16 @@ pub struct RemoveArgs {
     pub yes: bool,
 }
 
-/// The command line with `generate` inserted, unless it starts with a subcommand or a flag of the program itself.
-pub fn with_subcommand(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+/// The command line with `generate` inserted, unless it starts with a subcommand or a flag of the program itself; and
+/// whether the first positional argument may be a mistyped subcommand. After `--` it is a prompt.
+pub fn with_subcommand(argv: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, bool) {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
-    if argv.get(1).is_some_and(|first| !is_top_level(&first.to_string_lossy())) {
+    let implied = argv.get(1).is_some_and(|first| !is_top_level(&first.to_string_lossy()));
+    let doubtful = implied && !argv.iter().any(|arg| arg == "--");
+    if implied {
         argv.insert(1, "generate".into());
     }
-    argv
+    (argv, doubtful)
 }
 
 /// Whether clap knows `first` as a subcommand, or as a flag before any subcommand, such as `--version`.
@@ -198,7 +201,7 @@ mod tests {
 
     fn command(argv: &[&str]) -> Vec<String> {
         let argv = std::iter::once(&"dj-flux2").chain(argv).map(OsString::from);
-        with_subcommand(argv).iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect()
+        with_subcommand(argv).0.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect()
     }
 
     #[test]

@@ -31,6 +31,22 @@ pub enum Component {
     Vae,
 }
 
+/// Value of `--seed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    Number(u64),
+    /// As if the flag had been left out; it replaces the seed of `--from`.
+    Random,
+}
+
+/// Parses a seed; `-1` is a random one, as in other programs.
+pub fn parse_seed(text: &str) -> Result<Seed, &'static str> {
+    match text {
+        "-1" => Ok(Seed::Random),
+        _ => text.parse().map(Seed::Number).map_err(|_| "a seed is 0 to 18446744073709551615, or -1 for a random one"),
+    }
+}
+
 /// Parses `--threads`.
 pub fn thread_count() -> RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=1024)
@@ -48,7 +64,9 @@ pub fn parse_memory(text: &str) -> Result<usize, &'static str> {
     let at = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
     let bytes = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
+        // A bare number is taken for GiB by some programs and for bytes by others.
+        "" if !number.is_empty() => return Err("the number needs a unit, as in 6GiB, 800MB or 1000000B"),
+        "b" => 1.0,
         "k" | "kib" => 1024.0,
         "m" | "mib" => 1024f64.powi(2),
         "g" | "gib" => 1024f64.powi(3),
@@ -70,11 +88,11 @@ mod tests {
     #[test]
     fn memory_is_a_number_and_a_unit() {
         for (text, bytes) in
-            [("6GiB", 6 << 30), ("1.5g", 3 << 29), ("800 MB", 800_000_000), ("4096", 4096), ("0.5KiB", 512)]
+            [("6GiB", 6 << 30), ("1.5g", 3 << 29), ("800 MB", 800_000_000), ("4096B", 4096), ("0.5KiB", 512)]
         {
             assert_eq!(parse_memory(text), Ok(bytes), "{text}");
         }
-        for wrong in ["", "GiB", "6 apples", "-6GiB", "1.2.3G", "6e9"] {
+        for wrong in ["", "3", "4096", "1.5", "GiB", "6 apples", "-6GiB", "1.2.3G", "6e9"] {
             assert!(parse_memory(wrong).is_err(), "{wrong}");
         }
     }

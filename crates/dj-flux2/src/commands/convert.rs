@@ -1,10 +1,12 @@
 //! `dj-flux2 convert`: writes a model in another number format.
 
+use std::path::Path;
+
 use flux2::weights::convert::Conversion;
 use flux2::weights::{Error, Part};
 
 use crate::args::{Component, ConvertArgs};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::interrupt::cancelled_by_signals;
 use crate::prepare::find_model;
 use crate::report::{Report, Size, print};
@@ -12,8 +14,17 @@ use crate::settings::{Detail, formats};
 
 /// Converts the model or network that `args` name.
 pub fn run(args: &ConvertArgs) -> Result<()> {
+    let model = find_model(&args.model.clone().into())?;
+    // The built-in model is not on the disk.
+    let is_whole = !model.path().exists() || model.path().join("model_index.json").is_file();
+    if args.component.is_none() && is_whole && has_file_name(&args.out) {
+        return Err(Failure::usage(
+            format!("{} is the name of a file, and a whole model becomes a folder", args.out.display()),
+            "name a folder, or convert one network to that file, as in --component transformer",
+        ));
+    }
     let conversion = Conversion {
-        model: find_model(&args.model.clone().into())?,
+        model,
         part: args.component.map(|component| match component {
             Component::Transformer => Part::Transformer,
             Component::TextEncoder => Part::TextEncoder,
@@ -40,4 +51,10 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     }
     report.note(format_args!("{}, {} tensors rounded", Size(converted.bytes), converted.rounded));
     print(&args.out.display().to_string())
+}
+
+/// Whether a path ends as files of weights do. A folder that is there under such a name is one all the same.
+fn has_file_name(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    !path.is_dir() && matches!(extension.as_deref(), Some("gguf" | "safetensors" | "sft"))
 }

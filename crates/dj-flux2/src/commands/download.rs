@@ -15,6 +15,7 @@ use crate::interrupt::cancelled_by_signals;
 use crate::prepare::finder;
 use crate::report::{Report, Size, print};
 use crate::settings::Detail;
+use crate::typed_paths;
 
 /// Downloads the model that `args` name.
 pub fn run(args: &DownloadArgs) -> Result<()> {
@@ -33,6 +34,7 @@ pub fn run(args: &DownloadArgs) -> Result<()> {
 /// Finds the model called `named`. If it is published and not on this disk, asks whether to download it if the run
 /// is interactive. `cancel` is created only once the answer is yes.
 pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<CancelToken>) -> Result<Location> {
+    let named = &typed_paths::model(named)?;
     let error = match finder().model(named) {
         Ok(found) => return Ok(found),
         Err(error) => error,

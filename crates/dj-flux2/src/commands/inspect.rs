@@ -1,10 +1,15 @@
 //! `dj-flux2 inspect`: describes a file or folder of weights.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
+use flux2::image::ImageFormat;
 use flux2::weights::{InspectedPart, Inspection, Location, inspect};
 use serde::Serialize;
 
+use super::info;
 use crate::args::InspectArgs;
 use crate::failure::Result;
 use crate::prepare::find_model;
@@ -49,8 +54,11 @@ struct DtypeRecord<'a> {
     bytes: u64,
 }
 
-/// Describes what `args` name.
+/// Describes what `args` name. A picture holds no weights: its parameters are printed, as `info` does.
 pub fn run(args: &InspectArgs) -> Result<()> {
+    if is_picture(&args.path) {
+        return info::print_parameters(&args.path, args.json);
+    }
     let location = find_model(&Location::from(&args.path))?;
     let found = inspect(&location)?;
     if args.json {
@@ -81,6 +89,13 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         print(&format!("\nmodel: {name}, with {tokenizer}; {whole}"))?;
     }
     Ok(())
+}
+
+/// Whether a file begins as a picture does.
+fn is_picture(path: &Path) -> bool {
+    let mut start = vec![];
+    let read = path.is_file().then(|| File::open(path)?.take(16).read_to_end(&mut start));
+    matches!(read, Some(Ok(_))) && ImageFormat::of(&start).is_some()
 }
 
 fn record(part: &InspectedPart) -> PartRecord<'_> {

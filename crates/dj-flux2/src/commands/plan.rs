@@ -13,6 +13,7 @@ use crate::prepare::{self, Prepared, find_model};
 use crate::report::{Report, json, print};
 use crate::settings::{self, Outside};
 use crate::source_picture::SourcePicture;
+use crate::typed_paths::check_standard_input;
 
 /// The plan, as `--json` prints it.
 #[derive(Serialize)]
@@ -41,6 +42,7 @@ struct StageRecord {
 
 /// Prints how much memory the pictures of `args` would take.
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    check_standard_input(args)?;
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
     let mut outside = Outside { text_cache: None, ..prepare::outside(args, from.as_ref())? };
     if outside.prompts.is_empty() && from.is_none() {
@@ -90,9 +92,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Memory(plan.peak_bytes()),
         Memory(plan.program)
     ))?;
-    match options.residency {
-        Residency::Smallest => Ok(()),
-        _ => print(&format!("with --max-memory {} or more, fewer weights are kept", Memory(least_bytes))),
+    match least_bytes < plan.peak_bytes() && options.residency != Residency::Smallest {
+        true => print(&format!("the smallest --max-memory is {}: fewer weights are kept then", Memory(least_bytes))),
+        false => print("no --max-memory is smaller: this is the least that these pictures take"),
     }
 }
 

@@ -32,6 +32,14 @@ pub(super) struct Steps {
     pub spent: Duration,
 }
 
+/// The pictures of a run of several.
+#[derive(Default)]
+pub(super) struct Series {
+    pub pictures: u64,
+    /// Pictures that are saved, and the time left.
+    bar: Option<ProgressBar>,
+}
+
 impl Lane {
     /// Label of the bar, if there are several workers.
     fn title(&self, phase: Phase) -> String {
@@ -58,6 +66,12 @@ impl Lane {
     }
 }
 
+/// Time that the rest of `all` pictures takes, if `done` took `elapsed`; `None` before the first and after the last.
+fn time_left(done: u64, all: u64, elapsed: Duration) -> Option<Duration> {
+    let left = all.checked_sub(done).filter(|left| *left > 0 && done > 0)?;
+    Some(elapsed.mul_f64(left as f64 / done as f64))
+}
+
 /// The style of a bar from indicatif's template language.
 pub(super) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is well-formed")
@@ -77,6 +91,35 @@ impl Report {
         bar.set_prefix(what.to_owned());
         bar.set_length(of as u64);
         bar.set_position(done as u64);
+    }
+
+    /// A picture of a run of `pictures` begins.
+    pub(super) fn begin_series(&mut self, pictures: u64) {
+        self.series.pictures = pictures;
+        if !self.bars || pictures < 2 || self.series.bar.is_some() {
+            return;
+        }
+        let bar = self.screen.insert(0, ProgressBar::new(pictures));
+        bar.set_style(style("{prefix:<11} {bar:32} {pos}/{len}{msg}"));
+        bar.set_prefix("pictures");
+        bar.tick();
+        self.series.bar = Some(bar);
+    }
+
+    /// A picture is saved.
+    pub(super) fn count_saved(&self) {
+        if let Some(bar) = &self.series.bar {
+            bar.inc(1);
+            let left = time_left(bar.position(), self.series.pictures, bar.elapsed());
+            bar.set_message(left.map_or_else(String::new, |left| format!(", {} left", Time(left))));
+        }
+    }
+
+    pub(super) fn end_series(&mut self) {
+        if let Some(bar) = self.series.bar.take() {
+            bar.finish_and_clear();
+            self.screen.remove(&bar);
+        }
     }
 
     /// Shows the beginning of a phase with `units` units of work; a phase of unknown length has zero.
@@ -124,6 +167,14 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_that_of_the_mean_picture() {
+        let seconds = Duration::from_secs;
+        assert_eq!(time_left(2, 8, seconds(10)), Some(seconds(30)));
+        assert_eq!(time_left(0, 8, seconds(1)), None);
+        assert_eq!(time_left(8, 8, seconds(1)), None);
+    }
 
     #[test]
     fn bars_of_several_workers_say_whose_they_are() {

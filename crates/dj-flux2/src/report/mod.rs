@@ -11,6 +11,7 @@ mod lines;
 pub mod record;
 mod transfer;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -25,11 +26,14 @@ use crate::failure::Result;
 use crate::settings::Detail;
 use crate::settings::jobs::Job;
 use crate::wording;
-use bars::{Lane, Steps};
+use bars::{Lane, Series, Steps};
 use lines::{Label, to_stderr};
 pub use lines::{failed, json, not_parsed, print};
 use record::Record;
 use transfer::Transfer;
+
+/// Steps and phases of this length are told one by one.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Prints what happens in a run.
 pub struct Report {
@@ -42,13 +46,15 @@ pub struct Report {
     lanes: Vec<Lane>,
     /// The download or conversion in progress.
     transfer: Option<Transfer>,
+    /// The pictures of the run.
+    series: Series,
     /// Warnings already printed; a run of several pictures prints each once.
     warned: Vec<Warning>,
 }
 
 impl Report {
     pub fn new(detail: Detail, json: bool) -> Self {
-        let bars = detail > Detail::Quiet && io::stderr().is_terminal();
+        let bars = detail > Detail::Quiet && io::stderr().is_terminal() && can_move(std::env::var_os("TERM"));
         Report {
             detail,
             bars,
@@ -56,6 +62,7 @@ impl Report {
             screen: MultiProgress::new(),
             lanes: vec![Lane::default()],
             transfer: None,
+            series: Series::default(),
             warned: Vec::new(),
         }
     }
@@ -74,9 +81,12 @@ impl Report {
         }
     }
 
-    /// Prints the random seed of the first picture, even with `-q`: the picture cannot be repeated without it.
+    /// Prints the random seed of the first picture with `-q`: the picture cannot be repeated without it. Otherwise the
+    /// line about the finished picture names its seed.
     pub fn fresh_seed(&self, seed: u64) {
-        self.line(format_args!("seed {seed}"));
+        if self.detail == Detail::Quiet {
+            self.line(format_args!("seed {seed}"));
+        }
     }
 
     /// Prints that something was not done, or not entirely, as asked.
@@ -100,10 +110,10 @@ impl Report {
         if several {
             lane.picture = format!("{}/{pictures}", job.index);
         }
-        // The bars of several workers show the number.
-        if pictures > 1 && self.detail > Detail::Quiet && !(several && self.bars) {
+        if pictures > 1 && self.detail == Detail::Verbose {
             self.line_of(worker, format_args!("picture {} of {pictures}, seed {}", job.index, job.seed));
         }
+        self.begin_series(pictures);
     }
 
     /// A benchmark begins a picture.
@@ -121,7 +131,7 @@ impl Report {
     }
 
     /// Prints that a picture was written; `path` is `None` for standard output.
-    pub fn saved(&self, worker: usize, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
+    pub fn saved(&mut self, worker: usize, path: Option<&Path>, record: &Record, total: Duration) -> Result<()> {
         if self.detail == Detail::Verbose {
             record.kernels.iter().for_each(|kernel| self.line_of(worker, format_args!("ran {kernel}")));
         }
@@ -129,8 +139,14 @@ impl Report {
             Some(path) => path.display().to_string(),
             None => "to standard output".into(),
         };
+        self.count_saved();
         if self.detail > Detail::Quiet {
-            self.line_of(worker, format_args!("saved {shown} (seed {}, {})", record.parameters.seed, Time(total)));
+            let number = match self.series.pictures {
+                0 | 1 => String::new(),
+                pictures => format!("{} of {pictures}, ", record.index),
+            };
+            let seed = record.parameters.seed;
+            self.line_of(worker, format_args!("saved {shown} ({number}seed {seed}, {})", Time(total)));
         }
         match path {
             None => Ok(()),
@@ -139,6 +155,11 @@ impl Report {
             _ if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
             Some(_) => self.result(&shown),
         }
+    }
+
+    /// Whether a step or a phase is told in a line of its own: with `-v`, or if people wait for it.
+    fn deserves_line(&self, elapsed: Duration) -> bool {
+        self.detail == Detail::Verbose || elapsed >= SLOW
     }
 
     /// Prints a line on standard error, above the bars.
@@ -177,14 +198,14 @@ impl Report {
                 lane.steps.finished = *step;
                 lane.steps.spent += *elapsed;
                 lane.show_step();
-                if !self.bars {
+                if !self.bars && self.deserves_line(*elapsed) {
                     self.line_of(worker, format_args!("step {step}/{steps} {}", Time(*elapsed)));
                 }
             }
             Event::PhaseFinished { phase, elapsed } => {
                 self.end_bar(worker);
                 let by_steps = *phase == Phase::Denoise;
-                if self.detail == Detail::Verbose || !(self.bars || by_steps) {
+                if self.detail == Detail::Verbose || !(self.bars || by_steps) && self.deserves_line(*elapsed) {
                     self.line_of(worker, format_args!("{} {}", phase.name(), Time(*elapsed)));
                 }
             }
@@ -198,6 +219,11 @@ impl Report {
     }
 }
 
+/// Whether a terminal of the kind `TERM` can redraw a line. Those that cannot, as in an editor, call themselves dumb.
+fn can_move(term: Option<OsString>) -> bool {
+    term.is_none_or(|term| term != "dumb")
+}
+
 /// Observes a run with one worker.
 impl Observer for Report {
     fn on_event(&mut self, event: &Event) {
@@ -208,5 +234,17 @@ impl Observer for Report {
 impl Drop for Report {
     fn drop(&mut self) {
         self.clear_bars();
+        self.end_series();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dumb_terminal_gets_lines() {
+        assert!(!can_move(Some("dumb".into())));
+        assert!(can_move(Some("xterm-256color".into())) && can_move(None));
     }
 }

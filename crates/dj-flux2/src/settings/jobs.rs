@@ -98,13 +98,18 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::GenerateArgs;
+    use crate::args::{GenerateArgs, Seed};
     use crate::settings::tests::{args, outside};
     use crate::settings::{Outside, resolve};
 
     #[test]
     fn the_seed_runs_over_all_pictures() {
-        let args = GenerateArgs { count: Some(2), seed: Some(40), output: Some("{index}-{seed}.png".into()), ..args() };
+        let args = GenerateArgs {
+            count: Some(2),
+            seed: Some(Seed::Number(40)),
+            output: Some("{index}-{seed}.png".into()),
+            ..args()
+        };
         let settings = resolve(&args, Outside { prompts: vec!["a".into(), "b".into()], ..outside() }).unwrap();
         let jobs: Vec<_> = settings.jobs().map(|j| (j.prompt, j.path.unwrap().display().to_string())).collect();
         assert_eq!(

@@ -12,18 +12,31 @@ use crate::failure::{Failure, Result, code};
 /// Reads `FILE[:SCALE]`. An existing file of that exact name wins; otherwise a number after the last colon is the
 /// scale.
 pub fn typed(typed: &OsStr, is_file: fn(&Path) -> bool) -> Result<LoraPath> {
-    let scaled = || {
-        let (path, scale) = typed.to_str()?.rsplit_once(':')?;
-        Some((path, scale.parse::<f32>().ok()?))
-    };
-    let (location, scale) = match scaled().filter(|_| !is_file(Path::new(typed))) {
-        Some((path, scale)) => (Path::new(path).into(), scale),
+    let (location, scale) = match scaled(typed).filter(|_| !is_file(Path::new(typed))) {
+        Some((path, scale)) => (path.into(), scale),
         None => (Path::new(typed).into(), 1.0),
     };
     if !scale.is_finite() {
         return Err(Error::LoraScale { scale }.into());
     }
     Ok(LoraPath { location, scale })
+}
+
+/// Path and scale, if a number follows the last colon. The path may be in any encoding.
+#[cfg(unix)]
+fn scaled(typed: &OsStr) -> Option<(&Path, f32)> {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let bytes = typed.as_bytes();
+    let colon = bytes.iter().rposition(|byte| *byte == b':')?;
+    let scale = std::str::from_utf8(&bytes[colon + 1..]).ok()?.parse().ok()?;
+    Some((Path::new(OsStr::from_bytes(&bytes[..colon])), scale))
+}
+
+#[cfg(not(unix))]
+fn scaled(typed: &OsStr) -> Option<(&Path, f32)> {
+    let (path, scale) = typed.to_str()?.rsplit_once(':')?;
+    Some((Path::new(path), scale.parse().ok()?))
 }
 
 /// The file of a LoRA that `picture` was made with, in the current folder or beside the picture. Its hash is compared
@@ -47,6 +60,15 @@ pub fn recorded(lora: &LoraParameters, picture: &Path, is_file: fn(&Path) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_in_another_encoding_has_a_scale_too() {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let lora = typed(OsStr::from_bytes(b"F\xfcchse.safetensors:0.5"), |_| false).unwrap();
+        assert_eq!((lora.location.path().as_os_str().as_bytes(), lora.scale), (&b"F\xfcchse.safetensors"[..], 0.5));
+    }
 
     #[test]
     fn a_lora_is_a_file_and_perhaps_a_scale() {

@@ -11,7 +11,6 @@ pub mod loras;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use flux2::image::codec::IfExists;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
@@ -37,6 +36,8 @@ pub struct Outside<'a> {
     pub from: Option<&'a SourcePicture>,
     /// Tells whether a file exists.
     pub is_file: fn(&Path) -> bool,
+    /// Tells whether a folder exists.
+    pub is_folder: fn(&Path) -> bool,
     /// Prompts that were typed or read; none if there are none.
     pub prompts: Vec<String>,
     /// The seed if nobody chooses one.
@@ -83,9 +84,6 @@ pub struct Settings {
 /// Most pictures in one run: all their names are checked before the first one is made.
 const MAX_PICTURES: u64 = 100_000;
 
-/// The file that pictures are written to by default.
-const DEFAULT_OUTPUT: &str = "output.png";
-
 /// How much is printed on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
@@ -99,17 +97,23 @@ pub enum Detail {
 
 /// Decides a run.
 pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, prompts, fresh_seed } = outside;
+    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts, fresh_seed } = outside;
     let choices = Choices::from_args(args, prompts, is_file)
         .or(Choices::from_environment(model, text_cache))
         .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)));
-    let settings = decide(choices, from, gpu, fresh_seed)?;
+    let settings = decide(choices, from, gpu, is_folder, fresh_seed)?;
     check(&settings)?;
     Ok(settings)
 }
 
 /// Gives every choice its meaning, and its default where there is none.
-fn decide(choices: Choices, from: Option<&SourcePicture>, gpu: GpuOptions, fresh_seed: u64) -> Result<Settings> {
+fn decide(
+    choices: Choices,
+    from: Option<&SourcePicture>,
+    gpu: GpuOptions,
+    is_folder: fn(&Path) -> bool,
+    fresh_seed: u64,
+) -> Result<Settings> {
     let model = chosen_model(&choices, from);
     let prompts = value(choices.prompts)
         .ok_or_else(|| Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`"))?;
@@ -121,13 +125,13 @@ fn decide(choices: Choices, from: Option<&SourcePicture>, gpu: GpuOptions, fresh
             "split them over several runs",
         ));
     }
-    let seed = choices.seed.unwrap_or(Origin::Default.of(fresh_seed));
+    let seed = value(choices.seed).flatten();
     let request = GenerateRequest {
         width: value(choices.width),
         height: value(choices.height),
         steps: value(choices.steps),
         guidance: value(choices.guidance),
-        seed: seed.value,
+        seed: seed.unwrap_or(fresh_seed),
         noise: value(choices.noise).transpose()?.unwrap_or_default(),
         ..Default::default()
     };
@@ -153,7 +157,7 @@ fn decide(choices: Choices, from: Option<&SourcePicture>, gpu: GpuOptions, fresh
         gpu_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
     };
-    let output = value(choices.output).unwrap_or_else(|| DEFAULT_OUTPUT.into());
+    let (output, existing) = (value(choices.output), value(choices.existing).unwrap_or_default());
     Ok(Settings {
         paths,
         model_is_fallback: model.origin == Origin::Default,
@@ -166,8 +170,8 @@ fn decide(choices: Choices, from: Option<&SourcePicture>, gpu: GpuOptions, fresh
         references: value(choices.references).unwrap_or_default(),
         request,
         count,
-        seed_is_fresh: seed.origin == Origin::Default,
-        output: Output::new(&output, pictures, value(choices.if_exists).unwrap_or(IfExists::Replace))?,
+        seed_is_fresh: seed.is_none(),
+        output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
@@ -235,7 +239,7 @@ mod tests {
     use flux2::{NoiseKind, Precision};
 
     use super::*;
-    use crate::args::Dtype;
+    use crate::args::{Dtype, Seed};
 
     pub fn args() -> GenerateArgs {
         GenerateArgs { model: Some("model".into()), ..Default::default() }
@@ -248,6 +252,7 @@ mod tests {
             text_cache: None,
             from: None,
             is_file: |_| false,
+            is_folder: |_| false,
             prompts: vec!["a red fox".into()],
             fresh_seed: 7,
         }
@@ -363,7 +368,7 @@ mod tests {
         assert_eq!(settings.options.precision, Precision::F32);
 
         let args = GenerateArgs {
-            seed: Some(8),
+            seed: Some(Seed::Number(8)),
             steps: Some(5),
             width: Some(64),
             dtype: Some(Dtype::Bf16),
@@ -412,7 +417,7 @@ mod tests {
 
     #[test]
     fn the_last_seed_is_the_largest_number() {
-        let with = |count| GenerateArgs { seed: Some(u64::MAX - 1), count: Some(count), ..args() };
+        let with = |count| GenerateArgs { seed: Some(Seed::Number(u64::MAX - 1)), count: Some(count), ..args() };
         assert!(resolve(&with(2), outside()).is_ok());
         assert_eq!(refused(&with(3)).hint.unwrap(), format!("use -S {} or less", u64::MAX - 2));
     }

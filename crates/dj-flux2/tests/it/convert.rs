@@ -104,3 +104,18 @@ fn formats_that_contradict_each_other_are_refused() {
     let output = cli.output(["a red fox", "-m", &transformer, "--transformer", &transformer]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_whole_model_does_not_become_a_folder_that_looks_like_a_file() {
+    let cli = Cli::with_tiny_model();
+    let model = fixture("tiny/klein").display().to_string();
+    snapshot!(cli.run(["convert", &model, "out.gguf", "--to", "q8_0"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: out.gguf is the name of a file, and a whole model becomes a folder
+    hint: name a folder, or convert one network to that file, as in --component transformer
+    ");
+    assert_eq!(cli.files(), [""; 0]);
+    cli.stdout(["convert", &model, "out.gguf", "--to", "q8_0", "--component", "transformer"]);
+    assert!(cli.path("out.gguf").is_file());
+}

@@ -216,3 +216,61 @@ fn a_pipe_nobody_writes_to_is_no_picture() {
     hint: name a file, not a device or a pipe
     ");
 }
+
+#[test]
+fn a_picture_may_come_from_standard_input() {
+    let cli = Cli::with_tiny_model();
+    let fox = cli.fox("fox.png", &[]);
+    let expected = cli.fox("file.png", &["-i", "fox.png"]);
+    let run = |args: &[&str], input: &[u8]| crate::cli::shown(&cli.output_with_input(args, input));
+    let args = [&["a red fox", "-o", "piped.png", "-q", "-i", "-"][..], &QUICK].concat();
+    assert_eq!(run(&args, &fox), "exit code: 0\n----- stdout -----\npiped.png\n");
+    assert_eq!(cli.read("piped.png"), expected);
+    assert!(run(&["info", "-"], &fox).contains("a red fox"));
+    assert!(run(&["--from", "-", "-o", "again.png"], &fox).starts_with("exit code: 0"));
+    assert_eq!(cli.read("again.png"), fox);
+    snapshot!(run(&args, b""), @"
+    exit code: 6
+    ----- stderr -----
+    error: standard input is empty, not a PNG, JPEG or WebP picture
+    hint: convert it to PNG, JPEG or WebP
+    ");
+    snapshot!(run(&["-", "-i", "-"], &fox), @"
+    exit code: 2
+    ----- stderr -----
+    error: the prompt and -i both read standard input
+    hint: pass a file in place of one of the dashes
+    ");
+}
+
+#[test]
+fn nothing_is_fetched_from_an_address() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(cli.run(["make it blue", "-i", "https://example.com/fox.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: https://example.com/fox.png is an address, and nothing is fetched from it
+    hint: download it and pass the file
+    ");
+    snapshot!(cli.run(["a fox", "-m", "https://huggingface.co/black-forest-labs/FLUX.2-klein-4B"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: https://huggingface.co/black-forest-labs/FLUX.2-klein-4B is an address, and nothing is fetched from it
+    hint: pass a folder, a file, or a repository of the hub as owner/name
+    ");
+    let shown = cli.run(["a fox", "--lora", "https://example.com/style.safetensors:0.5"]);
+    assert!(shown.starts_with("exit code: 3") && shown.contains("is an address"), "{shown}");
+    assert_eq!(cli.files(), [""; 0]);
+}
+
+#[test]
+fn the_index_of_a_model_stands_for_its_folder_and_a_folder_for_its_networks() {
+    let cli = Cli::without_model();
+    let folder = fixture("tiny/klein").display().to_string();
+    let index = format!("{folder}/model_index.json");
+    let expected = cli.fox("folder.png", &["-m", &folder]);
+    assert_eq!(cli.fox("index.png", &["-m", &index]), expected);
+    let networks = ["--transformer", &folder, "--text-encoder", &folder, "--vae", &index].map(str::to_owned).to_vec();
+    let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
+    assert_eq!(cli.fox("networks.png", &[&["-m", &folder][..], &networks].concat()), expected);
+}

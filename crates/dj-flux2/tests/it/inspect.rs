@@ -47,12 +47,17 @@ fn a_single_file_and_a_file_that_is_none() {
       sizes       8 latent channels, encoder 8-16-24-24, decoder 8-16-24-24
       parameters  0.21 million
     ");
-    snapshot!(cli.run(["inspect", fixture("tiny/klein/model_index.json").to_str().unwrap()]), @r"
+    // The server's answer, saved in place of the file.
+    cli.write("model.safetensors", "{\n  \"error\": \"Access to model is restricted\"\n}\n");
+    snapshot!(cli.run(["inspect", "model.safetensors"]), @r#"
     exit code: 1
     ----- stderr -----
-    error: [FIXTURES]/tiny/klein/model_index.json: claims a header of 7810190778963069563 bytes, at most 100000000 are read
-    hint: download the file again from a source you trust: it is damaged or not a file of tensors
-    ");
+    error: model.safetensors: not a file of tensors but text: { "error": "Access to model is restricted" }
+    hint: pass a .safetensors or .gguf file; if this one was downloaded, the text is the server's answer in its place
+    "#);
+    // The index of a model is no file of tensors either; it stands for its folder.
+    let [index, folder] = ["tiny/klein/model_index.json", "tiny/klein"].map(|name| fixture(name).display().to_string());
+    assert_eq!(cli.run(["inspect", &index]), cli.run(["inspect", &folder]));
     snapshot!(cli.run(["inspect", "nowhere.safetensors"]), @r"
     exit code: 3
     ----- stderr -----
@@ -87,4 +92,22 @@ fn a_folder_of_which_a_part_is_missing() {
     assert_eq!((&found["is_model"], &found["is_complete"]), (&true.into(), &false.into()));
     let problems = found["parts"].as_array().unwrap().iter().filter(|part| part["problem"].is_string()).count();
     assert_eq!(problems, 3, "{found}");
+}
+
+#[test]
+fn a_picture_is_described_by_inspect_and_weights_by_info() {
+    let cli = Cli::with_tiny_model();
+    cli.fox("fox.png", &[]);
+    for json in [&[][..], &["--json"]] {
+        let of = |command: &str, file: &str| cli.stdout([&[command, file], json].concat());
+        assert_eq!(of("inspect", "fox.png"), of("info", "fox.png"));
+        let model = fixture("tiny/klein").display().to_string();
+        let lora = fixture("tiny/lora.safetensors").display().to_string();
+        for weights in [model, lora] {
+            assert_eq!(of("info", &weights), of("inspect", &weights));
+        }
+    }
+    // The bytes decide, not the name.
+    cli.write("fox.safetensors", cli.read("fox.png"));
+    assert_eq!(cli.stdout(["info", "fox.safetensors"]), cli.stdout(["info", "fox.png"]));
 }

@@ -24,7 +24,7 @@ fn interrupted(cli: &Cli, args: &[&str], at: &str, signal: &str) -> (Option<i32>
 fn ctrl_c_stops_a_run_and_leaves_nothing() {
     for signal in ["-INT", "-TERM"] {
         let cli = Cli::with_tiny_model();
-        let (code, said) = interrupted(&cli, &["a red fox", "-s", "1000"], "step 1/", signal);
+        let (code, said) = interrupted(&cli, &["a red fox", "-s", "1000", "-v"], "step 1/", signal);
         assert_eq!((code, said.as_str()), (Some(130), "error: cancelled"));
         assert_eq!(cli.files(), [""; 0]);
     }
@@ -33,7 +33,7 @@ fn ctrl_c_stops_a_run_and_leaves_nothing() {
 #[test]
 fn ctrl_c_keeps_the_pictures_that_are_finished() {
     let cli = Cli::with_tiny_model();
-    let args = ["a red fox", "-n", "1000", "-W", "64", "-H", "64"];
+    let args = ["a red fox", "-n", "1000", "-W", "64", "-H", "64", "-v"];
     let (code, _) = interrupted(&cli, &args, "picture 3 of 1000", "-INT");
     assert_eq!(code, Some(130));
     let files = cli.files();

@@ -14,6 +14,7 @@ mod lora;
 #[cfg(feature = "mini")]
 mod mini;
 mod models;
+mod outputs;
 mod pictures;
 mod plan;
 mod prompts;

@@ -13,15 +13,6 @@ fn a_picture() {
     ----- stdout -----
     output.png
     ----- stderr -----
-    load text encoder [TIME]
-    text [TIME]
-    load transformer [TIME]
-    step 1/4 [TIME]
-    step 2/4 [TIME]
-    step 3/4 [TIME]
-    step 4/4 [TIME]
-    load VAE [TIME]
-    decode [TIME]
     saved output.png (seed 42, [TIME])
     ");
     let picture = image::open(&cli.path("output.png")).unwrap();
@@ -78,6 +69,20 @@ fn a_random_seed_is_printed_even_when_quiet() {
 }
 
 #[test]
+fn a_seed_of_minus_one_is_random() {
+    let cli = Cli::with_tiny_model();
+    let seed = |args: &[&str]| {
+        let lines = cli.stdout(["a red fox", "--json", "--size", "64x64", "-s1"].iter().chain(args));
+        serde_json::from_str::<serde_json::Value>(&lines).unwrap()["seed"].as_u64().unwrap()
+    };
+    assert_ne!(seed(&["--seed", "-1"]), seed(&["-S-1"]));
+    // It is a choice, so that it replaces what a picture stores.
+    cli.fox("fox.png", &["-S", "7"]);
+    assert_eq!(seed(&["--from", "fox.png"]), 7);
+    assert_ne!(seed(&["--from", "fox.png", "-S", "-1"]), 7);
+}
+
+#[test]
 fn the_default_size_is_512() {
     let cli = Cli::with_tiny_model();
     cli.stdout(["a red fox", "-s", "1", "-S", "1"]);
@@ -91,7 +96,7 @@ fn the_size_is_that_of_the_first_prepared_reference() {
     cli.fox("fox.png", &["-W", "96"]);
     cli.fox("hare.png", &[]);
     let size = |args: &[&str]| {
-        cli.stdout(["make it blue", "-s", "1"].iter().chain(args));
+        cli.stdout(["make it blue", "-s", "1", "-o", "output.png"].iter().chain(args));
         let picture = image::open(&cli.path("output.png")).unwrap();
         (picture.width(), picture.height())
     };
@@ -140,18 +145,8 @@ fn several_pictures_have_the_next_seeds() {
     7-1.png
     8-2.png
     ----- stderr -----
-    picture 1 of 2, seed 7
-    load text encoder [TIME]
-    text [TIME]
-    load transformer [TIME]
-    step 1/1 [TIME]
-    load VAE [TIME]
-    decode [TIME]
-    saved 7-1.png (seed 7, [TIME])
-    picture 2 of 2, seed 8
-    step 1/1 [TIME]
-    decode [TIME]
-    saved 8-2.png (seed 8, [TIME])
+    saved 7-1.png (1 of 2, seed 7, [TIME])
+    saved 8-2.png (2 of 2, seed 8, [TIME])
     ");
     assert_eq!(cli.files(), ["7-1.png", "8-2.png"]);
     assert_eq!(cli.fox("alone.png", &["-S", "8"]), cli.read("8-2.png"));
@@ -172,15 +167,7 @@ fn a_picture_on_standard_output() {
     assert_eq!(ImageFormat::of(&output.stdout), Some(ImageFormat::Png));
     assert_eq!(cli.files(), [""; 0]);
     assert_eq!(cli.fox("fox.png", &[]), output.stdout);
-    snapshot!(String::from_utf8(output.stderr).unwrap(), @"
-    load text encoder [TIME]
-    text [TIME]
-    load transformer [TIME]
-    step 1/1 [TIME]
-    load VAE [TIME]
-    decode [TIME]
-    saved to standard output (seed 7, [TIME])
-    ");
+    snapshot!(String::from_utf8(output.stderr).unwrap(), @"saved to standard output (seed 7, [TIME])");
 }
 
 #[test]
@@ -224,19 +211,9 @@ fn guidance_on_a_distilled_model_is_warned_of_once() {
     output-1.png
     output-2.png
     ----- stderr -----
-    picture 1 of 2, seed 7
     warning: guidance 3 has no effect: klein (custom size) is distilled and runs without guidance
-    load text encoder [TIME]
-    text [TIME]
-    load transformer [TIME]
-    step 1/1 [TIME]
-    load VAE [TIME]
-    decode [TIME]
-    saved output-1.png (seed 7, [TIME])
-    picture 2 of 2, seed 8
-    step 1/1 [TIME]
-    decode [TIME]
-    saved output-2.png (seed 8, [TIME])
+    saved output-1.png (1 of 2, seed 7, [TIME])
+    saved output-2.png (2 of 2, seed 8, [TIME])
     ");
     let without = cli.fox("without.png", &[]);
     assert_eq!(cli.fox("with.png", &["-g", "3"]), without);

@@ -56,3 +56,40 @@ fn a_run_says_how_it_keeps_to_its_limit() {
     assert!(shown.contains("memory: at most") && shown.contains("one network at a time"), "{shown}");
     assert_eq!(cli.files(), ["output.png"]);
 }
+
+#[test]
+fn a_limit_without_a_unit_is_asked_for_one() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(cli.run(["a red fox", "--max-memory", "3"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: invalid value '3' for '--max-memory <SIZE>': the number needs a unit, as in 6GiB, 800MB or 1000000B
+    hint: run it with --help to see what it takes
+    ");
+}
+
+#[test]
+fn a_plan_does_not_offer_a_limit_that_saves_nothing() {
+    let cli = Cli::with_tiny_model();
+    let lines =
+        |args: &[&str]| -> Vec<String> { cli.stdout(["plan"].iter().chain(args)).lines().map(str::to_owned).collect() };
+    // The decoder takes most, and no weights are kept for it.
+    let alone = lines(&["--size", "512x512"]);
+    assert_eq!(alone.last().unwrap(), "no --max-memory is smaller: this is the least that these pictures take");
+    // Networks kept for the next picture can be given up.
+    let several = lines(&["--size", "64x64", "-n", "2"]);
+    let [at_most, last] = [several.len() - 2, several.len() - 1].map(|at| several[at].as_str());
+    let number = |line: &str, before: &str| -> u32 {
+        let rest = line.split_once(before).unwrap_or_else(|| panic!("{several:?}")).1;
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(number(last, "the smallest --max-memory is ") <= number(at_most, "at most "), "{several:?}");
+}
+
+/// Where there is a GPU that computes in fp8, there is nothing to refuse.
+#[test]
+fn fp8_without_a_gpu_says_that_there_is_none() {
+    let cli = Cli::with_tiny_model();
+    let shown = cli.run(["a red fox", "--dtype", "fp8"].iter().chain(&crate::cli::QUICK));
+    assert!(shown.starts_with("exit code: 0") || shown.contains("error: no GPU can be used: "), "{shown}");
+}

@@ -61,7 +61,39 @@ fn a_prompt_may_look_like_a_subcommand_or_a_flag() {
 fn an_empty_prompt_is_a_prompt() {
     let cli = Cli::with_tiny_model();
     assert_eq!(prompts(&cli, &[""], ""), [""]);
-    assert_eq!(prompts(&cli, &["-"], ""), [""]);
+    assert_eq!(prompts(&cli, &["-"], "\n"), [""]);
+}
+
+#[test]
+fn a_standard_input_without_a_byte_is_no_prompt() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(shown(&cli.output_with_input(&["-"], "")), @r#"
+    exit code: 2
+    ----- stderr -----
+    error: standard input is empty or closed
+    hint: write the prompt to it; for an empty prompt, pass ""
+    "#);
+    assert_eq!(cli.files(), [""; 0]);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_prompt() {
+    let cli = Cli::with_tiny_model();
+    assert_eq!(prompts(&cli, &["-"], "\u{feff}a red fox\r\n"), ["a red fox"]);
+}
+
+#[test]
+fn a_prompt_may_be_passed_with_its_flag() {
+    let cli = Cli::with_tiny_model();
+    assert_eq!(prompts(&cli, &["-p", "a red fox"], ""), ["a red fox"]);
+    assert_eq!(prompts(&cli, &["generate", "--prompt", "ls"], ""), ["ls"]);
+    assert_eq!(prompts(&cli, &["-p", "-"], "a blue hare"), ["a blue hare"]);
+    snapshot!(cli.run(["-p", "a", "b"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the argument '--prompt <PROMPT>' cannot be used with '[PROMPT]...'
+    hint: run it with --help to see what it takes
+    ");
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn help_for_generate() {
       [PROMPT]...  What the picture shows, in quotes; `-` reads it from standard input
 
     Options:
+      -p, --prompt <PROMPT>     The same as a flag, as in other programs
           --prompt-file <FILE>  Read prompts from a file, one per line; `-` is standard input
           --from <FILE>         Start from the parameters stored in a picture; other flags override them
       -h, --help                Print help
@@ -124,15 +125,17 @@ fn help_for_generate() {
       -s, --steps <N>         Denoising steps [default: set by the model]
       -g, --guidance <SCALE>  Classifier-free guidance scale, base models only [default: set by the
                               model]
-      -S, --seed <N>          Seed, 64 bits [default: random, and printed]
+      -S, --seed <N>          Seed, 64 bits; -1 is a random one [default: random, and printed]
           --noise <KIND>      Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
                               [default: philox]
       -n, --count <N>         Pictures per prompt; each one uses the next seed [default: 1]
 
     Output:
-      -o, --output <FILE>  Output file, .png, .jpg or .webp; `-` is standard output; {seed} and {index}
-                           are replaced [default: output.png]
+      -o, --output <FILE>  Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed}
+                           and {index} are replaced; missing folders are made [default: output.png, or
+                           the next output-2.png, ... that is not there]
           --no-clobber     Fail instead of replacing an existing file
+          --force          Replace a read-only file too
           --no-metadata    Do not store the prompt, the seed and the other parameters in the picture
           --json           Print one JSON object per picture on standard output
       -q, --quiet          Print only errors and random seeds
@@ -410,7 +413,7 @@ fn numbers_that_are_none() {
     snapshot!(fox_refused(&["-s", "4.5"]), @"
     exit code: 2
     ----- stderr -----
-    error: invalid value '4.5' for '--steps <N>': invalid digit found in string
+    error: invalid value '4.5' for '--steps <N>': it is no whole number from 0 on
     hint: run it with --help to see what it takes
     ");
     snapshot!(fox_refused(&["-g", "-1"]), @"
@@ -425,18 +428,11 @@ fn numbers_that_are_none() {
     error: guidance NaN is outside 0 to 100
     hint: leave --guidance out for the scale the model was made for
     ");
-    snapshot!(fox_refused(&["-S", "-1"]), @"
-    exit code: 2
-    ----- stderr -----
-    error: invalid value '-1' for '--seed <N>': invalid digit found in string
-    hint: run it with --help to see what it takes
-    ");
-    snapshot!(fox_refused(&["-S", "18446744073709551616"]), @"
-    exit code: 2
-    ----- stderr -----
-    error: invalid value '18446744073709551616' for '--seed <N>': number too large to fit in target type
-    hint: run it with --help to see what it takes
-    ");
+    for seed in ["-2", "18446744073709551616", "x", "1.5"] {
+        let shown = fox_refused(&["-S", seed]);
+        let why = "for '--seed <N>': a seed is 0 to 18446744073709551615, or -1 for a random one";
+        assert!(shown.starts_with("exit code: 2") && shown.contains(why), "{shown}");
+    }
     snapshot!(fox_refused(&["-n", "0"]), @"
     exit code: 2
     ----- stderr -----
@@ -522,13 +518,16 @@ fn an_output_without_a_format() {
 }
 
 #[test]
-fn an_output_folder_that_is_not_there() {
-    snapshot!(fox_refused(&["-o", "no/such/fox.png"]), @"
+fn an_output_folder_below_a_file() {
+    let cli = Cli::with_tiny_model();
+    cli.write("file", "precious");
+    snapshot!(cli.run(["a red fox", "-o", "file/such/fox.png"]), @"
     exit code: 2
     ----- stderr -----
-    error: cannot write no/such/fox.png: no/such is not a folder
-    hint: create it: mkdir -p no/such
+    error: cannot write file/such/fox.png: file is not a folder
+    hint: choose another name with -o
     ");
+    assert_eq!(cli.read("file"), b"precious");
 }
 
 #[test]
@@ -549,7 +548,7 @@ fn a_misspelt_placeholder() {
     exit code: 2
     ----- stderr -----
     error: unknown placeholder {sede} in the output name {sede}.png
-    hint: use {seed} or {index}
+    hint: use {seed} or {index}; a brace in the name is {{ or }}
     ");
 }
 
@@ -608,4 +607,52 @@ fn an_output_that_is_a_reference() {
     hint: choose another name with -o
     ");
     assert_eq!(cli.read("fox.png"), fox);
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn a_mistyped_subcommand_draws_nothing() {
+    snapshot!(refused(&["modles"]), @r#"
+    exit code: 2
+    ----- stderr -----
+    error: 'modles' is no subcommand
+    hint: did you mean `dj-flux2 models`? to draw it: dj-flux2 generate "modles"
+    "#);
+    snapshot!(refused(&["ls"]), @r#"
+    exit code: 2
+    ----- stderr -----
+    error: 'ls' is no subcommand
+    hint: did you mean `dj-flux2 models`? to draw it: dj-flux2 generate "ls"
+    "#);
+    for word in ["list", "version", "run", "downlaod", "hepl", "infos"] {
+        for args in [&[word][..], &["-v", word], &[word, "-o", "x.png"], &[word, "klein-4b"]] {
+            let shown = refused(args);
+            assert!(shown.starts_with("exit code: 2") && shown.contains("did you mean"), "{shown}");
+        }
+    }
+    // The long form and `--` draw it.
+    let cli = Cli::with_tiny_model();
+    cli.stdout(["generate", "ls", "-o", "ls.png"].iter().chain(&QUICK));
+    cli.stdout(QUICK.iter().chain(&["-o", "list.png", "--", "list"]));
+    assert_eq!(cli.files(), ["list.png", "ls.png"]);
+}
+
+#[test]
+fn the_name_of_a_file_is_no_prompt() {
+    let cli = Cli::with_tiny_model();
+    cli.write("fox.png", "precious");
+    cli.write("weights", "precious");
+    snapshot!(cli.run(["fox.png"]), @r#"
+    exit code: 2
+    ----- stderr -----
+    error: 'fox.png' is a file, not a prompt
+    hint: did you mean `dj-flux2 info fox.png`, or a prompt with `-i fox.png`? to draw it: dj-flux2 generate "fox.png"
+    "#);
+    snapshot!(cli.run(["weights"]), @r#"
+    exit code: 2
+    ----- stderr -----
+    error: 'weights' is a file, not a prompt
+    hint: did you mean `dj-flux2 inspect weights`? to draw it: dj-flux2 generate "weights"
+    "#);
+    assert_eq!(cli.files(), ["fox.png", "weights"]);
 }

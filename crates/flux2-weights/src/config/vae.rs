@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{ExpectedTensor, LostValue, MAX_WIDTH, NORM_EPS, first_lost};
-use crate::Result;
 use crate::component::Shapes;
-use crate::json::{Json, missing, range, unsupported, value};
+use crate::json::{ConfigProblem, Json, missing, range, unsupported, value};
+use crate::{Error, Result};
 
 /// Sizes of the autoencoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,6 +108,9 @@ impl VaeConfig {
 
     pub(crate) fn infer(shapes: &Shapes) -> Result<Self> {
         let levels = shapes.count(|i| format!("encoder.down.{i}.res.0.conv1.weight"));
+        if levels == 0 && shapes.axis("decoder.conv_in.weight", 4, 1).is_ok() {
+            return Err(Error::Config { path: shapes.path().to_owned(), problem: ConfigProblem::DecoderOnly });
+        }
         let channels = |side: &str| -> Result<Vec<usize>> {
             (0..levels).map(|i| shapes.axis(&format!("{side}.{i}.res.0.conv1.weight"), 4, 0)).collect()
         };

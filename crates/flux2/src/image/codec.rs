@@ -377,7 +377,8 @@ pub enum IfExists {
 
 /// Write a file atomically: to a temporary file in the same folder, synced, then renamed.
 ///
-/// Symbolic links are followed and the mode follows the umask, as for an ordinary write.
+/// Symbolic links are followed. A file that is replaced keeps its permissions; a new one has those of the umask, as
+/// for an ordinary write.
 ///
 /// # Errors
 /// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Neither leaves a file behind.
@@ -445,6 +446,10 @@ fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Res
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder)?;
     file.write_all(bytes)?;
+    #[cfg(unix)]
+    if let (IfExists::Replace, Ok(replaced)) = (if_exists, target.metadata()) {
+        file.as_file().set_permissions(replaced.permissions())?;
+    }
     file.as_file().sync_all()?;
     match if_exists {
         IfExists::Replace => file.persist(target)?,

@@ -379,11 +379,12 @@ fn a_text_encoder_is_what_its_metadata_says() {
     // The RoPE base is read, not assumed; that of the later Qwen3 release is refused.
     assert_eq!(set("qwen3.rope.freq_base", number_f32(10_000.0)).unwrap().rope_theta, 10_000.0);
     assert_eq!(set("qwen3.attention.layer_norm_rms_epsilon", number_f32(1e-5)).unwrap().rms_eps, 1e-5);
+    let yarn = set("qwen3.rope.scaling.type", text("yarn")).unwrap_err();
+    assert_eq!(yarn.to_string(), r#"`qwen3.rope.scaling.type` is "yarn", only none is supported"#);
     let later = set("qwen3.rope.freq_base", number_f32(5e6)).unwrap_err();
     assert!(matches!(&later, ConfigProblem::Unsupported { found, .. } if found == "5000000.0"), "{later}");
     for (key, value) in [
         ("general.architecture", text("llama")),
-        ("qwen3.rope.scaling.type", text("yarn")),
         ("qwen3.rope.freq_base", number_f32(f32::NAN)),
         ("qwen3.rope.freq_base", text("many")),
     ] {

@@ -201,11 +201,29 @@ fn a_name_given_twice() {
 }
 
 #[test]
+fn the_answer_of_a_server_is_shown() {
+    for (text, shown) in [
+        ("{\"error\":\"Invalid username\"}", "text: {\"error\":\"Invalid username\"}"),
+        ("\n\n  <HTML>\r\n<b>Not Found", "text: <HTML> <b>Not Found"),
+        ("Entry not found", "text: Entry not found"),
+        ("Zugriff verweigert f\u{fc}r alle, die nicht angemeldet sind", "text: Zugriff verweigert f\u{fc}r alle"),
+    ] {
+        let found = problem(text.as_bytes());
+        assert!(matches!(found, FileProblem::Text { .. }) && found.to_string().contains(shown), "{found}");
+    }
+    // Control characters cannot drive the terminal, and long texts are cut.
+    let found = problem("a\u{202e}b ".repeat(1000).as_bytes()).to_string();
+    assert!(found.len() < 1200 && found.contains("\\u{202e}") && !found.contains('\u{202e}'), "{found}");
+    assert!(!matches!(problem(b"abc\x1b[2Jdefgh"), FileProblem::Text { .. }));
+}
+
+#[test]
 fn other_formats_are_recognized() {
     for (start, expected) in [
         (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00"[..], "git LFS"),
         (b"PK\x03\x04\0\0\0\0", "PyTorch"),
         (b"<!DOCTYPE html><html>", "web page"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", "a PNG picture"),
     ] {
         let found = problem(start);
         assert!(matches!(found, FileProblem::OtherFormat { looks_like } if looks_like.contains(expected)), "{found}");
@@ -529,6 +547,15 @@ fn a_file_replaced_after_it_was_checked() {
     assert!(matches!(vae.map(), Err(Error::FileChanged { .. })));
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(vae.map(), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_vae_without_its_encoder_is_called_that() {
+    let temp = TempDir::new().unwrap();
+    let mut file = File::read(&tiny("klein-bfl/ae.safetensors"));
+    file.0.retain(|name, _| !name.starts_with("encoder."));
+    let error = Component::<VaeConfig>::open(file.write(temp.path(), "ae.safetensors")).unwrap_err();
+    assert!(matches!(error, Error::Config { problem: ConfigProblem::DecoderOnly, .. }), "{error}");
 }
 
 // ---- configurations ----

@@ -20,11 +20,13 @@ use crate::prepare::{self, Prepared, find_model};
 use crate::report::Report;
 use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
+use crate::typed_paths::check_standard_input;
 use crate::wording;
 use run::Run;
 
 /// Makes the pictures that `args` ask for.
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    check_standard_input(args)?;
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
     let mut settings = settings::resolve(args, prepare::outside(args, from.as_ref())?)?;
     check_outputs(&settings, args)?;
@@ -48,7 +50,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
 /// Refuses output names and prompts that could not be written, before any work.
 fn check_outputs(settings: &Settings, args: &GenerateArgs) -> Result<()> {
-    let inputs: Vec<PathBuf> = settings.references.iter().chain(&args.from).cloned().collect();
+    let paths = &settings.paths;
+    let weights = std::iter::once(&paths.model)
+        .chain([&paths.transformer, &paths.text_encoder, &paths.vae].into_iter().flatten())
+        .chain(paths.loras.iter().map(|lora| &lora.location));
+    let files = settings.references.iter().chain(&args.from).chain(&args.prompt_file);
+    let inputs: Vec<PathBuf> = files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect();
     settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
     if settings.metadata {
         for prompt in &settings.prompts {

@@ -93,7 +93,8 @@ impl<'a> Run<'a> {
         let GeneratedImage { image, parameters, timings, kernels, rescues } = worker.generate(&request)?;
         let stored = self.settings.metadata.then_some(&parameters);
         let bytes = image::encode(&image, output.format(), stored)?;
-        output.write(job.path.as_deref(), &bytes)?;
+        let path = output.write(job.path.as_deref(), &bytes)?;
+        let job = Job { path, ..job };
         let total = start.elapsed();
         worker.send(Message::Saved(Box::new(Saved { job, parameters, timings, kernels, rescues, total })));
         Ok(())
@@ -101,7 +102,7 @@ impl<'a> Run<'a> {
 }
 
 impl Saved<'_> {
-    fn report(&self, worker: usize, device: &str, report: &Report) -> Result<()> {
+    fn report(&self, worker: usize, device: &str, report: &mut Report) -> Result<()> {
         let Saved { job: Job { path, index, .. }, parameters, timings, kernels, rescues, total } = self;
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
@@ -125,7 +126,7 @@ mod tests {
     use flux2::{Device, GpuOptions, engine};
 
     use super::*;
-    use crate::args::GenerateArgs;
+    use crate::args::{GenerateArgs, Seed};
     use crate::settings::{self, Outside};
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.
@@ -135,7 +136,7 @@ mod tests {
             count: Some(2),
             size: Some((64, 64)),
             steps: Some(1),
-            seed: Some(7),
+            seed: Some(Seed::Number(7)),
             output: Some(folder.join("fox.png")),
             no_clobber,
             quiet: true,
@@ -149,6 +150,7 @@ mod tests {
             text_cache: None,
             from: None,
             is_file: Path::is_file,
+            is_folder: Path::is_dir,
             prompts: ["a red fox", "a blue hare", "a cat"].map(String::from).to_vec(),
             fresh_seed: 0,
         };
