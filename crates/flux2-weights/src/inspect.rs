@@ -12,7 +12,7 @@ use crate::component::{Checkpoint, Component};
 use crate::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
 use crate::layout::{Detected, Layout};
 use crate::location::Location;
-use crate::lora::{Lora, LoraPath, LoraProblem};
+use crate::lora::{CONFIG_FILE, Lora, LoraPath, LoraProblem, Strength, file_of};
 use crate::model_files::{find_tokenizer, kind_of_folder};
 use crate::sizes::transformer_sizes;
 use crate::tensor_file::{FileMetadata, Printable, TensorFile};
@@ -56,6 +56,8 @@ pub struct InspectedPart {
     pub sizes: Option<String>,
     /// Number of parameters; `None` if the network cannot be loaded.
     pub parameters: Option<u64>,
+    /// `alpha / rank` of a LoRA that fits a known transformer.
+    pub strength: Option<Strength>,
     /// Members of the family that a transformer can be. Base and distilled members differ only in values.
     pub variants: Vec<&'static str>,
     /// Metadata of the file, without long texts.
@@ -100,6 +102,10 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
     if !location.exists()? {
         return Err(Error::ModelMissing { path: location.path().to_owned() });
     }
+    if location.join(CONFIG_FILE).is_file() {
+        let part = InspectedPart { location: location.clone(), ..InspectedPart::of(&file_of(location)?, Kind::ALL)? };
+        return Ok(Inspection { parts: vec![part], model: None });
+    }
     if !location.join("model_index.json").is_file() {
         let part = InspectedPart::of(location, Kind::ALL)?;
         return Ok(Inspection { parts: vec![part], model: None });
@@ -136,6 +142,7 @@ impl InspectedPart {
             dtypes: vec![],
             sizes: None,
             parameters: None,
+            strength: None,
             variants: vec![],
             metadata: BTreeMap::new(),
             problem: Some(problem),
@@ -168,6 +175,7 @@ impl InspectedPart {
             dtypes,
             sizes: None,
             parameters: None,
+            strength: None,
             variants: vec![],
             metadata,
             problem: None,
@@ -227,6 +235,7 @@ impl InspectedPart {
             match Lora::of(file, &bytes, &path, &config) {
                 Ok(lora) => {
                     self.kind = PartKind::Lora(lora.matrices());
+                    self.strength = Some(lora.strength);
                     self.variants.push(name);
                 }
                 Err(problem) => {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::args::InspectArgs;
 use crate::failure::Result;
 use crate::prepare::find_model;
+use crate::report::record::StrengthRecord;
 use crate::report::{Size, json, print};
 use crate::wording;
 
@@ -36,6 +37,8 @@ struct PartRecord<'a> {
     parameters: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sizes: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strength: Option<StrengthRecord>,
     variants: &'a [&'static str],
     metadata: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +98,7 @@ fn record(part: &InspectedPart) -> PartRecord<'_> {
         dtypes: dtypes.collect(),
         parameters: part.parameters,
         sizes: part.sizes.as_deref(),
+        strength: part.strength.as_ref().map(StrengthRecord::new),
         variants: &part.variants,
         metadata: &part.metadata,
         problem: part.problem.as_ref().map(ToString::to_string),
@@ -119,6 +123,7 @@ fn rows(part: &InspectedPart) -> Vec<(String, String)> {
     }
     part.sizes.iter().for_each(|sizes| row("sizes", sizes.clone()));
     part.parameters.iter().for_each(|n| row("parameters", format!("{:.2} million", *n as f64 / 1e6)));
+    part.strength.iter().for_each(|strength| row("strength", strength.to_string()));
     if !part.variants.is_empty() {
         row("fits", part.variants.join(", "));
     }

@@ -84,8 +84,8 @@ fn describe(engines: &Engines, settings: &Settings, report: &Report) {
     let engine = &engines[0];
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
     for lora in engine.loras() {
-        let Lora { name, scale, .. } = lora;
-        report.verbose(format_args!("LoRA {name}, scale {scale}, {} matrices", lora.matrices()));
+        let Lora { name, scale, strength, .. } = lora;
+        report.verbose(format_args!("LoRA {name}, scale {scale}, {strength}, {} matrices", lora.matrices()));
     }
     engines.iter().for_each(|engine| report.verbose(format_args!("device {}", engine.device())));
     let with_remedy =
