@@ -16,7 +16,7 @@ use crate::wording;
 #[derive(Serialize)]
 struct Record<'a> {
     path: String,
-    /// Whether it is the folder of a whole model.
+    /// Whether it is a whole model, a folder or one file.
     is_model: bool,
     /// Whether every part can be loaded.
     is_complete: bool,
@@ -31,6 +31,9 @@ struct PartRecord<'a> {
     what: String,
     container: &'a str,
     files: usize,
+    /// Files beside them that hold the same network again and are not read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_read: Vec<String>,
     bytes: u64,
     dtypes: Vec<DtypeRecord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +97,7 @@ fn record(part: &InspectedPart) -> PartRecord<'_> {
         what: part.kind.to_string(),
         container: part.container,
         files: part.files,
+        not_read: part.passed_over.iter().map(|file| file.path().display().to_string()).collect(),
         bytes: part.bytes,
         dtypes: dtypes.collect(),
         parameters: part.parameters,
@@ -117,6 +121,10 @@ fn rows(part: &InspectedPart) -> Vec<(String, String)> {
                 files => format!("{}, {files} files", part.container),
             },
         );
+        for file in &part.passed_over {
+            let name = file.path().file_name().unwrap_or_default().display();
+            row("not read", format!("{name}, which holds the same network again"));
+        }
         let dtype = |(dtype, tensors, bytes): &(String, usize, u64)| format!("{dtype} {} in {tensors}", Size(*bytes));
         let dtypes = part.dtypes.iter().map(dtype).collect::<Vec<_>>().join(", ");
         row("tensors", format!("{}: {dtypes}", Size(part.bytes)));

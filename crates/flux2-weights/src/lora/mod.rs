@@ -154,6 +154,21 @@ impl Lora {
         Ok(lora)
     }
 
+    /// What alpha makes of the LoRA in an open file, whatever it is for.
+    pub(super) fn strength(file: &TensorFile, bytes: &HostBytes) -> Result<Strength> {
+        let refuse = |problem| Error::Lora { path: file.location.path().to_owned(), problem };
+        let FileMetadata::Safetensors(metadata) = &file.metadata else { return Err(refuse(LoraProblem::Gguf)) };
+        let adapters = Adapters::of(file).map_err(refuse)?;
+        let scaling = Scaling::of(metadata, adapter_config(&file.location)?.as_deref()).map_err(refuse)?;
+        let factor = |(module, adapter): (&&str, &Adapter)| {
+            let rank = *adapter.down?.tensor.shape.first().filter(|rank| **rank > 0)?;
+            let alpha = adapter.alpha.and_then(|alpha| scalar(alpha.tensor, bytes));
+            Some(factor(module, rank, alpha, scaling.as_ref()))
+        };
+        let factors = adapters.by_module.iter().filter_map(factor).collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        Ok(Strength::of(&factors))
+    }
+
     /// The LoRA in an open file, without its digest.
     pub(super) fn of(
         file: &TensorFile,
@@ -179,7 +194,10 @@ impl Lora {
         let mut patches: BTreeMap<String, Vec<Patch>> = BTreeMap::new();
         let mut factors = Vec::with_capacity(pairs.len());
         for pair in pairs {
-            let of_pair = pair.factor(pair.alpha(bytes), scaling.as_ref()).map_err(refuse)?;
+            let of_pair = {
+                let alpha = pair.alpha.and_then(|alpha| scalar(alpha.tensor, bytes));
+                factor(pair.module, pair.rank, alpha, scaling.as_ref()).map_err(refuse)?
+            };
             let factor = (f64::from(*scale) * of_pair.of_rank) as f32;
             if !factor.is_finite() {
                 return Err(refuse(LoraProblem::Factor { module: pair.module.into(), factor }));
@@ -378,22 +396,6 @@ impl<'f> Adapter<'f> {
 }
 
 impl Pair<'_> {
-    /// Alpha, if the file has a tensor for it.
-    fn alpha(&self, bytes: &HostBytes) -> Option<f64> {
-        let alpha = self.alpha?.tensor;
-        let read = scalar_reader(alpha.dtype).expect("checked when its target was found");
-        Some(read(&bytes[alpha.range.clone()]))
-    }
-
-    /// The factor of the product, before the scale: `alpha / rank`.
-    fn factor(&self, alpha: Option<f64>, scaling: Option<&Scaling>) -> Result<Factor, LoraProblem> {
-        match (alpha, scaling) {
-            (Some(alpha), _) => Ok(Factor { of_rank: alpha / self.rank as f64, source: Some(AlphaSource::Tensors) }),
-            (None, Some(scaling)) => scaling.factor(self.module, self.rank),
-            (None, None) => Ok(Factor { of_rank: 1.0, source: None }),
-        }
-    }
-
     /// Updates of canonical rows: one, or one for each half if the layout swaps the halves.
     fn patches(&self, bytes: &HostBytes, factor: f32) -> Result<Vec<Patch>> {
         let (down, up) = (host(self.down, bytes)?, host(self.up, bytes)?);
@@ -411,6 +413,21 @@ impl Pair<'_> {
 fn host(stored: &StoredTensor, bytes: &HostBytes) -> Result<HostTensor> {
     let StoredDType::Known(dtype) = stored.dtype else { unreachable!("checked when its target was found") };
     Ok(HostTensor::new(dtype, stored.shape.clone(), bytes.slice(stored.range.clone()))?)
+}
+
+/// The factor of a product, before the scale: `alpha / rank`.
+fn factor(module: &str, rank: usize, alpha: Option<f64>, scaling: Option<&Scaling>) -> Result<Factor, LoraProblem> {
+    match (alpha, scaling) {
+        (Some(alpha), _) => Ok(Factor { of_rank: alpha / rank as f64, source: Some(AlphaSource::Tensors) }),
+        (None, Some(scaling)) => scaling.factor(module, rank),
+        (None, None) => Ok(Factor { of_rank: 1.0, source: None }),
+    }
+}
+
+/// The number in a tensor of one number.
+fn scalar(stored: &StoredTensor, bytes: &HostBytes) -> Option<f64> {
+    let read = scalar_reader(stored.dtype).filter(|_| stored.shape.iter().all(|n| *n == 1))?;
+    Some(read(&bytes[stored.range.clone()]))
 }
 
 /// Reads a single number of `dtype` from its bytes; `None` for types that hold no such numbers.

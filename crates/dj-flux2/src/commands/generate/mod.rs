@@ -41,6 +41,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         picture.check_loras(&prepared.files.loras, &settings, &report)?;
         picture.warn_of_differences(&prepared.files.name, &report);
     }
+    for (other, read) in prepared.files.passed_over() {
+        let (other, read) = (other.path().display(), read.path().display());
+        report.verbose(format_args!("{read} is read, {other} is not: it holds the same network again"));
+    }
     let engines = open_engines(&mut settings, &prepared, &report)?;
     describe(&engines, &settings, &report);
     Run { settings: &settings, references: prepared.references }.all(engines.engines, &mut report, &cancel)
