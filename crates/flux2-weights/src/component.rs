@@ -59,7 +59,7 @@ impl<C> Component<C> {
         self.files.iter().map(|file| &file.location)
     }
 
-    /// Files beside them that hold the same network again and are not used.
+    /// Files beside them that are not used, as the network is whole without them.
     pub fn passed_over(&self) -> &[Location] {
         &self.passed_over
     }

@@ -48,7 +48,7 @@ pub struct InspectedPart {
     pub container: &'static str,
     /// Number of files.
     pub files: usize,
-    /// Files beside them that hold the same network again and are not used.
+    /// Files beside them that are not used, as the network is whole without them.
     pub passed_over: Vec<Location>,
     /// Bytes of all tensors.
     pub bytes: u64,

@@ -31,7 +31,7 @@ struct PartRecord<'a> {
     what: String,
     container: &'a str,
     files: usize,
-    /// Files beside them that hold the same network again and are not read.
+    /// Files beside them that are not read, as the network is whole without them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_read: Vec<String>,
     bytes: u64,
@@ -123,7 +123,7 @@ fn rows(part: &InspectedPart) -> Vec<(String, String)> {
         );
         for file in &part.passed_over {
             let name = file.path().file_name().unwrap_or_default().display();
-            row("not read", format!("{name}, which holds the same network again"));
+            row("not read", name.to_string());
         }
         let dtype = |(dtype, tensors, bytes): &(String, usize, u64)| format!("{dtype} {} in {tensors}", Size(*bytes));
         let dtypes = part.dtypes.iter().map(dtype).collect::<Vec<_>>().join(", ");

@@ -29,7 +29,9 @@ fn the_picture_and_the_report_say_which_and_how_much() {
     for scale in ["0.7", "-0.1"] {
         assert!(shown.contains(&format!("\nLoRA style, scale {scale}, {strength}, 31 matrices\n")), "{shown}");
     }
-    let json = cli.stdout(["a red fox", "--json", "--lora", "style.safetensors"].iter().chain(&crate::cli::QUICK));
+    let json = cli.stdout(
+        ["a red fox", "--json", "-o", "json.png", "--lora", "style.safetensors"].iter().chain(&crate::cli::QUICK),
+    );
     let record: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
     let expected = serde_json::json!(
         [{"alpha_by_rank": [0.25, 2.5], "alpha_from": "its metadata", "matrices_without_alpha": 0}]
@@ -41,7 +43,6 @@ fn the_picture_and_the_report_say_which_and_how_much() {
     lora        style, scale 0.7, [SHA-256]
     lora        style, scale -0.1, [SHA-256]
     ");
-    cli.run(args.iter().chain(&crate::cli::QUICK));
     let json: serde_json::Value = serde_json::from_str(&cli.stdout(["info", "--json", "output.png"])).unwrap();
     assert_eq!(json["loras"][1]["scale"].to_string(), "-0.1");
 }

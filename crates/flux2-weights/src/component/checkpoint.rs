@@ -30,7 +30,7 @@ pub(crate) struct Checkpoint {
     index: BTreeMap<String, usize>,
     /// `config.json` beside the files.
     config: Option<Location>,
-    /// Files of the folder that are not used: copies of the same network.
+    /// Files of the folder that are not used, as its network is whole without them.
     passed_over: Vec<Location>,
 }
 
@@ -107,7 +107,7 @@ impl Checkpoint {
         self.index.iter().map(|(name, file)| &self.files[*file].tensors[name])
     }
 
-    /// Files of the folder that are not used, as they hold the same network again.
+    /// Files of the folder that are not used, as its network is whole without them.
     pub fn passed_over(&self) -> &[Location] {
         &self.passed_over
     }
@@ -367,28 +367,36 @@ const STANDARD: [&str; 2] = ["diffusion_pytorch_model", "model"];
 /// Variants of such a file, as in `model.fp16.safetensors`, the one that is taken first.
 const VARIANTS: [&str; 3] = ["bf16", "fp16", "fp32"];
 
-/// The files that are read of a folder without an index, and those that are passed over. All are read unless several
-/// of them, or several sets of shards, are a network each.
+/// The files that are read of a folder without an index, and those that are not. Beside a file (or shards) with a
+/// standard name only those are read that complete it.
 fn one_network(files: Vec<Location>) -> Result<(Vec<Location>, Vec<Location>)> {
     let mut sets: BTreeMap<String, Vec<Location>> = BTreeMap::new();
     for file in files {
         sets.entry(set_of(&file)).or_default().push(file);
     }
-    let mut networks = 0;
-    for files in sets.values().filter(|_| sets.len() > 1) {
-        let files = files.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
-        let names = files.iter().flat_map(|file| file.tensors.keys()).map(String::as_str);
-        networks += usize::from(!self::networks(names).is_empty());
-    }
     let variants = || STANDARD.into_iter().flat_map(|name| VARIANTS.map(|variant| format!("{name}.{variant}")));
     let wanted = STANDARD.into_iter().map(str::to_owned).chain(variants()).find(|name| sets.contains_key(name));
-    match wanted {
-        Some(wanted) if networks > 1 => {
-            let used = sets.remove(&wanted).expect("just found");
-            Ok((used, sets.into_values().flatten().collect()))
+    let Some(wanted) = wanted.filter(|_| sets.len() > 1) else {
+        return Ok((sets.into_values().flatten().collect(), Vec::new()));
+    };
+    let names_of = |files: &[Location]| -> Result<BTreeSet<String>> {
+        let files = files.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
+        Ok(files.into_iter().flat_map(|file| file.tensors.into_keys()).collect())
+    };
+    let mut used = sets.remove(&wanted).expect("just found");
+    let own = names_of(&used)?;
+    let own_networks = networks(own.iter().map(String::as_str));
+    let mut passed_over = Vec::new();
+    for files in sets.into_values() {
+        let names = names_of(&files)?;
+        let completes = |name: &String| own_networks.iter().any(|(_, dialect)| dialect.knows(name));
+        let is_another = !networks(names.iter().map(String::as_str)).is_empty() || !names.is_disjoint(&own);
+        match own_networks.is_empty() || !is_another && names.iter().any(completes) {
+            true => used.extend(files),
+            false => passed_over.extend(files),
         }
-        _ => Ok((sets.into_values().flatten().collect(), Vec::new())),
     }
+    Ok((used, passed_over))
 }
 
 /// The name that the shards of a network share: that of the file without extension and without `-00001-of-00002`.
@@ -414,11 +422,21 @@ fn files_ending(folder: &Location, ending: &str) -> Result<Vec<Location>> {
     Ok(files)
 }
 
-/// The index of shards. Of several, the shortest name is the one without a variant such as `fp16`.
+/// The index of shards. Of several, the shortest name is the one without a variant such as `fp16`; that of a variant
+/// is not used beside a file without.
 fn index_file(folder: &Location) -> Result<Option<Location>> {
-    let found = files_ending(folder, ".safetensors.index.json")?;
-    Ok(found.into_iter().min_by_key(|file| file.path().as_os_str().len()))
+    let found = files_ending(folder, INDEX)?.into_iter().min_by_key(|file| file.path().as_os_str().len());
+    let is_variant = |file: &Location| {
+        let name = file.path().file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(INDEX));
+        STANDARD.into_iter().any(|standard| {
+            let is_of = name.is_some_and(|name| name.strip_prefix(standard).is_some_and(|it| it.starts_with('.')));
+            is_of && folder.join(format!("{standard}.safetensors")).is_file()
+        })
+    };
+    Ok(found.filter(|file| !is_variant(file)))
 }
+
+const INDEX: &str = ".safetensors.index.json";
 
 /// File names in `weight_map`. Only plain names of files in this folder are accepted.
 fn shard_names(index: &Json) -> Result<BTreeSet<String>> {

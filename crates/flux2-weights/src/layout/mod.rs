@@ -217,14 +217,15 @@ pub(super) fn detect<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Option
     if let Some(packed) = names.clone().find_map(packed_by_others) {
         return Some(Detected::Other(packed));
     }
+    // Before the networks: a file of a whole model holds an autoencoder with the same names.
+    if let Some((_, family)) = FAMILIES.into_iter().find(|(sign, _)| has(sign)) {
+        return Some(Detected::Other(family));
+    }
     if let Some((part, dialect)) = networks(names.clone()).into_iter().next() {
         return Some(Detected::Part(part, dialect));
     }
     if names.clone().any(lora::is_factor) {
         return Some(Detected::Lora);
-    }
-    if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
-        return Some(Detected::Other("FLUX.1"));
     }
     // The sign itself may be missing: take the scheme that fits most names, if it fits more than half.
     const LOOKED_AT: usize = 1000;
@@ -236,6 +237,14 @@ pub(super) fn detect<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Option
     let (fits, part, dialect) = candidates.map(|(p, d)| (fitting(&d), p, d)).max_by_key(|(fits, ..)| *fits)?;
     (2 * fits > names.take(LOOKED_AT).count()).then_some(Detected::Part(part, dialect))
 }
+
+/// Signs of other families.
+const FAMILIES: [(&str, &str); 4] = [
+    ("double_blocks.0.img_mod.lin.weight", "FLUX.1"),
+    ("transformer_blocks.0.norm1_context.linear.weight", "FLUX.1"),
+    ("joint_blocks.0.context_block.adaLN_modulation.1.weight", "Stable Diffusion 3"),
+    ("input_blocks.0.0.weight", "Stable Diffusion"),
+];
 
 /// What packs the weights of a network, if the name is that of a tensor beside weights in a format of another library.
 fn packed_by_others(name: &str) -> Option<&'static str> {
@@ -260,7 +269,7 @@ impl Dialect {
     }
 
     /// Whether a stored name occurs in this scheme, at any index.
-    fn knows(&self, stored: &str) -> bool {
+    pub fn knows(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(&*self.prefix) else { return false };
         let has_rule =
             |name: &str| self.rules.iter().flat_map(Rule::stored).any(|pattern| captures(pattern, name).is_some());

@@ -487,7 +487,7 @@ fn names_of_newer_comfyui_files() {
 }
 
 /// One file of all three networks, with these prefixes.
-fn all_in_one([transformer, text, vae]: [&str; 3]) -> File {
+pub fn all_in_one([transformer, text, vae]: [&str; 3]) -> File {
     let parts = [
         bare_transformer().renamed(|n| format!("{transformer}{n}")),
         File::read(&tiny("klein-bfl/text_encoder.safetensors")).renamed(|n| format!("{text}{n}")),
@@ -563,8 +563,29 @@ fn of_several_files_of_a_network_the_standard_one_is_read() {
     check(&[(standard, &diffusers), ("diffusion_pytorch_model.fp16.safetensors", &wrong)], standard);
     check(&[(standard, &diffusers), ("ae.safetensors", &bfl), ("a.safetensors", &wrong)], standard);
     check(&[("model.safetensors", &diffusers), ("model.non_ema.safetensors", &wrong)], "model.safetensors");
+    // A decoder alone shares a name and has others that no rule knows.
+    let decoder =
+        File(bfl.0.iter().filter_map(|(n, t)| Some((n.strip_prefix("decoder.")?.to_owned(), t.clone()))).collect());
+    assert!(decoder.0.contains_key("conv_in.weight"));
+    check(&[(standard, &diffusers), ("small_decoder.safetensors", &decoder)], standard);
     let variant = "diffusion_pytorch_model.bf16.safetensors";
     check(&[(variant, &diffusers), ("diffusion_pytorch_model.fp16.safetensors", &wrong)], variant);
+    // A file that completes the standard one is read with it.
+    let split = tempfile::tempdir_in(temp.path()).unwrap();
+    let part = |is_end: bool| {
+        let tensors = diffusers.0.iter().filter(|(name, _)| name.starts_with("decoder.") == is_end);
+        File(tensors.map(|(name, tensor)| (name.clone(), tensor.clone())).collect())
+    };
+    part(false).write(split.path(), standard);
+    part(true).write(split.path(), "rest.safetensors");
+    assert_same(&Component::<VaeConfig>::open(split.path()).unwrap(), &reference, true);
+    // The index of a variant is not used beside a whole file.
+    let indexed = tempfile::tempdir_in(temp.path()).unwrap();
+    diffusers.write(indexed.path(), standard);
+    let index = json!({"weight_map": {"x": "diffusion_pytorch_model.fp16-00001-of-00001.safetensors"}});
+    std::fs::write(indexed.path().join("diffusion_pytorch_model.fp16.safetensors.index.json"), index.to_string())
+        .unwrap();
+    assert_same(&Component::<VaeConfig>::open(indexed.path()).unwrap(), &reference, true);
     // Which of two other names is meant is not known.
     for name in ["x.safetensors", "y.safetensors"] {
         diffusers.write(temp.path(), name);
@@ -610,6 +631,15 @@ fn networks_of_others_are_called_what_they_are() {
         .insert("model.diffusion_model.double_blocks.0.img_mod.lin.weight".into(), ("F32".into(), vec![], vec![0; 4]));
     flux1.0.insert("model.diffusion_model.guidance_in.in_layer.weight".into(), ("F32".into(), vec![], vec![0; 4]));
     assert_eq!(refused(&flux1), "FLUX.1");
+    // A whole model of another family has an autoencoder with the same names.
+    let vae = File::read(&tiny("klein-bfl/ae.safetensors")).renamed(|n| format!("first_stage_model.{n}"));
+    let with_vae = |name: &str| {
+        let mut file = vae.clone();
+        file.0.insert(name.into(), ("F32".into(), vec![], vec![0; 4]));
+        refused(&file)
+    };
+    assert_eq!(with_vae("model.diffusion_model.double_blocks.0.img_mod.lin.weight"), "FLUX.1");
+    assert_eq!(with_vae("model.diffusion_model.input_blocks.0.0.weight"), "Stable Diffusion");
 }
 
 #[test]
