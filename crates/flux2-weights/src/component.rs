@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::ExpectedTensor;
 use crate::layout::{Layout, Rule};
+use crate::location::Location;
 use crate::lora;
 use crate::tensor_file::TensorFile;
 use crate::{Error, Result, WeightSource, synthetic};
@@ -31,6 +32,7 @@ pub struct Component<C> {
     layout: Layout,
     files: Arc<Vec<TensorFile>>,
     plan: Arc<BTreeMap<String, Planned>>,
+    passed_over: Vec<Location>,
 }
 
 impl<C> Component<C> {
@@ -38,12 +40,28 @@ impl<C> Component<C> {
     pub(super) fn synthetic(config: C, tensors: Vec<ExpectedTensor>) -> Self {
         let planned = |shape| Planned { shape, form: Form::Random, pieces: vec![] };
         let plan = tensors.into_iter().map(|(name, shape)| (name, planned(shape))).collect();
-        Component { config, layout: Layout::Synthetic, files: Arc::default(), plan: Arc::new(plan) }
+        Component {
+            config,
+            layout: Layout::Synthetic,
+            files: Arc::default(),
+            plan: Arc::new(plan),
+            passed_over: vec![],
+        }
     }
 
     /// The naming scheme of its files.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// Its files.
+    pub fn files(&self) -> impl Iterator<Item = &Location> {
+        self.files.iter().map(|file| &file.location)
+    }
+
+    /// Files beside them that are not used, as the network is whole without them.
+    pub fn passed_over(&self) -> &[Location] {
+        &self.passed_over
     }
 
     /// Canonical names of all tensors, in alphabetical order.

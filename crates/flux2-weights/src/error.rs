@@ -33,8 +33,8 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
-    /// The model is a single file, which holds one network, and another network is not named.
-    #[error("{} holds only the transformer, the {part} is not named", path.display())]
+    /// The model is a single file without another network, which is not named either.
+    #[error("{} holds no {part}, and none is named", path.display())]
     PartNotGiven {
         /// Path of the file.
         path: PathBuf,

@@ -12,7 +12,7 @@ use crate::component::{Checkpoint, Component};
 use crate::config::{Taps, TextConfig, TransformerConfig, VaeConfig};
 use crate::layout::{Detected, Layout};
 use crate::location::Location;
-use crate::lora::{Lora, LoraPath, LoraProblem};
+use crate::lora::{CONFIG_FILE, Lora, LoraPath, LoraProblem, Strength, file_of};
 use crate::model_files::{find_tokenizer, kind_of_folder};
 use crate::sizes::transformer_sizes;
 use crate::tensor_file::{FileMetadata, Printable, TensorFile};
@@ -22,13 +22,13 @@ use crate::{Error, Result};
 /// What a file or folder is.
 #[derive(Debug)]
 pub struct Inspection {
-    /// The three parts of a whole model, else one part.
+    /// The three parts of a whole model, those of a file of several, else one part.
     pub parts: Vec<InspectedPart>,
-    /// Present for the folder of a whole model.
+    /// Present for a whole model: a folder, or one file of all three networks.
     pub model: Option<InspectedModel>,
 }
 
-/// What the folder of a whole model is, besides its parts.
+/// What a whole model is, besides its parts.
 #[derive(Debug)]
 pub struct InspectedModel {
     /// The member of the family it is; none if its sizes are not published.
@@ -48,6 +48,8 @@ pub struct InspectedPart {
     pub container: &'static str,
     /// Number of files.
     pub files: usize,
+    /// Files beside them that are not used, as the network is whole without them.
+    pub passed_over: Vec<Location>,
     /// Bytes of all tensors.
     pub bytes: u64,
     /// Element types, each with the number of its tensors and their bytes; the most bytes first.
@@ -56,6 +58,8 @@ pub struct InspectedPart {
     pub sizes: Option<String>,
     /// Number of parameters; `None` if the network cannot be loaded.
     pub parameters: Option<u64>,
+    /// `alpha / rank` of a LoRA.
+    pub strength: Option<Strength>,
     /// Members of the family that a transformer can be. Base and distilled members differ only in values.
     pub variants: Vec<&'static str>,
     /// Metadata of the file, without long texts.
@@ -100,6 +104,16 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
     if !location.exists()? {
         return Err(Error::ModelMissing { path: location.path().to_owned() });
     }
+    if location.join(CONFIG_FILE).is_file() {
+        let part = InspectedPart { location: location.clone(), ..InspectedPart::of(&file_of(location)?, Kind::ALL)? };
+        return Ok(Inspection { parts: vec![part], model: None });
+    }
+    if !location.is_dir() {
+        let networks = Checkpoint::open(location)?.parts();
+        if networks.len() > 1 {
+            return file_of_networks(location, &networks);
+        }
+    }
     if !location.join("model_index.json").is_file() {
         let part = InspectedPart::of(location, Kind::ALL)?;
         return Ok(Inspection { parts: vec![part], model: None });
@@ -125,6 +139,18 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
     Ok(Inspection { parts, model: Some(InspectedModel { variants, has_tokenizer }) })
 }
 
+/// Describes a file of several networks: a whole model, if it holds all three.
+fn file_of_networks(location: &Location, networks: &[Part]) -> Result<Inspection> {
+    let mut parts = Vec::new();
+    for part in [Part::Transformer, Part::TextEncoder, Part::Vae].into_iter().filter(|part| networks.contains(part)) {
+        parts.push(InspectedPart::described(location, Checkpoint::open(location)?.only(part), Kind::ALL)?);
+    }
+    let has_tokenizer = find_tokenizer(location, location).is_some();
+    let variants = parts[0].variants.clone();
+    let model = (parts.len() == 3).then_some(InspectedModel { variants, has_tokenizer });
+    Ok(Inspection { parts, model })
+}
+
 impl InspectedPart {
     fn missing(location: &Location, problem: Error) -> Self {
         InspectedPart {
@@ -132,10 +158,12 @@ impl InspectedPart {
             kind: PartKind::Unknown,
             container: "",
             files: 0,
+            passed_over: vec![],
             bytes: 0,
             dtypes: vec![],
             sizes: None,
             parameters: None,
+            strength: None,
             variants: vec![],
             metadata: BTreeMap::new(),
             problem: Some(problem),
@@ -144,9 +172,12 @@ impl InspectedPart {
 
     /// `kinds` limits the variants that a transformer can be.
     fn of(location: &Location, kinds: &[Kind]) -> Result<Self> {
-        let checkpoint = Checkpoint::open(location)?;
+        Self::described(location, Checkpoint::open(location)?, kinds)
+    }
+
+    fn described(location: &Location, checkpoint: Checkpoint, kinds: &[Kind]) -> Result<Self> {
         let mut dtypes: Vec<(String, usize, u64)> = Vec::new();
-        for tensor in checkpoint.files.iter().flat_map(|file| file.tensors.values()) {
+        for tensor in checkpoint.tensors() {
             let (name, bytes) = (tensor.dtype.to_string(), tensor.range.len() as u64);
             match dtypes.iter_mut().find(|known| known.0 == name) {
                 Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
@@ -164,10 +195,12 @@ impl InspectedPart {
             kind: PartKind::Unknown,
             container,
             files: checkpoint.files.len(),
+            passed_over: checkpoint.passed_over().to_vec(),
             bytes: dtypes.iter().map(|(_, _, bytes)| bytes).sum(),
             dtypes,
             sizes: None,
             parameters: None,
+            strength: None,
             variants: vec![],
             metadata,
             problem: None,
@@ -220,6 +253,7 @@ impl InspectedPart {
     fn lora(mut self, file: &TensorFile) -> Result<Self> {
         let bytes = file.bytes()?;
         self.kind = PartKind::Lora(0);
+        self.strength = Lora::strength(file, &bytes).ok();
         let path = LoraPath { location: self.location.clone(), scale: 1.0 };
         let mut first_problem = None;
         let mut has_targets = false;

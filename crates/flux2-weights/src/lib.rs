@@ -55,7 +55,7 @@ pub use inspect::{InspectedModel, InspectedPart, Inspection, PartKind, inspect};
 pub use json::ConfigProblem;
 pub use layout::Layout;
 pub use location::{EmbeddedFile, Location};
-pub use lora::{Lora, LoraPath, LoraProblem, WithLoras};
+pub use lora::{AlphaSource, Lora, LoraPath, LoraProblem, Strength, WithLoras};
 pub use mismatch::{Mismatch, WrongShape};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;

@@ -17,13 +17,13 @@ use crate::{Error, Result};
 /// Where a model's files are, as the user named them.
 #[derive(Clone, Debug, Default)]
 pub struct ModelPaths {
-    /// A diffusers folder (with `model_index.json`), or the transformer as one file.
+    /// A diffusers folder (with `model_index.json`), the transformer as one file, or one file of all networks.
     pub model: Location,
     /// Transformer, file or folder, in place of the one in the model's folder.
     pub transformer: Option<Location>,
-    /// Text encoder, file or folder, in place of the one in the model's folder; required if `model` is a file.
+    /// Text encoder, file or folder, in place of the one in the model's folder; required if `model` is a file without it.
     pub text_encoder: Option<Location>,
-    /// VAE, file or folder, in place of the one in the model's folder; required if `model` is a file.
+    /// VAE, file or folder, in place of the one in the model's folder; required if `model` is a file without it.
     pub vae: Option<Location>,
     /// LoRAs to add to the transformer, in this order.
     pub loras: Vec<LoraPath>,
@@ -74,10 +74,13 @@ impl ModelFiles {
             }
         };
         // Open it first: a wrong file is reported before the other two parts are asked for.
-        let transformer = Component::<TransformerConfig>::open(transformer)?;
+        let checkpoint = Checkpoint::open(&transformer)?;
+        let in_file = if is_folder { vec![] } else { checkpoint.parts() };
+        let transformer = Component::<TransformerConfig>::of(checkpoint)?;
         let beside = |given: &Option<Location>, folder: &str, part: Part| match given {
             Some(location) => Ok(location.clone()),
             None if is_folder => Ok(paths.model.join(folder)),
+            None if in_file.contains(&part) => Ok(paths.model.clone()),
             None => Err(Error::PartNotGiven { path: paths.model.path().to_owned(), part }),
         };
         let text_location = beside(&paths.text_encoder, "text_encoder", Part::TextEncoder)?;
@@ -96,6 +99,15 @@ impl ModelFiles {
         let tokenizer = find_tokenizer(&text_location, &paths.model);
         let files = ModelFiles { variant, name, transformer, text_encoder, vae, loras: Vec::new(), tokenizer };
         files.with_loras(&paths.loras)
+    }
+
+    /// Files of its folders that are not read, as its networks are whole without them, each with the file that is read.
+    pub fn passed_over(&self) -> Vec<(&Location, &Location)> {
+        fn of<C>(component: &Component<C>) -> impl Iterator<Item = (&Location, &Location)> {
+            let first = component.files().next();
+            component.passed_over().iter().filter_map(move |file| Some((file, first?)))
+        }
+        of(&self.transformer).chain(of(&self.text_encoder)).chain(of(&self.vae)).collect()
     }
 
     /// The same model for a dry run: tensors that need memory besides the mapped files are zeros.
@@ -117,6 +129,7 @@ impl Component<TransformerConfig> {
     }
 
     pub(super) fn of(checkpoint: Checkpoint) -> Result<Self> {
+        let checkpoint = checkpoint.only(Part::Transformer);
         let dialect = checkpoint.dialect(Part::Transformer)?;
         let config = match checkpoint.config(Part::Transformer)? {
             Some(json) => TransformerConfig::from_json(&json)?,
@@ -137,6 +150,7 @@ impl Component<TextConfig> {
     }
 
     pub(super) fn of(checkpoint: Checkpoint, taps: &Taps) -> Result<Self> {
+        let checkpoint = checkpoint.only(Part::TextEncoder);
         let dialect = checkpoint.dialect(Part::TextEncoder)?;
         let config = match checkpoint.config(Part::TextEncoder)? {
             Some(json) => TextConfig::from_json(&json, taps)?,
@@ -158,6 +172,7 @@ impl Component<VaeConfig> {
     }
 
     pub(super) fn of(checkpoint: Checkpoint) -> Result<Self> {
+        let checkpoint = checkpoint.only(Part::Vae);
         let dialect = checkpoint.dialect(Part::Vae)?;
         let config = match checkpoint.config(Part::Vae)? {
             Some(json) => VaeConfig::from_json(&json)?,

@@ -13,6 +13,7 @@ use super::info;
 use crate::args::InspectArgs;
 use crate::failure::Result;
 use crate::prepare::find_model;
+use crate::report::record::StrengthRecord;
 use crate::report::{Size, json, print};
 use crate::wording;
 
@@ -20,7 +21,7 @@ use crate::wording;
 #[derive(Serialize)]
 struct Record<'a> {
     path: String,
-    /// Whether it is the folder of a whole model.
+    /// Whether it is a whole model, a folder or one file.
     is_model: bool,
     /// Whether every part can be loaded.
     is_complete: bool,
@@ -35,12 +36,17 @@ struct PartRecord<'a> {
     what: String,
     container: &'a str,
     files: usize,
+    /// Files beside them that are not read, as the network is whole without them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_read: Vec<String>,
     bytes: u64,
     dtypes: Vec<DtypeRecord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sizes: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strength: Option<StrengthRecord>,
     variants: &'a [&'static str],
     metadata: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,10 +112,12 @@ fn record(part: &InspectedPart) -> PartRecord<'_> {
         what: part.kind.to_string(),
         container: part.container,
         files: part.files,
+        not_read: part.passed_over.iter().map(|file| file.path().display().to_string()).collect(),
         bytes: part.bytes,
         dtypes: dtypes.collect(),
         parameters: part.parameters,
         sizes: part.sizes.as_deref(),
+        strength: part.strength.as_ref().map(StrengthRecord::new),
         variants: &part.variants,
         metadata: &part.metadata,
         problem: part.problem.as_ref().map(ToString::to_string),
@@ -128,12 +136,17 @@ fn rows(part: &InspectedPart) -> Vec<(String, String)> {
                 files => format!("{}, {files} files", part.container),
             },
         );
+        for file in &part.passed_over {
+            let name = file.path().file_name().unwrap_or_default().display();
+            row("not read", name.to_string());
+        }
         let dtype = |(dtype, tensors, bytes): &(String, usize, u64)| format!("{dtype} {} in {tensors}", Size(*bytes));
         let dtypes = part.dtypes.iter().map(dtype).collect::<Vec<_>>().join(", ");
         row("tensors", format!("{}: {dtypes}", Size(part.bytes)));
     }
     part.sizes.iter().for_each(|sizes| row("sizes", sizes.clone()));
     part.parameters.iter().for_each(|n| row("parameters", format!("{:.2} million", *n as f64 / 1e6)));
+    part.strength.iter().for_each(|strength| row("strength", strength.to_string()));
     if !part.variants.is_empty() {
         row("fits", part.variants.join(", "));
     }

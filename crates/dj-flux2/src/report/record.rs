@@ -7,6 +7,7 @@ use flux2::Timings;
 use flux2::image::Parameters;
 use flux2::pipeline::KernelRun;
 use flux2::pipeline::ladder::Rescue;
+use flux2::weights::Strength;
 use serde::Serialize;
 
 /// A finished picture.
@@ -21,11 +22,33 @@ pub struct Record<'a> {
     pub parameters: &'a Parameters,
     /// Description of the device.
     pub device: &'a str,
+    /// `alpha / rank` of each LoRA, in the order of `loras`.
+    #[serde(skip_serializing_if = "<[StrengthRecord]>::is_empty")]
+    pub lora_strengths: &'a [StrengthRecord],
     pub timings: Seconds,
     /// The kernels that ran.
     pub kernels: Vec<Kernel>,
     /// What was given up because memory was short.
     pub rescues: Vec<RescueRecord>,
+}
+
+/// `alpha / rank` of a LoRA, and what gives alpha.
+#[derive(Serialize)]
+pub struct StrengthRecord {
+    /// The smallest and the largest of its matrices.
+    alpha_by_rank: [f32; 2],
+    /// Where alpha is given; none if nothing gives it, and the rank is taken.
+    alpha_from: Option<String>,
+    /// Matrices for which nothing gives alpha.
+    matrices_without_alpha: usize,
+}
+
+impl StrengthRecord {
+    pub fn new(strength: &Strength) -> Self {
+        let Strength { least, most, source, unsaid } = strength;
+        let alpha_from = source.map(|source| source.to_string());
+        StrengthRecord { alpha_by_rank: [*least, *most], alpha_from, matrices_without_alpha: *unsaid }
+    }
 }
 
 /// Products computed by one kernel.

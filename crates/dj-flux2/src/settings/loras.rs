@@ -39,15 +39,17 @@ fn scaled(typed: &OsStr) -> Option<(&Path, f32)> {
     Some((Path::new(path), scale.parse().ok()?))
 }
 
-/// The file of a LoRA that `picture` was made with, in the current folder or beside the picture. Its hash is compared
-/// once it is loaded.
+/// The file of a LoRA that `picture` was made with, or the folder of an adapter, in the current folder or beside the
+/// picture. Its hash is compared once it is loaded.
 pub fn recorded(lora: &LoraParameters, picture: &Path, is_file: fn(&Path) -> bool) -> Result<LoraPath> {
     let LoraParameters { name, scale, .. } = lora;
-    let file = PathBuf::from(format!("{name}.safetensors"));
     // A picture comes from anywhere: a name with a path in it is not followed.
-    let is_plain = matches!(file.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
-    let beside = picture.with_file_name(&file);
-    match [file, beside].into_iter().find(|path| is_plain && is_file(path)) {
+    let is_plain = |path: &PathBuf| matches!(path.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let places = |path: PathBuf| [path.clone(), picture.with_file_name(path)];
+    let plain = |path: PathBuf| Some(path).filter(is_plain).into_iter().flat_map(places);
+    let file = plain(format!("{name}.safetensors").into()).find(|path| is_file(path));
+    let folder = || plain(name.into()).find(|path| is_file(&path.join("adapter_model.safetensors")));
+    match file.or_else(folder) {
         Some(path) => Ok(LoraPath { location: path.into(), scale: *scale }),
         None => Err(Failure::new(
             code::MODEL_MISSING,

@@ -394,9 +394,15 @@ mod tests {
         };
         assert_eq!(found("style", &[], |_| true).unwrap(), ["style.safetensors:0.5"]);
         assert_eq!(found("style", &[], |p| p.starts_with("pictures")).unwrap(), ["pictures/style.safetensors:0.5"]);
+        let adapter = |p: &Path| p == Path::new("pictures/v1.5/adapter_model.safetensors");
+        assert_eq!(found("v1.5", &[], adapter).unwrap(), ["pictures/v1.5:0.5"]);
         assert_eq!(found("style", &["other", "more:2"], |_| false).unwrap(), ["other:1", "more:2"]);
+        let adapters = |p: &Path| p.ends_with("adapter_model.safetensors");
+        assert_eq!(found("..", &[], adapters).unwrap_err().code, code::MODEL_MISSING);
         for name in ["style", "../style", "/style", "a/b"] {
-            let failure = found(name, &[], |p| p != Path::new("style.safetensors") && !p.starts_with("pictures"));
+            let is_elsewhere =
+                |p: &Path| !["style.safetensors", "style", "pictures"].iter().any(|at| p.starts_with(at));
+            let failure = found(name, &[], is_elsewhere);
             assert_eq!(failure.unwrap_err().code, code::MODEL_MISSING, "{name}");
         }
     }

@@ -77,6 +77,7 @@ fn a_lora() {
       container   safetensors
       tensors     75 kB: bf16 75 kB in 78
       sizes       those of no published model
+      strength    alpha / rank 0.25 to 2.5, from its metadata
     ");
 }
 

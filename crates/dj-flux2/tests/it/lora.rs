@@ -25,7 +25,18 @@ fn the_picture_and_the_report_say_which_and_how_much() {
     let cli = with_lora();
     let args = ["a red fox", "-v", "--lora", "style.safetensors:0.7", "--lora", "style.safetensors:-0.1"];
     let shown = cli.run(args.iter().chain(&crate::cli::QUICK));
-    assert!(shown.contains("\nLoRA style, scale 0.7, 31 matrices\nLoRA style, scale -0.1, 31 matrices\n"), "{shown}");
+    let strength = "alpha / rank 0.25 to 2.5, from its metadata";
+    for scale in ["0.7", "-0.1"] {
+        assert!(shown.contains(&format!("\nLoRA style, scale {scale}, {strength}, 31 matrices\n")), "{shown}");
+    }
+    let json = cli.stdout(
+        ["a red fox", "--json", "-o", "json.png", "--lora", "style.safetensors"].iter().chain(&crate::cli::QUICK),
+    );
+    let record: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    let expected = serde_json::json!(
+        [{"alpha_by_rank": [0.25, 2.5], "alpha_from": "its metadata", "matrices_without_alpha": 0}]
+    );
+    assert_eq!(record["lora_strengths"], expected);
     let info = cli.stdout(["info", "output.png"]);
     let lines: Vec<&str> = info.lines().filter(|line| line.starts_with("lora")).collect();
     snapshot!(lines.join("\n"), @"

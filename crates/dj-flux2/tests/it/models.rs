@@ -106,13 +106,13 @@ fn a_transformer_alone_needs_text_encoder_and_vae() {
     snapshot!(refused(&["-m", transformer]), @"
     exit code: 3
     ----- stderr -----
-    error: [FIXTURES]/tiny/klein-bfl/transformer.safetensors holds only the transformer, the text encoder is not named
+    error: [FIXTURES]/tiny/klein-bfl/transformer.safetensors holds no text encoder, and none is named
     hint: add --text-encoder with the path of the text encoder
     ");
     snapshot!(refused(&["-m", transformer, "--text-encoder", text_encoder]), @"
     exit code: 3
     ----- stderr -----
-    error: [FIXTURES]/tiny/klein-bfl/transformer.safetensors holds only the transformer, the VAE is not named
+    error: [FIXTURES]/tiny/klein-bfl/transformer.safetensors holds no VAE, and none is named
     hint: add --vae with the path of the VAE
     ");
     snapshot!(refused(&["-m", transformer, "--text-encoder", "nowhere", "--vae", "nowhere"]), @"

@@ -1,5 +1,6 @@
 //! The files of a network before they are checked: opened, indexed by name, and matched with a configuration.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::{Component, Form, Piece, Planned};
 use crate::config::ExpectedTensor;
 use crate::gguf::Metadata;
 use crate::json::{ConfigProblem, Json};
-use crate::layout::{Detected, Dialect, Rule, detect};
+use crate::layout::{Detected, Dialect, Rule, detect, networks, other_spellings, owner};
 use crate::location::Location;
 use crate::mismatch::{Mismatch, WrongShape, nearest_name};
 use crate::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
@@ -29,6 +30,8 @@ pub(crate) struct Checkpoint {
     index: BTreeMap<String, usize>,
     /// `config.json` beside the files.
     config: Option<Location>,
+    /// Files of the folder that are not used, as its network is whole without them.
+    passed_over: Vec<Location>,
 }
 
 impl Checkpoint {
@@ -42,12 +45,13 @@ impl Checkpoint {
             Some(index) => shard_names(index)?.into_iter().map(|name| location.join(name)).collect(),
             None => match files_ending(location, ".safetensors")? {
                 none if none.is_empty() => files_ending(location, ".gguf")?,
-                shards => shards,
+                files => {
+                    let (used, passed_over) = one_network(files)?;
+                    let joined = Self::join(location, location, &used, None)?;
+                    return Ok(Checkpoint { passed_over, ..joined });
+                }
             },
         };
-        if shards.is_empty() {
-            return Err(Error::NoWeights { path: location.path().to_owned() });
-        }
         for shard in &shards {
             if !shard.exists()? {
                 return Err(Error::PartMissing { what: "shard", path: shard.path().to_owned() });
@@ -57,6 +61,9 @@ impl Checkpoint {
     }
 
     fn join(location: &Location, folder: &Location, files: &[Location], shards: Option<&Json>) -> Result<Self> {
+        if files.is_empty() {
+            return Err(Error::NoWeights { path: location.path().to_owned() });
+        }
         let files = files.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
         let mut index = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -77,12 +84,66 @@ impl Checkpoint {
             }
         }
         let config = Some(folder.join("config.json")).filter(Location::is_file);
-        Ok(Checkpoint { location: location.clone(), files, index, config })
+        Ok(Checkpoint { location: location.clone(), files, index, config, passed_over: Vec::new() })
     }
 
     /// What it is, judged by the names of its tensors.
     pub fn detect(&self) -> Option<Detected> {
-        detect(|name| self.index.contains_key(name), self.index.keys().map(String::as_str))
+        match detect(self.index.keys().map(String::as_str))? {
+            Detected::Part(Part::Vae, dialect) => {
+                Some(self.vae_of_others(&dialect).map_or(Detected::Part(Part::Vae, dialect), Detected::Other))
+            }
+            detected => Some(detected),
+        }
+    }
+
+    /// The networks in it; several in a file of a whole model.
+    pub fn parts(&self) -> Vec<Part> {
+        self.networks().into_iter().map(|(part, _)| part).collect()
+    }
+
+    /// All tensors that are stored.
+    pub fn tensors(&self) -> impl Iterator<Item = &StoredTensor> {
+        self.index.iter().map(|(name, file)| &self.files[*file].tensors[name])
+    }
+
+    /// Files of the folder that are not used, as its network is whole without them.
+    pub fn passed_over(&self) -> &[Location] {
+        &self.passed_over
+    }
+
+    /// The tensors of one network, if there are several. Tensors of none stay with the first, which refuses them.
+    pub fn only(mut self, wanted: Part) -> Self {
+        let networks = self.networks();
+        if networks.len() > 1 && networks.iter().any(|(part, _)| *part == wanted) {
+            let first = networks[0].0;
+            self.index.retain(|name, _| owner(&networks, name).unwrap_or(first) == wanted);
+        }
+        self
+    }
+
+    fn networks(&self) -> Vec<(Part, Dialect)> {
+        networks(self.index.keys().map(String::as_str))
+    }
+
+    /// The family whose autoencoder it is, if it is not this one: those have other latents and no batch norm on them.
+    fn vae_of_others(&self, dialect: &Dialect) -> Option<&'static str> {
+        let has_norm = self.get(&dialect.find("bn.mean").1[0]).is_some();
+        let (_, conv_in) = self.get(&dialect.find("decoder.conv_in.weight").1[0])?;
+        match (has_norm, conv_in.shape.get(1)?) {
+            (false, 4) => Some("the VAE of Stable Diffusion"),
+            (false, 16) => Some("the VAE of FLUX.1 or Stable Diffusion 3"),
+            _ => None,
+        }
+    }
+
+    /// The name that a tensor has here.
+    pub(super) fn spelled<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        let other = || other_spellings(name).find(|other| self.index.contains_key(other));
+        match self.index.contains_key(name) {
+            true => name.into(),
+            false => other().map_or(name.into(), Cow::Owned),
+        }
     }
 
     /// Which network of a model it is, if it is one.
@@ -151,10 +212,12 @@ impl Checkpoint {
             return Err(Error::Tensors { path: self.location.path().to_owned(), mismatch: Box::new(mismatch) });
         }
         let layout = wants.dialect.layout;
-        Ok(Component { config, layout, files: Arc::new(self.files), plan: Arc::new(plan) })
+        let Checkpoint { files, passed_over, .. } = self;
+        Ok(Component { config, layout, files: Arc::new(files), plan: Arc::new(plan), passed_over })
     }
 
     pub(super) fn get(&self, name: &str) -> Option<(usize, &StoredTensor)> {
+        let name = &*self.spelled(name);
         let file = *self.index.get(name)?;
         Some((file, &self.files[file].tensors[name]))
     }
@@ -173,6 +236,7 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     /// The stored tensor `name` if its shape and dtype are right; otherwise records the mismatch.
     pub(super) fn piece(&mut self, name: &str, shape: &[usize], form: &Rule) -> Option<Piece> {
+        let name = &*self.checkpoint.spelled(name);
         let Some((file, stored)) = self.checkpoint.get(name) else {
             self.mismatch.missing.push(name.to_owned());
             return None;
@@ -298,6 +362,56 @@ impl Shapes<'_> {
     }
 }
 
+/// Names of weights that libraries look for in a folder, without extension.
+const STANDARD: [&str; 2] = ["diffusion_pytorch_model", "model"];
+/// Variants of such a file, as in `model.fp16.safetensors`, the one that is taken first.
+const VARIANTS: [&str; 3] = ["bf16", "fp16", "fp32"];
+
+/// The files that are read of a folder without an index, and those that are not. Beside a file (or shards) with a
+/// standard name only those are read that complete it.
+fn one_network(files: Vec<Location>) -> Result<(Vec<Location>, Vec<Location>)> {
+    let mut sets: BTreeMap<String, Vec<Location>> = BTreeMap::new();
+    for file in files {
+        sets.entry(set_of(&file)).or_default().push(file);
+    }
+    let variants = || STANDARD.into_iter().flat_map(|name| VARIANTS.map(|variant| format!("{name}.{variant}")));
+    let wanted = STANDARD.into_iter().map(str::to_owned).chain(variants()).find(|name| sets.contains_key(name));
+    let Some(wanted) = wanted.filter(|_| sets.len() > 1) else {
+        return Ok((sets.into_values().flatten().collect(), Vec::new()));
+    };
+    let names_of = |files: &[Location]| -> Result<BTreeSet<String>> {
+        let files = files.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
+        Ok(files.into_iter().flat_map(|file| file.tensors.into_keys()).collect())
+    };
+    let mut used = sets.remove(&wanted).expect("just found");
+    let own = names_of(&used)?;
+    let own_networks = networks(own.iter().map(String::as_str));
+    let mut passed_over = Vec::new();
+    for files in sets.into_values() {
+        let names = names_of(&files)?;
+        let completes = |name: &String| own_networks.iter().any(|(_, dialect)| dialect.knows(name));
+        let is_another = !networks(names.iter().map(String::as_str)).is_empty() || !names.is_disjoint(&own);
+        match own_networks.is_empty() || !is_another && names.iter().any(completes) {
+            true => used.extend(files),
+            false => passed_over.extend(files),
+        }
+    }
+    Ok((used, passed_over))
+}
+
+/// The name that the shards of a network share: that of the file without extension and without `-00001-of-00002`.
+fn set_of(file: &Location) -> String {
+    let name = file.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = name.strip_suffix(".safetensors").unwrap_or(name);
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let without_shard = || {
+        let (rest, of) = name.rsplit_once("-of-")?;
+        let (name, number) = rest.rsplit_once('-')?;
+        (is_number(of) && is_number(number)).then_some(name)
+    };
+    without_shard().unwrap_or(name).to_owned()
+}
+
 /// Files of a folder whose names end with `ending`, in alphabetical order.
 fn files_ending(folder: &Location, ending: &str) -> Result<Vec<Location>> {
     let mut files = folder.entries()?;
@@ -308,11 +422,21 @@ fn files_ending(folder: &Location, ending: &str) -> Result<Vec<Location>> {
     Ok(files)
 }
 
-/// The index of shards. Of several, the shortest name is the one without a variant such as `fp16`.
+/// The index of shards. Of several, the shortest name is the one without a variant such as `fp16`; that of a variant
+/// is not used beside a file without.
 fn index_file(folder: &Location) -> Result<Option<Location>> {
-    let found = files_ending(folder, ".safetensors.index.json")?;
-    Ok(found.into_iter().min_by_key(|file| file.path().as_os_str().len()))
+    let found = files_ending(folder, INDEX)?.into_iter().min_by_key(|file| file.path().as_os_str().len());
+    let is_variant = |file: &Location| {
+        let name = file.path().file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(INDEX));
+        STANDARD.into_iter().any(|standard| {
+            let is_of = name.is_some_and(|name| name.strip_prefix(standard).is_some_and(|it| it.starts_with('.')));
+            is_of && folder.join(format!("{standard}.safetensors")).is_file()
+        })
+    };
+    Ok(found.filter(|file| !is_variant(file)))
 }
+
+const INDEX: &str = ".safetensors.index.json";
 
 /// File names in `weight_map`. Only plain names of files in this folder are accepted.
 fn shard_names(index: &Json) -> Result<BTreeSet<String>> {

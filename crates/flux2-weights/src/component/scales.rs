@@ -95,7 +95,7 @@ impl Planner<'_> {
     /// The declared format of the matrix `name`, if it is not the one that `dtype` stands for here.
     pub(super) fn unsupported_format(&self, name: &str, dtype: StoredDType) -> Option<String> {
         let stem = name.strip_suffix(".weight")?;
-        let bare = stem.strip_prefix(self.wants.dialect.prefix).unwrap_or(stem);
+        let bare = stem.strip_prefix(&*self.wants.dialect.prefix).unwrap_or(stem);
         let DeclaredFormat(format) = self.formats.get(stem).or_else(|| self.formats.get(bare))?;
         let known = match dtype {
             StoredDType::Known(DType::F8E4M3) => format == "float8_e4m3fn",

@@ -119,6 +119,12 @@ pub enum ConvertProblem {
         /// Bytes that are free.
         free: u64,
     },
+    /// A file of several networks, of which a conversion reads one.
+    #[error("{} holds several networks", path.display())]
+    SeveralNetworks {
+        /// Path of the file.
+        path: PathBuf,
+    },
     /// Another conversion to the same path is running.
     #[error("another conversion writes {}", path.display())]
     Busy {
@@ -135,6 +141,9 @@ impl ConvertProblem {
             ConvertProblem::IsSource { .. } => "name another place",
             ConvertProblem::LostValue { .. } => "convert the whole model: its folder keeps the configuration",
             ConvertProblem::Vae { .. } => return Remedy::ConvertVaeToBf16,
+            ConvertProblem::SeveralNetworks { .. } => {
+                "name the network to convert; each is written to a file of its own"
+            }
             ConvertProblem::NoFormat => "use bf16, int8, q8_0 or q4_k",
             ConvertProblem::DiskFull { .. } => "free some room, or name a place on another disk",
             ConvertProblem::Busy { .. } => "wait for it, or name another place",
@@ -268,6 +277,9 @@ impl Conversion {
                 return Err(Error::ModelMissing { path: self.model.path().to_owned() });
             }
             let checkpoint = Checkpoint::open(&self.model)?;
+            if self.part.is_none() && checkpoint.parts().len() > 1 {
+                return refuse(ConvertProblem::SeveralNetworks { path: self.model.path().to_owned() });
+            }
             // For a file of no network, report the error of a transformer.
             match self.part.or_else(|| checkpoint.part()).unwrap_or(Part::Transformer) {
                 Part::Transformer => {

@@ -6,11 +6,14 @@
 
 use super::Rule::{self, Flatten, Same};
 
-/// Prefixes of other programs before every name of the transformer, longest first.
-pub(super) const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", ""];
-
-/// Prefixes before every name of the autoencoder.
-pub(super) const VAE_PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
+/// Parts of names, and what other programs write instead: ComfyUI calls the weights of norms `weight` since 0.14.2, and
+/// keeps the convolutions beside the latents outside encoder and decoder.
+pub(super) const SPELLINGS: [(&str, &str); 4] = [
+    (".query_norm.scale", ".query_norm.weight"),
+    (".key_norm.scale", ".key_norm.weight"),
+    ("encoder.quant_conv.", "quant_conv."),
+    ("decoder.post_quant_conv.", "post_quant_conv."),
+];
 
 /// Written by ComfyUI beside fp8 matrices with scales.
 pub(super) const UNUSED: &[&str] = &["scaled_fp8"];

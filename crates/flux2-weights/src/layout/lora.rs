@@ -8,10 +8,13 @@
 //! | diffusers, PEFT | `transformer.`, `base_model.model.` or none | `.lora_A`, `.lora_B` |
 //! | ai-toolkit, ComfyUI | `diffusion_model.`, `model.diffusion_model.` | either pair |
 //! | kohya, musubi | `lora_unet_`, with `_` for every `.` of the module | `.lora_down`, `.lora_up` |
+//! | OneTrainer | `lora_transformer_`, likewise | `.lora_down`, `.lora_up` |
+//! | LyCORIS | `lycoris_`, likewise | `.lora_down`, `.lora_up` |
+//! | older diffusers | `transformer.`, `unet.` | `.lora.down`, `.lora.up`, or with `_lora` |
 //!
 //! A factor is followed by `.weight`, or by an adapter's name and `.weight` as in `.lora_A.default.weight`. Any pair of
 //! factors goes with any prefix. Sources: `loaders/lora_conversion_utils.py` in diffusers, `networks/lora_flux.py` in
-//! kohya-ss/sd-scripts.
+//! kohya-ss/sd-scripts, `comfy/lora.py` in ComfyUI.
 
 /// How a dialect marks the two factors of a matrix, between the module and `.weight`.
 pub(crate) struct Factors {
@@ -22,8 +25,12 @@ pub(crate) struct Factors {
 }
 
 /// Every pair of markers.
-pub(crate) const FACTORS: &[Factors] =
-    &[Factors { down: ".lora_A", up: ".lora_B" }, Factors { down: ".lora_down", up: ".lora_up" }];
+pub(crate) const FACTORS: &[Factors] = &[
+    Factors { down: ".lora_A", up: ".lora_B" },
+    Factors { down: ".lora_down", up: ".lora_up" },
+    Factors { down: ".lora.down", up: ".lora.up" },
+    Factors { down: "_lora.down", up: "_lora.up" },
+];
 
 /// Suffix of the number that, divided by the rank, scales a product.
 pub(crate) const ALPHA: &str = ".alpha";
@@ -33,10 +40,10 @@ pub(crate) const ALPHA_PARTNER: &str = ".lora_down.weight";
 
 /// Prefixes of modules whose parts are separated by dots. Several may follow each other.
 pub(crate) const PREFIXES: &[&str] =
-    &["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."];
+    &["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet."];
 
-/// Prefix of modules whose parts are separated by underscores.
-pub(crate) const UNDERSCORED: &str = "lora_unet_";
+/// Prefixes of modules whose parts are separated by underscores.
+pub(crate) const UNDERSCORED: &[&str] = &["lora_unet_", "lora_transformer_", "lycoris_"];
 
 /// Beginnings of modules, and what some exports write instead: four letters are cut off.
 pub(crate) const ALIASES: &[(&str, &str)] = &[("transformer_blocks.", "sformer_blocks.")];

@@ -79,7 +79,7 @@ pub(super) struct Dialect {
     /// Patterns of names that files have and no network reads.
     unused: &'static [&'static str],
     /// Stands before every name.
-    pub prefix: &'static str,
+    pub prefix: String,
     layers: Option<&'static str>,
     /// Index of the last VAE level, for schemes that number the levels in reverse.
     pub last_level: usize,
@@ -104,8 +104,6 @@ struct Scheme {
     rules: &'static [Rule],
     /// Patterns of names that files have and no network reads.
     unused: &'static [&'static str],
-    /// What may stand before every name; the longest first.
-    prefixes: &'static [&'static str],
     /// What stands before the number of a layer, in text encoders.
     layers: Option<&'static str>,
 }
@@ -118,7 +116,6 @@ const SCHEMES: &[Scheme] = &[
         sign: bfl::TRANSFORMER_SIGN,
         rules: bfl::TRANSFORMER,
         unused: bfl::UNUSED,
-        prefixes: &bfl::PREFIXES,
         layers: None,
     },
     Scheme {
@@ -127,7 +124,6 @@ const SCHEMES: &[Scheme] = &[
         sign: diffusers::TRANSFORMER_SIGN,
         rules: diffusers::TRANSFORMER,
         unused: bfl::UNUSED,
-        prefixes: &bfl::PREFIXES,
         layers: None,
     },
     Scheme {
@@ -136,7 +132,6 @@ const SCHEMES: &[Scheme] = &[
         sign: bfl::VAE_SIGN,
         rules: bfl::VAE,
         unused: bfl::VAE_UNUSED,
-        prefixes: &bfl::VAE_PREFIXES,
         layers: None,
     },
     Scheme {
@@ -145,7 +140,6 @@ const SCHEMES: &[Scheme] = &[
         sign: diffusers::VAE_SIGN,
         rules: diffusers::VAE,
         unused: diffusers::VAE_UNUSED,
-        prefixes: &bfl::VAE_PREFIXES,
         layers: None,
     },
     Scheme {
@@ -154,7 +148,6 @@ const SCHEMES: &[Scheme] = &[
         sign: qwen::SIGN,
         rules: qwen::RULES,
         unused: qwen::UNUSED,
-        prefixes: &qwen::PREFIXES,
         layers: Some(qwen::LAYERS),
     },
     Scheme {
@@ -163,7 +156,6 @@ const SCHEMES: &[Scheme] = &[
         sign: qwen::LLAMA_SIGN,
         rules: qwen::LLAMA_RULES,
         unused: qwen::LLAMA_UNUSED,
-        prefixes: &[""],
         layers: Some(qwen::LLAMA_LAYERS),
     },
 ];
@@ -173,38 +165,102 @@ pub(super) fn transformer_dialects() -> impl Iterator<Item = Dialect> {
     SCHEMES.iter().filter(|scheme| scheme.part == Part::Transformer).map(|scheme| Dialect::new(scheme, ""))
 }
 
+/// The networks whose sign is among the names, each part once, with whatever stands before the sign as prefix.
+pub(super) fn networks<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Vec<(Part, Dialect)> {
+    let mut networks: Vec<(Part, Dialect)> = Vec::new();
+    for scheme in SCHEMES {
+        let prefixes = names.clone().filter_map(|name| prefix_of(name, scheme.sign));
+        // Of several, the shortest: the other may be an average of the weights.
+        if let Some(prefix) = prefixes.min_by_key(|prefix| prefix.len())
+            && networks.iter().all(|(part, _)| *part != scheme.part)
+        {
+            networks.push((scheme.part, Dialect::new(scheme, prefix)));
+        }
+    }
+    networks
+}
+
+/// The network that a name belongs to, in a file of several.
+pub(super) fn owner(networks: &[(Part, Dialect)], name: &str) -> Option<Part> {
+    let has_prefix = |(_, dialect): &&(Part, Dialect)| !dialect.prefix.is_empty() && name.starts_with(&dialect.prefix);
+    let longest = networks.iter().filter(has_prefix).max_by_key(|(_, dialect)| dialect.prefix.len());
+    // A scale stands beside a weight.
+    let weight = || Some(format!("{}.weight", name.rsplit_once('.')?.0));
+    let owns = |dialect: &Dialect, name: &str| dialect.knows(name) || dialect.is_unused(name);
+    let knows = |(_, dialect): &&(Part, Dialect)| {
+        owns(dialect, name) || dialect.text_layer(name).is_some() || weight().is_some_and(|name| owns(dialect, &name))
+    };
+    let first = |name: &str| name.split_once('.').map(|(first, _)| first.to_owned());
+    let is_beside = |(_, dialect): &&(Part, Dialect)| first(&dialect.prefix).is_some_and(|it| first(name) == Some(it));
+    let found = longest.or_else(|| networks.iter().find(knows)).or_else(|| networks.iter().find(is_beside));
+    found.map(|(part, _)| *part)
+}
+
+/// What stands before `sign` in a name.
+fn prefix_of<'n>(name: &'n str, sign: &str) -> Option<&'n str> {
+    name.strip_suffix(sign).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+}
+
+/// Another name of a stored tensor.
+pub(super) fn other_spellings(name: &str) -> impl Iterator<Item = String> {
+    let spelled = bfl::SPELLINGS.into_iter().filter(|(ours, _)| name.contains(ours));
+    spelled.map(|(ours, other)| name.replace(ours, other))
+}
+
 /// Recognizes part, layout and prefix by names; `None` if no scheme fits.
-pub(super) fn detect<'n>(has: impl Fn(&str) -> bool, names: impl Iterator<Item = &'n str> + Clone) -> Option<Detected> {
-    let has_with_prefix = |name: &str| bfl::PREFIXES.iter().any(|prefix| has(&format!("{prefix}{name}")));
+pub(super) fn detect<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Option<Detected> {
+    let has = |sign: &str| names.clone().any(|name| prefix_of(name, sign).is_some());
     // FLUX.2 [dev] has a guidance embedding, [klein] has none.
-    if has_with_prefix(bfl::GUIDANCE) || has_with_prefix(diffusers::GUIDANCE) {
+    if has(bfl::TRANSFORMER_SIGN) && has(bfl::GUIDANCE) || has(diffusers::GUIDANCE) {
         return Some(Detected::Other("FLUX.2 [dev] or another model with a guidance embedding"));
     }
-    let candidates = || {
-        SCHEMES
-            .iter()
-            .flat_map(|scheme| scheme.prefixes.iter().map(move |prefix| (scheme, Dialect::new(scheme, prefix))))
-    };
-    if let Some((scheme, dialect)) = candidates().find(|(s, d)| has(&format!("{}{}", d.prefix, s.sign))) {
-        return Some(Detected::Part(scheme.part, dialect));
+    if let Some(packed) = names.clone().find_map(packed_by_others) {
+        return Some(Detected::Other(packed));
+    }
+    // Before the networks: a file of a whole model holds an autoencoder with the same names.
+    if let Some((_, family)) = FAMILIES.into_iter().find(|(sign, _)| has(sign)) {
+        return Some(Detected::Other(family));
+    }
+    if let Some((part, dialect)) = networks(names.clone()).into_iter().next() {
+        return Some(Detected::Part(part, dialect));
     }
     if names.clone().any(lora::is_factor) {
         return Some(Detected::Lora);
     }
-    if has("double_blocks.0.img_mod.lin.weight") || has("transformer_blocks.0.norm1_context.linear.weight") {
-        return Some(Detected::Other("FLUX.1"));
-    }
     // The sign itself may be missing: take the scheme that fits most names, if it fits more than half.
     const LOOKED_AT: usize = 1000;
+    const PREFIXES: [&str; 5] = ["model.diffusion_model.", "diffusion_model.", "first_stage_model.", "vae.", ""];
+    let candidates = SCHEMES
+        .iter()
+        .flat_map(|scheme| PREFIXES.into_iter().map(move |prefix| (scheme.part, Dialect::new(scheme, prefix))));
     let fitting = |dialect: &Dialect| names.clone().take(LOOKED_AT).filter(|name| dialect.knows(name)).count();
-    let (fits, scheme, dialect) = candidates().map(|(s, d)| (fitting(&d), s, d)).max_by_key(|(fits, ..)| *fits)?;
-    (2 * fits > names.take(LOOKED_AT).count()).then_some(Detected::Part(scheme.part, dialect))
+    let (fits, part, dialect) = candidates.map(|(p, d)| (fitting(&d), p, d)).max_by_key(|(fits, ..)| *fits)?;
+    (2 * fits > names.take(LOOKED_AT).count()).then_some(Detected::Part(part, dialect))
+}
+
+/// Signs of other families.
+const FAMILIES: [(&str, &str); 4] = [
+    ("double_blocks.0.img_mod.lin.weight", "FLUX.1"),
+    ("transformer_blocks.0.norm1_context.linear.weight", "FLUX.1"),
+    ("joint_blocks.0.context_block.adaLN_modulation.1.weight", "Stable Diffusion 3"),
+    ("input_blocks.0.0.weight", "Stable Diffusion"),
+];
+
+/// What packs the weights of a network, if the name is that of a tensor beside weights in a format of another library.
+fn packed_by_others(name: &str) -> Option<&'static str> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    match last {
+        _ if last.starts_with("bitsandbytes__") => Some("packed by bitsandbytes in 4 bits"),
+        "SCB" => Some("packed by bitsandbytes in 8 bits"),
+        "qweight" | "qzeros" => Some("packed by GPTQ, AWQ or Nunchaku"),
+        _ => None,
+    }
 }
 
 impl Dialect {
-    fn new(scheme: &Scheme, prefix: &'static str) -> Self {
+    fn new(scheme: &Scheme, prefix: &str) -> Self {
         let Scheme { layout, rules, unused, layers, .. } = *scheme;
-        Dialect { layout, rules, unused, prefix, layers, last_level: 0 }
+        Dialect { layout, rules, unused, prefix: prefix.to_owned(), layers, last_level: 0 }
     }
 
     /// The scheme of `part` in `layout`, without a prefix; `None` if there is none.
@@ -213,9 +269,12 @@ impl Dialect {
     }
 
     /// Whether a stored name occurs in this scheme, at any index.
-    fn knows(&self, stored: &str) -> bool {
-        let Some(name) = stored.strip_prefix(self.prefix) else { return false };
-        self.rules.iter().flat_map(|rule| rule.stored()).any(|pattern| captures(pattern, name).is_some())
+    pub fn knows(&self, stored: &str) -> bool {
+        let Some(name) = stored.strip_prefix(&*self.prefix) else { return false };
+        let has_rule =
+            |name: &str| self.rules.iter().flat_map(Rule::stored).any(|pattern| captures(pattern, name).is_some());
+        let ours = bfl::SPELLINGS.into_iter().filter(|(_, other)| name.contains(other));
+        has_rule(name) || ours.into_iter().any(|(ours, other)| has_rule(&name.replace(other, ours)))
     }
 
     /// The rule for a canonical name, and the stored names it needs, in order.
@@ -225,19 +284,22 @@ impl Dialect {
     pub fn find(&self, canonical: &str) -> (Rule, Vec<String>) {
         let found = self.rules.iter().find_map(|rule| Some((rule, captures(rule.canonical(), canonical)?)));
         let (rule, captured) = found.unwrap_or_else(|| panic!("no {} rule for `{canonical}`", self.layout));
-        let stored = rule.stored().iter().map(|pattern| self.prefix.to_owned() + &self.fill(pattern, &captured));
+        let stored = rule.stored().iter().map(|pattern| self.prefix.clone() + &self.fill(pattern, &captured));
         (*rule, stored.collect())
     }
 
     /// Whether no network reads this stored name.
     pub fn is_unused(&self, stored: &str) -> bool {
-        let Some(name) = stored.strip_prefix(self.prefix) else { return false };
+        if self.layers.is_some() && stored.rsplit('.').next() == Some(qwen::UNUSED_OUTSIDE) {
+            return true;
+        }
+        let Some(name) = stored.strip_prefix(&*self.prefix) else { return false };
         self.unused.iter().any(|pattern| captures(pattern, name).is_some())
     }
 
     /// The layer of the text encoder that a stored name belongs to, with or without a rule for it.
     pub fn text_layer(&self, stored: &str) -> Option<usize> {
-        stored.strip_prefix(self.prefix)?.strip_prefix(self.layers?)?.split('.').next()?.parse().ok()
+        stored.strip_prefix(&*self.prefix)?.strip_prefix(self.layers?)?.split('.').next()?.parse().ok()
     }
 
     fn fill(&self, pattern: &str, captured: &[(&str, &str)]) -> String {
@@ -283,8 +345,14 @@ mod tests {
 
     #[test]
     fn decoder_levels_are_reversed_in_bfl() {
-        let dialect =
-            Dialect { layout: Layout::Bfl, rules: bfl::VAE, unused: &[], prefix: "", layers: None, last_level: 3 };
+        let dialect = Dialect {
+            layout: Layout::Bfl,
+            rules: bfl::VAE,
+            unused: &[],
+            prefix: String::new(),
+            layers: None,
+            last_level: 3,
+        };
         for (canonical, stored) in [
             ("decoder.up.0.res.2.conv1.bias", "decoder.up.3.block.2.conv1.bias"),
             ("decoder.up.3.res.0.shortcut.weight", "decoder.up.0.block.0.nin_shortcut.weight"),

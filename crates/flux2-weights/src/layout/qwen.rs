@@ -7,10 +7,6 @@
 
 use super::Rule::{self, Same};
 
-/// Prefixes of ComfyUI in files of a whole model.
-pub(super) const PREFIXES: [&str; 3] =
-    ["text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", ""];
-
 pub(super) const SIGN: &str = "model.layers.0.self_attn.q_norm.weight";
 
 pub(super) const RULES: &[Rule] = &[
@@ -30,6 +26,8 @@ pub(super) const RULES: &[Rule] = &[
 
 /// The final norm and the output head; `{p}` is weight or the scale of an 8-bit weight.
 pub(super) const UNUSED: &[&str] = &["model.norm.{p}", "lm_head.{p}", "scaled_fp8"];
+/// Written by ComfyUI beside a text encoder; stands outside the prefix of the other names.
+pub(super) const UNUSED_OUTSIDE: &str = "logit_scale";
 /// Stands before the number of a layer.
 pub(super) const LAYERS: &str = "model.layers.";
 

@@ -65,7 +65,8 @@ impl<'k> Key<'k> {
 
     /// Whether a module is spelled like this one: with dots or with underscores.
     pub fn is_like(&self, module: &str) -> bool {
-        self.module.starts_with(UNDERSCORED) == module.starts_with(UNDERSCORED)
+        let prefix = |module: &str| UNDERSCORED.iter().find(|prefix| module.starts_with(**prefix));
+        prefix(self.module) == prefix(module)
     }
 }
 
@@ -111,7 +112,10 @@ impl Targets {
                         cols,
                         is_swapped: matches!(rule, Rule::SwapHalves(..)),
                     };
-                    targets.insert(format!("{UNDERSCORED}{}", module.replace('.', "_")), target.clone());
+                    let underscored = module.replace('.', "_");
+                    for prefix in UNDERSCORED {
+                        targets.insert(format!("{prefix}{underscored}"), target.clone());
+                    }
                     for (beginning, alias) in ALIASES {
                         if let Some(rest) = module.strip_prefix(beginning) {
                             targets.insert(format!("{alias}{rest}"), target.clone());
@@ -192,6 +196,9 @@ mod tests {
                 Role::Alpha,
             ),
             ("lora_unet_img_in.lora_down.weight", "", "lora_unet_img_in", Role::Down),
+            ("lycoris_img_in.lora_up.weight", "", "lycoris_img_in", Role::Up),
+            ("unet.img_in.lora.down.weight", "unet.", "img_in", Role::Down),
+            ("img_in_lora.up.weight", "", "img_in", Role::Up),
             ("img_in.lora_A.weight", "", "img_in", Role::Down),
         ] {
             assert_eq!(parts(name), Some((prefix, module, role)), "{name}");
@@ -209,6 +216,7 @@ mod tests {
             ("a.lora_B.default.weight", "a.lora_A.default.weight"),
             ("lora_unet_img_in.lora_up.weight", "lora_unet_img_in.lora_down.weight"),
             ("lora_unet_img_in.alpha", "lora_unet_img_in.lora_down.weight"),
+            ("img_in_lora.down.weight", "img_in_lora.up.weight"),
         ] {
             assert_eq!(Key::parse(name).unwrap().partner(), partner);
         }

@@ -26,6 +26,17 @@ pub(crate) fn merged_dtype(base: DType) -> DType {
     if base == DType::F32 { DType::F32 } else { DType::Bf16 }
 }
 
+/// Whether all values of a matrix are finite.
+pub(super) fn is_finite(matrix: &HostTensor) -> bool {
+    let &[rows, cols] = matrix.shape() else { unreachable!("a factor is a matrix") };
+    let mut values = vec![0f32; cols];
+    // A sum of differences to itself vectorizes, a search that may end early does not.
+    (0..rows).all(|row| {
+        matrix.decode_row(row, 0, &mut values);
+        values.iter().map(|value| value - value).sum::<f32>() == 0.0
+    })
+}
+
 /// The matrix `base` with `patches` added.
 pub(super) fn merge(base: &HostTensor, patches: &[&Patch], threads: NonZeroUsize) -> Result<HostTensor> {
     let &[rows, cols] = base.shape() else { unreachable!("LoRA is for matrices") };

@@ -5,8 +5,8 @@
 //!      hands out `W + Σ scale · alpha / rank · up · down`.
 //!
 //! Merging is the first thing that happens to a weight. It accepts every stored format, and quantization comes after
-//! it. A file is refused if a single tensor has no target. Source of the formula: `LoraLayer` in PEFT; of alpha in
-//! metadata: `loaders/peft.py` in diffusers.
+//! it. A file is refused if a single tensor has no target. Where nothing gives alpha it is the rank, and [`Strength`]
+//! says so. Source of the formula: `LoraLayer` in PEFT; of alpha in metadata: `loaders/peft.py` in diffusers.
 
 mod keys;
 mod merge;
@@ -15,6 +15,8 @@ mod scaling;
 pub(super) use merge::merged_dtype;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,19 +26,22 @@ use flux2_base::Remedy;
 use flux2_base::digest::sha256;
 
 use self::keys::{Key, Role, Target, Targets};
-use self::scaling::Scaling;
+pub use self::scaling::AlphaSource;
+pub(super) use self::scaling::CONFIG_FILE;
+use self::scaling::{Factor, Scaling};
 use crate::config::TransformerConfig;
+use crate::layout::lora::ALPHA;
 use crate::location::Location;
 use crate::mismatch::{Mismatch, WrongShape, nearest_name};
 use crate::sizes::transformer_sizes;
-use crate::tensor_file::{FileMetadata, Printable, StoredDType, StoredTensor, TensorFile};
+use crate::tensor_file::{FileMetadata, MAX_METADATA_TEXT, Printable, StoredDType, StoredTensor, TensorFile};
 use crate::{Error, Result};
 use crate::{ModelFiles, WeightSource};
 
 /// A LoRA to add to a model.
 #[derive(Clone, Debug)]
 pub struct LoraPath {
-    /// A safetensors file.
+    /// A safetensors file, or the folder of a PEFT adapter.
     pub location: Location,
     /// Strength: 1 as trained, 0 none, negative inverts the effect.
     pub scale: f32,
@@ -45,14 +50,56 @@ pub struct LoraPath {
 /// A LoRA that fits a transformer. Its file stays mapped while it exists.
 #[derive(Clone, Debug)]
 pub struct Lora {
-    /// Name of its file, without folder and extension.
+    /// Name of its file, without folder and extension; for the folder of an adapter, the folder's name.
     pub name: String,
     /// SHA-256 of its file, in hex.
     pub sha256: String,
     /// Strength with which it is added.
     pub scale: f32,
+    /// What alpha makes of it, before the scale.
+    pub strength: Strength,
     /// Updates by canonical matrix, in the order of the file's names.
     patches: Arc<BTreeMap<String, Vec<Patch>>>,
+}
+
+/// `alpha / rank` of a LoRA's matrices, and where alpha comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Strength {
+    /// The smallest of the matrices, each with the sign of alpha.
+    pub least: f32,
+    /// The largest.
+    pub most: f32,
+    /// Where alpha is given; of several sources, the one of the first matrix.
+    pub source: Option<AlphaSource>,
+    /// Matrices for which nothing gives alpha. It is taken as their rank, so that `alpha / rank` is 1.
+    pub unsaid: usize,
+}
+
+impl Strength {
+    fn of(factors: &[Factor]) -> Self {
+        let values = || factors.iter().map(|factor| factor.of_rank as f32);
+        Strength {
+            least: values().fold(f32::INFINITY, f32::min),
+            most: values().fold(f32::NEG_INFINITY, f32::max),
+            source: factors.iter().find_map(|factor| factor.source),
+            unsaid: factors.iter().filter(|factor| factor.source.is_none()).count(),
+        }
+    }
+}
+
+impl fmt::Display for Strength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Strength { least, most, source, unsaid } = self;
+        match least == most {
+            true => write!(f, "alpha / rank {least}, ")?,
+            false => write!(f, "alpha / rank {least} to {most}, ")?,
+        }
+        match (source, unsaid) {
+            (Some(source), 0) => write!(f, "from {source}"),
+            (Some(source), n) => write!(f, "from {source}; for {n} matrices nothing gives alpha, the rank is taken"),
+            (None, _) => f.write_str("as nothing gives alpha"),
+        }
+    }
 }
 
 /// An update of some rows of a matrix: `factor · up · down` is added.
@@ -94,9 +141,32 @@ impl Lora {
         if !path.scale.is_finite() {
             return Err(Error::LoraScale { scale: path.scale });
         }
-        let file = TensorFile::open(&path.location)?;
+        let file = TensorFile::open(&file_of(&path.location)?)?;
         let bytes = file.bytes()?;
-        Ok(Lora { sha256: sha256(&bytes), ..Self::of(&file, &bytes, path, config)? })
+        let lora = Lora { sha256: sha256(&bytes), ..Self::of(&file, &bytes, path, config)? };
+        let factors = file.tensors.iter().filter(|(name, _)| !name.ends_with(ALPHA));
+        for (name, tensor) in factors {
+            if !merge::is_finite(&host(tensor, &bytes)?) {
+                let problem = LoraProblem::NotFinite { name: name.clone() };
+                return Err(Error::Lora { path: path.location.path().to_owned(), problem });
+            }
+        }
+        Ok(lora)
+    }
+
+    /// What alpha makes of the LoRA in an open file, whatever it is for.
+    pub(super) fn strength(file: &TensorFile, bytes: &HostBytes) -> Result<Strength> {
+        let refuse = |problem| Error::Lora { path: file.location.path().to_owned(), problem };
+        let FileMetadata::Safetensors(metadata) = &file.metadata else { return Err(refuse(LoraProblem::Gguf)) };
+        let adapters = Adapters::of(file).map_err(refuse)?;
+        let scaling = Scaling::of(metadata, adapter_config(&file.location)?.as_deref()).map_err(refuse)?;
+        let factor = |(module, adapter): (&&str, &Adapter)| {
+            let rank = *adapter.down?.tensor.shape.first().filter(|rank| **rank > 0)?;
+            let alpha = adapter.alpha.and_then(|alpha| scalar(alpha.tensor, bytes));
+            Some(factor(module, rank, alpha, scaling.as_ref()))
+        };
+        let factors = adapters.by_module.iter().filter_map(factor).collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        Ok(Strength::of(&factors))
     }
 
     /// The LoRA in an open file, without its digest.
@@ -119,16 +189,27 @@ impl Lora {
                 return Err(refuse(other.unwrap_or_else(|| LoraProblem::Tensors(Box::new(mismatch)))));
             }
         };
-        let scaling = Scaling::of(metadata).map_err(refuse)?;
+        let beside = adapter_config(&file.location)?;
+        let scaling = Scaling::of(metadata, beside.as_deref()).map_err(refuse)?;
         let mut patches: BTreeMap<String, Vec<Patch>> = BTreeMap::new();
+        let mut factors = Vec::with_capacity(pairs.len());
         for pair in pairs {
-            let factor = pair.factor(pair.alpha(bytes)?, scaling.as_ref(), *scale).map_err(refuse)?;
+            let of_pair = {
+                let alpha = pair.alpha.and_then(|alpha| scalar(alpha.tensor, bytes));
+                factor(pair.module, pair.rank, alpha, scaling.as_ref()).map_err(refuse)?
+            };
+            let factor = (f64::from(*scale) * of_pair.of_rank) as f32;
+            if !factor.is_finite() {
+                return Err(refuse(LoraProblem::Factor { module: pair.module.into(), factor }));
+            }
+            factors.push(of_pair);
             patches.entry(pair.target.canonical.clone()).or_default().extend(pair.patches(bytes, factor)?);
         }
         Ok(Lora {
             name: location.stem().unwrap_or_else(|| "lora".into()),
             sha256: String::new(),
             scale: *scale,
+            strength: Strength::of(&factors),
             patches: Arc::new(patches),
         })
     }
@@ -278,8 +359,12 @@ impl<'f> Adapter<'f> {
     /// The pair, if both factors exist and have the shapes of the target; otherwise extends `mismatch`.
     fn fit(&self, module: &'f str, target: &Target, mismatch: &mut Mismatch) -> Option<Pair<'f>> {
         let before = mismatch.missing.len() + mismatch.dtypes.len() + mismatch.shapes.len();
-        for Named { name, tensor, .. } in self.named() {
-            if !matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)) {
+        for Named { name, tensor, key } in self.named() {
+            let is_read = match key.role {
+                Role::Alpha => scalar_reader(tensor.dtype).is_some(),
+                _ => matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)),
+            };
+            if !is_read {
                 mismatch.dtypes.push(((*name).to_owned(), tensor.dtype.to_string()));
             }
         }
@@ -295,7 +380,7 @@ impl<'f> Adapter<'f> {
         let (down, up) = ([rank, target.cols], [target.rows.len(), rank]);
         hold(self.down, &|shape| shape == down, down.into());
         hold(self.up, &|shape| shape == up, up.into());
-        hold(self.alpha, &|shape| matches!(shape, [] | [1]), vec![]);
+        hold(self.alpha, &|shape| shape.iter().all(|n| *n == 1), vec![]);
         match (self.down, self.up) {
             (Some(down), Some(up)) => {
                 let is_right = before == mismatch.missing.len() + mismatch.dtypes.len() + mismatch.shapes.len();
@@ -311,25 +396,6 @@ impl<'f> Adapter<'f> {
 }
 
 impl Pair<'_> {
-    /// Alpha, if the file has a tensor for it.
-    fn alpha(&self, bytes: &HostBytes) -> Result<Option<f32>> {
-        self.alpha.map(|alpha| Ok(host(alpha.tensor, bytes)?.to_f32()[0])).transpose()
-    }
-
-    /// The factor of the product: `scale · alpha / rank`.
-    fn factor(&self, alpha: Option<f32>, scaling: Option<&Scaling>, scale: f32) -> Result<f32, LoraProblem> {
-        let of_rank = match (alpha, scaling) {
-            (Some(alpha), _) => f64::from(alpha) / self.rank as f64,
-            (None, Some(scaling)) => scaling.factor(self.module, self.rank)?,
-            (None, None) => 1.0,
-        };
-        let factor = (f64::from(scale) * of_rank) as f32;
-        match factor.is_finite() {
-            true => Ok(factor),
-            false => Err(LoraProblem::Factor { module: self.module.into(), factor }),
-        }
-    }
-
     /// Updates of canonical rows: one, or one for each half if the layout swaps the halves.
     fn patches(&self, bytes: &HostBytes, factor: f32) -> Result<Vec<Patch>> {
         let (down, up) = (host(self.down, bytes)?, host(self.up, bytes)?);
@@ -349,6 +415,95 @@ fn host(stored: &StoredTensor, bytes: &HostBytes) -> Result<HostTensor> {
     Ok(HostTensor::new(dtype, stored.shape.clone(), bytes.slice(stored.range.clone()))?)
 }
 
+/// The factor of a product, before the scale: `alpha / rank`.
+fn factor(module: &str, rank: usize, alpha: Option<f64>, scaling: Option<&Scaling>) -> Result<Factor, LoraProblem> {
+    match (alpha, scaling) {
+        (Some(alpha), _) => Ok(Factor { of_rank: alpha / rank as f64, source: Some(AlphaSource::Tensors) }),
+        (None, Some(scaling)) => scaling.factor(module, rank),
+        (None, None) => Ok(Factor { of_rank: 1.0, source: None }),
+    }
+}
+
+/// The number in a tensor of one number.
+fn scalar(stored: &StoredTensor, bytes: &HostBytes) -> Option<f64> {
+    let read = scalar_reader(stored.dtype).filter(|_| stored.shape.iter().all(|n| *n == 1))?;
+    Some(read(&bytes[stored.range.clone()]))
+}
+
+/// Reads a single number of `dtype` from its bytes; `None` for types that hold no such numbers.
+fn scalar_reader(dtype: StoredDType) -> Option<fn(&[u8]) -> f64> {
+    macro_rules! read {
+        ($number:ty) => {
+            Some(|bytes| <$number>::from_le_bytes(bytes.try_into().expect("one number")) as f64)
+        };
+    }
+    match dtype {
+        StoredDType::Known(DType::F32) => read!(f32),
+        StoredDType::Known(DType::F16) => Some(|bytes| decoded(DType::F16, bytes)),
+        StoredDType::Known(DType::Bf16) => Some(|bytes| decoded(DType::Bf16, bytes)),
+        StoredDType::Known(DType::F8E4M3) => Some(|bytes| decoded(DType::F8E4M3, bytes)),
+        StoredDType::Known(DType::I8) => read!(i8),
+        StoredDType::Other("F64", _) => read!(f64),
+        StoredDType::Other("I64", _) => read!(i64),
+        StoredDType::Other("U64", _) => read!(u64),
+        StoredDType::Other("I32", _) => read!(i32),
+        StoredDType::Other("U32", _) => read!(u32),
+        StoredDType::Other("I16", _) => read!(i16),
+        StoredDType::Other("U16", _) => read!(u16),
+        StoredDType::Other("U8", _) => read!(u8),
+        _ => None,
+    }
+}
+
+fn decoded(dtype: DType, bytes: &[u8]) -> f64 {
+    let number = HostTensor::new(dtype, [1], HostBytes::new(Arc::new(bytes.to_vec())));
+    f64::from(number.expect("one number").to_f32()[0])
+}
+
+/// The file of a LoRA: `location`, or the file of weights in that folder.
+pub(super) fn file_of(location: &Location) -> Result<Location> {
+    if !location.is_dir() {
+        return Ok(location.clone());
+    }
+    let refuse = |problem| Err(Error::Lora { path: location.path().to_owned(), problem });
+    let named = location.join(ADAPTER_FILE);
+    if named.is_file() {
+        return Ok(named);
+    }
+    let mut files = tensor_files(location)?;
+    match files.len() {
+        0 => refuse(LoraProblem::EmptyFolder),
+        1 => Ok(files.swap_remove(0)),
+        count => refuse(LoraProblem::SeveralFiles { count }),
+    }
+}
+
+/// Name of the weights in folders that PEFT writes.
+const ADAPTER_FILE: &str = "adapter_model.safetensors";
+
+fn tensor_files(folder: &Location) -> Result<Vec<Location>> {
+    let mut files = folder.entries()?;
+    files.retain(|file| file.path().extension().is_some_and(|it| it == "safetensors") && file.is_file());
+    Ok(files)
+}
+
+/// The text of `adapter_config.json` beside a file, if it is that of this file: it is beside no other, or the file has
+/// the name that PEFT gives it.
+fn adapter_config(file: &Location) -> Result<Option<String>> {
+    let config = file.parent().join(CONFIG_FILE);
+    let is_its_own = || {
+        let has_name = file.path().file_name().is_some_and(|name| name == ADAPTER_FILE);
+        Ok::<_, Error>(has_name || tensor_files(&file.parent())?.len() == 1)
+    };
+    if !config.is_file() || !is_its_own()? {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let longest = MAX_METADATA_TEXT as u64 + 1; // one more than is accepted
+    config.reader()?.take(longest).read_to_string(&mut text).map_err(|e| config.io(e))?;
+    Ok(Some(text))
+}
+
 /// Why a file cannot be added to a model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -356,6 +511,21 @@ pub enum LoraProblem {
     /// The file holds no tensors.
     #[error("holds no tensors")]
     Empty,
+    /// A folder without a file of tensors.
+    #[error("is a folder without a .safetensors file")]
+    EmptyFolder,
+    /// A folder of several files, none of which has the name that PEFT gives an adapter.
+    #[error("is a folder of {count} .safetensors files, none of them adapter_model.safetensors")]
+    SeveralFiles {
+        /// Number of files.
+        count: usize,
+    },
+    /// A factor holds an infinity or a NaN, which would spread over the whole picture.
+    #[error("the LoRA is damaged: `{}` holds values that are infinite or not a number", Printable(name))]
+    NotFinite {
+        /// Name of the tensor.
+        name: String,
+    },
     /// LoRAs are read from safetensors files only.
     #[error("is a GGUF file, and LoRAs are read from safetensors files")]
     Gguf,
@@ -405,17 +575,19 @@ pub enum LoraProblem {
         factor: f32,
     },
     /// The adapter's configuration in the metadata is not valid.
-    #[error("its metadata `lora_adapter_metadata` are not valid: {}", Printable(message))]
+    #[error("its {what} cannot be read: {}", Printable(message))]
     Metadata {
+        /// Which text: metadata of the file, or `adapter_config.json`.
+        what: &'static str,
         /// What is wrong with it.
         message: String,
     },
-    /// The metadata declare another rank than the tensors have.
-    #[error("its metadata give `{}` rank {declared}, its tensors have rank {found}", Printable(module))]
+    /// The configuration declares another rank than the tensors have.
+    #[error("its configuration gives `{}` rank {declared}, its tensors have rank {found}", Printable(module))]
     Rank {
         /// Name of the module.
         module: String,
-        /// Rank in the metadata.
+        /// Rank in the configuration.
         declared: u64,
         /// Rank of the tensors.
         found: usize,
@@ -432,7 +604,9 @@ impl LoraProblem {
             LoraProblem::Tensors(_) => "pass a LoRA made for this model, in f32, f16 or bf16",
             LoraProblem::OtherFamily { .. } | LoraProblem::OtherSize { .. } => return Remedy::MatchLora,
             LoraProblem::Factor { .. } => "use a smaller scale, or download the file again",
+            LoraProblem::EmptyFolder | LoraProblem::SeveralFiles { .. } => "pass the .safetensors file of the LoRA",
             LoraProblem::Empty
+            | LoraProblem::NotFinite { .. }
             | LoraProblem::Twice { .. }
             | LoraProblem::Metadata { .. }
             | LoraProblem::Rank { .. } => "download the file again from a source you trust: it is damaged",

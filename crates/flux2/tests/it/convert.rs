@@ -13,7 +13,9 @@ use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, Precision, Trans
 use flux2_backend::DType;
 use safetensors::SafeTensors;
 
-use crate::layouts::{File, assert_same, copy_of_tiny, edit_json, f32_bytes, folder, open, single_files, tiny};
+use crate::layouts::{
+    File, all_in_one, assert_same, copy_of_tiny, edit_json, f32_bytes, folder, open, single_files, tiny,
+};
 use crate::{evaluation, gguf};
 
 const FORMATS: [Format; 4] = [Format::Bf16, Format::Int8, Format::Q8_0, Format::Q4K];
@@ -222,6 +224,23 @@ fn every_network_is_a_file_of_its_own_if_asked() {
     let packed = conversion(tiny("klein"), Format::Q8_0, &temp.path().join("no"));
     let refused = run(&Conversion { part: Some(Part::Vae), ..packed });
     assert!(matches!(refused, Err(Error::Convert(ConvertProblem::Vae { format: DType::Q8_0 }))));
+}
+
+#[test]
+fn of_a_file_of_all_networks_one_is_converted_at_a_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let prefixes = ["model.diffusion_model.", "text_encoders.qwen3_4b.transformer.", "vae."];
+    let model = all_in_one(prefixes).write(temp.path(), "all.safetensors");
+    let whole = conversion(&model, Format::Bf16, &temp.path().join("t.safetensors"));
+    let refused = run(&whole).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Convert(ConvertProblem::SeveralNetworks { path }) if *path == model),
+        "{refused}"
+    );
+    assert!(refused.remedy().is_some() && !whole.out.exists());
+    run(&Conversion { part: Some(Part::Transformer), ..whole.clone() }).unwrap();
+    let transformer = Component::<TransformerConfig>::open(&*whole.out).unwrap();
+    assert_same(&transformer, &open(&folder()).transformer, true);
 }
 
 /// The tiny transformer with two matrices stored as `how` says: one that conversion quantizes and one that it does not.

@@ -330,6 +330,16 @@ fn a_vae_may_be_a_gguf_file_too() {
 }
 
 #[test]
+fn norms_may_be_called_weight_as_newer_comfyui_files_have_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let renamed = transformer().renamed(|n| n.replace("_norm.scale", "_norm.weight"));
+    assert!(renamed.0.keys().any(|n| n.ends_with("single_blocks.2.norm.key_norm.weight")));
+    let path = packed(&renamed, DType::F32).write(temp.path(), "transformer.gguf");
+    let component = Component::<TransformerConfig>::open(&path).unwrap();
+    assert_same(&component, &open(&single_files()).transformer, false);
+}
+
+#[test]
 fn the_container_is_told_by_its_first_bytes() {
     let temp = tempfile::tempdir().unwrap();
     let path = packed(&transformer(), DType::F32).write(temp.path(), "transformer.safetensors");

@@ -531,7 +531,9 @@ fn a_shard_without_a_tensor_its_index_promises() {
 fn a_tensor_in_two_shards() {
     let error = changed_folder(|model| {
         let folder = model.join("vae");
-        std::fs::copy(folder.join("diffusion_pytorch_model.safetensors"), folder.join("z.safetensors")).unwrap();
+        let shard = |n: usize| folder.join(format!("diffusion_pytorch_model-0000{n}-of-00002.safetensors"));
+        std::fs::rename(folder.join("diffusion_pytorch_model.safetensors"), shard(1)).unwrap();
+        std::fs::copy(shard(1), shard(2)).unwrap();
     });
     assert!(matches!(error, Error::TensorTwice { .. }), "{error}");
 }

@@ -43,6 +43,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         picture.check_loras(&prepared.files.loras, &settings, &report)?;
         picture.warn_of_differences(&prepared.files.name, &report);
     }
+    for (other, read) in prepared.files.passed_over() {
+        let (other, read) = (other.path().display(), read.path().display());
+        report.verbose(format_args!("{read} is read, {other} beside it is not"));
+    }
     let engines = open_engines(&mut settings, &prepared, &report)?;
     describe(&engines, &settings, &report);
     Run { settings: &settings, references: prepared.references }.all(engines.engines, &mut report, &cancel)
@@ -91,8 +95,8 @@ fn describe(engines: &Engines, settings: &Settings, report: &Report) {
     let engine = &engines[0];
     report.verbose(format_args!("model {}, variant {}", engine.name(), engine.variant().name));
     for lora in engine.loras() {
-        let Lora { name, scale, .. } = lora;
-        report.verbose(format_args!("LoRA {name}, scale {scale}, {} matrices", lora.matrices()));
+        let Lora { name, scale, strength, .. } = lora;
+        report.verbose(format_args!("LoRA {name}, scale {scale}, {strength}, {} matrices", lora.matrices()));
     }
     engines.iter().for_each(|engine| report.verbose(format_args!("device {}", engine.device())));
     let with_remedy =

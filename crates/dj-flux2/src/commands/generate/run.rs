@@ -10,7 +10,7 @@ use flux2::{CancelToken, Engine, Event, Reference, Timings};
 
 use crate::failure::{Failure, Result, code};
 use crate::report::Report;
-use crate::report::record::{Kernel, Record, RescueRecord, Seconds};
+use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
 use crate::settings::Settings;
 use crate::settings::jobs::{Batch, Job};
 
@@ -47,6 +47,7 @@ impl<'a> Run<'a> {
     /// Makes all pictures.
     pub fn all(&self, mut engines: Vec<Box<dyn Engine>>, report: &mut Report, cancel: &CancelToken) -> Result<()> {
         let devices: Vec<String> = engines.iter().map(|engine| engine.device().to_owned()).collect();
+        let strengths: Vec<_> = engines[0].loras().iter().map(|lora| StrengthRecord::new(&lora.strength)).collect();
         let several = engines.len() > 1;
         if several {
             report.workers(engines.iter().map(|engine| engine.place().to_string()));
@@ -67,7 +68,7 @@ impl<'a> Run<'a> {
                 report.begin(worker, &job, pictures, steps);
                 Ok(())
             }
-            Message::Saved(saved) => saved.report(worker, &devices[worker], report),
+            Message::Saved(saved) => saved.report(worker, &devices[worker], &strengths, report),
         };
         fleet::run(&mut engines, self.settings.batches(devices.len()).into_iter(), cancel, work, hear)
     }
@@ -102,13 +103,14 @@ impl<'a> Run<'a> {
 }
 
 impl Saved<'_> {
-    fn report(&self, worker: usize, device: &str, report: &mut Report) -> Result<()> {
+    fn report(&self, worker: usize, device: &str, strengths: &[StrengthRecord], report: &mut Report) -> Result<()> {
         let Saved { job: Job { path, index, .. }, parameters, timings, kernels, rescues, total } = self;
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
             index: *index,
             parameters,
             device,
+            lora_strengths: strengths,
             timings: Seconds::new(timings, *total),
             kernels: kernels.iter().map(Kernel::new).collect(),
             rescues: rescues.iter().map(RescueRecord::new).collect(),
