@@ -172,7 +172,7 @@ impl Checkpoint {
             Some(Detected::Part(part, _)) => Err(wrong(format!("the {part}"))),
             Some(Detected::Lora) => Err(wrong("a LoRA".into())),
             Some(Detected::Other(what)) => Err(wrong(what.into())),
-            None => Err(wrong("no model this program knows".into())),
+            None => Err(wrong("a file of unknown weights".into())),
         }
     }
 

@@ -409,7 +409,7 @@ fn a_lora_and_an_unknown_file_are_told_apart() {
     };
     assert_eq!(found("transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight"), "a LoRA");
     assert_eq!(found("double_blocks.0.img_mod.lin.weight"), "FLUX.1");
-    assert_eq!(found("weight"), "no model this program knows");
+    assert_eq!(found("weight"), "a file of unknown weights");
 }
 
 #[test]
