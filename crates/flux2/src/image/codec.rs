@@ -12,11 +12,12 @@ use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder};
 
+use super::jpeg::{self, Fault, Jpeg};
 use super::metadata::{self, PngTextKind};
 use super::{Parameters, RgbImage, color};
 use crate::{Error, Result};
@@ -200,7 +201,7 @@ impl Input<'_> {
         let _ = reader.finish();
         let info = reader.info();
         let profile = info.icc_profile.as_deref().map(Into::into);
-        let orientation = orientation(info.exif_metadata.as_deref());
+        let orientation = orientation(info.exif_metadata.as_slice());
         Ok(Decoded {
             width,
             height,
@@ -212,11 +213,14 @@ impl Input<'_> {
     }
 
     fn jpeg(&self) -> Result<Decoded> {
-        // The decoder would fill missing pixels with gray.
-        if !jpeg_has_its_end(self.bytes) {
-            return Err(self.broken("it is cut short"));
-        }
-        self.rest(JpegDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?)
+        let fault = |fault| match fault {
+            Fault::OutOfMemory { bytes } => flux2_backend::Error::OutOfMemory { bytes }.into(),
+            fault => self.broken(fault),
+        };
+        let (width, height) = jpeg::size(self.bytes).map_err(fault)?;
+        self.check_size(width, height)?;
+        let Jpeg { pixels, is_gray, profile, exif } = jpeg::decode(self.bytes).map_err(fault)?;
+        Ok(Decoded { width, height, pixels, is_gray, profile, orientation: orientation(&exif) })
     }
 
     fn webp(&self) -> Result<Decoded> {
@@ -240,7 +244,7 @@ impl Input<'_> {
         }
         // Broken metadata is ignored.
         let profile = decoder.icc_profile().ok().flatten();
-        let orientation = orientation(decoder.exif_metadata().ok().flatten().as_deref());
+        let orientation = orientation(decoder.exif_metadata().ok().flatten().as_slice());
         let channels = usize::from(color_type.channel_count());
         let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         decoder.read_image(&mut pixels).map_err(|e| self.broken(e))?;
@@ -269,9 +273,12 @@ impl Decoded {
     }
 }
 
-/// The EXIF orientation; upright if it is missing or broken.
-fn orientation(exif: Option<&[u8]>) -> Orientation {
-    exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+/// The orientation of the first EXIF block that has one; upright if there is none.
+///
+/// Some programs begin a block with the `Exif\0\0` that belongs to a JPEG segment.
+fn orientation(exif: &[impl AsRef<[u8]>]) -> Orientation {
+    let tiff = |block: &[u8]| Orientation::from_exif_chunk(block.strip_prefix(b"Exif\0\0").unwrap_or(block));
+    exif.iter().find_map(|block| tiff(block.as_ref())).unwrap_or(Orientation::NoTransforms)
 }
 
 /// Drop the last channel in place if `channels` is even, that is, if there is alpha.
@@ -284,25 +291,6 @@ fn without_alpha(mut pixels: Vec<u8>, channels: usize) -> Vec<u8> {
         pixels.truncate(pixels.len() / channels * kept);
     }
     pixels
-}
-
-/// Whether a JPEG has its end-of-image marker. Segments are skipped, since a thumbnail in one has its own marker.
-fn jpeg_has_its_end(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[ff, marker]) = bytes.get(at..at + 2) {
-        at += match (ff, marker) {
-            (0xff, 0xd9) => return true,
-            // In compressed data: a stuffed 0xff or a restart marker.
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
-            (0xff, 0xff) => 1, // a fill byte before a marker
-            (0xff, _) => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
-            _ => 1,
-        };
-    }
-    false
 }
 
 /// Whether every chunk of a WebP lies inside the file.

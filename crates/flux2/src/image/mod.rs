@@ -11,6 +11,7 @@
 
 pub mod codec;
 mod color;
+mod jpeg;
 pub mod metadata;
 pub mod resize;
 

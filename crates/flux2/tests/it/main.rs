@@ -15,6 +15,7 @@ mod house;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
+mod jpegs;
 mod kernels;
 mod layouts;
 mod lora;
