@@ -64,10 +64,11 @@ fn a_picture_without_its_end_marker_is_whole() {
 #[test]
 fn half_a_picture_is_not_a_picture() {
     for (name, jpeg, _) in fixtures() {
-        let data = jpeg.windows(2).position(|pair| pair == b"\xff\xda").unwrap() + 14;
-        // Cut at the half and at nine tenths of the data, with and without an end marker, and before a whole picture.
-        for tenths in [5, 9] {
-            let mut half = jpeg[..data + (jpeg.len() - data) * tenths / 10].to_vec();
+        let scan = jpeg.windows(2).position(|pair| pair == b"\xff\xda").unwrap() + 2;
+        let data = scan + usize::from(u16::from_be_bytes([jpeg[scan], jpeg[scan + 1]]));
+        // Cut anywhere in the data, with and without an end marker, and before a whole picture.
+        for tenths in 0..10 {
+            let mut half = jpeg[..data + (jpeg.len() - 2 - data) * tenths / 10].to_vec();
             // Half a marker would join what follows.
             while half.last() == Some(&0xff) {
                 half.pop();

@@ -298,7 +298,8 @@ impl<'a> Reader<'a> {
         }
         let band = (usize::from(first), usize::from(last));
         let bits = (bits >> 4, bits & 15);
-        if components.is_empty() {
+        // Some programs write another band for a sequential frame, which always has all coefficients.
+        if components.is_empty() || band.0 > 63 || band.1 > 63 || !frame.is_progressive && bits != (0, 0) {
             return Err(broken);
         }
         if frame.is_progressive {
