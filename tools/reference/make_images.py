@@ -4,8 +4,8 @@ In:  nothing; every pixel follows a formula.
 Out: fixtures/images/*.{png,jpg,webp} and, for each, the expected pixels: `NAME.expected.png`, 8-bit RGB.
      `prepared.json`: size and sha256 of prepared reference images, which are too large to keep.
 
-Orientation is applied first, then the ICC profile (LittleCMS, relative colorimetric), then `convert("RGB")`: alpha is
-dropped, not composited. Needs Pillow 13.0.0 with LittleCMS and libwebp, and numpy.
+Orientation is applied first, then the ICC profile (LittleCMS, relative colorimetric), then white behind transparency,
+then `convert("RGB")`. Needs Pillow 13.0.0 with LittleCMS and libwebp, and numpy.
 
     python tools/reference/make_images.py
 """
@@ -73,7 +73,16 @@ def fixture(name, data):
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
         )
-    expect(name, image.convert("RGB"))
+    expect(name, over_white(image))
+
+
+def over_white(image):
+    """As viewers show it: blended without linear light, rounded to the nearest level."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = np.asarray(image.convert("RGBA")).astype(np.int64)
+    color, alpha = rgba[..., :3], rgba[..., 3:]
+    return Image.fromarray(((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
 
 
 # ---- containers written by hand, where Pillow cannot write them ----
@@ -144,6 +153,8 @@ SRGB = rgb_profile(
     [(0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)], srgb_curve()
 )
 GRAY_GAMMA_18 = icc(b"GRAY", [(b"kTRC", gamma(1.8))])
+# Its curve gives lightness, not luminance: the connection space is Lab.
+GRAY_LAB = icc(b"GRAY", [(b"kTRC", gamma(1.2))]).replace(b"GRAYXYZ ", b"GRAYLab ", 1)
 
 
 # ---- orientation: all eight show the same picture ----
@@ -184,6 +195,7 @@ keep("srgb_profile.png", encoded(colors, "PNG", icc_profile=SRGB))
 expect("srgb_profile.png", colors)
 ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32))
 fixture("grey_gamma18.png", encoded(ramp, "PNG", icc_profile=GRAY_GAMMA_18))
+fixture("grey_lab.png", encoded(ramp, "PNG", icc_profile=GRAY_LAB))
 
 # ---- kinds of pixels ----
 
@@ -199,6 +211,14 @@ palette = base.quantize(16)
 fixture("palette.png", encoded(palette, "PNG"))
 fixture("palette_trns.png", encoded(palette, "PNG", transparency=bytes(range(0, 256, 16))))
 fixture("rgb_trns.png", encoded(base, "PNG", transparency=base.getpixel((3, 3))))
+
+# Alike on a screen: what differs is hidden where alpha is 0.
+y, x = np.mgrid[0:64, 0:64]
+disk = Image.fromarray(np.where((x - 32) ** 2 + (y - 32) ** 2 < 600, 255, 0).astype(np.uint8))
+for name, hidden in [("hidden_black.png", Image.new("RGB", (64, 64))), ("hidden_colors.png", rough(64, 64))]:
+    shown = Image.composite(smooth(64, 64), hidden, disk)
+    shown.putalpha(disk)
+    fixture(name, encoded(shown, "PNG"))
 
 deep = [[(x * 4369 ^ y * 257, y * 5461, (x * y * 331) % 65536) for x in range(16)] for y in range(12)]
 fixture("rgb16.png", png(16, 12, 2, 16, [b"".join(struct.pack(">3H", *p) for p in row) for row in deep]))
@@ -225,6 +245,14 @@ fixture("progressive.jpg", encoded(gradient, "JPEG", quality=95, subsampling=0, 
 fixture("grey.jpg", encoded(gradient.convert("L"), "JPEG", quality=95))
 inks = Image.merge("CMYK", [*gradient.split(), gradient.getchannel(1).rotate(180)])
 fixture("cmyk.jpg", encoded(inks, "JPEG", quality=95))
+
+# One frame of an animation, smaller than the canvas in neither direction: a picture.
+single = encoded(smooth(16, 16), "WEBP", lossless=True)
+frame = struct.pack("<III", 0, 0, 0)[:6] + b"\x0f\0\0\x0f\0\0" + b"\x64\0\0" + b"\0" + single[12:]
+vp8x = b"VP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + b"\x0f\0\0\x0f\0\0"
+anim = b"ANIM" + struct.pack("<I", 6) + b"\0" * 6
+body = b"WEBP" + vp8x + anim + b"ANMF" + struct.pack("<I", len(frame)) + frame
+fixture("one_frame.webp", b"RIFF" + struct.pack("<I", len(body)) + body)
 
 frames = [smooth(16, 16), rough(16, 16)]
 keep("animated.png", encoded(frames[0], "PNG", save_all=True, append_images=frames[1:]))

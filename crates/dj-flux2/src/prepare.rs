@@ -85,7 +85,12 @@ pub fn open(settings: &Settings, report: &Report) -> Result<Prepared> {
         let variant = Some(Variant::by_name(variant)?);
         files = ModelFiles::open(&ModelPaths { variant, ..settings.paths.clone() })?;
     }
-    Ok(Prepared { files, references: read_references(&settings.references)? })
+    let references = read_references(&settings.references)?;
+    for (path, _) in settings.references.iter().zip(&references).filter(|(_, reference)| reference.shows_background()) {
+        let path = path.display();
+        report.warning(format_args!("{path} is transparent: the model sees it over white, without its hidden colors"));
+    }
+    Ok(Prepared { files, references })
 }
 
 /// Reads and checks reference images.

@@ -21,8 +21,7 @@ pub fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
                 read_text(file, &path.display().to_string())?
             }
         };
-        let lines = text.trim_start_matches('\u{feff}').lines();
-        let prompts: Vec<String> = lines.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        let prompts: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
         return match prompts.is_empty() {
             true => Err(Failure::usage(format!("{} holds no prompt", path.display()), "write one prompt per line")),
             false => Ok(prompts),
@@ -58,5 +57,6 @@ fn read_text(reader: impl Read, name: &str) -> Result<String> {
     if text.len() as u64 > MAX_BYTES {
         return Err(Failure::usage(format!("{name} holds more than {MAX_BYTES} bytes of prompts"), "split it"));
     }
-    Ok(text)
+    // Editors on Windows begin a file with a byte order mark.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

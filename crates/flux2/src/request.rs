@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use flux2_base::digest::sha256;
 
 use crate::event::Warning;
-use crate::image::{self, RgbImage, resize};
+use crate::image::codec::{self, Flattened};
+use crate::image::{RgbImage, resize};
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind};
 use crate::variant::Variant;
@@ -51,6 +52,8 @@ pub struct Reference {
     sha256: String,
     /// Width and height before it was prepared.
     source_px: [u32; 2],
+    /// Whether its file shows a background.
+    shows_background: bool,
 }
 
 /// Identifies the pixels of a prepared reference.
@@ -68,20 +71,21 @@ impl Reference {
     /// An image that comes from no file, named by the digest of its pixels.
     pub fn from_image(image: RgbImage) -> Self {
         let sha256 = sha256(image.pixels());
-        Self::new(image, sha256)
+        Self::new(image, sha256, false)
     }
 
-    /// Decode a PNG, JPEG or WebP file. `name` is what errors call it.
+    /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
     ///
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        Ok(Self::new(image::decode(bytes, name)?, sha256(bytes)))
+        let Flattened { image, shows_background } = codec::decode_over(bytes, name, codec::WHITE)?;
+        Ok(Self::new(image, sha256(bytes), shows_background))
     }
 
-    fn new(image: RgbImage, sha256: String) -> Self {
+    fn new(image: RgbImage, sha256: String, shows_background: bool) -> Self {
         let source_px = [image.width(), image.height()];
-        Reference { image, sha256, source_px }
+        Reference { image, sha256, source_px, shows_background }
     }
 
     /// Scaled down to a megapixel and cropped to the grid.
@@ -91,7 +95,7 @@ impl Reference {
 
     /// The key that its tokens are remembered by, once it is prepared.
     pub(crate) fn key(&self) -> ReferenceKey {
-        let Reference { image, sha256, source_px } = self;
+        let Reference { image, sha256, source_px, .. } = self;
         let prepared_px = [image.width(), image.height()];
         ReferenceKey { sha256: sha256.clone(), source_px: *source_px, prepared_px }
     }
@@ -99,6 +103,11 @@ impl Reference {
     /// The image.
     pub fn image(&self) -> &RgbImage {
         &self.image
+    }
+
+    /// Whether its file is transparent anywhere, so that it was put over white.
+    pub fn shows_background(&self) -> bool {
+        self.shows_background
     }
 
     /// SHA-256 in lower-case hex: of the file it came from, or of its pixels if it came from none.

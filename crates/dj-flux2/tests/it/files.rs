@@ -1,6 +1,8 @@
 //! Picture files that go in and come out: bad ones, and what is stored in good ones.
 
-use crate::cli::{Cli, QUICK, fixture};
+use std::fs;
+
+use crate::cli::{Cli, QUICK, fixture, shown};
 use crate::snapshot;
 
 /// Header of a PNG of 32768 x 32768 pixels: a gigapixel, 3 GB once decoded.
@@ -23,6 +25,25 @@ fn a_reference_that_is_not_there() {
     error: nowhere.png: No such file or directory (os error 2)
     hint: correct the path
     ");
+}
+
+#[test]
+fn a_transparent_reference_is_shown_over_white() {
+    let cli = Cli::with_tiny_model();
+    let edit = |name: &str, picture: &str| {
+        cli.write(name, fs::read(fixture(&format!("images/{picture}"))).unwrap());
+        let made = cli.output(["make it blue", "-i", name, "-o", "out.png", "--no-metadata"].iter().chain(&QUICK));
+        assert!(made.status.success(), "{}", shown(&made));
+        (String::from_utf8(made.stderr).unwrap(), cli.read("out.png"))
+    };
+    let (warned, black) = edit("black.png", "hidden_black.png");
+    let warning = "warning: black.png is transparent: the model sees it over white, without its hidden colors\n";
+    assert!(warned.contains(warning), "{warned}");
+    let (_, colors) = edit("colors.png", "hidden_colors.png");
+    assert_eq!(black, colors, "what is hidden makes no difference");
+    let (silent, white) = edit("white.png", "hidden_black.png.expected.png");
+    assert!(!silent.contains("transparent"), "{silent}");
+    assert_eq!(black, white);
 }
 
 #[test]

@@ -43,6 +43,8 @@ fn more_prompts_than_are_encoded_at_once() {
 fn a_dash_reads_one_prompt_from_standard_input() {
     let cli = Cli::with_tiny_model();
     assert_eq!(prompts(&cli, &["-"], "a red fox\r\n"), ["a red fox"]);
+    assert_eq!(prompts(&cli, &["-"], "\u{feff}a red fox\r\n"), ["a red fox"], "without the byte order mark");
+    assert_eq!(prompts(&cli, &["--prompt-file", "-"], "\u{feff}a red fox\n"), ["a red fox"]);
     assert_eq!(prompts(&cli, &["generate", "-"], "a red fox\nin the snow\n\n"), ["a red fox\nin the snow\n"]);
 }
 

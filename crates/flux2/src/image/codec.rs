@@ -1,24 +1,26 @@
 //! Image files: PNG, JPEG and WebP bytes to sRGB pixels and back, and atomic writing.
 //!
 //! In:  untrusted bytes. The format is detected by content, never by name; the size is checked before decoding.
-//! Out: upright sRGB, 8 bits a channel. The ICC profile is applied first, then the EXIF orientation. As in Pillow's
-//!      `convert("RGB")`, alpha is dropped without compositing and 16-bit channels keep their high byte.
+//! Out: upright sRGB, 8 bits a channel. The ICC profile is applied first, then transparency, then the EXIF orientation.
+//!      As in Pillow's `convert("RGB")`, 16-bit channels keep their high byte.
 //!
-//! Two differences from Pillow: 16-bit gray also keeps its high byte, where Pillow clips at 255 and so turns a
-//! photograph white; an animation is refused, where Pillow takes its first frame.
+//! Three differences from Pillow: transparency shows a background, as in a viewer, where Pillow's `convert` lets hidden
+//! colors through; 16-bit gray also keeps its high byte, where Pillow clips at 255 and so turns a photograph white; an
+//! animation of several frames is refused, where Pillow takes its first frame.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder};
 
+use super::jpeg::{self, Fault, Jpeg};
 use super::metadata::{self, PngTextKind};
-use super::{Parameters, RgbImage, color};
+use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};
 
 /// Longest side that is decoded, in pixels.
@@ -106,21 +108,44 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     if read > MAX_FILE_BYTES { Err(too_large(read)) } else { Ok(contents) }
 }
 
-/// Decode `bytes` to an upright picture in sRGB. `what` names it in errors.
+/// The background of transparent pictures where none is chosen.
+pub const WHITE: [u8; 3] = [255; 3];
+
+/// Decode `bytes` to an upright picture in sRGB, over white where it is transparent. `what` names it in errors.
+///
+/// # Errors
+/// Those of [`decode_over`].
+pub fn decode(bytes: &[u8], what: &str) -> Result<RgbImage> {
+    decode_over(bytes, what, WHITE).map(|flattened| flattened.image)
+}
+
+/// A picture without transparency.
+#[derive(Clone, Debug)]
+pub struct Flattened {
+    /// The picture.
+    pub image: RgbImage,
+    /// Whether the background shows anywhere.
+    pub shows_background: bool,
+}
+
+/// Decode `bytes` to an upright picture in sRGB, over `background` where it is transparent. `what` names it in errors.
 ///
 /// # Errors
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
-pub fn decode(bytes: &[u8], what: &str) -> Result<RgbImage> {
+pub fn decode_over(bytes: &[u8], what: &str, background: [u8; 3]) -> Result<Flattened> {
     let Some(format) = ImageFormat::of(bytes) else {
         return Err(Error::ImageFormat { what: what.into(), found: look(bytes) });
     };
     let input = Input { bytes, what, format };
-    let decoded = match format {
-        ImageFormat::Png => input.png()?,
-        ImageFormat::Jpeg => input.jpeg()?,
-        ImageFormat::WebP => input.webp()?,
+    let decode = || {
+        let decoded = match format {
+            ImageFormat::Png => input.png()?,
+            ImageFormat::Jpeg => input.jpeg()?,
+            ImageFormat::WebP => input.webp()?,
+        };
+        decoded.upright_srgb(background)
     };
-    decoded.upright_srgb()
+    super::caught(decode).unwrap_or_else(|panic| Err(input.broken(panic)))
 }
 
 /// What kind of file `bytes` that are no supported image seem to be, for the error.
@@ -156,6 +181,8 @@ struct Decoded {
     /// `[height, width, 3]`, or `[height, width]` if `is_gray`.
     pixels: Vec<u8>,
     is_gray: bool,
+    /// `[height, width]`, if the file has transparency.
+    alpha: Option<Vec<u8>>,
     profile: Option<Vec<u8>>,
     orientation: Orientation,
 }
@@ -184,7 +211,8 @@ impl Input<'_> {
     fn png(&self) -> Result<Decoded> {
         // The limit is for decompressed chunks, such as a color profile; pixels are bounded by the size of the picture.
         let limits = png::Limits { bytes: 64 << 20 };
-        let mut decoder = png::Decoder::new_with_limits(Cursor::new(self.bytes), limits);
+        let bytes = container::png_with_end(self.bytes);
+        let mut decoder = png::Decoder::new_with_limits(Cursor::new(&*bytes), limits);
         decoder.set_ignore_text_chunk(true);
         decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
         let (width, height) = decoder.read_header_info().map_err(|e| self.broken(e))?.size();
@@ -200,35 +228,34 @@ impl Input<'_> {
         let _ = reader.finish();
         let info = reader.info();
         let profile = info.icc_profile.as_deref().map(Into::into);
-        let orientation = orientation(info.exif_metadata.as_deref());
-        Ok(Decoded {
-            width,
-            height,
-            is_gray: channels < 3,
-            pixels: without_alpha(pixels, channels),
-            profile,
-            orientation,
-        })
+        let mut exif: Vec<Vec<u8>> = info.exif_metadata.iter().map(|exif| exif.to_vec()).collect();
+        exif.extend(container::png_raw_exif(self.bytes));
+        let (pixels, alpha) = split_alpha(pixels, channels)?;
+        let orientation = orientation(&exif);
+        Ok(Decoded { width, height, pixels, is_gray: channels < 3, alpha, profile, orientation })
     }
 
     fn jpeg(&self) -> Result<Decoded> {
-        // The decoder would fill missing pixels with gray.
-        if !jpeg_has_its_end(self.bytes) {
-            return Err(self.broken("it is cut short"));
-        }
-        self.rest(JpegDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?)
+        let fault = |fault| match fault {
+            Fault::OutOfMemory { bytes } => flux2_backend::Error::OutOfMemory { bytes }.into(),
+            fault => self.broken(fault),
+        };
+        let (width, height) = jpeg::size(self.bytes).map_err(fault)?;
+        self.check_size(width, height)?;
+        let Jpeg { pixels, is_gray, profile, exif } = jpeg::decode(self.bytes).map_err(fault)?;
+        Ok(Decoded { width, height, pixels, is_gray, alpha: None, profile, orientation: orientation(&exif) })
     }
 
     fn webp(&self) -> Result<Decoded> {
         // The decoder allocates the declared size of a chunk before it reads it.
-        if !webp_chunks_fit(self.bytes) {
-            return Err(self.broken("it is cut short"));
-        }
-        let decoder = WebPDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?;
-        if decoder.has_animation() {
+        let chunks = |bytes| container::webp_chunks(bytes).ok_or_else(|| self.broken("it is cut short"));
+        let found = chunks(self.bytes)?;
+        if found.iter().filter(|(kind, _)| kind == b"ANMF").count() > 1 {
             return Err(self.animated());
         }
-        self.rest(decoder)
+        let bytes = container::webp_repaired(self.bytes, &found);
+        chunks(&bytes)?;
+        self.rest(WebPDecoder::new(Cursor::new(&*bytes)).map_err(|e| self.broken(e))?)
     }
 
     fn rest(&self, mut decoder: impl ImageDecoder) -> Result<Decoded> {
@@ -240,81 +267,64 @@ impl Input<'_> {
         }
         // Broken metadata is ignored.
         let profile = decoder.icc_profile().ok().flatten();
-        let orientation = orientation(decoder.exif_metadata().ok().flatten().as_deref());
+        let orientation = orientation(decoder.exif_metadata().ok().flatten().as_slice());
         let channels = usize::from(color_type.channel_count());
         let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         decoder.read_image(&mut pixels).map_err(|e| self.broken(e))?;
-        Ok(Decoded {
-            width,
-            height,
-            is_gray: channels < 3,
-            pixels: without_alpha(pixels, channels),
-            profile,
-            orientation,
-        })
+        let (pixels, alpha) = split_alpha(pixels, channels)?;
+        Ok(Decoded { width, height, pixels, is_gray: channels < 3, alpha, profile, orientation })
     }
 }
 
 impl Decoded {
-    fn upright_srgb(mut self) -> Result<RgbImage> {
+    fn upright_srgb(mut self, background: [u8; 3]) -> Result<Flattened> {
         if self.is_gray {
             self.pixels = color::gray_to_srgb(&self.pixels, self.profile.as_deref());
         } else if let Some(profile) = &self.profile {
             color::rgb_to_srgb(&mut self.pixels, profile);
         }
+        let mut shows_background = false;
+        for (pixel, &alpha) in self.pixels.as_chunks_mut::<3>().0.iter_mut().zip(self.alpha.iter().flatten()) {
+            if alpha != 255 {
+                *pixel = over(*pixel, alpha, background);
+                shows_background = true;
+            }
+        }
         let buffer = image::RgbImage::from_raw(self.width, self.height, self.pixels);
         let mut image = DynamicImage::from(buffer.expect("three bytes for each pixel of the decoded size"));
         image.apply_orientation(self.orientation);
-        RgbImage::new(image.width(), image.height(), image.into_bytes())
+        let image = RgbImage::new(image.width(), image.height(), image.into_bytes())?;
+        Ok(Flattened { image, shows_background })
     }
 }
 
-/// The EXIF orientation; upright if it is missing or broken.
-fn orientation(exif: Option<&[u8]>) -> Orientation {
-    exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+/// A pixel over a background, rounded to the nearest level, as viewers blend: without linear light.
+fn over(pixel: [u8; 3], alpha: u8, background: [u8; 3]) -> [u8; 3] {
+    let blend = |i: usize| u32::from(pixel[i]) * u32::from(alpha) + u32::from(background[i]) * u32::from(255 - alpha);
+    std::array::from_fn(|i| ((blend(i) + 127) / 255) as u8)
 }
 
-/// Drop the last channel in place if `channels` is even, that is, if there is alpha.
-fn without_alpha(mut pixels: Vec<u8>, channels: usize) -> Vec<u8> {
-    if channels.is_multiple_of(2) {
-        let kept = channels - 1;
-        for i in 0..pixels.len() / channels {
-            pixels.copy_within(i * channels..i * channels + kept, i * kept);
-        }
-        pixels.truncate(pixels.len() / channels * kept);
-    }
-    pixels
+/// The orientation of the first EXIF block that has one; upright if there is none.
+///
+/// Some programs begin a block with the `Exif\0\0` that belongs to a JPEG segment.
+fn orientation(exif: &[impl AsRef<[u8]>]) -> Orientation {
+    let tiff = |block: &[u8]| Orientation::from_exif_chunk(block.strip_prefix(b"Exif\0\0").unwrap_or(block));
+    exif.iter().find_map(|block| tiff(block.as_ref())).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Whether a JPEG has its end-of-image marker. Segments are skipped, since a thumbnail in one has its own marker.
-fn jpeg_has_its_end(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[ff, marker]) = bytes.get(at..at + 2) {
-        at += match (ff, marker) {
-            (0xff, 0xd9) => return true,
-            // In compressed data: a stuffed 0xff or a restart marker.
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
-            (0xff, 0xff) => 1, // a fill byte before a marker
-            (0xff, _) => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
-            _ => 1,
-        };
+/// Take the last channel out if `channels` is even, that is, if there is alpha.
+fn split_alpha(mut pixels: Vec<u8>, channels: usize) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+    if !channels.is_multiple_of(2) {
+        return Ok((pixels, None));
     }
-    false
-}
-
-/// Whether every chunk of a WebP lies inside the file.
-fn webp_chunks_fit(bytes: &[u8]) -> bool {
-    let size = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
-    let end = 8 + size(4).unwrap_or(0);
-    let mut at = 12;
-    while at < end {
-        let Some(size) = size(at + 4).filter(|size| size + at + 8 <= bytes.len()) else { return false };
-        at += 8 + size.next_multiple_of(2);
+    let (count, kept) = (pixels.len() / channels, channels - 1);
+    let mut alpha = super::zeroed(count)?;
+    for (i, alpha) in alpha.iter_mut().enumerate() {
+        *alpha = pixels[i * channels + kept];
+        pixels.copy_within(i * channels..i * channels + kept, i * kept);
     }
-    true
+    pixels.truncate(count * kept);
+    Ok((pixels, Some(alpha)))
 }
 
 // ---- writing ----

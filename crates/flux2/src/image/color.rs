@@ -6,7 +6,9 @@
 //! A bad profile never fails a picture. It is ignored if it is broken or describes other channels than the pixels have
 //! (as for CMYK, which the decoder converts to RGB).
 
-use moxcms::{ColorProfile, DataColorSpace, Layout, RenderingIntent, Transform8BitExecutor, TransformOptions};
+use moxcms::{
+    ColorProfile, DataColorSpace, Layout, RenderingIntent, ToneReprCurve, Transform8BitExecutor, TransformOptions,
+};
 
 /// Convert RGB pixels to sRGB in place.
 pub(super) fn rgb_to_srgb(pixels: &mut [u8], profile: &[u8]) {
@@ -41,13 +43,33 @@ pub(super) fn gray_to_srgb(gray: &[u8], profile: Option<&[u8]>) -> Vec<u8> {
 const CHUNK: usize = 1 << 16;
 
 fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<std::sync::Arc<Transform8BitExecutor>> {
-    let source = ColorProfile::new_from_slice(profile).ok()?;
+    let mut source = ColorProfile::new_from_slice(profile).ok()?;
     if source.color_space != space {
         return None;
+    }
+    if space == DataColorSpace::Gray && source.pcs == DataColorSpace::Lab {
+        gray_lab_to_xyz(&mut source)?;
     }
     let options = TransformOptions { rendering_intent: RenderingIntent::RelativeColorimetric, ..Default::default() };
     source.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgb, options).ok()
 }
+
+/// A gray profile whose curve gives lightness, as one whose curve gives luminance: the only kind that moxcms converts.
+fn gray_lab_to_xyz(profile: &mut ColorProfile) -> Option<()> {
+    let lightness = profile.gray_trc.as_ref()?.make_linear_evaluator().ok()?;
+    // CIE 1976: L* to Y.
+    let luminance = |l: f32| if l > 8.0 { ((l + 16.0) / 116.0).powi(3) } else { l * 27.0 / 24_389.0 };
+    let entry = |i: u16| {
+        let l = 100.0 * lightness.evaluate_value(f32::from(i) / f32::from(LAB_ENTRIES - 1));
+        (luminance(l).clamp(0.0, 1.0) * 65_535.0).round() as u16
+    };
+    profile.gray_trc = Some(ToneReprCurve::Lut((0..LAB_ENTRIES).map(entry).collect()));
+    profile.pcs = DataColorSpace::Xyz;
+    Some(())
+}
+
+/// Entries of the curve: one for each gray level, so that none is interpolated.
+const LAB_ENTRIES: u16 = 256;
 
 /// Whether the profile is sRGB up to rounding. Most profiles are, and then no byte should change.
 fn is_srgb(transform: &Transform8BitExecutor) -> bool {

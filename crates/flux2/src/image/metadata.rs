@@ -242,7 +242,7 @@ fn ascii_json(json: &str) -> String {
 
 /// The JSON of a JPEG or WebP whose EXIF names this program.
 fn exif_json(file: &[u8]) -> Option<Vec<u8>> {
-    let exif = exif::Reader::new().read_from_container(&mut Cursor::new(file)).ok()?;
+    let exif = super::caught(|| exif::Reader::new().read_from_container(&mut Cursor::new(file))).ok()?.ok()?;
     let text = |tag| match &exif.get_field(tag, In::PRIMARY)?.value {
         Value::Ascii(lines) => lines.first().cloned(),
         _ => None,

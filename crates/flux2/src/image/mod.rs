@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! codec     PNG, JPEG, WebP bytes <-> RgbImage            untrusted input is checked here; atomic writes
+//! jpeg      JPEG bytes -> pixels
+//! container chunks of PNG and WebP that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
 //! resize    reference image -> size the model takes       bit for bit as Pillow and diffusers do it
 //! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
@@ -11,6 +13,8 @@
 
 pub mod codec;
 mod color;
+mod container;
+mod jpeg;
 pub mod metadata;
 pub mod resize;
 
@@ -115,6 +119,15 @@ pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZe
     RgbImage::new(width, height, pixels)
 }
 
+/// Run a decoder. Its panic becomes an error: a bug in a decoder must not end the program, since files come from anywhere.
+fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decoder)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("the decoder failed: {}", text.unwrap_or("no reason given"))
+    })
+}
+
 /// Allocate pixels, with an error rather than an abort if there is no room: their number comes from a file or a
 /// request.
 fn zeroed(bytes: usize) -> Result<Vec<u8>> {
@@ -122,4 +135,18 @@ fn zeroed(bytes: usize) -> Result<Vec<u8>> {
     pixels.try_reserve_exact(bytes).map_err(|_| flux2_backend::Error::OutOfMemory { bytes })?;
     pixels.resize(bytes, 0);
     Ok(pixels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::caught;
+
+    #[test]
+    fn a_panic_of_a_decoder_is_an_error() {
+        assert_eq!(caught(|| 1), Ok(1));
+        assert_eq!(caught(|| panic!("slice")), Err::<(), _>("the decoder failed: slice".into()));
+        let index = std::hint::black_box(7);
+        let error = caught(|| [1, 2][index]).unwrap_err();
+        assert!(error.contains("index is 7"), "{error}");
+    }
 }

@@ -16,6 +16,7 @@ mod house;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
+mod jpegs;
 mod kernels;
 mod layouts;
 mod lora;
