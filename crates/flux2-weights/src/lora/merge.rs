@@ -30,10 +30,10 @@ pub(crate) fn merged_dtype(base: DType) -> DType {
 pub(super) fn is_finite(matrix: &HostTensor) -> bool {
     let &[rows, cols] = matrix.shape() else { unreachable!("a factor is a matrix") };
     let mut values = vec![0f32; cols];
-    // A sum of differences to itself vectorizes, a search that may end early does not.
+    // Infinities and NaN times zero are NaN. A sum vectorizes, a search that may end early does not.
     (0..rows).all(|row| {
         matrix.decode_row(row, 0, &mut values);
-        values.iter().map(|value| value - value).sum::<f32>() == 0.0
+        values.iter().map(|value| value * 0.0).sum::<f32>() == 0.0
     })
 }
 

@@ -447,7 +447,7 @@ fn any_prefix_that_all_names_have_is_taken_off() {
     }
     text.0.insert("logit_scale".into(), ("F32".into(), vec![], f32_bytes([4.6])));
     text.0.insert("logit_shift".into(), ("F32".into(), vec![], f32_bytes([4.6])));
-    let error = Component::<TextConfig>::open(&text.write(temp.path(), "e.safetensors")).unwrap_err().to_string();
+    let error = Component::<TextConfig>::open(text.write(temp.path(), "e.safetensors")).unwrap_err().to_string();
     assert!(error.contains("1 not used:") && error.contains("`logit_shift`"), "{error}");
 }
 
@@ -481,8 +481,7 @@ fn names_of_newer_comfyui_files() {
     let mut both = bare_transformer();
     let norm = both.0["single_blocks.0.norm.key_norm.scale"].clone();
     both.0.insert("single_blocks.0.norm.key_norm.weight".into(), norm);
-    let error =
-        Component::<TransformerConfig>::open(&both.write(temp.path(), "b.safetensors")).unwrap_err().to_string();
+    let error = Component::<TransformerConfig>::open(both.write(temp.path(), "b.safetensors")).unwrap_err().to_string();
     assert!(error.contains("1 not used:") && error.contains("key_norm.weight"), "{error}");
 }
 
