@@ -79,12 +79,6 @@ fn a_standard_input_without_a_byte_is_no_prompt() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_a_prompt() {
-    let cli = Cli::with_tiny_model();
-    assert_eq!(prompts(&cli, &["-"], "\u{feff}a red fox\r\n"), ["a red fox"]);
-}
-
-#[test]
 fn a_prompt_may_be_passed_with_its_flag() {
     let cli = Cli::with_tiny_model();
     assert_eq!(prompts(&cli, &["-p", "a red fox"], ""), ["a red fox"]);
