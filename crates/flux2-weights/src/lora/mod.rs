@@ -8,24 +8,27 @@
 //! it. A file is refused if a single tensor has no target. Where nothing gives alpha it is the rank, and [`Strength`]
 //! says so. Source of the formula: `LoraLayer` in PEFT; of alpha in metadata: `loaders/peft.py` in diffusers.
 
+mod files;
 mod keys;
 mod merge;
+mod problem;
 mod scaling;
 
 pub(super) use merge::merged_dtype;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
 use flux2_backend::{DType, Format, HostBytes, HostTensor, Placement};
-use flux2_base::Remedy;
 use flux2_base::digest::sha256;
 
+use self::files::adapter_config;
+pub(super) use self::files::file_of;
 use self::keys::{Key, Role, Target, Targets};
+pub use self::problem::LoraProblem;
 pub use self::scaling::AlphaSource;
 pub(super) use self::scaling::CONFIG_FILE;
 use self::scaling::{Factor, Scaling};
@@ -34,7 +37,7 @@ use crate::layout::lora::ALPHA;
 use crate::location::Location;
 use crate::mismatch::{Mismatch, WrongShape, nearest_name};
 use crate::sizes::transformer_sizes;
-use crate::tensor_file::{FileMetadata, MAX_METADATA_TEXT, Printable, StoredDType, StoredTensor, TensorFile};
+use crate::tensor_file::{FileMetadata, StoredDType, StoredTensor, TensorFile};
 use crate::{Error, Result};
 use crate::{ModelFiles, WeightSource};
 
@@ -458,158 +461,4 @@ fn scalar_reader(dtype: StoredDType) -> Option<fn(&[u8]) -> f64> {
 fn decoded(dtype: DType, bytes: &[u8]) -> f64 {
     let number = HostTensor::new(dtype, [1], HostBytes::new(Arc::new(bytes.to_vec())));
     f64::from(number.expect("one number").to_f32()[0])
-}
-
-/// The file of a LoRA: `location`, or the file of weights in that folder.
-pub(super) fn file_of(location: &Location) -> Result<Location> {
-    if !location.is_dir() {
-        return Ok(location.clone());
-    }
-    let refuse = |problem| Err(Error::Lora { path: location.path().to_owned(), problem });
-    let named = location.join(ADAPTER_FILE);
-    if named.is_file() {
-        return Ok(named);
-    }
-    let mut files = tensor_files(location)?;
-    match files.len() {
-        0 => refuse(LoraProblem::EmptyFolder),
-        1 => Ok(files.swap_remove(0)),
-        count => refuse(LoraProblem::SeveralFiles { count }),
-    }
-}
-
-/// Name of the weights in folders that PEFT writes.
-const ADAPTER_FILE: &str = "adapter_model.safetensors";
-
-fn tensor_files(folder: &Location) -> Result<Vec<Location>> {
-    let mut files = folder.entries()?;
-    files.retain(|file| file.path().extension().is_some_and(|it| it == "safetensors") && file.is_file());
-    Ok(files)
-}
-
-/// The text of `adapter_config.json` beside a file, if it is that of this file: it is beside no other, or the file has
-/// the name that PEFT gives it.
-fn adapter_config(file: &Location) -> Result<Option<String>> {
-    let config = file.parent().join(CONFIG_FILE);
-    let is_its_own = || {
-        let has_name = file.path().file_name().is_some_and(|name| name == ADAPTER_FILE);
-        Ok::<_, Error>(has_name || tensor_files(&file.parent())?.len() == 1)
-    };
-    if !config.is_file() || !is_its_own()? {
-        return Ok(None);
-    }
-    let mut text = String::new();
-    let longest = MAX_METADATA_TEXT as u64 + 1; // one more than is accepted
-    config.reader()?.take(longest).read_to_string(&mut text).map_err(|e| config.io(e))?;
-    Ok(Some(text))
-}
-
-/// Why a file cannot be added to a model.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LoraProblem {
-    /// The file holds no tensors.
-    #[error("holds no tensors")]
-    Empty,
-    /// A folder without a file of tensors.
-    #[error("is a folder without a .safetensors file")]
-    EmptyFolder,
-    /// A folder of several files, none of which has the name that PEFT gives an adapter.
-    #[error("is a folder of {count} .safetensors files, none of them adapter_model.safetensors")]
-    SeveralFiles {
-        /// Number of files.
-        count: usize,
-    },
-    /// A factor holds an infinity or a NaN, which would spread over the whole picture.
-    #[error("the LoRA is damaged: `{}` holds values that are infinite or not a number", Printable(name))]
-    NotFinite {
-        /// Name of the tensor.
-        name: String,
-    },
-    /// LoRAs are read from safetensors files only.
-    #[error("is a GGUF file, and LoRAs are read from safetensors files")]
-    Gguf,
-    /// Tensors of another kind of adapter, or for another network.
-    #[error("`{}` belongs to {what}, which is not supported", Printable(name))]
-    Unsupported {
-        /// Name of such a tensor.
-        name: String,
-        /// What the tensor belongs to, with its article.
-        what: &'static str,
-    },
-    /// A LoRA for a model of another architecture.
-    #[error("looks like a LoRA for {family}: {mismatch}")]
-    OtherFamily {
-        /// Name of the architecture.
-        family: &'static str,
-        /// Tensors without a target.
-        mismatch: Box<Mismatch>,
-    },
-    /// A LoRA for a model of another size.
-    #[error("is a LoRA for {made_for}, of width {width}; this transformer has width {expected}")]
-    OtherSize {
-        /// A model that it fits.
-        made_for: &'static str,
-        /// Width of that model.
-        width: usize,
-        /// Width of the transformer it should be added to.
-        expected: usize,
-    },
-    /// Tensors without a target, single factors, wrong shapes and element types; all of them.
-    #[error("{0}")]
-    Tensors(Box<Mismatch>),
-    /// One factor occurs under two names.
-    #[error("`{}` and `{}` are the same", Printable(first), Printable(second))]
-    Twice {
-        /// Its first name.
-        first: String,
-        /// Its second name.
-        second: String,
-    },
-    /// The scale times alpha divided by the rank is not finite.
-    #[error("`{}` would be multiplied by {factor}", Printable(module))]
-    Factor {
-        /// Name of the module.
-        module: String,
-        /// `scale · alpha / rank`.
-        factor: f32,
-    },
-    /// The adapter's configuration in the metadata is not valid.
-    #[error("its {what} cannot be read: {}", Printable(message))]
-    Metadata {
-        /// Which text: metadata of the file, or `adapter_config.json`.
-        what: &'static str,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// The configuration declares another rank than the tensors have.
-    #[error("its configuration gives `{}` rank {declared}, its tensors have rank {found}", Printable(module))]
-    Rank {
-        /// Name of the module.
-        module: String,
-        /// Rank in the configuration.
-        declared: u64,
-        /// Rank of the tensors.
-        found: usize,
-    },
-}
-
-impl LoraProblem {
-    pub(crate) fn remedy(&self) -> Remedy {
-        Remedy::advice(match self {
-            LoraProblem::Unsupported { .. } => {
-                "pass a LoRA of the transformer: pairs named lora_A and lora_B, or lora_down and lora_up"
-            }
-            LoraProblem::Gguf => "pass the LoRA as a .safetensors file",
-            LoraProblem::Tensors(_) => "pass a LoRA made for this model, in f32, f16 or bf16",
-            LoraProblem::OtherFamily { .. } | LoraProblem::OtherSize { .. } => return Remedy::MatchLora,
-            LoraProblem::Factor { .. } => "use a smaller scale, or download the file again",
-            LoraProblem::EmptyFolder | LoraProblem::SeveralFiles { .. } => "pass the .safetensors file of the LoRA",
-            LoraProblem::Empty
-            | LoraProblem::NotFinite { .. }
-            | LoraProblem::Twice { .. }
-            | LoraProblem::Metadata { .. }
-            | LoraProblem::Rank { .. } => "download the file again from a source you trust: it is damaged",
-        })
-    }
 }
