@@ -8,9 +8,11 @@
 //! | [`transfer`] | progress of downloads, checks and conversions |
 //! | [`units`] | bytes, memory and time as people read them |
 //! | [`digest`] | SHA-256 and hexadecimal |
+//! | [`parallel`] | loops over many values on several threads |
 
 pub mod cancel;
 pub mod digest;
+pub mod parallel;
 pub mod part;
 pub mod remedy;
 pub mod transfer;

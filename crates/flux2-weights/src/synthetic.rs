@@ -4,11 +4,10 @@
 //! Values are bf16, seeded by the tensor's name. A tensor is made when it is asked for, so no more networks are in
 //! memory than with files.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread;
 
 use flux2_backend::{DType, HostBytes, HostTensor};
+use flux2_base::parallel::{all_threads, in_shares};
 
 use crate::Result;
 use crate::component::Component;
@@ -17,7 +16,7 @@ use crate::variant::Variant;
 
 /// Values before a tensor repeats. A prime, so that rows of a matrix start at different values.
 const PERIOD: usize = 65_537;
-/// Bytes that a thread fills at a time.
+/// Fewest bytes that are worth a thread.
 const PIECE: usize = 4 << 20;
 /// Largest standard deviation of weights.
 const MAX_STD: f32 = 0.05;
@@ -81,28 +80,13 @@ fn block(name: &str, low: f32, high: f32) -> Vec<u8> {
 /// `len` bytes of repetitions of `block`, written by several threads, as a network has gigabytes.
 fn repeated(block: &[u8], len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    let pieces: Vec<_> = bytes.chunks_mut(PIECE).enumerate().collect();
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(pieces.len());
-    let fill = |(i, mut piece): (usize, &mut [u8])| {
-        let mut start = i * PIECE % block.len();
-        while !piece.is_empty() {
-            let n = piece.len().min(block.len() - start);
-            let (now, later) = piece.split_at_mut(n);
+    in_shares(&mut bytes, all_threads(), PIECE, |first, mut share| {
+        let mut start = first % block.len();
+        while !share.is_empty() {
+            let n = share.len().min(block.len() - start);
+            let (now, later) = share.split_at_mut(n);
             now.copy_from_slice(&block[start..start + n]);
-            (piece, start) = (later, 0);
-        }
-    };
-    if threads <= 1 {
-        pieces.into_iter().for_each(fill);
-        return bytes;
-    }
-    let mut shares: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
-    for (i, piece) in pieces {
-        shares[i % threads].push((i, piece));
-    }
-    thread::scope(|scope| {
-        for share in shares {
-            scope.spawn(|| share.into_iter().for_each(fill));
+            (share, start) = (later, 0);
         }
     });
     bytes

@@ -63,7 +63,6 @@ pub mod fleet;
 pub mod image;
 pub mod latents;
 pub mod models;
-mod parallel;
 pub mod pipeline;
 pub mod plan;
 pub mod request;

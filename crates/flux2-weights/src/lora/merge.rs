@@ -99,7 +99,8 @@ impl Product {
         Product { rows, cols, rank, up, down }
     }
 
-    /// Writes rows of `base` plus this product, encoded by `encode`.
+    /// Writes rows of `base` plus this product, encoded by `encode`. Scoped threads, as in [`flux2_base::parallel`]; a
+    /// share is whole groups of rows.
     fn add_to<const N: usize>(
         &self,
         base: &HostTensor,

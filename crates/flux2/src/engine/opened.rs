@@ -8,12 +8,12 @@ use super::{Device, Engine, EngineOptions, NoGpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
-use crate::parallel::all_threads;
 use crate::pipeline::{GeneratedImage, Pipeline};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
 use crate::variant::Variant;
 use crate::weights::{Lora, ModelFiles, Precision};
+use flux2_base::parallel::all_threads;
 
 /// A device that is ready to run a model or to be timed.
 pub(crate) trait OpenDevice: Send {

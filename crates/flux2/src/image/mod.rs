@@ -24,8 +24,8 @@ pub use codec::{ImageFormat, decode, encode, open, save};
 pub use metadata::{LoraParameters, Parameters};
 pub use resize::prepare_reference;
 
-use crate::parallel::in_shares;
 use crate::{Error, Result};
+use flux2_base::parallel::in_shares;
 
 /// A picture in sRGB: three bytes a pixel, rows from the top.
 #[derive(Clone, PartialEq, Eq)]

@@ -23,8 +23,8 @@ use crate::event::{CancelToken, Observer};
 use crate::models::flow_transformer::FlowTransformer;
 use crate::models::qwen3::Qwen3;
 use crate::models::vae;
-use crate::parallel::all_threads;
 use crate::weights::{ModelFiles, Part, Precision, WithLoras};
+use flux2_base::parallel::all_threads;
 
 /// Which networks stay in memory between the stages of a run: the GPU's memory if there is one, else the host's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

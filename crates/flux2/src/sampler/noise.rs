@@ -25,7 +25,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use crate::parallel::all_threads;
+use flux2_base::parallel::all_threads;
 
 /// The generator that turns a seed into noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@
 use std::f64::consts::{LN_2, TAU};
 use std::num::NonZeroUsize;
 
-use crate::parallel::in_shares;
+use flux2_base::parallel::in_shares;
 
 /// Kind `philox`: the counter is the index of the element. On several threads, since a megapixel has half a million.
 pub(super) fn philox(threads: NonZeroUsize, seed: u64, n: usize) -> Vec<f32> {

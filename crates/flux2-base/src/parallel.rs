@@ -1,4 +1,4 @@
-//! Loops over many values on the host, on several threads where that pays: noise, pixels.
+//! Loops over many values on the host, on several threads where that pays: noise, pixels, random weights.
 //!
 //! Scoped threads rather than a rayon pool: these loops run twice for a picture and take milliseconds, and starting a
 //! thread takes tens of microseconds. A second pool would keep as many threads again as the CPU backend's for the whole
@@ -8,13 +8,13 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 /// The number of threads the process may use.
-pub(crate) fn all_threads() -> NonZeroUsize {
+pub fn all_threads() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Split `values` among at most `threads` threads, each with at least `least` values, and call `fill(first, share)` for
 /// each share, where `first` is the index of its first value. The calling thread is one of them.
-pub(crate) fn in_shares<T: Send>(
+pub fn in_shares<T: Send>(
     values: &mut [T],
     threads: NonZeroUsize,
     least: usize,
