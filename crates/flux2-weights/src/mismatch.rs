@@ -31,6 +31,11 @@ pub struct WrongShape {
 }
 
 impl Mismatch {
+    /// Number of tensors that are wrong.
+    pub(super) fn count(&self) -> usize {
+        self.missing.len() + self.unused.len() + self.shapes.len() + self.dtypes.len()
+    }
+
     /// Whether only shapes are wrong.
     pub(super) fn is_of_size(&self) -> bool {
         let Mismatch { missing, unused, shapes, dtypes, .. } = self;

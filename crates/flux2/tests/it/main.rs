@@ -20,6 +20,7 @@ mod jpegs;
 mod kernels;
 mod layouts;
 mod lora;
+mod lora_kinds;
 mod mini;
 mod noise;
 mod once;
