@@ -1,4 +1,4 @@
-//! The folder of cached text embeddings: named by the environment, else in the user's cache folder.
+//! Folders that the environment names, and that of cached text embeddings.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,12 +6,47 @@ use std::path::PathBuf;
 /// The variable that names another folder, or is `off`.
 pub const VARIABLE: &str = "DJ_FLUX2_TEXT_CACHE";
 
+/// The path that a variable holds, if it is set and not empty. As in huggingface_hub, `~` at its beginning is the user's
+/// folder, and `$NAME` and `${NAME}` are other variables: files with variables, as of systemd and Docker, expand neither.
+pub fn path_of(env: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    let value = env(name).filter(|value| !value.is_empty())?;
+    // Bytes that are not UTF-8 are taken as they are.
+    let Some(text) = value.to_str() else { return Some(value.into()) };
+    let text = expanded(env, text);
+    let home = || env(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).filter(|home| !home.is_empty());
+    let below =
+        text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with(['/', std::path::MAIN_SEPARATOR]));
+    Some(match below.zip(home()) {
+        Some((below, home)) => PathBuf::from(home).join(below.trim_start_matches(['/', std::path::MAIN_SEPARATOR])),
+        None => text.into(),
+    })
+}
+
+/// A text with the values of the variables it names. A variable that is not set stays as it is written.
+fn expanded(env: &impl Fn(&str) -> Option<OsString>, text: &str) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded += before;
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, end) = match after.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+            Some((name, end)) => (name, end),
+            None => after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len())),
+        };
+        match Some(name).filter(|name| !name.is_empty()).and_then(env).and_then(|value| value.into_string().ok()) {
+            Some(value) => (expanded, rest) = (expanded + &value, end),
+            None => (expanded, rest) = (expanded + "$", after),
+        }
+    }
+    expanded + rest
+}
+
 /// The folder of text embeddings, from the variables that `env` looks up; `None` if none are kept, or if no variable
 /// says where.
 pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    match env(VARIABLE).filter(|value| !value.is_empty()) {
-        Some(off) if off == "off" => None,
-        Some(folder) => Some(folder.into()),
+    match path_of(&env, VARIABLE) {
+        Some(off) if off.as_os_str() == "off" => None,
+        Some(folder) => Some(folder),
         None => Some(user_caches(env)?.join("dj-flux2").join("text")),
     }
 }
@@ -19,7 +54,7 @@ pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 /// The user's cache folder, by the conventions of the operating system. A relative path is ignored: it would be another
 /// folder in every directory the program is started from.
 pub fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = |name: &str| path_of(&env, name).filter(|path| path.is_absolute());
     if cfg!(windows) {
         return folder("LOCALAPPDATA");
     }
@@ -44,6 +79,28 @@ mod tests {
         assert_eq!(with("off"), None);
         assert_eq!(with("./off").as_deref(), Some("./off"));
         assert_eq!(with(""), folder(&[("HOME", "/home/a")]));
+    }
+
+    #[test]
+    fn the_users_folder_and_variables_are_expanded() {
+        let with = |value| folder(&[("HOME", "/home/a"), ("DATA", "/data"), (VARIABLE, value)]).unwrap();
+        for (value, path) in [
+            ("~/texts", "/home/a/texts"),
+            ("~", "/home/a/"),
+            ("~b/texts", "~b/texts"),
+            ("/a/~/b", "/a/~/b"),
+            ("$DATA/texts", "/data/texts"),
+            ("${DATA}2/$DATA", "/data2//data"),
+            ("$HOME/$NONE/${NONE}/$", "/home/a/$NONE/${NONE}/$"),
+            ("a${DATA", "a${DATA"),
+        ] {
+            assert_eq!(with(value), path, "{value}");
+        }
+        assert_eq!(folder(&[(VARIABLE, "~/texts")]).as_deref(), Some("~/texts"));
+        assert_eq!(
+            folder(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", "~/caches")]).as_deref(),
+            Some("/home/a/caches/dj-flux2/text")
+        );
     }
 
     #[test]

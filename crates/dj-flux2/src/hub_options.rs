@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use flux2::Variant;
 use flux2::hub::{Hub, HubOptions, Proxies, Token};
 
+use crate::cache_folder::path_of;
 use crate::failure::{Failure, Result};
 
 /// The hub, with the options of the environment of this process.
@@ -23,13 +24,13 @@ pub fn hub() -> Result<Hub> {
 
 /// The cache folder of models; `None` if no variable says where it is.
 pub fn cache_folder(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| path_of(&env, name);
     set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(home(&env)?.join("hub")))
 }
 
 /// The folder that all clients of the hub share.
 fn home(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| path_of(&env, name);
     let user = || set(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(|home| home.join(".cache"));
     set("HF_HOME").or_else(|| Some(set("XDG_CACHE_HOME").or_else(user)?.join("huggingface")))
 }
@@ -45,7 +46,7 @@ fn options(env: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> HubOptions
         options.endpoint = endpoint;
     }
     let file = || {
-        let path = env("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home(&env)?.join("token")))?;
+        let path = path_of(&env, "HF_TOKEN_PATH").or_else(|| Some(home(&env)?.join("token")))?;
         fs::read_to_string(path).ok()
     };
     let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(file);
@@ -77,6 +78,15 @@ mod tests {
         assert_eq!(folder(&all[2..]).as_deref(), Some("/c/huggingface/hub"));
         assert_eq!(folder(&all[3..]).as_deref(), Some("/d/.cache/huggingface/hub"));
         assert_eq!(folder(&[("HF_HUB_CACHE", ""), ("HOME", "")]), None);
+        for (name, path) in [
+            ("HF_HUB_CACHE", "/d/e"),
+            ("HUGGINGFACE_HUB_CACHE", "/d/e"),
+            ("HF_HOME", "/d/e/hub"),
+            ("XDG_CACHE_HOME", "/d/e/huggingface/hub"),
+        ] {
+            assert_eq!(folder(&[(name, "~/e"), ("HOME", "/d")]).as_deref(), Some(path));
+            assert_eq!(folder(&[(name, "$HOME/e"), ("HOME", "/d")]).as_deref(), Some(path));
+        }
     }
 
     #[test]

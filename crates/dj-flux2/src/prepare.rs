@@ -1,5 +1,6 @@
 //! What a run needs before it starts: names become locations, locations become files, reference images are read.
 
+use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub struct Prepared {
 /// Everything outside the arguments that settings depend on, read from this process and its environment.
 pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Result<Outside<'a>> {
     Ok(Outside {
-        model: std::env::var_os("DJ_FLUX2_MODEL"),
+        model: cache_folder::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
         from,

@@ -64,7 +64,7 @@ impl Mismatch {
 }
 
 /// The most similar of `names`, if one is similar at all. The work is bounded, whatever a hostile file holds.
-pub(crate) fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     const LONGEST: usize = 200;
     let similar = |n: &&str| n.len() <= LONGEST && *n != name;
     let scored = names.filter(similar).take(4096).map(|n| (strsim::normalized_damerau_levenshtein(name, n), n));

@@ -348,6 +348,71 @@ fn models_are_listed_verified_repaired_and_removed() {
 }
 
 #[test]
+fn what_cannot_be_verified_is_no_success() {
+    let hub = Hub::honest();
+    hub.run(&["download", "-q"]);
+    let snapshot = hub.snapshot();
+    let folder = snapshot.parent().unwrap().parent().unwrap().to_owned();
+    // As another program leaves it where there are no links.
+    for (path, _) in tiny().files() {
+        if let Ok(blob) = snapshot.join(path).canonicalize() {
+            fs::remove_file(snapshot.join(path)).unwrap();
+            fs::copy(blob, snapshot.join(path)).unwrap();
+        }
+    }
+    fs::remove_dir_all(folder.join("blobs")).unwrap();
+    assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
+    fs::remove_dir_all(folder.join("digests")).unwrap();
+    snapshot!(hub.run(&["verify", "klein-4b"]), @"");
+    // A cut file is found without a hash.
+    let weights = fs::read(snapshot.join(WEIGHTS)).unwrap();
+    fs::write(snapshot.join(WEIGHTS), &weights[..weights.len() - 1]).unwrap();
+    let said = hub.run(&["verify", "klein-4b"]);
+    assert!(said.starts_with("exit code: 1\n") && said.contains("error: klein-4b: a file is damaged\n"), "{said}");
+    let said = hub.run(&["verify", snapshot.to_str().unwrap()]);
+    assert!(said.starts_with("exit code: 1\n") && said.contains(": a file is damaged\n"), "{said}");
+    assert!(hub.run(&["models"]).contains("2.3 MB"));
+    assert_eq!(hub.run(&["verify", "-q", "--repair"]), "exit code: 0\n----- stdout -----\nklein-4b: repaired\n");
+    assert!(fs::read(snapshot.join(WEIGHTS)).unwrap() == weights);
+    assert_eq!(hub.server.seen_of(WEIGHTS).len(), 2);
+    assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
+    let said = hub.run(&["remove", "--yes", "klein-4b"]);
+    assert!(said.contains("removed klein-4b, 2.3 MB freed"), "{said}");
+}
+
+#[test]
+fn paths_that_cannot_be_verified() {
+    let hub = Hub::honest();
+    fs::create_dir(hub.cli.path("empty")).unwrap();
+    fs::write(hub.cli.path("a.safetensors"), "").unwrap();
+    snapshot!(hub.run(&["verify", "empty"]), @"");
+    snapshot!(hub.run(&["verify", "a.safetensors"]), @"");
+    snapshot!(hub.run(&["verify", "--repair", "empty"]), @"");
+}
+
+#[test]
+fn a_repository_in_another_case_or_nearly_named() {
+    let hub = Hub::honest();
+    hub.run(&["download", "-q"]);
+    let folder = |name: &str| hub.cache().join(name);
+    let other = folder("models--Black-Forest-Labs--flux.2-klein-4b");
+    fs::rename(folder("models--black-forest-labs--FLUX.2-klein-4B"), &other).unwrap();
+    for name in ["klein-4b", "BLACK-FOREST-LABS/flux.2-KLEIN-4B"] {
+        let said = hub.run(&[&["a red fox", "-m", name, "-o", "fox.png"], &QUICK[..]].concat());
+        assert!(said.starts_with("exit code: 0\n"), "{said}");
+    }
+    assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
+    let models = hub.run(&["models"]);
+    assert_eq!((models.matches("klein-4b").count(), models.matches("not on this disk").count()), (2, 4), "{models}");
+    fs::rename(&other, folder("models--somebody--my-klein")).unwrap();
+    snapshot!(hub.run(&["a red fox", "-m", "somebody/my-klien"]), @"");
+    snapshot!(hub.run(&["a red fox", "-m", "FLUX.2-klein-9B"]), @"");
+    let home = hub.cli.path("");
+    let output = hub.command(&["models"]).env("HOME", &home).env("HF_HUB_CACHE", "~/cache").output().unwrap();
+    assert!(hub.shown(&output).contains("somebody/my-klein"));
+}
+
+#[test]
 fn a_lone_file_of_weights_stands_for_its_repository() {
     let transformer = fs::read(fixture("tiny/klein-bfl/transformer.safetensors")).unwrap();
     let repo = Repo::default().with("klein.safetensors", transformer).with("README.md", "x");

@@ -270,9 +270,10 @@ impl Fitting<'_, '_> {
             self.mismatch.unused.push(core.name.to_owned());
         }
         let [outer, inner] = [(sides[0], false), (sides[1], has_core)].map(|((whole, a, b), is_transposed)| {
-            let axis = |role, i: usize| Some(self.adapter.get(role)?.tensor.shape.get(i).copied().unwrap_or(1).max(1));
+            // Zero, which divides nothing, for what is not there.
+            let axis = |role, i: usize| Some(self.adapter.get(role)?.tensor.shape.get(i).copied().unwrap_or(0));
             let height = axis(whole, 0).or_else(|| axis(a, usize::from(is_transposed)));
-            [height.unwrap_or(1), axis(whole, 1).or_else(|| axis(b, 1)).unwrap_or(1)]
+            [height.unwrap_or(0), axis(whole, 1).or_else(|| axis(b, 1)).unwrap_or(0)]
         });
         // The outer matrix decides the size of the inner one, unless that divides the target and the outer does not.
         let divides = |[height, width]: [usize; 2]| rows.is_multiple_of(height) && cols.is_multiple_of(width);

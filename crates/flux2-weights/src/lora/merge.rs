@@ -212,7 +212,7 @@ impl<'a> Rows<'a> {
         match matrix {
             Matrix::Whole(matrix) => Rows::Whole(matrix),
             Matrix::Product(factors) => {
-                let (rows, cols) = (factors.up.shape()[0], factors.down.shape()[1]);
+                let (rows, cols) = (matrix.rows(), matrix.cols());
                 Rows::Product {
                     product: Product::of(&[Term { factors, first: 0, factor: 1.0 }], rows, cols),
                     rows,
