@@ -181,7 +181,7 @@ impl<'f> Adapter<'f> {
         for Named { name, tensor, key } in self.0.values() {
             let is_read = match key.role {
                 Role::Alpha => scalar_reader(tensor.dtype).is_some(),
-                _ => matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)),
+                _ => matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16 | DType::F8E4M3)),
             };
             if !is_read {
                 mismatch.dtypes.push(((*name).to_owned(), tensor.dtype.to_string()));

@@ -655,6 +655,26 @@ fn factors_that_are_no_floats_are_listed() {
 }
 
 #[test]
+fn factors_in_fp8_are_decoded() {
+    let temp = TempDir::new().unwrap();
+    // 0x38 is 1, 0x30 is 0.5.
+    let of = |dtype: &str, one: &[u8], half: &[u8]| {
+        let file = edited(|f| {
+            f.insert(DOWN.into(), (dtype.into(), vec![3, 32], one.repeat(96)));
+            f.insert(UP.into(), (dtype.into(), vec![64, 3], half.repeat(192)));
+        });
+        let path = file.write(temp.path(), "lora.safetensors");
+        merged(&open(&with(folder(), &[(&path, 1.0)])), "img_in").to_f32()
+    };
+    let expected = of("F32", &1f32.to_le_bytes(), &0.5f32.to_le_bytes());
+    assert!(of("F8_E4M3", &[0x38], &[0x30]) == expected);
+    let no_number = edited(|f| {
+        f.insert(DOWN.into(), ("F8_E4M3".into(), vec![3, 32], vec![0x7f; 96]));
+    });
+    assert_eq!(problem(&no_number), LoraProblem::NotFinite { name: DOWN.into() });
+}
+
+#[test]
 fn scales_that_are_no_numbers_are_refused() {
     for scale in [f32::NAN, f32::INFINITY] {
         let error = refused(&small(), scale);
