@@ -91,8 +91,10 @@ pub fn verify_folder(folder: &Path, observer: &mut dyn TransferObserver, cancel:
     let files = hashes.files(folder)?;
     let is_read = |file: &&Expected| !matches!(&file.hash, Hash::Missing) && !file.hash.is_unknown();
     let total = files.iter().filter(is_read).map(|file| file.size).sum();
-    let mut done = 0;
-    observer.on_transfer(&TransferEvent::Started { files: files.iter().filter(is_read).count(), done, total });
+    let (count, mut done) = (files.iter().filter(is_read).count(), 0);
+    if count > 0 {
+        observer.on_transfer(&TransferEvent::Started { files: count, done, total });
+    }
     let mut checked = Vec::new();
     for Expected { path, file, size, hash } in files {
         let (verdict, digest) = match hash {
@@ -113,7 +115,9 @@ pub fn verify_folder(folder: &Path, observer: &mut dyn TransferObserver, cancel:
         let blob = digest.map(|digest| hashes.blobs.join(digest.hex())).filter(|blob| blob.is_file());
         checked.push(Checked { path, file, blob, verdict });
     }
-    observer.on_transfer(&TransferEvent::Finished);
+    if count > 0 {
+        observer.on_transfer(&TransferEvent::Finished);
+    }
     Ok(checked)
 }
 
@@ -195,7 +199,8 @@ impl Hashes {
             let hash = match fs::metadata(&file) {
                 Ok(meta) if meta.is_file() => self.hash(&path, &file, &meta),
                 Ok(_) => Hash::AnyOf(vec![]),
-                Err(_) => Hash::Missing,
+                Err(_) if is_of_model(&path) || self.recorded.contains_key(&path) => Hash::Missing,
+                Err(_) => continue,
             };
             let size = fs::metadata(&file).map_or(0, |meta| meta.len());
             // What the user put there is not part of the model.

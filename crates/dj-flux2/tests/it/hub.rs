@@ -363,7 +363,18 @@ fn what_cannot_be_verified_is_no_success() {
     fs::remove_dir_all(folder.join("blobs")).unwrap();
     assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
     fs::remove_dir_all(folder.join("digests")).unwrap();
-    snapshot!(hub.run(&["verify", "klein-4b"]), @"");
+    snapshot!(hub.run(&["verify", "klein-4b"]), @"
+    exit code: 1
+    ----- stderr -----
+    warning: klein-4b: no hash of model_index.json is recorded
+    warning: klein-4b: no hash of scheduler/scheduler_config.json is recorded
+    warning: klein-4b: no hash of text_encoder/config.json is recorded
+    warning: klein-4b: no hash of text_encoder/model-00001-of-00002.safetensors is recorded
+    warning: klein-4b: no hash of text_encoder/model-00002-of-00002.safetensors is recorded
+    warning: klein-4b: nor of 7 more files
+    error: klein-4b: 12 of 12 files cannot be verified
+    hint: compare them with the hub with `dj-flux2 verify --repair klein-4b`
+    ");
     // A cut file is found without a hash.
     let weights = fs::read(snapshot.join(WEIGHTS)).unwrap();
     fs::write(snapshot.join(WEIGHTS), &weights[..weights.len() - 1]).unwrap();
@@ -385,9 +396,24 @@ fn paths_that_cannot_be_verified() {
     let hub = Hub::honest();
     fs::create_dir(hub.cli.path("empty")).unwrap();
     fs::write(hub.cli.path("a.safetensors"), "").unwrap();
-    snapshot!(hub.run(&["verify", "empty"]), @"");
-    snapshot!(hub.run(&["verify", "a.safetensors"]), @"");
-    snapshot!(hub.run(&["verify", "--repair", "empty"]), @"");
+    snapshot!(hub.run(&["verify", "empty"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: empty holds no files of a model
+    hint: name the folder of a model
+    ");
+    snapshot!(hub.run(&["verify", "a.safetensors"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: a.safetensors is a file, and hashes are recorded beside folders
+    hint: name its folder; `dj-flux2 inspect` checks what a file holds
+    ");
+    snapshot!(hub.run(&["verify", "--repair", "empty"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: a folder cannot be repaired: nothing says which repository it is
+    hint: name the model, as in `dj-flux2 verify --repair klein-4b`
+    ");
 }
 
 #[test]
@@ -405,8 +431,18 @@ fn a_repository_in_another_case_or_nearly_named() {
     let models = hub.run(&["models"]);
     assert_eq!((models.matches("klein-4b").count(), models.matches("not on this disk").count()), (2, 4), "{models}");
     fs::rename(&other, folder("models--somebody--my-klein")).unwrap();
-    snapshot!(hub.run(&["a red fox", "-m", "somebody/my-klien"]), @"");
-    snapshot!(hub.run(&["a red fox", "-m", "FLUX.2-klein-9B"]), @"");
+    snapshot!(hub.run(&["a red fox", "-m", "somebody/my-klien"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no model at somebody/my-klien
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; the nearest name of a model is somebody/my-klein; to download a Hugging Face repository, run `dj-flux2 download somebody/my-klien`
+    ");
+    snapshot!(hub.run(&["a red fox", "-m", "FLUX.2-klein-9B"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no model at FLUX.2-klein-9B
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; the nearest name of a model is klein-9b
+    ");
     let home = hub.cli.path("");
     let output = hub.command(&["models"]).env("HOME", &home).env("HF_HUB_CACHE", "~/cache").output().unwrap();
     assert!(hub.shown(&output).contains("somebody/my-klein"));
