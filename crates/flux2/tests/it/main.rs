@@ -20,6 +20,7 @@ mod jpegs;
 mod kernels;
 mod layouts;
 mod lora;
+mod metadata;
 mod mini;
 mod noise;
 mod once;
@@ -29,3 +30,5 @@ mod schedule;
 mod tally;
 mod text_cache;
 mod tokenizer;
+#[cfg(feature = "mini")]
+mod vocabulary;
