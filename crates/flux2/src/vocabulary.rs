@@ -146,9 +146,11 @@ fn likeness(word: &str, name: &str) -> f64 {
     let similar = strsim::normalized_damerau_levenshtein(word, name);
     // Nearly all typing errors leave the first letter as it is.
     let is_typing_error = similar >= 0.7 && word.chars().next() == name.chars().next();
+    // The end of a compound says what it is: a lighthouse is a house.
+    let is_head = word.ends_with(name) || name.ends_with(word);
     match (is_part, is_typing_error) {
         (_, true) => similar,
-        (true, false) => 0.5 + similar / 10.0,
+        (true, false) => 0.5 + similar / 10.0 + if is_head { 0.1 } else { 0.0 },
         (false, false) => 0.0,
     }
 }

@@ -242,7 +242,11 @@ impl Input<'_> {
         // The orientation may come after the pixels. Errors there are ignored, since the pixels are complete.
         let _ = reader.finish();
         let info = reader.info();
-        let profile = info.icc_profile.as_deref().map(Into::into);
+        let of_code_points = info.coding_independent_code_points.and_then(|c| {
+            let is_full_range = c.is_video_full_range_image;
+            color::profile_of_code_points(c.color_primaries, c.transfer_function, c.matrix_coefficients, is_full_range)
+        });
+        let profile = of_code_points.or_else(|| info.icc_profile.as_deref().map(Into::into));
         let mut exif: Vec<Vec<u8>> = info.exif_metadata.iter().map(|exif| exif.to_vec()).collect();
         exif.extend(container::png_raw_exif(self.bytes));
         let (pixels, alpha) = split_alpha(pixels, channels)?;

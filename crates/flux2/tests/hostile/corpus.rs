@@ -3,6 +3,8 @@
 //! In:  the repository's `fixtures`. Out: [`Hostile`] files, each with a description of the change. Changes target the
 //! structure of a format (numbers, counts, names, nesting, order) and single bytes. The corpus also seeds `fuzz/`.
 
+mod pictures;
+
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -16,10 +18,12 @@ pub enum Kind {
     Config,
     Tokenizer,
     Index,
+    Picture,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Safetensors, Kind::Gguf, Kind::Lora, Kind::Config, Kind::Tokenizer, Kind::Index];
+    pub const ALL: [Kind; 7] =
+        [Kind::Safetensors, Kind::Gguf, Kind::Lora, Kind::Config, Kind::Tokenizer, Kind::Index, Kind::Picture];
 }
 
 /// A mutated file: invalid, or unusual but valid.
@@ -81,6 +85,7 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
             json_file(&mut files, &mut rng, &whole, 40, 15);
             index(&mut files, &parse(&whole));
         }
+        Kind::Picture => pictures::pictures(&mut files, &mut rng, fixtures),
     }
     files.files
 }

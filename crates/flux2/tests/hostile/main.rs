@@ -66,11 +66,11 @@ fn check(kind: Kind, more: usize) {
 }
 
 #[test]
-fn there_are_over_300_different_files_and_always_the_same() {
+fn there_are_over_600_different_files_and_always_the_same() {
     let _meter = alone();
     let all = || Kind::ALL.into_iter().flat_map(|kind| corpus(kind, &fixtures()));
     let different: BTreeSet<Vec<u8>> = all().map(|file| file.bytes).collect();
-    assert!(different.len() >= 300, "{}", different.len());
+    assert!(different.len() >= 600, "{}", different.len());
     assert!(all().zip(all()).all(|(a, b)| a.what == b.what && a.bytes == b.bytes));
     for kind in Kind::ALL {
         let files = corpus(kind, &fixtures());
@@ -125,6 +125,12 @@ fn tokenizers() {
 #[test]
 fn indices() {
     check(Kind::Index, 32 * MIB);
+}
+
+/// A compressed text may have 16 MB, and is copied once.
+#[test]
+fn pictures() {
+    check(Kind::Picture, 56 * MIB);
 }
 
 #[test]

@@ -211,6 +211,30 @@ fn profiles_are_converted_as_littlecms_does() {
     assert_reads_as_pillow("display_p3.jpg", 2);
 }
 
+/// Files of public bug reports about other programs.
+#[test]
+fn what_trips_other_decoders() {
+    for name in [
+        "bilevel_trns.png",           // Pillow 9281: the transparency of one bit is lost
+        "cmyk_profile.png",           // sharp 237: inverted colors
+        "two_profiles.png",           // image 1825: refused, as iPhones write it
+        "srgb_before_gamma.png",      // image-png 340: refused
+        "profile_and_srgb.png",       // libjxl 4087: refused
+        "wrong_checksum.png",         // sharp 2448: refused for a chunk that is no part of the picture
+        "grey_rgb_profile.png",       // w3c/png 478
+        "palette_too_short.png",      // libspng 14: refused
+        "animation_apart.png",        // image-png 202: refused
+        "animation_apart_broken.png", // image-png 654
+        "vivid.webp",                 // image-webp 116: pixelated red
+        "vivid_alpha.webp",
+        "cicp_srgb.png", // the code points count, not the profile
+    ] {
+        assert_reads_as_pillow(name, 0);
+    }
+    // thorvg 4536: colors of a cICP chunk are ignored.
+    assert_reads_as_pillow("cicp_p3.png", 1);
+}
+
 #[test]
 fn a_profile_that_is_srgb_changes_nothing() {
     assert_reads_as_pillow("srgb_profile.png", 0);
