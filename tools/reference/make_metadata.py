@@ -32,7 +32,7 @@ def png(name, texts=(), compressed=False, exif=None):
     info = PngInfo()
     for keyword, text in texts:
         info.add_text(keyword, text, zip=compressed)
-    PICTURE.save(OUT / name, pnginfo=info, **({} if exif is None else {"exif": exif}))
+    PICTURE.save(OUT / name, pnginfo=info, **({} if exif is None else {"exif": exif.tobytes()}))
 
 
 def exif(tags=(), comment=None):

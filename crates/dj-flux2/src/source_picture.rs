@@ -171,7 +171,7 @@ impl SourcePicture {
     /// Warns if the model or the version of the program is another one. Of another program's picture, prints what is
     /// taken and what is not.
     pub fn warn_of_differences(&self, model: &str, report: &Report) {
-        let file = self.file.display();
+        let file = name_of(&self.file);
         match &self.stored {
             Stored::Ours(made) => self.warn_of_other_version(made, model, report),
             Stored::Other(made) => {

@@ -76,7 +76,7 @@ fn another_background_or_the_way_of_diffusers_is_recorded_and_used_again() {
     cli.stdout(["--from", "out.png", "-i", "colors.png", "-o", "again.png"]);
     assert_eq!(cli.read("again.png"), cli.read("out.png"));
 
-    let opaque = edit("out.png", &["--background", "red"]).0;
+    let opaque = edit("again.png", &["--background", "red"]).0;
     assert!(!opaque.contains("transparent"), "{opaque}");
     assert!(!cli.stdout(["info", "out.png"]).contains("background"));
     snapshot!(cli.run(["blue", "--background", "redd"]), @"

@@ -106,7 +106,10 @@ impl<'a> Texts<'a> {
 
 /// An EXIF block, as far as it can be read. Some programs begin it with the `Exif\0\0` of a JPEG segment.
 fn parsed(block: Vec<u8>) -> Option<Exif> {
-    let tiff = block.strip_prefix(b"Exif\0\0").map_or(block.clone(), <[u8]>::to_vec);
+    let tiff = match block.strip_prefix(b"Exif\0\0") {
+        Some(tiff) => tiff.to_vec(),
+        None => block,
+    };
     let mut reader = exif::Reader::new();
     reader.continue_on_error(true);
     caught(|| reader.read_raw(tiff).or_else(|error| error.distill_partial_result(|_| {}))).ok()?.ok()
