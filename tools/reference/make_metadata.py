@@ -114,6 +114,13 @@ png(
         )
     ],
 )
+png(
+    "forge.png",
+    [("parameters", "a tower\nSteps: 8, Sampler: Euler, Seed: 3, Size: 896x1152, Version: f2.0.1v1.10.1-previous-527")],
+)
+fooocus = {"prompt": "a mill", "negative_prompt": "", "steps": 30, "resolution": "(1152, 896)", "guidance_scale": 4}
+fooocus |= {"base_model": "juggernautXL", "sampler": "dpmpp_2m", "seed": "123456", "version": "Fooocus v2.5.5"}
+png("fooocus.png", [("parameters", json.dumps(fooocus)), ("fooocus_scheme", "fooocus")])
 swarm = {"prompt": "a tower", "model": "Flux/flux1-dev", "seed": 305223794, "steps": 25, "cfgscale": 1.0, "width": 1024}
 swarm = json.dumps({"sui_image_params": swarm | {"height": 1024, "negativeprompt": "", "swarm_version": "0.9.1"}})
 png("swarmui.png", [("parameters", swarm)])

@@ -134,6 +134,7 @@ fn help_for_generate() {
           --noise <KIND>        Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
                                 [default: philox]
       -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
+
     Output:
       -o, --output <FILE>  Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed}
                            and {index} are replaced; missing folders are made [default: output.png, or

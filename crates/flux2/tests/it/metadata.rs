@@ -147,12 +147,18 @@ fn the_text_of_automatic1111_is_read_in_every_place() {
 }
 
 #[test]
-fn stable_diffusion_cpp_and_swarmui_share_its_place() {
+fn stable_diffusion_cpp_forge_fooocus_and_swarmui_share_its_place() {
     let found = other("sdcpp.png");
     assert_eq!((found.program.as_str(), found.model.as_deref()), ("stable-diffusion.cpp", Some("flux.gguf")));
     assert_eq!((found.seed, found.steps, found.guidance), (Some(197_583_933), Some(30), Some(5.0)));
     assert_eq!((found.other["RNG"].as_str(), found.other["Guidance"].as_str()), ("cuda", "3.500000"));
     assert_eq!(found.other["SDCPP"], r#"{"seed":1,"steps":[1,2]}"#);
+    let found = other("forge.png");
+    assert_eq!((found.program.as_str(), found.width, found.height), ("Forge", Some(896), Some(1152)));
+    let found = other("fooocus.png");
+    assert_eq!((found.program.as_str(), found.prompt.as_deref()), ("Fooocus", Some("a mill")));
+    assert_eq!((found.seed, found.width, found.height), (Some(123_456), Some(1152), Some(896)));
+    assert_eq!((found.guidance, found.model.as_deref()), (Some(4.0), Some("juggernautXL")));
     let found = other("swarmui.png");
     assert_eq!((found.program.as_str(), found.prompt.as_deref()), ("SwarmUI", Some("a tower")));
     assert_eq!((found.width, found.height, found.negative_prompt), (Some(1024), Some(1024), None));

@@ -83,7 +83,7 @@ impl OtherParameters {
                 Some((width, height)) => set(&mut self.width, Some(width)) & set(&mut self.height, Some(height)),
                 None => false,
             },
-            "model" | "model_name" | "use_stable_diffusion_model" => set(&mut self.model, text()),
+            "model" | "model_name" | "base_model" | "use_stable_diffusion_model" => set(&mut self.model, text()),
             _ => false,
         };
         if !taken && !value.is_empty() {
@@ -130,8 +130,11 @@ pub(super) fn read(texts: &Texts) -> Option<OtherParameters> {
         .or_else(|| comment().and_then(|text| of_text(&text, false)))
         .or_else(|| {
             let fields = [Tag::Make, Tag::Model, Tag::ImageDescription].map(exif);
-            let graph = |prefix| fields.iter().flatten().find_map(|text| text.strip_prefix(prefix)).map(str::to_owned);
-            comfyui::read(&graph("prompt:"), &graph("workflow:"))
+            let graph = |wanted: &str| {
+                let mut named = fields.iter().flatten().filter_map(|text| text.split_once(':'));
+                named.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, graph)| graph.to_owned())
+            };
+            comfyui::read(&graph("prompt"), &graph("workflow"))
         })
 }
 

@@ -47,8 +47,11 @@ enum Container {
     Jpeg,
 }
 
-/// What comes before the parts of a file, and its parts: name, and data without length and checksum.
-fn split(file: &[u8], container: Container) -> (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>) {
+/// Name of a part, and its data without length and checksum.
+type Part = (Vec<u8>, Vec<u8>);
+
+/// What comes before the parts of a file, and its parts.
+fn split(file: &[u8], container: Container) -> (Vec<u8>, Vec<Part>) {
     let (start, mut at) = match container {
         Container::Png => (8, 8),
         Container::WebP => (12, 12),
@@ -78,7 +81,7 @@ fn split(file: &[u8], container: Container) -> (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>
     (file[..start].to_vec(), parts)
 }
 
-fn join(head: &[u8], parts: &[(Vec<u8>, Vec<u8>)], container: Container) -> Vec<u8> {
+fn join(head: &[u8], parts: &[Part], container: Container) -> Vec<u8> {
     let mut file = head.to_vec();
     for (name, data) in parts {
         match container {
@@ -111,7 +114,7 @@ fn parts(files: &mut Files, name: &str, whole: &[u8], container: Container) {
     assert_eq!(join(&head, &parts, container), whole, "{name}");
     for i in 0..parts.len() {
         let part = String::from_utf8_lossy(&parts[i].0).into_owned();
-        let mut add = |what: &str, change: &dyn Fn(&mut Vec<(Vec<u8>, Vec<u8>)>)| {
+        let mut add = |what: &str, change: &dyn Fn(&mut Vec<Part>)| {
             let mut changed = parts.clone();
             change(&mut changed);
             files.add(format!("{name}: part {i}, {part}, {what}"), join(&head, &changed, container));
