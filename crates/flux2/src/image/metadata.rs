@@ -112,17 +112,12 @@ impl Parameters {
 /// # Errors
 /// [`Error::ImageParametersTooLong`] for a prompt that does not leave 4 kB for everything else.
 pub fn check_prompt(prompt: &str, format: ImageFormat) -> Result<()> {
-    // In EXIF the JSON is ASCII: anything else takes six bytes for each UTF-16 unit.
+    // An escape takes six bytes for each UTF-16 unit. In EXIF the JSON is ASCII; in a PNG only control characters and two
+    // others are escaped.
     let plain = |c: char| c.is_ascii() && !c.is_ascii_control() && c != '"' && c != '\\';
     let escaped = |c: char| match format {
-        ImageFormat::Png => {
-            if c.is_ascii() {
-                6
-            } else {
-                c.len_utf8()
-            }
-        }
-        ImageFormat::Jpeg | ImageFormat::WebP => 6 * c.len_utf16(),
+        ImageFormat::Png if !c.is_ascii() => c.len_utf8(),
+        _ => 6 * c.len_utf16(),
     };
     let bytes = prompt.chars().map(|c| if plain(c) { 1 } else { escaped(c) }).sum::<usize>() + 4096;
     check_length(bytes, format)

@@ -3,6 +3,8 @@
 //! In:  the repository's `fixtures`. Out: [`Hostile`] files, each with a description of the change. Changes target the
 //! structure of a format (numbers, counts, names, nesting, order) and single bytes. The corpus also seeds `fuzz/`.
 
+// The path holds here and in `fuzz`, which includes this file by its path.
+#[path = "corpus/pictures.rs"]
 mod pictures;
 
 use std::path::Path;
