@@ -30,6 +30,7 @@ pub fn places(kind: Kind) -> &'static [&'static str] {
         Kind::Config => &["transformer/config.json", "text_encoder/config.json", "vae/config.json", "model_index.json"],
         Kind::Tokenizer => &["tokenizer/tokenizer.json"],
         Kind::Index => &["text_encoder/model.safetensors.index.json"],
+        Kind::Picture => &["picture"],
     }
 }
 

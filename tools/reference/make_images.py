@@ -258,6 +258,80 @@ frames = [smooth(16, 16), rough(16, 16)]
 keep("animated.png", encoded(frames[0], "PNG", save_all=True, append_images=frames[1:]))
 keep("animated.webp", encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True))
 
+# ---- files of public bug reports about other decoders ----
+
+
+def chunks_of(data):
+    """(kind, data) of the chunks of a PNG."""
+    at, found = 8, []
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
+def png_of(chunks, wrong_checksum=None):
+    out = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks:
+        checksum = zlib.crc32(kind + data) ^ (kind == wrong_checksum)
+        out += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+    return out
+
+
+def with_chunks(data, *added):
+    """A PNG with chunks behind its header."""
+    header, *rest = chunks_of(data)
+    return png_of([header, *added, *rest])
+
+
+def like(name, data, same_as):
+    """A file that shows the pixels of another picture, which Pillow may read otherwise."""
+    keep(name, data)
+    expect(name, same_as)
+
+
+stripes = Image.fromarray((np.mgrid[0:8, 0:16][0] % 2 * 255).astype(np.uint8)).convert("1")
+one_bit = with_chunks(encoded(stripes, "PNG"), (b"tRNS", struct.pack(">H", 0)))
+like("bilevel_trns.png", one_bit, Image.new("RGB", (16, 8), "white"))
+small = rough(16, 12)
+plain = encoded(small, "PNG")
+CMYK = icc(b"CMYK", [(b"A2B0", b"mft1" + b"\0" * 44)])
+iccp = lambda profile: (b"iCCP", b"icc\0\0" + zlib.compress(profile))
+srgb, gama = (b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))
+like("cmyk_profile.png", with_chunks(plain, iccp(CMYK)), small)
+like("two_profiles.png", with_chunks(plain, iccp(SRGB), iccp(ADOBE_RGB)), small)
+like("srgb_before_gamma.png", with_chunks(plain, srgb, gama, (b"cHRM", b"\0" * 32)), small)
+like("profile_and_srgb.png", with_chunks(plain, iccp(SRGB), srgb), small)
+like("wrong_checksum.png", png_of(chunks_of(with_chunks(plain, (b"tIME", b"\0" * 7))), b"tIME"), small)
+gray = small.getchannel(1)
+like("grey_rgb_profile.png", with_chunks(encoded(gray, "PNG"), iccp(SRGB)), gray.convert("RGB"))
+indexed = png(4, 1, 3, 8, [bytes([0, 1, 2, 200])], [(b"PLTE", bytes(range(9)))])
+like("palette_too_short.png", indexed, Image.frombytes("RGB", (4, 1), bytes(range(9)) + b"\0\0\0"))
+# Of an animation whose first picture stands apart, that picture is shown where animations are not.
+header, pixels, end = chunks_of(plain)
+control = (b"fcTL", struct.pack(">5I2H2B", 0, 16, 12, 0, 0, 1, 10, 0, 0))
+frame = (b"fdAT", struct.pack(">I", 1) + pixels[1])
+animation = [header, (b"acTL", struct.pack(">2I", 1, 0)), pixels, control, frame, end]
+like("animation_apart.png", png_of(animation), small)
+animation[4] = (b"fdAT", struct.pack(">I", 7) + b"\xff" * 20)
+like("animation_apart_broken.png", png_of(animation), small)
+p3 = colors.resize((18, 6))
+as_profile = ImageCms.profileToProfile(
+    p3,
+    ImageCms.ImageCmsProfile(io.BytesIO(DISPLAY_P3)),
+    ImageCms.createProfile("sRGB"),
+    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+)
+like("cicp_p3.png", with_chunks(encoded(p3, "PNG"), (b"cICP", bytes([12, 13, 0, 1]))), as_profile)
+like("cicp_srgb.png", with_chunks(plain, iccp(ADOBE_RGB), (b"cICP", bytes([1, 13, 0, 1]))), small)
+y, x = np.mgrid[0:30, 0:41]
+vivid = np.stack([(x // 5 % 2) * 255, (y // 3 % 2) * 40, (x // 7 % 2) * 200], -1).astype(np.uint8)
+vivid = Image.fromarray(vivid)
+fixture("vivid.webp", encoded(vivid, "WEBP", quality=60))
+vivid.putalpha(Image.fromarray((x * 6 % 256).astype(np.uint8)))
+fixture("vivid_alpha.webp", encoded(vivid, "WEBP", quality=60))
+
 # ---- Lanczos, and a reference image from file to model ----
 
 source = rough(61, 47)

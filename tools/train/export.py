@@ -17,6 +17,7 @@ import data
 import evaluate
 import models
 import transformer as stage
+import vocabulary
 
 
 def main():
@@ -71,6 +72,7 @@ def main():
     with open(out("model_index.json"), "w") as f:
         json.dump(index, f, indent=2)
         f.write("\n")
+    vocabulary.write(args.out)
     files = [os.path.join(r, n) for r, _, ns in os.walk(args.out) for n in ns]
     total = sum(os.path.getsize(f) for f in files)
     for f in sorted(files):

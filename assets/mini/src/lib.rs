@@ -26,6 +26,7 @@ pub static FILES: &[File] = files![
     "transformer/diffusion_pytorch_model.safetensors",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
+    "vocabulary.json",
 ];
 
 #[cfg(test)]

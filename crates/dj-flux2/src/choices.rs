@@ -10,14 +10,15 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use flux2::image::{Parameters, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
 use flux2::{Device, NoiseKind, Precision};
 
-use crate::args::{GenerateArgs, Seed};
+use crate::args::{Compat, GenerateArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
-use crate::source_picture::SourcePicture;
+use crate::source_picture::{SourcePicture, Taken};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct Choices {
     pub variant: Choice<String>,
     /// Files of the reference images.
     pub references: Choice<Vec<PathBuf>>,
+    /// What happens to their transparency.
+    pub transparency: Choice<Result<Transparency>>,
     pub width: Choice<u32>,
     pub height: Choice<u32>,
     pub steps: Choice<u32>,
@@ -111,6 +114,7 @@ impl Choices {
             loras: self.loras.or(lower.loras),
             variant: self.variant.or(lower.variant),
             references: self.references.or(lower.references),
+            transparency: self.transparency.or(lower.transparency),
             width: self.width.or(lower.width),
             height: self.height.or(lower.height),
             steps: self.steps.or(lower.steps),
@@ -144,6 +148,7 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
+        let compat = args.compat.map(|Compat::Diffusers| Transparency::Dropped);
         let existing = match (args.no_clobber, args.force) {
             (true, _) => Some(Existing::Keep),
             (_, true) => Some(Existing::ReplaceReadOnly),
@@ -158,6 +163,7 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
+            transparency: flag.choice(args.background.map(Transparency::Over).or(compat).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
             steps: flag.choice(args.steps),
@@ -195,8 +201,25 @@ impl Choices {
 
     /// What made a picture. It names no model by path, so that one must come from another layer.
     pub fn from_picture(picture: &SourcePicture, is_file: fn(&Path) -> bool) -> Choices {
-        let SourcePicture { file, parameters: made } = picture;
+        let SourcePicture { file, stored } = picture;
         let origin = Origin::Picture(file.clone());
+        match stored {
+            Stored::Ours(made) => Self::from_parameters(made, &origin, file, is_file),
+            Stored::Other(made) => {
+                let Taken { prompt, seed, size, steps, left_out: _ } = Taken::of(made);
+                Choices {
+                    prompts: origin.choice(prompt.map(|prompt| vec![prompt])),
+                    width: origin.choice(size.map(|(width, _)| width)),
+                    height: origin.choice(size.map(|(_, height)| height)),
+                    steps: origin.choice(steps),
+                    seed: origin.choice(seed.map(Some)),
+                    ..Choices::default()
+                }
+            }
+        }
+    }
+
+    fn from_parameters(made: &Parameters, origin: &Origin, file: &Path, is_file: fn(&Path) -> bool) -> Choices {
         let recorded_loras = || made.loras.iter().map(|lora| loras::recorded(lora, file, is_file)).collect();
         let precision = made.dtype.parse().map_err(|()| unknown("dtype", &made.dtype, "--dtype bf16"));
         let noise = made.noise.parse().map_err(|_| unknown("noise", &made.noise, "--noise philox"));
@@ -204,6 +227,7 @@ impl Choices {
             prompts: origin.choice(Some(vec![made.prompt.clone()])),
             loras: origin.choice((!made.loras.is_empty()).then(recorded_loras)),
             variant: origin.choice(made.variant.clone()),
+            transparency: origin.choice(recorded_transparency(made).transpose()),
             width: origin.choice(Some(made.width)),
             height: origin.choice(Some(made.height)),
             steps: origin.choice(Some(made.steps)),
@@ -213,6 +237,19 @@ impl Choices {
             precision: origin.choice(Some(precision)),
             ..Choices::default()
         }
+    }
+}
+
+/// What happened to the transparency of a picture's references; none if they had none.
+fn recorded_transparency(made: &Parameters) -> Result<Option<Transparency>> {
+    match (&made.background, made.compat.as_deref()) {
+        (Some(color), _) => match parse_color(color) {
+            Ok(color) => Ok(Some(Transparency::Over(color))),
+            Err(_) => Err(unknown("background", color, "--background white")),
+        },
+        (None, Some("diffusers")) => Ok(Some(Transparency::Dropped)),
+        (None, Some(other)) => Err(unknown("compat", other, "--compat diffusers")),
+        (None, None) => Ok(None),
     }
 }
 

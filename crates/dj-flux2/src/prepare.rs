@@ -5,7 +5,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use flux2::find::ModelFinder;
-use flux2::image::resize;
+use flux2::image::codec::WHITE;
+use flux2::image::{Transparency, hexadecimal, resize};
 use flux2::weights::{Location, ModelFiles, Part};
 use flux2::{ModelPaths, Reference, Variant};
 
@@ -86,22 +87,36 @@ pub fn open(settings: &Settings, report: &Report) -> Result<Prepared> {
         let variant = Some(Variant::by_name(variant)?);
         files = ModelFiles::open(&ModelPaths { variant, ..settings.paths.clone() })?;
     }
-    let references = read_references(&settings.references)?;
-    for (path, _) in settings.references.iter().zip(&references).filter(|(_, reference)| reference.shows_background()) {
+    let references = read_references(&settings.references, settings.transparency)?;
+    for (path, _) in
+        settings.references.iter().zip(&references).filter(|(_, reference)| reference.transparency().is_some())
+    {
         let path = path.display();
-        report.warning(format_args!("{path} is transparent: the model sees it over white, without its hidden colors"));
+        report.warning(match settings.transparency {
+            Transparency::Over(WHITE) => {
+                format!("{path} is transparent: the model sees it over white, without its hidden colors")
+            }
+            Transparency::Over(color) => {
+                let color = hexadecimal(color);
+                format!("{path} is transparent: the model sees it over {color}, without its hidden colors")
+            }
+            Transparency::Dropped => {
+                format!("{path} is transparent: the model sees it without its alpha channel, with its hidden colors")
+            }
+        });
     }
     Ok(Prepared { files, references })
 }
 
 /// Reads and checks reference images.
-pub fn read_references(paths: &[PathBuf]) -> Result<Vec<Reference>> {
-    paths.iter().map(|path| read_reference(path)).collect()
+pub fn read_references(paths: &[PathBuf], transparency: Transparency) -> Result<Vec<Reference>> {
+    paths.iter().map(|path| read_reference(path, transparency)).collect()
 }
 
-fn read_reference(path: &Path) -> Result<Reference> {
+fn read_reference(path: &Path, transparency: Transparency) -> Result<Reference> {
     let bytes = typed_paths::read_picture(path)?;
-    let reference = Reference::from_bytes(&bytes, &typed_paths::name_of(path)).map_err(Failure::image)?;
+    let name = typed_paths::name_of(path);
+    let reference = Reference::from_transparent(&bytes, &name, transparency).map_err(Failure::image)?;
     // The engine checks this too, but later, and its error cannot name the file.
     resize::check_reference(reference.image()).map_err(|e| Failure::image(e).of_file(path))?;
     Ok(reference)

@@ -1,40 +1,132 @@
-//! The picture that `--from` makes again: the parameters stored in it, and whether a run can give the same picture.
+//! The picture of `--from`: the parameters stored in it, and what they mean here. A picture of this program can be made
+//! again; of another program's, prompt, seed, size and steps are taken where they mean something.
 
 use std::path::{Path, PathBuf};
 
 use flux2::Reference;
-use flux2::image::{Parameters, metadata};
+use flux2::image::{OtherParameters, Parameters, Stored, metadata};
+use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::weights::Lora;
 
 use crate::failure::{Failure, Result, code};
-use crate::report::Report;
+use crate::report::{Report, shown};
 use crate::settings::Settings;
 use crate::typed_paths::{name_of, read_picture};
 
 /// A picture and the parameters stored in it.
 pub struct SourcePicture {
     pub file: PathBuf,
-    pub parameters: Parameters,
+    pub stored: Stored,
 }
 
-/// Reads the parameters that dj-flux2 stored in the picture `file`.
-pub fn read_parameters(file: &Path) -> Result<Parameters> {
+/// What is taken from the picture of another program.
+#[derive(Debug, Default, PartialEq)]
+pub struct Taken {
+    pub prompt: Option<String>,
+    pub seed: Option<u64>,
+    pub size: Option<(u32, u32)>,
+    pub steps: Option<u32>,
+    /// What is not, as `guidance 7`.
+    pub left_out: Vec<String>,
+}
+
+/// Reads the parameters that this or another program stored in the picture `file`.
+pub fn read_parameters(file: &Path) -> Result<Stored> {
     let bytes = read_picture(file)?;
-    let parameters = metadata::read(&bytes).map_err(|e| Failure::image(e).of_file(file))?;
-    parameters.ok_or_else(|| {
-        let message = format!("{} holds no parameters of dj-flux2", name_of(file));
-        Failure::new(code::BAD_IMAGE, message, "pass a picture that dj-flux2 made, without --no-metadata")
+    let stored = metadata::read_any(&bytes).map_err(|e| Failure::image(e).of_file(file))?;
+    stored.ok_or_else(|| {
+        let message = format!("{} holds no parameters that are understood", name_of(file));
+        let hint = "pass a picture as its program wrote it: many sites and editors remove the parameters";
+        Failure::new(code::BAD_IMAGE, message, hint)
     })
+}
+
+impl Taken {
+    pub fn of(made: &OtherParameters) -> Self {
+        let OtherParameters { prompt, seed, .. } = made;
+        let mut taken = Taken { prompt: prompt.clone(), seed: *seed, ..Default::default() };
+        let left_out = &mut taken.left_out;
+        if let Some((width, height)) = made.width.zip(made.height) {
+            let is_possible = |side: u32| side.is_multiple_of(GRID_PX) && (MIN_PX..=MAX_PX).contains(&side);
+            match is_possible(width) && is_possible(height) {
+                true => taken.size = Some((width, height)),
+                false => left_out.push(format!("size {width}x{height}, which no model here draws")),
+            }
+        }
+        // Few steps of one family are many of another.
+        let is_klein = made.model.as_ref().is_some_and(|model| model.to_lowercase().contains("klein"));
+        match made.steps {
+            Some(steps) if is_klein => taken.steps = Some(steps),
+            Some(steps) => left_out.push(format!("steps {steps}, of another model")),
+            None => {}
+        }
+        let mut leave = |name: &str, value: Option<&str>| {
+            left_out.extend(value.map(|value| shown(&format!("{name} {}", shortened(value)))));
+        };
+        leave("negative prompt", made.negative_prompt.as_deref());
+        leave("guidance", made.guidance.map(|guidance| guidance.to_string()).as_deref());
+        leave("sampler", made.sampler.as_deref());
+        leave("model", made.model.as_deref());
+        made.other.iter().take(MOST_LISTED).for_each(|(name, value)| leave(name, Some(value)));
+        if let Some(more) = made.other.len().checked_sub(MOST_LISTED + 1) {
+            left_out.push(format!("{} more", more + 1));
+        }
+        taken
+    }
+
+    /// The names of what is taken, in one phrase.
+    fn names(&self) -> String {
+        let names = [
+            ("prompt", self.prompt.is_some()),
+            ("seed", self.seed.is_some()),
+            ("size", self.size.is_some()),
+            ("steps", self.steps.is_some()),
+        ];
+        let names: Vec<&str> = names.into_iter().filter(|(_, is_taken)| *is_taken).map(|(name, _)| name).collect();
+        match names.split_last() {
+            Some((last, [])) => (*last).to_owned(),
+            Some((last, first)) => format!("{} and {last}", first.join(", ")),
+            None => "nothing".to_owned(),
+        }
+    }
+}
+
+/// Most values that are listed of those that only the other program knows.
+const MOST_LISTED: usize = 4;
+
+fn shortened(value: &str) -> String {
+    const LONGEST: usize = 40;
+    match value.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
 }
 
 impl SourcePicture {
     pub fn read(file: &Path) -> Result<Self> {
-        Ok(SourcePicture { file: file.to_owned(), parameters: read_parameters(file)? })
+        Ok(SourcePicture { file: file.to_owned(), stored: read_parameters(file)? })
+    }
+
+    /// The name of the model, if the picture says it.
+    pub fn model(&self) -> Option<&str> {
+        match &self.stored {
+            Stored::Ours(made) => Some(&made.model),
+            Stored::Other(made) => made.model.as_deref(),
+        }
+    }
+
+    /// Whether it says what it shows.
+    pub fn has_prompt(&self) -> bool {
+        match &self.stored {
+            Stored::Ours(_) => true,
+            Stored::Other(made) => made.prompt.is_some(),
+        }
     }
 
     /// The references that the picture was made with must be given again, in the same order.
     pub fn check_references(&self, paths: &[PathBuf], references: &[Reference]) -> Result<()> {
-        let (file, wanted) = (self.file.display(), &self.parameters.references);
+        let Stored::Ours(made) = &self.stored else { return Ok(()) };
+        let (file, wanted) = (self.file.display(), &made.references);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -59,9 +151,10 @@ impl SourcePicture {
     /// A recorded LoRA must be the file that the picture was made with. One that was typed may be another file of the
     /// same name; that is a warning.
     pub fn check_loras(&self, loras: &[Lora], settings: &Settings, report: &Report) -> Result<()> {
+        let Stored::Ours(made) = &self.stored else { return Ok(()) };
         let file = self.file.display();
         for lora in loras {
-            let mut namesakes = self.parameters.loras.iter().filter(|made| made.name == lora.name).peekable();
+            let mut namesakes = made.loras.iter().filter(|made| made.name == lora.name).peekable();
             if namesakes.peek().is_none() || namesakes.any(|made| made.sha256 == lora.sha256) {
                 continue;
             }
@@ -75,9 +168,31 @@ impl SourcePicture {
         Ok(())
     }
 
-    /// Warns if the model or the version of the program is another one.
+    /// Warns if the model or the version of the program is another one. Of another program's picture, prints what is
+    /// taken and what is not.
     pub fn warn_of_differences(&self, model: &str, report: &Report) {
-        let (file, made, here) = (self.file.display(), &self.parameters, env!("CARGO_PKG_VERSION"));
+        let file = name_of(&self.file);
+        match &self.stored {
+            Stored::Ours(made) => self.warn_of_other_version(made, model, report),
+            Stored::Other(made) => {
+                let (program, taken) = (shown(&made.program), Taken::of(made));
+                let left_out = match taken.left_out.is_empty() {
+                    true => String::new(),
+                    false => format!("; left out: {}", taken.left_out.join(", ")),
+                };
+                report.note(format_args!(
+                    "{file} was made by {program}, so it cannot be made again, only its {} taken{left_out}",
+                    match taken.names() {
+                        names if names.contains(" and ") => format!("{names} are"),
+                        name => format!("{name} is"),
+                    }
+                ));
+            }
+        }
+    }
+
+    fn warn_of_other_version(&self, made: &Parameters, model: &str, report: &Report) {
+        let (file, here) = (self.file.display(), env!("CARGO_PKG_VERSION"));
         if made.model != model {
             report.warning(format_args!("{file} was made with the model {:?}, this is {model:?}", made.model));
         }
@@ -87,5 +202,37 @@ impl SourcePicture {
                 made.version
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_means_something_here_is_taken() {
+        let made = OtherParameters {
+            program: "ComfyUI".into(),
+            prompt: Some("a boat".into()),
+            seed: Some(u64::MAX),
+            steps: Some(20),
+            guidance: Some(7.5),
+            width: Some(512),
+            height: Some(500),
+            model: Some("sd\u{202e}15".into()),
+            other: (0..6).map(|i| (format!("x{i}"), "y".repeat(50))).collect(),
+            ..Default::default()
+        };
+        let taken = Taken::of(&made);
+        assert_eq!((taken.seed, taken.size, taken.steps), (Some(u64::MAX), None, None));
+        assert_eq!(taken.left_out[..2], ["size 512x500, which no model here draws", "steps 20, of another model"]);
+        assert_eq!(taken.left_out[2..4], ["guidance 7.5", "model sd\\u{202e}15"]);
+        assert_eq!(taken.left_out[4], format!("x0 {}…", "y".repeat(40)));
+        assert_eq!(taken.left_out[8..], ["2 more"]);
+        assert_eq!(taken.names(), "prompt and seed");
+        let klein = OtherParameters { model: Some("flux-2-Klein".into()), height: Some(768), ..made };
+        let taken = Taken::of(&klein);
+        assert_eq!((taken.size, taken.steps), (Some((512, 768)), Some(20)));
+        assert_eq!(taken.names(), "prompt, seed, size and steps");
     }
 }

@@ -60,6 +60,8 @@ pub enum Remedy {
     OverwritePicture,
     /// Store no parameters in the picture, or choose a format with more room.
     OmitParameters,
+    /// List what the model knows.
+    ListVocabulary,
 
     // ---- the device ----
     /// Use the processor, or let the program choose the device.
@@ -151,7 +153,8 @@ impl fmt::Display for Remedy {
             Remedy::UseDefaultGuidance => "leave the guidance out for the scale the model was made for",
             Remedy::ScaleLoraFinitely => "use a finite scale, such as 0.8",
             Remedy::OverwritePicture => "choose another name, or allow overwriting",
-            Remedy::OmitParameters => "write a .png or .webp, which hold more, or store no parameters",
+            Remedy::OmitParameters => "shorten it, write a .png, which holds more than a .jpg, or store no parameters",
+            Remedy::ListVocabulary => "list what the model knows, and use words of it",
             Remedy::ChooseDevice => "use the device auto or cpu",
             Remedy::ListDevices => "list the GPUs to see their numbers",
             Remedy::ComputeInF32 => "check the files of the model, or compute in f32",

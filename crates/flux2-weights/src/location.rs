@@ -76,7 +76,7 @@ impl Location {
     }
 
     /// The entry `name` of this folder.
-    pub(crate) fn join(&self, name: impl AsRef<Path>) -> Self {
+    pub fn join(&self, name: impl AsRef<Path>) -> Self {
         Location { path: self.path.join(name), table: self.table }
     }
 

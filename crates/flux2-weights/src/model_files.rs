@@ -49,6 +49,8 @@ pub struct ModelFiles {
     pub loras: Vec<Lora>,
     /// The model's `tokenizer.json`; `None` for the built-in one.
     pub tokenizer: Option<Location>,
+    /// The `vocabulary.json` of a model that knows few words; the published ones have none.
+    pub vocabulary: Option<Location>,
 }
 
 impl ModelFiles {
@@ -97,7 +99,9 @@ impl ModelFiles {
         let stem = || paths.model.stem().unwrap_or_else(|| "model".into());
         let name = if variant.is_custom() { stem() } else { variant.name.to_owned() };
         let tokenizer = find_tokenizer(&text_location, &paths.model);
-        let files = ModelFiles { variant, name, transformer, text_encoder, vae, loras: Vec::new(), tokenizer };
+        let vocabulary = is_folder.then(|| paths.model.join("vocabulary.json")).filter(Location::is_file);
+        let files =
+            ModelFiles { variant, name, transformer, text_encoder, vae, loras: Vec::new(), tokenizer, vocabulary };
         files.with_loras(&paths.loras)
     }
 

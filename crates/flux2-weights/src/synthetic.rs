@@ -38,6 +38,7 @@ impl ModelFiles {
             vae: Component::synthetic(vae, of_vae),
             loras: Vec::new(),
             tokenizer: None,
+            vocabulary: None,
         })
     }
 }

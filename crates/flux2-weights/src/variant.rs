@@ -3,8 +3,6 @@
 //! Source: README and `src/flux2/util.py` in black-forest-labs/flux2; the model cards. Base and distilled weights have
 //! the same names and shapes, so only `model_index.json` or the user can tell them apart.
 
-use std::ops::RangeInclusive;
-
 use crate::config::TransformerConfig;
 use crate::mismatch::nearest_name;
 use crate::sizes::Size;
@@ -50,8 +48,6 @@ pub struct Variant {
     pub default_guidance: Option<f32>,
     /// Default width and height of its pictures, in pixels.
     pub default_px: u32,
-    /// Sides it was trained on, in pixels, if pictures of other sizes are poor.
-    pub trained_px: Option<RangeInclusive<u32>>,
     /// Name of the text encoder it was trained with.
     pub text_encoder: &'static str,
     /// Its repository on the Hugging Face hub; `None` for the built-in model and for custom sizes.
@@ -84,7 +80,6 @@ const DISTILLED: Variant = Variant {
     default_steps: 4,
     default_guidance: None,
     default_px: 512,
-    trained_px: None,
     text_encoder: "Qwen3",
     repo: None,
     gated: false,
@@ -160,14 +155,7 @@ static FAMILY: [Variant; 9] = [
         size: Some(Size::Klein9B),
         ..KV
     },
-    Variant {
-        name: KLEIN_MINI,
-        license: "MIT AND OFL-1.1",
-        default_px: 128,
-        trained_px: Some(64..=256),
-        size: Some(Size::Mini),
-        ..DISTILLED
-    },
+    Variant { name: KLEIN_MINI, license: "MIT AND OFL-1.1", default_px: 128, size: Some(Size::Mini), ..DISTILLED },
     DISTILLED,
     BASE,
     KV,

@@ -197,11 +197,13 @@ pub enum Error {
         reason: String,
     },
     /// More parameters than the format has room for.
-    #[error("the prompt and parameters take {bytes} bytes; a JPEG holds {max}")]
+    #[error("the prompt and parameters take {bytes} bytes; a {format} holds {max}")]
     ImageParametersTooLong {
         /// Bytes of the parameters.
         bytes: usize,
-        /// Bytes that the format holds.
+        /// `PNG`, `JPEG` or `WebP`.
+        format: &'static str,
+        /// Bytes that are written to the format and read from it.
         max: usize,
     },
     /// An output name that does not say which format is meant.

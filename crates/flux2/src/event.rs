@@ -10,6 +10,8 @@ use flux2_backend::DType;
 pub use flux2_base::CancelToken;
 use flux2_base::{Part, Remedy};
 
+use crate::vocabulary::{PictureSizes, UnknownWords};
+
 /// A stage of a run. Variants are in the order of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -204,10 +206,15 @@ pub enum Warning {
         height: u32,
         /// Name of the variant.
         variant: &'static str,
-        /// Shortest side it was trained on, in pixels.
-        smallest: u32,
-        /// Longest side it was trained on, in pixels.
-        largest: u32,
+        /// Sizes that it was trained on.
+        trained: PictureSizes,
+    },
+    /// A prompt that names no subject the model knows, or of which it knows few words.
+    UnknownWords {
+        /// Name of the variant.
+        variant: &'static str,
+        /// What is unknown, and what is near.
+        unknown: UnknownWords,
     },
 }
 
@@ -216,6 +223,7 @@ impl Warning {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Warning::ManySteps { steps, .. } => Some(Remedy::UseAsSeed(*steps)),
+            Warning::UnknownWords { .. } => Some(Remedy::ListVocabulary),
             _ => None,
         }
     }
@@ -245,11 +253,24 @@ impl fmt::Display for Warning {
             Warning::ManySteps { steps, default } => {
                 write!(f, "{steps} steps on a model made for {default}")
             }
-            Warning::UntrainedSize { width, height, variant, smallest, largest } => write!(
-                f,
-                "{variant} was trained on sides from {smallest} to {largest} pixels: its pictures of \
-                 {width}x{height} are poor"
-            ),
+            Warning::UntrainedSize { width, height, variant, trained } => {
+                write!(f, "{variant} was trained on {trained}: a picture of {width}x{height} will be poor")
+            }
+            Warning::UnknownWords { variant, unknown: UnknownWords { names_subject, words, nearest } } => {
+                match names_subject {
+                    true => write!(f, "{variant} does not know most words of the prompt")?,
+                    false => write!(f, "{variant} knows no subject of the prompt")?,
+                }
+                if !words.is_empty() {
+                    let shown: Vec<&str> = words.iter().take(5).map(String::as_str).collect();
+                    let more = if words.len() > 5 { ", …" } else { "" };
+                    write!(f, " (unknown: {}{more})", shown.join(", "))?;
+                }
+                match nearest.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ", near is: {}", nearest.join(", ")),
+                }
+            }
         }
     }
 }

@@ -45,6 +45,7 @@
 //! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
 //! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
 //! | [`text`] | prompt to token ids |
+//! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
 //! | [`bench`] | timing of ops and pictures, compared with the peak of the device |
@@ -69,6 +70,7 @@ pub mod request;
 pub mod sampler;
 pub mod text;
 pub mod text_cache;
+pub mod vocabulary;
 
 pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
 #[cfg(feature = "hub")]

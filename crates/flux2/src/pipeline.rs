@@ -41,14 +41,15 @@ use progress::{Meter, StepClock, phase, timed};
 use prompts::Prompts;
 use references::EncodedReferences;
 
-use crate::event::{CancelToken, Event, Observer, Phase};
-use crate::image::{self, LoraParameters, Parameters, RgbImage, metadata};
+use crate::event::{CancelToken, Event, Observer, Phase, Warning};
+use crate::image::{self, LoraParameters, Parameters, RgbImage, Transparency, metadata};
 use crate::models::flow_transformer::References;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler;
 use crate::text::Tokenizer;
 use crate::text_cache::TextCache;
 use crate::variant::{Procedure, Variant};
+use crate::vocabulary::Vocabulary;
 use crate::weights::{Lora, ModelFiles, ModelPaths, Precision};
 use crate::{Error, Result};
 
@@ -59,6 +60,8 @@ pub struct Pipeline<B: Backend> {
     prompts: Prompts<B>,
     references: EncodedReferences,
     ladder: Ladder,
+    /// What the model knows, if it is one of few words.
+    vocabulary: Option<Vocabulary>,
 }
 
 impl<B: Backend> Pipeline<B> {
@@ -80,6 +83,7 @@ impl<B: Backend> Pipeline<B> {
             None => Tokenizer::builtin(),
         };
         Ok(Pipeline {
+            vocabulary: files.vocabulary.as_ref().and_then(Vocabulary::read),
             prompts: Prompts::new(tokenizer, &files.text_encoder.config)?,
             networks: Networks::new(be.clone(), files, residency),
             references: EncodedReferences::new(),
@@ -149,7 +153,8 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<GeneratedImage> {
         let request = ResolvedRequest::new(request, self.variant())?;
-        request.warnings.iter().for_each(|w| observer.on_event(&Event::Warning(w.clone())));
+        let warnings = request.warnings.iter().cloned().chain(self.unknown(&request));
+        warnings.for_each(|warning| observer.on_event(&Event::Warning(warning)));
         let mut timings = Timings::default();
 
         // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt. The host always
@@ -327,10 +332,27 @@ impl<B: Backend> Pipeline<B> {
         image::from_model_output(&pixels, request.width, request.height, self.networks.threads)
     }
 
+    /// What the model was never trained on, if it says what it was trained on.
+    fn unknown(&self, request: &ResolvedRequest) -> impl Iterator<Item = Warning> + use<B> {
+        let (variant, width, height) = (self.variant().name, request.width, request.height);
+        let size = self.vocabulary.as_ref().map(|known| known.pictures).filter(|sizes| !sizes.contains(width, height));
+        let size = size.map(|trained| Warning::UntrainedSize { width, height, variant, trained });
+        let is_edit = !request.references.is_empty();
+        let unknown = self.vocabulary.as_ref().and_then(|known| known.unknown_words(&request.prompt, is_edit));
+        size.into_iter().chain(unknown.map(|unknown| Warning::UnknownWords { variant, unknown }))
+    }
+
     /// What is stored with a picture of `request`.
     fn parameters(&self, request: &ResolvedRequest) -> Parameters {
         let lora =
             |lora: &Lora| LoraParameters { name: lora.name.clone(), scale: lora.scale, sha256: lora.sha256.clone() };
+        // Recorded once: a request has one background for all its references.
+        let transparency = request.references.iter().find_map(Reference::transparency);
+        let (background, compat) = match transparency {
+            Some(Transparency::Over(color)) => (Some(image::hexadecimal(color)), None),
+            Some(Transparency::Dropped) => (None, Some("diffusers".to_owned())),
+            None => (None, None),
+        };
         Parameters {
             prompt: request.prompt.clone(),
             seed: request.seed,
@@ -343,6 +365,8 @@ impl<B: Backend> Pipeline<B> {
             width: request.width,
             height: request.height,
             references: request.references.iter().map(|r| r.sha256().to_owned()).collect(),
+            background,
+            compat,
             loras: self.loras().iter().map(lora).collect(),
             software: metadata::SOFTWARE.into(),
             version: env!("CARGO_PKG_VERSION").into(),

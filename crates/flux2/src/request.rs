@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use flux2_base::digest::sha256;
 
 use crate::event::Warning;
-use crate::image::codec::{self, Flattened};
+use crate::image::codec::{self, Flattened, Transparency};
 use crate::image::{RgbImage, resize};
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind};
@@ -52,17 +52,18 @@ pub struct Reference {
     sha256: String,
     /// Width and height before it was prepared.
     source_px: [u32; 2],
-    /// Whether its file shows a background.
-    shows_background: bool,
+    /// What happened to its alpha channel, if it was transparent anywhere.
+    transparency: Option<Transparency>,
 }
 
 /// Identifies the pixels of a prepared reference.
 ///
 /// The digest of an image that comes from no file covers its pixels but not its shape: hence the size before
-/// preparation.
+/// preparation. That of a file does not cover the color that it was put over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReferenceKey {
     sha256: String,
+    transparency: Option<Transparency>,
     source_px: [u32; 2],
     prepared_px: [u32; 2],
 }
@@ -71,7 +72,7 @@ impl Reference {
     /// An image that comes from no file, named by the digest of its pixels.
     pub fn from_image(image: RgbImage) -> Self {
         let sha256 = sha256(image.pixels());
-        Self::new(image, sha256, false)
+        Self::new(image, sha256, None)
     }
 
     /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
@@ -79,13 +80,21 @@ impl Reference {
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        let Flattened { image, shows_background } = codec::decode_over(bytes, name, codec::WHITE)?;
-        Ok(Self::new(image, sha256(bytes), shows_background))
+        Self::from_transparent(bytes, name, Transparency::default())
     }
 
-    fn new(image: RgbImage, sha256: String, shows_background: bool) -> Self {
+    /// As [`from_bytes`](Self::from_bytes), with a choice of what happens to the alpha channel.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes).
+    pub fn from_transparent(bytes: &[u8], name: &str, transparency: Transparency) -> Result<Self> {
+        let Flattened { image, was_transparent } = codec::decode_transparent(bytes, name, transparency)?;
+        Ok(Self::new(image, sha256(bytes), was_transparent.then_some(transparency)))
+    }
+
+    fn new(image: RgbImage, sha256: String, transparency: Option<Transparency>) -> Self {
         let source_px = [image.width(), image.height()];
-        Reference { image, sha256, source_px, shows_background }
+        Reference { image, sha256, source_px, transparency }
     }
 
     /// Scaled down to a megapixel and cropped to the grid.
@@ -95,9 +104,9 @@ impl Reference {
 
     /// The key that its tokens are remembered by, once it is prepared.
     pub(crate) fn key(&self) -> ReferenceKey {
-        let Reference { image, sha256, source_px, .. } = self;
+        let Reference { image, sha256, transparency, source_px } = self;
         let prepared_px = [image.width(), image.height()];
-        ReferenceKey { sha256: sha256.clone(), source_px: *source_px, prepared_px }
+        ReferenceKey { sha256: sha256.clone(), transparency: *transparency, source_px: *source_px, prepared_px }
     }
 
     /// The image.
@@ -105,9 +114,9 @@ impl Reference {
         &self.image
     }
 
-    /// Whether its file is transparent anywhere, so that it was put over white.
-    pub fn shows_background(&self) -> bool {
-        self.shows_background
+    /// What happened to its alpha channel, if its file is transparent anywhere.
+    pub fn transparency(&self) -> Option<Transparency> {
+        self.transparency
     }
 
     /// SHA-256 in lower-case hex: of the file it came from, or of its pixels if it came from none.
@@ -182,11 +191,6 @@ impl ResolvedRequest {
         let references = request.references.iter().map(Reference::prepared).collect::<Result<Vec<_>>>()?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
-        if let Some(trained) = variant.trained_px.as_ref().filter(|px| ![width, height].iter().all(|s| px.contains(s)))
-        {
-            let (smallest, largest) = (*trained.start(), *trained.end());
-            warnings.push(Warning::UntrainedSize { width, height, variant: variant.name, smallest, largest });
-        }
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
             references,
@@ -246,25 +250,6 @@ mod tests {
     }
 
     #[test]
-    fn a_size_the_model_was_not_trained_on_is_a_warning_and_the_size() {
-        let mini = Variant::by_name("klein-mini").unwrap();
-        let resolved = |width, height| {
-            let request = GenerateRequest { width, height, ..Default::default() };
-            let resolved = ResolvedRequest::new(&request, mini).unwrap();
-            (resolved.width, resolved.height, resolved.warnings)
-        };
-        assert_eq!(resolved(None, None), (128, 128, vec![]));
-        assert_eq!(resolved(Some(64), Some(256)), (64, 256, vec![]));
-        let warning =
-            Warning::UntrainedSize { width: 128, height: 272, variant: "klein-mini", smallest: 64, largest: 256 };
-        assert_eq!(resolved(None, Some(272)), (128, 272, vec![warning]));
-        // A reference gives its size here as well.
-        let request = GenerateRequest { references: vec![reference(300, 200)], ..Default::default() };
-        let resolved = ResolvedRequest::new(&request, mini).unwrap();
-        assert_eq!((resolved.width, resolved.height, resolved.warnings.len()), (288, 192, 1));
-    }
-
-    #[test]
     fn guidance_on_a_distilled_model_is_a_warning_and_no_guidance() {
         let request = GenerateRequest { guidance: Some(4.0), ..Default::default() };
         let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
@@ -289,6 +274,17 @@ mod tests {
         let request = GenerateRequest { width: Some(256), ..request };
         let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
         assert_eq!((resolved.width, resolved.height), (256, 64));
+    }
+
+    #[test]
+    fn a_file_over_another_background_is_another_reference() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/images/rgba.png");
+        let bytes = std::fs::read(file).unwrap();
+        let [white, red, dropped] = [Transparency::default(), Transparency::Over([255, 0, 0]), Transparency::Dropped]
+            .map(|transparency| Reference::from_transparent(&bytes, "rgba.png", transparency).unwrap());
+        assert_eq!(white.sha256(), red.sha256(), "it is the digest of the file");
+        assert!(white.key() != red.key() && white.key() != dropped.key());
+        assert_eq!(white.key(), Reference::from_bytes(&bytes, "again").unwrap().key());
     }
 
     #[test]

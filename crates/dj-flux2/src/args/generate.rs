@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
-use super::values::{Dtype, Quantize, Seed, parse_memory, parse_seed, parse_size, thread_count};
+use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
 
 /// Help of `--model`; what it takes depends on the features of the build.
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -67,6 +67,15 @@ pub struct GenerateArgs {
     /// Reference image to edit or combine; repeat for several
     #[arg(short, long, value_name = "FILE", visible_aliases = ["image", "ref-image"], help_heading = "Picture")]
     pub input: Vec<PathBuf>,
+
+    /// Color that shows where reference images are transparent: a CSS name, or #RRGGBB [default: white]
+    #[arg(long, value_name = "COLOR", value_parser = parse_color, help_heading = "Picture")]
+    pub background: Option<[u8; 3]>,
+
+    /// Do as another program does: `diffusers` drops the alpha channel of reference images, so that the model sees the
+    /// colors hidden under transparency; --background overrides it
+    #[arg(long, value_name = "PROGRAM", help_heading = "Picture")]
+    pub compat: Option<Compat>,
 
     /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512; 128 with klein-mini]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]

@@ -12,7 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
 use values::thread_count;
-pub use values::{Component, Dtype, Quantize, Seed};
+pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -67,7 +67,7 @@ pub enum Command {
 /// Flags of `info`.
 #[derive(clap::Args)]
 pub struct InfoArgs {
-    /// A PNG, JPEG or WebP picture made by dj-flux2
+    /// A PNG, JPEG or WebP picture made by dj-flux2 or another program that stores its parameters
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -137,6 +137,10 @@ pub struct DownloadArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct ModelsArgs {
+    /// One of them; of klein-mini, also the words and sizes it knows
+    #[arg(value_name = "MODEL")]
+    pub model: Option<String>,
+
     /// Print one JSON object per model
     #[arg(long)]
     pub json: bool,

@@ -31,6 +31,12 @@ pub enum Component {
     Vae,
 }
 
+/// Values of `--compat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compat {
+    Diffusers,
+}
+
 /// Value of `--seed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seed {
@@ -50,6 +56,15 @@ pub fn parse_seed(text: &str) -> Result<Seed, &'static str> {
 /// Parses `--threads`.
 pub fn thread_count() -> RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=1024)
+}
+
+/// Parses an opaque color: its CSS name or hexadecimal digits.
+pub fn parse_color(text: &str) -> Result<[u8; 3], &'static str> {
+    let color = csscolorparser::parse(text).map_err(|_| "a color is a name, as white, or #RRGGBB, as #ff8800")?;
+    match color.to_rgba8() {
+        [r, g, b, 255] => Ok([r, g, b]),
+        _ => Err("the color must be opaque: transparent parts show it"),
+    }
 }
 
 /// Parses `1024x768` into width and height.
@@ -94,6 +109,18 @@ mod tests {
         }
         for wrong in ["", "3", "4096", "1.5", "GiB", "6 apples", "-6GiB", "1.2.3G", "6e9"] {
             assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn colors_have_names_or_digits() {
+        for (text, color) in
+            [("white", [255; 3]), ("#fF8800", [255, 136, 0]), ("#123", [17, 34, 51]), ("RebeccaPurple", [102, 51, 153])]
+        {
+            assert_eq!(parse_color(text), Ok(color), "{text}");
+        }
+        for wrong in ["", "whit", "#12", "#ff880080", "transparent", "none"] {
+            assert!(parse_color(wrong).is_err(), "{wrong}");
         }
     }
 

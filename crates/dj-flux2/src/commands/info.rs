@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use flux2::Variant;
-use flux2::image::Parameters;
+use flux2::image::{OtherParameters, Parameters, Stored};
 
 use super::inspect;
 use crate::args::{InfoArgs, InspectArgs};
 use crate::failure::Result;
-use crate::report::{json, print};
+use crate::report::{json, print, shown};
 use crate::source_picture::read_parameters;
 
 /// Prints the parameters stored in the picture of `args`.
@@ -23,11 +23,18 @@ pub fn run(args: &InfoArgs) -> Result<()> {
 
 /// Prints what is stored in a picture.
 pub fn print_parameters(file: &Path, as_json: bool) -> Result<()> {
-    let parameters = read_parameters(file)?;
-    match as_json {
-        true => print(&json(&parameters)),
-        false => rows(&parameters).iter().try_for_each(|(name, value)| print(&format!("{name:<11} {}", shown(value)))),
+    let stored = read_parameters(file)?;
+    if as_json {
+        return match &stored {
+            Stored::Ours(parameters) => print(&json(parameters)),
+            Stored::Other(parameters) => print(&json(parameters)),
+        };
     }
+    let rows = match &stored {
+        Stored::Ours(parameters) => rows(parameters),
+        Stored::Other(parameters) => rows_of_other(parameters),
+    };
+    rows.iter().try_for_each(|(name, value)| print(&format!("{name:<11} {}", shown(value))))
 }
 
 /// Whether `path` is a folder, a file of weights by its name, or the name of a published model.
@@ -52,28 +59,23 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     rows.push(("size", format!("{}x{}", p.width, p.height)));
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));
     rows.extend(p.loras.iter().map(|lora| ("lora", format!("{}, scale {}, {}", lora.name, lora.scale, lora.sha256))));
+    rows.extend(p.background.iter().map(|color| ("background", color.clone())));
+    rows.extend(p.compat.iter().map(|reference| ("compat", reference.clone())));
     rows.push(("software", format!("{} {}", p.software, p.version)));
     rows
 }
 
-/// Escapes control characters, so that no value can break the line or drive the terminal.
-fn shown(value: &str) -> String {
-    value.chars().fold(String::with_capacity(value.len()), |mut line, c| {
-        if c.is_control() {
-            line.extend(c.escape_default())
-        } else {
-            line.push(c)
-        }
-        line
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prompt_cannot_drive_the_terminal() {
-        assert_eq!(shown("Füchse\n\x1b[2J\u{9b}5m"), "Füchse\\n\\u{1b}[2J\\u{9b}5m");
-    }
+fn rows_of_other(p: &OtherParameters) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("made by", p.program.clone())];
+    let mut row = |name, value: Option<String>| rows.extend(value.map(|value| (name, value)));
+    row("prompt", p.prompt.clone());
+    row("negative", p.negative_prompt.clone());
+    row("seed", p.seed.map(|seed| seed.to_string()));
+    row("steps", p.steps.map(|steps| steps.to_string()));
+    row("guidance", p.guidance.map(|guidance| guidance.to_string()));
+    row("sampler", p.sampler.clone());
+    row("size", p.width.zip(p.height).map(|(width, height)| format!("{width}x{height}")));
+    row("model", p.model.clone());
+    p.other.iter().for_each(|(name, value)| row("other", Some(format!("{name}: {value}"))));
+    rows
 }

@@ -14,7 +14,7 @@ use crate::args::InspectArgs;
 use crate::failure::Result;
 use crate::prepare::find_model;
 use crate::report::record::StrengthRecord;
-use crate::report::{Size, json, print};
+use crate::report::{Size, json, print, shown};
 use crate::wording;
 
 /// What was found, as `--json` prints it.
@@ -81,7 +81,10 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     for (i, part) in parts.iter().enumerate() {
         let path = part.location.path().display();
         print(&format!("{}{path}", if i > 0 { "\n" } else { "" }))?;
-        rows(part).iter().try_for_each(|(name, value)| print(&format!("  {name:<11} {value}")))?;
+        for (name, value) in rows(part) {
+            let lines: Vec<String> = value.split('\n').map(shown).collect();
+            print(&format!("  {name:<11} {}", lines.join("\n              ")))?;
+        }
     }
     if let Some(model) = model {
         let broken = parts.iter().filter(|part| part.problem.is_some()).count();
@@ -150,9 +153,9 @@ fn rows(part: &InspectedPart) -> Vec<(String, String)> {
     if !part.variants.is_empty() {
         row("fits", part.variants.join(", "));
     }
-    part.metadata.iter().for_each(|(key, value)| row("says", format!("{key}: {value}")));
+    part.metadata.iter().for_each(|(key, value)| row("says", shown(&format!("{key}: {value}"))));
     if let Some(problem) = &part.problem {
-        row("problem", problem.to_string().replace('\n', "\n              "));
+        row("problem", problem.to_string());
         problem.remedy().iter().for_each(|remedy| row("hint", wording::remedy(remedy)));
     }
     rows

@@ -1,15 +1,17 @@
-//! `dj-flux2 models`: lists the published models and those on this disk.
+//! `dj-flux2 models`: lists the published models and those on this disk, and what the built-in one draws.
 
 use std::path::PathBuf;
 
 use flux2::Variant;
 use flux2::find::name_of;
 use flux2::hub::{Cache, Cached, RepoId, State};
+use flux2::variant::KLEIN_MINI;
+use flux2::vocabulary::Vocabulary;
 use flux2::weights::Location;
 use serde::Serialize;
 
 use crate::args::ModelsArgs;
-use crate::failure::Result;
+use crate::failure::{Failure, Result, code};
 use crate::hub_options;
 use crate::report::{Size, json, print};
 
@@ -40,10 +42,38 @@ struct Row {
     path: Option<PathBuf>,
 }
 
-/// Prints the published models, and other models of the family in the cache.
+/// A model and what it was trained on, as `--json` prints it.
+#[derive(Serialize)]
+struct WithVocabulary<'a> {
+    #[serde(flatten)]
+    row: &'a Row,
+    draws: &'a Vocabulary,
+}
+
+impl Row {
+    /// Whether this is the model that a user calls `name`, as for `-m`.
+    fn is_called(&self, name: &str) -> bool {
+        let is = |other: &str| other.eq_ignore_ascii_case(name);
+        is(&self.name) || self.repo.as_deref().is_some_and(is)
+    }
+}
+
+/// Prints the published models, and other models of the family in the cache; or one of them.
 pub fn run(args: &ModelsArgs) -> Result<()> {
-    let rows = rows()?;
+    let mut rows = rows()?;
+    if let Some(name) = &args.model {
+        rows.retain(|row| row.is_called(name));
+        if rows.is_empty() {
+            let hint = "run `dj-flux2 models` for all of them, or `dj-flux2 inspect` for a file or folder";
+            return Err(Failure::new(code::MODEL_MISSING, format!("no model is called {name:?}"), hint));
+        }
+    }
+    let asked_for = |row: &&Row| args.model.is_some() && row.name == KLEIN_MINI;
+    let vocabulary = rows.iter().find(asked_for).and_then(|_| Vocabulary::builtin());
     if args.json {
+        if let (Some(draws), [row]) = (&vocabulary, rows.as_slice()) {
+            return print(&json(&WithVocabulary { row, draws }));
+        }
         return rows.iter().try_for_each(|row| print(&json(row)));
     }
     let name = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
@@ -61,7 +91,50 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
         let memory = shown(row.memory_bytes.unwrap_or_default());
         print(&format!("{:<name$}  {:>8}  {memory:>8}  {license:<34}  {place}", row.name, shown(size)))?;
     }
+    vocabulary.iter().try_for_each(print_vocabulary)
+}
+
+/// Prints what a small model was trained on, one kind a paragraph.
+fn print_vocabulary(known: &Vocabulary) -> Result<()> {
+    let firsts = |lists: &[Vec<String>]| lists.iter().filter_map(|names| names.first().cloned()).collect::<Vec<_>>();
+    let sizes: Vec<String> = known
+        .sizes
+        .iter()
+        .filter_map(|names| names.split_first())
+        .map(|(name, others)| if others.is_empty() { name.clone() } else { format!("{name} ({})", others.join(", ")) })
+        .collect();
+    for (title, words) in [
+        ("subjects", firsts(&known.subjects)),
+        ("shapes", firsts(&known.shapes)),
+        ("colors of shapes", known.shape_colors.clone()),
+        ("backgrounds", known.colors.clone()),
+        ("patterns", known.patterns.clone()),
+        ("sizes", sizes),
+        ("places", known.places.clone()),
+        ("numbers", known.counts.clone()),
+        ("edits, with -i", known.edits.clone()),
+        ("with two references", known.two_references.clone()),
+        ("pictures", vec![known.pictures.to_string()]),
+    ] {
+        let separator = if words.iter().any(|word| word.contains(", ")) { "; " } else { ", " };
+        print(&format!("\n{title}:"))?;
+        wrapped(&words, separator).iter().try_for_each(|line| print(&format!("  {line}")))?;
+    }
     Ok(())
+}
+
+/// `words` in lines of at most 78 characters.
+fn wrapped(words: &[String], separator: &str) -> Vec<String> {
+    const WIDTH: usize = 78;
+    let mut lines = vec![String::new()];
+    for (i, word) in words.iter().enumerate() {
+        let word = if i + 1 < words.len() { format!("{word}{separator}") } else { word.clone() };
+        match lines.last_mut().filter(|line| line.is_empty() || line.len() + word.trim_end().len() <= WIDTH) {
+            Some(line) => line.push_str(&word),
+            None => lines.push(word),
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn rows() -> Result<Vec<Row>> {

@@ -45,7 +45,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     check_standard_input(args)?;
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
     let mut outside = Outside { text_cache: None, ..prepare::outside(args, from.as_ref())? };
-    if outside.prompts.is_empty() && from.is_none() {
+    if outside.prompts.is_empty() && !from.as_ref().is_some_and(SourcePicture::has_prompt) {
         outside.prompts.push(String::new()); // the prompt does not matter for memory
     }
     let mut settings = settings::resolve(args, outside)?;

@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use clap::error::ErrorKind as ClapErrorKind;
 use serde::Serialize;
 
+use super::escape;
 use crate::failure::{Failure, Result, code};
 use crate::usage;
 
@@ -50,9 +51,9 @@ pub fn print(line: &str) -> Result<()> {
     }
 }
 
-/// A record as one line of JSON.
+/// A record as one line of JSON, without characters that could drive a terminal.
 pub fn json(record: &impl Serialize) -> String {
-    serde_json::to_string(record).expect("strings and numbers serialize")
+    escape::json(&serde_json::to_string(record).expect("strings and numbers serialize"))
 }
 
 pub(super) fn to_stderr(line: impl Display) {

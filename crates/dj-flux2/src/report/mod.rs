@@ -4,9 +4,11 @@
 //! ```text
 //! lines    single lines, labels, the exit of a failed command     bars      progress of the workers
 //! record   what --json prints for a picture                       transfer  downloads and conversions
+//! escape   characters from files that could change how a line looks
 //! ```
 
 mod bars;
+mod escape;
 mod lines;
 pub mod record;
 mod transfer;
@@ -27,6 +29,7 @@ use crate::settings::Detail;
 use crate::settings::jobs::Job;
 use crate::wording;
 use bars::{Lane, Series, Steps};
+pub use escape::shown;
 use lines::{Label, to_stderr};
 pub use lines::{failed, json, not_parsed, print};
 use record::Record;

@@ -11,6 +11,7 @@ pub mod loras;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use flux2::image::Transparency;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub prompts: Vec<String>,
     /// Files of the reference images, in order.
     pub references: Vec<PathBuf>,
+    /// What happens to their transparency.
+    pub transparency: Transparency,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
     /// Pictures per prompt.
@@ -168,6 +171,7 @@ fn decide(
         may_round: value(choices.allow_quantize).unwrap_or(false),
         prompts,
         references: value(choices.references).unwrap_or_default(),
+        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
         request,
         count,
         seed_is_fresh: seed.is_none(),
@@ -216,14 +220,20 @@ fn chosen_model(choices: &Choices, from: Option<&SourcePicture>) -> Result<Sourc
     let builtin = Location::builtin().filter(|_| !(has_parts || has_variant || has_loras));
     match (builtin, from) {
         (Some(builtin), None) => Ok(Origin::Default.of(builtin)),
-        (Some(builtin), Some(SourcePicture { file, parameters })) if parameters.model == KLEIN_MINI => {
-            Ok(Origin::Picture(file.clone()).of(builtin))
+        (Some(builtin), Some(picture)) if picture.model() == Some(KLEIN_MINI) => {
+            Ok(Origin::Picture(picture.file.clone()).of(builtin))
         }
-        (_, Some(SourcePicture { parameters, .. })) => Err(Failure::new(
-            code::MODEL_MISSING,
-            format!("the picture was made with the model {:?}, and no model is named", parameters.model),
-            "pass -m PATH with the folder of that model, or set DJ_FLUX2_MODEL to it",
-        )),
+        (_, Some(picture)) => {
+            let made = match picture.model() {
+                Some(model) => format!("was made with the model {model:?}"),
+                None => "does not say which model made it".to_owned(),
+            };
+            Err(Failure::new(
+                code::MODEL_MISSING,
+                format!("the picture {made}, and no model is named"),
+                "pass -m with the name or folder of a model, or set DJ_FLUX2_MODEL to it",
+            ))
+        }
         (None, None) => Err(Failure::new(
             code::MODEL_MISSING,
             "no model is named",
@@ -234,7 +244,7 @@ fn chosen_model(choices: &Choices, from: Option<&SourcePicture>) -> Result<Sourc
 
 #[cfg(test)]
 mod tests {
-    use flux2::image::{LoraParameters, Parameters};
+    use flux2::image::{LoraParameters, Parameters, Stored};
     use flux2::weights::LoraPath;
     use flux2::{NoiseKind, Precision};
 
@@ -271,6 +281,8 @@ mod tests {
             width: 128,
             height: 96,
             references: vec![],
+            background: None,
+            compat: None,
             loras: vec![],
             software: "dj-flux2".into(),
             version: "0.1.0".into(),
@@ -278,7 +290,7 @@ mod tests {
     }
 
     fn picture(parameters: Parameters) -> SourcePicture {
-        SourcePicture { file: "pictures/fox.png".into(), parameters }
+        SourcePicture { file: "pictures/fox.png".into(), stored: Stored::Ours(parameters.into()) }
     }
 
     fn refused(args: &GenerateArgs) -> Failure {

@@ -78,8 +78,8 @@ fn a_picture_without_parameters_cannot_be_made_again() {
     snapshot!(cli.run(["--from", "a.png"]), @"
     exit code: 6
     ----- stderr -----
-    error: a.png holds no parameters of dj-flux2
-    hint: pass a picture that dj-flux2 made, without --no-metadata
+    error: a.png holds no parameters that are understood
+    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
     ");
     snapshot!(cli.run(["--from", "nowhere.png"]), @"
     exit code: 6

@@ -47,6 +47,47 @@ fn a_transparent_reference_is_shown_over_white() {
 }
 
 #[test]
+fn another_background_or_the_way_of_diffusers_is_recorded_and_used_again() {
+    let cli = Cli::with_tiny_model();
+    for (name, picture) in [("black.png", "hidden_black.png"), ("colors.png", "hidden_colors.png")] {
+        cli.write(name, fs::read(fixture(&format!("images/{picture}"))).unwrap());
+    }
+    let edit = |input: &str, args: &[&str]| {
+        let made = cli.output(["blue", "-i", input, "-o", "out.png"].iter().chain(&QUICK).chain(args));
+        assert!(made.status.success(), "{}", shown(&made));
+        (String::from_utf8(made.stderr).unwrap(), flux2::image::open(&cli.path("out.png")).unwrap())
+    };
+    let (_, white) = edit("black.png", &[]);
+    assert!(cli.stdout(["info", "out.png"]).contains("background  #ffffff\n"));
+    let (warned, red) = edit("black.png", &["--background", "Crimson"]);
+    assert!(warned.contains("black.png is transparent: the model sees it over #dc143c,"), "{warned}");
+    assert_ne!(red, white);
+    assert_eq!(red, edit("colors.png", &["--background", "#dc143c", "--compat", "diffusers"]).1, "the color wins");
+    assert!(cli.stdout(["info", "out.png"]).contains("background  #dc143c\n"));
+    cli.stdout(["--from", "out.png", "-i", "colors.png", "-o", "again.png"]);
+    assert_eq!(cli.read("again.png"), cli.read("out.png"));
+
+    // Without alpha, what is hidden reaches the model.
+    let (warned, black) = edit("black.png", &["--compat", "diffusers"]);
+    assert!(warned.contains("without its alpha channel, with its hidden colors"), "{warned}");
+    let (_, colors) = edit("colors.png", &["--compat", "diffusers"]);
+    assert_ne!(black, colors);
+    assert!(cli.stdout(["info", "out.png"]).contains("compat      diffusers\n"));
+    cli.stdout(["--from", "out.png", "-i", "colors.png", "-o", "again.png"]);
+    assert_eq!(cli.read("again.png"), cli.read("out.png"));
+
+    let opaque = edit("again.png", &["--background", "red"]).0;
+    assert!(!opaque.contains("transparent"), "{opaque}");
+    assert!(!cli.stdout(["info", "out.png"]).contains("background"));
+    snapshot!(cli.run(["blue", "--background", "redd"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: invalid value 'redd' for '--background <COLOR>': a color is a name, as white, or #RRGGBB, as #ff8800
+    hint: `dj-flux2 generate --help` lists the flags and their values
+    ");
+}
+
+#[test]
 fn a_reference_that_is_no_picture() {
     snapshot!(refused(b""), @"
     exit code: 6
@@ -119,8 +160,8 @@ fn without_metadata_a_png_is_nothing_but_pixels() {
     snapshot!(cli.run(["info", "without.png"]), @"
     exit code: 6
     ----- stderr -----
-    error: without.png holds no parameters of dj-flux2
-    hint: pass a picture that dj-flux2 made, without --no-metadata
+    error: without.png holds no parameters that are understood
+    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
     ");
 }
 
@@ -158,14 +199,14 @@ fn info_on_what_others_made() {
     snapshot!(cli.run(["info", "foreign.png"]), @"
     exit code: 6
     ----- stderr -----
-    error: foreign.png holds no parameters of dj-flux2
-    hint: pass a picture that dj-flux2 made, without --no-metadata
+    error: foreign.png holds no parameters that are understood
+    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
     ");
     snapshot!(cli.run(["info", "foreign.txt"]), @"
     exit code: 6
     ----- stderr -----
-    error: foreign.txt holds no parameters of dj-flux2
-    hint: pass a picture that dj-flux2 made, without --no-metadata
+    error: foreign.txt holds no parameters that are understood
+    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
     ");
     snapshot!(cli.run(["info", "nowhere.png"]), @"
     exit code: 6
@@ -196,7 +237,7 @@ fn a_prompt_too_long_for_a_jpeg_is_told_before_any_work() {
     exit code: 2
     ----- stderr -----
     error: the prompt and parameters take 114096 bytes; a JPEG holds 65527
-    hint: write a .png or .webp, which hold more, or use --no-metadata
+    hint: shorten it, write a .png, which holds more than a .jpg, or use --no-metadata
     ");
     assert_eq!(cli.files(), ["long.txt"]);
 }

@@ -11,6 +11,7 @@ mod inspect;
 #[cfg(unix)]
 mod interrupt;
 mod lora;
+mod metadata;
 #[cfg(feature = "mini")]
 mod mini;
 mod models;

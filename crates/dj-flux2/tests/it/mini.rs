@@ -89,17 +89,60 @@ fn an_edit_needs_no_model_either() {
 fn sizes_it_was_not_trained_on_are_made_with_a_warning() {
     let cli = Cli::without_model();
     let sized = |size| cli.run([CAT, "--size", size, "-m", "klein-mini", "-s", "1", "-S", "7", "-o", "output.png"]);
-    assert!(!sized("256x64").contains("warning"));
+    assert!(!sized("192x192").contains("warning") && sized("192x128").contains("warning"));
     snapshot!(sized("272x128"), @"
     exit code: 0
     ----- stdout -----
     output.png
     ----- stderr -----
-    warning: klein-mini was trained on sides from 64 to 256 pixels: its pictures of 272x128 are poor
+    warning: klein-mini was trained on squares of 128 to 256 pixels a side: a picture of 272x128 will be poor
     saved output.png (seed 7, [TIME])
     ");
     let picture = image::open(&cli.path("output.png")).unwrap();
     assert_eq!((picture.width(), picture.height()), (272, 128));
+}
+
+#[test]
+fn a_prompt_it_cannot_know_is_pointed_out_before_it_is_drawn() {
+    let cli = Cli::without_model();
+    let drawn = |prompt: &str| cli.run([prompt, "-m", "klein-mini", "-o", "output.png", "-S", "7"]);
+    snapshot!(drawn("a lighthouse"), @"
+    exit code: 0
+    ----- stdout -----
+    output.png
+    ----- stderr -----
+    warning: klein-mini knows no subject of the prompt (unknown: lighthouse), near is: house, traffic light, light bulb; `dj-flux2 models klein-mini` lists what it draws
+    saved output.png (seed 7, [TIME])
+    ");
+    assert!(drawn("coffee").contains("near is: cup of coffee;"));
+    assert!(drawn("eine Katze auf blauem Grund").contains("(unknown: auf, blauem, eine, grund, katze)"));
+    assert!(!drawn(CAT).contains("warning"));
+    // The folder among the sources says the same as the built-in model.
+    let folder = fixture("../assets/mini");
+    let shown = cli.run(["coffee", "-o", "output.png", "-m", folder.to_str().unwrap()]);
+    assert!(shown.contains("warning: klein-mini knows no subject of the prompt"), "{shown}");
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn models_lists_what_it_draws() {
+    let cli = Cli::without_model();
+    let listed = cli.stdout(["models", "klein-mini"]);
+    for line in ["subjects:", "backgrounds:", "sizes:", "places:", "edits, with -i:"] {
+        assert!(listed.contains(&format!("\n{line}\n  ")), "{line}: {listed}");
+    }
+    assert!(listed.contains("\n  cat, dog, mouse, ") && listed.contains("at the bottom right"), "{listed}");
+    assert!(listed.contains("squares of 128 to 256 pixels a side"), "{listed}");
+    assert!(listed.lines().skip(2).all(|line| line.chars().count() <= 80), "{listed}");
+    let json: serde_json::Value = serde_json::from_str(&cli.stdout(["models", "klein-mini", "--json"])).unwrap();
+    assert_eq!((&json["name"], &json["draws"]["subjects"][0][0]), (&"klein-mini".into(), &"cat".into()));
+    assert_eq!(cli.stdout(["models", "klein-4b"]).lines().count(), 2);
+    snapshot!(cli.run(["models", "klein-5b"]), @r#"
+    exit code: 3
+    ----- stderr -----
+    error: no model is called "klein-5b"
+    hint: run `dj-flux2 models` for all of them, or `dj-flux2 inspect` for a file or folder
+    "#);
 }
 
 #[test]
@@ -159,7 +202,7 @@ fn pictures_of_other_models_are_not() {
     exit code: 3
     ----- stderr -----
     error: the picture was made with the model "klein", and no model is named
-    hint: pass -m PATH with the folder of that model, or set DJ_FLUX2_MODEL to it
+    hint: pass -m with the name or folder of a model, or set DJ_FLUX2_MODEL to it
     "#);
     // If it is named it is used, with a warning, as any other model.
     let shown = cli.run(["--from", "fox.png", "-m", "klein-mini"]);

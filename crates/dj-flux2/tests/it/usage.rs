@@ -116,19 +116,24 @@ fn help_for_generate() {
                                  klein-9b, klein-base-9b, klein-9b-kv, klein-mini
 
     Picture:
-      -i, --input <FILE>      Reference image to edit or combine; repeat for several [aliases: --image,
-                              --ref-image]
-      -W, --width <PX>        Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
-                              reference's, or 512; 128 with klein-mini]
-      -H, --height <PX>       Height in pixels, with the same limits
-          --size <WxH>        Width and height at once, as in 1024x768
-      -s, --steps <N>         Denoising steps [default: set by the model]
-      -g, --guidance <SCALE>  Classifier-free guidance scale, base models only [default: set by the
-                              model]
-      -S, --seed <N>          Seed, 64 bits; -1 is a random one [default: random, and printed]
-          --noise <KIND>      Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
-                              [default: philox]
-      -n, --count <N>         Pictures per prompt; each one uses the next seed [default: 1]
+      -i, --input <FILE>        Reference image to edit or combine; repeat for several [aliases:
+                                --image, --ref-image]
+          --background <COLOR>  Color that shows where reference images are transparent: a CSS name, or
+                                #RRGGBB [default: white]
+          --compat <PROGRAM>    Do as another program does: `diffusers` drops the alpha channel of
+                                reference images, so that the model sees the colors hidden under
+                                transparency; --background overrides it [possible values: diffusers]
+      -W, --width <PX>          Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
+                                reference's, or 512; 128 with klein-mini]
+      -H, --height <PX>         Height in pixels, with the same limits
+          --size <WxH>          Width and height at once, as in 1024x768
+      -s, --steps <N>           Denoising steps [default: set by the model]
+      -g, --guidance <SCALE>    Classifier-free guidance scale, base models only [default: set by the
+                                model]
+      -S, --seed <N>            Seed, 64 bits; -1 is a random one [default: random, and printed]
+          --noise <KIND>        Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
+                                [default: philox]
+      -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
 
     Output:
       -o, --output <FILE>  Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed}
@@ -169,7 +174,7 @@ fn help_for_info() {
     Usage: dj-flux2 info [OPTIONS] <FILE>
 
     Arguments:
-      <FILE>  A PNG, JPEG or WebP picture made by dj-flux2
+      <FILE>  A PNG, JPEG or WebP picture made by dj-flux2 or another program that stores its parameters
 
     Options:
           --json  Print the parameters as one JSON object

@@ -19,7 +19,7 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder};
 
 use super::jpeg::{self, Fault, Jpeg};
-use super::metadata::{self, PngTextKind};
+use super::metadata::{self, PngText, PngTextKind};
 use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};
 
@@ -111,12 +111,27 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 /// The background of transparent pictures where none is chosen.
 pub const WHITE: [u8; 3] = [255; 3];
 
+/// What happens to the alpha channel of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transparency {
+    /// The picture is put over this color, as viewers show it.
+    Over([u8; 3]),
+    /// The channel is dropped, so that colors hidden under transparency become visible, as diffusers does.
+    Dropped,
+}
+
+impl Default for Transparency {
+    fn default() -> Self {
+        Transparency::Over(WHITE)
+    }
+}
+
 /// Decode `bytes` to an upright picture in sRGB, over white where it is transparent. `what` names it in errors.
 ///
 /// # Errors
-/// Those of [`decode_over`].
+/// Those of [`decode_transparent`].
 pub fn decode(bytes: &[u8], what: &str) -> Result<RgbImage> {
-    decode_over(bytes, what, WHITE).map(|flattened| flattened.image)
+    decode_transparent(bytes, what, Transparency::default()).map(|flattened| flattened.image)
 }
 
 /// A picture without transparency.
@@ -124,15 +139,15 @@ pub fn decode(bytes: &[u8], what: &str) -> Result<RgbImage> {
 pub struct Flattened {
     /// The picture.
     pub image: RgbImage,
-    /// Whether the background shows anywhere.
-    pub shows_background: bool,
+    /// Whether the file is transparent anywhere.
+    pub was_transparent: bool,
 }
 
-/// Decode `bytes` to an upright picture in sRGB, over `background` where it is transparent. `what` names it in errors.
+/// Decode `bytes` to an upright picture in sRGB without an alpha channel. `what` names it in errors.
 ///
 /// # Errors
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
-pub fn decode_over(bytes: &[u8], what: &str, background: [u8; 3]) -> Result<Flattened> {
+pub fn decode_transparent(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Flattened> {
     let Some(format) = ImageFormat::of(bytes) else {
         return Err(Error::ImageFormat { what: what.into(), found: look(bytes) });
     };
@@ -143,7 +158,7 @@ pub fn decode_over(bytes: &[u8], what: &str, background: [u8; 3]) -> Result<Flat
             ImageFormat::Jpeg => input.jpeg()?,
             ImageFormat::WebP => input.webp()?,
         };
-        decoded.upright_srgb(background)
+        decoded.upright_srgb(transparency)
     };
     super::caught(decode).unwrap_or_else(|panic| Err(input.broken(panic)))
 }
@@ -227,7 +242,11 @@ impl Input<'_> {
         // The orientation may come after the pixels. Errors there are ignored, since the pixels are complete.
         let _ = reader.finish();
         let info = reader.info();
-        let profile = info.icc_profile.as_deref().map(Into::into);
+        let of_code_points = info.coding_independent_code_points.and_then(|c| {
+            let is_full_range = c.is_video_full_range_image;
+            color::profile_of_code_points(c.color_primaries, c.transfer_function, c.matrix_coefficients, is_full_range)
+        });
+        let profile = of_code_points.or_else(|| info.icc_profile.as_deref().map(Into::into));
         let mut exif: Vec<Vec<u8>> = info.exif_metadata.iter().map(|exif| exif.to_vec()).collect();
         exif.extend(container::png_raw_exif(self.bytes));
         let (pixels, alpha) = split_alpha(pixels, channels)?;
@@ -277,24 +296,23 @@ impl Input<'_> {
 }
 
 impl Decoded {
-    fn upright_srgb(mut self, background: [u8; 3]) -> Result<Flattened> {
+    fn upright_srgb(mut self, transparency: Transparency) -> Result<Flattened> {
         if self.is_gray {
             self.pixels = color::gray_to_srgb(&self.pixels, self.profile.as_deref());
         } else if let Some(profile) = &self.profile {
             color::rgb_to_srgb(&mut self.pixels, profile);
         }
-        let mut shows_background = false;
-        for (pixel, &alpha) in self.pixels.as_chunks_mut::<3>().0.iter_mut().zip(self.alpha.iter().flatten()) {
-            if alpha != 255 {
+        let was_transparent = self.alpha.iter().flatten().any(|&alpha| alpha != 255);
+        if let Transparency::Over(background) = transparency {
+            for (pixel, &alpha) in self.pixels.as_chunks_mut::<3>().0.iter_mut().zip(self.alpha.iter().flatten()) {
                 *pixel = over(*pixel, alpha, background);
-                shows_background = true;
             }
         }
         let buffer = image::RgbImage::from_raw(self.width, self.height, self.pixels);
         let mut image = DynamicImage::from(buffer.expect("three bytes for each pixel of the decoded size"));
         image.apply_orientation(self.orientation);
         let image = RgbImage::new(image.width(), image.height(), image.into_bytes())?;
-        Ok(Flattened { image, shows_background })
+        Ok(Flattened { image, was_transparent })
     }
 }
 
@@ -334,31 +352,38 @@ fn split_alpha(mut pixels: Vec<u8>, channels: usize) -> Result<(Vec<u8>, Option<
 /// PNG is compressed at the middle setting, WebP without loss, JPEG at quality 95 without chroma subsampling.
 ///
 /// # Errors
-/// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for a JPEG with over 64 kB of prompt.
+/// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for parameters over 64 kB in a JPEG, over 16 MB in others.
 pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
     let failed = |reason: String| Error::ImageEncode { format: format.name(), reason };
     let mut out = Vec::new();
     match format {
-        ImageFormat::Png => encode_png(image, parameters, &mut out).map_err(|e| failed(e.to_string()))?,
+        ImageFormat::Png => {
+            let texts = parameters.map(metadata::png_texts).transpose()?;
+            encode_png(image, texts.into_iter().flatten(), &mut out).map_err(|e| failed(e.to_string()))?;
+        }
         ImageFormat::Jpeg => {
-            let exif = parameters.map(metadata::jpeg_exif).transpose()?;
+            let exif = parameters.map(|p| metadata::exif(p, format)).transpose()?;
             write_image(JpegEncoder::new_with_quality(&mut out, 95), image, exif).map_err(failed)?;
         }
         ImageFormat::WebP => {
-            let exif = parameters.map(metadata::exif);
+            let exif = parameters.map(|p| metadata::exif(p, format)).transpose()?;
             write_image(WebPEncoder::new_lossless(&mut out), image, exif).map_err(failed)?;
         }
     }
     Ok(out)
 }
 
-fn encode_png(image: &RgbImage, parameters: Option<&Parameters>, out: &mut Vec<u8>) -> Result<(), png::EncodingError> {
+fn encode_png(
+    image: &RgbImage,
+    texts: impl Iterator<Item = PngText>,
+    out: &mut Vec<u8>,
+) -> Result<(), png::EncodingError> {
     let mut encoder = png::Encoder::new(out, image.width, image.height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Balanced);
     encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
-    for text in parameters.map(metadata::png_texts).into_iter().flatten() {
+    for text in texts {
         match text.kind {
             PngTextKind::Latin1 => encoder.add_text_chunk(text.keyword.into(), text.text)?,
             PngTextKind::Utf8 => encoder.add_itxt_chunk(text.keyword.into(), text.text)?,

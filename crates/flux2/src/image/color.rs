@@ -7,7 +7,8 @@
 //! (as for CMYK, which the decoder converts to RGB).
 
 use moxcms::{
-    ColorProfile, DataColorSpace, Layout, RenderingIntent, ToneReprCurve, Transform8BitExecutor, TransformOptions,
+    CicpProfile, ColorProfile, DataColorSpace, Layout, MatrixCoefficients, RenderingIntent, ToneReprCurve,
+    TransferCharacteristics, Transform8BitExecutor, TransformOptions,
 };
 
 /// Convert RGB pixels to sRGB in place.
@@ -23,6 +24,24 @@ pub(super) fn rgb_to_srgb(pixels: &mut [u8], profile: &[u8]) {
             chunk.copy_from_slice(converted);
         }
     }
+}
+
+/// The profile of a PNG's code points (H.273), which take the place of an embedded one. `None` for a space that this
+/// cannot express: high dynamic range, video range, YCbCr.
+pub(super) fn profile_of_code_points(primaries: u8, transfer: u8, matrix: u8, is_full_range: bool) -> Option<Vec<u8>> {
+    let (color_primaries, transfer_characteristics) = (primaries.try_into().ok()?, transfer.try_into().ok()?);
+    let is_high_range =
+        matches!(transfer_characteristics, TransferCharacteristics::Smpte2084 | TransferCharacteristics::Hlg);
+    if is_high_range || matrix != 0 || !is_full_range {
+        return None;
+    }
+    let matrix_coefficients = MatrixCoefficients::Identity;
+    let code_points =
+        CicpProfile { color_primaries, transfer_characteristics, matrix_coefficients, full_range: is_full_range };
+    let profile = ColorProfile::new_from_cicp(code_points);
+    // Without curves the code points are not supported.
+    profile.red_trc.as_ref()?;
+    profile.encode().ok()
 }
 
 /// Convert gray pixels to sRGB, three bytes for each.

@@ -1,4 +1,4 @@
-//! Chunks of PNG and WebP files: what the decoders' crates refuse though every pixel is there, and EXIF where they do
+//! Parts of PNG, JPEG and WebP files: what the decoders' crates refuse though every pixel is there, and EXIF where they do
 //! not look for it.
 
 use std::borrow::Cow;
@@ -11,10 +11,10 @@ use flate2::read::ZlibDecoder;
 const MAX_RAW_PROFILE: u64 = 1 << 20;
 
 /// A whole chunk: where it starts, its kind, its data.
-type Chunk<'a> = (usize, [u8; 4], &'a [u8]);
+pub(super) type Chunk<'a> = (usize, [u8; 4], &'a [u8]);
 
 /// The chunks of a PNG whose data is whole.
-fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+pub(super) fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let mut at = 8;
     std::iter::from_fn(move || {
         let (head, rest) = bytes.get(at..)?.split_first_chunk::<8>()?;
@@ -72,6 +72,20 @@ fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     let hex = text.splitn(4, |&byte| byte == b'\n').nth(3)?;
     let digits: Vec<u32> = hex.iter().filter_map(|&byte| char::from(byte).to_digit(16)).collect();
     Some(digits.as_chunks::<2>().0.iter().map(|[high, low]| (high * 16 + low) as u8).collect())
+}
+
+/// Markers and data of the segments of a JPEG before its pixels.
+pub(super) fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    const PIXELS: u8 = 0xda;
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let start = rest.iter().position(|&byte| byte != 0xff)?;
+        let (&marker, tail) = rest[start..].split_first().filter(|(marker, _)| start > 0 && **marker != PIXELS)?;
+        let (length, _) = tail.split_first_chunk::<2>()?;
+        let (segment, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        rest = tail;
+        Some((marker, segment.get(2..)?))
+    })
 }
 
 /// Kind and data of the chunks of a WebP, or `None` unless every one lies inside the file.

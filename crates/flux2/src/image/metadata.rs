@@ -10,21 +10,28 @@
 //!
 //! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
 //! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
+//!
+//! The JSON is also read where other programs put it when they save a picture again: in tEXt and zTXt, and in the EXIF of
+//! a PNG. `other` reads what other programs store of their own, `texts` finds the texts of a file.
+
+mod a1111;
+mod comfyui;
+mod other;
+mod texts;
 
 use std::fmt::Write as _;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 
 use exif::{Field, In, Tag, Value};
-use flate2::read::ZlibDecoder;
+
+pub use other::OtherParameters;
+use texts::Texts;
 
 use super::ImageFormat;
 use crate::{Error, Result};
 
 /// Identifies pictures of this program: keyword of the PNG chunk, first word of EXIF Software.
 pub const SOFTWARE: &str = "dj-flux2";
-
-/// Longest JSON that is read, in bytes.
-const MAX_JSON: usize = 16 << 20;
 
 /// Most bytes of EXIF in a JPEG: the 65535 of a segment less its length field and the leading `Exif\0\0`.
 const MAX_JPEG_EXIF: usize = 65_535 - 2 - 6;
@@ -57,6 +64,12 @@ pub struct Parameters {
     /// SHA-256, in hexadecimal, of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
+    /// Color, as `#rrggbb`, that transparent reference images were put over; `None` if none is transparent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<String>,
+    /// The program whose way with transparent reference images was kept: `diffusers`, which drops their alpha channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compat: Option<String>,
     /// LoRAs that were added to the model, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraParameters>,
@@ -81,7 +94,7 @@ impl Parameters {
     /// The text that other tools parse: the prompt, then a line of settings by name, the program last.
     pub fn line(&self) -> String {
         let Self { prompt, seed, steps, width, height, model, software, version, .. } = self;
-        let guidance = self.guidance.unwrap_or(1.0);
+        let (guidance, model) = (self.guidance.unwrap_or(1.0), a1111::quoted(model));
         format!(
             "{prompt}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
              Model: {model}, Version: {software} {version}"
@@ -93,32 +106,72 @@ impl Parameters {
     }
 }
 
-/// Check before long work whether parameters with this prompt fit into a file of this format.
+/// Check before long work whether parameters with this prompt fit into a file of this format, so that [`read`] takes
+/// them.
 ///
 /// # Errors
-/// [`Error::ImageParametersTooLong`] for a JPEG and a prompt that does not leave 4 kB for everything else.
+/// [`Error::ImageParametersTooLong`] for a prompt that does not leave 4 kB for everything else.
 pub fn check_prompt(prompt: &str, format: ImageFormat) -> Result<()> {
-    // In EXIF the JSON is ASCII: anything else takes six bytes for each UTF-16 unit.
+    // An escape takes six bytes for each UTF-16 unit. In EXIF the JSON is ASCII; in a PNG only control characters and two
+    // others are escaped.
     let plain = |c: char| c.is_ascii() && !c.is_ascii_control() && c != '"' && c != '\\';
-    let bytes = prompt.chars().map(|c| if plain(c) { 1 } else { 6 * c.len_utf16() }).sum::<usize>() + 4096;
-    match format {
-        ImageFormat::Jpeg if bytes > MAX_JPEG_EXIF => Err(Error::ImageParametersTooLong { bytes, max: MAX_JPEG_EXIF }),
-        _ => Ok(()),
-    }
+    let escaped = |c: char| match format {
+        ImageFormat::Png if !c.is_ascii() => c.len_utf8(),
+        _ => 6 * c.len_utf16(),
+    };
+    let bytes = prompt.chars().map(|c| if plain(c) { 1 } else { escaped(c) }).sum::<usize>() + 4096;
+    check_length(bytes, format)
 }
 
-/// Read the parameters of a PNG, JPEG or WebP of this program; `None` for any other file.
+fn check_length(bytes: usize, format: ImageFormat) -> Result<()> {
+    let max = if format == ImageFormat::Jpeg { MAX_JPEG_EXIF } else { texts::MAX_TEXT };
+    if bytes <= max { Ok(()) } else { Err(Error::ImageParametersTooLong { bytes, format: format.name(), max }) }
+}
+
+/// Parameters that are stored in a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stored {
+    /// Those of this program.
+    Ours(Box<Parameters>),
+    /// Those of another program, as far as they are understood.
+    Other(Box<OtherParameters>),
+}
+
+/// Read the parameters of a PNG, JPEG or WebP of this program, also if another one saved it again; `None` for any other
+/// file.
 ///
 /// # Errors
 /// [`Error::ImageParameters`] if the file is marked as one of this program and its parameters cannot be parsed.
 pub fn read(bytes: &[u8]) -> Result<Option<Parameters>> {
-    let json = match ImageFormat::of(bytes) {
-        Some(ImageFormat::Png) => png_json(bytes)?,
-        Some(ImageFormat::Jpeg | ImageFormat::WebP) => exif_json(bytes),
-        None => None,
-    };
-    let parse = |json: Vec<u8>| serde_json::from_slice(&json).map_err(|e| unreadable(&e.to_string()));
-    json.map(parse).transpose()
+    ours(&Texts::of(bytes))
+}
+
+/// Read what this program or [another one](OtherParameters) stored in a picture; `None` if there is nothing that is
+/// understood.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_any(bytes: &[u8]) -> Result<Option<Stored>> {
+    let texts = Texts::of(bytes);
+    Ok(match ours(&texts)? {
+        Some(parameters) => Some(Stored::Ours(parameters.into())),
+        None => other::read(&texts).map(|parameters| Stored::Other(parameters.into())),
+    })
+}
+
+fn ours(texts: &Texts) -> Result<Option<Parameters>> {
+    let parse = |json: &str| serde_json::from_str(json).map_err(|e| unreadable(&e.to_string()));
+    if let Some(json) = texts.png(SOFTWARE) {
+        return parse(&json.map_err(|reason| unreadable(&reason))?).map(Some);
+    }
+    let software = texts.exif(Tag::Software).unwrap_or_default();
+    let is_marked = software.strip_prefix(SOFTWARE).is_some_and(|version| version.starts_with(' '));
+    // Programs that save a picture again put their own name there and keep the description.
+    match texts.exif(Tag::ImageDescription).map(|json| parse(&json)) {
+        Some(Err(error)) if is_marked => Err(error),
+        Some(Ok(parameters)) => Ok(Some(parameters).filter(|parameters: &Parameters| parameters.software == SOFTWARE)),
+        Some(Err(_)) | None => Ok(None),
+    }
 }
 
 fn unreadable(reason: &str) -> Error {
@@ -142,75 +195,44 @@ pub(super) enum PngTextKind {
     Utf8,
 }
 
-pub(super) fn png_texts(parameters: &Parameters) -> [PngText; 2] {
+/// The texts of a PNG.
+///
+/// # Errors
+/// [`Error::ImageParametersTooLong`] if they are longer than what is read.
+pub(super) fn png_texts(parameters: &Parameters) -> Result<[PngText; 2]> {
+    let json = parameters.json();
+    check_length(json.len(), ImageFormat::Png)?;
     // A text chunk cannot hold NUL. JSON escapes it; in the line it becomes a space.
     let line = parameters.line().replace('\0', " ");
     let kind = if line.chars().all(|c| c <= '\u{ff}') { PngTextKind::Latin1 } else { PngTextKind::Utf8 };
-    [
-        PngText { keyword: SOFTWARE, text: parameters.json(), kind: PngTextKind::Utf8 },
+    Ok([
+        PngText { keyword: SOFTWARE, text: json, kind: PngTextKind::Utf8 },
         PngText { keyword: "parameters", text: line, kind },
-    ]
-}
-
-/// The text of the first iTXt chunk with the keyword of this program, before or after the pixels.
-fn png_json(png: &[u8]) -> Result<Option<Vec<u8>>> {
-    let mut rest = &png[8..];
-    while let Some((head, tail)) = rest.split_at_checked(8) {
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let Some(data) = tail.get(..length) else { break };
-        if let (b"iTXt", Some(text)) = (&head[4..], data.strip_prefix(b"dj-flux2\0")) {
-            return itxt(text).map(Some);
-        }
-        rest = tail.get(length + 4..).unwrap_or_default(); // 4 for the checksum
-    }
-    Ok(None)
-}
-
-/// Parse iTXt after its keyword: compression flag and method, language, translated keyword, text.
-fn itxt(data: &[u8]) -> Result<Vec<u8>> {
-    let cut_short = || unreadable("the text chunk is cut short");
-    let (head, rest) = data.split_at_checked(2).ok_or_else(cut_short)?;
-    let mut parts = rest.splitn(3, |&byte| byte == 0);
-    let text = parts.nth(2).ok_or_else(cut_short)?;
-    let mut json = Vec::new();
-    // One byte over the limit, to detect that it is exceeded.
-    let limit = MAX_JSON as u64 + 1;
-    match head {
-        [0, _] => text.take(limit).read_to_end(&mut json),
-        [1, 0] => ZlibDecoder::new(text).take(limit).read_to_end(&mut json),
-        _ => return Err(unreadable("the text chunk is compressed in an unknown way")),
-    }
-    .map_err(|e| unreadable(&e.to_string()))?;
-    if json.len() > MAX_JSON { Err(unreadable("they are over 16 MB long")) } else { Ok(json) }
+    ])
 }
 
 // ---- EXIF ----
 
-/// The parameters as EXIF.
-pub(super) fn exif(parameters: &Parameters) -> Vec<u8> {
-    exif_block(parameters, Some(&parameters.line()))
-}
-
-/// The parameters as EXIF that fits into a JPEG, without the line for other tools if it would not.
+/// The parameters as EXIF, in a JPEG without the line for other tools if it would not fit.
 ///
 /// # Errors
 /// [`Error::ImageParametersTooLong`] if the JSON alone does not fit.
-pub(super) fn jpeg_exif(parameters: &Parameters) -> Result<Vec<u8>> {
-    let mut block = exif(parameters);
-    if block.len() > MAX_JPEG_EXIF {
-        block = exif_block(parameters, None);
+pub(super) fn exif(parameters: &Parameters, format: ImageFormat) -> Result<Vec<u8>> {
+    let json = ascii_json(&parameters.json());
+    check_length(json.len(), format)?;
+    let block = exif_block(parameters, &json, Some(&parameters.line()));
+    if check_length(block.len(), format).is_ok() || format != ImageFormat::Jpeg {
+        return Ok(block);
     }
-    if block.len() > MAX_JPEG_EXIF {
-        return Err(Error::ImageParametersTooLong { bytes: block.len(), max: MAX_JPEG_EXIF });
-    }
-    Ok(block)
+    let block = exif_block(parameters, &json, None);
+    check_length(block.len(), format).map(|()| block)
 }
 
-fn exif_block(parameters: &Parameters, line: Option<&str>) -> Vec<u8> {
+fn exif_block(parameters: &Parameters, json: &str, line: Option<&str>) -> Vec<u8> {
     let field = |tag, value| Field { tag, ifd_num: In::PRIMARY, value };
     let ascii = |text: String| Value::Ascii(vec![text.into_bytes()]);
     let mut fields = vec![
-        field(Tag::ImageDescription, ascii(ascii_json(&parameters.json()))),
+        field(Tag::ImageDescription, ascii(json.to_owned())),
         field(Tag::Software, ascii(format!("{SOFTWARE} {}", ascii_json(&parameters.version)))),
     ];
     if let Some(line) = line {
@@ -238,15 +260,4 @@ fn ascii_json(json: &str) -> String {
         }
     }
     ascii
-}
-
-/// The JSON of a JPEG or WebP whose EXIF names this program.
-fn exif_json(file: &[u8]) -> Option<Vec<u8>> {
-    let exif = super::caught(|| exif::Reader::new().read_from_container(&mut Cursor::new(file))).ok()?.ok()?;
-    let text = |tag| match &exif.get_field(tag, In::PRIMARY)?.value {
-        Value::Ascii(lines) => lines.first().cloned(),
-        _ => None,
-    };
-    let ours = text(Tag::Software)?.strip_prefix(SOFTWARE.as_bytes())?.starts_with(b" ");
-    if ours { text(Tag::ImageDescription) } else { None }
 }

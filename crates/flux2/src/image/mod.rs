@@ -3,7 +3,7 @@
 //! ```text
 //! codec     PNG, JPEG, WebP bytes <-> RgbImage            untrusted input is checked here; atomic writes
 //! jpeg      JPEG bytes -> pixels
-//! container chunks of PNG and WebP that the decoders' crates do not handle
+//! container chunks and segments that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
 //! resize    reference image -> size the model takes       bit for bit as Pillow and diffusers do it
 //! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
@@ -20,8 +20,8 @@ pub mod resize;
 
 use std::num::NonZeroUsize;
 
-pub use codec::{ImageFormat, decode, encode, open, save};
-pub use metadata::{LoraParameters, Parameters};
+pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
+pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
 pub use resize::prepare_reference;
 
 use crate::{Error, Result};
@@ -80,6 +80,12 @@ impl std::fmt::Debug for RgbImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RgbImage({}x{})", self.width, self.height)
     }
+}
+
+/// A color as `#rrggbb`.
+pub fn hexadecimal(color: [u8; 3]) -> String {
+    let [red, green, blue] = color;
+    format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
 fn check_len(width: u32, height: u32, len: usize) -> Result<()> {

@@ -3,6 +3,10 @@
 //! In:  the repository's `fixtures`. Out: [`Hostile`] files, each with a description of the change. Changes target the
 //! structure of a format (numbers, counts, names, nesting, order) and single bytes. The corpus also seeds `fuzz/`.
 
+// The path holds here and in `fuzz`, which includes this file by its path.
+#[path = "corpus/pictures.rs"]
+mod pictures;
+
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -22,10 +26,11 @@ pub enum Kind {
     Config,
     Tokenizer,
     Index,
+    Picture,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Safetensors,
         Kind::Gguf,
         Kind::Lora,
@@ -35,6 +40,7 @@ impl Kind {
         Kind::Config,
         Kind::Tokenizer,
         Kind::Index,
+        Kind::Picture,
     ];
 }
 
@@ -119,6 +125,7 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
             json_file(&mut files, &mut rng, &whole, 40, 15);
             index(&mut files, &parse(&whole));
         }
+        Kind::Picture => pictures::pictures(&mut files, &mut rng, fixtures),
     }
     files.files
 }

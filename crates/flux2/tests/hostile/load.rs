@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use flux2::Result;
+use flux2::image;
 use flux2::text::Tokenizer;
 use flux2::weights::{
     Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
@@ -62,6 +63,7 @@ pub enum Opened {
     Vae(Component<VaeConfig>),
     Model(Box<ModelFiles>),
     Tokenizer(Tokenizer),
+    Picture,
 }
 
 impl Opened {
@@ -85,6 +87,14 @@ impl Opened {
                 let path = if kind == Kind::AdapterConfig { folder.to_owned() } else { path };
                 let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];
                 Opened::Model(ModelFiles::open(&ModelPaths { loras, ..paths })?.into())
+            }
+            (Kind::Picture, _) => {
+                let bytes = image::codec::read_file(&path)?;
+                image::metadata::read_any(&bytes)?;
+                if place == "picture" {
+                    image::decode(&bytes, place)?;
+                }
+                Opened::Picture
             }
             (Kind::Tokenizer, _) => Opened::Tokenizer(Tokenizer::from_file(path)?),
             (_, Some("transformer")) => Opened::Transformer(Component::<TransformerConfig>::open(folder)?),
@@ -110,6 +120,7 @@ impl Opened {
                 whole(&files.text_encoder, &[])?;
                 whole(&files.vae, &[])
             }
+            Opened::Picture => Ok(()),
             Opened::Tokenizer(tokenizer) => {
                 tokenizer.encode_prompt("a red fox, ein Fuchs \u{1f98a}", 64);
                 Ok(())

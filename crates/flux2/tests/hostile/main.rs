@@ -142,6 +142,12 @@ fn indices() {
     check(Kind::Index, 32 * MIB);
 }
 
+/// A compressed text may have 16 MB, and is copied once.
+#[test]
+fn pictures() {
+    check(Kind::Picture, 56 * MIB);
+}
+
 #[test]
 fn the_meter_sees_memory_time_and_panics() {
     let meter = alone();

@@ -172,6 +172,8 @@ impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
             width: 1,
             height: 1,
             references: vec![],
+            background: None,
+            compat: None,
             loras: vec![],
             software: "test".into(),
             version: "0".into(),

@@ -159,7 +159,7 @@ const ROOMS: [(&str, &[Room]); 4] = [
         "flux2",
         &[
             ("device", &[]),
-            ("event", &[]),
+            ("event", &["vocabulary"]),
             ("error", &["device", "event"]),
             ("image", &[]),
             ("latents", &[]),
@@ -168,6 +168,7 @@ const ROOMS: [(&str, &[Room]); 4] = [
             ("sampler", &[]),
             ("text", &["weights"]),
             ("text_cache", &["event", "weights"]),
+            ("vocabulary", &["weights"]),
         ],
     ),
     (

@@ -7,11 +7,11 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::codec::{IfExists, MAX_SIDE, WHITE, decode_over, read_file};
+use flux2::image::codec::{IfExists, MAX_SIDE, decode_transparent, read_file};
 use flux2::image::resize::resize_lanczos;
 use flux2::image::{
-    ImageFormat, Parameters, RgbImage, decode, encode, from_model_output, metadata, open, prepare_reference, save,
-    to_model_input,
+    ImageFormat, Parameters, RgbImage, Transparency, decode, encode, from_model_output, metadata, open,
+    prepare_reference, save, to_model_input,
 };
 use flux2::{Error, ErrorKind};
 use proptest::prelude::*;
@@ -46,6 +46,8 @@ fn parameters(prompt: &str) -> Parameters {
         width: 512,
         height: 768,
         references: vec![flux2::digest::sha256(b"abc")],
+        background: Some("#ffffff".into()),
+        compat: None,
         loras: vec![],
         software: metadata::SOFTWARE.into(),
         version: "0.1.0".into(),
@@ -92,14 +94,16 @@ fn every_orientation_shows_the_same_picture() {
 fn transparency_shows_the_background() {
     for name in ["rgba.png", "la.png", "palette_trns.png", "rgb_trns.png", "alpha.webp"] {
         assert_reads_as_pillow(name, 0);
-        assert!(decode_over(&fixture(name), name, WHITE).unwrap().shows_background, "{name}");
+        assert!(decode_transparent(&fixture(name), name, Transparency::default()).unwrap().was_transparent, "{name}");
     }
     // Alpha is 0 in column 0 and 255 in column 15.
-    let flattened = decode_over(&fixture("rgba.png"), "x", [10, 20, 30]).unwrap();
+    let flattened = decode_transparent(&fixture("rgba.png"), "x", Transparency::Over([10, 20, 30])).unwrap();
     assert_eq!(flattened.image.pixel(0, 5), [10, 20, 30]);
     assert_eq!(flattened.image.pixel(15, 5), rough(16, 12).pixel(15, 5));
+    let dropped = decode_transparent(&fixture("rgba.png"), "x", Transparency::Dropped).unwrap();
+    assert_eq!((dropped.image, dropped.was_transparent), (rough(16, 12), true));
     for name in ["grey.png", "lossless.webp", "cmyk.jpg"] {
-        assert!(!decode_over(&fixture(name), name, WHITE).unwrap().shows_background, "{name}");
+        assert!(!decode_transparent(&fixture(name), name, Transparency::default()).unwrap().was_transparent, "{name}");
     }
 }
 
@@ -205,6 +209,30 @@ fn profiles_are_converted_as_littlecms_does() {
     let ignored = RgbImage::new(32, 8, (0..=255).flat_map(|v| [v; 3]).collect()).unwrap();
     assert_ne!(open(&fixture_path("grey_lab.png")).unwrap(), ignored, "the profile has an effect");
     assert_reads_as_pillow("display_p3.jpg", 2);
+}
+
+/// Files of public bug reports about other programs.
+#[test]
+fn what_trips_other_decoders() {
+    for name in [
+        "bilevel_trns.png",           // Pillow 9281: the transparency of one bit is lost
+        "cmyk_profile.png",           // sharp 237: inverted colors
+        "two_profiles.png",           // image 1825: refused, as iPhones write it
+        "srgb_before_gamma.png",      // image-png 340: refused
+        "profile_and_srgb.png",       // libjxl 4087: refused
+        "wrong_checksum.png",         // sharp 2448: refused for a chunk that is no part of the picture
+        "grey_rgb_profile.png",       // w3c/png 478
+        "palette_too_short.png",      // libspng 14: refused
+        "animation_apart.png",        // image-png 202: refused
+        "animation_apart_broken.png", // image-png 654
+        "vivid.webp",                 // image-webp 116: pixelated red
+        "vivid_alpha.webp",
+        "cicp_srgb.png", // the code points count, not the profile
+    ] {
+        assert_reads_as_pillow(name, 0);
+    }
+    // thorvg 4536: colors of a cICP chunk are ignored.
+    assert_reads_as_pillow("cicp_p3.png", 1);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod kernels;
 mod layouts;
 mod lora;
 mod lora_kinds;
+mod metadata;
 mod mini;
 mod noise;
 mod once;
@@ -30,3 +31,5 @@ mod schedule;
 mod tally;
 mod text_cache;
 mod tokenizer;
+#[cfg(feature = "mini")]
+mod vocabulary;

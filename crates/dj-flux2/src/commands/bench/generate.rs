@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flux2::bench::{self, Cost, Flops, Peaks, Stages};
+use flux2::image::Transparency;
 use flux2::plan;
 use flux2::units::Memory;
 use flux2::weights::{Location, ModelFiles};
@@ -116,7 +117,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let files = model(args)?.with_loras(&args.lora.iter().map(|lora| typed(lora)).collect::<Result<Vec<_>>>()?)?;
     let request = GenerateRequest {
         prompt: PROMPT.into(),
-        references: read_references(&args.input)?,
+        references: read_references(&args.input, Transparency::default())?,
         width: args.width,
         height: args.height,
         steps: args.steps,
