@@ -44,25 +44,16 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(()) >> 11
 }
 
-/// Finds models where the environment of this process says they are kept.
-pub fn finder() -> ModelFinder {
-    #[cfg(feature = "hub")]
-    if let Some(folder) = crate::hub_options::cache_folder(|name| std::env::var_os(name)) {
-        return ModelFinder::with_cache(folder);
-    }
-    ModelFinder::default()
-}
-
 /// The model called `named`, on this disk.
 pub fn find_model(named: &Location) -> Result<Location> {
-    Ok(finder().model(&typed_paths::model(named)?)?)
+    Ok(ModelFinder::usual().model(&typed_paths::model(named)?)?)
 }
 
 /// Replaces the names in `paths` by locations. The model itself is found by `find`.
 pub fn locate(paths: &mut ModelPaths, find: impl FnOnce(&Location) -> Result<Location>) -> Result<()> {
     paths.model = find(&paths.model)?;
     paths.loras.iter().try_for_each(|lora| typed_paths::check_lora(&lora.location))?;
-    let finder = finder();
+    let finder = ModelFinder::usual();
     let networks = [
         (&mut paths.transformer, Part::Transformer),
         (&mut paths.text_encoder, Part::TextEncoder),

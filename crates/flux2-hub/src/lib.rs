@@ -20,6 +20,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `cache` | the folder that all clients of the hub share: blobs, snapshots, refs |
+//! | [`environment`] | where that folder is, from the variables of all clients |
 //! | `error` | what can go wrong, and what would help |
 //! | `listing` | the hub's list of a repository, checked; which of its files are needed |
 //! | `http` | requests: redirects, token, proxies, meaning of a status |
@@ -29,6 +30,7 @@
 
 mod cache;
 mod download;
+pub mod environment;
 mod error;
 mod http;
 mod listing;

@@ -2,6 +2,7 @@
 //! ([`ResolvedRequest`]). Code that takes the latter checks nothing again.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use flux2_base::digest::sha256;
 
@@ -45,6 +46,13 @@ pub struct GenerateRequest {
     pub noise: NoiseKind,
 }
 
+impl GenerateRequest {
+    /// A request for a picture of `prompt`, with everything else left to the model, and seed 0.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        GenerateRequest { prompt: prompt.into(), ..Default::default() }
+    }
+}
+
 /// An image to edit or combine, and the digest that identifies it.
 #[derive(Clone, Debug)]
 pub struct Reference {
@@ -81,6 +89,15 @@ impl Reference {
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
         let Flattened { image, shows_background } = codec::decode_over(bytes, name, codec::WHITE)?;
         Ok(Self::new(image, sha256(bytes), shows_background))
+    }
+
+    /// Read and decode a PNG, JPEG or WebP file; see [`from_bytes`](Self::from_bytes).
+    ///
+    /// # Errors
+    /// Those of [`codec::read_file`], and any of the image errors.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_bytes(&codec::read_file(path)?, &path.display().to_string())
     }
 
     fn new(image: RgbImage, sha256: String, shows_background: bool) -> Self {

@@ -6,9 +6,9 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 
 use flux2_backend::{DType, HostBytes, HostTensor};
+use flux2_base::parallel::for_each;
 
 use super::Patch;
 use crate::Result;
@@ -109,17 +109,10 @@ impl Product {
         encode: impl Fn(f32) -> [u8; N] + Copy + Sync,
     ) {
         let work = self.rows.len() * self.cols * (self.rank + 1);
-        let threads = threads.get().min(work / FEW).max(1);
-        let share = self.rows.len().div_ceil(threads).next_multiple_of(GROUP);
+        let shares = threads.get().min(work / FEW).max(1);
+        let share = self.rows.len().div_ceil(shares).next_multiple_of(GROUP);
         let part = |(i, out): (usize, &mut [u8])| self.add_from(base, i * share, out, encode);
-        let mut parts = out.chunks_mut(share * self.cols * N).enumerate();
-        let own = parts.next();
-        thread::scope(|scope| {
-            for other in parts {
-                scope.spawn(|| part(other));
-            }
-            own.into_iter().for_each(part);
-        });
+        for_each(out.chunks_mut(share * self.cols * N).enumerate(), threads, part);
     }
 
     fn add_from<const N: usize>(
