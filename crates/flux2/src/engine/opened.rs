@@ -142,6 +142,10 @@ impl HostLimit {
     /// [`Error::MemoryLimit`](crate::Error::MemoryLimit) if nothing is little enough.
     fn residency(&mut self, files: &ModelFiles, request: &GenerateRequest) -> Result<Residency> {
         let requests = std::slice::from_ref(request);
+        let fits = self.dry_run.plan(files, &self.options, requests)?.peak_bytes() <= self.bytes;
+        if fits {
+            return Ok(self.options.residency);
+        }
         (self.options, _) = self.dry_run.within(self.bytes, files, &self.options, requests, false)?;
         Ok(self.options.residency)
     }
