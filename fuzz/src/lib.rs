@@ -24,7 +24,9 @@ pub fn places(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Safetensors => &["transformer.safetensors"],
         Kind::Gguf => &["transformer.gguf"],
-        Kind::Lora => &["lora.safetensors"],
+        Kind::Lora | Kind::Adapter => &["lora.safetensors"],
+        Kind::AdapterConfig => &["adapter/adapter_config.json"],
+        Kind::WholeModel => &["whole.safetensors"],
         Kind::Config => &["transformer/config.json", "text_encoder/config.json", "vae/config.json", "model_index.json"],
         Kind::Tokenizer => &["tokenizer/tokenizer.json"],
         Kind::Index => &["text_encoder/model.safetensors.index.json"],

@@ -40,6 +40,8 @@ tests() { # name, program, filters
     local name=$1 log=$logs/$1.log
     if ! "${@:2}" > "$log" 2>&1; then
         fail "$name" "$(grep -m 1 'panicked' -A 1 "$log" | tr '\n' ' ')"
+    elif ! grep -q '^test result: ok. [1-9]' "$log"; then
+        fail "$name" "no test ran"
     else
         row "$name" ok "$(grep -m 1 '^test result' "$log" | sed 's/^test result: ok. //')"
     fi

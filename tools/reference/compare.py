@@ -19,6 +19,8 @@ def folders(expected: Path, made: Path) -> list[str]:
     there, fresh = files_under(expected), files_under(made)
     problems += [f"{name}: not made by this command" for name in sorted(there - fresh)]
     problems += [f"{name}: missing" for name in sorted(fresh - there)]
+    if not there & fresh:
+        problems.append("nothing to compare")
     for name in sorted(there & fresh):
         if (expected / name).read_bytes() == (made / name).read_bytes():
             continue

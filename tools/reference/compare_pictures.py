@@ -70,6 +70,8 @@ def main():
             )
             total, differing = total + distance.size, differing + (distance > 0).sum()
             largest = max(largest, distance.max())
+    if total == 0:
+        raise SystemExit(f"no golden request in {GOLDEN}: nothing was compared")
     print(f"{'all':28} {total:7} bytes, {differing:3} differ, by at most {largest}")
 
 

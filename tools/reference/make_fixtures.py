@@ -18,6 +18,7 @@ import compare
 import gguf_blocks
 import golden_cases
 import lora
+import lora_lycoris
 import mini_cases
 import nvfp4
 import parts
@@ -71,6 +72,7 @@ def make(out: Path) -> None:
     tables.write_schedule(pipelines["distilled"], golden / "schedule.json")
     gguf_blocks.write(golden / "gguf_blocks.safetensors")
     nvfp4.write(golden / "nvfp4.safetensors")
+    lora_lycoris.write(golden / "lycoris.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-//! The folder of cached text embeddings: named by the environment, else in the user's cache folder.
+//! Folders that the environment names, and that of cached text embeddings.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+use flux2::environment::path_of;
 
 /// The variable that names another folder, or is `off`.
 pub const VARIABLE: &str = "DJ_FLUX2_TEXT_CACHE";
@@ -9,9 +11,9 @@ pub const VARIABLE: &str = "DJ_FLUX2_TEXT_CACHE";
 /// The folder of text embeddings, from the variables that `env` looks up; `None` if none are kept, or if no variable
 /// says where.
 pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    match env(VARIABLE).filter(|value| !value.is_empty()) {
-        Some(off) if off == "off" => None,
-        Some(folder) => Some(folder.into()),
+    match path_of(&env, VARIABLE) {
+        Some(off) if off.as_os_str() == "off" => None,
+        Some(folder) => Some(folder),
         None => Some(user_caches(env)?.join("dj-flux2").join("text")),
     }
 }
@@ -19,7 +21,7 @@ pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 /// The user's cache folder, by the conventions of the operating system. A relative path is ignored: it would be another
 /// folder in every directory the program is started from.
 pub fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = |name: &str| path_of(&env, name).filter(|path| path.is_absolute());
     if cfg!(windows) {
         return folder("LOCALAPPDATA");
     }
@@ -44,6 +46,28 @@ mod tests {
         assert_eq!(with("off"), None);
         assert_eq!(with("./off").as_deref(), Some("./off"));
         assert_eq!(with(""), folder(&[("HOME", "/home/a")]));
+    }
+
+    #[test]
+    fn the_users_folder_and_variables_are_expanded() {
+        let with = |value| folder(&[("HOME", "/home/a"), ("DATA", "/data"), (VARIABLE, value)]).unwrap();
+        for (value, path) in [
+            ("~/texts", "/home/a/texts"),
+            ("~", "/home/a/"),
+            ("~b/texts", "~b/texts"),
+            ("/a/~/b", "/a/~/b"),
+            ("$DATA/texts", "/data/texts"),
+            ("${DATA}2/$DATA", "/data2//data"),
+            ("$HOME/$NONE/${NONE}/$", "/home/a/$NONE/${NONE}/$"),
+            ("a${DATA", "a${DATA"),
+        ] {
+            assert_eq!(with(value), path, "{value}");
+        }
+        assert_eq!(folder(&[(VARIABLE, "~/texts")]).as_deref(), Some("~/texts"));
+        assert_eq!(
+            folder(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", "~/caches")]).as_deref(),
+            Some("/home/a/caches/dj-flux2/text")
+        );
     }
 
     #[test]

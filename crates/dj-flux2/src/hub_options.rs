@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use flux2::Variant;
+use flux2::environment::path_of;
 use flux2::hub::environment::{cache_folder, home};
 use flux2::hub::{Hub, HubOptions, Proxies, Token};
 
@@ -33,7 +34,7 @@ fn options(env: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> HubOptions
         options.endpoint = endpoint;
     }
     let file = || {
-        let path = env("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home(&env)?.join("token")))?;
+        let path = path_of(&env, "HF_TOKEN_PATH").or_else(|| Some(home(&env)?.join("token")))?;
         fs::read_to_string(path).ok()
     };
     let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(file);

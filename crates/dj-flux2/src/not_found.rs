@@ -19,7 +19,8 @@ impl From<FindError> for Failure {
                 let mut hint = FOLDER_OR_FILE.to_owned();
                 if let Some(nearest) = nearest {
                     hint += &format!("; the nearest name of a model is {nearest}");
-                } else if is_repository {
+                }
+                if is_repository {
                     let name = path.display();
                     hint += &format!("; to download a Hugging Face repository, run `dj-flux2 download {name}`");
                 }

@@ -1,12 +1,13 @@
 //! What a run needs before it starts: names become locations, locations become files, reference images are read.
 
+use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use flux2::find::ModelFinder;
 use flux2::image::resize;
 use flux2::weights::{Location, ModelFiles, Part};
-use flux2::{ModelPaths, Reference, Variant};
+use flux2::{ModelPaths, Reference, Variant, environment};
 
 use crate::args::GenerateArgs;
 use crate::cache_folder;
@@ -27,7 +28,7 @@ pub struct Prepared {
 /// Everything outside the arguments that settings depend on, read from this process and its environment.
 pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Result<Outside<'a>> {
     Ok(Outside {
-        model: std::env::var_os("DJ_FLUX2_MODEL"),
+        model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
         from,

@@ -2,22 +2,22 @@
 //!
 //! ```text
 //! models--OWNER--NAME/blobs/HASH                    the bytes of a file, named by its hash
-//!                     snapshots/COMMIT/PATH         a link to them, relative
+//!                     snapshots/COMMIT/PATH         a link to them, relative; or the bytes, where links are not allowed
 //!                     refs/main                     the newest commit
+//!                     digests/COMMIT                hashes of the files of a snapshot; only this program writes it
 //! .locks/models--OWNER--NAME/HASH.lock              held while a blob is written
 //! ```
 //!
-//! A snapshot counts as a model only if every file that its parts need exists. Nothing but the disk is consulted.
+//! A snapshot counts as a model only if every file that its parts need exists. Nothing but the disk is consulted. The hub
+//! tells names of repositories apart regardless of upper and lower case, so their folders are found likewise.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use flux2_base::{CancelToken, TransferEvent, TransferObserver};
-use serde::Deserialize;
-
-use crate::listing::{Digest, INDEX, NETWORKS, Plan, PlannedFile, is_shard};
+use crate::listing::{Digest, Plan, PlannedFile};
+use crate::snapshot::{files_below, is_klein, missing, names};
 use crate::{Error, RepoId, Result};
 
 /// The cache folder.
@@ -48,17 +48,6 @@ pub enum State {
     Incomplete(Vec<String>),
 }
 
-/// A file whose hash was computed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// Path in the repository.
-    pub path: String,
-    /// The blob that holds its bytes.
-    pub blob: PathBuf,
-    /// Whether its bytes have the hash that the blob is named by.
-    pub is_whole: bool,
-}
-
 impl Cache {
     /// The cache in a folder, which need not exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -70,7 +59,7 @@ impl Cache {
         &self.root
     }
 
-    /// The newest snapshot of a repository, if it is complete.
+    /// The newest complete snapshot of a repository.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
@@ -81,18 +70,20 @@ impl Cache {
         })
     }
 
-    /// How much of a repository's newest snapshot is in the cache; `None` for nothing.
+    /// How much of a repository is in the cache; `None` for nothing. The snapshot that `refs/main` names is preferred;
+    /// if it is not complete, the newest of the others that is.
     ///
     /// # Errors
     /// As [`find`](Self::find).
     pub fn state(&self, repo: &RepoId) -> Result<Option<State>> {
-        let folder = self.folder(repo);
-        if !folder.try_exists().map_err(|e| Error::io(&folder, e))? {
-            return Ok(None);
+        let mut first = None;
+        for folder in self.folders(repo)? {
+            match state_of(&folder)? {
+                complete @ State::Complete(_) => return Ok(Some(complete)),
+                state => _ = first.get_or_insert(state),
+            }
         }
-        let Some(snapshot) = self.newest(repo) else { return Ok(Some(State::Incomplete(vec![]))) };
-        let missing = missing(&snapshot)?;
-        Ok(Some(if missing.is_empty() { State::Complete(snapshot) } else { State::Incomplete(missing) }))
+        Ok(first)
     }
 
     /// All FLUX.2 \[klein\] models in the cache, and those of `also` that are, in alphabetical order.
@@ -101,77 +92,25 @@ impl Cache {
     /// As [`find`](Self::find).
     pub fn list(&self, also: &[RepoId]) -> Result<Vec<Cached>> {
         let mut found = Vec::new();
-        let entries = match fs::read_dir(&self.root) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(found),
-            entries => entries.map_err(|e| Error::io(&self.root, e))?,
-        };
-        for entry in entries {
-            let name = entry.map_err(|e| Error::io(&self.root, e))?.file_name();
-            let repo = name.to_str().and_then(|name| name.strip_prefix("models--")?.split_once("--"));
-            let Some(repo) = repo.and_then(|(owner, name)| format!("{owner}/{name}").parse::<RepoId>().ok()) else {
-                continue;
-            };
-            let is_klein = || self.newest(&repo).is_some_and(|snapshot| is_klein(&snapshot));
-            if !also.contains(&repo) && !is_klein() {
+        for name in names(&self.root)? {
+            let Some(repo) = repo_of(&name) else { continue };
+            let folder = self.root.join(name);
+            if !also.iter().any(|known| known.is_same(&repo)) && !snapshots(&folder)?.iter().any(|it| is_klein(it)) {
                 continue;
             }
-            if let Some(state) = self.state(&repo)? {
-                let folder = self.folder(&repo);
-                let bytes = bytes_below(&folder.join("blobs"));
-                found.push(Cached { repo, folder, bytes, state });
-            }
+            let (bytes, state) = (bytes_of(&folder)?, state_of(&folder)?);
+            found.push(Cached { repo, folder, bytes, state });
         }
         found.sort_by(|a, b| a.repo.cmp(&b.repo));
         Ok(found)
     }
 
-    /// Reads every file of a repository's newest snapshot and compares its hash with the name of its blob.
+    /// The repositories of which something is in the cache, whatever they hold.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read, [`Error::Cancelled`] on request.
-    pub fn verify(
-        &self,
-        repo: &RepoId,
-        observer: &mut dyn TransferObserver,
-        cancel: &CancelToken,
-    ) -> Result<Vec<Checked>> {
-        let Some(snapshot) = self.newest(repo) else { return Ok(vec![]) };
-        let mut files = Vec::new();
-        files_below(&snapshot, "", &mut files);
-        let blobs = self.folder(repo).join("blobs").canonicalize();
-        let mut planned = Vec::new();
-        for path in files {
-            // A dangling link is a missing file. A file that is not a link has no hash to compare with.
-            let Ok(blob) = snapshot.join(&path).canonicalize() else { continue };
-            let digest = blob.file_name().and_then(|name| Digest::new(name.to_str()?));
-            let size = fs::metadata(&blob).map_err(|e| Error::io(&blob, e))?.len();
-            if let Some(digest) = digest.filter(|_| blobs.as_ref().is_ok_and(|blobs| blob.starts_with(blobs))) {
-                planned.push((PlannedFile { path, size, digest }, blob));
-            }
-        }
-        let total = planned.iter().map(|(file, _)| file.size).sum();
-        let mut done = 0;
-        observer.on_transfer(&TransferEvent::Started { files: planned.len(), done, total });
-        let mut checked = Vec::new();
-        for (file, blob) in planned {
-            let mut hasher = file.digest.hasher(file.size);
-            let mut reader = File::open(&blob).map_err(|e| Error::io(&blob, e))?;
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                cancel.check()?;
-                let read = reader.read(&mut buffer).map_err(|e| Error::io(&blob, e))?;
-                if read == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..read]);
-                done += read as u64;
-                observer.on_transfer(&TransferEvent::Progress { done });
-            }
-            let is_whole = hasher.hex() == file.digest.hex();
-            checked.push(Checked { path: file.path, blob, is_whole });
-        }
-        observer.on_transfer(&TransferEvent::Finished);
-        Ok(checked)
+    /// As [`find`](Self::find).
+    pub fn names(&self) -> Result<Vec<RepoId>> {
+        Ok(names(&self.root)?.iter().filter_map(|name| repo_of(name)).collect())
     }
 
     /// Removes a repository and returns the bytes that are freed; `None` if it was not in the cache.
@@ -185,31 +124,57 @@ impl Cache {
         }
         let locks = self.locks(repo);
         let mut held = Vec::new();
-        for entry in fs::read_dir(&locks).into_iter().flatten().flatten() {
-            let Ok(file) = File::options().write(true).open(entry.path()) else { continue };
+        for name in names(&locks)? {
+            let Ok(file) = File::options().write(true).open(locks.join(name)) else { continue };
             if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
                 return Err(Error::InUse { repo: repo.clone() });
             }
             held.push(file);
         }
-        let bytes = bytes_below(&folder.join("blobs"));
-        // In this order: whatever is left after an interruption is not a complete model.
-        for part in ["refs", "snapshots", ""] {
-            let path = folder.join(part);
-            match fs::remove_dir_all(&path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&path, e)),
+        let bytes = bytes_of(&folder)?;
+        // The snapshots disappear at once: whatever is left after an interruption is not a model.
+        let removed = folder.join(".removed");
+        for (from, to) in [(&removed, None), (&folder.join("snapshots"), Some(&removed)), (&folder, None)] {
+            let done = match to {
+                Some(to) => fs::rename(from, to),
+                None => fs::remove_dir_all(from),
+            };
+            match done {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(from, e)),
                 _ => {}
             }
         }
         Ok(Some(bytes))
     }
 
+    /// The folder of a repository, which need not exist.
     pub(crate) fn folder(&self, repo: &RepoId) -> PathBuf {
-        self.root.join(folder_name(repo))
+        let found = self.folders(repo).unwrap_or_default().into_iter().next();
+        found.unwrap_or_else(|| self.root.join(folder_name(repo)))
+    }
+
+    /// The folders of a repository: that of exactly its name, then those that differ in upper and lower case.
+    fn folders(&self, repo: &RepoId) -> Result<Vec<PathBuf>> {
+        let mut found: Vec<String> = names(&self.root)?.into_iter().collect();
+        found.retain(|name| repo_of(name).is_some_and(|found| found.is_same(repo)));
+        found.sort_by_key(|name| *name != folder_name(repo));
+        Ok(found.into_iter().map(|name| self.root.join(name)).collect())
+    }
+
+    /// The folder and the snapshot that are verified: complete, else the first.
+    pub(crate) fn snapshot(&self, repo: &RepoId) -> Result<Option<(PathBuf, PathBuf)>> {
+        let mut all = Vec::new();
+        for folder in self.folders(repo)? {
+            all.extend(snapshots(&folder)?.into_iter().map(|snapshot| (folder.clone(), snapshot)));
+        }
+        let complete = self.find(repo)?;
+        let at = all.iter().position(|(_, snapshot)| Some(snapshot) == complete.as_ref()).unwrap_or(0);
+        Ok(all.into_iter().nth(at))
     }
 
     pub(crate) fn locks(&self, repo: &RepoId) -> PathBuf {
-        self.root.join(".locks").join(folder_name(repo))
+        let folder = self.folder(repo);
+        self.root.join(".locks").join(folder.file_name().unwrap_or_default())
     }
 
     pub(crate) fn blob(&self, repo: &RepoId, digest: &Digest) -> PathBuf {
@@ -219,6 +184,14 @@ impl Cache {
     /// Whether the blob of a file exists. A blob gets its name last, so one that exists is complete.
     pub(crate) fn has(&self, repo: &RepoId, file: &PlannedFile) -> bool {
         fs::metadata(self.blob(repo, &file.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == file.size)
+    }
+
+    /// A file of a snapshot that is no link and has the length of `file`: its bytes, if their hash is that of `file`.
+    pub(crate) fn copy(&self, repo: &RepoId, file: &PlannedFile) -> Option<PathBuf> {
+        let copies = snapshots(&self.folder(repo)).ok()?.into_iter().map(|snapshot| snapshot.join(&file.path));
+        let has_length =
+            |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == file.size);
+        copies.into_iter().find(has_length)
     }
 
     /// Links the files of a plan, whose blobs all exist, into a snapshot; then makes it the newest one.
@@ -240,6 +213,7 @@ impl Cache {
             };
             place().map_err(|e| Error::io(&link, e))?;
         }
+        write_digests(&folder, plan)?;
         let main = folder.join("refs").join("main");
         let write = || -> io::Result<()> {
             if fs::read_to_string(&main).is_ok_and(|commit| commit == plan.commit) {
@@ -253,16 +227,80 @@ impl Cache {
         write().map_err(|e| Error::io(&main, e))?;
         Ok(snapshot)
     }
+}
 
-    /// The snapshot folder of the newest commit.
-    fn newest(&self, repo: &RepoId) -> Option<PathBuf> {
-        let folder = self.folder(repo);
-        let mut commit = String::new();
-        File::open(folder.join("refs/main")).ok()?.take(100).read_to_string(&mut commit).ok()?;
-        let commit = commit.trim();
-        let fits = commit.len() == 40 && Digest::new(commit).is_some();
-        fits.then(|| folder.join("snapshots").join(commit)).filter(|snapshot| snapshot.is_dir())
+/// How much of a model is in the folder of a repository. A whole pipeline is preferred to a file of weights.
+fn state_of(folder: &Path) -> Result<State> {
+    let (mut complete, mut lacks) = (None, None);
+    for snapshot in snapshots(folder)? {
+        let missing = missing(&snapshot)?;
+        match missing.is_empty() {
+            true if snapshot.join("model_index.json").is_file() => return Ok(State::Complete(snapshot)),
+            true => _ = complete.get_or_insert(snapshot),
+            false => _ = lacks.get_or_insert(missing),
+        }
     }
+    Ok(complete.map_or_else(|| State::Incomplete(lacks.unwrap_or_default()), State::Complete))
+}
+
+/// The snapshots in the folder of a repository: the one that `refs/main` names, then the others, the newest first.
+fn snapshots(folder: &Path) -> Result<Vec<PathBuf>> {
+    let place = folder.join("snapshots");
+    let mut main = String::new();
+    let read = File::open(folder.join("refs/main")).and_then(|file| file.take(100).read_to_string(&mut main));
+    let main = read.map_or("", |_| main.trim());
+    let is_commit = |name: &String| name.len() == 40 && Digest::new(name).is_some() && place.join(name).is_dir();
+    let mut found: Vec<String> = names(&place)?.into_iter().filter(is_commit).collect();
+    let changed = |name: &String| fs::metadata(place.join(name)).and_then(|meta| meta.modified()).ok();
+    let age = |name: &String| std::cmp::Reverse(changed(name).unwrap_or(SystemTime::UNIX_EPOCH));
+    found.sort_by_cached_key(|name| (name != main, age(name)));
+    Ok(found.into_iter().map(|name| place.join(name)).collect())
+}
+
+/// The repository of a folder of the cache.
+fn repo_of(name: &str) -> Option<RepoId> {
+    let (owner, name) = name.strip_prefix("models--")?.split_once("--")?;
+    format!("{owner}/{name}").parse().ok()
+}
+
+/// Bytes on disk of a repository: of its files that are no links, each once.
+fn bytes_of(folder: &Path) -> Result<u64> {
+    #[cfg(unix)]
+    fn identity(meta: &fs::Metadata) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        (meta.nlink() > 1).then(|| (meta.dev(), meta.ino()))
+    }
+    #[cfg(not(unix))]
+    fn identity(_: &fs::Metadata) -> Option<(u64, u64)> {
+        None
+    }
+    let mut seen = std::collections::HashSet::new();
+    let mut bytes = 0;
+    for path in files_below(folder)? {
+        let Ok(meta) = fs::symlink_metadata(folder.join(path)) else { continue };
+        if meta.is_file() && identity(&meta).is_none_or(|identity| seen.insert(identity)) {
+            bytes += meta.len();
+        }
+    }
+    Ok(bytes)
+}
+
+/// The file with the hashes of a snapshot.
+pub(crate) fn digests_of(folder: &Path, commit: &str) -> PathBuf {
+    folder.join("digests").join(commit)
+}
+
+/// Writes the hashes of a plan, one file a line: hash, length, path.
+fn write_digests(folder: &Path, plan: &Plan) -> Result<()> {
+    let line = |file: &PlannedFile| format!("{} {} {}\n", file.digest.hex(), file.size, file.path);
+    let path = digests_of(folder, &plan.commit);
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder.join("digests"))?;
+        let new = beside(&path);
+        fs::write(&new, plan.files.iter().map(line).collect::<String>())?;
+        fs::rename(&new, &path)
+    };
+    write().map_err(|e| Error::io(&path, e))
 }
 
 fn folder_name(repo: &RepoId) -> String {
@@ -291,93 +329,4 @@ fn make_link(target: &Path, link: &Path, blob: &Path) -> io::Result<()> {
     }
     let _ = target;
     fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(drop))
-}
-
-/// Paths of the files and links in a folder, in alphabetical order.
-fn files_below(folder: &Path, prefix: &str, found: &mut Vec<String>) {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    for name in names {
-        let path = folder.join(&name);
-        let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        match is_folder {
-            true => files_below(&path, &format!("{prefix}{name}/"), found),
-            false => found.push(format!("{prefix}{name}")),
-        }
-    }
-}
-
-fn bytes_below(folder: &Path) -> u64 {
-    let mut files = Vec::new();
-    files_below(folder, "", &mut files);
-    files.iter().filter_map(|file| Some(fs::symlink_metadata(folder.join(file)).ok()?.len())).sum()
-}
-
-/// Whether the model in this folder is one of the family.
-fn is_klein(snapshot: &Path) -> bool {
-    #[derive(Deserialize)]
-    struct Index {
-        #[serde(rename = "_class_name")]
-        class: String,
-    }
-    let index: Option<Index> = read_json(&snapshot.join("model_index.json"));
-    index.is_some_and(|index| index.class.starts_with("Flux2Klein"))
-}
-
-/// Parses a JSON file of limited size; `None` if it cannot be read.
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    const MAX_BYTES: u64 = 64 << 20;
-    let meta = fs::metadata(path).ok()?;
-    let is_small = meta.is_file() && meta.len() <= MAX_BYTES;
-    serde_json::from_slice(&is_small.then(|| fs::read(path).ok()).flatten()?).ok()
-}
-
-/// Files that a model in this folder lacks. The contents of the others are the loader's to check.
-fn missing(snapshot: &Path) -> Result<Vec<String>> {
-    let mut missing = Vec::new();
-    let is_file = |path: &str| snapshot.join(path).is_file();
-    if !is_file("model_index.json") {
-        return Ok(missing_weights(snapshot, ""));
-    }
-    for folder in NETWORKS {
-        let config = format!("{folder}/config.json");
-        if !is_file(&config) {
-            missing.push(config);
-        }
-        missing.extend(missing_weights(snapshot, folder));
-    }
-    Ok(missing)
-}
-
-/// Weights that a folder of a snapshot lacks.
-fn missing_weights(snapshot: &Path, folder: &str) -> Vec<String> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let place = snapshot.join(folder);
-    let path = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-    let entries = fs::read_dir(&place).into_iter().flatten().flatten();
-    let names: BTreeSet<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    let weights = || names.iter().filter(|name| name.ends_with(".safetensors"));
-    if let Some(index) = names.iter().find(|name| name.ends_with(INDEX)) {
-        return match read_json::<Index>(&place.join(index)) {
-            Some(Index { weight_map }) => {
-                let shards: BTreeSet<String> = weight_map.into_values().collect();
-                shards.iter().filter(|name| !place.join(name).is_file()).map(|name| path(name)).collect()
-            }
-            None => vec![path(index)],
-        };
-    }
-    if weights().next().is_none() {
-        return vec![path("*.safetensors")];
-    }
-    let dangling = weights().filter(|name| !place.join(name).is_file()).map(|name| path(name));
-    // Shards without an index: the index is missing.
-    let of_shards = weights().find_map(|name| {
-        let stem = &name[..name.len() - ".safetensors".len()];
-        stem.match_indices('-').map(|(at, _)| name.split_at(at)).find(|(_, end)| is_shard(end))
-    });
-    dangling.chain(of_shards.map(|(stem, _)| path(&format!("{stem}{INDEX}")))).collect()
 }

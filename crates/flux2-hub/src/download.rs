@@ -116,8 +116,11 @@ impl Hub {
         self.cache().blob(&plan.repo, &file.digest).with_extension("incomplete")
     }
 
-    /// Bytes of a file that an earlier attempt received.
+    /// Bytes of a file that are here: from an earlier attempt, or in a snapshot without links.
     fn received(&self, plan: &Plan, file: &PlannedFile) -> u64 {
+        if self.cache().copy(&plan.repo, file).is_some() {
+            return file.size;
+        }
         fs::metadata(self.incomplete(plan, file)).map_or(0, |meta| meta.len().min(file.size))
     }
 }
@@ -179,6 +182,9 @@ impl Worker<'_> {
         if self.hub.cache().has(&self.plan.repo, file) {
             return Ok(());
         }
+        if self.take_copy(file)? {
+            return Ok(());
+        }
         let mut partial = Partial::open(self.hub.incomplete(self.plan, file), file, &|| self.check())?;
         for attempt in 1.. {
             self.receive_all(number, file, &mut partial)?;
@@ -199,6 +205,32 @@ impl Worker<'_> {
             }));
         }
         partial.finish(self.hub.cache().blob(&self.plan.repo, &file.digest))
+    }
+
+    /// Makes a blob of the file that a cache without links holds, if its hash is right. Returns whether it did.
+    fn take_copy(&self, file: &PlannedFile) -> Result<bool> {
+        let Some(copy) = self.hub.cache().copy(&self.plan.repo, file) else { return Ok(false) };
+        let mut reader = File::open(&copy).map_err(|e| Error::io(&copy, e))?;
+        let (mut hasher, mut buffer) = (file.digest.hasher(file.size), vec![0; BUFFER_BYTES]);
+        loop {
+            self.check()?;
+            match reader.read(&mut buffer).map_err(|e| Error::io(&copy, e))? {
+                0 => break,
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+        if hasher.hex() != file.digest.hex() {
+            return Ok(false);
+        }
+        let blob = self.hub.cache().blob(&self.plan.repo, &file.digest);
+        if fs::hard_link(&copy, &blob).is_ok() {
+            return Ok(true);
+        }
+        // A file system without hard links.
+        let new = self.hub.incomplete(self.plan, file);
+        let copied = fs::copy(&copy, &new).and_then(|_| fs::rename(&new, &blob));
+        copied.map_err(|e| Error::io(&blob, e))?;
+        Ok(true)
     }
 
     /// Receives the rest of a file. Retries as long as attempts receive something.

@@ -21,6 +21,8 @@
 //! |---|---|
 //! | `cache` | the folder that all clients of the hub share: blobs, snapshots, refs |
 //! | [`environment`] | where that folder is, from the variables of all clients |
+//! | `snapshot` | which files a folder of the cache holds, and which a model in it lacks |
+//! | `verify` | files compared with their hashes, wherever these are recorded |
 //! | `error` | what can go wrong, and what would help |
 //! | `listing` | the hub's list of a repository, checked; which of its files are needed |
 //! | `http` | requests: redirects, token, proxies, meaning of a status |
@@ -34,15 +36,18 @@ pub mod environment;
 mod error;
 mod http;
 mod listing;
+mod snapshot;
+mod verify;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use cache::{Cache, Cached, Checked, State};
+pub use cache::{Cache, Cached, State};
 pub use error::{Error, Result};
 pub use listing::{Plan, PlannedFile};
+pub use verify::{Checked, Verdict, verify_folder};
 
 /// A repository of models, `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +60,11 @@ impl RepoId {
     /// The name without its owner.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether both name the same repository: the hub ignores upper and lower case.
+    pub fn is_same(&self, other: &RepoId) -> bool {
+        self.owner.eq_ignore_ascii_case(&other.owner) && self.name.eq_ignore_ascii_case(&other.name)
     }
 
     /// Whether `text` is `owner/name`, both of letters, digits, `-`, `_` and `.`.

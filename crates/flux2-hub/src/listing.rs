@@ -173,7 +173,7 @@ pub(crate) const NETWORKS: [&str; 3] = ["transformer", "text_encoder", "vae"];
 /// Of a diffusers repository: the files of its parts, and the scheduler's for other programs. Otherwise the weights at
 /// the top level and the files that describe them. Never pictures, other formats, or a second copy of the same
 /// weights.
-fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+pub(crate) fn needed<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let paths: Vec<&str> = paths.collect();
     let is_text = |name: &str| name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt";
     let is_license = |name: &str| name.to_ascii_uppercase().starts_with("LICENSE");

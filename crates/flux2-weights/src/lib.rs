@@ -56,10 +56,10 @@ pub use json::ConfigProblem;
 pub use layout::Layout;
 pub use location::{EmbeddedFile, Location};
 pub use lora::{AlphaSource, Lora, LoraPath, LoraProblem, Strength, WithLoras};
-pub use mismatch::{Mismatch, WrongShape};
+pub use mismatch::{Mismatch, WrongShape, nearest_name};
 pub use model_files::{ModelFiles, ModelPaths};
 pub use quantize::Precision;
-pub use tensor_file::FileProblem;
+pub use tensor_file::{FileProblem, check_file};
 pub use variant::Variant;
 
 /// Longest JSON file accepted, in bytes; an index of shards has about 100 kB.

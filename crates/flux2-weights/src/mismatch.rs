@@ -31,6 +31,11 @@ pub struct WrongShape {
 }
 
 impl Mismatch {
+    /// Number of tensors that are wrong.
+    pub(super) fn count(&self) -> usize {
+        self.missing.len() + self.unused.len() + self.shapes.len() + self.dtypes.len()
+    }
+
     /// Whether only shapes are wrong.
     pub(super) fn is_of_size(&self) -> bool {
         let Mismatch { missing, unused, shapes, dtypes, .. } = self;
@@ -59,7 +64,7 @@ impl Mismatch {
 }
 
 /// The most similar of `names`, if one is similar at all. The work is bounded, whatever a hostile file holds.
-pub(crate) fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     const LONGEST: usize = 200;
     let similar = |n: &&str| n.len() <= LONGEST && *n != name;
     let scored = names.filter(similar).take(4096).map(|n| (strsim::normalized_damerau_levenshtein(name, n), n));

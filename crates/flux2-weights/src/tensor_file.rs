@@ -82,6 +82,17 @@ pub(crate) enum StoredDType {
     Other(&'static str, [usize; 2]),
 }
 
+/// Checks the header of a `.safetensors` or `.gguf` file against its length. Other files and values are not read.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Checkpoint`] if it is not a complete file of tensors.
+pub fn check_file(location: &Location) -> Result<()> {
+    match location.path().extension().and_then(|end| end.to_str()) {
+        Some("safetensors" | "gguf") => TensorFile::open(location).map(drop),
+        _ => Ok(()),
+    }
+}
+
 impl TensorFile {
     /// Reads and checks the header of the file at `location`.
     ///

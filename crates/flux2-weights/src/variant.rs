@@ -191,6 +191,22 @@ impl Variant {
         })
     }
 
+    /// The published or built-in member whose name, or that of its repository with or without the owner, is most
+    /// similar to `name`, in upper or lower case; `None` if none is similar.
+    pub fn nearest(name: &str) -> Option<&'static Variant> {
+        let wanted = name.to_ascii_lowercase();
+        let names = |variant: &'static Variant| {
+            let repo = variant.repo.unwrap_or(variant.name).to_ascii_lowercase();
+            let of_repo = repo.rsplit('/').next().unwrap_or_default().to_owned();
+            [variant.name.to_owned(), of_repo, repo].map(|name| (name, variant))
+        };
+        let all: Vec<(String, &Variant)> = Self::named().iter().flat_map(names).collect();
+        // `nearest_name` leaves out equal names: they need no correction.
+        let found = all.iter().find(|(name, _)| *name == wanted).map(|(name, _)| name.as_str());
+        let found = found.or_else(|| nearest_name(&wanted, all.iter().map(|(name, _)| name.as_str())))?;
+        all.iter().find(|(name, _)| name == found).map(|(_, variant)| *variant)
+    }
+
     /// The member published in a repository, `owner/name` in upper or lower case.
     pub fn by_repo(repo: &str) -> Option<&'static Variant> {
         Self::named().iter().find(|variant| variant.repo.is_some_and(|known| known.eq_ignore_ascii_case(repo)))
@@ -305,6 +321,16 @@ mod tests {
         }
         assert_eq!(Variant::by_name("KLEIN-9B-KV").unwrap().procedure, Procedure::KvCache);
         assert_eq!(Variant::by_name("klein-base").unwrap().kind, Kind::Base);
+    }
+
+    #[test]
+    fn the_nearest_is_found_by_repositories_too() {
+        let nearest = |name| Variant::nearest(name).map(|variant| variant.name);
+        for name in ["klien-4b", "FLUX.2-klein-4B", "flux2-klein-4b", "black-forest-labs/FLUX.2-klien-4B"] {
+            assert_eq!(nearest(name), Some("klein-4b"), "{name}");
+        }
+        assert_eq!(nearest("black-forest-labs/FLUX.2-klein-base-9b"), Some("klein-base-9b"));
+        assert_eq!(nearest("stabilityai/sdxl-turbo"), None);
     }
 
     #[test]

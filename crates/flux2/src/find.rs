@@ -30,8 +30,8 @@ pub enum FindError {
     NotFound {
         /// The name, taken as a path.
         path: PathBuf,
-        /// The published or built-in model with the most similar name, if one is similar.
-        nearest: Option<&'static str>,
+        /// The published, built-in or cached model with the most similar name, if one is similar.
+        nearest: Option<String>,
         /// Whether the name has the form of a hub repository, `owner/name`.
         is_repository: bool,
     },
@@ -66,7 +66,7 @@ pub enum FindError {
     UnknownName {
         /// The name.
         name: String,
-        /// The model with the most similar name, if one is similar.
+        /// The published or built-in model with the most similar name, if one is similar.
         nearest: Option<&'static str>,
     },
     /// The disk could not be read.
@@ -130,14 +130,16 @@ impl ModelFinder {
             return Ok(named.clone());
         }
         let name = named.path().to_string_lossy();
-        let not_found =
-            |nearest, is_repository| Err(FindError::NotFound { path: named.path().to_owned(), nearest, is_repository });
-        match Variant::by_name(&name) {
-            Ok(Variant { name: KLEIN_MINI, .. }) => Location::builtin().ok_or(FindError::NotBuiltIn),
-            Ok(variant @ Variant { repo: Some(repo), .. }) => self.published(variant, repo),
-            Err(weights::Error::UnknownVariant { nearest: nearest @ Some(_), .. }) => not_found(nearest, false),
-            _ => self.in_cache(&name)?.map_or_else(|| not_found(None, is_repository(&name)), Ok),
+        match Variant::by_repo(&name).map_or_else(|| Variant::by_name(&name), Ok) {
+            Ok(Variant { name: KLEIN_MINI, .. }) => return Location::builtin().ok_or(FindError::NotBuiltIn),
+            Ok(variant @ Variant { repo: Some(repo), .. }) => return self.published(variant, repo),
+            _ => {}
         }
+        if let Some(found) = self.in_cache(&name)? {
+            return Ok(found);
+        }
+        let nearest = self.nearest(&name)?;
+        Err(FindError::NotFound { path: named.path().to_owned(), nearest, is_repository: is_repository(&name) })
     }
 
     /// A part of a model, such as its text encoder. A name that leads nowhere is returned as it is: the loader knows
@@ -162,6 +164,10 @@ impl ModelFinder {
     fn in_cache(&self, _name: &str) -> Result<Option<Location>, FindError> {
         Ok(None)
     }
+
+    fn nearest(&self, name: &str) -> Result<Option<String>, FindError> {
+        Ok(Variant::nearest(name).map(|variant| variant.name.to_owned()))
+    }
 }
 
 #[cfg(not(feature = "hub"))]
@@ -178,7 +184,7 @@ fn is_repository(name: &str) -> bool {
 impl ModelFinder {
     fn published(&self, variant: &'static Variant, repo: &str) -> Result<Location, FindError> {
         match self.state(&repo.parse()?)? {
-            Some(State::Complete(folder)) => Ok(Location::from(folder)),
+            Some(State::Complete(folder)) => Ok(single_file(Location::from(folder))),
             state => Err(FindError::NotDownloaded { variant, is_partial: state.is_some() }),
         }
     }
@@ -193,6 +199,18 @@ impl ModelFinder {
             Some(State::Incomplete(_)) => Err(FindError::Incomplete { repository: name.to_owned() }),
             None => Ok(None),
         }
+    }
+
+    /// The name of the model or of the cached repository that is most similar.
+    fn nearest(&self, name: &str) -> Result<Option<String>, FindError> {
+        let cached = match &self.cache {
+            Some(cache) => cache.names()?.iter().map(RepoId::to_string).collect(),
+            None => Vec::new(),
+        };
+        let cached = weights::nearest_name(name, cached.iter().map(String::as_str)).map(str::to_owned);
+        let known = Variant::nearest(name).map(|variant| variant.name.to_owned());
+        // Names of repositories are compared with names of repositories.
+        Ok(if is_repository(name) { cached.or(known) } else { known.or(cached) })
     }
 
     fn state(&self, repo: &RepoId) -> Result<Option<State>> {
@@ -221,10 +239,11 @@ fn single_file(folder: Location) -> Location {
 /// [`FindError::NoRepository`], [`FindError::SeveralSizes`] or [`FindError::UnknownName`].
 #[cfg(feature = "hub")]
 pub fn repo_of(name: &str) -> Result<RepoId, FindError> {
-    match Variant::by_name(name) {
+    match Variant::by_repo(name).map_or_else(|| Variant::by_name(name), Ok) {
         Ok(Variant { repo: Some(repo), .. }) => Ok(repo.parse()?),
         Ok(Variant { name: KLEIN_MINI, .. }) => Err(FindError::NoRepository),
-        Err(weights::Error::UnknownVariant { nearest, .. }) => {
+        Err(_) => {
+            let nearest = Variant::nearest(name).map(|variant| variant.name);
             name.parse().map_err(|_| FindError::UnknownName { name: name.to_owned(), nearest })
         }
         _ => Err(FindError::SeveralSizes { name: name.to_owned() }),
@@ -234,8 +253,7 @@ pub fn repo_of(name: &str) -> Result<RepoId, FindError> {
 /// The published model whose repository this is.
 #[cfg(feature = "hub")]
 pub fn variant_of(repo: &RepoId) -> Option<&'static Variant> {
-    let repo = repo.to_string();
-    Variant::named().iter().find(|variant| variant.repo == Some(&repo))
+    Variant::by_repo(&repo.to_string())
 }
 
 /// A short name of a repository: that of the published model, else `owner/name`.
@@ -260,7 +278,13 @@ mod tests {
         let published = find("klein-9b").unwrap_err();
         assert_eq!(published.to_string(), "klein-9b is not on this disk");
         assert_eq!(published.kind(), ErrorKind::ModelMissing);
-        assert!(matches!(find("klien-4b"), Err(FindError::NotFound { nearest: Some("klein-4b"), .. })));
+        for near in ["klien-4b", "FLUX.2-klein-4B", "blackforestlabs/flux2-klein-4b"] {
+            match find(near) {
+                Err(FindError::NotFound { nearest, .. }) => assert_eq!(nearest.as_deref(), Some("klein-4b"), "{near}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(find("Black-Forest-Labs/flux.2-klein-9b"), Err(FindError::NotDownloaded { .. })));
         let elsewhere = find("somebody/model").unwrap_err();
         let FindError::NotFound { nearest: None, is_repository, .. } = elsewhere else { panic!("{elsewhere}") };
         assert_eq!(is_repository, cfg!(feature = "hub"));
@@ -280,6 +304,10 @@ mod tests {
             assert_eq!(name_of(&repo_of(variant.name).unwrap()), variant.name);
         }
         assert_eq!(name_of(&repo_of("somebody/model").unwrap()), "somebody/model");
+        assert_eq!(
+            repo_of("BLACK-forest-labs/flux.2-klein-4b").unwrap().to_string(),
+            "black-forest-labs/FLUX.2-klein-4B"
+        );
         for name in ["klein-mini", "klein-base", "klien-4b"] {
             assert_eq!(repo_of(name).unwrap_err().kind(), ErrorKind::Usage, "{name}");
         }

@@ -49,6 +49,7 @@
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
 //! | [`bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
+//! | [`environment`] | paths in variables of the environment |
 //! | [`event`], [`error`] | events of a run; what can go wrong, and what would help |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
@@ -72,7 +73,7 @@ pub mod sampler;
 pub mod text;
 pub mod text_cache;
 
-pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
+pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, environment, units};
 #[cfg(feature = "hub")]
 pub use flux2_hub as hub;
 pub use flux2_weights as weights;

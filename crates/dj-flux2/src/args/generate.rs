@@ -54,7 +54,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub vae: Option<PathBuf>,
 
-    /// LoRA for the transformer, a .safetensors file; append :SCALE for a scale other than 1; repeat for several
+    /// LoRA for the transformer, a .safetensors file or the folder of a PEFT adapter; append :SCALE for a scale other
+    /// than 1; repeat for several
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
     pub lora: Vec<OsString>,
 

@@ -146,7 +146,7 @@ pub struct ModelsArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct VerifyArgs {
-    /// Model, as for `download` [default: all on this disk]
+    /// Model, as for `download`, or the folder of one [default: all in the cache]
     #[arg(value_name = "MODEL")]
     pub model: Option<String>,
 

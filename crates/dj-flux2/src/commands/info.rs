@@ -44,7 +44,7 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
         ("seed", p.seed.to_string()),
         ("noise", p.noise.clone()),
         ("model", p.model.clone()),
-        ("variant", p.variant.clone().unwrap_or_else(|| "unknown".into())),
+        ("kind", p.variant.clone().unwrap_or_else(|| "unknown".into())),
         ("dtype", p.dtype.clone()),
         ("steps", p.steps.to_string()),
     ];

@@ -75,7 +75,10 @@ fn rows() -> Result<Vec<Row>> {
             rows.extend(Location::builtin().map(|_| row(variant, None, "built-in")));
             continue;
         };
-        let found = cached.iter().position(|cached| cached.repo.to_string() == repo).map(|at| cached.remove(at));
+        let found = cached
+            .iter()
+            .position(|cached| cached.repo.to_string().eq_ignore_ascii_case(repo))
+            .map(|at| cached.remove(at));
         let state = found.as_ref().map_or("absent", state);
         rows.push(row(variant, found, state));
     }

@@ -16,7 +16,7 @@ pub fn run(args: &RemoveArgs) -> Result<()> {
     let (repo, hub) = (repo_of(&args.model)?, hub_options::hub()?);
     let (name, report) = (name_of(&repo), Report::new(Detail::Normal, false));
     let listed = hub.cache().list(std::slice::from_ref(&repo))?;
-    let Some(found) = listed.into_iter().find(|cached| cached.repo == repo) else {
+    let Some(found) = listed.into_iter().find(|cached| cached.repo.is_same(&repo)) else {
         return Err(Failure::new(
             code::MODEL_MISSING,
             format!("{name} is not in {}", hub.cache().root().display()),
@@ -34,7 +34,7 @@ pub fn run(args: &RemoveArgs) -> Result<()> {
             return Err(Failure::usage(format!("{name} was not removed"), "answer y, or add --yes"));
         }
     }
-    let freed = hub.cache().remove(&repo)?.unwrap_or_default();
+    let freed = hub.cache().remove(&found.repo)?.unwrap_or_default();
     report.line(format_args!("removed {name}, {} freed", Size(freed)));
     Ok(())
 }

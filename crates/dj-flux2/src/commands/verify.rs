@@ -1,10 +1,12 @@
-//! `dj-flux2 verify`: compares the files of downloaded models with the hashes that the hub named at download time. Uses
-//! the network only with `--repair`.
+//! `dj-flux2 verify`: compares the files of models with the hashes that are recorded on this disk. Uses the network only
+//! with `--repair`.
 
 use std::fs;
+use std::path::Path;
 
 use flux2::find::{name_of, repo_of};
-use flux2::hub::{Hub, RepoId, State};
+use flux2::hub::{Checked, Hub, RepoId, State, Verdict, verify_folder};
+use flux2::weights::{Location, check_file};
 use flux2::{CancelToken, Error, Variant};
 
 use crate::args::VerifyArgs;
@@ -14,11 +16,17 @@ use crate::interrupt::cancelled_by_signals;
 use crate::report::{Report, print};
 use crate::settings::Detail;
 
-/// Checks the model that `args` name, or all that are on this disk.
+/// Most files that are named as impossible to verify.
+const SHOWN: usize = 5;
+
+/// Checks the model or the folder that `args` name, or all that are in the cache.
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let hub = hub_options::hub()?;
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
     let cancel = cancelled_by_signals();
+    if let Some(folder) = args.model.as_deref().map(Path::new).filter(|path| path.exists()) {
+        return one_folder(folder, args.repair, &mut report, &cancel);
+    }
+    let hub = hub_options::hub()?;
     let repos = match &args.model {
         Some(name) => vec![repo_of(name)?],
         None => {
@@ -48,29 +56,114 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
 
 fn one(hub: &Hub, repo: &RepoId, repair: bool, report: &mut Report, cancel: &CancelToken) -> Result<()> {
     let name = name_of(repo);
-    let checked = hub.cache().verify(repo, report, cancel)?;
-    let damaged: Vec<_> = checked.iter().filter(|file| !file.is_whole).collect();
-    for file in &damaged {
-        report.warning(format_args!("{name}: {} is damaged", file.path));
-    }
+    let counts = Counts::of(hub.cache().verify(repo, report, cancel)?, &name, report);
     let is_complete = matches!(hub.cache().state(repo)?, Some(State::Complete(_)));
-    if repair && (!damaged.is_empty() || !is_complete) {
-        for file in &damaged {
-            let removed = fs::remove_file(&file.blob);
-            removed.map_err(|source| Error::Io { path: file.blob.clone(), source })?;
+    if repair && (counts.files == 0 || !counts.is_whole() || !is_complete) {
+        for blob in &counts.damaged_blobs {
+            fs::remove_file(blob).map_err(|source| Error::Io { path: blob.clone(), source })?;
         }
         hub.download(&hub.plan(repo)?, report, cancel)?;
         return print(&format!("{name}: repaired"));
     }
+    if counts.files == 0 {
+        let hint = format!("download it with `dj-flux2 download {name}`");
+        return Err(Failure::new(code::MODEL_MISSING, format!("{name} is not on this disk"), hint));
+    }
     let hint = format!("download what is damaged or missing with `dj-flux2 verify --repair {name}`");
-    match (damaged.len(), is_complete) {
-        (0, true) => print(&format!("{name}: {} files, all whole", checked.len())),
-        (0, false) if checked.is_empty() => {
-            let hint = format!("download it with `dj-flux2 download {name}`");
-            Err(Failure::new(code::MODEL_MISSING, format!("{name} is not on this disk"), hint))
+    if counts.damaged == 0 && (!is_complete || counts.missing > 0) {
+        return Err(Failure::new(code::MODEL_MISSING, format!("{name} is only partly on this disk"), hint));
+    }
+    counts.say(&name, &hint, &format!("compare them with the hub with `dj-flux2 verify --repair {name}`"))
+}
+
+/// Checks a folder that is named by its path.
+fn one_folder(folder: &Path, repair: bool, report: &mut Report, cancel: &CancelToken) -> Result<()> {
+    if repair {
+        return Err(Failure::usage(
+            "a folder cannot be repaired: nothing says which repository it is",
+            "name the model, as in `dj-flux2 verify --repair klein-4b`",
+        ));
+    }
+    if !folder.is_dir() {
+        return Err(Failure::usage(
+            format!("{} is a file, and hashes are recorded beside folders", folder.display()),
+            "name its folder; `dj-flux2 inspect` checks what a file holds",
+        ));
+    }
+    let name = folder.display().to_string();
+    let counts = Counts::of(verify_folder(folder, report, cancel)?, &name, report);
+    if counts.files == 0 {
+        return Err(Failure::new(
+            code::MODEL_MISSING,
+            format!("{name} holds no files of a model"),
+            "name the folder of a model",
+        ));
+    }
+    if counts.missing > 0 && counts.damaged == 0 {
+        return Err(Failure::new(code::MODEL_MISSING, format!("{name} lacks files"), "download it again"));
+    }
+    counts.say(&name, "download it again", "download it again if you doubt it, or compare hashes by hand")
+}
+
+/// What came of the files of a model.
+#[derive(Default)]
+struct Counts {
+    files: usize,
+    damaged: usize,
+    missing: usize,
+    unknown: usize,
+    damaged_blobs: Vec<std::path::PathBuf>,
+}
+
+impl Counts {
+    /// Counts the files, and warns of those that are not whole. A file without a hash is at least opened.
+    fn of(checked: Vec<Checked>, name: &str, report: &Report) -> Self {
+        let mut counts = Counts { files: checked.len(), ..Counts::default() };
+        for Checked { path, file, blob, verdict } in checked {
+            match verdict {
+                Verdict::Whole => {}
+                Verdict::Missing => {
+                    counts.missing += 1;
+                    report.warning(format_args!("{name}: {path} is missing"));
+                }
+                Verdict::Damaged => {
+                    counts.damaged += 1;
+                    counts.damaged_blobs.extend(blob);
+                    report.warning(format_args!("{name}: {path} is damaged"));
+                }
+                Verdict::Unknown => match check_file(&Location::from(file)) {
+                    Err(error) => {
+                        counts.damaged += 1;
+                        report.warning(format_args!("{name}: {path} is damaged: {error}"));
+                    }
+                    Ok(()) => {
+                        counts.unknown += 1;
+                        if counts.unknown <= SHOWN {
+                            report.warning(format_args!("{name}: no hash of {path} is recorded"));
+                        }
+                    }
+                },
+            }
         }
-        (0, false) => Err(Failure::new(code::MODEL_MISSING, format!("{name} is only partly on this disk"), hint)),
-        (1, _) => Err(Failure::new(code::FAILURE, format!("{name}: a file is damaged"), hint)),
-        (n, _) => Err(Failure::new(code::FAILURE, format!("{name}: {n} files are damaged"), hint)),
+        if counts.unknown > SHOWN {
+            report.warning(format_args!("{name}: nor of {} more files", counts.unknown - SHOWN));
+        }
+        counts
+    }
+
+    fn is_whole(&self) -> bool {
+        self.damaged + self.missing + self.unknown == 0
+    }
+
+    /// Prints that all files are whole, or says why that is not known. `hint` is for damaged files.
+    fn say(&self, name: &str, hint: &str, hint_for_unknown: &str) -> Result<()> {
+        let Counts { files, damaged, unknown, .. } = self;
+        let failure = |message, hint: &str| Err(Failure::new(code::FAILURE, message, hint));
+        match (damaged, unknown) {
+            (0, 0) => print(&format!("{name}: {files} files, all whole")),
+            (0, unknown) => failure(format!("{name}: {unknown} of {files} files cannot be verified"), hint_for_unknown),
+            (1, _) => failure(format!("{name}: a file is damaged"), hint),
+            (n, _) => failure(format!("{name}: {n} files are damaged"), hint),
+        }
     }
 }

@@ -135,6 +135,18 @@ fn runs_are_shown_side_by_side() {
 }
 
 #[test]
+fn a_comparison_of_nothing_is_an_error() {
+    let cli = Cli::with_tiny_model();
+    let ops = cli.stdout(run(&OPS, &["--json"]));
+    assert!(ops.contains(r#""op":""#), "{ops}");
+    cli.write("ops.json", ops.replace(r#""op":""#, r#""op":"another_"#));
+    let output = cli.output(run(&OPS, &["--compare", "ops.json"]));
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("error: nothing was compared: ops.json has no result of what was timed"), "{said}");
+}
+
+#[test]
 fn a_file_of_something_else_is_refused_before_anything_is_measured() {
     let cli = Cli::with_tiny_model();
     cli.write("picture.json", cli.stdout(run(&GENERATE, &["--json"])));

@@ -139,7 +139,7 @@ fn info_reads_all_three_formats() {
     seed        7
     noise       philox
     model       klein
-    variant     klein
+    kind        klein
     dtype       bf16
     steps       1
     size        64x64

@@ -348,6 +348,107 @@ fn models_are_listed_verified_repaired_and_removed() {
 }
 
 #[test]
+fn what_cannot_be_verified_is_no_success() {
+    let hub = Hub::honest();
+    hub.run(&["download", "-q"]);
+    let snapshot = hub.snapshot();
+    let folder = snapshot.parent().unwrap().parent().unwrap().to_owned();
+    // As another program leaves it where there are no links.
+    for (path, _) in tiny().files() {
+        if let Ok(blob) = snapshot.join(path).canonicalize() {
+            fs::remove_file(snapshot.join(path)).unwrap();
+            fs::copy(blob, snapshot.join(path)).unwrap();
+        }
+    }
+    fs::remove_dir_all(folder.join("blobs")).unwrap();
+    assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
+    fs::remove_dir_all(folder.join("digests")).unwrap();
+    snapshot!(hub.run(&["verify", "klein-4b"]), @"
+    exit code: 1
+    ----- stderr -----
+    warning: klein-4b: no hash of model_index.json is recorded
+    warning: klein-4b: no hash of scheduler/scheduler_config.json is recorded
+    warning: klein-4b: no hash of text_encoder/config.json is recorded
+    warning: klein-4b: no hash of text_encoder/model-00001-of-00002.safetensors is recorded
+    warning: klein-4b: no hash of text_encoder/model-00002-of-00002.safetensors is recorded
+    warning: klein-4b: nor of 7 more files
+    error: klein-4b: 12 of 12 files cannot be verified
+    hint: compare them with the hub with `dj-flux2 verify --repair klein-4b`
+    ");
+    // A cut file is found without a hash.
+    let weights = fs::read(snapshot.join(WEIGHTS)).unwrap();
+    fs::write(snapshot.join(WEIGHTS), &weights[..weights.len() - 1]).unwrap();
+    let said = hub.run(&["verify", "klein-4b"]);
+    assert!(said.starts_with("exit code: 1\n") && said.contains("error: klein-4b: a file is damaged\n"), "{said}");
+    let said = hub.run(&["verify", snapshot.to_str().unwrap()]);
+    assert!(said.starts_with("exit code: 1\n") && said.contains(": a file is damaged\n"), "{said}");
+    assert!(hub.run(&["models"]).contains("2.3 MB"));
+    assert_eq!(hub.run(&["verify", "-q", "--repair"]), "exit code: 0\n----- stdout -----\nklein-4b: repaired\n");
+    assert!(fs::read(snapshot.join(WEIGHTS)).unwrap() == weights);
+    assert_eq!(hub.server.seen_of(WEIGHTS).len(), 2);
+    assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
+    let said = hub.run(&["remove", "--yes", "klein-4b"]);
+    assert!(said.contains("removed klein-4b, 2.3 MB freed"), "{said}");
+}
+
+#[test]
+fn paths_that_cannot_be_verified() {
+    let hub = Hub::honest();
+    fs::create_dir(hub.cli.path("empty")).unwrap();
+    fs::write(hub.cli.path("a.safetensors"), "").unwrap();
+    snapshot!(hub.run(&["verify", "empty"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: empty holds no files of a model
+    hint: name the folder of a model
+    ");
+    snapshot!(hub.run(&["verify", "a.safetensors"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: a.safetensors is a file, and hashes are recorded beside folders
+    hint: name its folder; `dj-flux2 inspect` checks what a file holds
+    ");
+    snapshot!(hub.run(&["verify", "--repair", "empty"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: a folder cannot be repaired: nothing says which repository it is
+    hint: name the model, as in `dj-flux2 verify --repair klein-4b`
+    ");
+}
+
+#[test]
+fn a_repository_in_another_case_or_nearly_named() {
+    let hub = Hub::honest();
+    hub.run(&["download", "-q"]);
+    let folder = |name: &str| hub.cache().join(name);
+    let other = folder("models--Black-Forest-Labs--flux.2-klein-4b");
+    fs::rename(folder("models--black-forest-labs--FLUX.2-klein-4B"), &other).unwrap();
+    for name in ["klein-4b", "BLACK-FOREST-LABS/flux.2-KLEIN-4B"] {
+        let said = hub.run(&[&["a red fox", "-m", name, "-o", "fox.png"], &QUICK[..]].concat());
+        assert!(said.starts_with("exit code: 0\n"), "{said}");
+    }
+    assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
+    let models = hub.run(&["models"]);
+    assert_eq!((models.matches("klein-4b").count(), models.matches("not on this disk").count()), (2, 4), "{models}");
+    fs::rename(&other, folder("models--somebody--my-klein")).unwrap();
+    snapshot!(hub.run(&["a red fox", "-m", "somebody/my-klien"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no model at somebody/my-klien
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; the nearest name of a model is somebody/my-klein; to download a Hugging Face repository, run `dj-flux2 download somebody/my-klien`
+    ");
+    snapshot!(hub.run(&["a red fox", "-m", "FLUX.2-klein-9B"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: no model at FLUX.2-klein-9B
+    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; the nearest name of a model is klein-9b
+    ");
+    let home = hub.cli.path("");
+    let output = hub.command(&["models"]).env("HOME", &home).env("HF_HUB_CACHE", "~/cache").output().unwrap();
+    assert!(hub.shown(&output).contains("somebody/my-klein"));
+}
+
+#[test]
 fn a_lone_file_of_weights_stands_for_its_repository() {
     let transformer = fs::read(fixture("tiny/klein-bfl/transformer.safetensors")).unwrap();
     let repo = Repo::default().with("klein.safetensors", transformer).with("README.md", "x");

@@ -100,13 +100,13 @@ fn a_file_that_does_not_fit_is_an_error_that_says_why() {
     error: a LoRA cannot be scaled by NaN
     hint: use a finite number, as in FILE:0.8
     ");
-    let header = r#"{"lora_unet_img_in.lokr_w1":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
-    cli.write("lokr.safetensors", [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat());
-    snapshot!(fox("lokr.safetensors"), @"
+    let header = r#"{"lora_unet_img_in.oft_blocks":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
+    cli.write("oft.safetensors", [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat());
+    snapshot!(fox("oft.safetensors"), @"
     exit code: 1
     ----- stderr -----
-    error: lokr.safetensors: `lora_unet_img_in.lokr_w1` belongs to a LoKr, which is not supported
-    hint: pass a LoRA of the transformer: pairs named lora_A and lora_B, or lora_down and lora_up
+    error: oft.safetensors: `lora_unet_img_in.oft_blocks` belongs to an OFT, which is not supported
+    hint: pass a LoRA, LoHa or LoKr of the transformer
     ");
     let name = "transformer.transformer_blocks.0.attn.to_qq.lora_A.weight";
     let header = serde_json::json!({name: {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}).to_string();
@@ -116,7 +116,7 @@ fn a_file_that_does_not_fit_is_an_error_that_says_why() {
     ----- stderr -----
     error: odd.safetensors: 1 not used:
       `transformer.transformer_blocks.0.attn.to_qq.lora_A.weight` (nearest: transformer.transformer_blocks.0.attn.to_q.lora_A.weight)
-    hint: pass a LoRA made for this model, in f32, f16 or bf16
+    hint: pass a LoRA made for this model, in f32, f16, bf16 or f8_e4m3
     ");
 }
 

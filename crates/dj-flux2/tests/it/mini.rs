@@ -25,7 +25,7 @@ fn without_a_model_the_built_in_one_draws() {
     seed        7
     noise       philox
     model       klein-mini
-    variant     klein
+    kind        klein
     dtype       bf16
     steps       4
     size        128x128

@@ -368,21 +368,39 @@ const STANDARD: [&str; 2] = ["diffusion_pytorch_model", "model"];
 const VARIANTS: [&str; 3] = ["bf16", "fp16", "fp32"];
 
 /// The files that are read of a folder without an index, and those that are not. Beside a file (or shards) with a
-/// standard name only those are read that complete it.
+/// standard name only those are read that complete it. Where none has a standard name and tensors occur twice, the
+/// shortest name takes its place: what is appended tells a variant, as in `ae_fp8.safetensors`.
 fn one_network(files: Vec<Location>) -> Result<(Vec<Location>, Vec<Location>)> {
     let mut sets: BTreeMap<String, Vec<Location>> = BTreeMap::new();
     for file in files {
         sets.entry(set_of(&file)).or_default().push(file);
     }
     let variants = || STANDARD.into_iter().flat_map(|name| VARIANTS.map(|variant| format!("{name}.{variant}")));
-    let wanted = STANDARD.into_iter().map(str::to_owned).chain(variants()).find(|name| sets.contains_key(name));
-    let Some(wanted) = wanted.filter(|_| sets.len() > 1) else {
-        return Ok((sets.into_values().flatten().collect(), Vec::new()));
-    };
     let names_of = |files: &[Location]| -> Result<BTreeSet<String>> {
         let files = files.iter().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
         Ok(files.into_iter().flat_map(|file| file.tensors.into_keys()).collect())
     };
+    let shortest = || -> Result<Option<String>> {
+        let (mut all, mut is_twice, mut shortest) = (BTreeSet::new(), false, None);
+        for (name, files) in &sets {
+            let names = names_of(files)?;
+            let is_network = !networks(names.iter().map(String::as_str)).is_empty();
+            if is_network && shortest.as_ref().is_none_or(|shortest: &String| name.len() < shortest.len()) {
+                shortest = Some(name.clone());
+            }
+            let before = all.len() + names.len();
+            all.extend(names);
+            is_twice |= all.len() < before;
+        }
+        Ok(shortest.filter(|_| is_twice))
+    };
+    let standard = STANDARD.into_iter().map(str::to_owned).chain(variants()).find(|name| sets.contains_key(name));
+    let wanted = match (sets.len(), standard) {
+        (0 | 1, _) => None,
+        (_, None) => shortest()?,
+        (_, standard) => standard,
+    };
+    let Some(wanted) = wanted else { return Ok((sets.into_values().flatten().collect(), Vec::new())) };
     let mut used = sets.remove(&wanted).expect("just found");
     let own = names_of(&used)?;
     let own_networks = networks(own.iter().map(String::as_str));

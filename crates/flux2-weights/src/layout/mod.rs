@@ -253,6 +253,8 @@ fn packed_by_others(name: &str) -> Option<&'static str> {
         _ if last.starts_with("bitsandbytes__") => Some("packed by bitsandbytes in 4 bits"),
         "SCB" => Some("packed by bitsandbytes in 8 bits"),
         "qweight" | "qzeros" => Some("packed by GPTQ, AWQ or Nunchaku"),
+        // Group offsets; a layer has `bias`.
+        "biases" => Some("packed by MLX, as mflux does"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Names in LoRA files: which rows of which matrix a tensor belongs to, and whether it is a factor or alpha.
+//! Names in LoRA files: which rows of which matrix a tensor belongs to, and its role there.
 //!
 //! The dialects of prefixes and suffixes are a table in [`layout::lora`](crate::layout::lora). The rest of a name is a
 //! module: a stored name of the transformer in either layout, so the rules of [`layout`](crate::layout) lead to the
@@ -8,19 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::config::TransformerConfig;
-use crate::layout::lora::{ALIASES, ALPHA, ALPHA_PARTNER, FACTORS, PREFIXES, UNDERSCORED};
+use crate::layout::lora::{ALIASES, ALPHA_PARTNER, FACTORS, MARKERS, PREFIXES, Role, UNDERSCORED};
 use crate::layout::{Rule, transformer_dialects};
-
-/// The role of a tensor in a LoRA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// The factor `[rank, in]`.
-    Down,
-    /// The factor `[out, rank]`.
-    Up,
-    /// A number; alpha / rank scales the product.
-    Alpha,
-}
 
 /// The parts of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +24,9 @@ pub(super) struct Key<'k> {
 impl<'k> Key<'k> {
     /// Splits a name; `None` if no LoRA has such a name.
     pub fn parse(name: &'k str) -> Option<Self> {
-        let (stem, role) = match name.strip_suffix(ALPHA) {
-            Some(stem) => (stem, Role::Alpha),
+        let marked = MARKERS.iter().find_map(|(marker, role)| Some((name.strip_suffix(marker)?, *role)));
+        let (stem, role) = match marked {
+            Some(found) => found,
             None => factor(name.strip_suffix(".weight")?)?,
         };
         let mut module = stem;
@@ -46,15 +36,16 @@ impl<'k> Key<'k> {
         Some(Key { prefix: &stem[..stem.len() - module.len()], module, role, suffix: &name[stem.len()..] })
     }
 
-    /// The name of the other factor; for alpha, that of `down` in the dialect that has alpha.
-    pub fn partner(&self) -> String {
+    /// The name of the tensor beside this one that has another role, in the same dialect if this is a factor.
+    pub fn sibling(&self, role: Role) -> String {
         let other = |from: &str, to: &str| Some(format!("{to}{}", self.suffix.strip_prefix(from)?));
-        let suffix = match self.role {
-            Role::Down => FACTORS.iter().find_map(|factors| other(factors.down, factors.up)),
-            Role::Up => FACTORS.iter().find_map(|factors| other(factors.up, factors.down)),
-            Role::Alpha => None,
+        let of_dialect = match (self.role, role) {
+            (Role::Down, Role::Up) => FACTORS.iter().find_map(|factors| other(factors.down, factors.up)),
+            (Role::Up, Role::Down) => FACTORS.iter().find_map(|factors| other(factors.up, factors.down)),
+            _ => None,
         };
-        let suffix = suffix.unwrap_or_else(|| ALPHA_PARTNER.into());
+        let marker = || MARKERS.iter().find(|(_, known)| *known == role).map_or(ALPHA_PARTNER, |(marker, _)| marker);
+        let suffix = of_dialect.unwrap_or_else(|| marker().into());
         format!("{}{}{suffix}", self.prefix, self.module)
     }
 
@@ -140,20 +131,43 @@ impl Targets {
 /// The unsupported adapter that a tensor belongs to, recognized by a part of its name.
 pub(super) fn unsupported(name: &str) -> Option<&'static str> {
     const TEXT_ENCODERS: [&str; 3] = ["lora_te", "text_encoder", "base_model.model.text_encoder"];
-    const KINDS: [(&str, &str); 10] = [
-        ("lokr_", "a LoKr"),
-        ("hada_", "a LoHa"),
+    const KINDS: [(&str, &str); 26] = [
         ("oft_", "an OFT"),
+        ("boft_", "a BOFT"),
         ("dora_scale", "a DoRA"),
         ("lora_magnitude_vector", "a DoRA"),
-        ("lora_mid", "a LoCon"),
-        ("diff", "changes of whole weights"),
+        ("lokr_t1", "a LoKr of a convolution"),
+        ("a1", "a GLoRA"),
+        ("a2", "a GLoRA"),
+        ("b1", "a GLoRA"),
+        ("b2", "a GLoRA"),
+        ("bm", "a GLoRA"),
+        ("on_input", "an IA3"),
+        ("ia3_", "an IA3"),
+        ("q_layer", "a T-LoRA"),
+        ("p_layer", "a T-LoRA"),
+        ("vera_", "a VeRA"),
+        ("hra_", "an HRA"),
+        ("fourierft_", "a FourierFT"),
+        ("randlora_", "a RandLoRA"),
+        ("bone_", "a Bone"),
+        ("miss_", "a MiSS"),
+        ("set_weight", "new values of whole weights"),
+        ("reshape_weight", "new shapes of weights"),
+        ("w_norm", "changes of norms"),
+        ("b_norm", "changes of norms"),
         ("diff_b", "changes of biases"),
-        ("bias", "changes of biases"),
         ("lora_embedding_", "a LoRA of an embedding"),
     ];
+    const NORMS: [&str; 7] = ["norm", "norm.scale", "norm_scale", "norm_q", "norm_k", "norm_added_q", "norm_added_k"];
     if TEXT_ENCODERS.iter().any(|prefix| name.starts_with(prefix)) {
         return Some("a LoRA of a text encoder");
+    }
+    if name.ends_with(".bias") {
+        return Some("changes of biases");
+    }
+    if name.strip_suffix(".diff").is_some_and(|module| NORMS.iter().any(|norm| module.ends_with(norm))) {
+        return Some("changes of norms");
     }
     let is_of = |kind: &str, part: &str| part == kind || kind.ends_with('_') && part.starts_with(kind);
     KINDS.into_iter().find(|(kind, _)| name.split('.').any(|part| is_of(kind, part))).map(|(_, what)| what)
@@ -200,6 +214,10 @@ mod tests {
             ("unet.img_in.lora.down.weight", "unet.", "img_in", Role::Down),
             ("img_in_lora.up.weight", "", "img_in", Role::Up),
             ("img_in.lora_A.weight", "", "img_in", Role::Down),
+            ("img_in.lora_mid.weight", "", "img_in", Role::Mid),
+            ("transformer.proj_out.diff", "transformer.", "proj_out", Role::Diff),
+            ("diffusion_model.img_in.lokr_w1", "diffusion_model.", "img_in", Role::LokrW1),
+            ("lycoris_proj_out.hada_w2_b", "", "lycoris_proj_out", Role::HadaW2B),
         ] {
             assert_eq!(parts(name), Some((prefix, module, role)), "{name}");
         }
@@ -210,15 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn the_partner_is_written_alike() {
-        for (name, partner) in [
-            ("transformer.proj_out.lora_A.weight", "transformer.proj_out.lora_B.weight"),
-            ("a.lora_B.default.weight", "a.lora_A.default.weight"),
-            ("lora_unet_img_in.lora_up.weight", "lora_unet_img_in.lora_down.weight"),
-            ("lora_unet_img_in.alpha", "lora_unet_img_in.lora_down.weight"),
-            ("img_in_lora.down.weight", "img_in_lora.up.weight"),
+    fn a_sibling_is_written_alike() {
+        for (name, role, sibling) in [
+            ("transformer.proj_out.lora_A.weight", Role::Up, "transformer.proj_out.lora_B.weight"),
+            ("a.lora_B.default.weight", Role::Down, "a.lora_A.default.weight"),
+            ("lora_unet_img_in.lora_up.weight", Role::Down, "lora_unet_img_in.lora_down.weight"),
+            ("lora_unet_img_in.alpha", Role::Down, "lora_unet_img_in.lora_down.weight"),
+            ("img_in_lora.down.weight", Role::Up, "img_in_lora.up.weight"),
+            ("lycoris_img_in.lokr_w2_a", Role::LokrW2B, "lycoris_img_in.lokr_w2_b"),
+            ("unet.img_in.hada_w1_a", Role::HadaW2A, "unet.img_in.hada_w2_a"),
         ] {
-            assert_eq!(Key::parse(name).unwrap().partner(), partner);
+            assert_eq!(Key::parse(name).unwrap().sibling(role), sibling);
         }
     }
 }

@@ -1,7 +1,8 @@
-//! `W + Σ factor · up · down`, in f32, over weights stored in any format.
+//! `W + Σ factor · update`, in f32, over weights stored in any format.
 //!
 //! Weights of 16 bits or fewer become bf16, rounded to nearest even; f32 stays f32. One thread sums each element, rank
-//! by rank, and adds the sum to the weight, so the result does not depend on the number of threads.
+//! by rank, and adds the sum to the weight, so the result does not depend on the number of threads. All low-rank
+//! products of a matrix are one product; the other updates are computed a few rows at a time and never held whole.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use flux2_backend::{DType, HostBytes, HostTensor};
 use flux2_base::parallel::for_each;
 
-use super::Patch;
+use super::update::{Factors, Matrix, Patch, Update};
 use crate::Result;
 
 /// Rows and columns of a tile whose sums stay in registers on every processor of the architecture.
@@ -51,56 +52,47 @@ pub(super) fn merge(base: &HostTensor, patches: &[&Patch], threads: NonZeroUsize
     let mut rest = &mut merged[..];
     for rows in bounds.windows(2).map(|b| b[0]..b[1]) {
         let (here, below) = rest.split_at_mut(rows.len() * row_bytes);
-        let product = Product::of(patches, rows, cols);
+        let sum = Sum::of(patches, rows, cols);
         match dtype {
-            DType::F32 => product.add_to(base, here, threads, f32::to_le_bytes),
-            _ => product.add_to(base, here, threads, bf16),
+            DType::F32 => sum.add_to(base, here, threads, f32::to_le_bytes),
+            _ => sum.add_to(base, here, threads, bf16),
         }
         rest = below;
     }
     Ok(HostTensor::new(dtype, [rows, cols], HostBytes::new(Arc::new(merged)))?)
 }
 
-/// The factors of all patches of some rows, concatenated by rank.
-struct Product {
+/// All that is added to some rows of a matrix.
+struct Sum<'a> {
     rows: Range<usize>,
     cols: usize,
-    /// Sum of the ranks of all patches.
-    rank: usize,
-    /// `[rows, rank]`, with the factors multiplied in.
-    up: Vec<f32>,
-    /// `down` in panels of [`COLS`] columns: `[ceil(cols / COLS), rank, COLS]`.
-    down: Vec<[f32; COLS]>,
+    /// The low-rank products.
+    product: Product,
+    others: Vec<Other<'a>>,
 }
 
-impl Product {
-    fn of(patches: &[&Patch], rows: Range<usize>, cols: usize) -> Self {
-        let patches = || patches.iter().filter(|p| p.rows.start <= rows.start && rows.end <= p.rows.end);
-        let rank: usize = patches().map(|patch| patch.down.shape()[0]).sum();
-        let mut up = vec![0.0; rows.len() * rank];
-        let mut down = vec![[0f32; COLS]; cols.div_ceil(COLS) * rank];
-        let mut values = vec![0f32; cols];
-        let mut first = 0;
-        for patch in patches() {
-            let of_patch = patch.down.shape()[0];
-            for r in 0..of_patch {
-                patch.down.decode_row(r, 0, &mut values);
-                for (panel, values) in values.chunks(COLS).enumerate() {
-                    down[panel * rank + first + r][..values.len()].copy_from_slice(values);
+impl<'a> Sum<'a> {
+    fn of(patches: &[&'a Patch], rows: Range<usize>, cols: usize) -> Self {
+        let (mut terms, mut others) = (Vec::new(), Vec::new());
+        for patch in patches.iter().filter(|p| p.rows.start <= rows.start && rows.end <= p.rows.end) {
+            let (first, factor) = (patch.first + rows.start - patch.rows.start, patch.factor);
+            let product = |factors, factor| Product::of(&[Term { factors, first, factor }], rows.len(), cols);
+            match &*patch.update {
+                Update::Product(factors) => terms.push(Term { factors, first, factor }),
+                Update::Hadamard([a, b]) => others.push(Other::Hadamard(product(a, factor), product(b, 1.0))),
+                Update::Whole(matrix) => others.push(Other::Whole { matrix, first, factor }),
+                Update::Kronecker { outer, inner } => {
+                    let [outer, inner] = [outer, inner].map(Rows::of);
+                    others.push(Other::Kronecker { outer, inner, first, factor });
                 }
             }
-            for (i, row) in rows.clone().enumerate() {
-                let up = &mut up[i * rank + first..][..of_patch];
-                patch.up.decode_row(row - patch.rows.start, 0, up);
-                up.iter_mut().for_each(|v| *v *= patch.factor);
-            }
-            first += of_patch;
         }
-        Product { rows, cols, rank, up, down }
+        let product = Product::of(&terms, rows.len(), cols);
+        Sum { rows, cols, product, others }
     }
 
-    /// Writes rows of `base` plus this product, encoded by `encode`. Scoped threads, as in [`flux2_base::parallel`]; a
-    /// share is whole groups of rows.
+    /// Writes rows of `base` plus this sum, encoded by `encode`. Scoped threads, as in [`flux2_base::parallel`]; a share
+    /// is whole groups of rows.
     fn add_to<const N: usize>(
         &self,
         base: &HostTensor,
@@ -108,7 +100,8 @@ impl Product {
         threads: NonZeroUsize,
         encode: impl Fn(f32) -> [u8; N] + Copy + Sync,
     ) {
-        let work = self.rows.len() * self.cols * (self.rank + 1);
+        let ranks = self.product.rank + self.others.iter().map(Other::rank).sum::<usize>();
+        let work = self.rows.len() * self.cols * (ranks + 1);
         let shares = threads.get().min(work / FEW).max(1);
         let share = self.rows.len().div_ceil(shares).next_multiple_of(GROUP);
         let part = |(i, out): (usize, &mut [u8])| self.add_from(base, i * share, out, encode);
@@ -122,27 +115,204 @@ impl Product {
         out: &mut [u8],
         encode: impl Fn(f32) -> [u8; N],
     ) {
-        let Product { rows, cols, rank, up, down } = self;
+        let Sum { rows, cols, product, others } = self;
         let mut values = vec![0f32; GROUP * cols];
-        // `[GROUP / ROWS, rank, ROWS]`.
-        let mut up_tiles = vec![[0f32; ROWS]; GROUP / ROWS * rank];
         for (i, out) in out.chunks_mut(GROUP * cols * N).enumerate() {
-            let (first, height) = (from + i * GROUP, out.len() / (cols * N));
-            for r in 0..height {
-                base.decode_row(rows.start + first + r, 0, &mut values[r * cols..][..*cols]);
-                let up = &up[(first + r) * rank..][..*rank];
-                let tile = &mut up_tiles[r / ROWS * rank..][..*rank];
-                tile.iter_mut().zip(up).for_each(|(tile, up)| tile[r % ROWS] = *up);
+            let first = from + i * GROUP;
+            let values = &mut values[..out.len() / N];
+            for (r, values) in values.chunks_exact_mut(*cols).enumerate() {
+                base.decode_row(rows.start + first + r, 0, values);
             }
-            for (panel, down) in down.chunks_exact((*rank).max(1)).enumerate() {
-                for (up, values) in up_tiles.chunks_exact(*rank).zip(values.chunks_mut(ROWS * cols)) {
-                    for (values, sums) in values.chunks_exact_mut(*cols).zip(&tile(up, down)) {
-                        values[panel * COLS..].iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
-                    }
+            product.add_rows(first, *cols, values);
+            for other in others {
+                other.add_rows(first, *cols, values);
+            }
+            for (bytes, value) in out.chunks_exact_mut(N).zip(&*values) {
+                bytes.copy_from_slice(&encode(*value));
+            }
+        }
+    }
+}
+
+/// An update that is no low-rank product. `first` is its row that is added to the first row of the sum.
+enum Other<'a> {
+    Whole { matrix: &'a HostTensor, first: usize, factor: f32 },
+    Hadamard(Product, Product),
+    Kronecker { outer: Rows<'a>, inner: Rows<'a>, first: usize, factor: f32 },
+}
+
+impl Other<'_> {
+    /// Multiplications an element.
+    fn rank(&self) -> usize {
+        match self {
+            Other::Whole { .. } => 1,
+            Other::Hadamard(a, b) => a.rank + b.rank,
+            Other::Kronecker { inner, .. } => 1 + inner.rank(),
+        }
+    }
+
+    /// Adds rows of this update to rows of width `cols`; `row` is the first, counted from that of the sum.
+    fn add_rows(&self, row: usize, cols: usize, values: &mut [f32]) {
+        match self {
+            Other::Whole { matrix, first, factor } => {
+                let mut update = vec![0f32; cols];
+                for (r, values) in values.chunks_exact_mut(cols).enumerate() {
+                    matrix.decode_row(first + row + r, 0, &mut update);
+                    values.iter_mut().zip(&update).for_each(|(value, update)| *value += factor * update);
                 }
             }
-            for (bytes, value) in out.chunks_exact_mut(N).zip(&values) {
-                bytes.copy_from_slice(&encode(*value));
+            Other::Hadamard(a, b) => {
+                let [mut of_a, mut of_b] = [vec![0f32; values.len()], vec![0f32; values.len()]];
+                a.add_rows(row, cols, &mut of_a);
+                b.add_rows(row, cols, &mut of_b);
+                let products = of_a.iter().zip(&of_b).map(|(a, b)| a * b);
+                values.iter_mut().zip(products).for_each(|(value, product)| *value += product);
+            }
+            Other::Kronecker { outer, inner, first, factor } => {
+                let (height, width) = (inner.rows(), inner.cols());
+                let mut weights = vec![0f32; outer.cols()];
+                let mut update = vec![0f32; GROUP.min(height) * width];
+                let mut row = first + row;
+                let mut rest = values;
+                // Rows that share a row of the outer matrix.
+                while !rest.is_empty() {
+                    let count = (rest.len() / cols).min(height - row % height).min(GROUP);
+                    let (here, below) = rest.split_at_mut(count * cols);
+                    outer.read(row / height, &mut weights);
+                    inner.read(row % height, &mut update[..count * width]);
+                    for (values, update) in here.chunks_exact_mut(cols).zip(update.chunks_exact(width)) {
+                        for (values, weight) in values.chunks_exact_mut(width).zip(&weights) {
+                            let weight = factor * weight;
+                            values.iter_mut().zip(update).for_each(|(value, update)| *value += weight * update);
+                        }
+                    }
+                    row += count;
+                    rest = below;
+                }
+            }
+        }
+    }
+}
+
+/// A matrix that is read by rows.
+enum Rows<'a> {
+    Whole(&'a HostTensor),
+    Product { product: Product, rows: usize, cols: usize },
+}
+
+impl<'a> Rows<'a> {
+    fn of(matrix: &'a Matrix) -> Self {
+        match matrix {
+            Matrix::Whole(matrix) => Rows::Whole(matrix),
+            Matrix::Product(factors) => {
+                let (rows, cols) = (matrix.rows(), matrix.cols());
+                Rows::Product {
+                    product: Product::of(&[Term { factors, first: 0, factor: 1.0 }], rows, cols),
+                    rows,
+                    cols,
+                }
+            }
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Rows::Whole(matrix) => matrix.shape()[0],
+            Rows::Product { rows, .. } => *rows,
+        }
+    }
+
+    fn cols(&self) -> usize {
+        match self {
+            Rows::Whole(matrix) => matrix.shape()[1],
+            Rows::Product { cols, .. } => *cols,
+        }
+    }
+
+    /// Multiplications an element.
+    fn rank(&self) -> usize {
+        match self {
+            Rows::Whole(_) => 0,
+            Rows::Product { product, .. } => product.rank,
+        }
+    }
+
+    /// Reads whole rows from `row` on.
+    fn read(&self, row: usize, values: &mut [f32]) {
+        match self {
+            Rows::Whole(matrix) => {
+                for (r, values) in values.chunks_exact_mut(self.cols()).enumerate() {
+                    matrix.decode_row(row + r, 0, values);
+                }
+            }
+            Rows::Product { product, cols, .. } => {
+                values.fill(0.0);
+                product.add_rows(row, *cols, values);
+            }
+        }
+    }
+}
+
+/// A low-rank product; `first` is the row of `up` that is the first of the product.
+struct Term<'a> {
+    factors: &'a Factors,
+    first: usize,
+    factor: f32,
+}
+
+/// The factors of all terms, concatenated by rank.
+struct Product {
+    /// Sum of the ranks of all terms.
+    rank: usize,
+    /// `[rows, rank]`, with the factors multiplied in.
+    up: Vec<f32>,
+    /// `down` in panels of [`COLS`] columns: `[ceil(cols / COLS), rank, COLS]`.
+    down: Vec<[f32; COLS]>,
+}
+
+impl Product {
+    fn of(terms: &[Term], rows: usize, cols: usize) -> Self {
+        let rank: usize = terms.iter().map(|term| term.factors.down.shape()[0]).sum();
+        let mut up = vec![0.0; rows * rank];
+        let mut down = vec![[0f32; COLS]; cols.div_ceil(COLS) * rank];
+        let mut values = vec![0f32; cols];
+        let mut before = 0;
+        for Term { factors, first, factor } in terms {
+            let of_term = factors.down.shape()[0];
+            for r in 0..of_term {
+                factors.down.decode_row(r, 0, &mut values);
+                for (panel, values) in values.chunks(COLS).enumerate() {
+                    down[panel * rank + before + r][..values.len()].copy_from_slice(values);
+                }
+            }
+            for row in 0..rows {
+                let up = &mut up[row * rank + before..][..of_term];
+                factors.up.decode_row(first + row, 0, up);
+                up.iter_mut().for_each(|v| *v *= factor);
+            }
+            before += of_term;
+        }
+        Product { rank, up, down }
+    }
+
+    /// Adds rows from `row` on to rows of width `cols`.
+    fn add_rows(&self, row: usize, cols: usize, values: &mut [f32]) {
+        let Product { rank, up, down } = self;
+        if *rank == 0 {
+            return;
+        }
+        // `[rows / ROWS, rank, ROWS]`.
+        let rows = values.len() / cols;
+        let mut up_tiles = vec![[0f32; ROWS]; rows.div_ceil(ROWS) * rank];
+        for (r, up) in up[row * rank..].chunks_exact(*rank).take(rows).enumerate() {
+            let tile = &mut up_tiles[r / ROWS * rank..][..*rank];
+            tile.iter_mut().zip(up).for_each(|(tile, up)| tile[r % ROWS] = *up);
+        }
+        for (panel, down) in down.chunks_exact(*rank).enumerate() {
+            for (up, values) in up_tiles.chunks_exact(*rank).zip(values.chunks_mut(ROWS * cols)) {
+                for (values, sums) in values.chunks_exact_mut(cols).zip(&tile(up, down)) {
+                    values[panel * COLS..].iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
+                }
             }
         }
     }
@@ -200,7 +370,28 @@ mod tests {
     fn patch(seed: usize, rows: Range<usize>, rank: usize, cols: usize, factor: f32) -> Patch {
         let down = HostTensor::from_f32([rank, cols], &values(seed, rank * cols));
         let up = HostTensor::from_f32([rows.len(), rank], &values(seed + 1, rows.len() * rank));
-        Patch { rows, down, up, factor }
+        Patch { rows, first: 0, update: Arc::new(Update::Product(Factors { up, down })), factor }
+    }
+
+    /// `[row, col]` of an update.
+    fn element(update: &Update, row: usize, col: usize) -> f64 {
+        let cell = |t: &HostTensor, row: usize, col: usize| f64::from(t.to_f32()[row * t.shape()[1] + col]);
+        let product = |Factors { up, down }: &Factors, row, col| {
+            (0..down.shape()[0]).map(|k| cell(up, row, k) * cell(down, k, col)).sum::<f64>()
+        };
+        let of_matrix = |matrix: &Matrix, row, col| match matrix {
+            Matrix::Whole(matrix) => cell(matrix, row, col),
+            Matrix::Product(factors) => product(factors, row, col),
+        };
+        match update {
+            Update::Product(factors) => product(factors, row, col),
+            Update::Hadamard([a, b]) => product(a, row, col) * product(b, row, col),
+            Update::Whole(matrix) => cell(matrix, row, col),
+            Update::Kronecker { outer, inner } => {
+                let (height, width) = (inner.rows(), inner.cols());
+                of_matrix(outer, row / height, col / width) * of_matrix(inner, row % height, col % width)
+            }
+        }
     }
 
     #[test]
@@ -215,13 +406,11 @@ mod tests {
         for threads in [2, 3, 64] {
             assert!(merged(threads).bytes()[..] == merged(1).bytes()[..], "{threads} threads");
         }
-        let (base, cell) =
-            (base.to_f32(), |t: &HostTensor, row: usize, col: usize| f64::from(t.to_f32()[row * t.shape()[1] + col]));
+        let base = base.to_f32();
         for (row, col) in [(0, 0), (29, 202), (30, 100), (49, 7), (50, 8), (90, 16), (91, 15), (149, 202)] {
             let mut expected = f64::from(base[row * cols + col]);
             for p in patches.iter().filter(|p| p.rows.contains(&row)) {
-                let product = |k| cell(&p.up, row - p.rows.start, k) * cell(&p.down, k, col);
-                expected += f64::from(p.factor) * (0..p.down.shape()[0]).map(product).sum::<f64>();
+                expected += f64::from(p.factor) * element(&p.update, row - p.rows.start, col);
             }
             let found = f64::from(got[row * cols + col]);
             // 76 products of at most 1, each rounded once to 2^-24 of a sum below 8.
@@ -229,6 +418,49 @@ mod tests {
                 (found - expected).abs() < 76.0 * 8.0 / f64::from(1 << 24),
                 "[{row}, {col}]: {found} for {expected}"
             );
+        }
+    }
+
+    #[test]
+    fn every_kind_of_update_is_added_at_its_rows_whatever_the_number_of_threads() {
+        let (rows, cols) = (198, 210);
+        let base = HostTensor::from_f32([rows, cols], &values(1, rows * cols));
+        let tensor = |seed, shape: [usize; 2]| HostTensor::from_f32(shape, &values(seed, shape[0] * shape[1]));
+        let factors =
+            |seed, rows, rank, cols| Factors { up: tensor(seed, [rows, rank]), down: tensor(seed + 1, [rank, cols]) };
+        let updates = [
+            Update::Whole(tensor(2, [120, cols])),
+            Update::Hadamard([factors(4, 120, 7, cols), factors(6, 120, 7, cols)]),
+            Update::Kronecker { outer: Matrix::Whole(tensor(8, [4, 6])), inner: Matrix::Whole(tensor(9, [30, 35])) },
+            Update::Kronecker {
+                outer: Matrix::Product(factors(10, 24, 3, 70)),
+                inner: Matrix::Product(factors(12, 5, 3, 3)),
+            },
+        ];
+        for update in updates {
+            // The halves of the rows are swapped, and a low-rank product lies across them.
+            let update = Arc::new(update);
+            let patch_at = |rows, first| Patch { rows, first, update: Arc::clone(&update), factor: -0.5 };
+            let patches = [patch_at(13..73, 60), patch_at(73..133, 0), patch(20, 60..198, 5, cols, 2.0)];
+            let patches: Vec<&Patch> = patches.iter().collect();
+            let merged = |threads| merge(&base, &patches, NonZeroUsize::new(threads).unwrap()).unwrap();
+            let got = merged(1).to_f32();
+            for threads in [2, 5] {
+                assert!(merged(threads).bytes()[..] == merged(1).bytes()[..], "{threads} threads");
+            }
+            let base = base.to_f32();
+            for (row, col) in
+                [(0, 0), (13, 0), (27, 34), (28, 35), (72, 209), (73, 1), (100, 105), (132, 208), (197, 3)]
+            {
+                let mut expected = f64::from(base[row * cols + col]);
+                for p in patches.iter().filter(|p| p.rows.contains(&row)) {
+                    expected += f64::from(p.factor) * element(&p.update, p.first + row - p.rows.start, col);
+                }
+                let found = f64::from(got[row * cols + col]);
+                // At most 20 products of at most 7, each rounded once to 2^-24 of a sum below 32.
+                let most = 20.0 * 32.0 / f64::from(1 << 24);
+                assert!((found - expected).abs() < most, "[{row}, {col}]: {found} for {expected}");
+            }
         }
     }
 }

@@ -98,11 +98,9 @@ pub enum LoraProblem {
 impl LoraProblem {
     pub(crate) fn remedy(&self) -> Remedy {
         Remedy::advice(match self {
-            LoraProblem::Unsupported { .. } => {
-                "pass a LoRA of the transformer: pairs named lora_A and lora_B, or lora_down and lora_up"
-            }
+            LoraProblem::Unsupported { .. } => "pass a LoRA, LoHa or LoKr of the transformer",
             LoraProblem::Gguf => "pass the LoRA as a .safetensors file",
-            LoraProblem::Tensors(_) => "pass a LoRA made for this model, in f32, f16 or bf16",
+            LoraProblem::Tensors(_) => "pass a LoRA made for this model, in f32, f16, bf16 or f8_e4m3",
             LoraProblem::OtherFamily { .. } | LoraProblem::OtherSize { .. } => return Remedy::MatchLora,
             LoraProblem::Factor { .. } => "use a smaller scale, or download the file again",
             LoraProblem::EmptyFolder | LoraProblem::SeveralFiles { .. } => "pass the .safetensors file of the LoRA",

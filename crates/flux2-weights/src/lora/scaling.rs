@@ -124,21 +124,28 @@ impl Scaling {
         Ok(Scaling {
             source,
             rank: get("r").map(|value| rank("r", value)).transpose()?,
-            alpha: get("lora_alpha").map(|value| alpha("lora_alpha", value)).transpose()?,
+            alpha: match get("lora_alpha") {
+                Some(value) => Some(alpha("lora_alpha", value)?),
+                // The name in the configurations of LoHa and LoKr.
+                None => get("alpha").map(|value| alpha("alpha", value)).transpose()?,
+            },
             ranks: patterns("rank_pattern", get("rank_pattern"), what, rank)?,
             alphas: patterns("alpha_pattern", get("alpha_pattern"), what, alpha)?,
             by_root: get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
         })
     }
 
-    /// The factor `alpha / rank` of a module whose tensors have rank `found`.
-    pub fn factor(&self, module: &str, found: usize) -> Result<Factor, LoraProblem> {
+    /// The factor `alpha / rank` of a module whose tensors have rank `found`, or none.
+    pub fn factor(&self, module: &str, found: Option<usize>) -> Result<Factor, LoraProblem> {
         let declared = matching(&self.ranks, module).or(self.rank);
-        if let Some(declared) = declared.filter(|declared| *declared != found as u64) {
+        if let (Some(declared), Some(found)) = (declared, found)
+            && declared != found as u64
+        {
             return Err(LoraProblem::Rank { module: module.into(), declared, found });
         }
         let alpha = matching(&self.alphas, module).or(self.alpha);
-        let rank = found as f64;
+        let rank = found.map(|rank| rank as u64).or(declared).filter(|rank| *rank > 0);
+        let Some(rank) = rank.map(|rank| rank as f64) else { return Ok(Factor { of_rank: 1.0, source: None }) };
         let of_rank = alpha.unwrap_or(rank) / if self.by_root { rank.sqrt() } else { rank };
         Ok(Factor { of_rank, source: alpha.map(|_| self.source) })
     }
@@ -261,7 +268,7 @@ mod tests {
     }
 
     fn factor(json: &str, module: &str, rank: usize) -> Result<f64, LoraProblem> {
-        Ok(scaling(json)?.unwrap().factor(module, rank)?.of_rank)
+        Ok(scaling(json)?.unwrap().factor(module, Some(rank))?.of_rank)
     }
 
     fn texts(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -274,12 +281,23 @@ mod tests {
         assert_eq!(factor(r#"{"transformer.r": 4, "transformer.lora_alpha": 2}"#, "a", 4), Ok(0.5));
         assert_eq!(factor(r#"{"r": 4, "lora_alpha": 2.0, "use_rslora": true}"#, "a", 4), Ok(1.0));
         assert_eq!(factor(r#"{"r": null}"#, "a", 3), Ok(1.0));
-        assert_eq!(scaling("{}").unwrap().unwrap().factor("a", 3).unwrap().source, None);
+        assert_eq!(scaling("{}").unwrap().unwrap().factor("a", Some(3)).unwrap().source, None);
+    }
+
+    #[test]
+    fn matrices_without_a_rank_take_that_of_the_configuration() {
+        let of = |json| scaling(json).unwrap().unwrap().factor("a", None).unwrap();
+        let expected = Factor { of_rank: 2.0, source: Some(AlphaSource::Metadata) };
+        assert_eq!(of(r#"{"peft_type": "LOKR", "r": 4, "alpha": 8}"#), expected);
+        let unsaid = Factor { of_rank: 1.0, source: None };
+        assert_eq!([of(r#"{"alpha": 8}"#), of(r#"{"r": 0, "alpha": 8}"#)], [unsaid; 2]);
+        assert_eq!(factor(r#"{"peft_type": "LOHA", "r": 4, "alpha": 8}"#, "a", 4), Ok(2.0));
     }
 
     #[test]
     fn metadata_may_have_a_text_for_each_field() {
-        let of = |fields: &[(&str, &str)]| Scaling::of(&texts(fields), None).map(|s| s.map(|s| s.factor("b.c", 4)));
+        let of =
+            |fields: &[(&str, &str)]| Scaling::of(&texts(fields), None).map(|s| s.map(|s| s.factor("b.c", Some(4))));
         let eight = Ok(Factor { of_rank: 2.0, source: Some(AlphaSource::Metadata) });
         for key in ALPHAS {
             assert_eq!(of(&[(key, "8"), ("format", "pt")]).unwrap(), Some(eight.clone()), "{key}");
@@ -302,7 +320,7 @@ mod tests {
     fn the_first_source_that_gives_alpha_is_used() {
         let of = |fields: &[(&str, &str)], beside| {
             let Factor { of_rank, source } =
-                Scaling::of(&texts(fields), beside).unwrap().unwrap().factor("a", 4).unwrap();
+                Scaling::of(&texts(fields), beside).unwrap().unwrap().factor("a", Some(4)).unwrap();
             (of_rank, source.unwrap())
         };
         let beside = Some(r#"{"r": 4, "lora_alpha": 12}"#);

@@ -13,13 +13,29 @@ pub enum Kind {
     Safetensors,
     Gguf,
     Lora,
+    /// LoHa, LoKr, cores and whole differences.
+    Adapter,
+    /// `adapter_config.json` beside an adapter.
+    AdapterConfig,
+    /// All networks of a model in one file.
+    WholeModel,
     Config,
     Tokenizer,
     Index,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Safetensors, Kind::Gguf, Kind::Lora, Kind::Config, Kind::Tokenizer, Kind::Index];
+    pub const ALL: [Kind; 9] = [
+        Kind::Safetensors,
+        Kind::Gguf,
+        Kind::Lora,
+        Kind::Adapter,
+        Kind::AdapterConfig,
+        Kind::WholeModel,
+        Kind::Config,
+        Kind::Tokenizer,
+        Kind::Index,
+    ];
 }
 
 /// A mutated file: invalid, or unusual but valid.
@@ -61,6 +77,28 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
         Kind::Lora => {
             files.place = "lora.safetensors";
             lora(&mut files, &mut rng, &Tensors::parse(&read("lora.safetensors")));
+        }
+        Kind::Adapter => {
+            files.place = "lora.safetensors";
+            let cases = Tensors::parse(&read("../golden/lycoris.safetensors"));
+            for case in ["loha", "lokr", "lokr_both", "lokr_whole", "full", "locon_core", "loha_core", "lokr_core"] {
+                adapter(&mut files, &mut rng, &cases.case(case));
+            }
+        }
+        Kind::AdapterConfig => {
+            files.place = "adapter/adapter_config.json";
+            let configuration = json!({
+                "peft_type": "LORA", "r": 4, "lora_alpha": 6, "alpha": null, "use_rslora": false, "use_dora": false,
+                "rank_pattern": {"attn.to_k": 2, "ff.linear_out": 3}, "init_lora_weights": true,
+                "alpha_pattern": {"attn.to_k": 5, "^proj_out": 1, "x\\.\\d+": 2}, "target_modules": ["to_q"],
+            });
+            json_file(&mut files, &mut rng, configuration.to_string().as_bytes(), 60, 20);
+        }
+        Kind::WholeModel => {
+            files.place = "whole.safetensors";
+            let parts = ["transformer", "text_encoder", "ae"].map(|it| format!("klein-bfl/{it}.safetensors"));
+            let whole = Tensors::whole_model(parts.map(|part| Tensors::parse(&read(&part))));
+            whole_model(&mut files, &mut rng, &whole);
         }
         Kind::Config => {
             for place in ["transformer/config.json", "text_encoder/config.json", "vae/config.json", "model_index.json"]
@@ -373,6 +411,42 @@ impl Tensors {
         packed
     }
 
+    /// The tensors whose names begin with `case` and a slash.
+    fn case(&self, case: &str) -> Self {
+        self.renamed(|name| name.strip_prefix(case)?.strip_prefix("/lycoris_").map(|rest| format!("lycoris_{rest}")))
+    }
+
+    /// The three networks in one file, under the prefixes that ComfyUI writes.
+    fn whole_model([transformer, text, vae]: [Tensors; 3]) -> Self {
+        let mut all = transformer;
+        for (part, prefix) in [(text, "text_encoders.qwen3_4b.transformer."), (vae, "first_stage_model.")] {
+            let from = all.data.len() as u64;
+            all.data.extend(&part.data);
+            for name in part.names() {
+                let mut entry = part.header[&name].clone();
+                for offset in entry["data_offsets"].as_array_mut().expect("a pair") {
+                    *offset = json!(offset.as_u64().expect("a number") + from);
+                }
+                all.header.insert(format!("{prefix}{name}"), entry);
+            }
+        }
+        all
+    }
+
+    /// The tensors to which `rename` gives a name, and their bytes alone.
+    fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let mut renamed = Tensors { header: Map::new(), data: vec![] };
+        for name in self.names() {
+            let Some(new) = rename(&name) else { continue };
+            let (mut entry, bytes) = self.get(&name);
+            let from = renamed.data.len();
+            renamed.data.extend(bytes);
+            entry["data_offsets"] = json!([from, renamed.data.len()]);
+            renamed.header.insert(new, entry);
+        }
+        renamed
+    }
+
     /// Names of the tensors.
     fn names(&self) -> Vec<String> {
         self.header.keys().filter(|name| *name != "__metadata__").cloned().collect()
@@ -602,6 +676,80 @@ fn lora(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
 }
 
 // ---- tokenizer and index ----
+
+/// Changes of an adapter of one kind, whose tensors are called alike.
+fn adapter(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
+    tensors(files, rng, whole);
+    let text = whole.text();
+    bytes(files, rng, &whole.with(&text), text.len() + 8, 10);
+    const ENDS: [&str; 10] = [
+        "lokr_w1",
+        "lokr_w2_a",
+        "lokr_t2",
+        "hada_w1_a",
+        "hada_t1",
+        "diff",
+        "alpha",
+        "lora_mid.weight",
+        "dora_scale",
+        "",
+    ];
+    for name in whole.names() {
+        let end = *rng.pick(&ENDS);
+        let to = format!("{}.{end}", name.split('.').next().unwrap_or_default());
+        files.add(format!("{name} is {to}"), whole.with(text.replace(&format!("{name}\""), &format!("{to}\""))));
+        let without = whole.changed(|header| _ = header.remove(&name));
+        files.add(format!("without {name}"), without);
+        // A matrix of no rows or no columns, and one with axes of length 1 behind it.
+        for shape in [json!([0, 64]), json!([64, 0]), json!([]), json!([1, 1, 1, 1, 1, 1, 1, 1, 1])] {
+            let file = whole.changed(|header| {
+                let from = header[&name]["data_offsets"][0].clone();
+                header[&name]["data_offsets"] = json!([from, from]);
+                header[&name]["shape"] = shape.clone();
+            });
+            files.add(format!("{name} is {shape}"), file);
+        }
+    }
+}
+
+fn whole_model(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
+    tensors(files, rng, whole);
+    let text = whole.text();
+    bytes(files, rng, &whole.with(&text), text.len() + 8, 20);
+    for (from, to) in [
+        ("text_encoders.qwen3_4b.transformer.", ""),
+        ("text_encoders.qwen3_4b.transformer.", "first_stage_model."),
+        ("text_encoders.qwen3_4b.transformer.", "model.diffusion_model."),
+        ("first_stage_model.", ""),
+        ("first_stage_model.", "vae."),
+        ("first_stage_model.", "first_stage_model.first_stage_model."),
+        ("model.diffusion_model.", ""),
+        ("model.diffusion_model.", "text_encoders.qwen3_4b.transformer."),
+        ("model.diffusion_model.img_in", "model_ema.img_in"),
+        ("text_encoders", "cond_stage_model"),
+        ("layers.0.", "layers.99."),
+        ("decoder.", "encoder."),
+    ] {
+        files.add(format!("{from} is {to}"), whole.with(text.replace(from, to)));
+    }
+    for prefix in ["model.diffusion_model.", "text_encoders.", "first_stage_model."] {
+        let names = whole.names();
+        let of_part: Vec<&String> = names.iter().filter(|name| name.starts_with(prefix)).collect();
+        let without = whole.renamed(|name| (!name.starts_with(prefix)).then(|| name.to_owned()));
+        files.add(format!("without {prefix}"), without.with(without.text()));
+        let name = *rng.pick(&of_part);
+        let without = whole.renamed(|other| (other != name).then(|| other.to_owned()));
+        files.add(format!("without {name}"), without.with(without.text()));
+        let twice = whole.renamed(|name| Some(name.to_owned()));
+        let twice = twice.changed(|header| {
+            for name in &of_part {
+                let entry = header[*name].clone();
+                header.insert(format!("ema.{name}"), entry);
+            }
+        });
+        files.add(format!("{prefix} twice, of the same bytes"), twice);
+    }
+}
 
 fn tokenizer(files: &mut Files, whole: &Value) {
     let mut add = |what: &str, change: &dyn Fn(&mut Value)| {

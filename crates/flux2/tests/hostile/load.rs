@@ -31,6 +31,9 @@ impl Model {
         }
         let temp = TempDir::new().unwrap();
         copy(&fixtures.join("tiny/klein"), temp.path());
+        fs::create_dir(temp.path().join("adapter")).unwrap();
+        fs::copy(fixtures.join("tiny/lora.safetensors"), temp.path().join("adapter/adapter_model.safetensors"))
+            .unwrap();
         Model { temp }
     }
 
@@ -73,7 +76,13 @@ impl Opened {
                 Opened::TextEncoder(Component::<TextConfig>::open(path)?)
             }
             (Kind::Safetensors | Kind::Gguf, _) => Opened::Transformer(Component::<TransformerConfig>::open(path)?),
-            (Kind::Lora, _) => {
+            // The tokenizer is found beside it.
+            (Kind::WholeModel, _) => {
+                Opened::Model(ModelFiles::open(&ModelPaths { model: path.into(), ..paths })?.into())
+            }
+            (Kind::Lora | Kind::Adapter | Kind::AdapterConfig, _) => {
+                // The folder of an adapter stands for its file.
+                let path = if kind == Kind::AdapterConfig { folder.to_owned() } else { path };
                 let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];
                 Opened::Model(ModelFiles::open(&ModelPaths { loras, ..paths })?.into())
             }

@@ -66,11 +66,11 @@ fn check(kind: Kind, more: usize) {
 }
 
 #[test]
-fn there_are_over_300_different_files_and_always_the_same() {
+fn there_are_over_1200_different_files_and_always_the_same() {
     let _meter = alone();
     let all = || Kind::ALL.into_iter().flat_map(|kind| corpus(kind, &fixtures()));
     let different: BTreeSet<Vec<u8>> = all().map(|file| file.bytes).collect();
-    assert!(different.len() >= 300, "{}", different.len());
+    assert!(different.len() >= 1200, "{}", different.len());
     assert!(all().zip(all()).all(|(a, b)| a.what == b.what && a.bytes == b.bytes));
     for kind in Kind::ALL {
         let files = corpus(kind, &fixtures());
@@ -110,6 +110,21 @@ fn gguf() {
 #[test]
 fn lora() {
     check(Kind::Lora, 12 * MIB);
+}
+
+#[test]
+fn adapters() {
+    check(Kind::Adapter, 12 * MIB);
+}
+
+#[test]
+fn configurations_of_adapters() {
+    check(Kind::AdapterConfig, 12 * MIB);
+}
+
+#[test]
+fn whole_models() {
+    check(Kind::WholeModel, 8 * MIB);
 }
 
 #[test]

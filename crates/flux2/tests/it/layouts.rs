@@ -585,11 +585,15 @@ fn of_several_files_of_a_network_the_standard_one_is_read() {
     std::fs::write(indexed.path().join("diffusion_pytorch_model.fp16.safetensors.index.json"), index.to_string())
         .unwrap();
     assert_same(&Component::<VaeConfig>::open(indexed.path()).unwrap(), &reference, true);
-    // Which of two other names is meant is not known.
-    for name in ["x.safetensors", "y.safetensors"] {
-        diffusers.write(temp.path(), name);
+    // Without a standard name, what is appended tells a variant; of names of one length it is the first.
+    check(&[("vae_fp8_scaled.safetensors", &wrong), ("vae.safetensors", &diffusers)], "vae.safetensors");
+    check(&[("x.safetensors", &diffusers), ("y.safetensors", &wrong), ("a.safetensors", &decoder)], "x.safetensors");
+    // Shards that overlap are no variants of one another.
+    let overlapping = tempfile::tempdir_in(temp.path()).unwrap();
+    for name in ["x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors"] {
+        diffusers.write(overlapping.path(), name);
     }
-    let error = Component::<VaeConfig>::open(temp.path()).unwrap_err();
+    let error = Component::<VaeConfig>::open(overlapping.path()).unwrap_err();
     assert!(matches!(error, flux2::weights::Error::TensorTwice { .. }), "{error}");
 }
 
@@ -618,6 +622,7 @@ fn networks_of_others_are_called_what_they_are() {
         ("weight.quant_state.bitsandbytes__nf4", "packed by bitsandbytes in 4 bits"),
         ("weight.quant_state.bitsandbytes__fp4", "packed by bitsandbytes in 4 bits"),
         ("SCB", "packed by bitsandbytes in 8 bits"),
+        ("biases", "packed by MLX, as mflux does"),
         ("qweight", "packed by GPTQ, AWQ or Nunchaku"),
     ] {
         let mut packed = File::read_folder(&tiny("klein/transformer"));

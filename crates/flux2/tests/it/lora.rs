@@ -193,12 +193,12 @@ fn dialects(made: &Made) -> Vec<(&'static str, File)> {
 }
 
 /// Opens a model with LoRAs.
-fn with(paths: ModelPaths, loras: &[(&Path, f32)]) -> ModelPaths {
+pub fn with(paths: ModelPaths, loras: &[(&Path, f32)]) -> ModelPaths {
     let loras = loras.iter().map(|(path, scale)| LoraPath { location: (*path).into(), scale: *scale });
     ModelPaths { loras: loras.collect(), ..paths }
 }
 
-fn merged(files: &ModelFiles, name: &str) -> HostTensor {
+pub fn merged(files: &ModelFiles, name: &str) -> HostTensor {
     let base = files.transformer.map().unwrap();
     WithLoras { base: &base, loras: &files.loras, threads: NonZeroUsize::new(2).unwrap() }.tensor(name).unwrap()
 }
@@ -636,7 +636,11 @@ fn shapes_and_ranks_that_do_not_fit_are_listed() {
     assert_eq!(shapes(UP, vec![64, 4]), [(UP.to_owned(), vec![64, 4], vec![64, 3])]);
     assert_eq!(shapes(UP, vec![63, 3]), [(UP.to_owned(), vec![63, 3], vec![64, 3])]);
     assert_eq!(shapes(DOWN, vec![3, 31]), [(DOWN.to_owned(), vec![3, 31], vec![3, 32])]);
-    assert_eq!(shapes(DOWN, vec![3, 32, 1, 1]), [(DOWN.to_owned(), vec![3, 32, 1, 1], vec![3, 32])]);
+    assert_eq!(shapes(DOWN, vec![3, 32, 2]), [(DOWN.to_owned(), vec![3, 32, 2], vec![3, 32])]);
+    assert_eq!(
+        shapes(DOWN, vec![96]),
+        [(DOWN.to_owned(), vec![96], vec![96, 32]), (UP.to_owned(), vec![64, 3], vec![64, 96])]
+    );
     assert_eq!(shapes(DOWN, vec![0, 32])[0], (DOWN.to_owned(), vec![0, 32], vec![1, 32]));
     assert_eq!(shapes("diffusion_model.img_in.alpha", vec![2])[0].2, [0; 0]);
 }
@@ -648,6 +652,26 @@ fn factors_that_are_no_floats_are_listed() {
     let alpha = "diffusion_model.img_in.alpha".to_owned();
     let found = mismatch(&edited(|f| _ = f.insert(alpha.clone(), ("BOOL".into(), vec![], vec![1]))));
     assert_eq!(found.dtypes, [(alpha, "BOOL".to_owned())]);
+}
+
+#[test]
+fn factors_in_fp8_are_decoded() {
+    let temp = TempDir::new().unwrap();
+    // 0x38 is 1, 0x30 is 0.5.
+    let of = |dtype: &str, one: &[u8], half: &[u8]| {
+        let file = edited(|f| {
+            f.insert(DOWN.into(), (dtype.into(), vec![3, 32], one.repeat(96)));
+            f.insert(UP.into(), (dtype.into(), vec![64, 3], half.repeat(192)));
+        });
+        let path = file.write(temp.path(), "lora.safetensors");
+        merged(&open(&with(folder(), &[(&path, 1.0)])), "img_in").to_f32()
+    };
+    let expected = of("F32", &1f32.to_le_bytes(), &0.5f32.to_le_bytes());
+    assert!(of("F8_E4M3", &[0x38], &[0x30]) == expected);
+    let no_number = edited(|f| {
+        f.insert(DOWN.into(), ("F8_E4M3".into(), vec![3, 32], vec![0x7f; 96]));
+    });
+    assert_eq!(problem(&no_number), LoraProblem::NotFinite { name: DOWN.into() });
 }
 
 #[test]
@@ -674,14 +698,20 @@ fn other_kinds_of_files_are_called_what_they_are() {
         other => panic!("{name}: {other}"),
     };
     for (name, expected) in [
-        ("lora_unet_double_blocks_0_img_attn_qkv.lokr_w1", "a LoKr"),
-        ("diffusion_model.double_blocks.0.img_attn.qkv.lokr_w2_a", "a LoKr"),
-        ("lora_unet_single_blocks_0_linear1.hada_w1_a", "a LoHa"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.lokr_t1", "a LoKr of a convolution"),
+        ("lycoris_img_in.a1.weight", "a GLoRA"),
+        ("lycoris_img_in.on_input", "an IA3"),
+        ("transformer.x_embedder.ia3_l", "an IA3"),
+        ("transformer.x_embedder.vera_lambda_b", "a VeRA"),
+        ("base_model.model.x_embedder.boft_R", "a BOFT"),
+        ("diffusion_model.img_in.set_weight", "new values of whole weights"),
+        ("lora_unet_double_blocks_0_img_attn_norm_query_norm.w_norm", "changes of norms"),
+        ("diffusion_model.double_blocks.0.img_attn.norm.query_norm.diff", "changes of norms"),
+        ("transformer.transformer_blocks.0.attn.norm_added_q.diff", "changes of norms"),
         ("transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector", "a DoRA"),
         ("lora_unet_img_in.dora_scale", "a DoRA"),
         ("diffusion_model.img_in.oft_blocks", "an OFT"),
         ("diffusion_model.img_in.diff_b", "changes of biases"),
-        ("diffusion_model.img_in.diff", "changes of whole weights"),
         ("transformer.x_embedder.lora_B.bias", "changes of biases"),
         ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "a LoRA of a text encoder"),
         ("text_encoder.model.layers.0.self_attn.q_proj.lora_A.weight", "a LoRA of a text encoder"),

@@ -21,6 +21,7 @@ mod kernels;
 mod layouts;
 mod library;
 mod lora;
+mod lora_kinds;
 mod mini;
 mod noise;
 mod once;

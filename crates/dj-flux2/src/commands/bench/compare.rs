@@ -8,7 +8,7 @@ use flux2::Error;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, code};
 
 /// Largest file that is read. The results of all ops take 6 kB.
 const MAX_BYTES: u64 = 16 << 20;
@@ -45,6 +45,16 @@ pub fn read<R: Record>(file: &Path) -> Result<Vec<R>> {
         true => Err(Failure::usage(format!("{name} is empty"), hint())),
         false => Ok(records),
     }
+}
+
+/// The error of a comparison in which no result has an earlier one.
+pub fn nothing_in_common(file: Option<&Path>) -> Failure {
+    let name = file.map(|file| file.display().to_string()).unwrap_or_default();
+    Failure::new(
+        code::FAILURE,
+        format!("nothing was compared: {name} has no result of what was timed"),
+        "compare runs of the same ops, or of the same model, size and steps",
+    )
 }
 
 /// The command that printed a line of another benchmark, if its fields tell.

@@ -52,7 +52,7 @@ impl OpRecord {
 pub fn run(args: &BenchOpsArgs) -> Result<()> {
     let earlier = args.flags.compare.as_deref().map(compare::read::<OpRecord>).transpose()?;
     let cancel = cancelled_by_signals();
-    let mut run = Run { args, earlier, report: report(&args.flags), threads: 0 };
+    let mut run = Run { args, earlier, report: report(&args.flags), threads: 0, compared: 0 };
     let mut failure = None;
     let mut each = |event| {
         // If results cannot be printed, more of them are useless.
@@ -63,6 +63,7 @@ pub fn run(args: &BenchOpsArgs) -> Result<()> {
     };
     let filter = args.filter.as_deref().unwrap_or_default();
     let timed = bench::time_ops(&options(&args.flags, None)?, filter, &mut each, &cancel);
+    let nothing_compared = run.earlier.is_some() && run.compared == 0;
     match (failure, timed) {
         (Some(failure), _) => Err(failure),
         (None, Err(Error::Cancelled)) => Err(Error::Cancelled.into()),
@@ -70,6 +71,7 @@ pub fn run(args: &BenchOpsArgs) -> Result<()> {
             format!("no op or shape contains {filter:?}"),
             "leave --filter out to list all ops, as in `linear 1536x3072x9216`",
         )),
+        (None, Ok(_)) if nothing_compared => Err(compare::nothing_in_common(args.flags.compare.as_deref())),
         (None, timed) => Ok(timed.map(drop)?),
     }
 }
@@ -80,6 +82,8 @@ struct Run<'a> {
     earlier: Option<Vec<OpRecord>>,
     report: Report,
     threads: usize,
+    /// Results that have an earlier one.
+    compared: usize,
 }
 
 impl Run<'_> {
@@ -120,12 +124,14 @@ impl Run<'_> {
         }
     }
 
-    fn finished(&self, timing: &OpTiming) -> Result<()> {
+    fn finished(&mut self, timing: &OpTiming) -> Result<()> {
         let record = OpRecord::new(timing, self.threads);
         if self.args.flags.json {
             self.report.result(&json(&record))?;
         }
-        let compared = match self.earlier.as_ref().map(|earlier| record.find(earlier)) {
+        let earlier = self.earlier.as_ref().map(|earlier| record.find(earlier));
+        self.compared += usize::from(matches!(earlier, Some(Some(_))));
+        let compared = match earlier {
             None => String::new(),
             Some(None) => format!("{:>12}", "-"),
             Some(Some(earlier)) => {

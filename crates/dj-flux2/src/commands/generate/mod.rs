@@ -46,7 +46,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     for (other, read) in prepared.files.passed_over() {
         let (other, read) = (other.path().display(), read.path().display());
-        report.verbose(format_args!("{read} is read, {other} beside it is not"));
+        report.note(format_args!("{read} is read, {other} beside it is not"));
     }
     let engines = open_engines(&mut settings, &prepared, &report)?;
     describe(&engines, &settings, &report);
