@@ -20,6 +20,24 @@ def last_json(command, env=None):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def selected(peers, only):
+    """The peers that `--only` names: the one of exactly this name, else all whose name contains it.
+
+    >>> peers = {"diffusers bf16": 1, "diffusers bf16 compiled": 2, "flux2.c": 3}
+    >>> selected(peers, "diffusers bf16")
+    {'diffusers bf16': 1}
+    >>> selected(peers, "compiled")
+    {'diffusers bf16 compiled': 2}
+    >>> selected(peers, "bf16")
+    {'diffusers bf16': 1, 'diffusers bf16 compiled': 2}
+    >>> selected(peers, None) == peers
+    True
+    """
+    if only in peers:
+        return {only: peers[only]}
+    return {name: run for name, run in peers.items() if not only or only in name}
+
+
 @contextmanager
 def timed_stages(pipeline, wait=lambda: None):
     """Times the stages of diffusers' pipeline within the context: for each stage a list of seconds, one per call.

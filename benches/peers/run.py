@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import PROMPT, SEED, last_json, print_table
+from common import PROMPT, SEED, last_json, print_table, selected
 
 HERE = Path(__file__).resolve().parent
 STAGES = ["load", "text", "reference", "step", "decode", "work"]
@@ -39,7 +39,7 @@ def arguments():
         "--single-files", type=Path, metavar="DIR", help="the checkpoint as single files, for stable-diffusion.cpp"
     )
     parser.add_argument("--flux2c", metavar="FILE", help="the program of flux2.c")
-    parser.add_argument("--only", metavar="TEXT", help="only peers whose name contains this")
+    parser.add_argument("--only", metavar="TEXT", help="only the peer of this name, or all whose name contains it")
     return parser.parse_args()
 
 
@@ -183,7 +183,7 @@ def contenders(args):
         peers["stable-diffusion.cpp bf16"] = sdcpp(args)
     if args.flux2c:
         peers["flux2.c"] = flux2c(args)
-    return found | {name: run for name, run in peers.items() if not args.only or args.only in name}
+    return found | selected(peers, args.only)
 
 
 # ---- the tables ----

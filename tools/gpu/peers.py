@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benches/peers"))
 
-from common import PROMPT, SEED, last_json, print_table, timed_stages  # noqa: E402
+from common import PROMPT, SEED, last_json, print_table, selected, timed_stages  # noqa: E402
 
 TOKENIZER = ROOT / "crates/flux2/assets/tokenizer/qwen3.json.gz"
 TEMPLATE = "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -107,7 +107,7 @@ def arguments():
     )
     parser.add_argument("--model", default="klein-4b", choices=SIZES, help="model whose sizes are used")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--only", metavar="TEXT", help="only peers whose name contains this")
+    parser.add_argument("--only", metavar="TEXT", help="only the peer of this name, or all whose name contains it")
     parser.add_argument(
         "--save", metavar="FOLDER", help="write the random model there as a checkpoint, and time nothing"
     )
@@ -328,7 +328,7 @@ def contenders(args, dtype, peer):
     if not isinstance(peer, str):
         peers = dict(zip(peers, [peer.time, peer.time_compiled]))
     found = {f"dj-flux2 {dtype}": lambda width, height: ours(args, dtype, width, height)}
-    return found | {name: run for name, run in peers.items() if not args.only or args.only in name}
+    return found | selected(peers, args.only)
 
 
 def main():

@@ -1,6 +1,10 @@
-//! Ctrl-C and termination signals.
+//! Ctrl-C and termination signals; the signal of the limit on file sizes.
 
+#[cfg(unix)]
+use std::sync::Arc;
 use std::sync::PoisonError;
+#[cfg(unix)]
+use std::sync::atomic::AtomicBool;
 
 use flux2::CancelToken;
 
@@ -19,6 +23,14 @@ pub fn cancelled_by_signals() -> CancelToken {
         token.cancel();
     });
     cancel
+}
+
+/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with an error, so that its temporary file is removed.
+/// By default a signal ends the process.
+pub fn ignore_file_size_signal() {
+    // Any handler does: the write returns after it. It cannot fail for this signal.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 #[expect(clippy::exit, reason = "the second Ctrl-C must end a run that does not reach its next block")]

@@ -7,11 +7,11 @@
 //! args            what was typed                    choices        values in layers, each with its origin
 //! usage           clap's errors, worded             settings       what the choices mean
 //! prompts         prompts from files and pipes      source_picture the picture of --from
-//! prepare         names to files, references read   interrupt      Ctrl-C
+//! prepare         names to files, references read   interrupt      signals
 //! commands        one file per subcommand           output         names and writing of pictures
 //! report          what is printed                   failure        why a command stopped, its exit code
 //! not_found       a name that leads to no model     cache_folder   where text embeddings are kept
-//! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders    files          named files: standard input, what a name leads to
+//! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
 //! wording         what the library says as data, in the words of the command line
 //! ```
@@ -47,6 +47,7 @@ use clap::Parser as _;
 use args::{Args, Command};
 
 fn main() -> ExitCode {
+    interrupt::ignore_file_size_signal();
     let (argv, implied) = args::with_subcommand(std::env::args_os());
     let args = match Args::try_parse_from(argv) {
         Ok(args) => args,

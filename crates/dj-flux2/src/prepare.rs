@@ -8,7 +8,7 @@ use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
 use flux2::image::{Transparency, hexadecimal, resize};
 use flux2::weights::{Location, ModelFiles, Part};
-use flux2::{ModelPaths, Reference, Variant};
+use flux2::{ModelPaths, Reference, Variant, environment};
 
 use crate::args::GenerateArgs;
 use crate::cache_folder;
@@ -29,7 +29,7 @@ pub struct Prepared {
 /// Everything outside the arguments that settings depend on, read from this process and its environment.
 pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Result<Outside<'a>> {
     Ok(Outside {
-        model: cache_folder::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
+        model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
         from,
@@ -46,25 +46,16 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(()) >> 11
 }
 
-/// Finds models where the environment of this process says they are kept.
-pub fn finder() -> ModelFinder {
-    #[cfg(feature = "hub")]
-    if let Some(folder) = crate::hub_options::cache_folder(|name| std::env::var_os(name)) {
-        return ModelFinder::with_cache(folder);
-    }
-    ModelFinder::default()
-}
-
 /// The model called `named`, on this disk.
 pub fn find_model(named: &Location) -> Result<Location> {
-    Ok(finder().model(&typed_paths::model(named)?)?)
+    Ok(ModelFinder::usual().model(&typed_paths::model(named)?)?)
 }
 
 /// Replaces the names in `paths` by locations. The model itself is found by `find`.
 pub fn locate(paths: &mut ModelPaths, find: impl FnOnce(&Location) -> Result<Location>) -> Result<()> {
     paths.model = find(&paths.model)?;
     paths.loras.iter().try_for_each(|lora| typed_paths::check_lora(&lora.location))?;
-    let finder = finder();
+    let finder = ModelFinder::usual();
     let networks = [
         (&mut paths.transformer, Part::Transformer),
         (&mut paths.text_encoder, Part::TextEncoder),

@@ -5,7 +5,7 @@ use crate::DType;
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an op, an upload or a load failed. All but the last three variants are mistakes of the caller, found by the
+/// Why an op, an upload or a load failed. All but the last four variants are mistakes of the caller, found by the
 /// contract of an op before a kernel runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -53,6 +53,12 @@ pub enum Error {
     OutOfMemory {
         /// Size of the buffer in bytes.
         bytes: usize,
+    },
+    /// The system starts no thread, under its limits on processes or on memory.
+    #[error("no thread could be started: {reason}")]
+    NoThreads {
+        /// What the system says.
+        reason: String,
     },
     /// The backend does not implement a feature.
     #[error("{what} are not supported")]

@@ -39,6 +39,9 @@ pub mod tensor;
 pub mod testing;
 mod threads;
 
+/// Whether this crate was compiled with optimization; without it, kernels take a hundred times as long.
+pub const IS_OPTIMIZED: bool = !cfg!(unoptimized);
+
 pub use backend::Backend;
 pub use cpu::{CpuBackend, CpuOptions};
 #[cfg(all(feature = "cuda", target_os = "linux"))]

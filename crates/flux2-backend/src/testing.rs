@@ -160,7 +160,10 @@ pub fn on_cpu<E: fmt::Debug>(
 /// If `threads` is zero.
 pub fn cpu(compute: Compute, tier: Tier, threads: usize) -> Option<CpuBackend> {
     let threads = Some(NonZeroUsize::new(threads).expect("a thread or more"));
-    tier.available().then(|| CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), dry_run: false }))
+    tier.available().then(|| {
+        CpuBackend::new(CpuOptions { compute, threads, tier: Some(tier), dry_run: false })
+            .expect("threads can be started")
+    })
 }
 
 /// Says on stderr that a test is skipped because there is no GPU, and why.

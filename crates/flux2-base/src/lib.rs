@@ -8,10 +8,12 @@
 //! | [`transfer`] | progress of downloads, checks and conversions |
 //! | [`units`] | bytes, memory and time as people read them |
 //! | [`digest`] | SHA-256 and hexadecimal |
+//! | [`environment`] | paths in variables of the environment, which callers read |
 //! | [`parallel`] | loops over many values on several threads |
 
 pub mod cancel;
 pub mod digest;
+pub mod environment;
 pub mod parallel;
 pub mod part;
 pub mod remedy;

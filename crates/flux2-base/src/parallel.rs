@@ -5,15 +5,22 @@
 //! run, and that pool cannot be shared, since a GPU backend has none.
 
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// The number of threads the process may use.
+/// The number of threads of this process that run at once: within its affinity and the quota of its cgroup.
 pub fn all_threads() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
+/// As many threads as are asked for, by default all, and at most as many as run at once.
+pub fn usable_threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.map_or_else(all_threads, |asked| asked.min(all_threads()))
+}
+
 /// Split `values` among at most `threads` threads, each with at least `least` values, and call `fill(first, share)` for
-/// each share, where `first` is the index of its first value. The calling thread is one of them.
+/// each share, where `first` is the index of its first value. The calling thread is one of them, and the only one if no
+/// other can be started.
 pub fn in_shares<T: Send>(
     values: &mut [T],
     threads: NonZeroUsize,
@@ -21,11 +28,24 @@ pub fn in_shares<T: Send>(
     fill: impl Fn(usize, &mut [T]) + Sync,
 ) {
     let share = values.len().div_ceil(threads.get()).max(least).max(1);
-    let (mut shares, fill) = (values.chunks_mut(share).enumerate(), &fill);
-    let first = shares.next();
+    let shares = values.chunks_mut(share).enumerate();
+    for_each(shares, threads, |(i, values)| fill(i * share, values));
+}
+
+/// Call `work` for each of `items` on at most `threads` threads. The calling thread is one of them, and the only one if
+/// no other can be started.
+pub fn for_each<T: Send>(
+    items: impl ExactSizeIterator<Item = T> + Send,
+    threads: NonZeroUsize,
+    work: impl Fn(T) + Sync,
+) {
+    let others = threads.get().min(items.len()).saturating_sub(1);
+    let items = Mutex::new(items);
+    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work_on = || std::iter::from_fn(next).for_each(&work);
     thread::scope(|scope| {
-        shares.for_each(|(i, values)| drop(scope.spawn(move || fill(i * share, values))));
-        first.into_iter().for_each(|(_, values)| fill(0, values));
+        (0..others).map_while(|_| thread::Builder::new().spawn_scoped(scope, work_on).ok()).for_each(drop);
+        work_on();
     });
 }
 

@@ -125,6 +125,11 @@ pub enum Remedy {
 }
 
 impl Remedy {
+    /// After the system has started no thread.
+    pub fn too_few_threads() -> Self {
+        Remedy::advice("end other programs, or raise the limits on processes and on memory")
+    }
+
     /// Advice that holds in every front end: `sentence` must name no flag, variable or field.
     pub fn advice(sentence: impl Into<Cow<'static, str>>) -> Self {
         Remedy::Advice(sentence.into())
@@ -136,6 +141,9 @@ impl Remedy {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => "correct the path",
             io::ErrorKind::InvalidInput => "name a file, not a device or a pipe",
             io::ErrorKind::PermissionDenied => "change its permissions, or choose another path",
+            io::ErrorKind::FileTooLarge => {
+                "raise the limit on the size of files, or choose a disk that allows larger ones"
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some room on the disk",
             _ => return None,
         }))

@@ -61,10 +61,14 @@ impl Hub {
         let (messages, inbox) = mpsc::channel();
         let mut failure = None;
         thread::scope(|scope| {
-            for _ in 0..self.options.files_at_once.clamp(1, missing.len()) {
+            for i in 0..self.options.files_at_once.clamp(1, missing.len()) {
                 let worker = Worker { hub: self, client: &client, plan, stop: &stop, messages: messages.clone() };
                 let (missing, next) = (&missing, &next);
-                scope.spawn(move || worker.work(missing, next));
+                let started = thread::Builder::new().spawn_scoped(scope, move || worker.work(missing, next));
+                // Fewer threads than wanted take longer.
+                if let (0, Err(source)) = (i, started) {
+                    failure = Some(Error::NoThreads { source });
+                }
             }
             drop(messages);
             loop {

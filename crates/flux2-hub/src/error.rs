@@ -42,6 +42,12 @@ pub enum Error {
         /// What the connection failed with.
         reason: String,
     },
+    /// The system starts no thread, under its limits on processes or on memory.
+    #[error("no thread could be started: {source}")]
+    NoThreads {
+        /// What the system says.
+        source: io::Error,
+    },
     /// The hub knows no such repository, or hides it from this account.
     #[error("{host} knows no repository {repo}")]
     NotFound {
@@ -176,6 +182,7 @@ impl Error {
             }
             Error::Access { .. } | Error::Token { .. } => ErrorKind::Access,
             Error::Cancelled(_) => ErrorKind::Cancelled,
+            Error::NoThreads { .. } => ErrorKind::OutOfMemory,
             _ => ErrorKind::Failure,
         }
     }
@@ -193,6 +200,7 @@ impl Error {
                 Remedy::AcceptLicense { page: page.clone(), tokens_page }
             }
             Error::Token { .. } => Remedy::ReplaceToken,
+            Error::NoThreads { .. } => Remedy::too_few_threads(),
             Error::NoModel { .. } => {
                 Remedy::advice("name a repository with model_index.json or with .safetensors files")
             }

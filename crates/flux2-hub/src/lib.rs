@@ -20,6 +20,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `cache` | the folder that all clients of the hub share: blobs, snapshots, refs |
+//! | [`environment`] | where that folder is, from the variables of all clients |
 //! | `snapshot` | which files a folder of the cache holds, and which a model in it lacks |
 //! | `verify` | files compared with their hashes, wherever these are recorded |
 //! | `error` | what can go wrong, and what would help |
@@ -31,6 +32,7 @@
 
 mod cache;
 mod download;
+pub mod environment;
 mod error;
 mod http;
 mod listing;

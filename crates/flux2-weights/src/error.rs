@@ -206,7 +206,9 @@ impl Error {
             Error::Convert(ConvertProblem::DiskFull { .. } | ConvertProblem::Busy { .. }) => ErrorKind::Failure,
             Error::Convert(_) => ErrorKind::Usage,
             Error::Cancelled(_) => ErrorKind::Cancelled,
-            Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => ErrorKind::OutOfMemory,
+            Error::Backend(flux2_backend::Error::OutOfMemory { .. } | flux2_backend::Error::NoThreads { .. }) => {
+                ErrorKind::OutOfMemory
+            }
             _ => ErrorKind::Failure,
         }
     }
@@ -241,6 +243,7 @@ impl Error {
             Error::VariantSize { .. } => Remedy::CorrectVariant,
             Error::Convert(problem) => problem.remedy(),
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => Remedy::ReduceMemory,
+            Error::Backend(flux2_backend::Error::NoThreads { .. }) => Remedy::too_few_threads(),
             Error::Io { source, .. } => return Remedy::for_io(source.kind()),
             Error::UnknownWeight { .. } | Error::Cancelled(_) | Error::Backend(_) => return None,
         })

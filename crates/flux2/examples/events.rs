@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, ModelPaths, engine};
+use flux2::Error;
+use flux2::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, seconds] = args.as_slice() else { return Err("usage: events MODEL SECONDS".into()) };
-    let paths = ModelPaths { model: model.into(), ..Default::default() };
-    let mut engine = engine::load(&paths, &EngineOptions::default())?;
+    let mut engine = Model::named(model)?.load(&EngineOptions::default())?;
 
     let cancel = CancelToken::new();
     let (token, patience) = (cancel.clone(), Duration::from_secs_f64(seconds.parse()?));
@@ -27,8 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => Ok(()),
         };
     };
-    let request = GenerateRequest { prompt: "a red fox".into(), ..Default::default() };
-    match engine.generate(&request, &mut observer, &cancel) {
+    match engine.generate_with(&GenerateRequest::new("a red fox"), &mut observer, &cancel) {
         Ok(made) => writeln!(out, "{:?}", made.image)?,
         Err(Error::Cancelled) => writeln!(out, "stopped after {seconds} s")?,
         Err(error) => return Err(error.into()),

@@ -91,7 +91,7 @@ fn report<B: Backend>(
 }
 
 fn cpu(compute: Compute) -> CpuBackend {
-    CpuBackend::new(CpuOptions { compute, ..Default::default() })
+    CpuBackend::new(CpuOptions { compute, ..Default::default() }).expect("threads can be started")
 }
 
 #[cfg(all(feature = "cuda", target_os = "linux"))]

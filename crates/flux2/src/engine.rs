@@ -24,7 +24,7 @@ use flux2_backend::Format;
 
 use crate::Result;
 use crate::device::Device;
-use crate::event::{CancelToken, Observer};
+use crate::event::{CancelToken, Event, Observer};
 use crate::pipeline::{GeneratedImage, Residency};
 use crate::plan::MemoryPlan;
 use crate::request::GenerateRequest;
@@ -32,6 +32,7 @@ use crate::text_cache::TextCache;
 use crate::variant::Variant;
 use crate::weights::{Lora, ModelFiles, ModelPaths, Precision};
 
+pub use flux2_base::parallel::{all_threads, usable_threads};
 pub use gpu::GpuInfo;
 pub use machine::{Machine, SystemLibrary, machine};
 pub(crate) use opened::OpenDevice;
@@ -63,11 +64,20 @@ pub trait Engine: Send {
         None
     }
 
-    /// Make one picture; see [`Pipeline::generate`](crate::Pipeline::generate).
+    /// Make one picture.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled), anything wrong with the request, or no memory.
-    fn generate(
+    /// Anything wrong with the request, or no memory.
+    fn generate(&mut self, request: &GenerateRequest) -> Result<GeneratedImage> {
+        self.generate_with(request, &mut |_: &Event| {}, &CancelToken::new())
+    }
+
+    /// As [`generate`](Self::generate), with the events of the run, and a token that stops it; see
+    /// [`Pipeline::generate`](crate::Pipeline::generate).
+    ///
+    /// # Errors
+    /// As there; [`Error::Cancelled`](crate::Error::Cancelled) once `cancel` is cancelled.
+    fn generate_with(
         &mut self,
         request: &GenerateRequest,
         observer: &mut dyn Observer,
@@ -91,14 +101,16 @@ pub struct EngineOptions {
     pub device: Device,
     /// The number format.
     pub precision: Precision,
-    /// CPU threads; `None` is as many as this process may use.
+    /// CPU threads; `None` is as many as run at once. More than that would only wait for each other, so no more are
+    /// started.
     pub threads: Option<NonZeroUsize>,
     /// Where a GPU's libraries and compiled kernels are.
     pub gpu: GpuOptions,
     /// What stays in memory between stages.
     pub residency: Residency,
-    /// Most bytes to take of each GPU's memory. A limit for the host's memory is kept by [`open_within`].
-    pub gpu_memory: Option<usize>,
+    /// Most bytes to take of the device's memory: of the host's where the CPU draws, of each GPU's otherwise. Fewer
+    /// weights are kept in memory for it, and a request that cannot be drawn within it is refused.
+    pub max_memory: Option<usize>,
     /// Where text embeddings are kept from run to run; `None` keeps none.
     pub text_cache: Option<TextCache>,
 }
@@ -108,6 +120,11 @@ pub struct EngineOptions {
 const FEWEST_PARAMETERS_FOR_A_GPU: u64 = 50_000_000;
 
 impl EngineOptions {
+    /// The number of CPU threads that are used: as many as are asked for, at most as many as run at once.
+    pub fn usable_threads(&self) -> NonZeroUsize {
+        usable_threads(self.threads)
+    }
+
     /// These options for one model: where the choice of the device is left open, a small model runs on the CPU, which
     /// has drawn before a GPU has started.
     pub fn for_model(&self, files: &ModelFiles) -> Self {
@@ -182,7 +199,7 @@ pub fn open_within(
     may_round: bool,
     most: NonZeroUsize,
 ) -> Result<(Engines, EngineOptions, MemoryPlan)> {
-    let options = EngineOptions { gpu_memory: Some(limit), ..options.for_model(files) };
+    let options = EngineOptions { max_memory: Some(limit), ..options.for_model(files) };
     let devices = open_devices(&options, most)?;
     let (options, plan) = devices.opened[0].dry_run().within(limit, files, &options, requests, may_round)?;
     Ok((devices.into_engines(files, &options)?, options, plan))

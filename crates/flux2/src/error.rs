@@ -350,7 +350,7 @@ impl Error {
             #[cfg(feature = "hub")]
             Error::Hub(error) => error.kind(),
             Error::Cancelled => ErrorKind::Cancelled,
-            Error::Backend(flux2_backend::Error::OutOfMemory { .. })
+            Error::Backend(flux2_backend::Error::OutOfMemory { .. } | flux2_backend::Error::NoThreads { .. })
             | Error::NoMemory { .. }
             | Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
             _ => ErrorKind::Failure,
@@ -401,6 +401,7 @@ impl Error {
             Error::Device { remedy, .. } => remedy.clone().unwrap_or(Remedy::ChooseDevice),
             Error::NotFinite => Remedy::ComputeInF32,
             Error::Backend(flux2_backend::Error::OutOfMemory { .. }) => Remedy::ReduceMemory,
+            Error::Backend(flux2_backend::Error::NoThreads { .. }) => Remedy::too_few_threads(),
             Error::Io { source, .. } => return Remedy::for_io(source.kind()),
             Error::Cancelled | Error::Backend(_) | Error::ImageBuffer { .. } | Error::ImageEncode { .. } => {
                 return None;

@@ -155,6 +155,8 @@ impl fmt::Display for Rung {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
+    /// The kernels were compiled without optimization. Sent once in a process.
+    Unoptimized,
     /// Matrices that cannot be quantized, as their rows are not whole blocks.
     NotQuantized {
         /// The network that they belong to.
@@ -224,6 +226,9 @@ impl Warning {
         match self {
             Warning::ManySteps { steps, .. } => Some(Remedy::UseAsSeed(*steps)),
             Warning::UnknownWords { .. } => Some(Remedy::ListVocabulary),
+            Warning::Unoptimized => {
+                Some(Remedy::advice("build it in release mode, or optimize the dependencies of the debug profile"))
+            }
             _ => None,
         }
     }
@@ -232,6 +237,9 @@ impl Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Warning::Unoptimized => {
+                f.write_str("this program was built without optimization, which makes pictures a hundred times slower")
+            }
             Warning::NotQuantized { part, left, all, dtype } => write!(
                 f,
                 "{left} of {all} matrices of the {part} stay as they are stored: their rows are not whole blocks of \

@@ -104,6 +104,17 @@ impl FindError {
 }
 
 impl ModelFinder {
+    /// Finds models in the cache that all clients of the hub use: where `HF_HUB_CACHE`, `HF_HOME` and
+    /// `XDG_CACHE_HOME` say, else in the home folder of the user. The only function of the library that reads the
+    /// environment.
+    pub fn usual() -> Self {
+        #[cfg(feature = "hub")]
+        if let Some(folder) = crate::hub::environment::cache_folder(|name| std::env::var_os(name)) {
+            return Self::with_cache(folder);
+        }
+        Self::default()
+    }
+
     /// Also finds what is in the cache of the hub at `folder`, which need not exist.
     #[cfg(feature = "hub")]
     pub fn with_cache(folder: impl Into<PathBuf>) -> Self {

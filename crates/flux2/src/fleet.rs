@@ -47,12 +47,12 @@ impl<M> Worker<'_, M> {
 }
 
 impl<M: From<Event>> Worker<'_, M> {
-    /// See [`Engine::generate`]; events are sent as messages.
+    /// See [`Engine::generate_with`]; events are sent as messages.
     ///
     /// # Errors
     /// As there; [`Error::Cancelled`] also if another worker has failed.
     pub fn generate(&mut self, request: &GenerateRequest) -> Result<GeneratedImage> {
-        self.engine.generate(request, &mut |event: &Event| (self.send)(event.clone().into()), self.cancel)
+        self.engine.generate_with(request, &mut |event: &Event| (self.send)(event.clone().into()), self.cancel)
     }
 
     /// See [`Engine::prepare_prompts`]; events are sent as messages.

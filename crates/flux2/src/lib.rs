@@ -1,16 +1,17 @@
 //! FLUX.2 \[klein\]: text-to-image and image editing, from checkpoint files to pixels.
 //!
 //! ```no_run
-//! use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, ModelPaths};
+//! use flux2::prelude::*;
 //!
-//! # fn main() -> flux2::Result<()> {
-//! let paths = ModelPaths { model: "FLUX.2-klein-4B".into(), ..Default::default() };
-//! let mut engine = flux2::engine::load(&paths, &EngineOptions::default())?;
-//! let request = GenerateRequest { prompt: "a red fox".into(), seed: 7, ..Default::default() };
-//! let mut steps = 0;
-//! let mut observer = |event: &Event| steps += usize::from(matches!(event, Event::Step { .. }));
-//! let picture = engine.generate(&request, &mut observer, &CancelToken::new())?;
-//! assert_eq!((picture.image.width(), steps), (512, 4));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = EngineOptions { max_memory: Some(6 << 30), ..Default::default() };
+//! let mut engine = Model::named("klein-4b")?.load(&options)?;
+//! let request = GenerateRequest { seed: 7, ..GenerateRequest::new("a red fox in the snow") };
+//! engine.generate(&request)?.save("fox.png")?;
+//!
+//! // The same with the events of the run, and a token that another thread can cancel.
+//! let mut observer = |event: &Event| eprintln!("{event:?}");
+//! engine.generate_with(&request, &mut observer, &CancelToken::new())?;
 //! # Ok(())
 //! # }
 //! ```
@@ -18,21 +19,20 @@
 //! A small model of 128x128 pictures, klein-mini, comes with the library (feature `mini`, on by default):
 //!
 //! ```
-//! use flux2::weights::{Location, ModelPaths};
-//! use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, engine};
+//! use flux2::prelude::*;
 //!
 //! # fn main() -> flux2::Result<()> {
-//! let Some(model) = Location::builtin() else { return Ok(()) };
-//! let mut engine = engine::load(&ModelPaths { model, ..Default::default() }, &EngineOptions::default())?;
-//! let request = GenerateRequest { prompt: "a cat on a blue background".into(), ..Default::default() };
-//! let picture = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?;
-//! assert_eq!((picture.image.width(), picture.parameters.model.as_str()), (128, "klein-mini"));
+//! # let Some(_) = Model::builtin() else { return Ok(()) };
+//! let model = Model::builtin().expect("the feature `mini` is on");
+//! let made = model.load(&EngineOptions::default())?.generate(&GenerateRequest::new("a cat on a blue background"))?;
+//! assert_eq!((made.image.width(), made.parameters.model.as_str()), (128, "klein-mini"));
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! | room | holds |
 //! |---|---|
+//! | [`model`], [`prelude`] | a model by its name, the short way to an engine; what most programs import |
 //! | [`pipeline`] | the recipe in numbered steps; which network is resident when |
 //! | [`engine`] | a pipeline as a trait object, with the device chosen |
 //! | [`device`] | the choice of a device |
@@ -50,6 +50,7 @@
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
 //! | [`bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
+//! | [`environment`] | paths in variables of the environment |
 //! | [`event`], [`error`] | events of a run; what can go wrong, and what would help |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
@@ -63,16 +64,18 @@ pub mod find;
 pub mod fleet;
 pub mod image;
 pub mod latents;
+pub mod model;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
+pub mod prelude;
 pub mod request;
 pub mod sampler;
 pub mod text;
 pub mod text_cache;
 pub mod vocabulary;
 
-pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, units};
+pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, environment, units};
 #[cfg(feature = "hub")]
 pub use flux2_hub as hub;
 pub use flux2_weights as weights;
@@ -82,6 +85,7 @@ pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
+pub use model::Model;
 pub use pipeline::{GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;
 pub use request::{GenerateRequest, Reference, ResolvedRequest};

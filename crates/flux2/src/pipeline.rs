@@ -103,6 +103,16 @@ impl<B: Backend> Pipeline<B> {
         self
     }
 
+    /// Change what stays loaded between stages from now on.
+    pub(crate) fn set_residency(&mut self, residency: Residency) {
+        self.networks.set_residency(residency);
+    }
+
+    /// The files of the model.
+    pub(crate) fn files(&self) -> &ModelFiles {
+        &self.networks.files
+    }
+
     /// The same with text embeddings kept on disk, unless the text encoder is too small for that to pay.
     pub fn with_text_cache(mut self, cache: Option<TextCache>) -> Self {
         let parameters = self.networks.files.text_encoder.config.layer_parameters();
@@ -162,10 +172,11 @@ impl<B: Backend> Pipeline<B> {
         let guidance = request.guidance.filter(|g| *g > 1.0);
         let channels = self.networks.files.transformer.config.in_channels;
         let threads = self.networks.threads;
-        let noise = || request.initial_latents(channels, threads);
+        let noise = &|| request.initial_latents(channels, threads);
         let is_parallel = self.be.is_asynchronous();
         let (latents, texts) = thread::scope(|scope| {
-            let beside = is_parallel.then(|| scope.spawn(noise));
+            let start = || thread::Builder::new().spawn_scoped(scope, noise).ok();
+            let beside = is_parallel.then(start).flatten();
             let texts = timed(&mut timings.text, || {
                 self.with_fallbacks(Phase::Text, observer, |this, observer| {
                     let text = this.encode_prompt(&request.prompt, observer, cancel)?;

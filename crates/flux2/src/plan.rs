@@ -147,7 +147,7 @@ impl DryRun {
         let ways = precisions.flat_map(|p| options.residency.and_smaller().map(move |residency| (p, residency)));
         let mut least: Option<MemoryPlan> = None;
         for (precision, residency) in ways {
-            let options = EngineOptions { precision, residency, gpu_memory: Some(limit), ..options.clone() };
+            let options = EngineOptions { precision, residency, max_memory: Some(limit), ..options.clone() };
             let plan = self.plan(files, &options, requests)?;
             if plan.peak_bytes() <= limit {
                 return Ok((options, plan));

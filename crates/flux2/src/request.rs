@@ -2,6 +2,7 @@
 //! ([`ResolvedRequest`]). Code that takes the latter checks nothing again.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use flux2_base::digest::sha256;
 
@@ -43,6 +44,13 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
+}
+
+impl GenerateRequest {
+    /// A request for a picture of `prompt`, with everything else left to the model, and seed 0.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        GenerateRequest { prompt: prompt.into(), ..Default::default() }
+    }
 }
 
 /// An image to edit or combine, and the digest that identifies it.
@@ -90,6 +98,15 @@ impl Reference {
     pub fn from_transparent(bytes: &[u8], name: &str, transparency: Transparency) -> Result<Self> {
         let Flattened { image, was_transparent } = codec::decode_transparent(bytes, name, transparency)?;
         Ok(Self::new(image, sha256(bytes), was_transparent.then_some(transparency)))
+    }
+
+    /// Read and decode a PNG, JPEG or WebP file; see [`from_bytes`](Self::from_bytes).
+    ///
+    /// # Errors
+    /// Those of [`codec::read_file`], and any of the image errors.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_bytes(&codec::read_file(path)?, &path.display().to_string())
     }
 
     fn new(image: RgbImage, sha256: String, transparency: Option<Transparency>) -> Self {

@@ -36,8 +36,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         threads: formats::threads(args.threads),
     };
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
+    report.threads(conversion.threads);
     let result = conversion.run(&mut report, &cancelled_by_signals());
-    if matches!(result, Err(Error::Cancelled(_))) {
+    if matches!(result, Err(Error::Cancelled(_) | Error::Io { .. })) {
         report.note("finished tensors are kept; the same command continues from there");
     }
     let converted = result?;

@@ -26,7 +26,7 @@ pub fn run() -> Result<()> {
     rows.push(("texts", folder(cache_folder::text_cache(env).as_deref())));
     rows.push(("kernels", folder(kernels.as_deref())));
     #[cfg(feature = "hub")]
-    rows.push(("models", folder(crate::hub_options::cache_folder(env).as_deref())));
+    rows.push(("models", folder(flux2::hub::environment::cache_folder(env).as_deref())));
     rows.iter().try_for_each(|(name, value)| print(&format!("{name:<12} {value}")))
 }
 

@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 use std::io::{self, BufRead, IsTerminal as _};
 
-use flux2::find::{FindError, repo_of, variant_of};
+use flux2::find::{FindError, ModelFinder, repo_of, variant_of};
 use flux2::hub::Plan;
 use flux2::weights::Location;
 use flux2::{CancelToken, Variant};
@@ -12,7 +12,6 @@ use crate::args::DownloadArgs;
 use crate::failure::Result;
 use crate::hub_options;
 use crate::interrupt::cancelled_by_signals;
-use crate::prepare::finder;
 use crate::report::{Report, Size, print};
 use crate::settings::Detail;
 use crate::typed_paths;
@@ -35,7 +34,7 @@ pub fn run(args: &DownloadArgs) -> Result<()> {
 /// is interactive. `cancel` is created only once the answer is yes.
 pub fn find_or_offer(named: &Location, report: &mut Report, cancel: &LazyCell<CancelToken>) -> Result<Location> {
     let named = &typed_paths::model(named)?;
-    let error = match finder().model(named) {
+    let error = match ModelFinder::usual().model(named) {
         Ok(found) => return Ok(found),
         Err(error) => error,
     };

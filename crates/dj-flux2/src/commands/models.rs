@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flux2::Variant;
 use flux2::find::name_of;
-use flux2::hub::{Cache, Cached, RepoId, State};
+use flux2::hub::{Cache, Cached, RepoId, State, environment};
 use flux2::variant::KLEIN_MINI;
 use flux2::vocabulary::Vocabulary;
 use flux2::weights::Location;
@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::args::ModelsArgs;
 use crate::failure::{Failure, Result, code};
-use crate::hub_options;
 use crate::report::{Size, json, print};
 
 /// A model, as `--json` prints it.
@@ -139,7 +138,7 @@ fn wrapped(words: &[String], separator: &str) -> Vec<String> {
 
 fn rows() -> Result<Vec<Row>> {
     let family: Vec<RepoId> = Variant::named().iter().filter_map(|v| v.repo?.parse().ok()).collect();
-    let mut cached: Vec<Cached> = match hub_options::cache_folder(|name| std::env::var_os(name)) {
+    let mut cached: Vec<Cached> = match environment::cache_folder(|name| std::env::var_os(name)) {
         Some(folder) => Cache::new(folder).list(&family)?,
         None => vec![],
     };

@@ -51,6 +51,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let mut settings = settings::resolve(args, outside)?;
     prepare::locate(&mut settings.paths, find_model)?;
     let report = Report::new(settings.detail, settings.json);
+    report.threads(settings.options.threads);
     let Prepared { files, references } = prepare::open(&settings, &report)?;
     let requests = settings.requests(&references);
     let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;

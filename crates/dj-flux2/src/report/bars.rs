@@ -1,5 +1,6 @@
 //! Progress bars: one for each worker, with the phase it is in.
 
+use std::thread;
 use std::time::Duration;
 
 use flux2::Phase;
@@ -10,6 +11,13 @@ use super::Report;
 
 /// Interval in which a bar is redrawn.
 pub(super) const TICK: Duration = Duration::from_millis(120);
+
+/// Redraws `bar` from a thread, if one can be started; `indicatif` would panic.
+pub(super) fn tick(bar: &ProgressBar) {
+    if thread::Builder::new().spawn(|| ()).is_ok() {
+        bar.enable_steady_tick(TICK);
+    }
+}
 
 /// Progress of one worker.
 #[derive(Default)]
@@ -130,7 +138,7 @@ impl Report {
         let title = if several { lane.title(phase) } else { phase.name().to_owned() };
         let new = || {
             let bar = self.screen.add(ProgressBar::new_spinner());
-            bar.enable_steady_tick(TICK);
+            tick(&bar);
             bar
         };
         let bar = lane.bar.get_or_insert_with(new);

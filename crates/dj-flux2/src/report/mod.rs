@@ -16,9 +16,11 @@ mod transfer;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use flux2::engine::usable_threads;
 pub use flux2::units::Bytes as Size;
 use flux2::units::Time;
 use flux2::{Event, Observer, Phase, Warning};
@@ -81,6 +83,14 @@ impl Report {
     pub fn note(&self, text: impl Display) {
         if self.detail > Detail::Quiet {
             self.line(format_args!("{} {text}", Label::Note));
+        }
+    }
+
+    /// Says so if fewer threads are used than were asked for.
+    pub fn threads(&self, asked: Option<NonZeroUsize>) {
+        let used = usable_threads(asked);
+        if let Some(asked) = asked.filter(|asked| *asked > used) {
+            self.note(format_args!("{used} threads are used, not {asked}: no more run at once on this machine"));
         }
     }
 

@@ -87,7 +87,7 @@ impl Report {
             self.clear_bars();
             // Shown by the screen from here on.
             let bar = self.screen.add(transfer.bar.clone());
-            bar.enable_steady_tick(bars::TICK);
+            bars::tick(&bar);
             self.lanes[0].bar = Some(bar);
         } else {
             let here = if done > 0 { format!(", {} already on this disk", Size(done)) } else { String::new() };

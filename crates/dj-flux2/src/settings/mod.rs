@@ -157,7 +157,7 @@ fn decide(
         gpu,
         // What is loaded for the first of several pictures serves the others.
         residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
-        gpu_memory: None,
+        max_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
     };
     let (output, existing) = (value(choices.output), value(choices.existing).unwrap_or_default());

@@ -10,6 +10,8 @@ mod hub;
 mod inspect;
 #[cfg(unix)]
 mod interrupt;
+#[cfg(all(target_os = "linux", feature = "mini"))]
+mod limits;
 mod lora;
 mod metadata;
 #[cfg(feature = "mini")]

@@ -1,9 +1,13 @@
-//! How many threads compute: as many as were asked for, else as many as the process may use.
+//! How many threads compute: as many as were asked for, else as many as the process may use; never more than run at
+//! once.
 #![cfg(target_os = "linux")] // where a process can be looked into
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
+
+use flux2::engine::usable_threads;
 
 use crate::cli::Cli;
 
@@ -32,9 +36,10 @@ fn computing(threads: &BTreeMap<String, String>) -> usize {
 
 #[test]
 fn there_is_one_set_of_threads_of_the_size_asked_for() {
-    for count in [1, 2, 3] {
+    for asked in [1, 2, 1024] {
         let threads =
-            threads_of(Cli::without_model().command(CAT.into_iter().chain(["--threads", &count.to_string()])));
+            threads_of(Cli::without_model().command(CAT.into_iter().chain(["--threads", &asked.to_string()])));
+        let count = usable_threads(NonZeroUsize::new(asked)).get();
         assert_eq!(computing(&threads), count, "{threads:?}");
         // Besides, the main thread and one that waits for signals.
         assert!(threads.len() <= count + 2, "{threads:?}");
@@ -45,7 +50,18 @@ fn there_is_one_set_of_threads_of_the_size_asked_for() {
 fn a_conversion_has_one_set_of_threads() {
     let convert = ["convert", "klein-mini", "small", "--to", "q8_0", "--threads", "2"];
     let threads = threads_of(Cli::without_model().command(convert));
-    assert_eq!(computing(&threads), 2, "{threads:?}");
+    assert_eq!(computing(&threads), usable_threads(NonZeroUsize::new(2)).get(), "{threads:?}");
+}
+
+#[test]
+fn fewer_threads_than_asked_for_are_said() {
+    let cli = Cli::without_model();
+    let said =
+        |threads: &str| String::from_utf8(cli.output(CAT.into_iter().chain(["--threads", threads])).stderr).unwrap();
+    let all = usable_threads(None).get();
+    let line = format!("note: {all} threads are used, not 1024: no more run at once on this machine");
+    assert_eq!(said("1024").lines().filter(|told| *told == line).count(), 1);
+    assert!(!said("1").contains("threads"));
 }
 
 #[test]

@@ -91,18 +91,21 @@ impl CpuBackend {
     /// Starts the threads.
     ///
     /// A `tier` the processor does not support falls back to the best supported tier below it.
-    pub fn new(options: CpuOptions) -> Self {
-        CpuBackend {
+    ///
+    /// # Errors
+    /// [`Error::NoThreads`] if the system starts none.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        Ok(CpuBackend {
             compute: options.compute,
             tier: options.tier.map_or_else(Tier::detect, Tier::lowered),
             threads: Arc::new(if options.dry_run {
                 Threads::idle(options.threads)
             } else {
-                Threads::new(options.threads)
+                Threads::new(options.threads)?
             }),
             buffers: Arc::default(),
             log: KernelLog::default(),
-        }
+        })
     }
 
     /// The SIMD tier in use.

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn one_thread() -> Threads {
-        Threads::new(NonZeroUsize::new(1))
+        Threads::new(NonZeroUsize::new(1)).unwrap()
     }
 
     #[test]

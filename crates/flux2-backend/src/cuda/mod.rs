@@ -149,7 +149,8 @@ impl CudaBackend {
         let choices = kernel_cache.as_deref().map(|folder| Choices::of(folder, &device.info, compute));
         let cudnn = (compute == Compute::Bf16).then(|| Cudnn::new(&device)).flatten().map(Arc::new);
         let kernels = Kernels::new(device.info.capability, compute, kernel_cache);
-        let parts = Parts { device, compute, kernels, choices, cudnn, threads: Threads::new(threads) };
+        let threads = Threads::new(threads).map_err(Unavailable::Driver)?;
+        let parts = Parts { device, compute, kernels, choices, cudnn, threads };
         Self::assemble(parts, memory_limit).map_err(Unavailable::Driver)
     }
 

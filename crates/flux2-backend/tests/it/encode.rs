@@ -11,7 +11,7 @@ const FORMATS: [DType; 4] = [DType::Bf16, DType::I8, DType::Q8_0, DType::Q4K];
 
 /// As many threads as the process may use.
 fn threads() -> Threads {
-    Threads::new(None)
+    Threads::new(None).unwrap()
 }
 
 fn matrix(cols: usize, values: &[f32]) -> HostTensor {
@@ -133,13 +133,13 @@ fn a_format_does_not_depend_on_threads_or_on_what_it_was_before() {
     let values = normal(40 * 512);
     let f32 = matrix(512, &values);
     for dtype in FORMATS {
-        let of = |threads| encode(&f32, dtype, &Threads::new(NonZeroUsize::new(threads))).unwrap();
+        let of = |threads| encode(&f32, dtype, &Threads::new(NonZeroUsize::new(threads)).unwrap()).unwrap();
         let (one, three) = (of(1), of(3));
         assert!(one.bytes()[..] == three.bytes()[..] && one.scales() == three.scales(), "{dtype}");
         let again = encode(&one, dtype, &threads()).unwrap();
         assert!(one.bytes()[..] == again.bytes()[..], "{dtype}");
         for tier in flux2_backend::cpu::Tier::ALL {
-            let be = CpuBackend::new(CpuOptions { tier: Some(tier), ..Default::default() });
+            let be = CpuBackend::new(CpuOptions { tier: Some(tier), ..Default::default() }).unwrap();
             let format = [Format::Bf16, Format::Q8_0, Format::Q4K].into_iter().find(|f| f.dtype() == Some(dtype));
             let Some(format) = format else { continue };
             let load = |matrix: &HostTensor, format| Weight::load_as(&be, matrix.clone(), format).unwrap();
@@ -166,7 +166,7 @@ fn rows_that_are_not_whole_blocks_stay_as_they_are() {
 
 #[test]
 fn bytes_that_are_stored_are_multiplied_as_they_are() {
-    let be = CpuBackend::new(CpuOptions { compute: Compute::Bf16, ..Default::default() });
+    let be = CpuBackend::new(CpuOptions { compute: Compute::Bf16, ..Default::default() }).unwrap();
     let f32 = matrix(300, &normal(300 * 77));
     let stored = encode(&f32, DType::I8, &threads()).unwrap();
     let x = be.upload(&[5, 300], &normal(1500)).unwrap();

@@ -24,6 +24,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use flux2_backend::{DType, Format, Threads};
+use flux2_base::parallel::usable_threads;
 use flux2_base::units::Bytes;
 use flux2_base::{CancelToken, Part, Remedy, TransferEvent, TransferObserver};
 
@@ -180,7 +181,7 @@ impl Conversion {
 
         observer.on_transfer(&TransferEvent::Started { files: files.len(), done: 0, total });
         let mut progress = Progress { done: 0, observer, cancel };
-        let threads = Threads::new(self.threads);
+        let threads = Threads::new(Some(usable_threads(self.threads)))?;
         let result = files.iter().try_for_each(|file| file.write(&in_work(file), is_model, &threads, &mut progress));
         progress.observer.on_transfer(&TransferEvent::Finished);
         result?;

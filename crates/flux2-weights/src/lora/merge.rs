@@ -7,9 +7,9 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 
 use flux2_backend::{DType, HostBytes, HostTensor};
+use flux2_base::parallel::for_each;
 
 use super::update::{Factors, Matrix, Patch, Update};
 use crate::Result;
@@ -102,17 +102,10 @@ impl<'a> Sum<'a> {
     ) {
         let ranks = self.product.rank + self.others.iter().map(Other::rank).sum::<usize>();
         let work = self.rows.len() * self.cols * (ranks + 1);
-        let threads = threads.get().min(work / FEW).max(1);
-        let share = self.rows.len().div_ceil(threads).next_multiple_of(GROUP);
+        let shares = threads.get().min(work / FEW).max(1);
+        let share = self.rows.len().div_ceil(shares).next_multiple_of(GROUP);
         let part = |(i, out): (usize, &mut [u8])| self.add_from(base, i * share, out, encode);
-        let mut parts = out.chunks_mut(share * self.cols * N).enumerate();
-        let own = parts.next();
-        thread::scope(|scope| {
-            for other in parts {
-                scope.spawn(|| part(other));
-            }
-            own.into_iter().for_each(part);
-        });
+        for_each(out.chunks_mut(share * self.cols * N).enumerate(), threads, part);
     }
 
     fn add_from<const N: usize>(

@@ -33,7 +33,7 @@ pub struct Line {
 /// # Errors
 /// If a picture or the model cannot be read.
 pub fn lines(model: &ModelPaths, folder: &Path) -> Result<Vec<Line>> {
-    let be = CpuBackend::new(CpuOptions { compute: Compute::F32, ..Default::default() });
+    let be = CpuBackend::new(CpuOptions { compute: Compute::F32, ..Default::default() })?;
     let part = ModelFiles::open(model)?.vae;
     let weights = part.map()?;
     let encoder = vae::Encoder::load(&be, &part.config, &weights)?;

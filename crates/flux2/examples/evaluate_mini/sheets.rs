@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use flux2::image::{self, ImageFormat, RgbImage, codec::IfExists};
-use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Result};
+use flux2::{Engine, Error, GenerateRequest, Reference, Result};
 
 use crate::evaluation::world::World;
 
@@ -60,7 +60,7 @@ impl Pen<'_> {
             seed,
             ..Default::default()
         };
-        let image = self.engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?.image;
+        let image = self.engine.generate(&request)?.image;
         Ok(Tile { image, label: prompt.into() })
     }
 

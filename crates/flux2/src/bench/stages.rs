@@ -79,7 +79,7 @@ pub fn generate_with(
         }
         observer.on_event(event);
     };
-    let made = engine.generate(request, &mut listen, cancel)?;
+    let made = engine.generate_with(request, &mut listen, cancel)?;
     stages.idle = made.timings.idle;
     stages.total = start.elapsed();
     Ok(stages)

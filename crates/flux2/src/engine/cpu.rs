@@ -1,5 +1,6 @@
 //! The CPU as a device.
 
+use flux2_backend::cpu::Tier;
 use flux2_backend::{CpuBackend, CpuOptions, Format};
 use flux2_base::Remedy;
 
@@ -20,7 +21,7 @@ pub(crate) const SMALLER_FORMATS: &[Format] = &[Format::Q8_0, Format::Q4K];
 /// [`Error::Device`] if it cannot multiply the format of `options`.
 pub(super) fn open(options: &EngineOptions, no_gpu: Option<NoGpu>) -> Result<Box<dyn OpenDevice>> {
     check_format(options, no_gpu.as_ref())?;
-    let be = backend(options, false);
+    let be = backend(options, false)?;
     let threads = be.threads();
     let label = format!("cpu, {}, {threads} thread{}", be.tier(), if threads == 1 { "" } else { "s" });
     Ok(Box::new(Opened { be, label, place: Device::Cpu, threads, dry_run: DryRun::Processor, no_gpu }))
@@ -30,20 +31,19 @@ pub(super) fn open(options: &EngineOptions, no_gpu: Option<NoGpu>) -> Result<Box
 pub(crate) fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
     check_format(options, None)?;
     let EngineOptions { precision, residency, .. } = *options;
-    let mut run = plan::dry_run(backend(options, true), files, precision, residency, requests)?;
+    let mut run = plan::dry_run(backend(options, true)?, files, precision, residency, requests)?;
     run.add_host_memory(files.variant, requests)?;
     Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: PROGRAM_BYTES })
 }
 
 /// Instruction set of the kernels and number of threads.
 pub(super) fn describe(options: &EngineOptions) -> (String, usize) {
-    let be = backend(options, false);
-    (be.tier().to_string(), be.threads())
+    (Tier::detect().to_string(), options.usable_threads().get())
 }
 
-fn backend(options: &EngineOptions, dry_run: bool) -> CpuBackend {
-    let EngineOptions { precision, threads, .. } = *options;
-    CpuBackend::new(CpuOptions { compute: precision.compute(), threads, dry_run, ..Default::default() })
+fn backend(options: &EngineOptions, dry_run: bool) -> Result<CpuBackend> {
+    let (compute, threads) = (options.precision.compute(), Some(options.usable_threads()));
+    Ok(CpuBackend::new(CpuOptions { compute, threads, dry_run, ..Default::default() })?)
 }
 
 fn check_format(options: &EngineOptions, no_gpu: Option<&NoGpu>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! NVIDIA GPUs as devices. A build without them has `no_gpu.rs` in the place of this file, with equal signatures.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::thread;
@@ -31,9 +32,15 @@ pub(super) fn open(options: &EngineOptions, most: NonZeroUsize) -> Result<Device
             [ordinal] => vec![open_one(options, ordinal)],
             // In parallel: the driver takes a second for each.
             _ => thread::scope(|scope| {
-                let open = |ordinal| scope.spawn(move || open_one(options, ordinal));
-                let threads: Vec<_> = next.iter().copied().map(open).collect();
-                threads.into_iter().map(|thread| thread.join().expect("opening a GPU does not panic")).collect()
+                // Where no thread can be started, when its turn comes.
+                let open = |ordinal| move || open_one(options, ordinal);
+                let start = |ordinal| (ordinal, thread::Builder::new().spawn_scoped(scope, open(ordinal)));
+                let threads: Vec<_> = next.iter().copied().map(start).collect();
+                let finish = |(ordinal, thread): (usize, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
+                    thread
+                        .map_or_else(|_| open(ordinal)(), |thread| thread.join().expect("opening a GPU does not panic"))
+                };
+                threads.into_iter().map(finish).collect()
             }),
         };
         for (ordinal, result) in next.into_iter().zip(results) {
@@ -51,7 +58,8 @@ pub(super) fn open(options: &EngineOptions, most: NonZeroUsize) -> Result<Device
 
 fn open_one(options: &EngineOptions, ordinal: usize) -> Result<Box<dyn OpenDevice>, NoGpu> {
     let (libraries, kernel_cache) = (search(&options.gpu), options.gpu.kernel_cache.clone());
-    let EngineOptions { precision, threads, gpu_memory: memory_limit, .. } = *options;
+    let EngineOptions { precision, max_memory: memory_limit, .. } = *options;
+    let threads = Some(options.usable_threads());
     let cuda = CudaOptions { compute: precision.compute(), ordinal, libraries, kernel_cache, memory_limit, threads };
     let be = CudaBackend::new(cuda).map_err(|error| no_gpu(&error, options))?;
     check_format(&be, precision)?;

@@ -1,19 +1,19 @@
 //! An opened device with its backend type erased: users of this trait are not generic over backends.
 
 use std::num::NonZeroUsize;
+use std::sync::Once;
 
 use flux2_backend::Backend;
 
 use super::{Device, Engine, EngineOptions, NoGpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks};
-use crate::event::{CancelToken, Observer};
-use crate::pipeline::{GeneratedImage, Pipeline};
+use crate::event::{CancelToken, Event, Observer, Warning};
+use crate::pipeline::{GeneratedImage, Pipeline, Residency};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
 use crate::variant::Variant;
 use crate::weights::{Lora, ModelFiles, Precision};
-use flux2_base::parallel::all_threads;
 
 /// A device that is ready to run a model or to be timed.
 pub(crate) trait OpenDevice: Send {
@@ -95,14 +95,26 @@ impl<B: Backend> OpenDevice for Opened<B> {
         count: usize,
     ) -> Result<Box<dyn Engine>> {
         let device = self.describe(options.precision);
+        // A GPU's memory is counted by its allocator.
+        let limit = options.max_memory.filter(|_| self.place == Device::Cpu);
+        let limit = limit.map(|bytes| HostLimit { bytes, dry_run: self.dry_run.clone(), options: options.clone() });
         // A GPU has none: what it does not do is done by the host, for all engines.
-        let threads = NonZeroUsize::new(self.threads).or(options.threads).unwrap_or_else(all_threads);
+        let threads = NonZeroUsize::new(self.threads).unwrap_or(options.usable_threads());
         let threads = NonZeroUsize::new(threads.get() / count).unwrap_or(NonZeroUsize::MIN);
         let pipeline = Pipeline::of_files(self.be, files, options.residency)?
             .with_precision(options.precision)
             .with_threads(threads)
             .with_text_cache(options.text_cache.clone());
-        Ok(Box::new(Loaded { pipeline, device, place: self.place, no_gpu: self.no_gpu }))
+        Ok(Box::new(Loaded { pipeline, device, place: self.place, no_gpu: self.no_gpu, limit }))
+    }
+}
+
+/// Done once the process was told that its kernels are slow.
+static UNOPTIMIZED: Once = Once::new();
+
+fn warn_if_unoptimized(is_optimized: bool, told: &Once, observer: &mut dyn Observer) {
+    if !is_optimized {
+        told.call_once(|| observer.on_event(&Event::Warning(Warning::Unoptimized)));
     }
 }
 
@@ -112,6 +124,31 @@ struct Loaded<B: Backend> {
     device: String,
     place: Device,
     no_gpu: Option<NoGpu>,
+    limit: Option<HostLimit>,
+}
+
+/// A limit for the memory of the host, kept by planning each request before it runs.
+struct HostLimit {
+    bytes: usize,
+    dry_run: DryRun,
+    /// With the residency that the requests so far have needed.
+    options: EngineOptions,
+}
+
+impl HostLimit {
+    /// What may stay in memory so that `request` keeps within the limit too.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`](crate::Error::MemoryLimit) if nothing is little enough.
+    fn residency(&mut self, files: &ModelFiles, request: &GenerateRequest) -> Result<Residency> {
+        let requests = std::slice::from_ref(request);
+        let fits = self.dry_run.plan(files, &self.options, requests)?.peak_bytes() <= self.bytes;
+        if fits {
+            return Ok(self.options.residency);
+        }
+        (self.options, _) = self.dry_run.within(self.bytes, files, &self.options, requests, false)?;
+        Ok(self.options.residency)
+    }
 }
 
 impl<B: Backend> Engine for Loaded<B> {
@@ -143,16 +180,41 @@ impl<B: Backend> Engine for Loaded<B> {
         self.pipeline.backend().energy()
     }
 
-    fn generate(
+    fn generate_with(
         &mut self,
         request: &GenerateRequest,
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<GeneratedImage> {
+        warn_if_unoptimized(flux2_backend::IS_OPTIMIZED, &UNOPTIMIZED, observer);
+        if let Some(limit) = &mut self.limit {
+            let before = limit.options.residency;
+            let residency = limit.residency(self.pipeline.files(), request)?;
+            if residency != before {
+                self.pipeline.set_residency(residency);
+            }
+        }
         self.pipeline.generate(request, observer, cancel)
     }
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {
         self.pipeline.prepare_prompts(prompts, observer, cancel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_optimization_says_so_once() {
+        let mut warnings = Vec::new();
+        let mut observer = |event: &Event| warnings.push(event.clone());
+        let (slow, fast) = (Once::new(), Once::new());
+        for _ in 0..2 {
+            warn_if_unoptimized(false, &slow, &mut observer);
+            warn_if_unoptimized(true, &fast, &mut observer);
+        }
+        assert!(matches!(warnings[..], [Event::Warning(Warning::Unoptimized)]), "{warnings:?}");
     }
 }

@@ -378,7 +378,7 @@ mod tests {
 
     /// The tiny decoder for a grid of `side` x `side` tokens: pixels, and the peak of memory in bytes.
     fn decode(compute: Compute, side: usize, kept_bytes: usize) -> (Vec<f32>, usize) {
-        let be = CpuBackend::new(CpuOptions { compute, ..Default::default() });
+        let be = CpuBackend::new(CpuOptions { compute, ..Default::default() }).unwrap();
         let part = Component::<VaeConfig>::open(Path::new(&fixture("tiny/klein/vae"))).unwrap();
         let mut decoder = Decoder::load(&be, &part.config, &part.map().unwrap()).unwrap();
         decoder.kept_bytes = kept_bytes;

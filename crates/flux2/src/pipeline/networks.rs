@@ -209,6 +209,15 @@ impl<B: Backend> Networks<B> {
         self.decoder.release();
     }
 
+    /// Change what stays loaded; the networks are released.
+    pub(super) fn set_residency(&mut self, residency: Residency) {
+        self.residency = residency;
+        self.text_encoder.release();
+        self.transformer.release();
+        self.decoder.release();
+        self.be.trim();
+    }
+
     // ---- fallbacks: see `ladder` ----
 
     /// Free captured passes.

@@ -1,5 +1,6 @@
 //! What the steps of the recipe take and return.
 
+use std::path::Path;
 use std::time::Duration;
 
 use flux2_backend::{Backend, KernelRun, Tensor};
@@ -7,7 +8,9 @@ use flux2_backend::{Backend, KernelRun, Tensor};
 use super::ladder::Rescue;
 use super::prompts::TextEmbedding;
 use super::references::ReferenceTokens;
-use crate::image::{Parameters, RgbImage};
+use crate::Result;
+use crate::image::codec::IfExists;
+use crate::image::{self, ImageFormat, Parameters, RgbImage};
 use crate::request::ResolvedRequest;
 
 /// A picture and how it came about.
@@ -23,6 +26,20 @@ pub struct GeneratedImage {
     pub kernels: Vec<KernelRun>,
     /// Fallbacks taken where memory was short, in that order; mostly none.
     pub rescues: Vec<Rescue>,
+}
+
+impl GeneratedImage {
+    /// Write the picture to a file, with its parameters, in the format of the name's extension: png, jpg, jpeg or
+    /// webp. An existing file is replaced.
+    ///
+    /// # Errors
+    /// [`Error::UnknownExtension`](crate::Error::UnknownExtension), and those of [`image::encode`] and
+    /// [`image::save`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = image::encode(&self.image, ImageFormat::from_path(path)?, Some(&self.parameters))?;
+        image::save(path, &bytes, IfExists::Replace)
+    }
 }
 
 /// How long the stages of a run took, loading included. A stage whose result was remembered took no time.

@@ -33,12 +33,10 @@ fn after_stopping_at(phase: Phase, n: usize) -> Vec<Event> {
             }
         }
     };
-    let result = engine.generate(&request(), &mut observer, &cancel);
+    let result = engine.generate_with(&request(), &mut observer, &cancel);
     assert!(matches!(result, Err(Error::Cancelled)), "{phase:?}: {result:?}");
 
-    let picture = |engine: &mut dyn engine::Engine| {
-        engine.generate(&request(), &mut |_: &Event| {}, &CancelToken::new()).unwrap().image
-    };
+    let picture = |engine: &mut dyn engine::Engine| engine.generate(&request()).unwrap().image;
     let mut fresh = engine::load(&model(), &EngineOptions::default()).unwrap();
     assert!(picture(&mut *engine) == picture(&mut *fresh), "{phase:?}: the next picture is another");
     after

@@ -9,7 +9,7 @@ use flux2::weights::{
     Component, Compute, Error, Format, Layout, Location, ModelFiles, ModelPaths, Part, TextConfig, TransformerConfig,
     VaeConfig, WeightSource,
 };
-use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, Precision, TransferEvent, engine};
+use flux2::{CancelToken, EngineOptions, GenerateRequest, Precision, TransferEvent, engine};
 use flux2_backend::DType;
 use safetensors::SafeTensors;
 
@@ -42,7 +42,7 @@ fn picture(paths: &ModelPaths, precision: Precision) -> Vec<u8> {
         seed: 1,
         ..Default::default()
     };
-    engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image.pixels().to_vec()
+    engine.generate(&request).unwrap().image.pixels().to_vec()
 }
 
 fn model(path: &Path) -> ModelPaths {

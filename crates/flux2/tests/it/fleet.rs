@@ -153,7 +153,7 @@ impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
         None
     }
 
-    fn generate(
+    fn generate_with(
         &mut self,
         request: &GenerateRequest,
         _observer: &mut dyn Observer,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use flux2::weights::{
     Component, ConfigProblem, Error, Layout, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig,
 };
-use flux2::{CancelToken, EngineOptions, Event, GenerateRequest, Precision, engine};
+use flux2::{EngineOptions, GenerateRequest, Precision, engine};
 use flux2_backend::{DType, HostBytes, HostTensor};
 use safetensors::SafeTensors;
 
@@ -426,7 +426,7 @@ fn picture(paths: &ModelPaths) -> Vec<u8> {
         seed: 1,
         ..Default::default()
     };
-    engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image.pixels().to_vec()
+    engine.generate(&request).unwrap().image.pixels().to_vec()
 }
 
 /// Mean squared difference of bytes.

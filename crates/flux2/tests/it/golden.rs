@@ -12,7 +12,7 @@ pub fn fixture(path: &str) -> PathBuf {
 
 /// The CPU backend, in f32, that is compared with the reference.
 pub fn f32_backend() -> CpuBackend {
-    CpuBackend::new(CpuOptions { compute: Compute::F32, ..Default::default() })
+    CpuBackend::new(CpuOptions { compute: Compute::F32, ..Default::default() }).unwrap()
 }
 
 /// A file of golden tensors.

@@ -139,7 +139,7 @@ fn threads_may_share_a_gpu() {
 #[test]
 fn bytes_agree_with_f32_and_are_really_multiplied() {
     on_own_gpu(|be| {
-        let exact = CpuBackend::new(flux2_backend::CpuOptions { compute: Compute::F32, ..Default::default() });
+        let exact = CpuBackend::new(flux2_backend::CpuOptions { compute: Compute::F32, ..Default::default() }).unwrap();
         let mut exact = pipeline(&exact, Precision::F32);
         for (precision, dtype, least) in [(Precision::FP8, DType::F8E4M3, FP8), (Precision::INT8, DType::I8, INT8)] {
             if !be.takes(precision.blocks()) {

@@ -78,7 +78,7 @@ fn a_limit_chooses_the_residency_or_is_refused() {
     let within = |limit, may_round| DryRun::Gpu(h100(), 0).within(limit, &files, &options, &[request(1024)], may_round);
     let chosen = |limit, may_round| {
         let (options, plan) = within(limit, may_round).unwrap();
-        assert!(plan.peak_bytes() <= limit && options.gpu_memory == Some(limit));
+        assert!(plan.peak_bytes() <= limit && options.max_memory == Some(limit));
         (options.residency, options.precision)
     };
     assert_eq!(chosen(40 * GB, true), (Residency::KeepAll, Precision::BF16));

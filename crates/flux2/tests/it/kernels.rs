@@ -2,7 +2,7 @@
 
 use flux2::pipeline::KernelRun;
 use flux2::weights::{Format, Precision};
-use flux2::{CancelToken, EngineOptions, GenerateRequest, ModelPaths, engine};
+use flux2::{EngineOptions, GenerateRequest, ModelPaths, engine};
 use flux2_backend::{Compute, DType};
 
 use crate::golden::fixture;
@@ -22,7 +22,7 @@ fn ran(precision: Precision) -> Vec<KernelRun> {
         ..Default::default()
     };
     let mut engine = engine::load(&paths, &options).unwrap();
-    engine.generate(&request, &mut |_: &_| {}, &CancelToken::new()).unwrap().kernels
+    engine.generate(&request).unwrap().kernels
 }
 
 /// Number of products of activations with weights of each dtype.

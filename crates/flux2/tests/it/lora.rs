@@ -524,7 +524,7 @@ fn a_picture_is_the_same_in_every_dialect_and_says_what_was_added() {
 fn merged_weights_are_rounded_to_bytes_like_others() {
     let temp = TempDir::new().unwrap();
     let lora = dialects(&Made::whole()).swap_remove(0).1.write(temp.path(), "lora.safetensors");
-    let be = || CpuBackend::new(CpuOptions::default());
+    let be = || CpuBackend::new(CpuOptions::default()).unwrap();
     let draw = |paths: &ModelPaths, precision| {
         draw(Pipeline::load(be(), paths, Residency::OneAtATime).unwrap().with_precision(precision)).image
     };

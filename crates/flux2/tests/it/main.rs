@@ -19,6 +19,7 @@ mod images;
 mod jpegs;
 mod kernels;
 mod layouts;
+mod library;
 mod lora;
 mod lora_kinds;
 mod metadata;

@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 
 use flux2::weights::{Compute, Format};
-use flux2::{CancelToken, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision, Residency};
+use flux2::{Engine, EngineOptions, GenerateRequest, ModelPaths, Precision, Residency};
 use flux2_backend::DType;
 
 use crate::evaluation::judge::Judge;
@@ -192,7 +192,7 @@ fn other_sizes_do_not_break() {
             seed: 1,
             ..Default::default()
         };
-        let image = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap().image;
+        let image = engine.generate(&request).unwrap().image;
         assert_eq!((image.width(), image.height()), (width, height));
         // Most pixels of the border are green (50, 155, 70), and the subject has other colors.
         let green = |x, y| image.pixel(x, y).iter().zip([50, 155, 70]).all(|(a, b)| a.abs_diff(b) < 40);

@@ -35,7 +35,7 @@ const PIXELS: f32 = 5e-5;
 
 /// Two threads, so that work is split.
 fn backend(compute: Compute) -> CpuBackend {
-    CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), ..Default::default() })
+    CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), ..Default::default() }).unwrap()
 }
 
 impl Golden {

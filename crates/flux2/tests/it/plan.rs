@@ -2,8 +2,8 @@
 
 use flux2::weights::ModelFiles;
 use flux2::{
-    CancelToken, Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
-    Residency, Variant, engine, plan,
+    Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision, Residency,
+    Variant, engine, plan,
 };
 
 use crate::golden::fixture;
@@ -80,7 +80,7 @@ fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
 fn streamed_weights_give_the_same_picture() {
     let picture = |residency| {
         let mut engine = engine::open(tiny(), &options(residency)).unwrap();
-        let made = engine.generate(&request(), &mut |_: &_| {}, &CancelToken::new()).unwrap();
+        let made = engine.generate(&request()).unwrap();
         made.image.into_pixels()
     };
     let kept = picture(Residency::KeepAll);

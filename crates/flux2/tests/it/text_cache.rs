@@ -231,7 +231,7 @@ fn whatever_the_values_depend_on_is_in_the_key() {
     let paths = copy_of_klein(model.path());
     let entries = || contents(folder.path()).len();
     let with = |compute, tier, prompt: &str| {
-        let be = CpuBackend::new(CpuOptions { compute, tier, ..Default::default() });
+        let be = CpuBackend::new(CpuOptions { compute, tier, ..Default::default() }).unwrap();
         let pipeline = Pipeline::load(be, &paths, Residency::OneAtATime).unwrap();
         let mut pipeline = pipeline.with_text_cache(Some(cache(folder.path())));
         let text = pipeline.encode_prompt(prompt, &mut |_: &Event| {}, &CancelToken::new()).unwrap();

@@ -129,6 +129,6 @@ fn run(engine: &mut dyn Engine, requests: &[GenerateRequest]) {
         engine.prepare_prompts(&prompts, &mut |_: &_| {}, &cancel).unwrap();
     }
     for request in requests {
-        engine.generate(request, &mut |_: &_| {}, &cancel).unwrap();
+        engine.generate_with(request, &mut |_: &_| {}, &cancel).unwrap();
     }
 }

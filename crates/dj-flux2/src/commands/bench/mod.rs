@@ -30,13 +30,15 @@ fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptio
         threads: formats::threads(flags.threads),
         gpu: gpu_options(),
         residency: Residency::OneAtATime,
-        gpu_memory: None,
+        max_memory: None,
         text_cache: None,
     })
 }
 
 fn report(flags: &BenchFlags) -> Report {
-    Report::new(if flags.quiet { Detail::Quiet } else { Detail::Normal }, flags.json)
+    let report = Report::new(if flags.quiet { Detail::Quiet } else { Detail::Normal }, flags.json);
+    report.threads(formats::threads(flags.threads));
+    report
 }
 
 /// Prints a row of the table: on standard error if standard output holds JSON.

@@ -34,6 +34,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     // Until the model is found or a download begins, Ctrl-C ends the process at once, even at a question.
     let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
     let mut report = Report::new(settings.detail, settings.json);
+    report.threads(settings.options.threads);
     prepare::locate(&mut settings.paths, |model| find_or_offer(model, &mut report, &cancel))?;
     let cancel = CancelToken::clone(&cancel);
 

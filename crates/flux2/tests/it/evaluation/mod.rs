@@ -14,9 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flux2::image::RgbImage;
-use flux2::{
-    CancelToken, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision, Reference, Residency, Result,
-};
+use flux2::{Engine, EngineOptions, GenerateRequest, ModelPaths, Precision, Reference, Residency, Result};
 use serde::Deserialize;
 
 use judge::Judge;
@@ -205,7 +203,7 @@ pub fn draw(engine: &mut dyn Engine, prompt: &str, references: &[RgbImage], step
         seed,
         ..Default::default()
     };
-    Ok(engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new())?.image)
+    Ok(engine.generate(&request)?.image)
 }
 
 /// Peak signal-to-noise ratio of two pictures of equal size, in dB.

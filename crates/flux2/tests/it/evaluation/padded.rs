@@ -41,8 +41,12 @@ fn rounded(file: &[u8], dtype: DType) -> Vec<u8> {
             let (rows, width) = (values.len() / cols, cols.next_multiple_of(dtype.block_len()));
             let whole = |row: &[f32]| [row, &vec![0.0; width - cols]].concat();
             let whole: Vec<f32> = values.chunks_exact(*cols).flat_map(whole).collect();
-            let rounded =
-                encode(&HostTensor::from_f32([rows, width], &whole), dtype, &Threads::new(None)).expect("whole blocks");
+            let rounded = encode(
+                &HostTensor::from_f32([rows, width], &whole),
+                dtype,
+                &Threads::new(None).expect("threads can be started"),
+            )
+            .expect("whole blocks");
             for (i, row) in values.chunks_exact_mut(*cols).enumerate() {
                 rounded.decode_row(i, 0, row);
             }
