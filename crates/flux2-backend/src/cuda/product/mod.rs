@@ -39,7 +39,7 @@ pub(crate) struct Product<'a> {
 /// The left operand of a [`Product`].
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a> {
-    /// Rows, compute `[n, k]`; for [`Epilogue::Add`] perhaps two tensors side by side.
+    /// Rows, compute `[n, k]` or a batch `[b, n, k]`; for [`Epilogue::Add`] perhaps two tensors side by side.
     Rows(&'a [&'a Tensor<CudaBackend>]),
     /// The windows of a convolution over a map, compute `[h, w, c]`. The weight is dense, the epilogue
     /// [`Epilogue::Store`] with a bias.
@@ -69,6 +69,15 @@ pub(crate) enum Path {
 }
 
 impl Product<'_> {
+    /// Items of the left operand: 1 unless it is a batch. Whatever decides on the order of sums (path, tile, algorithm)
+    /// is chosen for the rows of an item, so that an item gets the same bytes in every batch.
+    fn items(&self) -> usize {
+        match self.left {
+            Left::Rows(parts) => parts[0].batch_dims("product").map_or(1, |[items, ..]| items),
+            Left::Map(..) => 1,
+        }
+    }
+
     /// Chooses how to compute this product. The same shapes and alignments always get the same path, hence the same
     /// bytes.
     pub(crate) fn path(&self, be: &CudaBackend) -> Path {
@@ -110,7 +119,8 @@ impl Product<'_> {
                 !is_quantized && writes_y && bias.address().is_multiple_of(8)
             }
             Epilogue::Add { x, .. } => {
-                cols.is_multiple_of(8) && x.is_wide(2) && (is_quantized || be.fills_hopper([x.rows(), cols]))
+                let rows = x.rows() / self.items().max(1);
+                cols.is_multiple_of(8) && x.is_wide(2) && (is_quantized || be.fills_hopper([rows, cols]))
             }
             Epilogue::Swiglu { .. } => cols.is_multiple_of(8),
         }
