@@ -118,6 +118,25 @@ fn one_pass_matches_the_reference() {
     assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
 }
 
+/// Pictures in one pass attend each to itself, so that one that is not finite does not reach another.
+#[test]
+fn pictures_of_a_pass_do_not_see_each_other() {
+    let (golden, model, ..) = golden();
+    let (be, m) = (&model.be, rows(&model, &golden));
+    let (text, latents) = (upload(be, &golden, "text_embedding"), upload(be, &golden, "transformer.in"));
+    let (n, c) = (latents.rows(), latents.cols());
+    let conditioning = model.condition(&text, [4, 6], &References::Tokens(&[], &[])).unwrap();
+    let alone = be.download(&model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap()).unwrap();
+    let nan = be.upload(&[n, c], &vec![f32::NAN; n * c]).unwrap();
+    for batching in [Batching::SameBytes, Batching::Fast] {
+        let joined = model.join(&[conditioning.clone(), conditioning.clone(), conditioning.clone()], batching).unwrap();
+        let all = ops::concat_rows(be, &[&latents, &nan, &latents]).unwrap();
+        let all = be.download(&model.forward(&all, &joined, &m, &mut || Ok(())).unwrap()).unwrap();
+        assert!(all[..n * c] == alone && all[2 * n * c..] == alone, "{batching:?}");
+        assert!(all[n * c..2 * n * c].iter().all(|v| v.is_nan()), "{batching:?}");
+    }
+}
+
 /// Weights changed by a function of name and tensor.
 struct Tampered<F>(MappedWeights, F);
 
