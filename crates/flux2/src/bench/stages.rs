@@ -29,10 +29,12 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Count an event of a picture, the first of a batch or another. What the flow transformer does, all pictures hear.
+    /// Count an event of a picture, the first of a batch or another. All pictures hear what the text encoder and the flow
+    /// transformer do.
     fn count(&mut self, event: &Event, is_first: bool) {
+        let is_shared = |phase| matches!(phase, Phase::Text | Phase::Load(Part::TextEncoder | Part::Transformer));
         match event {
-            Event::PhaseFinished { phase: Phase::Load(Part::Transformer), .. } if !is_first => {}
+            Event::PhaseFinished { phase, .. } if !is_first && is_shared(*phase) => {}
             Event::PhaseFinished { phase, elapsed } => match phase {
                 Phase::Load(_) => self.load += *elapsed,
                 Phase::Text => self.text += *elapsed,

@@ -1,19 +1,19 @@
 //! Pictures of one size and number of steps, denoised together: each with its own prompt, seed, references, observer and
 //! cancel token. One picture alone is a batch of one.
 //!
-//! A pass of the flow transformer reads all weights, whether for one picture or for several, and a small picture does
-//! not fill a GPU. Prompts and references are encoded one after the other, as what is remembered is by itself, and
-//! latents are decoded one after the other, as the maps of a single picture fill the GPU.
+//! A pass of the text encoder or the flow transformer reads all weights, whether for one picture or for several, and a
+//! small picture does not fill a GPU. References are encoded, and latents decoded, one after the other.
 
 use std::cell::Cell;
 use std::panic::resume_unwind;
 use std::thread;
+use std::time::Duration;
 
 use flux2_backend::{Backend, Tensor};
 
 use super::Pipeline;
 use super::progress::timed;
-use super::prompts::TextEmbedding;
+use super::prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 use super::references::ReferenceTokens;
 use super::results::{DenoiseInputs, GeneratedImage, Timings};
 use crate::event::{CancelToken, Event, Observer, Phase};
@@ -146,7 +146,11 @@ impl<B: Backend> Pipeline<B> {
         let noise = || -> Vec<_> { requests.iter().map(|r| r.initial_latents(channels, threads)).collect() };
         let (texts, latents) = thread::scope(|scope| {
             let beside = is_parallel.then(|| thread::Builder::new().spawn_scoped(scope, noise).ok()).flatten();
-            let texts: Vec<_> = jobs.iter_mut().map(|job| self.texts(job, &mut members[job.member])).collect();
+            let mut texts = Vec::new();
+            for jobs in jobs.chunks_mut(MAX_PREPARED_PROMPTS) {
+                self.embed_together(jobs, members);
+                texts.extend(jobs.iter_mut().map(|job| self.texts(job, &mut members[job.member])));
+            }
             let latents = beside.map_or_else(|| Ok(noise()), |beside| beside.join());
             (texts, latents.unwrap_or_else(|panic| resume_unwind(panic)))
         });
@@ -168,6 +172,23 @@ impl<B: Backend> Pipeline<B> {
         }
     }
 
+    /// Steps 1 and 2 of several pictures in one pass. What goes wrong, as a lack of memory, is left to
+    /// [`texts`](Self::texts), which takes them one by one.
+    fn embed_together(&mut self, jobs: &mut [Job<B>], members: &mut [BatchMember]) {
+        if jobs.len() == 1 {
+            return;
+        }
+        let is_guided = jobs.iter().any(|job| guidance_of(&job.request).is_some());
+        let prompts = jobs.iter().map(|job| job.request.prompt.as_str()).chain(is_guided.then_some(""));
+        let prompts: Vec<&str> = prompts.collect();
+        let cancel = CancelToken::of_all(jobs.iter().map(|job| members[job.member].cancel));
+        let (all, mut elapsed) = (Cell::new(jobs.len()), Duration::ZERO);
+        let places: Vec<usize> = jobs.iter().map(|job| job.member).collect();
+        let mut shared = Shared::of(members, &places, &all);
+        let _ = timed(&mut elapsed, || self.prompts.embed_all(&prompts, &mut self.networks, &mut shared, &cancel));
+        jobs.iter_mut().for_each(|job| job.timings.text += elapsed);
+    }
+
     /// The embedding of a picture's prompt, and with guidance that of the empty prompt and the scale.
     #[expect(clippy::type_complexity, reason = "the two texts of a picture, used once")]
     fn texts(
@@ -175,7 +196,7 @@ impl<B: Backend> Pipeline<B> {
         job: &mut Job<B>,
         member: &mut BatchMember,
     ) -> Result<(TextEmbedding<B>, Option<(TextEmbedding<B>, f32)>)> {
-        let (cancel, guidance) = (member.cancel, job.request.guidance.filter(|g| *g > 1.0));
+        let (cancel, guidance) = (member.cancel, guidance_of(&job.request));
         let texts = timed(&mut job.timings.text, || {
             self.with_fallbacks(Phase::Text, member.observer, |this, observer| {
                 let text = this.encode_prompt(&job.request.prompt, observer, cancel)?;
@@ -200,7 +221,8 @@ impl<B: Backend> Pipeline<B> {
             }
             let cancels: Vec<CancelToken> = ready.iter().map(|job| members[job.member].cancel.clone()).collect();
             let taken = Cell::new(0);
-            let mut shared = Shared::of(members, &ready, &taken);
+            let places: Vec<usize> = ready.iter().map(|job| job.member).collect();
+            let mut shared = Shared::of(members, &places, &taken);
             let denoised = self.with_fallbacks(Phase::Denoise, &mut shared, |this, observer| {
                 taken.set(this.ladder.begin_pass(ready.len(), key.tokens()));
                 let inputs: Vec<_> = ready[..taken.get()].iter().filter_map(|job| job.inputs()).collect();
@@ -255,6 +277,11 @@ impl<B: Backend> Pipeline<B> {
     }
 }
 
+/// The guidance scale of a request, if it takes a second pass.
+fn guidance_of(request: &ResolvedRequest) -> Option<f32> {
+    request.guidance.filter(|guidance| *guidance > 1.0)
+}
+
 /// Passes events on to the pictures of a pass, but for those that are cancelled.
 struct Shared<'a> {
     each: Vec<(&'a mut dyn Observer, &'a CancelToken)>,
@@ -263,10 +290,9 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    /// The observers of `jobs`, which are in the order of the members.
-    fn of<B: Backend>(members: &'a mut [BatchMember], jobs: &[&mut Job<B>], taken: &'a Cell<usize>) -> Self {
-        let is_meant = |(i, _): &(usize, &mut BatchMember)| jobs.iter().any(|job| job.member == *i);
-        let meant = members.iter_mut().enumerate().filter(is_meant);
+    /// The observers of the members at `places`, which are in rising order.
+    fn of(members: &'a mut [BatchMember], places: &[usize], taken: &'a Cell<usize>) -> Self {
+        let meant = members.iter_mut().enumerate().filter(|(i, _)| places.contains(i));
         Shared { each: meant.map(|(_, member)| (&mut *member.observer as _, member.cancel)).collect(), taken }
     }
 }

@@ -175,7 +175,7 @@ fn draw_batch(pipeline: &mut Pipeline<CudaBackend>, count: usize, side: u32) -> 
 #[test]
 fn a_batch_that_runs_out_of_memory_is_halved_before_anything_else() {
     let files = synthetic("klein-4b");
-    let options = EngineOptions { precision: Precision::BF16, residency: Residency::KeepForNext, ..Default::default() };
+    let options = EngineOptions { precision: Precision::BF16, residency: Residency::OneAtATime, ..Default::default() };
     let needed = |count| {
         let requests = vec![request(1024); count];
         let plan = DryRun::Gpu(h100(), 0).plan_batch(&files, &options, &requests).unwrap();
@@ -183,7 +183,7 @@ fn a_batch_that_runs_out_of_memory_is_halved_before_anything_else() {
     };
     let [two, eight] = [2, 8].map(needed);
     assert!(two < eight, "{two}, {eight}");
-    let mut pipeline = on_described((two + eight) / 2, Residency::KeepForNext);
+    let mut pipeline = on_described((two + eight) / 2, Residency::OneAtATime);
     let made = draw_batch(&mut pipeline, 8, 1024);
     let halved = Rescue { stage: Phase::Denoise, rung: Rung::HalveBatch };
     let rescues = &made[0].rescues;
