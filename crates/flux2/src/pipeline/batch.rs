@@ -83,11 +83,12 @@ enum State<B: Backend> {
     Failed(Error),
 }
 
+/// The embedding of a prompt; with guidance also that of the empty prompt, and the scale.
+type Texts<B> = (TextEmbedding<B>, Option<(TextEmbedding<B>, f32)>);
+
 /// What a picture is denoised from.
 struct Prepared<B: Backend> {
-    text: TextEmbedding<B>,
-    /// With guidance, the embedding of the empty prompt, and the scale.
-    guided: Option<(TextEmbedding<B>, f32)>,
+    texts: Texts<B>,
     references: ReferenceTokens,
     /// Noise, `[n_img, c]`.
     latents: Vec<f32>,
@@ -95,7 +96,7 @@ struct Prepared<B: Backend> {
 
 impl<B: Backend> Job<B> {
     fn inputs(&self) -> Option<DenoiseInputs<'_, B>> {
-        let State::Prepared(Prepared { text, guided, references, latents }) = &self.state else { return None };
+        let State::Prepared(Prepared { texts: (text, guided), references, latents }) = &self.state else { return None };
         let guided = guided.as_ref().map(|(empty, guidance)| (empty, *guidance));
         Some(DenoiseInputs { request: &self.request, latents, text, guided, references })
     }
@@ -142,7 +143,14 @@ impl<B: Backend> Pipeline<B> {
         // makes the noise of step 4; if another device encodes, at the same time.
         let channels = self.networks.files.transformer.config.in_channels;
         let (threads, is_parallel) = (self.networks.threads, self.be.is_asynchronous());
-        let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| job.request.clone()).collect();
+        // Copies without what is large, since the jobs change meanwhile.
+        let of_noise = |r: &ResolvedRequest| ResolvedRequest {
+            prompt: String::new(),
+            references: Vec::new(),
+            warnings: Vec::new(),
+            ..*r
+        };
+        let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| of_noise(&job.request)).collect();
         let noise = || -> Vec<_> { requests.iter().map(|r| r.initial_latents(channels, threads)).collect() };
         let (texts, latents) = thread::scope(|scope| {
             let beside = is_parallel.then(|| thread::Builder::new().spawn_scoped(scope, noise).ok()).flatten();
@@ -166,7 +174,7 @@ impl<B: Backend> Pipeline<B> {
                 Ok((texts, references))
             });
             job.state = match references {
-                Ok(((text, guided), references)) => State::Prepared(Prepared { text, guided, references, latents }),
+                Ok((texts, references)) => State::Prepared(Prepared { texts, references, latents }),
                 Err(error) => State::Failed(error),
             };
         }
@@ -190,12 +198,7 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// The embedding of a picture's prompt, and with guidance that of the empty prompt and the scale.
-    #[expect(clippy::type_complexity, reason = "the two texts of a picture, used once")]
-    fn texts(
-        &mut self,
-        job: &mut Job<B>,
-        member: &mut BatchMember,
-    ) -> Result<(TextEmbedding<B>, Option<(TextEmbedding<B>, f32)>)> {
+    fn texts(&mut self, job: &mut Job<B>, member: &mut BatchMember) -> Result<Texts<B>> {
         let (cancel, guidance) = (member.cancel, guidance_of(&job.request));
         let texts = timed(&mut job.timings.text, || {
             self.with_fallbacks(Phase::Text, member.observer, |this, observer| {

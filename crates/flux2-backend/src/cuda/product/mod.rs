@@ -220,6 +220,22 @@ mod tests {
         assert_eq!(paths(&ada, large, Format::Fp8), [Pass; 6]);
     }
 
+    /// An item of a batch gets the bytes that it gets alone only if it takes the same path.
+    #[test]
+    fn a_batch_takes_the_path_of_an_item() {
+        let be = backend([9, 0]);
+        let weight = weight(&be, [3072, 64], Format::AsStored);
+        let path = |shape: &[usize]| {
+            let left = tensor(&be, "left", shape, DType::Bf16).unwrap().0;
+            let x = tensor(&be, "x", &[left.rows(), 3072], DType::F32).unwrap().0;
+            let gate = tensor(&be, "gate", &[1, 3072], DType::F32).unwrap().0;
+            let epilogue = Epilogue::Add { gate: Some(&gate), x: &x };
+            Product { left: Left::Rows(&[&left]), weight: weight.matrix(), epilogue }.path(&be)
+        };
+        assert_eq!([path(&[512, 64]), path(&[16, 512, 64])], [Path::CublasLtThenPass; 2]);
+        assert_eq!([path(&[16 * 512, 64]), path(&[2, 16 * 512, 64])], [Path::Hopper; 2]);
+    }
+
     #[test]
     fn convolutions_on_hopper_are_one_kernel_but_for_strides() {
         let be = backend([9, 0]);
