@@ -9,7 +9,7 @@ use super::{Device, Engine, EngineOptions, NoGpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Event, Observer, Warning};
-use crate::pipeline::{GeneratedImage, Pipeline, Residency};
+use crate::pipeline::{BatchMember, Batching, GeneratedImage, Pipeline, Residency};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
 use crate::variant::Variant;
@@ -195,6 +195,10 @@ impl<B: Backend> Engine for Loaded<B> {
             }
         }
         self.pipeline.generate(request, observer, cancel)
+    }
+
+    fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>> {
+        self.pipeline.generate_batch(members, batching)
     }
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {

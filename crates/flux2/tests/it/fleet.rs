@@ -10,8 +10,8 @@ use flux2::fleet::{self, Worker};
 use flux2::image::{self, ImageFormat, Parameters, RgbImage};
 use flux2::weights::{Location, Lora, ModelFiles, Part};
 use flux2::{
-    CancelToken, Device, Engine, EngineOptions, Error, Event, GenerateRequest, GeneratedImage, ModelPaths, NoGpu,
-    Observer, Phase, Residency, Result, Timings, Variant, engine,
+    BatchMember, Batching, CancelToken, Device, Engine, EngineOptions, Error, Event, GenerateRequest, GeneratedImage,
+    ModelPaths, NoGpu, Observer, Phase, Residency, Result, Timings, Variant, engine,
 };
 
 use flux2_backend::testing::skip_without_gpu;
@@ -180,6 +180,10 @@ impl<F: FnMut(u64, &CancelToken) -> Result<()> + Send> Engine for Fake<F> {
         };
         let image = RgbImage::new(1, 1, vec![0; 3]).unwrap();
         Ok(GeneratedImage { image, parameters, timings: Timings::default(), kernels: vec![], rescues: vec![] })
+    }
+
+    fn generate_batch(&mut self, members: &mut [BatchMember], _: Batching) -> Vec<Result<GeneratedImage>> {
+        members.iter_mut().map(|member| self.generate(member.request, member.observer, member.cancel)).collect()
     }
 
     fn prepare_prompts(&mut self, _: &[&str], _: &mut dyn Observer, _: &CancelToken) -> Result<()> {
