@@ -257,6 +257,12 @@ impl Jobs {
         Ok(())
     }
 
+    /// Begin to draw, after a [paused start](Options::starts_paused).
+    pub fn resume(&self) {
+        self.shared().lock().is_paused = false;
+        self.shared().notify();
+    }
+
     /// Whether jobs are drawn.
     pub fn readiness(&self) -> Readiness {
         let state = self.shared().lock();

@@ -52,7 +52,7 @@ struct Turns {
 /// Start the threads. They end when all senders are dropped and everything is saved.
 pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<(SyncSender<Handover>, Vec<JoinHandle<()>>)> {
     let count = shared.options.savers.max(1);
-    let (sender, receiver) = sync_channel(2 * count);
+    let (sender, receiver) = sync_channel(count);
     let (receiver, turns) = (Arc::new(Mutex::new((0, receiver))), Arc::new(Turns::default()));
     let threads = (0..count).map(|i| {
         let (shared, receiver, turns) = (Arc::clone(shared), Arc::clone(&receiver), Arc::clone(&turns));

@@ -76,6 +76,7 @@ pub(crate) struct WorkerState {
 /// Everything behind the lock.
 pub(crate) struct State {
     pub mode: Mode,
+    pub is_paused: bool,
     pub jobs: BTreeMap<JobId, Job>,
     /// Jobs by owner and idempotency key.
     pub keys: HashMap<(Arc<str>, String), JobId>,
@@ -126,6 +127,7 @@ impl Shared {
         }
         let state = State {
             mode: Mode::Running,
+            is_paused: options.starts_paused,
             jobs: BTreeMap::new(),
             keys: HashMap::new(),
             scheduler: Scheduler::new(options.affinity),

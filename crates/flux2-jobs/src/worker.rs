@@ -110,7 +110,10 @@ impl Worker {
                 Mode::Stopping => false,
             };
             let loaded = self.models.keys();
-            if may_draw && let Some(task) = self.take(&mut state, Wish::Any { loaded: &loaded }) {
+            if may_draw
+                && !state.is_paused
+                && let Some(task) = self.take(&mut state, Wish::Any { loaded: &loaded })
+            {
                 self.show_in(&mut state, true);
                 return task;
             }

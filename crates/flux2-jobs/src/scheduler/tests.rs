@@ -112,10 +112,9 @@ fn affinity_does_not_reach_below_a_higher_priority() {
 
 #[test]
 fn a_batch_takes_jobs_of_its_model_and_size_and_no_others() {
-    let mut large = job("a", Priority::Normal, "m", "large");
-    Arc::make_mut(&mut large.spec).width = 128;
     let with = |prompt| job("a", Priority::Normal, "m", prompt);
-    let jobs = [with("1"), with("2"), job("b", Priority::Normal, "other", "o"), large, with("3")];
+    let mut jobs = [with("1"), with("2"), job("b", Priority::Normal, "other", "o"), with("large"), with("3")];
+    Arc::make_mut(&mut jobs[3].spec).width = 128;
     let mut queue = scheduler(Affinity { jobs: 2, time: Duration::MAX }, jobs);
     let now = Duration::ZERO;
     let first = queue.take(0, Wish::Any { loaded: &[] }, now).unwrap();
@@ -214,8 +213,8 @@ fn in_a_simulation_nobody_starves() {
             waiting.remove(&job.id).expect("no job is given out twice");
         }
         assert!(waiting.is_empty(), "seed {seed}: every job is given out");
-        // Each place of a full queue is passed at most by the bounded exceptions.
-        assert!(longest <= 60 * (MAX_PASSED + 1), "seed {seed}: a job waited for {longest} others");
+        // Before the last of 60 places, the other two owners and the higher priorities each take their share.
+        assert!(longest <= 60 * 3 * (MAX_PASSED + 1), "seed {seed}: a job waited for {longest} others");
     }
 }
 
