@@ -1,0 +1,2 @@
+//! HTTP server.
+use axum as _;
