@@ -1,0 +1,105 @@
+//! What draws: the models that are offered, the devices, and a model loaded on a device, as traits.
+//!
+//! [`engine`](crate::engine) implements them with [`flux2::Engine`], [`fake`](crate::fake) for tests of front ends.
+
+use flux2::pipeline::GeneratedImage;
+use flux2::{CancelToken, Event, GenerateRequest, ResolvedRequest, Result, Variant};
+
+use crate::failure::JobFailure;
+use crate::spec::ModelKey;
+use crate::submission::{ModelChoice, Refused};
+
+/// The models that are offered and the devices that draw.
+pub trait ModelHost: Send + Sync + 'static {
+    /// The models that are offered, the default first.
+    fn models(&self) -> Vec<ModelInfo>;
+
+    /// Names of the LoRAs that are offered.
+    fn loras(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The model that is asked for, every default filled in.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownModel`], [`Refused::UnknownLora`], or [`Refused::Invalid`] if its files cannot be opened.
+    fn resolve(&self, choice: &ModelChoice) -> Result<ResolvedModel, Refused>;
+
+    /// Floating-point operations of one picture: what its time is estimated from until one like it was drawn.
+    fn work(&self, model: &ModelKey, request: &ResolvedRequest) -> f64;
+
+    /// Open the devices, one for each worker. Called once, on a thread of its own.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn devices(&self) -> Result<Vec<Box<dyn Device>>, JobFailure>;
+}
+
+/// A model that is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// Its name.
+    pub name: String,
+    /// Other names that lead to it.
+    pub aliases: Vec<String>,
+    /// The member of the family, if its files were opened or its name says so: gives defaults and limits.
+    pub variant: Option<&'static Variant>,
+}
+
+/// A model with every default filled in.
+#[derive(Clone, Debug)]
+pub struct ResolvedModel {
+    /// Identifies the weights.
+    pub key: ModelKey,
+    /// The member of the family: gives the defaults of a request.
+    pub variant: &'static Variant,
+}
+
+/// What one worker draws on: the processor or a GPU.
+pub trait Device: Send {
+    /// Its name, as in `cuda:1`.
+    fn name(&self) -> String;
+
+    /// Bytes that models may take on it together; `None` if that is not limited.
+    fn memory(&self) -> Option<usize> {
+        None
+    }
+
+    /// Load a model, or prepare to load its networks when they are used.
+    ///
+    /// # Errors
+    /// If its files cannot be opened, or no memory.
+    fn load(&mut self, model: &ModelKey) -> Result<Box<dyn LoadedModel>>;
+}
+
+/// One picture of a batch.
+pub struct Drawing<'a> {
+    /// What to draw: complete, so that no default depends on the model.
+    pub request: &'a GenerateRequest,
+    /// Stops this picture and no other of the batch.
+    pub cancel: &'a CancelToken,
+}
+
+/// A model on a device.
+pub trait LoadedModel {
+    /// Bytes of the device's memory that it takes at most.
+    fn memory(&self) -> usize;
+
+    /// Whether the device can draw `count` such pictures together.
+    fn can_batch(&mut self, request: &GenerateRequest, count: usize) -> bool;
+
+    /// Encode prompts before the pictures they are for, so that the text encoder is loaded once for all.
+    ///
+    /// # Errors
+    /// As [`flux2::Engine::prepare_prompts`].
+    fn prepare_prompts(
+        &mut self,
+        prompts: &[&str],
+        observer: &mut dyn FnMut(&Event),
+        cancel: &CancelToken,
+    ) -> Result<()>;
+
+    /// Draw pictures of one size, number of steps and guidance. `observer` gets the events, each with the index of its
+    /// picture. Returns one result for each picture, in order.
+    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>>;
+}

@@ -1,0 +1,184 @@
+//! What is handed in, and the answer.
+
+use std::time::Duration;
+
+use flux2::image::ImageFormat;
+use flux2::{Error, NoiseKind, Precision};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::JobFailure;
+use crate::id::JobId;
+use crate::spec::LoraKey;
+
+/// The pictures asked for. `None` leaves a choice to the model or to the [`ModelHost`](crate::ModelHost).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Draft {
+    /// The model, by default the host's first.
+    pub model: ModelChoice,
+    /// Description of the pictures; may be empty.
+    pub prompt: String,
+    /// Digests of reference images, as [`Jobs::put_blob`](crate::Jobs::put_blob) returned them.
+    pub references: Vec<String>,
+    /// Width in pixels.
+    pub width: Option<u32>,
+    /// Height in pixels.
+    pub height: Option<u32>,
+    /// Denoising steps.
+    pub steps: Option<u32>,
+    /// Guidance scale, for base models.
+    pub guidance: Option<f32>,
+    /// Kind of noise.
+    pub noise: Option<NoiseKind>,
+    /// Seed of the first picture; random by default, with 53 bits, so that JSON readers keep it exact.
+    pub seed: Option<u64>,
+    /// Number of pictures; 1 by default.
+    pub count: Option<u32>,
+    /// Format of the files; PNG by default.
+    pub format: Option<ImageFormat>,
+    /// Whether the parameters are stored in the files; they are by default.
+    pub metadata: Option<bool>,
+}
+
+/// A model as it is asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelChoice {
+    /// Its name; by default the host's first model.
+    pub name: Option<String>,
+    /// LoRAs to add, in order.
+    pub loras: Vec<LoraKey>,
+    /// Number format; by default the host's.
+    pub precision: Option<Precision>,
+}
+
+/// A job to be accepted.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// The pictures.
+    pub draft: Draft,
+    /// Whose job it is: the name of an API key, say. Owners take turns.
+    pub owner: String,
+    /// Jobs of a higher priority go first.
+    pub priority: Priority,
+    /// Time from now after which the job is no longer wanted: it fails with
+    /// [`DeadlineExceeded`](crate::FailureClass::DeadlineExceeded).
+    pub deadline: Option<Duration>,
+    /// A second submission of the same owner with the same key returns the job of the first.
+    pub idempotency_key: Option<String>,
+}
+
+/// The order of jobs of different urgency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Somebody waits at a screen.
+    High,
+    /// The usual one.
+    #[default]
+    Normal,
+    /// Work in the background.
+    Low,
+}
+
+impl Priority {
+    /// All priorities, the most urgent first.
+    pub const ALL: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+
+    /// Its name in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Priority::High => "high",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        }
+    }
+}
+
+/// A job that was accepted. With a journal, it is on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    /// The job.
+    pub id: JobId,
+    /// Whether an earlier submission with the same idempotency key made it.
+    pub is_repeat: bool,
+    /// Its place in the queue, from 1; `None` if it is not queued any more.
+    pub position: Option<usize>,
+    /// Estimated time until it starts.
+    pub wait: Duration,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The queue is full.
+    #[error("the queue is full: {jobs} jobs, about {} s of work", wait.as_secs())]
+    Full {
+        /// Jobs in the queue.
+        jobs: usize,
+        /// Estimated time until they have started.
+        wait: Duration,
+        /// Estimated time until there is room for this one.
+        retry_after: Duration,
+    },
+    /// No new jobs are taken, because the engine is about to stop.
+    #[error("no new jobs are taken: the program is about to end")]
+    Draining,
+    /// No model can do what was asked for, or a reference image cannot be used.
+    #[error(transparent)]
+    Invalid(#[from] Error),
+    /// More pictures in a job than are allowed, or none.
+    #[error("{count} pictures in a job: 1 to {max} are allowed")]
+    Count {
+        /// Pictures asked for.
+        count: u32,
+        /// Most pictures allowed.
+        max: u32,
+    },
+    /// The seeds of all pictures do not fit in 64 bits.
+    #[error("seed {seed} has no {} seeds after it", count - 1)]
+    SeedRange {
+        /// Seed of the first picture.
+        seed: u64,
+        /// Number of pictures.
+        count: u32,
+    },
+    /// No model of this name is served.
+    #[error("there is no model {name:?}")]
+    UnknownModel {
+        /// The name.
+        name: String,
+        /// The most similar name that is served, if one is similar.
+        nearest: Option<String>,
+    },
+    /// No LoRA of this name is served.
+    #[error("there is no LoRA {name:?}")]
+    UnknownLora {
+        /// The name.
+        name: String,
+        /// The most similar name that is served, if one is similar.
+        nearest: Option<String>,
+    },
+    /// No upload has this digest.
+    #[error("there is no upload {digest:?}")]
+    UnknownBlob {
+        /// The digest.
+        digest: String,
+    },
+    /// The job could not be written to the journal, or an upload to its folder.
+    #[error("{0}")]
+    Storage(JobFailure),
+}
+
+impl Refused {
+    /// A name in one word for metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Refused::Full { .. } => "full",
+            Refused::Draining => "draining",
+            Refused::Invalid(_) | Refused::Count { .. } | Refused::SeedRange { .. } => "invalid",
+            Refused::UnknownModel { .. } | Refused::UnknownLora { .. } => "unknown_model",
+            Refused::UnknownBlob { .. } => "unknown_upload",
+            Refused::Storage(_) => "storage",
+        }
+    }
+}
