@@ -326,10 +326,12 @@ mod tests {
 
     #[test]
     fn a_full_queue_says_when_to_come_back() {
-        let refused =
-            Refused::Full { jobs: 9, wait: Duration::from_secs(3), retry_after: Duration::from_millis(2100) };
+        let refused = Refused::Full { jobs: 9, wait: Duration::from_secs(3), retry_after: Duration::from_millis(2100) };
         let response = ApiError::from(refused).into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()[header::RETRY_AFTER]), (429, &"3".parse().unwrap()));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[header::RETRY_AFTER]),
+            (429, &"3".parse().unwrap())
+        );
     }
 
     #[test]
