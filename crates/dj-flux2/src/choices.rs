@@ -87,6 +87,7 @@ pub struct Choices {
     pub existing: Choice<Existing>,
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
+    pub fail_fast: Choice<bool>,
     pub json: Choice<bool>,
     pub detail: Choice<Detail>,
     pub precision: Choice<Result<Precision>>,
@@ -121,6 +122,7 @@ impl Choices {
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
+            fail_fast: self.fail_fast.or(lower.fail_fast),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
             precision: self.precision.or(lower.precision),
@@ -171,6 +173,7 @@ impl Choices {
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
+            fail_fast: flag.choice(args.fail_fast.then_some(true)),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),
             precision: flag.choice(has_format.then(|| formats::precision(args.dtype, args.quantize))),

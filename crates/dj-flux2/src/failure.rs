@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use flux2::{Error, ErrorKind};
+use flux2_jobs::{FailureClass, JobFailure, Refused};
 
 use crate::wording;
 
@@ -14,6 +15,7 @@ pub mod code {
     pub const ACCESS: u8 = 4;
     pub const OUT_OF_MEMORY: u8 = 5;
     pub const BAD_IMAGE: u8 = 6;
+    pub const SOME_FAILED: u8 = 7;
     pub const CANCELLED: u8 = 130;
 }
 
@@ -28,7 +30,7 @@ pub struct Failure {
 }
 
 /// Result of a command or a part of one.
-pub type Result<T> = std::result::Result<T, Failure>;
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
     pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -47,6 +49,29 @@ impl Failure {
     /// An error that does not name its file.
     pub fn of_file(self, file: &Path) -> Self {
         Failure { message: format!("{}: {}", file.display(), self.message), ..self }
+    }
+}
+
+impl From<JobFailure> for Failure {
+    fn from(failure: JobFailure) -> Self {
+        let code = match failure.class {
+            FailureClass::Invalid => code::USAGE,
+            FailureClass::BadImage => code::BAD_IMAGE,
+            FailureClass::ModelUnavailable => code::MODEL_MISSING,
+            FailureClass::OutOfMemory => code::OUT_OF_MEMORY,
+            _ => code::FAILURE,
+        };
+        Failure { code, message: failure.message, hint: failure.remedy.as_ref().map(wording::remedy) }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(error) => error.into(),
+            Refused::Unavailable(failure) | Refused::Storage(failure) => failure.into(),
+            other => Failure { code: code::FAILURE, message: other.to_string(), hint: None },
+        }
     }
 }
 

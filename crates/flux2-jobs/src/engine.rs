@@ -1,14 +1,33 @@
 //! The host of real models: [`flux2::Engine`]s on the processor or on GPUs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 
-use flux2::weights::Location;
-use flux2::{EngineOptions, ModelPaths};
+use flux2::bench::Cost;
+use flux2::engine::Engines;
+use flux2::pipeline::GeneratedImage;
+use flux2::weights::{Location, LoraPath, ModelFiles};
+use flux2::{
+    CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision, Residency,
+    ResolvedRequest, Result, Variant, engine, plan,
+};
+
+use crate::failure::JobFailure;
+use crate::host::{Device, Drawing, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
+use crate::spec::{LoraKey, ModelKey};
+use crate::submission::{ModelChoice, Refused};
+
+/// Combinations of a model and LoRAs whose files stay open.
+const MAX_OPEN: usize = 16;
+/// Side of the picture that a model's memory is planned for, in pixels.
+const PLANNED_PX: u32 = 1024;
 
 /// The models that an [`EngineHost`] offers, and how they are run.
 #[derive(Clone, Debug, Default)]
 pub struct EngineHostOptions {
-    /// Models by name, the default first. Their LoRAs are added to each job's.
+    /// Models by name, the default first.
     pub models: Vec<OfferedModel>,
     /// LoRAs by name.
     pub loras: BTreeMap<String, Location>,
@@ -16,7 +35,10 @@ pub struct EngineHostOptions {
     /// job.
     pub engine: EngineOptions,
     /// Most devices to use; `None` is all GPUs that there are.
-    pub max_devices: Option<std::num::NonZeroUsize>,
+    pub max_devices: Option<NonZeroUsize>,
+    /// Bytes that models may take on a device together: each is run in the fastest way that takes no more, and the
+    /// least recently used ones are released for it. `None` is the memory of a GPU, and no limit on the processor.
+    pub memory: Option<usize>,
 }
 
 /// A model that is offered under a name.
@@ -26,15 +48,28 @@ pub struct OfferedModel {
     pub name: String,
     /// Other names that lead to it.
     pub aliases: Vec<String>,
-    /// Its files.
+    /// Its files. LoRAs of a job are added to those that are named here.
     pub paths: ModelPaths,
 }
 
-/// A host of real models.
-#[derive(Debug)]
+/// A host of real models. Clones share what is opened.
+#[derive(Clone)]
 pub struct EngineHost {
-    options: EngineHostOptions,
+    inner: Arc<Inner>,
 }
+
+struct Inner {
+    options: EngineHostOptions,
+    /// Opened files, the least recently used first.
+    files: Mutex<Vec<(OpenKey, ModelFiles)>>,
+    /// Costs by model, size, steps, guidance and sizes of the references.
+    costs: Mutex<HashMap<String, f64>>,
+    /// Engines that were opened before, for the first model.
+    ready: Mutex<Option<Vec<Box<dyn Engine>>>>,
+}
+
+/// Name of a model, and the LoRAs of a job.
+type OpenKey = (String, Vec<LoraKey>);
 
 impl EngineHost {
     /// A host of these models. Nothing is opened yet.
@@ -43,6 +78,263 @@ impl EngineHost {
     /// If there is no model.
     pub fn new(options: EngineHostOptions) -> Self {
         assert!(!options.models.is_empty(), "a host offers a model");
-        EngineHost { options }
+        let inner = Inner { options, files: Mutex::default(), costs: Mutex::default(), ready: Mutex::default() };
+        EngineHost { inner: Arc::new(inner) }
+    }
+
+    /// A host of one model that was opened before, on the devices of `engines`. `options` are those it was opened with.
+    ///
+    /// # Panics
+    /// If there is no engine.
+    pub fn of_engines(files: ModelFiles, engines: Vec<Box<dyn Engine>>, options: EngineOptions) -> Self {
+        assert!(!engines.is_empty(), "a host has a device");
+        let name = files.name.clone();
+        let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default() };
+        let host =
+            EngineHost::new(EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() });
+        lock(&host.inner.files).push(((name, vec![]), files));
+        *lock(&host.inner.ready) = Some(engines);
+        host
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    /// The model of a name or alias, in upper or lower case.
+    fn model(&self, name: &str) -> Option<&OfferedModel> {
+        let is = |known: &String| known.eq_ignore_ascii_case(name);
+        self.options.models.iter().find(|model| is(&model.name) || model.aliases.iter().any(is))
+    }
+
+    /// The checked files of a model with LoRAs.
+    fn files(&self, key: &ModelKey) -> Result<ModelFiles> {
+        let open_key = (key.name.clone(), key.loras.clone());
+        {
+            let mut files = lock(&self.files);
+            if let Some(at) = files.iter().position(|(known, _)| *known == open_key) {
+                files[at..].rotate_left(1);
+                return Ok(files.last().expect("one was found").1.clone());
+            }
+        }
+        let missing = |name: &str| flux2::weights::Error::ModelMissing { path: name.into() };
+        let model = self.model(&key.name).ok_or_else(|| missing(&key.name))?;
+        let mut paths = model.paths.clone();
+        for LoraKey { name, scale } in &key.loras {
+            let location = self.options.loras.get(name).ok_or_else(|| missing(name))?.clone();
+            paths.loras.push(LoraPath { location, scale: *scale });
+        }
+        let opened = ModelFiles::open(&paths)?;
+        let mut files = lock(&self.files);
+        files.push((open_key, opened.clone()));
+        if files.len() > MAX_OPEN {
+            files.remove(0);
+        }
+        Ok(opened)
+    }
+
+    /// How a model is run.
+    fn engine_options(&self, precision: Precision) -> EngineOptions {
+        EngineOptions { precision, ..self.options.engine.clone() }
+    }
+}
+
+impl ModelHost for EngineHost {
+    fn models(&self) -> Vec<ModelInfo> {
+        let open = lock(&self.inner.files);
+        let info = |model: &OfferedModel| {
+            let opened = open.iter().find(|((name, loras), _)| *name == model.name && loras.is_empty());
+            let variant = opened.map(|(_, files)| files.variant).or_else(|| Variant::by_name(&model.name).ok());
+            ModelInfo { name: model.name.clone(), aliases: model.aliases.clone(), variant }
+        };
+        self.inner.options.models.iter().map(info).collect()
+    }
+
+    fn loras(&self) -> Vec<String> {
+        self.inner.options.loras.keys().cloned().collect()
+    }
+
+    fn resolve(&self, choice: &ModelChoice) -> Result<ResolvedModel, Refused> {
+        let options = &self.inner.options;
+        let name = choice.name.as_ref().unwrap_or(&options.models[0].name);
+        let Some(model) = self.inner.model(name) else {
+            let names: Vec<_> = options.models.iter().map(|model| model.name.clone()).collect();
+            return Err(Refused::UnknownModel { name: name.clone(), nearest: nearest(name, &names) });
+        };
+        if let Some(LoraKey { name, .. }) = choice.loras.iter().find(|lora| !options.loras.contains_key(&lora.name)) {
+            let names: Vec<_> = options.loras.keys().cloned().collect();
+            return Err(Refused::UnknownLora { name: name.clone(), nearest: nearest(name, &names) });
+        }
+        let precision = choice.precision.unwrap_or(options.engine.precision);
+        let key = ModelKey { name: model.name.clone(), loras: choice.loras.clone(), precision };
+        let variant = self.inner.files(&key)?.variant;
+        Ok(ResolvedModel { key, variant })
+    }
+
+    fn work(&self, model: &ModelKey, request: &ResolvedRequest) -> f64 {
+        let ResolvedRequest { width, height, steps, guidance, references, .. } = request;
+        let sizes: Vec<_> = references.iter().map(|r| (r.image().width(), r.image().height())).collect();
+        let key = format!("{} {width} {height} {steps} {guidance:?} {sizes:?}", model.name);
+        if let Some(known) = lock(&self.inner.costs).get(&key) {
+            return *known;
+        }
+        // A model that cannot be opened fails later, with its reason.
+        let work = self.inner.files(model).map_or(0.0, |files| Cost::at_most(&files, request).total().total());
+        let mut costs = lock(&self.inner.costs);
+        // Sizes come from requests, so their number is bounded.
+        if costs.len() >= 1000 {
+            costs.clear();
+        }
+        costs.insert(key, work);
+        work
+    }
+
+    fn devices(&self) -> Result<Vec<Box<dyn Device>>, JobFailure> {
+        let inner = &self.inner;
+        let key = |model: &OfferedModel| {
+            let precision = inner.options.engine.precision;
+            ModelKey { name: model.name.clone(), loras: vec![], precision }
+        };
+        let prepared = lock(&inner.ready).take();
+        let (first, engines) = match prepared {
+            Some(engines) => (key(&inner.options.models[0]), engines),
+            None => {
+                // A small model runs on the processor where there is a choice; if there is a large one, all run on GPUs.
+                let opened = inner.options.models.iter().map(|model| Ok((key(model), inner.files(&key(model))?)));
+                let opened = opened.collect::<Result<Vec<_>>>()?;
+                let options = inner.engine_options(inner.options.engine.precision);
+                let is_large = |files: &ModelFiles| options.for_model(files).device != Place::Cpu;
+                let (key, files) = opened.iter().find(|(_, files)| is_large(files)).unwrap_or(&opened[0]);
+                let most = inner.options.max_devices.unwrap_or(NonZeroUsize::MAX);
+                let Engines { engines, .. } = engine::open_all(files, &options, most)?;
+                (key.clone(), engines)
+            }
+        };
+        let count = NonZeroUsize::new(engines.len()).expect("there is a device");
+        let device = |engine: Box<dyn Engine>| {
+            let (place, inner) = (engine.place(), Arc::clone(inner));
+            let memory = inner.options.memory.or_else(|| engine.device_memory());
+            let ready = Some((first.clone(), engine));
+            Box::new(EngineDevice { inner, place, count, memory, ready, plans: HashMap::new() }) as Box<dyn Device>
+        };
+        Ok(engines.into_iter().map(device).collect())
+    }
+}
+
+/// The processor or a GPU.
+struct EngineDevice {
+    inner: Arc<Inner>,
+    place: Place,
+    /// Devices that share the host's threads.
+    count: NonZeroUsize,
+    memory: Option<usize>,
+    /// An engine that was opened with the device.
+    ready: Option<(ModelKey, Box<dyn Engine>)>,
+    /// How each model is run within the memory of the device, and the bytes it takes.
+    plans: HashMap<ModelKey, (EngineOptions, usize)>,
+}
+
+impl EngineDevice {
+    fn options(&self, key: &ModelKey) -> EngineOptions {
+        let options = self.inner.engine_options(key.precision);
+        let all = options.threads.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let threads = match self.count.get() {
+            1 => options.threads,
+            count => NonZeroUsize::new((all / count).max(1)),
+        };
+        EngineOptions { device: self.place, threads, ..options }
+    }
+
+    /// How a model is run: in the fastest way that the device has memory for.
+    fn planned(&mut self, key: &ModelKey) -> Result<(EngineOptions, usize)> {
+        if let Some(known) = self.plans.get(key) {
+            return Ok(known.clone());
+        }
+        let options = self.options(key);
+        let planned = match self.memory {
+            None => (options, 0),
+            Some(limit) => {
+                let files = self.inner.files(key)?;
+                let largest = files.variant.trained_px.as_ref().map_or(PLANNED_PX, |px| PLANNED_PX.min(*px.end()));
+                let request = GenerateRequest { width: Some(largest), height: Some(largest), ..Default::default() };
+                let (options, plan) = plan::within(limit, &files, &options, &[request], false)?;
+                (EngineOptions { gpu_memory: self.inner.options.engine.gpu_memory, ..options }, plan.peak_bytes())
+            }
+        };
+        self.plans.insert(key.clone(), planned.clone());
+        Ok(planned)
+    }
+}
+
+impl Device for EngineDevice {
+    fn name(&self) -> String {
+        self.place.to_string()
+    }
+
+    fn memory(&self) -> Option<usize> {
+        self.memory
+    }
+
+    fn needs(&mut self, model: &ModelKey) -> Result<usize> {
+        match &self.ready {
+            // It is the first, so nothing has to make room for it.
+            Some((ready, _)) if ready == model => Ok(0),
+            _ => Ok(self.planned(model)?.1),
+        }
+    }
+
+    fn load(&mut self, model: &ModelKey) -> Result<Box<dyn LoadedModel>> {
+        let ready = self.ready.take();
+        if let Some((_, engine)) = ready.filter(|(key, _)| key == model) {
+            let residency = self.inner.options.engine.residency;
+            return Ok(Box::new(EngineModel {
+                engine,
+                residency,
+                bytes: self.planned(model).map_or(0, |plan| plan.1),
+            }));
+        }
+        let (options, bytes) = self.planned(model)?;
+        let engine = engine::open(self.inner.files(model)?, &options)?;
+        Ok(Box::new(EngineModel { engine, residency: options.residency, bytes }))
+    }
+}
+
+/// A loaded model.
+struct EngineModel {
+    engine: Box<dyn Engine>,
+    residency: Residency,
+    bytes: usize,
+}
+
+impl LoadedModel for EngineModel {
+    fn memory(&self) -> usize {
+        self.bytes
+    }
+
+    /// Pictures are drawn one after the other, whatever their number.
+    fn can_batch(&mut self, _: &GenerateRequest, count: usize) -> bool {
+        count == 1
+    }
+
+    fn encodes_ahead(&self) -> bool {
+        self.residency != Residency::KeepAll
+    }
+
+    fn prepare_prompts(
+        &mut self,
+        prompts: &[&str],
+        observer: &mut dyn FnMut(&Event),
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        self.engine.prepare_prompts(prompts, &mut |event: &Event| observer(event), cancel)
+    }
+
+    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
+        let one = |(index, drawing): (usize, &Drawing)| {
+            self.engine.generate(drawing.request, &mut |event: &Event| observer(index, event), drawing.cancel)
+        };
+        batch.iter().enumerate().map(one).collect()
     }
 }

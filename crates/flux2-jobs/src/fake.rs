@@ -3,9 +3,20 @@
 //!
 //! Nothing leads here but [`FakeHost::new`]: no file, no model name, no environment variable.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::failure::FailureClass;
+use flux2::digest::sha256;
+use flux2::image::{Parameters, RgbImage};
+use flux2::pipeline::GeneratedImage;
+use flux2::{
+    CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Variant,
+};
+
+use crate::failure::{FailureClass, JobFailure};
+use crate::host::{Device, Drawing, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
+use crate::spec::{LoraKey, ModelKey};
+use crate::submission::{ModelChoice, Refused};
 
 /// How a [`FakeHost`] behaves.
 #[derive(Clone, Debug)]
@@ -50,7 +61,200 @@ pub struct FakeHost {
 
 impl FakeHost {
     /// A host that behaves so.
+    ///
+    /// # Panics
+    /// If there is no model.
     pub fn new(options: FakeOptions) -> Self {
+        assert!(!options.models.is_empty(), "a host offers a model");
         FakeHost { options }
+    }
+}
+
+/// The variant of this name; that of klein-4b if there is none.
+fn variant_of(name: &str) -> &'static Variant {
+    Variant::by_name(name).or_else(|_| Variant::by_name("klein-4b")).expect("klein-4b is a variant")
+}
+
+impl ModelHost for FakeHost {
+    fn models(&self) -> Vec<ModelInfo> {
+        let info = |name: &String| ModelInfo { name: name.clone(), aliases: vec![], variant: Some(variant_of(name)) };
+        self.options.models.iter().map(info).collect()
+    }
+
+    fn loras(&self) -> Vec<String> {
+        self.options.loras.clone()
+    }
+
+    fn resolve(&self, choice: &ModelChoice) -> Result<ResolvedModel, Refused> {
+        let FakeOptions { models, loras, .. } = &self.options;
+        let name = choice.name.as_ref().unwrap_or(&models[0]);
+        if !models.contains(name) {
+            return Err(Refused::UnknownModel { name: name.clone(), nearest: nearest(name, models) });
+        }
+        if let Some(LoraKey { name, .. }) = choice.loras.iter().find(|lora| !loras.contains(&lora.name)) {
+            return Err(Refused::UnknownLora { name: name.clone(), nearest: nearest(name, loras) });
+        }
+        let precision = choice.precision.unwrap_or_default();
+        let key = ModelKey { name: name.clone(), loras: choice.loras.clone(), precision };
+        Ok(ResolvedModel { variant: variant_of(name), key })
+    }
+
+    /// At the speed that is assumed at first, a step of a picture takes as long as it does.
+    fn work(&self, _: &ModelKey, request: &ResolvedRequest) -> f64 {
+        self.options.step.as_secs_f64() * f64::from(request.steps) * 1e11
+    }
+
+    fn devices(&self) -> Result<Vec<Box<dyn Device>>, JobFailure> {
+        let device = |number| Box::new(FakeDevice { options: self.options.clone(), number }) as Box<dyn Device>;
+        Ok((0..self.options.devices.max(1)).map(device).collect())
+    }
+}
+
+/// A device that draws nothing.
+struct FakeDevice {
+    options: FakeOptions,
+    number: usize,
+}
+
+impl Device for FakeDevice {
+    fn name(&self) -> String {
+        format!("fake:{}", self.number)
+    }
+
+    fn memory(&self) -> Option<usize> {
+        self.options.memory
+    }
+
+    fn needs(&mut self, _: &ModelKey) -> Result<usize> {
+        Ok(1)
+    }
+
+    fn load(&mut self, model: &ModelKey) -> Result<Box<dyn LoadedModel>> {
+        thread::sleep(self.options.load);
+        Ok(Box::new(FakeModel { options: self.options.clone(), key: model.clone() }))
+    }
+}
+
+/// A model that draws gradients.
+struct FakeModel {
+    options: FakeOptions,
+    key: ModelKey,
+}
+
+/// Longest sleep before a cancellation is noticed.
+const BLOCK: Duration = Duration::from_millis(5);
+
+impl LoadedModel for FakeModel {
+    fn memory(&self) -> usize {
+        1
+    }
+
+    fn can_batch(&mut self, _: &GenerateRequest, _: usize) -> bool {
+        true
+    }
+
+    fn encodes_ahead(&self) -> bool {
+        false
+    }
+
+    fn prepare_prompts(&mut self, _: &[&str], _: &mut dyn FnMut(&Event), _: &CancelToken) -> Result<()> {
+        Ok(())
+    }
+
+    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
+        let variant = variant_of(&self.key.name);
+        let resolved: Vec<_> = batch.iter().map(|one| ResolvedRequest::new(one.request, variant)).collect();
+        let most = resolved.iter().flatten().map(|request| request.steps).max().unwrap_or_default();
+        let each = |event: &dyn Fn(u32) -> Event, observer: &mut dyn FnMut(usize, &Event)| {
+            for (index, request) in resolved.iter().enumerate() {
+                if let Ok(request) = request {
+                    observer(index, &event(request.steps));
+                }
+            }
+        };
+        each(&|_| Event::PhaseStarted { phase: Phase::Text, units: 1 }, observer);
+        each(&|steps| Event::PhaseStarted { phase: Phase::Denoise, units: steps as usize }, observer);
+        let mut times = Vec::new();
+        for step in 1..=most {
+            let start = Instant::now();
+            let is_wanted = || batch.iter().any(|one| !one.cancel.is_cancelled());
+            while is_wanted() && start.elapsed() < self.options.step {
+                thread::sleep(BLOCK.min(self.options.step.saturating_sub(start.elapsed())));
+            }
+            let elapsed = start.elapsed();
+            times.push(elapsed);
+            each(&|steps| Event::Step { step, steps, elapsed }, observer);
+        }
+        let finish = |(one, request): (&Drawing, Result<ResolvedRequest>)| {
+            let request = request?;
+            one.cancel.check()?;
+            self.fail_on_demand(&request)?;
+            let timings = Timings { steps: times.clone(), ..Timings::default() };
+            let (image, parameters) = (gradient(&request, &self.key)?, parameters(&request, &self.key, variant));
+            Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
+        };
+        batch.iter().zip(resolved).map(finish).collect()
+    }
+}
+
+impl FakeModel {
+    fn fail_on_demand(&self, request: &ResolvedRequest) -> Result<()> {
+        let failure = self.options.failures.iter().find(|(text, _)| request.prompt.contains(text.as_str()));
+        let Some((_, class)) = failure else { return Ok(()) };
+        Err(match class {
+            FailureClass::Invalid => Error::Steps { steps: request.steps, max: 0 },
+            FailureClass::BadImage => Error::ImageTooSmall { width: 1, height: 1, min: 64 },
+            FailureClass::OutOfMemory => Error::NoMemory { stage: Phase::Denoise, bytes: 1 << 40 },
+            FailureClass::NotFinite => Error::NotFinite,
+            FailureClass::ModelUnavailable => {
+                flux2::weights::Error::ModelMissing { path: "a model that was removed".into() }.into()
+            }
+            FailureClass::Crashed => panic!("a panic on demand"),
+            FailureClass::DeadlineExceeded | FailureClass::Storage | FailureClass::Internal => Error::Device {
+                device: flux2::Device::Auto,
+                reason: "a failure on demand".into(),
+                remedy: Some(Remedy::ChooseDevice),
+            },
+        })
+    }
+}
+
+/// A picture that differs for every request: two colors from its digest, one at each end.
+fn gradient(request: &ResolvedRequest, model: &ModelKey) -> Result<RgbImage> {
+    let ResolvedRequest { prompt, width, height, steps, guidance, seed, noise, references, .. } = request;
+    let references: Vec<_> = references.iter().map(|reference| reference.sha256().to_owned()).collect();
+    let text = format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model}");
+    let digest = sha256(text.as_bytes());
+    let color = |at: usize| u32::from(u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap_or_default());
+    let span = width + height - 2;
+    let pixel = |x: u32, y: u32, channel: usize| {
+        let (from, to, at) = (color(channel), color(channel + 3), x + y);
+        ((from * (span - at) + to * at) / span) as u8
+    };
+    let mut pixels = Vec::with_capacity(*width as usize * *height as usize * 3);
+    for y in 0..*height {
+        for x in 0..*width {
+            pixels.extend((0..3).map(|channel| pixel(x, y, channel)));
+        }
+    }
+    RgbImage::new(*width, *height, pixels)
+}
+
+fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Variant) -> Parameters {
+    Parameters {
+        prompt: request.prompt.clone(),
+        seed: request.seed,
+        noise: request.noise.to_string(),
+        model: model.name.clone(),
+        variant: Some(variant.kind_name().into()),
+        dtype: Precision::to_string(&model.precision),
+        steps: request.steps,
+        guidance: request.guidance,
+        width: request.width,
+        height: request.height,
+        references: request.references.iter().map(|reference| reference.sha256().to_owned()).collect(),
+        loras: vec![],
+        software: flux2::image::metadata::SOFTWARE.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
     }
 }

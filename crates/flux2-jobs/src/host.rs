@@ -65,6 +65,12 @@ pub trait Device: Send {
         None
     }
 
+    /// Bytes that a model would take at most.
+    ///
+    /// # Errors
+    /// If its files cannot be opened.
+    fn needs(&mut self, model: &ModelKey) -> Result<usize>;
+
     /// Load a model, or prepare to load its networks when they are used.
     ///
     /// # Errors
@@ -81,12 +87,15 @@ pub struct Drawing<'a> {
 }
 
 /// A model on a device.
-pub trait LoadedModel {
+pub trait LoadedModel: Send {
     /// Bytes of the device's memory that it takes at most.
     fn memory(&self) -> usize;
 
     /// Whether the device can draw `count` such pictures together.
     fn can_batch(&mut self, request: &GenerateRequest, count: usize) -> bool;
+
+    /// Whether [`prepare_prompts`](Self::prepare_prompts) saves time, because the text encoder does not stay loaded.
+    fn encodes_ahead(&self) -> bool;
 
     /// Encode prompts before the pictures they are for, so that the text encoder is loaded once for all.
     ///
@@ -102,4 +111,12 @@ pub trait LoadedModel {
     /// Draw pictures of one size, number of steps and guidance. `observer` gets the events, each with the index of its
     /// picture. Returns one result for each picture, in order.
     fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>>;
+}
+
+/// The most similar of `names`, if one is similar.
+pub(crate) fn nearest(name: &str, names: &[String]) -> Option<String> {
+    let lower = name.to_lowercase();
+    let similar = names.iter().map(|known| (strsim::jaro_winkler(&lower, &known.to_lowercase()), known));
+    let best = similar.filter(|(similarity, _)| *similarity > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map(|(_, known)| known.clone())
 }

@@ -1,25 +1,42 @@
 //! The facade: [`Jobs`].
 
+use std::fs::{self, File, TryLockError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use flux2::Reference;
 
 use crate::event::Subscription;
-use crate::failure::JobFailure;
+use crate::failure::{FailureClass, JobFailure};
 use crate::host::{ModelHost, ModelInfo};
 use crate::id::JobId;
+use crate::janitor;
 use crate::options::Options;
-use crate::stats::Stats;
+use crate::saver::{self, Handover};
+use crate::sink::Sink;
+use crate::state::{End, Job, Mode, Shared, State, WorkerState};
+use crate::stats::{DeviceStats, QueueDepth, Stats};
 use crate::submission::{Accepted, ModelChoice, Refused, Submission};
-use crate::view::{Filter, JobView, Page, Picture};
+use crate::view::{Filter, JobState, JobView, Page, Picture};
+use crate::worker::Worker;
 
 /// A running engine. Clones are handles of the same one; the threads end when the last handle is dropped.
 ///
 /// Every method may be called from any thread. Those that touch the disk or decode images say so: a front end with an
 /// executor calls them on a thread that may block.
 #[derive(Clone)]
-pub struct Jobs {}
+pub struct Jobs {
+    threads: Arc<Threads>,
+}
+
+/// The threads of an engine, and what they share.
+struct Threads {
+    shared: Arc<Shared>,
+    running: Vec<JoinHandle<()>>,
+    /// Held while the engine runs, so that no other process uses its folder.
+    _lock: Option<File>,
+}
 
 /// Whether jobs are drawn.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,13 +80,47 @@ impl Jobs {
     /// # Errors
     /// [`Storage`](crate::FailureClass::Storage) if the folder cannot be written, or another process uses it.
     pub fn start(options: Options, host: Arc<dyn ModelHost>) -> Result<Jobs, JobFailure> {
-        let _ = (options, host);
-        unimplemented!("the engine follows in the next commit")
+        Self::with_sink(options, host, None)
+    }
+
+    /// As [`start`](Self::start), with a front end that takes the pictures in place of the engine's store: there are
+    /// none to [get](Self::image).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with_sink(
+        options: Options,
+        host: Arc<dyn ModelHost>,
+        sink: Arc<dyn Sink>,
+    ) -> Result<Jobs, JobFailure> {
+        Self::with_sink(options, host, Some(sink))
+    }
+
+    fn with_sink(options: Options, host: Arc<dyn ModelHost>, sink: Option<Arc<dyn Sink>>) -> Result<Jobs, JobFailure> {
+        let storage = |message: String| JobFailure::new(FailureClass::Storage, message);
+        let lock = lock_folder(&options).map_err(storage)?;
+        let (shared, rows) = Shared::new(options, host, sink).map_err(storage)?;
+        let shared = Arc::new(shared);
+        shared.restore(rows);
+        let internal = |error: std::io::Error| JobFailure::new(FailureClass::Internal, format!("no thread: {error}"));
+        let mut threads = Threads { shared: Arc::clone(&shared), running: Vec::new(), _lock: lock };
+        let (sender, savers) = saver::start(&shared).map_err(internal)?;
+        threads.running = savers;
+        let of_janitor = Arc::clone(&shared);
+        let janitor = thread::Builder::new().name("janitor".into()).spawn(move || janitor::run(&of_janitor));
+        threads.running.push(janitor.map_err(internal)?);
+        let opener = thread::Builder::new().name("devices".into()).spawn(move || run_workers(&shared, &sender));
+        threads.running.push(opener.map_err(internal)?);
+        Ok(Jobs { threads: Arc::new(threads) })
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.threads.shared
     }
 
     /// What an operator should know of the start, as sentences: a journal that was set aside, say.
     pub fn notices(&self) -> Vec<String> {
-        unimplemented!()
+        self.shared().notices.clone()
     }
 
     /// Accept a job: every default is filled in now, so that a repetition draws the same bytes. Decodes its reference
@@ -78,32 +129,58 @@ impl Jobs {
     /// # Errors
     /// [`Refused`] says why, and for a full queue when to come back.
     pub fn submit(&self, submission: Submission) -> Result<Accepted, Refused> {
-        let _ = submission;
-        unimplemented!()
+        self.shared().submit(submission)
     }
 
     /// A job as it is now; `None` if there is none of this id, or not any more.
     pub fn get(&self, id: JobId) -> Option<JobView> {
-        let _ = id;
-        unimplemented!()
+        let state = self.shared().lock();
+        let job = state.jobs.get(&id).filter(|job| job.is_committed)?;
+        Some(state.view(job))
     }
 
     /// Jobs that match `filter`, the newest first: those after `cursor`, at most `limit`.
     pub fn list(&self, filter: &Filter, cursor: Option<JobId>, limit: usize) -> Page {
-        let _ = (filter, cursor, limit);
-        unimplemented!()
+        let state = self.shared().lock();
+        let matches = |job: &&Job| {
+            job.is_committed
+                && filter.owner.as_deref().is_none_or(|owner| *owner == *job.owner)
+                && (filter.states.is_empty() || filter.states.contains(&job.state))
+        };
+        let before = state.jobs.iter().rev().map(|(_, job)| job).filter(|job| cursor.is_none_or(|c| job.id < c));
+        let mut found = before.filter(matches);
+        let jobs: Vec<&Job> = found.by_ref().take(limit).collect();
+        let next = jobs.last().map(|job| job.id).filter(|_| found.next().is_some());
+        Page { jobs: jobs.into_iter().map(|job| state.view(job)).collect(), next }
     }
 
     /// The events of a job after number `after`; 0 reads all that are kept. `None` if there is no such job.
     pub fn events(&self, id: JobId, after: u64) -> Option<Subscription> {
-        let _ = (id, after);
-        unimplemented!()
+        let state = self.shared().lock();
+        let job = state.jobs.get(&id).filter(|job| job.is_committed)?;
+        Some(job.log.subscribe(after))
     }
 
     /// Cancel a job, queued or running. `None` if there is no such job.
     pub fn cancel(&self, id: JobId) -> Option<CancelOutcome> {
-        let _ = id;
-        unimplemented!()
+        let shared = self.shared();
+        let mut state = shared.lock();
+        let State { jobs, scheduler, .. } = &mut *state;
+        let job = jobs.get_mut(&id).filter(|job| job.is_committed)?;
+        if job.state.is_final() || job.is_ending {
+            return Some(CancelOutcome::AlreadyOver);
+        }
+        job.cancel_requested = true;
+        job.cancel.cancel();
+        if job.state == JobState::Running {
+            return Some(CancelOutcome::Requested);
+        }
+        scheduler.remove(id);
+        drop(state);
+        match shared.finish(id, End::Cancelled) {
+            true => Some(CancelOutcome::Cancelled),
+            false => Some(CancelOutcome::AlreadyOver),
+        }
     }
 
     /// A saved picture of a job (touches the disk). `None` if there is no such job, or the picture is not ready or not
@@ -112,8 +189,14 @@ impl Jobs {
     /// # Errors
     /// If its file cannot be read.
     pub fn image(&self, id: JobId, index: u32) -> Result<Option<Picture>, JobFailure> {
-        let _ = (id, index);
-        unimplemented!()
+        let info = {
+            let state = self.shared().lock();
+            let image = |job: &Job| job.outcome.images.iter().find(|image| image.index == index).cloned();
+            state.jobs.get(&id).and_then(image)
+        };
+        let Some(info) = info else { return Ok(None) };
+        let bytes = self.shared().pictures.get(&info.sha256).map_err(|error| of_file("picture", &error))?;
+        Ok(bytes.map(|bytes| Picture { info, bytes }))
     }
 
     /// Keep an upload, and return its SHA-256 in lower-case hexadecimal, which names it (touches the disk). Its bytes
@@ -122,8 +205,16 @@ impl Jobs {
     /// # Errors
     /// If it cannot be written, or is larger than all uploads may be.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<String, JobFailure> {
-        let _ = bytes;
-        unimplemented!()
+        let (uploads, max) = (&self.shared().uploads, self.shared().options.max_upload_bytes);
+        let digest = uploads.put(bytes).map_err(|error| of_file("upload", &error))?;
+        let is_kept = uploads.shrink(max) <= max;
+        uploads.release(&digest);
+        if !is_kept {
+            uploads.remove_unheld(&digest);
+            let message = format!("uploads may take {max} bytes together, and waiting jobs need those that are here");
+            return Err(JobFailure::new(FailureClass::Storage, message));
+        }
+        Ok(digest)
     }
 
     /// The bytes of an upload (touches the disk); `None` if there is none of this digest.
@@ -131,25 +222,23 @@ impl Jobs {
     /// # Errors
     /// If its file cannot be read.
     pub fn blob(&self, digest: &str) -> Result<Option<Arc<[u8]>>, JobFailure> {
-        let _ = digest;
-        unimplemented!()
+        self.shared().uploads.get(digest).map_err(|error| of_file("upload", &error))
     }
 
     /// Keep a decoded reference image for the life of the engine, under its digest, for jobs to name. It is not
     /// journaled: this is for a front end whose jobs end with it.
     pub fn put_reference(&self, reference: Reference) {
-        let _ = reference;
-        unimplemented!()
+        self.shared().references.pin(reference);
     }
 
     /// The models that are offered, the default first.
     pub fn models(&self) -> Vec<ModelInfo> {
-        unimplemented!()
+        self.shared().host.models()
     }
 
     /// Names of the LoRAs that are offered.
     pub fn loras(&self) -> Vec<String> {
-        unimplemented!()
+        self.shared().host.loras()
     }
 
     /// Load a model on every device in the background, and draw a small picture with it that is not kept. Until then
@@ -158,13 +247,36 @@ impl Jobs {
     /// # Errors
     /// If there is no such model (may touch the disk).
     pub fn preload(&self, model: &ModelChoice) -> Result<(), Refused> {
-        let _ = model;
-        unimplemented!()
+        let key = self.shared().host.resolve(model)?.key;
+        let mut state = self.shared().lock();
+        if !state.preloads.contains(&key) {
+            state.preloads.push(key);
+        }
+        drop(state);
+        self.shared().notify();
+        Ok(())
+    }
+
+    /// Begin to draw, after a [paused start](Options::starts_paused).
+    pub fn resume(&self) {
+        self.shared().lock().is_paused = false;
+        self.shared().notify();
     }
 
     /// Whether jobs are drawn.
     pub fn readiness(&self) -> Readiness {
-        unimplemented!()
+        let state = self.shared().lock();
+        if state.mode != Mode::Running {
+            return Readiness::Draining;
+        }
+        if let Some(failure) = state.no_device.as_ref().or(state.preload_failure.as_ref()) {
+            return Readiness::Failed(failure.clone());
+        }
+        let is_done = |worker: &WorkerState| worker.preloaded == state.preloads.len();
+        match state.workers.as_ref().is_some_and(|workers| workers.iter().all(is_done)) {
+            true => Readiness::Ready,
+            false => Readiness::Starting,
+        }
     }
 
     /// Whether jobs are drawn: short for [`readiness`](Self::readiness).
@@ -174,14 +286,162 @@ impl Jobs {
 
     /// Numbers for metrics.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        let state = self.shared().lock();
+        let mut stats = state.stats.clone();
+        for waiting in state.scheduler.in_order() {
+            let (model, priority) = (&waiting.spec.model.name, waiting.priority);
+            match stats.queued.iter_mut().find(|depth| depth.model == *model && depth.priority == priority) {
+                Some(depth) => depth.jobs += 1,
+                None => stats.queued.push(QueueDepth { model: model.clone(), priority, jobs: 1 }),
+            }
+        }
+        stats.wait_seconds = state.wait().as_secs_f64();
+        stats.running = state.running;
+        let device = |worker: &WorkerState| DeviceStats {
+            name: worker.name.clone(),
+            models: worker.models.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
+            is_busy: worker.is_busy,
+        };
+        stats.devices = state.workers.iter().flatten().map(device).collect();
+        (stats.picture_bytes, stats.upload_bytes) = (self.shared().pictures.bytes(), self.shared().uploads.bytes());
+        stats
     }
 
     /// Take no new jobs and finish what is running. With a journal, queued jobs wait for the next start. Without, they
     /// are drawn too. What is running after `timeout` is stopped: put back into the journal, or given up. Blocks until
     /// then; a second call from another thread with a shorter timeout shortens the first.
     pub fn drain(&self, timeout: Duration) -> Drained {
-        let _ = timeout;
-        unimplemented!()
+        let shared = self.shared();
+        let until = Instant::now() + timeout;
+        let mut state = shared.lock();
+        let until = match state.mode {
+            Mode::Draining(earlier) => earlier.min(until),
+            _ => until,
+        };
+        state.mode = Mode::Draining(until);
+        shared.notify();
+        // What is running stops within one block of a network once it is told to.
+        loop {
+            let until = match state.mode {
+                Mode::Draining(until) => until,
+                _ => break,
+            };
+            let is_over = state.running == 0 && (shared.journal.is_some() || state.scheduler.len() == 0);
+            let now = Instant::now();
+            if (is_over && state.uncommitted == 0) || (now >= until && state.running == 0) {
+                break;
+            }
+            if now >= until {
+                state.stop_running();
+            }
+            let left = until.saturating_duration_since(now).max(Duration::from_millis(10));
+            state = shared.wait(state, left.min(Duration::from_secs(1)));
+        }
+        let left = state.scheduler.len();
+        match shared.journal {
+            Some(_) => Drained { left, lost: 0 },
+            None => Drained { left: 0, lost: left },
+        }
     }
+}
+
+impl State {
+    /// A job as others see it.
+    fn view(&self, job: &Job) -> JobView {
+        let place = match job.state {
+            JobState::Queued => self.scheduler.position(job.id),
+            _ => None,
+        };
+        let wait = place.map(|(_, before)| self.wait_behind(before));
+        JobView { position: place.map(|(position, _)| position), wait, ..job.view() }
+    }
+
+    /// Stop what is running; it is put back.
+    fn stop_running(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| job.state == JobState::Running) {
+            job.put_back = true;
+            job.cancel.cancel();
+        }
+    }
+}
+
+/// Ends the threads: what is running is stopped, and with a journal drawn at the next start.
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.mode = Mode::Stopping;
+        state.stop_running();
+        drop(state);
+        self.shared.notify();
+        for thread in self.running.drain(..) {
+            // A panic of a thread was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Take the folder for this process, and make it if it is missing.
+fn lock_folder(options: &Options) -> Result<Option<File>, String> {
+    let Some(folder) = &options.folder else { return Ok(None) };
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let path = folder.join("lock");
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(format!("another process uses {}", folder.display())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Open the devices, and run a worker on each until the engine stops.
+fn run_workers(shared: &Arc<Shared>, saver: &std::sync::mpsc::SyncSender<Handover>) {
+    let devices = match shared.host.devices() {
+        Ok(devices) => devices,
+        Err(failure) => {
+            shared.lock().no_device = Some(failure.clone());
+            shared.notify();
+            return fail_new_jobs(shared, &failure);
+        }
+    };
+    let workers: Vec<Worker> = devices
+        .into_iter()
+        .enumerate()
+        .map(|(number, device)| Worker::new(Arc::clone(shared), number, device, saver.clone()))
+        .collect();
+    shared.lock().workers = Some(workers.iter().map(Worker::state).collect());
+    shared.notify();
+    thread::scope(|scope| {
+        for worker in workers {
+            scope.spawn(move || worker.run());
+        }
+    });
+}
+
+/// Without a device, jobs that were accepted while it was being opened fail. Those of the journal wait for a start with
+/// one.
+fn fail_new_jobs(shared: &Shared, failure: &JobFailure) {
+    if shared.journal.is_some() {
+        return;
+    }
+    loop {
+        let mut state = shared.lock();
+        if state.mode == Mode::Stopping || (state.scheduler.len() == 0 && state.uncommitted == 0) {
+            return;
+        }
+        let next = state.scheduler.in_order().next().map(|waiting| waiting.id);
+        match next {
+            Some(id) => {
+                state.scheduler.remove(id);
+                drop(state);
+                shared.finish(id, End::Failed(failure.clone()));
+            }
+            None => drop(shared.wait(state, Duration::from_millis(100))),
+        }
+    }
+}
+
+fn of_file(what: &str, error: &std::io::Error) -> JobFailure {
+    let failure = JobFailure::new(FailureClass::Storage, format!("the {what} cannot be kept or read: {error}"));
+    JobFailure { remedy: flux2::Remedy::for_io(error.kind()), ..failure }
 }

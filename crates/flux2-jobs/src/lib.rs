@@ -17,17 +17,28 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+mod estimate;
 pub mod event;
 pub mod failure;
 pub mod fake;
 pub mod host;
 mod id;
+mod janitor;
 mod jobs;
+mod journal;
 pub mod options;
+mod references;
+mod saver;
+mod scheduler;
+pub mod sink;
 pub mod spec;
+mod state;
 pub mod stats;
+mod store;
 pub mod submission;
+mod submit;
 pub mod view;
+mod worker;
 
 pub use event::{EventKind, JobEvent, Next, Subscription};
 pub use failure::{FailureClass, JobFailure};
@@ -35,6 +46,7 @@ pub use host::{ModelHost, ModelInfo};
 pub use id::{JobId, ParseJobIdError};
 pub use jobs::{CancelOutcome, Drained, Jobs, Readiness};
 pub use options::{Affinity, Options, Retention};
+pub use sink::{PictureOf, Sink};
 pub use spec::{JobSpec, LoraKey, ModelKey};
 pub use stats::{Histogram, Stats};
 pub use submission::{Accepted, Draft, ModelChoice, Priority, Refused, Submission};

@@ -29,6 +29,9 @@ pub struct Options {
     pub retention: Retention,
     /// Most bytes of all uploads; the least recently used ones that no waiting job needs are dropped.
     pub max_upload_bytes: u64,
+    /// Whether no job is drawn before [`Jobs::resume`](crate::Jobs::resume): so that the first worker sees all jobs of a
+    /// series, and encodes their prompts together.
+    pub starts_paused: bool,
     /// Whether a picture that was drawn before, as far as it is kept, is returned instead of drawn again.
     pub reuse_pictures: bool,
 }
@@ -47,6 +50,7 @@ impl Default for Options {
             max_attempts: 5,
             retention: Retention::default(),
             max_upload_bytes: 1 << 30,
+            starts_paused: false,
             reuse_pictures: false,
         }
     }

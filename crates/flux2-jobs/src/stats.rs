@@ -2,6 +2,7 @@
 
 use crate::failure::FailureClass;
 use crate::submission::Priority;
+use crate::view::DrawingRecord;
 
 /// Numbers about an engine since its start.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +111,35 @@ pub(crate) fn count<K: PartialEq>(counters: &mut Vec<(K, u64)>, name: K) {
     match counters.iter_mut().find(|(known, _)| *known == name) {
         Some((_, number)) => *number += 1,
         None => counters.push((name, 1)),
+    }
+}
+
+/// Count the stages of a picture. A stage whose result was found in a cache is left out.
+pub(crate) fn add_stages(stats: &mut Stats, record: &DrawingRecord) {
+    let DrawingRecord { text, references, steps, decode, save, cache, .. } = record;
+    let ran_references = *references > 0.0 && !cache.references;
+    let stages = [
+        ("text", Some(*text).filter(|_| !cache.text)),
+        ("references", Some(*references).filter(|_| ran_references)),
+        ("denoise", Some(steps.iter().sum())),
+        ("decode", Some(*decode)),
+        ("save", Some(*save)),
+    ];
+    for (name, seconds) in stages.into_iter().filter_map(|(name, seconds)| Some((name, seconds?))) {
+        match stats.stages.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, histogram)) => histogram.add(seconds),
+            None => {
+                let mut histogram = Histogram::default();
+                histogram.add(seconds);
+                stats.stages.push((name, histogram));
+            }
+        }
+    }
+    steps.iter().for_each(|seconds| stats.steps.add(*seconds));
+    for (name, is_hit) in [("text", cache.text), ("references", cache.references)] {
+        if is_hit {
+            count(&mut stats.cache_hits, name);
+        }
     }
 }
 

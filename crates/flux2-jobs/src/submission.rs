@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flux2::image::ImageFormat;
-use flux2::{Error, NoiseKind, Precision};
+use flux2::{Error, NoiseKind, Precision, Warning};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::JobFailure;
@@ -104,6 +104,8 @@ pub struct Accepted {
     pub position: Option<usize>,
     /// Estimated time until it starts.
     pub wait: Duration,
+    /// Parts of the request that are ignored or probably not meant.
+    pub warnings: Vec<Warning>,
 }
 
 /// Why a job was not accepted.
@@ -164,6 +166,9 @@ pub enum Refused {
         /// The digest.
         digest: String,
     },
+    /// No device can be used.
+    #[error("{0}")]
+    Unavailable(JobFailure),
     /// The job could not be written to the journal, or an upload to its folder.
     #[error("{0}")]
     Storage(JobFailure),
@@ -178,6 +183,7 @@ impl Refused {
             Refused::Invalid(_) | Refused::Count { .. } | Refused::SeedRange { .. } => "invalid",
             Refused::UnknownModel { .. } | Refused::UnknownLora { .. } => "unknown_model",
             Refused::UnknownBlob { .. } => "unknown_upload",
+            Refused::Unavailable(_) => "unavailable",
             Refused::Storage(_) => "storage",
         }
     }

@@ -57,6 +57,11 @@ pub trait Engine: Send {
     /// Why it runs on the CPU, if a GPU was looked for.
     fn why_no_gpu(&self) -> Option<&NoGpu>;
 
+    /// Bytes of memory that a GPU has; `None` for the processor, which shares the host's.
+    fn device_memory(&self) -> Option<usize> {
+        None
+    }
+
     /// Energy that the device has used since some time in the past, in joules; `None` where that is not measured. The
     /// counter may advance in steps of up to 100 ms.
     fn energy(&self) -> Option<f64> {
@@ -151,7 +156,7 @@ pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine
     open_device(&options)?.into_engine(files, &options, 1)
 }
 
-/// Engines of one model, one on each device; see [`fleet`](crate::fleet).
+/// Engines of one model, one on each device.
 pub struct Engines {
     /// At least one engine.
     pub engines: Vec<Box<dyn Engine>>,

@@ -36,7 +36,6 @@
 //! | [`pipeline`] | the recipe in numbered steps; which network is resident when |
 //! | [`engine`] | a pipeline as a trait object, with the device chosen |
 //! | [`device`] | the choice of a device |
-//! | [`fleet`] | several engines that work on one queue |
 //! | [`plan`] | the memory of a run, computed beforehand by a dry run |
 //! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
@@ -59,7 +58,6 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod find;
-pub mod fleet;
 pub mod image;
 pub mod latents;
 pub mod models;

@@ -118,6 +118,10 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
 
+    /// Stop at the first picture that fails; without it the others are made
+    #[arg(long, help_heading = "Output")]
+    pub fail_fast: bool,
+
     /// Print one JSON object per picture on standard output
     #[arg(long, help_heading = "Output")]
     pub json: bool,

@@ -22,14 +22,14 @@ use flux2::units::Time;
 use flux2::{Event, Observer, Phase, Warning};
 use indicatif::MultiProgress;
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::settings::Detail;
 use crate::settings::jobs::Job;
 use crate::wording;
 use bars::{Lane, Series, Steps};
 use lines::{Label, to_stderr};
 pub use lines::{failed, json, not_parsed, print};
-use record::Record;
+use record::{ErrorRecord, FailedRecord, Record};
 use transfer::Transfer;
 
 /// Steps and phases of this length are told one by one.
@@ -155,6 +155,21 @@ impl Report {
             _ if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
             Some(_) => self.result(&shown),
         }
+    }
+
+    /// Prints that a picture of a run of several could not be made.
+    pub fn not_made(&mut self, job: &Job, pictures: u64, failure: &Failure) -> Result<()> {
+        let Job { index, prompt, seed, .. } = job;
+        let Failure { code, message, hint } = failure;
+        self.line(format_args!("{} picture {index} of {pictures} (seed {seed}): {message}", Label::Error));
+        if let Some(hint) = hint {
+            self.line(format_args!("{} {hint}", Label::Hint));
+        }
+        if !self.json {
+            return Ok(());
+        }
+        let error = ErrorRecord { code: *code, message, hint: hint.as_deref() };
+        self.result(&json(&FailedRecord { index: *index, prompt, seed: *seed, error }))
     }
 
     /// Whether a step or a phase is told in a line of its own: with `-v`, or if people wait for it.

@@ -32,6 +32,27 @@ pub struct Record<'a> {
     pub rescues: Vec<RescueRecord>,
 }
 
+/// A picture of a run of several that could not be made.
+#[derive(Serialize)]
+pub struct FailedRecord<'a> {
+    /// Number of the picture in the run, counted from 1.
+    pub index: u64,
+    pub prompt: &'a str,
+    pub seed: u64,
+    pub error: ErrorRecord<'a>,
+}
+
+/// Why a picture could not be made.
+#[derive(Serialize)]
+pub struct ErrorRecord<'a> {
+    /// What the exit code would be if it were the only picture.
+    pub code: u8,
+    /// What happened.
+    pub message: &'a str,
+    /// What to do about it, or null.
+    pub hint: Option<&'a str>,
+}
+
 /// `alpha / rank` of a LoRA, and what gives alpha.
 #[derive(Serialize)]
 pub struct StrengthRecord {

@@ -1,6 +1,5 @@
-//! The pictures of a run, and how they are dealt out to the workers.
+//! The pictures of a run.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
@@ -8,14 +7,8 @@ use flux2::{GenerateRequest, Reference};
 
 use super::Settings;
 
-/// Consecutive pictures that one worker makes.
-#[derive(Debug, PartialEq)]
-pub struct Batch {
-    /// Indices into [`Settings::prompts`]: what the worker encodes before the first picture, unless it has already.
-    pub ahead: Range<usize>,
-    /// Pictures, counted from 0.
-    pub pictures: Range<u64>,
-}
+/// Most pictures that wait at a time: they take memory.
+const MAX_WAITING: u64 = 4096;
 
 /// One picture of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,33 +42,15 @@ impl Settings {
         (picture / u64::from(self.count)) as usize
     }
 
-    /// Divides the pictures among `workers` so that each worker loads its text encoder as rarely as possible: once for
-    /// every [`MAX_PREPARED_PROMPTS`] prompts.
-    ///
-    /// With many pictures per prompt, each goes to whichever worker is free, and every worker encodes all prompts,
-    /// which takes about a tenth of the time of as many pictures. With few, each worker gets consecutive pictures and
-    /// encodes only their prompts.
-    pub fn batches(&self, workers: usize) -> Vec<Batch> {
-        let (pictures, count, workers) = (self.pictures(), u64::from(self.count), workers as u64);
-        if self.prompts.len() == 1 || count >= 2 * (workers - 1) {
-            let batch = |i| {
-                let first = self.prompt_of(i) / MAX_PREPARED_PROMPTS * MAX_PREPARED_PROMPTS;
-                let ahead = first..self.prompts.len().min(first + MAX_PREPARED_PROMPTS);
-                Batch { ahead, pictures: i..i + 1 }
-            };
-            return (0..pictures).map(batch).collect();
+    /// Pictures that wait at a time for `workers` workers: enough for each to see the prompts that it encodes ahead, few
+    /// where each has references to prepare.
+    pub fn window(&self, workers: usize) -> u64 {
+        let workers = workers as u64;
+        if self.prompts.len() == 1 {
+            return 2 * workers + 2;
         }
-        // The most prompts that `row` consecutive pictures can have.
-        let prompts = |row: u64| (row + count - 2) / count + 1;
-        let row = |rounds: u64| pictures.div_ceil(rounds * workers);
-        let rounds = (1..).find(|rounds| prompts(row(*rounds)) <= MAX_PREPARED_PROMPTS as u64);
-        let batches = rounds.expect("a single picture has one prompt") * workers;
-        let batch = |i: u64| {
-            let pictures = i * pictures / batches..(i + 1) * pictures / batches;
-            let last = pictures.end.checked_sub(1).filter(|last| *last >= pictures.start)?;
-            Some(Batch { ahead: self.prompt_of(pictures.start)..self.prompt_of(last) + 1, pictures })
-        };
-        (0..batches).filter_map(batch).collect()
+        let most = if self.references.is_empty() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
+        (MAX_PREPARED_PROMPTS as u64 * u64::from(self.count) * workers).min(most)
     }
 
     /// What the engine is asked for.
@@ -126,43 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_alone_encodes_sixteen_prompts_ahead() {
-        let batches = run_of(18, 2).batches(1);
-        assert_eq!(batches.len(), 36);
-        assert_eq!(batches[31], Batch { ahead: 0..16, pictures: 31..32 });
-        assert_eq!(batches[32], Batch { ahead: 16..18, pictures: 32..33 });
-    }
-
-    #[test]
-    fn pictures_of_one_prompt_go_to_whoever_is_free() {
-        let expected: Vec<Batch> = (0..8).map(|i| Batch { ahead: 0..1, pictures: i..i + 1 }).collect();
-        assert_eq!(run_of(1, 8).batches(2), expected);
-        assert_eq!(run_of(1, 8).batches(8), expected);
-    }
-
-    #[test]
-    fn prompts_with_few_pictures_are_dealt_out_to_the_workers() {
-        let of = |ahead, pictures| Batch { ahead, pictures };
-        assert_eq!(run_of(5, 1).batches(2), [of(0..2, 0..2), of(2..5, 2..5)]);
-        assert_eq!(run_of(2, 3).batches(3), [of(0..1, 0..2), of(0..2, 2..4), of(1..2, 4..6)]);
-    }
-
-    #[test]
-    fn every_picture_is_in_one_batch_in_order_and_no_batch_has_too_many_prompts() {
-        for workers in [1, 2, 3, 8] {
-            for (prompts, count) in [(1, 8), (2, 4), (15, 3), (16, 1), (17, 1), (33, 1), (47, 3), (100, 5), (1000, 1)] {
-                let settings = run_of(prompts, count);
-                let batches = settings.batches(workers);
-                let what = format!("{prompts} prompts with {count} pictures, {workers} workers");
-                let pictures: Vec<u64> = batches.iter().flat_map(|batch| batch.pictures.clone()).collect();
-                assert_eq!(pictures, (0..settings.pictures()).collect::<Vec<_>>(), "{what}");
-                for Batch { ahead, pictures } in &batches {
-                    assert!(!pictures.is_empty() && ahead.len() <= MAX_PREPARED_PROMPTS, "{what}: {ahead:?}");
-                    let needed = pictures.clone().map(|i| settings.prompt_of(i));
-                    assert!(needed.clone().all(|prompt| ahead.contains(&prompt)), "{what}: {ahead:?}");
-                }
-                assert!(batches.len() >= workers.min(pictures.len()), "{what}");
-            }
-        }
+    fn every_worker_sees_the_prompts_that_it_encodes_ahead() {
+        assert_eq!(run_of(18, 2).window(1), 32);
+        assert_eq!(run_of(18, 2).window(3), 96);
+        assert_eq!(run_of(1, 10_000).window(2), 6);
+        assert_eq!(run_of(10, 10_000).window(8), MAX_WAITING);
     }
 }

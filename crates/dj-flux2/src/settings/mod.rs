@@ -75,6 +75,8 @@ pub struct Settings {
     pub output: Output,
     /// Whether parameters are stored in the pictures.
     pub metadata: bool,
+    /// Whether the first picture that fails ends the run.
+    pub fail_fast: bool,
     /// Whether results are JSON lines.
     pub json: bool,
     /// How much is printed on standard error.
@@ -173,6 +175,7 @@ fn decide(
         seed_is_fresh: seed.is_none(),
         output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
+        fail_fast: value(choices.fail_fast).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
     })

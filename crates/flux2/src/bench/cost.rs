@@ -109,15 +109,27 @@ impl Cost {
     /// If the model's tokenizer cannot be read: the prompt's token count sets the cost of attention in the text
     /// encoder.
     pub fn of(files: &ModelFiles, request: &ResolvedRequest) -> Result<Self> {
-        let (text, transformer, vae) = (&files.text_encoder.config, &files.transformer.config, &files.vae.config);
+        let text = &files.text_encoder.config;
         let tokenizer = match &files.tokenizer {
             Some(file) => Tokenizer::from_file(file.clone())?,
             None => Tokenizer::builtin(),
         };
-        let encode = |prompt: &str| {
+        Ok(Self::with_text(files, request, |prompt| {
             let tokens = tokenizer.encode_prompt(prompt, text.max_length);
             text_encoder(text, tokens.ids.len(), tokens.valid)
-        };
+        }))
+    }
+
+    /// As [`of`](Self::of) with prompts that fill the text encoder: needs no tokenizer and is at most a few percent
+    /// more.
+    pub fn at_most(files: &ModelFiles, request: &ResolvedRequest) -> Self {
+        let text = &files.text_encoder.config;
+        Self::with_text(files, request, |_| text_encoder(text, text.max_length, text.max_length))
+    }
+
+    /// The cost of `request`, where `encode` gives that of a prompt.
+    fn with_text(files: &ModelFiles, request: &ResolvedRequest, encode: impl Fn(&str) -> Flops) -> Self {
+        let (text, transformer, vae) = (&files.text_encoder.config, &files.transformer.config, &files.vae.config);
         let is_guided = request.guidance.is_some_and(|g| g > 1.0);
         let passes = if is_guided { 2 } else { 1 };
         let is_cached = files.variant.procedure == Procedure::KvCache;
@@ -130,14 +142,14 @@ impl Cost {
         let tokens = Tokens { text: text.max_length, image: h * w, references: n_ref };
         let steps = request.steps as usize;
         let cache = if is_cached { reference_cache(transformer, n_ref) } else { Flops::default() };
-        Ok(Cost {
+        Cost {
             text: encode(&request.prompt) + if is_guided { encode("") } else { Flops::default() },
             references: images.iter().map(|size| encoder(vae, *size)).sum(),
             prepare: embedders(transformer, tokens, steps, passes) + cache,
             step: step(transformer, tokens, is_cached) * passes,
             steps,
             decode: decoder(vae, [h, w]),
-        })
+        }
     }
 
     /// The cost of the whole request.
@@ -293,6 +305,15 @@ mod tests {
         let each = 2.0 * 2.0 * (2560 * 1024 * 27) as f64;
         assert_eq!(long.linear - short.linear, 492.0 * each);
         assert_eq!(text_encoder(&config, 512, 1).attention, 4.0 * (512 * 4096 * 27) as f64);
+    }
+
+    #[test]
+    fn a_prompt_that_fills_the_text_encoder_costs_the_most() {
+        let files = ModelFiles::synthetic(Variant::by_name("klein-4b").unwrap()).unwrap();
+        let request = ResolvedRequest::new(&square(512), files.variant).unwrap();
+        let (of, most) = (Cost::of(&files, &request).unwrap(), Cost::at_most(&files, &request));
+        assert!(most.text.total() > of.text.total());
+        assert_eq!(Cost { text: of.text, ..most }, of);
     }
 
     #[test]

@@ -97,6 +97,11 @@ pub(crate) fn smaller_formats(gpu: &GpuInfo) -> &'static [Format] {
     if gpu.capability >= [8, 9] { &[Format::Fp8] } else { &[Format::Int8] }
 }
 
+/// Bytes of memory that a GPU has.
+pub(super) fn memory(gpu: &GpuInfo) -> usize {
+    gpu.memory
+}
+
 /// The GPUs that the driver knows, each in a line.
 pub(super) fn list(options: &GpuOptions) -> Vec<String> {
     let gpus = cuda::gpus(&search(options)).unwrap_or_default();

@@ -36,6 +36,10 @@ pub(crate) fn smaller_formats(gpu: &GpuInfo) -> &'static [Format] {
     match *gpu {}
 }
 
+pub(super) fn memory(gpu: &GpuInfo) -> usize {
+    match *gpu {}
+}
+
 pub(super) fn list(_options: &GpuOptions) -> Vec<String> {
     Vec::new()
 }

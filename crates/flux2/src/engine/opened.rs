@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use flux2_backend::Backend;
 
-use super::{Device, Engine, EngineOptions, NoGpu};
+use super::{Device, Engine, EngineOptions, NoGpu, gpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
@@ -102,7 +102,11 @@ impl<B: Backend> OpenDevice for Opened<B> {
             .with_precision(options.precision)
             .with_threads(threads)
             .with_text_cache(options.text_cache.clone());
-        Ok(Box::new(Loaded { pipeline, device, place: self.place, no_gpu: self.no_gpu }))
+        let memory = match &self.dry_run {
+            DryRun::Processor => None,
+            DryRun::Gpu(info, _) => Some(gpu::memory(info)),
+        };
+        Ok(Box::new(Loaded { pipeline, device, place: self.place, memory, no_gpu: self.no_gpu }))
     }
 }
 
@@ -111,6 +115,7 @@ struct Loaded<B: Backend> {
     pipeline: Pipeline<B>,
     device: String,
     place: Device,
+    memory: Option<usize>,
     no_gpu: Option<NoGpu>,
 }
 
@@ -137,6 +142,10 @@ impl<B: Backend> Engine for Loaded<B> {
 
     fn why_no_gpu(&self) -> Option<&NoGpu> {
         self.no_gpu.as_ref()
+    }
+
+    fn device_memory(&self) -> Option<usize> {
+        self.memory
     }
 
     fn energy(&self) -> Option<f64> {

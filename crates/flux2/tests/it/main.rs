@@ -5,7 +5,6 @@ mod convert;
 mod documents;
 mod embedded;
 mod evaluation;
-mod fleet;
 mod gguf;
 mod golden;
 mod gpu;

@@ -49,7 +49,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     let engines = open_engines(&mut settings, &prepared, &report)?;
     describe(&engines, &settings, &report);
-    Run { settings: &settings, references: prepared.references }.all(engines.engines, &mut report, &cancel)
+    let Prepared { files, references } = prepared;
+    Run { settings: &settings, files, references }.all(engines.engines, &mut report, &cancel)
 }
 
 /// Refuses output names and prompts that could not be written, before any work.

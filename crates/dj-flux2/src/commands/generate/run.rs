@@ -1,35 +1,68 @@
-//! Makes the pictures of a run, on one engine or several.
+//! Makes the pictures of a run: hands them to the job engine, and reports what comes of them.
+//!
+//! Workers draw, other threads encode and write, and this one prints.
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
-use flux2::fleet::{self, Worker};
-use flux2::image::{self, Parameters};
+use flux2::image::Parameters;
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
-use flux2::{CancelToken, Engine, Event, Reference, Timings};
+use flux2::weights::ModelFiles;
+use flux2::{CancelToken, Engine, Error, Event, Reference, Timings};
+use flux2_jobs::engine::EngineHost;
+use flux2_jobs::{
+    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
+};
 
 use crate::failure::{Failure, Result, code};
+use crate::output::Output;
 use crate::report::Report;
 use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
 use crate::settings::Settings;
-use crate::settings::jobs::{Batch, Job};
+use crate::settings::jobs::Job;
+
+/// Longest time until Ctrl-C is noticed here; workers notice what follows within one block.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The pictures to make.
 pub struct Run<'a> {
     pub settings: &'a Settings,
+    pub files: ModelFiles,
     pub references: Vec<Reference>,
 }
 
-/// What a worker sends to the main thread.
-enum Message<'a> {
-    Event(Event),
-    Started { job: Job<'a>, steps: u32 },
-    Saved(Box<Saved<'a>>),
+/// What the engine's threads send to the main thread. Pictures are named by their number, from 0.
+enum Message {
+    Event {
+        worker: usize,
+        event: Event,
+    },
+    Started {
+        worker: usize,
+        picture: u64,
+        steps: u32,
+    },
+    Saved(Box<Saved>),
+    /// A picture that is drawn and could not be written.
+    Unwritten {
+        picture: u64,
+        failure: Failure,
+    },
+    Ended {
+        picture: u64,
+        failure: Option<JobFailure>,
+    },
 }
 
 /// A picture that has been written, and how it was made.
-struct Saved<'a> {
-    job: Job<'a>,
+struct Saved {
+    worker: usize,
+    picture: u64,
+    path: Option<PathBuf>,
     parameters: Parameters,
     timings: Timings,
     kernels: Vec<KernelRun>,
@@ -37,85 +70,266 @@ struct Saved<'a> {
     total: Duration,
 }
 
-impl From<Event> for Message<'_> {
-    fn from(event: Event) -> Self {
-        Message::Event(event)
+/// Writes pictures where the settings say.
+struct Writer {
+    output: Output,
+    /// Seed of the first picture.
+    first_seed: u64,
+    messages: Sender<Message>,
+}
+
+impl Writer {
+    /// Number of a picture, from 0: each has the next seed.
+    fn number(&self, spec: &JobSpec) -> u64 {
+        spec.seed - self.first_seed
+    }
+
+    fn send(&self, message: Message) {
+        // The main thread may have stopped listening after an error.
+        let _ = self.messages.send(message);
     }
 }
 
-impl<'a> Run<'a> {
+impl Sink for Writer {
+    fn started(&self, of: PictureOf) {
+        let picture = self.number(of.spec);
+        self.send(Message::Started { worker: of.worker, picture, steps: of.spec.steps });
+    }
+
+    fn event(&self, of: PictureOf, event: &Event) {
+        self.send(Message::Event { worker: of.worker, event: event.clone() });
+    }
+
+    fn save(&self, of: PictureOf, drawn: &GeneratedImage, bytes: Vec<u8>, elapsed: Duration) -> Result<(), JobFailure> {
+        let picture = self.number(of.spec);
+        let path = self.output.path(picture + 1, of.spec.seed);
+        match self.output.write(path.as_deref(), &bytes) {
+            Ok(path) => {
+                self.send(Message::Saved(Box::new(Saved {
+                    worker: of.worker,
+                    picture,
+                    path,
+                    parameters: drawn.parameters.clone(),
+                    timings: drawn.timings.clone(),
+                    kernels: drawn.kernels.clone(),
+                    rescues: drawn.rescues.clone(),
+                    total: elapsed,
+                })));
+                Ok(())
+            }
+            Err(failure) => {
+                let message = failure.message.clone();
+                self.send(Message::Unwritten { picture, failure });
+                Err(JobFailure::new(FailureClass::Storage, message))
+            }
+        }
+    }
+
+    fn ended(&self, _: JobId, spec: &JobSpec, failure: Option<&JobFailure>) {
+        self.send(Message::Ended { picture: self.number(spec), failure: failure.cloned() });
+    }
+}
+
+impl Run<'_> {
     /// Makes all pictures.
-    pub fn all(&self, mut engines: Vec<Box<dyn Engine>>, report: &mut Report, cancel: &CancelToken) -> Result<()> {
+    pub fn all(self, engines: Vec<Box<dyn Engine>>, report: &mut Report, cancel: &CancelToken) -> Result<()> {
+        let Run { settings, files, references } = self;
         let devices: Vec<String> = engines.iter().map(|engine| engine.device().to_owned()).collect();
+        let places: Vec<String> = engines.iter().map(|engine| engine.place().to_string()).collect();
         let strengths: Vec<_> = engines[0].loras().iter().map(|lora| StrengthRecord::new(&lora.strength)).collect();
-        let several = engines.len() > 1;
-        if several {
-            report.workers(engines.iter().map(|engine| engine.place().to_string()));
+        if places.len() > 1 {
+            report.workers(places.iter().cloned());
         }
+        let (sender, messages) = channel();
+        let writer = Writer { output: settings.output.clone(), first_seed: settings.request.seed, messages: sender };
+        let host = EngineHost::of_engines(files, engines, settings.options.clone());
+        let jobs = Jobs::start_with_sink(options(settings, places.len()), Arc::new(host), Arc::new(writer))?;
+        let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
+        references.into_iter().for_each(|reference| jobs.put_reference(reference));
+        let mut series = Series {
+            settings,
+            jobs,
+            digests,
+            messages,
+            report,
+            devices,
+            places,
+            strengths,
+            submitted: 0,
+            over: 0,
+            saved: 0,
+            failed: 0,
+            first_failure: None,
+            workers: HashMap::new(),
+            unwritten: HashMap::new(),
+        };
+        let result = series.run(cancel);
+        if result.is_err() {
+            series.stop();
+        }
+        result
+    }
+}
+
+/// How the engine is run for pictures that end with this process: in order, and nothing is kept of them.
+fn options(settings: &Settings, workers: usize) -> Options {
+    Options {
+        max_queued: usize::MAX,
+        max_wait: Duration::MAX,
+        affinity: Affinity { jobs: usize::MAX, time: Duration::MAX },
+        // Pictures that wait to be saved take memory.
+        savers: if settings.max_memory.is_some() { 1 } else { workers + 1 },
+        retention: Retention { jobs: 1, ..Retention::default() },
+        starts_paused: true,
+        ..Options::default()
+    }
+}
+
+/// A run in progress.
+struct Series<'a> {
+    settings: &'a Settings,
+    jobs: Jobs,
+    /// Digests of the references.
+    digests: Vec<String>,
+    messages: Receiver<Message>,
+    report: &'a mut Report,
+    /// Descriptions of the devices, by worker.
+    devices: Vec<String>,
+    /// Names of the devices, by worker.
+    places: Vec<String>,
+    strengths: Vec<StrengthRecord>,
+    submitted: u64,
+    over: u64,
+    saved: u64,
+    failed: u64,
+    first_failure: Option<Failure>,
+    /// The worker that draws a picture.
+    workers: HashMap<u64, usize>,
+    /// Why pictures that are drawn could not be written.
+    unwritten: HashMap<u64, Failure>,
+}
+
+impl Series<'_> {
+    fn run(&mut self, cancel: &CancelToken) -> Result<()> {
         let pictures = self.settings.pictures();
-        let work = |worker: &mut Worker<Message<'a>>, batch| {
-            self.batch(worker, batch).map_err(|failure| match several && failure.code != code::CANCELLED {
-                true => Failure { message: format!("{}: {}", worker.engine().place(), failure.message), ..failure },
-                false => failure,
-            })
-        };
-        let hear = |worker: usize, message| match message {
-            Message::Event(event) => {
-                report.event(worker, &event);
-                Ok(())
+        cancel.check().map_err(Error::from)?;
+        self.submit()?;
+        self.jobs.resume();
+        while self.over < pictures {
+            match self.messages.recv_timeout(POLL) {
+                Ok(message) => self.hear(message)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => unreachable!("the engine lives as long as its handle"),
             }
-            Message::Started { job, steps } => {
-                report.begin(worker, &job, pictures, steps);
-                Ok(())
+            if self.over < pictures {
+                cancel.check().map_err(Error::from)?;
             }
-            Message::Saved(saved) => saved.report(worker, &devices[worker], &strengths, report),
-        };
-        fleet::run(&mut engines, self.settings.batches(devices.len()).into_iter(), cancel, work, hear)
-    }
-
-    /// Makes consecutive pictures on one worker.
-    fn batch(&self, worker: &mut Worker<Message<'a>>, batch: Batch) -> Result<()> {
-        let Batch { ahead, pictures } = batch;
-        // A single prompt is encoded with its picture, so that its time counts there.
-        if ahead.len() > 1 {
-            let prompts: Vec<&str> = self.settings.prompts[ahead].iter().map(String::as_str).collect();
-            worker.prepare_prompts(&prompts)?;
+            self.submit()?;
         }
-        pictures.map(|i| self.settings.job(i)).try_for_each(|job| self.one(worker, job))
+        match (self.first_failure.take(), self.saved) {
+            (None, _) => Ok(()),
+            // Nothing was made, so the reason is the run's.
+            (Some(first), 0) => Err(first),
+            (Some(_), _) => {
+                let message = format!("{} of {pictures} pictures failed", self.failed);
+                Err(Failure { code: code::SOME_FAILED, message, hint: None })
+            }
+        }
     }
 
-    /// Makes and writes one picture.
-    fn one(&self, worker: &mut Worker<Message<'a>>, job: Job<'a>) -> Result<()> {
-        let output = &self.settings.output;
-        let start = Instant::now();
-        let request = self.settings.request_for(&job, &self.references);
-        let steps = request.steps.unwrap_or(worker.engine().variant().default_steps);
-        worker.send(Message::Started { job: job.clone(), steps });
-        let GeneratedImage { image, parameters, timings, kernels, rescues } = worker.generate(&request)?;
-        let stored = self.settings.metadata.then_some(&parameters);
-        let bytes = image::encode(&image, output.format(), stored)?;
-        let path = output.write(job.path.as_deref(), &bytes)?;
-        let job = Job { path, ..job };
-        let total = start.elapsed();
-        worker.send(Message::Saved(Box::new(Saved { job, parameters, timings, kernels, rescues, total })));
+    /// Hands pictures to the engine, as long as not too many wait.
+    fn submit(&mut self) -> Result<()> {
+        let window = self.settings.window(self.places.len());
+        while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
+            let Job { prompt, seed, .. } = self.settings.job(self.submitted);
+            let request = &self.settings.request;
+            let draft = Draft {
+                prompt: prompt.to_owned(),
+                references: self.digests.clone(),
+                width: request.width,
+                height: request.height,
+                steps: request.steps,
+                guidance: request.guidance,
+                noise: Some(request.noise),
+                seed: Some(seed),
+                format: Some(self.settings.output.format()),
+                metadata: Some(self.settings.metadata),
+                ..Draft::default()
+            };
+            let accepted = self.jobs.submit(Submission { draft, ..Submission::default() })?;
+            accepted.warnings.into_iter().for_each(|warning| self.report.event(0, &Event::Warning(warning)));
+            self.submitted += 1;
+        }
         Ok(())
     }
-}
 
-impl Saved<'_> {
-    fn report(&self, worker: usize, device: &str, strengths: &[StrengthRecord], report: &mut Report) -> Result<()> {
-        let Saved { job: Job { path, index, .. }, parameters, timings, kernels, rescues, total } = self;
+    fn hear(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Event { worker, event } => self.report.event(worker, &event),
+            Message::Started { worker, picture, steps } => {
+                self.workers.insert(picture, worker);
+                self.report.begin(worker, &self.settings.job(picture), self.settings.pictures(), steps);
+            }
+            Message::Saved(saved) => {
+                self.saved += 1;
+                return self.report_saved(&saved);
+            }
+            Message::Unwritten { picture, failure } => drop(self.unwritten.insert(picture, failure)),
+            Message::Ended { picture, failure } => {
+                self.over += 1;
+                let worker = self.workers.remove(&picture);
+                if let Some(failure) = failure {
+                    let failure = self.unwritten.remove(&picture).unwrap_or_else(|| failure.into());
+                    return self.not_made(picture, self.naming_device(failure, worker));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A failure names the device where there are several.
+    fn naming_device(&self, failure: Failure, worker: Option<usize>) -> Failure {
+        match worker.filter(|_| self.places.len() > 1) {
+            Some(worker) => Failure { message: format!("{}: {}", self.places[worker], failure.message), ..failure },
+            None => failure,
+        }
+    }
+
+    /// Counts a picture that failed. Of several it is reported now, and ends the run if that is asked for.
+    fn not_made(&mut self, picture: u64, failure: Failure) -> Result<()> {
+        self.failed += 1;
+        let pictures = self.settings.pictures();
+        if self.settings.fail_fast || pictures == 1 {
+            return Err(failure);
+        }
+        self.report.not_made(&self.settings.job(picture), pictures, &failure)?;
+        self.first_failure.get_or_insert(failure);
+        Ok(())
+    }
+
+    fn report_saved(&mut self, saved: &Saved) -> Result<()> {
+        let Saved { worker, picture, path, parameters, timings, kernels, rescues, total } = saved;
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
-            index: *index,
+            index: picture + 1,
             parameters,
-            device,
-            lora_strengths: strengths,
+            device: &self.devices[*worker],
+            lora_strengths: &self.strengths,
             timings: Seconds::new(timings, *total),
             kernels: kernels.iter().map(Kernel::new).collect(),
             rescues: rescues.iter().map(RescueRecord::new).collect(),
         };
-        report.saved(worker, path.as_deref(), &record, *total)
+        self.report.saved(*worker, path.as_deref(), &record, *total)
+    }
+
+    /// Stops what is drawn, and reports what was written by then. Later errors are those of stopping.
+    fn stop(&mut self) {
+        self.jobs.drain(Duration::ZERO);
+        while let Ok(message) = self.messages.try_recv() {
+            if let Message::Saved(saved) = message {
+                let _ = self.report_saved(&saved);
+            }
+        }
     }
 }
 
@@ -161,7 +375,7 @@ mod tests {
         let engines = (0..workers).map(|_| engine::open(files.clone(), &settings.options));
         let engines = engines.collect::<flux2::Result<Vec<_>>>()?;
         let mut report = Report::new(settings.detail, settings.json);
-        Run { settings: &settings, references: vec![] }.all(engines, &mut report, &CancelToken::new())
+        Run { settings: &settings, files, references: vec![] }.all(engines, &mut report, &CancelToken::new())
     }
 
     fn made(workers: usize) -> Vec<(String, Vec<u8>)> {

@@ -1,0 +1,9 @@
+//! The engine as a front end uses it, with the fake host and with klein-mini.
+
+mod common;
+
+mod batches;
+mod cancel;
+mod lifecycle;
+mod limits;
+mod restart;
