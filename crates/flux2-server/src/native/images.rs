@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flux2::image::{self, ImageFormat, RgbImage, resize};
@@ -15,6 +15,7 @@ use crate::access::Caller;
 use crate::app::App;
 use crate::drawing::{job_of, picture};
 use crate::error::{ApiError, ErrorBody, Result};
+use crate::extract::{Path, Query};
 use crate::values::media_type;
 
 /// Longest side of a thumbnail: the smallest, the usual and the largest one, in pixels.
@@ -58,10 +59,9 @@ pub async fn thumbnail(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path((id, index)): Path<(String, String)>,
-    query: Result<Query<ThumbnailQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<ThumbnailQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let Query(query) = query.map_err(|error| ApiError::invalid("query", error.body_text()))?;
     let [min, usual, max] = THUMBNAIL_PX;
     let px = query.px.unwrap_or(usual);
     if !(min..=max).contains(&px) {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::body;
 use crate::drawing::{self, Image, Order, job_of};
 use crate::error::{ApiError, ErrorBody, Result};
+use crate::extract::{Path, Query};
 use crate::values::image_bytes;
 
 /// Jobs of a page by default, and at most.
@@ -93,9 +94,8 @@ pub struct ListQuery {
 pub async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<JobPage>> {
-    let Query(query) = query.map_err(|error| ApiError::invalid("query", error.body_text()))?;
     let limit = query.limit.unwrap_or(PAGE[0]);
     if !(1..=PAGE[1]).contains(&limit) {
         return Err(ApiError::invalid("limit", format!("{limit} is outside 1 to {}", PAGE[1])));
@@ -170,10 +170,9 @@ pub async fn events(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let Query(query) = query.map_err(|error| ApiError::invalid("query", error.body_text()))?;
     let after = match headers.get("last-event-id") {
         Some(number) => {
             let number = number.to_str().ok().and_then(|number| number.trim().parse().ok());

@@ -1,7 +1,7 @@
 //! Reference images by the digest of their bytes, so that each is sent once.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use flux2::Reference;
 
@@ -9,6 +9,7 @@ use super::wire::Upload;
 use crate::app::App;
 use crate::body::{check_image_bytes, receive};
 use crate::error::{ApiError, ErrorBody, Result};
+use crate::extract::Path;
 
 /// Keeps a reference image: a PNG, JPEG or WebP as the whole body.
 #[utoipa::path(post, path = "/api/v1/uploads", tag = "jobs",

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, UNIX_EPOCH};
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::body::{self, Fields, unknown_fields};
 use crate::drawing::{self, Image, Order, Waiter, pictures};
 use crate::error::{ApiError, ErrorBody, Result};
+use crate::extract::Path;
 use crate::native::answer_picture;
 use crate::values::to_base64;
 

@@ -1,11 +1,12 @@
 //! The models, in OpenAI's words.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::wire::{ModelList, ModelObject};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody, Result};
+use crate::extract::Path;
 
 /// Lists the models and their aliases.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",

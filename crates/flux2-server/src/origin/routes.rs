@@ -1,6 +1,6 @@
 //! The origin's routes.
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::body;
 use crate::drawing::{self, Order, job_of};
 use crate::error::{ApiError, DetailBody, Result};
+use crate::extract::Path;
 use crate::openai;
 use crate::values::media_type;
 

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
+use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use axum::response::Response;
 use flux2_jobs::{JobState, JobView};
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::access::Caller;
 use crate::app::App;
 use crate::drawing::job_of;
 use crate::error::ApiError;
+use crate::extract::{Path, Upgrade};
 
 /// Close code for a token that names no job.
 const UNKNOWN_TOKEN: u16 = 4004;
@@ -28,7 +29,7 @@ pub async fn connect(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(token): Path<String>,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Response {
     let upgrade = upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
     upgrade.on_upgrade(async move |mut socket| {
