@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::failure::Failure;
 
 /// Subcommands of other programs, with what does the same here.
-const ELSEWHERE: [(&[&str], &str); 13] = [
+const ELSEWHERE: [(&[&str], &str); 14] = [
     (&["version", "ver"], "--version"),
     (&["usage", "manual", "commands", "options"], "help"),
     (&["list", "ls", "ps", "search", "tags"], "models"),
@@ -25,17 +25,15 @@ const ELSEWHERE: [(&[&str], &str); 13] = [
     (&["quantize", "quantise", "export"], "convert"),
     (&["benchmark", "perf"], "bench"),
     (&["estimate"], "plan"),
+    (&["serve", "server", "listen", "daemon"], if cfg!(feature = "serve") { "serve" } else { "help" }),
     // Nothing here does the same.
-    (
-        &["serve", "server", "start", "stop", "init", "config", "login", "logout", "auth", "exit", "quit", "build"],
-        "help",
-    ),
+    (&["start", "stop", "init", "config", "login", "logout", "auth", "exit", "quit", "build"], "help"),
 ];
 
 /// Words that can be drawn and are one letter away from a subcommand.
-const DRAWN: [&str; 15] = [
-    "beach", "bunch", "clan", "concert", "convent", "covert", "doctors", "helm", "insect", "kelp", "plain", "plane",
-    "plank", "plant", "remote",
+const DRAWN: [&str; 18] = [
+    "beach", "bunch", "clan", "concert", "convent", "covert", "doctors", "helm", "insect", "kelp", "nerve", "plain",
+    "plane", "plank", "plant", "remote", "swerve", "verve",
 ];
 
 /// Endings of the files that this program reads.

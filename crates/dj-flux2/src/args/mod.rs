@@ -2,6 +2,8 @@
 
 mod bench;
 mod generate;
+#[cfg(feature = "serve")]
+mod serve;
 mod values;
 
 use std::ffi::OsString;
@@ -11,6 +13,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
+#[cfg(feature = "serve")]
+pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
 use values::thread_count;
 pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color};
 
@@ -44,6 +48,9 @@ pub enum Command {
     /// Print how much memory a picture needs, without making it
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Plan(Box<GenerateArgs>),
+    /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+    #[cfg(feature = "serve")]
+    Serve(Box<ServeArgs>),
     /// Time single ops or whole pictures on this machine
     Bench(BenchArgs),
     /// Convert a model to another number format (resumable)

@@ -13,6 +13,8 @@ pub mod models;
 pub mod plan;
 #[cfg(feature = "hub")]
 pub mod remove;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "hub")]
 pub mod verify;
 

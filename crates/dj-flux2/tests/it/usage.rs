@@ -31,6 +31,7 @@ fn no_arguments() {
       info      Print the parameters that a picture was made with
       inspect   Describe a file or folder of weights without loading it
       plan      Print how much memory a picture needs, without making it
+      serve     Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
       bench     Time single ops or whole pictures on this machine
       convert   Convert a model to another number format (resumable)
       doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
@@ -65,6 +66,7 @@ fn help() {
       info      Print the parameters that a picture was made with
       inspect   Describe a file or folder of weights without loading it
       plan      Print how much memory a picture needs, without making it
+      serve     Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
       bench     Time single ops or whole pictures on this machine
       convert   Convert a model to another number format (resumable)
       doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders

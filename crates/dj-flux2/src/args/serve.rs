@@ -1,0 +1,216 @@
+//! Flags of `serve`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use flux2::Device;
+
+use super::values::{Dtype, Quantize, parse_memory, thread_count};
+
+/// Flags of `serve`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Model to serve, as for `generate`; repeat it for several, the first is the default; put NAME= before it to give
+    /// it another name [default: $DJ_FLUX2_MODEL, or klein-mini]
+    #[arg(short, long, value_name = "[NAME=]MODEL", help_heading = "Models")]
+    pub model: Vec<String>,
+
+    /// LoRA that requests may add, by its name; repeat it for several
+    #[arg(long, value_name = "NAME=FILE", value_parser = parse_pair, help_heading = "Models")]
+    pub lora: Vec<(String, String)>,
+
+    /// Another name for a model, for clients with a fixed list, as in gpt-image-1=klein-4b; repeat it for several
+    #[arg(long, value_name = "NAME=MODEL", value_parser = parse_pair, help_heading = "Models")]
+    pub alias: Vec<(String, String)>,
+
+    /// Model to load at the start, by its name; repeat it for several [default: the first]
+    #[arg(long, value_name = "NAME", help_heading = "Models")]
+    pub preload: Vec<String>,
+
+    /// Unload a model after so many seconds without work [default: never]
+    #[arg(long, value_name = "SECONDS", help_heading = "Models")]
+    pub idle_unload: Option<u64>,
+
+    /// Address to listen on; 0.0.0.0 and :: are all of this machine's
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Listening")]
+    pub bind: IpAddr,
+
+    /// Port to listen on; 0 is any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 8190, help_heading = "Listening")]
+    pub port: u16,
+
+    /// Listen on this Unix socket instead of a port
+    #[cfg(unix)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bind", "port"], help_heading = "Listening")]
+    pub unix: Option<PathBuf>,
+
+    /// Certificate for TLS, as PEM, followed by those it is signed with
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Listening")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Listening")]
+    pub tls_key: Option<PathBuf>,
+
+    /// File of API keys, one a line: NAME SHA256 [jobs=N] [per-minute=N] [priority=high|normal|low]; read again on
+    /// SIGHUP
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Let everybody in who reaches a public address
+    #[arg(long, help_heading = "Access")]
+    pub insecure: bool,
+
+    /// Name of this server that requests may be sent to, besides localhost and addresses; repeat it for several
+    #[arg(long, value_name = "NAME", help_heading = "Access")]
+    pub allow_host: Vec<String>,
+
+    /// Origin whose pages may call the server, as in https://example.com; repeat it for several
+    #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
+    pub cors_origin: Vec<String>,
+
+    /// Most bytes of a request, as in 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, default_value = "64MiB", help_heading = "Limits")]
+    pub max_body: usize,
+
+    /// Most pixels of a picture
+    #[arg(long, value_name = "N", default_value_t = 4 << 20, help_heading = "Limits")]
+    pub max_pixels: u64,
+
+    /// Most characters of a prompt
+    #[arg(long, value_name = "N", default_value_t = 32_000, help_heading = "Limits")]
+    pub max_prompt: usize,
+
+    /// Most pictures of a request
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Limits")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_count: u32,
+
+    /// Most reference images of a request
+    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Limits")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub max_references: u8,
+
+    /// Most connections at one time
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Limits")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_connections: u32,
+
+    /// Most jobs that wait
+    #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Limits")]
+    pub max_queue: usize,
+
+    /// Longest queue, as seconds until its last job would start
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, help_heading = "Limits")]
+    pub max_wait: u64,
+
+    /// Most pictures that are drawn together
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Limits")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub max_batch: u8,
+
+    /// Folder of the journal, the pictures and the uploads [default: dj-flux2/server in the user's state folder]
+    #[arg(long, value_name = "FOLDER", help_heading = "Keeping")]
+    pub state: Option<PathBuf>,
+
+    /// Keep everything in memory: jobs are lost when the server ends
+    #[arg(long, conflicts_with = "state", help_heading = "Keeping")]
+    pub no_journal: bool,
+
+    /// Delete pictures after so many days
+    #[arg(long, value_name = "N", default_value_t = 7, help_heading = "Keeping")]
+    pub keep_days: u32,
+
+    /// Most bytes of all pictures; the oldest are deleted
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, default_value = "2GiB", help_heading = "Keeping")]
+    pub keep_bytes: usize,
+
+    /// Return a picture that was drawn before, as far as it is kept, instead of drawing it again
+    #[arg(long, help_heading = "Keeping")]
+    pub reuse_pictures: bool,
+
+    /// Number format of the computation [default: bf16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
+
+    /// Quantize the weights while loading [default: as stored]
+    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
+    pub quantize: Option<Quantize>,
+
+    /// Device: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto, all GPUs]
+    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
+    pub device: Option<Device>,
+
+    /// CPU threads that draw [default: all that this process may use]
+    #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
+    pub threads: Option<u16>,
+
+    /// Memory that models may take together, as in 6GiB, on each GPU or in the process: the least recently used ones
+    /// are unloaded, and fewer weights stay in memory [default: the memory of a GPU; no limit on the CPU]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
+    pub max_memory: Option<usize>,
+
+    /// Neither read nor write the cache of text embeddings on disk
+    #[arg(long, help_heading = "Running")]
+    pub no_text_cache: bool,
+
+    /// Seconds to finish what runs, after the first SIGTERM; a second one ends at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Running")]
+    pub drain_timeout: u64,
+
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "text", help_heading = "Running")]
+    pub log_format: LogFormat,
+
+    /// Least important lines of the log; prompts are in none
+    #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Running")]
+    pub log_level: LogLevel,
+
+    /// What draws: fake draws colors instead of a model's pictures, to test clients
+    #[arg(long, value_name = "KIND", default_value = "engine", help_heading = "Running")]
+    pub backend: BackendKind,
+
+    /// Milliseconds of a step of the fake
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub fake_step_ms: u64,
+
+    /// Milliseconds to load a model of the fake
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub fake_load_ms: u64,
+
+    /// Failure of the fake: a prompt with TEXT fails as CLASS
+    #[arg(long, value_name = "TEXT=CLASS", value_parser = parse_pair, hide = true)]
+    pub fake_fail: Vec<(String, String)>,
+}
+
+/// Values of `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Values of `--log-level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Values of `--backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    Engine,
+    Fake,
+}
+
+/// Parses `NAME=VALUE`.
+fn parse_pair(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a name and a value are needed, with = between them"),
+    }
+}

@@ -1,0 +1,131 @@
+//! The models that are served: by the engine, or by the fake.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux2::weights::Location;
+use flux2::{EngineOptions, ModelPaths, Residency, TextCache, Variant};
+use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
+use flux2_jobs::fake::{FakeHost, FakeOptions};
+use flux2_jobs::{FailureClass, ModelHost};
+
+use crate::args::{BackendKind, ServeArgs};
+use crate::cache_folder;
+use crate::failure::{Failure, Result, code};
+use crate::gpu_options::gpu_options;
+use crate::prepare::find_model;
+use crate::settings::formats::{precision, threads};
+
+/// What draws, and the names of its models, the default first.
+pub struct Host {
+    pub host: Arc<dyn ModelHost>,
+    pub names: Vec<String>,
+}
+
+/// Finds the models and opens nothing yet.
+pub fn open(args: &ServeArgs) -> Result<Host> {
+    let offered = offered(args)?;
+    let names: Vec<String> = offered.iter().map(|(name, _)| name.clone()).collect();
+    if let Some((alias, model)) = args.alias.iter().find(|(_, model)| !names.contains(model)) {
+        let message = format!("--alias {alias}={model}: no model of this name is served");
+        return Err(Failure::usage(message, format!("use one of {}", names.join(", "))));
+    }
+    let host: Arc<dyn ModelHost> = match args.backend {
+        BackendKind::Fake => Arc::new(FakeHost::new(fake_options(args, names.clone())?)),
+        BackendKind::Engine => Arc::new(EngineHost::new(engine_options(args, offered)?)),
+    };
+    Ok(Host { host, names })
+}
+
+/// Names and places of the models, the default first.
+fn offered(args: &ServeArgs) -> Result<Vec<(String, Location)>> {
+    let environment = std::env::var("DJ_FLUX2_MODEL").ok().filter(|model| !model.is_empty());
+    let typed: Vec<String> = match (args.model.is_empty(), environment) {
+        (false, _) => args.model.clone(),
+        (true, Some(model)) => vec![model],
+        (true, None) if cfg!(feature = "mini") || args.backend == BackendKind::Fake => vec!["klein-mini".into()],
+        (true, None) => {
+            let hint = "pass -m PATH with the folder of a FLUX.2 [klein] model, or set DJ_FLUX2_MODEL to it";
+            return Err(Failure::new(code::MODEL_MISSING, "no model is named", hint));
+        }
+    };
+    let mut models: Vec<(String, Location)> = Vec::new();
+    for text in &typed {
+        let (name, place) = name_and_place(text, Path::exists);
+        if models.iter().any(|(known, _)| *known == name) {
+            let message = format!("two models are called {name}");
+            return Err(Failure::usage(message, format!("give one another name, as in -m other={place}")));
+        }
+        models.push((name, Location::from(place.as_str())));
+    }
+    Ok(models)
+}
+
+/// `NAME=MODEL` taken apart, unless a file is called so. Without a name, the last part of the path is the name.
+fn name_and_place(text: &str, exists: impl Fn(&Path) -> bool) -> (String, String) {
+    if let Some((name, place)) = text.split_once('=').filter(|(name, _)| !name.is_empty() && !exists(Path::new(text))) {
+        return (name.to_owned(), place.to_owned());
+    }
+    let last = Path::new(text).file_name().map_or(text.into(), |last| last.to_string_lossy());
+    (last.into_owned(), text.to_owned())
+}
+
+fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<EngineHostOptions> {
+    let model = |(name, place): (String, Location)| {
+        let repository = Variant::by_name(&name).ok().and_then(|variant| variant.repo);
+        Ok(OfferedModel {
+            paths: ModelPaths { model: find_model(&place)?, ..Default::default() },
+            aliases: repository.map(str::to_owned).into_iter().collect(),
+            name,
+        })
+    };
+    let text_cache = cache_folder::text_cache(|name| std::env::var_os(name)).filter(|_| !args.no_text_cache);
+    Ok(EngineHostOptions {
+        models: offered.into_iter().map(model).collect::<Result<_>>()?,
+        loras: args.lora.iter().map(|(name, file)| (name.clone(), Location::from(file.as_str()))).collect(),
+        engine: EngineOptions {
+            device: args.device.unwrap_or_default(),
+            precision: precision(args.dtype, args.quantize)?,
+            threads: threads(args.threads),
+            gpu: gpu_options(),
+            residency: Residency::KeepAll,
+            gpu_memory: None,
+            text_cache: text_cache.map(TextCache::new),
+        },
+        max_devices: None,
+        memory: args.max_memory,
+    })
+}
+
+fn fake_options(args: &ServeArgs, models: Vec<String>) -> Result<FakeOptions> {
+    let failure = |(text, name): &(String, String)| {
+        let class = FailureClass::ALL.into_iter().find(|class| class.name() == name);
+        let names = || FailureClass::ALL.map(FailureClass::name).join(", ");
+        let class = class.ok_or_else(|| Failure::usage(format!("no failure is called {name}"), names()))?;
+        Ok((text.clone(), class))
+    };
+    Ok(FakeOptions {
+        models,
+        loras: args.lora.iter().map(|(name, _)| name.clone()).collect(),
+        load: Duration::from_millis(args.fake_load_ms),
+        step: Duration::from_millis(args.fake_step_ms),
+        failures: args.fake_fail.iter().map(failure).collect::<Result<_>>()?,
+        ..FakeOptions::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_may_have_a_name_of_its_own() {
+        let parts = |text, exists: bool| name_and_place(text, move |_| exists);
+        assert_eq!(parts("klein-4b", false), ("klein-4b".into(), "klein-4b".into()));
+        assert_eq!(parts("small=/m/klein", false), ("small".into(), "/m/klein".into()));
+        assert_eq!(parts("/m/a=b", true), ("a=b".into(), "/m/a=b".into()));
+        assert_eq!(parts("/m/klein/", false), ("klein".into(), "/m/klein/".into()));
+        assert_eq!(parts("=x", false), ("=x".into(), "=x".into()));
+    }
+}

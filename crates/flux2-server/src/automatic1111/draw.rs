@@ -1,0 +1,78 @@
+//! `txt2img` and `img2img`.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use flux2_jobs::JobState;
+use serde_json::Value;
+
+use super::wire::{DrawRequest, DrawResponse, info};
+use crate::access::Caller;
+use crate::app::App;
+use crate::body;
+use crate::drawing::{self, Order, Waiter, pictures, saved_pictures};
+use crate::error::{ApiError, DetailBody, Result};
+use crate::values::to_base64;
+
+/// Fields of the answer's `parameters` that are left out for their size.
+const LARGE: [&str; 2] = ["init_images", "mask"];
+
+/// Makes images from a prompt.
+#[utoipa::path(post, path = "/sdapi/v1/txt2img", tag = "automatic1111", request_body = DrawRequest,
+    responses((status = 200, description = "The images.", body = DrawResponse),
+              (status = "default", description = "An error.", body = DetailBody)))]
+pub async fn txt2img(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<DrawResponse>> {
+    draw(&app, &caller, request, false).await
+}
+
+/// Edits or combines reference images. There is no strength: the prompt says what is to change.
+#[utoipa::path(post, path = "/sdapi/v1/img2img", tag = "automatic1111", request_body = DrawRequest,
+    responses((status = 200, description = "The images.", body = DrawResponse),
+              (status = "default", description = "An error.", body = DetailBody)))]
+pub async fn img2img(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<DrawResponse>> {
+    draw(&app, &caller, request, true).await
+}
+
+async fn draw(app: &App, caller: &Caller, request: Request, edits: bool) -> Result<Json<DrawResponse>> {
+    let mut parameters = body::json(app, request).await?.json;
+    let (wire, _) = body::typed::<DrawRequest>(parameters.clone(), StatusCode::UNPROCESSABLE_ENTITY)?;
+    let (mut draft, images) = wire.parts()?;
+    if edits != !images.is_empty() {
+        let message = if edits { "there is no image to edit" } else { "txt2img takes no images" };
+        return Err(ApiError::invalid("init_images", message).hint("img2img edits the images in init_images"));
+    }
+    if draft.model.name.is_none() {
+        draft.model.name = app.chosen_models().get(&caller.owner).cloned();
+    }
+    let accepted = drawing::submit(app, caller, Order { draft, images, ..Order::default() }).await?;
+    let job = Waiter::new(app, accepted.id)?.end().await?;
+    // An interrupted job gives what it has.
+    let pictures = match job.state {
+        JobState::Cancelled => saved_pictures(app, &job).await?,
+        _ => pictures(app, &job).await?,
+    };
+    let images = match wire.send_images.unwrap_or(true) {
+        true => pictures.iter().map(|picture| to_base64(&picture.bytes)).collect(),
+        false => Vec::new(),
+    };
+    for field in LARGE {
+        if let Some(value) = parameters.get_mut(field) {
+            *value = Value::Null;
+        }
+    }
+    let info = info(&job, &ignored(&wire));
+    Ok(Json(DrawResponse { images, parameters, info }))
+}
+
+fn ignored(wire: &DrawRequest) -> Vec<String> {
+    let has_negative = wire.negative_prompt.as_ref().is_some_and(|prompt| !prompt.is_empty());
+    has_negative.then(|| "negative_prompt is not supported and was ignored".to_owned()).into_iter().collect()
+}

@@ -1,0 +1,210 @@
+//! Types of AUTOMATIC1111's API.
+
+use flux2::image::Parameters;
+use flux2_jobs::{Draft, JobView, ModelChoice};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::drawing::Image;
+use crate::error::{ApiError, Result};
+use crate::openai::wire::no_mask;
+use crate::values::{image_bytes, lenient, one_or_many, seed};
+
+/// A request for images. Other fields are accepted and ignored.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct DrawRequest {
+    /// Description of the images.
+    pub prompt: Option<String>,
+    /// Not supported: ignored, and `info` says so.
+    pub negative_prompt: Option<String>,
+    /// Width in pixels, a multiple of 16.
+    #[serde(deserialize_with = "lenient")]
+    pub width: Option<u32>,
+    /// Height in pixels, a multiple of 16.
+    #[serde(deserialize_with = "lenient")]
+    pub height: Option<u32>,
+    /// Denoising steps.
+    #[serde(deserialize_with = "lenient")]
+    pub steps: Option<u32>,
+    /// Guidance scale, for base models.
+    #[serde(deserialize_with = "lenient")]
+    pub cfg_scale: Option<f32>,
+    /// Seed; -1 or nothing is random.
+    #[serde(deserialize_with = "seed")]
+    #[schema(value_type = Option<i128>, minimum = -1)]
+    pub seed: Option<u64>,
+    /// Images of a batch.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1)]
+    pub batch_size: Option<u32>,
+    /// Batches.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1)]
+    pub n_iter: Option<u32>,
+    /// Reference images of `img2img`, as base64 or data URLs.
+    #[serde(deserialize_with = "one_or_many")]
+    pub init_images: Vec<String>,
+    /// Not supported.
+    #[schema(value_type = Option<String>)]
+    pub mask: Option<Value>,
+    /// Whether the images are in the answer; they are by default.
+    #[serde(deserialize_with = "lenient")]
+    pub send_images: Option<bool>,
+    /// Settings of this request.
+    pub override_settings: Option<OverrideSettings>,
+}
+
+/// Settings of a request.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct OverrideSettings {
+    /// Title or name of the model.
+    pub sd_model_checkpoint: Option<String>,
+}
+
+impl DrawRequest {
+    /// The pictures and their reference images.
+    ///
+    /// # Errors
+    /// 400 for a value that is not allowed.
+    pub fn parts(&self) -> Result<(Draft, Vec<Image>)> {
+        if self.mask.as_ref().is_some_and(|mask| !mask.is_null()) {
+            return Err(no_mask());
+        }
+        let count = self.batch_size.unwrap_or(1).checked_mul(self.n_iter.unwrap_or(1));
+        let count = count.ok_or_else(|| ApiError::invalid("batch_size", "too many images"))?;
+        let images = self.init_images.iter().map(|text| image_bytes(text, "init_images").map(Image::Sent));
+        let name = self.override_settings.as_ref().and_then(|settings| settings.sd_model_checkpoint.clone());
+        let draft = Draft {
+            model: ModelChoice { name, ..Default::default() },
+            prompt: self.prompt.clone().unwrap_or_default(),
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            guidance: self.cfg_scale,
+            seed: self.seed,
+            count: Some(count),
+            ..Draft::default()
+        };
+        Ok((draft, images.collect::<Result<_>>()?))
+    }
+}
+
+/// The images of a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DrawResponse {
+    /// The files as base64.
+    pub images: Vec<String>,
+    /// The request, without its images.
+    #[schema(value_type = Object)]
+    pub parameters: Value,
+    /// How they were drawn, as JSON in a text.
+    pub info: String,
+}
+
+/// How the images of a job were drawn, as JSON in a text.
+pub fn info(job: &JobView, ignored: &[String]) -> String {
+    let spec = &job.spec;
+    let seeds: Vec<u64> = job.images.iter().map(|image| image.seed).collect();
+    let guidance = spec.guidance.unwrap_or(1.0);
+    let texts: Vec<String> = seeds.iter().map(|seed| line(job, *seed)).collect();
+    let info = json!({
+        "prompt": spec.prompt, "all_prompts": vec![&spec.prompt; seeds.len()],
+        "negative_prompt": "", "all_negative_prompts": vec![""; seeds.len()],
+        "seed": spec.seed, "all_seeds": seeds, "subseed": 0, "all_subseeds": vec![0; texts.len()],
+        "width": spec.width, "height": spec.height, "steps": spec.steps, "cfg_scale": guidance,
+        "sampler_name": "Euler", "batch_size": spec.count, "denoising_strength": null,
+        "sd_model_name": spec.model.name, "sd_model_hash": null, "infotexts": texts,
+        "index_of_first_image": 0, "job_id": job.id.to_string(),
+        "warnings": job.warnings.iter().chain(ignored).collect::<Vec<_>>(),
+    });
+    info.to_string()
+}
+
+/// The line that AUTOMATIC1111 writes into images.
+fn line(job: &JobView, seed: u64) -> String {
+    let spec = &job.spec;
+    let parameters = Parameters {
+        prompt: spec.prompt.clone(),
+        seed,
+        noise: spec.noise.to_string(),
+        model: spec.model.name.clone(),
+        variant: None,
+        dtype: spec.model.precision.to_string(),
+        steps: spec.steps,
+        guidance: spec.guidance,
+        width: spec.width,
+        height: spec.height,
+        references: spec.references.clone(),
+        loras: Vec::new(),
+        software: flux2::image::metadata::SOFTWARE.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    parameters.line()
+}
+
+/// How far the caller's work is.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct ProgressResponse {
+    /// 0 to 1.
+    pub progress: f64,
+    /// Estimated seconds that are left.
+    pub eta_relative: f64,
+    /// Details.
+    pub state: State,
+    /// What the image looks like so far, as base64.
+    pub current_image: Option<String>,
+    /// A sentence.
+    pub textinfo: Option<String>,
+}
+
+/// Details of the progress.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct State {
+    /// Always false.
+    pub skipped: bool,
+    /// Whether it was interrupted.
+    pub interrupted: bool,
+    /// Id of the job.
+    pub job: String,
+    /// Images of the job.
+    pub job_count: u32,
+    /// When it was started.
+    pub job_timestamp: String,
+    /// The image that is drawn, from 0.
+    pub job_no: u32,
+    /// Steps that are done.
+    pub sampling_step: u32,
+    /// Steps of an image.
+    pub sampling_steps: u32,
+}
+
+/// An image whose parameters are asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct PngInfoRequest {
+    /// The file as base64 or a data URL.
+    pub image: String,
+}
+
+/// The parameters of an image.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PngInfoResponse {
+    /// The line that AUTOMATIC1111 writes into images; empty if there are none.
+    pub info: String,
+    /// The parameters, if this program made the image.
+    #[schema(value_type = Object)]
+    pub items: Value,
+    /// The same.
+    #[schema(value_type = Object)]
+    pub parameters: Value,
+}
+
+/// Options that can be set.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct SetOptions {
+    /// Title or name of the model for requests of this caller that name none.
+    pub sd_model_checkpoint: Option<String>,
+}

@@ -1,0 +1,99 @@
+//! What the server can do, and how it does.
+
+use axum::Json;
+use axum::extract::State;
+use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
+use flux2::sampler::schedule::MAX_STEPS;
+use flux2::weights::variant::Kind;
+use flux2_jobs::{ModelInfo, Stats};
+
+use super::wire::{Capabilities, DeviceOf, Model, RequestLimits, StatsOf};
+use crate::app::App;
+use crate::error::ErrorBody;
+use crate::values::Format;
+
+/// Lists the models, the default first.
+#[utoipa::path(get, path = "/api/v1/models", tag = "about",
+    responses((status = 200, description = "The models.", body = Vec<Model>),
+              (status = "default", description = "An error.", body = ErrorBody)))]
+pub async fn models(State(app): State<App>) -> Json<Vec<Model>> {
+    Json(all_models(&app))
+}
+
+fn all_models(app: &App) -> Vec<Model> {
+    let stats = app.jobs.stats();
+    app.jobs.models().into_iter().map(|info| model(app, info, &stats)).collect()
+}
+
+fn model(app: &App, info: ModelInfo, stats: &Stats) -> Model {
+    let ModelInfo { name, mut aliases, variant } = info;
+    aliases.extend(app.options.aliases.iter().filter(|(_, model)| **model == name).map(|(alias, _)| alias.clone()));
+    let is_loaded = |models: &[(String, usize)]| models.iter().any(|(loaded, _)| *loaded == name);
+    let loaded_on = stats.devices.iter().filter(|device| is_loaded(&device.models)).map(|device| device.name.clone());
+    Model {
+        aliases,
+        variant: variant.map(|variant| variant.name),
+        is_distilled: variant.map(|variant| variant.kind != Kind::Base),
+        default_steps: variant.map(|variant| variant.default_steps),
+        default_guidance: variant.and_then(|variant| variant.default_guidance),
+        default_px: variant.map(|variant| variant.default_px),
+        trained_px: variant.and_then(|variant| variant.trained_px.as_ref()).map(|px| [*px.start(), *px.end()]),
+        loaded_on: loaded_on.collect(),
+        name,
+    }
+}
+
+/// What this server can do: all that a page or an agent needs to offer it.
+#[utoipa::path(get, path = "/api/v1/capabilities", tag = "about",
+    responses((status = 200, description = "Models, sizes, limits and features.", body = Capabilities),
+              (status = "default", description = "An error.", body = ErrorBody)))]
+pub async fn capabilities(State(app): State<App>) -> Json<Capabilities> {
+    let limits = &app.options.limits;
+    let features = [("references", true), ("loras", true), ("events", true), ("masks", false), ("upscaling", false)];
+    Json(Capabilities {
+        version: env!("CARGO_PKG_VERSION"),
+        is_fake: app.options.is_fake,
+        models: all_models(&app),
+        loras: app.jobs.loras(),
+        formats: vec![Format::Png, Format::Jpeg, Format::Webp],
+        noise: vec!["philox", "torch-cpu", "torch-cuda"],
+        limits: RequestLimits {
+            grid_px: GRID_PX,
+            min_px: MIN_PX,
+            max_px: MAX_PX,
+            max_pixels: limits.pixels,
+            max_steps: MAX_STEPS,
+            max_count: limits.count,
+            max_references: limits.references,
+            max_prompt_chars: limits.prompt_chars,
+            max_image_bytes: limits.image_bytes,
+            max_body_bytes: limits.body_bytes,
+        },
+        features: features.into(),
+    })
+}
+
+/// Numbers about the server since its start.
+#[utoipa::path(get, path = "/api/v1/stats", tag = "about",
+    responses((status = 200, description = "The numbers.", body = StatsOf),
+              (status = "default", description = "An error.", body = ErrorBody)))]
+pub async fn stats(State(app): State<App>) -> Json<StatsOf> {
+    let stats = app.jobs.stats();
+    Json(StatsOf {
+        queued: stats.queued.iter().map(|depth| depth.jobs).sum(),
+        wait_seconds: stats.wait_seconds,
+        running: stats.running,
+        accepted: stats.accepted,
+        done: stats.done,
+        failed: stats.failed.iter().map(|(_, count)| count).sum(),
+        cancelled: stats.cancelled,
+        rejected: stats.rejected.iter().map(|(_, count)| count).sum(),
+        images: stats.images,
+        devices: stats.devices.into_iter().map(device).collect(),
+    })
+}
+
+fn device(device: flux2_jobs::stats::DeviceStats) -> DeviceOf {
+    let models = device.models.into_iter().map(|(name, _)| name).collect();
+    DeviceOf { name: device.name, is_busy: device.is_busy, models }
+}

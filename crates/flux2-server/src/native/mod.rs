@@ -1,0 +1,37 @@
+//! The native API, below `/api/v1`: jobs that are made, watched, cancelled and fetched.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `wire` | its types |
+//! | `jobs` | jobs, their events |
+//! | `images` | finished images and thumbnails |
+//! | `about` | models, capabilities, statistics |
+//! | `uploads` | reference images by digest |
+
+mod about;
+mod images;
+mod jobs;
+mod uploads;
+pub mod wire;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+
+pub use images::answer_picture;
+
+/// These routes.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(jobs::create, jobs::list))
+        .routes(routes!(jobs::one, jobs::cancel))
+        .routes(routes!(jobs::events))
+        .routes(routes!(images::image))
+        .routes(routes!(images::thumbnail))
+        .routes(routes!(uploads::create))
+        .routes(routes!(uploads::one))
+        .routes(routes!(about::models))
+        .routes(routes!(about::capabilities))
+        .routes(routes!(about::stats))
+}

@@ -1,0 +1,522 @@
+//! Types of the native API.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use flux2::{NoiseKind, Precision};
+use flux2_jobs::{Draft, EventKind, FailureClass, ImageInfo, JobFailure, JobView, LoraKey, ModelChoice, Priority};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::{ApiError, Result};
+use crate::values::{Format, lenient, one_or_many, parse_size, seed};
+
+/// A job to be made. What is left out is chosen by the model, and told in the answer.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobRequest {
+    /// Description of the images.
+    #[schema(required, max_length = 32000)]
+    pub prompt: Option<String>,
+    /// Name of the model, by default the first of `/api/v1/models`.
+    pub model: Option<String>,
+    /// LoRAs to add, in order.
+    #[serde(deserialize_with = "one_or_many")]
+    pub loras: Vec<LoraRequest>,
+    /// Number format, as in `bf16`.
+    pub precision: Option<String>,
+    /// Reference images to edit or combine: digests of uploads, or images as base64 or data URLs.
+    #[serde(deserialize_with = "one_or_many")]
+    pub references: Vec<String>,
+    /// Width in pixels, a multiple of 16.
+    #[serde(deserialize_with = "lenient")]
+    pub width: Option<u32>,
+    /// Height in pixels, a multiple of 16.
+    #[serde(deserialize_with = "lenient")]
+    pub height: Option<u32>,
+    /// Width and height, as in `1024x768`.
+    pub size: Option<String>,
+    /// Denoising steps.
+    #[serde(deserialize_with = "lenient")]
+    pub steps: Option<u32>,
+    /// Guidance scale, for base models.
+    #[serde(deserialize_with = "lenient")]
+    pub guidance: Option<f32>,
+    /// Kind of noise: `philox`, `torch-cpu` or `torch-cuda`.
+    pub noise: Option<String>,
+    /// Seed of the first image, each further one has the next; -1 or nothing is random.
+    #[serde(deserialize_with = "seed")]
+    #[schema(value_type = Option<i128>, minimum = -1)]
+    pub seed: Option<u64>,
+    /// Number of images.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1)]
+    pub count: Option<u32>,
+    /// Format of the files.
+    pub format: Option<Format>,
+    /// Whether the parameters are stored in the files; they are by default.
+    #[serde(deserialize_with = "lenient")]
+    pub metadata: Option<bool>,
+    /// Urgency.
+    pub priority: Option<Urgency>,
+    /// Seconds from now after which the job is no longer wanted.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 0.001)]
+    pub deadline_seconds: Option<f64>,
+}
+
+/// A LoRA to add.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoraRequest {
+    /// Its name.
+    pub name: String,
+    /// Factor by which it is added.
+    #[serde(default = "one")]
+    pub scale: f32,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// Urgency of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Urgency {
+    /// Somebody waits at a screen.
+    High,
+    /// The usual one.
+    Normal,
+    /// Work in the background.
+    Low,
+}
+
+impl From<Urgency> for Priority {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::High => Priority::High,
+            Urgency::Normal => Priority::Normal,
+            Urgency::Low => Priority::Low,
+        }
+    }
+}
+
+impl From<Priority> for Urgency {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::High => Urgency::High,
+            Priority::Normal => Urgency::Normal,
+            Priority::Low => Urgency::Low,
+        }
+    }
+}
+
+/// Longest time that a deadline may be ahead.
+const MAX_DEADLINE: f64 = 30.0 * 24.0 * 3600.0;
+
+impl JobRequest {
+    /// The draft without the references, and the deadline.
+    ///
+    /// # Errors
+    /// 400 for a value that is not allowed.
+    pub fn draft(self) -> Result<(Draft, Option<Duration>)> {
+        let prompt = self.prompt.ok_or_else(|| ApiError::invalid("prompt", "there is no prompt"))?;
+        let size = self.size.as_deref().map(parse_size).transpose()?.flatten();
+        if size.is_some() && (self.width.is_some() || self.height.is_some()) {
+            return Err(ApiError::invalid("size", "size and width or height are given").hint("give only one of them"));
+        }
+        let deadline = self.deadline_seconds.map(|seconds| match seconds > 0.0 && seconds <= MAX_DEADLINE {
+            true => Ok(Duration::from_secs_f64(seconds)),
+            false => Err(ApiError::invalid("deadline_seconds", format!("{seconds} is outside 0 to {MAX_DEADLINE}"))),
+        });
+        let loras = self.loras.into_iter().map(|LoraRequest { name, scale }| LoraKey { name, scale }).collect();
+        let precision = self.precision.as_deref().map(parse_precision).transpose()?;
+        let draft = Draft {
+            model: ModelChoice { name: self.model, loras, precision },
+            prompt,
+            references: Vec::new(),
+            width: self.width.or(size.map(|(width, _)| width)),
+            height: self.height.or(size.map(|(_, height)| height)),
+            steps: self.steps,
+            guidance: self.guidance,
+            noise: self.noise.as_deref().map(parse_noise).transpose()?,
+            seed: self.seed,
+            count: self.count,
+            format: self.format.map(Into::into),
+            metadata: self.metadata,
+        };
+        Ok((draft, deadline.transpose()?))
+    }
+}
+
+fn parse_precision(text: &str) -> Result<Precision> {
+    text.parse().map_err(|_| ApiError::invalid("precision", format!("{text:?} is not a number format")))
+}
+
+/// The kind of noise of a name.
+///
+/// # Errors
+/// 400 with the names there are.
+pub fn parse_noise(text: &str) -> Result<NoiseKind> {
+    text.parse().map_err(|error| ApiError::invalid("noise", format!("{error}")))
+}
+
+/// A job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Job {
+    /// Its id, a UUID.
+    pub id: String,
+    /// `queued`, `running`, `done`, `failed` or `cancelled`.
+    pub state: &'static str,
+    /// Its place in the queue, from 1, while it waits.
+    pub position: Option<usize>,
+    /// Estimated seconds until it starts, while it waits.
+    pub wait_seconds: Option<f64>,
+    /// Urgency.
+    pub priority: Urgency,
+    /// What is drawn, with every default filled in.
+    pub request: Resolved,
+    /// When it was accepted, as RFC 3339.
+    pub created_at: String,
+    /// When it was started last.
+    pub started_at: Option<String>,
+    /// When it ended.
+    pub finished_at: Option<String>,
+    /// When it is no longer wanted.
+    pub deadline: Option<String>,
+    /// How often it was started.
+    pub attempts: u32,
+    /// The device that draws or drew it.
+    pub device: Option<String>,
+    /// How far it is, while it is running.
+    pub progress: Option<ProgressOf>,
+    /// What of the request was not carried out.
+    pub warnings: Vec<String>,
+    /// Images that are ready.
+    pub images: Vec<Image>,
+    /// Why it ended without all of its images.
+    pub error: Option<Failure>,
+    /// How each image was drawn: seconds and cache hits.
+    #[schema(value_type = Vec<Object>)]
+    pub timings: Vec<flux2_jobs::DrawingRecord>,
+    /// Number of its last event.
+    pub last_event: u64,
+    /// Paths of this job.
+    pub links: Links,
+}
+
+/// What is drawn.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Resolved {
+    /// Name of the model.
+    pub model: String,
+    /// Number format.
+    pub precision: String,
+    /// LoRAs.
+    pub loras: Vec<LoraRequest>,
+    /// Description of the images.
+    pub prompt: String,
+    /// SHA-256 of the reference images.
+    pub references: Vec<String>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Denoising steps.
+    pub steps: u32,
+    /// Guidance scale; none for distilled models.
+    pub guidance: Option<f32>,
+    /// Kind of noise.
+    pub noise: String,
+    /// Seed of the first image.
+    pub seed: u64,
+    /// Number of images.
+    pub count: u32,
+    /// Format of the files.
+    pub format: Format,
+    /// Whether parameters are stored in the files.
+    pub metadata: bool,
+}
+
+/// How far a job is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProgressOf {
+    /// The image that is drawn, from 0.
+    pub image: u32,
+    /// The stage.
+    pub stage: Option<&'static str>,
+    /// Steps that are done.
+    pub step: u32,
+    /// Steps of this image.
+    pub steps: u32,
+}
+
+/// An image that is ready.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Image {
+    /// Its number in the job, from 0.
+    pub index: u32,
+    /// Its seed.
+    pub seed: u64,
+    /// SHA-256 of its file.
+    pub sha256: String,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Format of its file.
+    pub format: Format,
+    /// Path of its file.
+    pub url: String,
+    /// Path of a small version.
+    pub thumbnail: String,
+}
+
+/// Why a job has not all of its images.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Failure {
+    /// Its kind, as in `out_of_memory`.
+    pub class: &'static str,
+    /// What happened, and the value.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Whether the same request may succeed later.
+    pub may_retry: bool,
+}
+
+/// Paths of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Links {
+    /// The job; DELETE cancels it.
+    #[serde(rename = "self")]
+    pub this: String,
+    /// Its events.
+    pub events: String,
+}
+
+/// A page of jobs, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Pass it as `cursor` for the next page; null on the last one.
+    pub next: Option<String>,
+}
+
+/// RFC 3339 in UTC with milliseconds.
+pub fn time_text(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+impl From<JobView> for Job {
+    fn from(view: JobView) -> Self {
+        let path = format!("/api/v1/jobs/{}", view.id);
+        let (spec, times) = (&view.spec, &view.times);
+        Job {
+            id: view.id.to_string(),
+            state: view.state.name(),
+            position: view.position,
+            wait_seconds: view.wait.map(|wait| wait.as_secs_f64()),
+            priority: view.priority.into(),
+            request: Resolved {
+                model: spec.model.name.clone(),
+                precision: spec.model.precision.to_string(),
+                loras: spec.model.loras.iter().map(|l| LoraRequest { name: l.name.clone(), scale: l.scale }).collect(),
+                prompt: spec.prompt.clone(),
+                references: spec.references.clone(),
+                width: spec.width,
+                height: spec.height,
+                steps: spec.steps,
+                guidance: spec.guidance,
+                noise: spec.noise.to_string(),
+                seed: spec.seed,
+                count: spec.count,
+                format: spec.format.into(),
+                metadata: spec.metadata,
+            },
+            created_at: time_text(times.accepted),
+            started_at: times.started.map(time_text),
+            finished_at: times.finished.map(time_text),
+            deadline: times.deadline.map(time_text),
+            attempts: view.attempts,
+            device: view.device,
+            progress: view.progress.map(|p| ProgressOf {
+                image: p.picture,
+                stage: p.stage,
+                step: p.step,
+                steps: p.steps,
+            }),
+            warnings: view.warnings,
+            images: view.images.iter().map(|image| Image::new(&path, image)).collect(),
+            error: view.failure.map(Into::into),
+            timings: view.drawn,
+            last_event: view.last_event,
+            links: Links { events: format!("{path}/events"), this: path },
+        }
+    }
+}
+
+impl Image {
+    fn new(job: &str, info: &ImageInfo) -> Self {
+        let url = format!("{job}/images/{}", info.index);
+        Image {
+            index: info.index,
+            seed: info.seed,
+            sha256: info.sha256.clone(),
+            bytes: info.bytes,
+            width: info.width,
+            height: info.height,
+            format: info.format.into(),
+            thumbnail: format!("{url}/thumbnail"),
+            url,
+        }
+    }
+}
+
+impl From<JobFailure> for Failure {
+    fn from(failure: JobFailure) -> Self {
+        let JobFailure { class, message, remedy } = failure;
+        let hint = remedy.map(|remedy| remedy.to_string());
+        Failure { class: FailureClass::name(class), message, hint, may_retry: class.may_retry() }
+    }
+}
+
+/// The data of an event, as JSON.
+pub fn event_data(job: &str, kind: &EventKind) -> serde_json::Value {
+    use serde_json::json;
+    match kind {
+        EventKind::Queued { position } => json!({ "position": position }),
+        EventKind::Started { device } => json!({ "device": device }),
+        EventKind::Warning { text } => json!({ "text": text }),
+        EventKind::Stage { picture, name } => json!({ "image": picture, "stage": name }),
+        EventKind::Step { picture, step, steps } => json!({ "image": picture, "step": step, "steps": steps }),
+        EventKind::Preview { picture, step, bytes } => {
+            json!({ "image": picture, "step": step, "b64_json": crate::values::to_base64(bytes) })
+        }
+        EventKind::ImageReady { image } => json!(Image::new(job, image)),
+        EventKind::Failed { failure } => json!(Failure::from(failure.clone())),
+        _ => json!({}),
+    }
+}
+
+/// A model that is served.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Other names that lead to it.
+    pub aliases: Vec<String>,
+    /// Member of the family; null as long as the model is not loaded and its name does not say it.
+    pub variant: Option<&'static str>,
+    /// Whether it runs with few steps and without guidance.
+    pub is_distilled: Option<bool>,
+    /// Default number of steps.
+    pub default_steps: Option<u32>,
+    /// Default guidance scale; null if it runs without.
+    pub default_guidance: Option<f32>,
+    /// Default width and height in pixels.
+    pub default_px: Option<u32>,
+    /// Shortest and longest side that it was trained on, if images of other sizes are poor.
+    pub trained_px: Option<[u32; 2]>,
+    /// Devices that it is loaded on.
+    pub loaded_on: Vec<String>,
+}
+
+/// What this server can do: all that a page or an agent needs to offer it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Capabilities {
+    /// Version of the program.
+    pub version: &'static str,
+    /// Whether images come from a fake model, for tests.
+    pub is_fake: bool,
+    /// Models, the default first.
+    pub models: Vec<Model>,
+    /// Names of LoRAs.
+    pub loras: Vec<String>,
+    /// Number formats.
+    pub formats: Vec<Format>,
+    /// Kinds of noise.
+    pub noise: Vec<&'static str>,
+    /// What requests may ask for.
+    pub limits: RequestLimits,
+    /// What is built in, by name.
+    pub features: BTreeMap<&'static str, bool>,
+}
+
+/// What requests may ask for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RequestLimits {
+    /// Width and height are multiples of it.
+    pub grid_px: u32,
+    /// Shortest side in pixels.
+    pub min_px: u32,
+    /// Longest side in pixels.
+    pub max_px: u32,
+    /// Most pixels of an image.
+    pub max_pixels: u64,
+    /// Most denoising steps.
+    pub max_steps: u32,
+    /// Most images of a job.
+    pub max_count: u32,
+    /// Most reference images of a job.
+    pub max_references: usize,
+    /// Most characters of a prompt.
+    pub max_prompt_chars: usize,
+    /// Most bytes of a reference image.
+    pub max_image_bytes: usize,
+    /// Most bytes of a request.
+    pub max_body_bytes: usize,
+}
+
+/// A reference image that was uploaded.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Upload {
+    /// SHA-256 of its bytes, which names it in `references`.
+    pub sha256: String,
+    /// Its bytes.
+    pub bytes: usize,
+    /// Width in pixels; null if it is not looked at again.
+    pub width: Option<u32>,
+    /// Height in pixels; null if it is not looked at again.
+    pub height: Option<u32>,
+}
+
+/// Numbers about the server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StatsOf {
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Estimated seconds until the last of them starts.
+    pub wait_seconds: f64,
+    /// Jobs that run.
+    pub running: usize,
+    /// Jobs accepted since the start.
+    pub accepted: u64,
+    /// Jobs done since the start.
+    pub done: u64,
+    /// Jobs failed since the start.
+    pub failed: u64,
+    /// Jobs cancelled since the start.
+    pub cancelled: u64,
+    /// Jobs refused since the start.
+    pub rejected: u64,
+    /// Images saved since the start.
+    pub images: u64,
+    /// Devices.
+    pub devices: Vec<DeviceOf>,
+}
+
+/// A device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeviceOf {
+    /// Its name, as in `cuda:1`.
+    pub name: String,
+    /// Whether it draws or loads a model at this moment.
+    pub is_busy: bool,
+    /// Models that are loaded.
+    pub models: Vec<String>,
+}

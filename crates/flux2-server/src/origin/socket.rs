@@ -1,0 +1,89 @@
+//! Progress of a job over a WebSocket, in the origin's frames.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::response::Response;
+use flux2_jobs::{JobState, JobView};
+use serde_json::{Value, json};
+
+use super::wire::{progress_message, status};
+use crate::access::Caller;
+use crate::app::App;
+use crate::drawing::job_of;
+use crate::error::ApiError;
+use crate::extract::{Path, Upgrade};
+
+/// Close code for a token that names no job.
+const UNKNOWN_TOKEN: u16 = 4004;
+/// Bytes of a frame that is received: clients have nothing to say.
+const MAX_FRAME: usize = 4096;
+/// Shortest time between frames of progress.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Sends a frame for each change of a job, and a last one when it is over.
+pub async fn connect(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(token): Path<String>,
+    Upgrade(upgrade): Upgrade,
+) -> Response {
+    let upgrade = upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
+    upgrade.on_upgrade(async move |mut socket| {
+        let job = token.parse().map_err(|_| ApiError::no_job()).and_then(|id| job_of(&app, &caller, id));
+        // A client that is gone is no error.
+        let _ = match job {
+            Ok(job) => watch(&app, job, &mut socket).await,
+            Err(error) => refuse(&error, &mut socket).await,
+        };
+    })
+}
+
+async fn refuse(error: &ApiError, socket: &mut WebSocket) -> Result<(), axum::Error> {
+    send(socket, json!({ "type": "error", "status": "not_found", "seed": null, "error": error.message })).await?;
+    socket.send(Message::Close(Some(CloseFrame { code: UNKNOWN_TOKEN, reason: "unknown token".into() }))).await
+}
+
+async fn send(socket: &mut WebSocket, frame: Value) -> Result<(), axum::Error> {
+    socket.send(Message::Text(frame.to_string().into())).await
+}
+
+async fn watch(app: &App, job: JobView, socket: &mut WebSocket) -> Result<(), axum::Error> {
+    let id = job.id;
+    let Some(mut events) = app.jobs.events(id, job.last_event) else { return Ok(()) };
+    let (mut job, mut last) = (Some(job), Value::Null);
+    while let Some(now) = job {
+        if now.state.is_final() {
+            send(socket, last_frame(&now)).await?;
+            return socket.send(Message::Close(None)).await;
+        }
+        let frame = json!({
+            "type": "progress", "status": status(now.state), "queue_position": now.position,
+            "progress": progress_message(&now),
+        });
+        if frame != last {
+            send(socket, frame.clone()).await?;
+            last = frame;
+        }
+        tokio::select! {
+            _ = poll_fn(|context| events.poll_next(context)) => tokio::time::sleep(PACE).await,
+            () = app.drained() => return socket.send(Message::Close(None)).await,
+            received = socket.recv() => if !matches!(received, Some(Ok(_))) { return Ok(()) },
+        }
+        job = app.jobs.get(id);
+    }
+    Ok(())
+}
+
+fn last_frame(job: &JobView) -> Value {
+    let kind = if job.state == JobState::Done { "complete" } else { "error" };
+    let error = match (&job.failure, job.state) {
+        (Some(failure), _) => Some(failure.message.as_str()),
+        (None, JobState::Cancelled) => Some("cancelled"),
+        _ => None,
+    };
+    json!({ "type": kind, "status": status(job.state), "seed": job.spec.seed, "error": error })
+}

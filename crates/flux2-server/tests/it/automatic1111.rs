@@ -1,0 +1,99 @@
+//! The part of AUTOMATIC1111's API.
+
+use std::time::Duration;
+
+use axum::http::Method;
+use flux2::image::ImageFormat;
+use serde_json::{Value, json};
+
+use crate::site::{Site, base64, png, post, unbase64};
+
+#[test]
+fn txt2img_answers_with_images_and_an_info_that_parses() {
+    let site = Site::new();
+    let request = json!({"prompt": "a fox", "negative_prompt": "dogs", "width": 64, "height": 64, "steps": 2,
+        "cfg_scale": 7, "seed": 11, "batch_size": 2, "n_iter": 2, "sampler_name": "Euler a", "scheduler": "Karras",
+        "save_images": false, "alwayson_scripts": {}, "override_settings": {"sd_model_checkpoint": "klein-base-4b"}});
+    let body = site.post("/sdapi/v1/txt2img", request).expect(200);
+    let images = body["images"].as_array().unwrap();
+    assert_eq!((images.len(), ImageFormat::of(&unbase64(&images[0]))), (4, Some(ImageFormat::Png)));
+    assert_eq!(body["parameters"]["sampler_name"], "Euler a");
+    let info: Value = serde_json::from_str(body["info"].as_str().unwrap()).unwrap();
+    assert_eq!((&info["seed"], &info["all_seeds"]), (&json!(11), &json!([11, 12, 13, 14])));
+    assert_eq!((&info["sd_model_name"], &info["cfg_scale"]), (&json!("klein-base-4b"), &json!(7.0)));
+    assert!(info["infotexts"][1].as_str().unwrap().contains("Seed: 12, Size: 64x64"));
+    assert!(info["warnings"][0].as_str().unwrap().contains("negative_prompt"));
+    let read = site.post("/sdapi/v1/png-info", json!({"image": images[2]})).expect(200);
+    assert!(read["info"].as_str().unwrap().contains("Seed: 13"));
+    assert_eq!(read["parameters"]["seed"], 13);
+    let plain = site.post("/sdapi/v1/png-info", json!({"image": base64(&png(8, 8))})).expect(200);
+    assert_eq!(plain["info"], "");
+}
+
+#[test]
+fn img2img_edits_and_knows_no_masks() {
+    let site = Site::new();
+    let image = base64(&png(64, 96));
+    let request = json!({"prompt": "p", "init_images": [image], "denoising_strength": 0.7});
+    let body = site.post("/sdapi/v1/img2img", request).expect(200);
+    assert!(body["parameters"]["init_images"].is_null());
+    assert_eq!(serde_json::from_str::<Value>(body["info"].as_str().unwrap()).unwrap()["height"], 96);
+    let masked = site.post("/sdapi/v1/img2img", json!({"prompt": "p", "init_images": [image], "mask": image}));
+    assert_eq!(masked.expect(400)["error"], "mask_not_supported");
+    let without = site.post("/sdapi/v1/img2img", json!({"prompt": "p", "init_images": []}));
+    assert!(without.expect(400)["detail"].is_string());
+}
+
+#[test]
+fn progress_and_interruption() {
+    let site = Site::with(|setup| setup.fake.step = Duration::from_millis(50));
+    assert_eq!(site.get("/sdapi/v1/progress").expect(200)["progress"], 0.0);
+    let request = json!({"prompt": "p", "width": 64, "height": 64, "steps": 1000});
+    let (answer, ()) = site.runtime.block_on(async {
+        let interrupting = async {
+            for _ in 0..1000 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let request = crate::site::request(Method::GET, "/sdapi/v1/progress", &[], axum::body::Body::empty());
+                let progress = site.answer(request).await.expect(200);
+                if progress["state"]["sampling_step"].as_u64() > Some(0) {
+                    assert!(progress["progress"].as_f64().unwrap() > 0.0);
+                    assert!(progress.get("current_image").is_some() && progress["state"]["sampling_steps"] == 1000);
+                    break;
+                }
+            }
+            site.answer(post("/sdapi/v1/interrupt", &[], json!({}))).await.expect(200);
+        };
+        tokio::join!(site.answer(post("/sdapi/v1/txt2img", &[], request)), interrupting)
+    });
+    assert_eq!(answer.expect(200)["images"], json!([]));
+}
+
+#[test]
+fn options_choose_the_model_of_the_caller() {
+    let site = Site::new();
+    assert_eq!(site.get("/sdapi/v1/options").expect(200)["sd_model_checkpoint"], "klein-4b");
+    site.post("/sdapi/v1/options", json!({"sd_model_checkpoint": "klein-base-4b", "CLIP_stop_at_last_layers": 2}))
+        .expect(200);
+    assert_eq!(site.get("/sdapi/v1/options").expect(200)["sd_model_checkpoint"], "klein-base-4b");
+    let body =
+        site.post("/sdapi/v1/txt2img", json!({"prompt": "p", "width": 64, "height": 64, "steps": 1})).expect(200);
+    let info: Value = serde_json::from_str(body["info"].as_str().unwrap()).unwrap();
+    assert_eq!(info["sd_model_name"], "klein-base-4b");
+    site.post("/sdapi/v1/options", json!({"sd_model_checkpoint": "sd15.safetensors"})).expect(404);
+}
+
+#[test]
+fn lists_have_the_fields_that_clients_read() {
+    let site = Site::new();
+    for (path, fields) in [
+        ("sd-models", ["title", "model_name", "hash", "sha256", "filename", "config"].as_slice()),
+        ("samplers", &["name", "aliases", "options"]),
+        ("schedulers", &["name", "label"]),
+        ("upscalers", &["name", "model_name", "scale"]),
+        ("loras", &["name", "alias", "path", "metadata"]),
+    ] {
+        let list = site.get(&format!("/sdapi/v1/{path}")).expect(200);
+        fields.iter().for_each(|field| assert!(list[0].get(*field).is_some(), "{path}: {field}"));
+    }
+    assert!(site.get("/sdapi/v1/memory").expect(200)["cuda"].is_object());
+}

@@ -1,0 +1,10 @@
+//! Tests of the routes with the fake host: no model, no network.
+
+mod access;
+mod automatic1111;
+mod bad_input;
+mod document;
+mod native;
+mod openai;
+mod origin;
+mod site;
