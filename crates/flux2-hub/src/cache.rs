@@ -70,6 +70,12 @@ impl Cache {
         &self.root
     }
 
+    /// Free bytes on the disk of the cache; `None` where the system does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let folder = self.root.ancestors().find(|folder| folder.is_dir())?;
+        fs4::available_space(folder).ok()
+    }
+
     /// The newest snapshot of a repository, if it is complete.
     ///
     /// # Errors
