@@ -7,7 +7,6 @@ use flux2_base::{Cancelled, ErrorKind, Remedy};
 
 use crate::device::Device;
 use crate::event::Phase;
-use crate::weights::Precision;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,7 +95,7 @@ pub enum Error {
         stage: Phase,
         /// Number formats with which the run would keep to the limit if it might quantize weights, and the bytes it
         /// would take then.
-        formats: Vec<(Precision, usize)>,
+        formats: Vec<(String, usize)>,
     },
 
     // ---- the hub ----
@@ -380,9 +379,7 @@ impl Error {
                 "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
             ),
             Error::MemoryLimit { formats, .. } if formats.is_empty() => Remedy::AllowMemory,
-            Error::MemoryLimit { formats, .. } => Remedy::AllowQuantizing {
-                formats: formats.iter().map(|(precision, bytes)| (precision.to_string(), *bytes)).collect(),
-            },
+            Error::MemoryLimit { formats, .. } => Remedy::AllowQuantizing { formats: formats.clone() },
             Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
             Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
             Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),

@@ -12,12 +12,21 @@ use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{MAX_PREPARED_PROMPTS, Pipeline, Residency};
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
+use crate::text::Tokenizer;
 use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision};
 use crate::{Error, Result};
 
-/// Host memory of the program itself, beside tensors and weights: its code, the tokenizer, threads. Measured on Linux.
-pub const PROGRAM_BYTES: usize = 100 << 20;
+/// Host memory of the program itself, beside tensors, weights and the tokenizer: its code and threads. Measured on Linux.
+const CODE_BYTES: usize = 24 << 20;
+
+/// Host memory that a run of the model takes whatever its requests are, in bytes: the program itself and the tokenizer.
+///
+/// # Errors
+/// If the tokenizer's file cannot be read.
+pub fn program_bytes(files: &ModelFiles) -> Result<usize> {
+    Ok(CODE_BYTES + Tokenizer::memory(files.tokenizer.as_ref())?)
+}
 
 /// The most memory that requests take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +114,7 @@ pub fn check_reading(
     reading_bytes: usize,
 ) -> Result<()> {
     let held: usize = read.iter().map(|reference| reference.image().pixels().len()).sum();
-    let least = PROGRAM_BYTES + held + reading_bytes;
+    let least = program_bytes(files)? + held + reading_bytes;
     if least <= limit || matches!(DryRun::of(&options.for_model(files))?, DryRun::Gpu(..)) {
         return Ok(());
     }
@@ -203,7 +212,7 @@ impl DryRun {
             let options = EngineOptions { precision, residency: Residency::Smallest, ..options.clone() };
             let bytes = self.plan(files, &options, requests)?.peak_bytes();
             if bytes <= limit {
-                formats.push((precision, bytes));
+                formats.push((precision.to_string(), bytes));
             }
         }
         Err(Error::MemoryLimit { limit, least: least.peak_bytes(), stage: least.largest().stage, formats })

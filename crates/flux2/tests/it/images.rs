@@ -692,7 +692,7 @@ fn assert_shrinks_while_decoded(name: &str, file: &[u8]) {
 #[test]
 fn a_reference_shrunk_while_it_is_decoded_has_the_same_pixels() {
     // Shrunk, either pass first; small, off the grid.
-    for (width, height) in [(1500, 1100), (1030, 3000), (3000, 1030), (205, 103)] {
+    for (width, height) in [(1100, 1060), (500, 2500), (2500, 500), (205, 103)] {
         for orientation in 1..=8 {
             let name = format!("{width}x{height}, {orientation}");
             assert_shrinks_while_decoded(&name, &turned_png(width, height, orientation));
@@ -706,7 +706,7 @@ fn a_reference_shrunk_while_it_is_decoded_has_the_same_pixels() {
     let p3 = fixture("display_p3.jpg");
     let at = p3.windows(12).position(|w| w == b"ICC_PROFILE\0").unwrap() - 4;
     let length = 2 + usize::from(u16::from_be_bytes([p3[at + 2], p3[at + 3]]));
-    let plain = encode(&rough(1501, 1100), ImageFormat::Jpeg, None).unwrap();
+    let plain = encode(&rough(1101, 1060), ImageFormat::Jpeg, None).unwrap();
     let profiled = [&plain[..2], &p3[at..at + length], &plain[2..]].concat();
     assert_ne!(decode(&profiled, "x").unwrap(), decode(&plain, "x").unwrap(), "the profile has an effect");
     assert_shrinks_while_decoded("profile", &profiled);

@@ -9,6 +9,7 @@ mod references;
 use std::num::NonZeroUsize;
 
 use flux2::image::RgbImage;
+use flux2::text::Tokenizer;
 use flux2::variant::{KLEIN_MINI, Variant};
 use flux2::weights::convert::Conversion;
 use flux2::weights::{Compute, Format, Location, LoraPath, ModelFiles, ModelPaths};
@@ -45,10 +46,17 @@ fn requests(case: &Case) -> Vec<GenerateRequest> {
 
 #[test]
 fn memory_is_what_was_promised() {
+    a_tokenizer_takes_what_a_plan_counts();
     references::reading_takes_what_the_header_says();
     references::a_run_with_large_references_keeps_to_its_plan();
     a_run_takes_the_memory_that_was_planned();
     a_conversion_has_one_tensor_in_memory();
+}
+
+fn a_tokenizer_takes_what_a_plan_counts() {
+    let (needed, _) = high_water(Tokenizer::builtin);
+    let counted = Tokenizer::memory(None).unwrap();
+    assert!(needed <= counted && counted < 2 * needed, "{needed} of {counted}");
 }
 
 /// Bytes that a conversion may take beside its largest tensor in f32: buffers, headers, the plan of every tensor.
