@@ -246,6 +246,14 @@ fixture("grey.jpg", encoded(gradient.convert("L"), "JPEG", quality=95))
 inks = Image.merge("CMYK", [*gradient.split(), gradient.getchannel(1).rotate(180)])
 fixture("cmyk.jpg", encoded(inks, "JPEG", quality=95))
 
+# Of one color, so that the files are small: their memory is measured.
+large = Image.new("RGB", (3000, 2000), (200, 120, 40))
+keep("large_progressive.jpg", encoded(large, "JPEG", quality=80, progressive=True))
+keep("large_lossy.webp", encoded(large, "WEBP", quality=50))
+faint_large = large.copy()
+faint_large.putalpha(128)
+keep("large_alpha.webp", encoded(faint_large, "WEBP", quality=50))
+
 # One frame of an animation, smaller than the canvas in neither direction: a picture.
 single = encoded(smooth(16, 16), "WEBP", lossless=True)
 frame = struct.pack("<III", 0, 0, 0)[:6] + b"\x0f\0\0\x0f\0\0" + b"\x64\0\0" + b"\0" + single[12:]

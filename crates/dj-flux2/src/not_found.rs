@@ -45,7 +45,7 @@ impl From<FindError> for Failure {
 }
 
 /// Where a published model can be had.
-fn how_to_get(variant: &Variant) -> String {
+pub fn how_to_get(variant: &Variant) -> String {
     let Variant { name, repo, download_bytes, .. } = variant;
     match cfg!(feature = "hub") {
         true => {

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
+use flux2::digest::sha256;
 use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
-use flux2::image::{Transparency, hexadecimal, resize};
-use flux2::weights::{Location, ModelFiles, Part};
-use flux2::{ModelPaths, Reference, Variant, environment};
+use flux2::image::{Transparency, hexadecimal};
+use flux2::weights::{Component, Location, ModelFiles, Part, TextConfig, TransformerConfig, VaeConfig};
+use flux2::{Error, ModelPaths, Reference, Variant, environment, plan};
 
 use crate::args::GenerateArgs;
 use crate::cache_folder;
@@ -78,10 +79,36 @@ pub fn open(settings: &Settings, report: &Report) -> Result<Prepared> {
         let variant = Some(Variant::by_name(variant)?);
         files = ModelFiles::open(&ModelPaths { variant, ..settings.paths.clone() })?;
     }
-    let references = read_references(&settings.references, settings.transparency)?;
-    for (path, _) in
-        settings.references.iter().zip(&references).filter(|(_, reference)| reference.transparency().is_some())
-    {
+    with_references(files, settings, report)
+}
+
+/// A published model that is not on this disk, for a plan, with the networks and LoRAs that are given as files; and the
+/// references.
+pub fn open_published(variant: &'static Variant, settings: &Settings, report: &Report) -> Result<Prepared> {
+    let ModelPaths { text_encoder, vae, loras, .. } = &settings.paths;
+    let mut files = ModelFiles::published(variant).expect("every published variant has a size");
+    if let Some(location) = text_encoder {
+        files.text_encoder = Component::<TextConfig>::open(location.clone())?;
+    }
+    if let Some(location) = vae {
+        files.vae = Component::<VaeConfig>::open(location.clone())?;
+    }
+    if let Some(location) = &settings.paths.transformer {
+        files.transformer = Component::<TransformerConfig>::open(location.clone())?;
+    }
+    with_references(files.with_loras(loras)?, settings, report)
+}
+
+/// The model, and the references.
+fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> Result<Prepared> {
+    let check = |read: &[Reference], bytes| match settings.max_memory {
+        Some(limit) => plan::check_reading(limit, &files, &settings.options, read, bytes),
+        None => Ok(()),
+    };
+    let references = read_references(&settings.references, settings.transparency, check)?;
+    let transparent =
+        settings.references.iter().zip(&references).filter(|(_, reference)| reference.transparency().is_some());
+    for (path, _) in transparent {
         let path = path.display();
         report.warning(match settings.transparency {
             Transparency::Over(WHITE) => {
@@ -99,16 +126,36 @@ pub fn open(settings: &Settings, report: &Report) -> Result<Prepared> {
     Ok(Prepared { files, references })
 }
 
-/// Reads and checks reference images.
-pub fn read_references(paths: &[PathBuf], transparency: Transparency) -> Result<Vec<Reference>> {
-    paths.iter().map(|path| read_reference(path, transparency)).collect()
+/// Reads reference images. `check` is asked before each: with those before it, and the bytes that reading it takes.
+pub fn read_references(
+    paths: &[PathBuf],
+    transparency: Transparency,
+    check: impl Fn(&[Reference], usize) -> flux2::Result<()>,
+) -> Result<Vec<Reference>> {
+    let mut references: Vec<Reference> = Vec::new();
+    for path in paths {
+        let name = typed_paths::name_of(path);
+        // A file is not even read if it alone takes too much.
+        let length = path.metadata().map_or(0, |file| file.len() as usize);
+        check(&references, length).map_err(|error| unread(error, &name))?;
+        let bytes = typed_paths::read_picture(path)?;
+        let digest = sha256(&bytes);
+        if let Some(same) = references.iter().find(|reference| reference.sha256() == digest) {
+            references.push(same.clone());
+            continue;
+        }
+        let reading = Reference::reading_bytes_of(&bytes, &name).and_then(|bytes| check(&references, bytes));
+        let reference = reading.and_then(|()| Reference::from_transparent(&bytes, &name, transparency));
+        references.push(reference.map_err(|error| unread(error, &name))?);
+    }
+    Ok(references)
 }
 
-fn read_reference(path: &Path, transparency: Transparency) -> Result<Reference> {
-    let bytes = typed_paths::read_picture(path)?;
-    let name = typed_paths::name_of(path);
-    let reference = Reference::from_transparent(&bytes, &name, transparency).map_err(Failure::image)?;
-    // The engine checks this too, but later, and its error cannot name the file.
-    resize::check_reference(reference.image()).map_err(|e| Failure::image(e).of_file(path))?;
-    Ok(reference)
+/// The failure to read a reference image called `name`, which not every error says.
+fn unread(error: Error, name: &str) -> Failure {
+    match error {
+        Error::MemoryLimit { .. } => Failure::from(error).of_file(Path::new(name)),
+        Error::ImageTooSmall { .. } | Error::ImageAspect { .. } => Failure::image(error).of_file(Path::new(name)),
+        error => Failure::image(error),
+    }
 }

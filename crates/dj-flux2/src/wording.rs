@@ -21,6 +21,10 @@ pub fn remedy(remedy: &Remedy) -> String {
         Remedy::UseInt8OrBf16 => "use --dtype int8, or bf16".into(),
         Remedy::UseInt8OnProcessor => "fp8 is for GPUs; on a processor --dtype int8 is as small, and fast".into(),
         Remedy::ReduceMemory => "ask for a smaller picture or fewer reference images, or use --dtype bf16".into(),
+        Remedy::AllowQuantizing { formats } => {
+            let (needs, or) = (Remedy::needs_of_formats(formats), Remedy::AllowMemory);
+            format!("with --allow-quantize it takes {needs}; or {or}")
+        }
         Remedy::NameModel => {
             "pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file".into()
         }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 
 use crate::part::Part;
+use crate::units::Memory;
 
 /// The kind of an error. A command line turns it into an exit code, a server into a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,11 @@ pub enum Remedy {
     ReduceMemory,
     /// Make the request smaller, or raise the memory limit.
     AllowMemory,
+    /// Allow weights to be quantized, or what [`AllowMemory`](Self::AllowMemory) says.
+    AllowQuantizing {
+        /// Number formats with which the request keeps to its memory limit, and the bytes it takes then.
+        formats: Vec<(String, usize)>,
+    },
 
     // ---- the model ----
     /// Name a model: a folder, or its transformer as a file.
@@ -135,6 +141,14 @@ impl Remedy {
         Remedy::Advice(sentence.into())
     }
 
+    /// What a request takes with each of the formats of [`AllowQuantizing`](Self::AllowQuantizing), as part of a
+    /// sentence.
+    pub fn needs_of_formats(formats: &[(String, usize)]) -> String {
+        let needs: Vec<String> =
+            formats.iter().map(|(name, bytes)| format!("{} as {name}", Memory(*bytes).rounded_up())).collect();
+        needs.join(", ")
+    }
+
     /// What helps where a file could not be read or written; `None` where the system's message says it all.
     pub fn for_io(kind: io::ErrorKind) -> Option<Self> {
         Some(Remedy::advice(match kind {
@@ -170,6 +184,14 @@ impl fmt::Display for Remedy {
             Remedy::UseInt8OnProcessor => "fp8 is for GPUs; on a processor int8 is as small, and fast",
             Remedy::ReduceMemory => "ask for a smaller picture or fewer reference images, or compute in bf16",
             Remedy::AllowMemory => "ask for a smaller picture or fewer reference images, or allow more memory",
+            Remedy::AllowQuantizing { formats } => {
+                return write!(
+                    f,
+                    "allow weights to be quantized: it takes {}; or {}",
+                    Self::needs_of_formats(formats),
+                    Remedy::AllowMemory
+                );
+            }
             Remedy::NameModel => "name the folder of a FLUX.2 [klein] model or its transformer as a file",
             Remedy::NameModelFolder => "name the folder of the model, or only one of the two",
             Remedy::GivePart(part) => return write!(f, "give the path of the {part}"),

@@ -26,6 +26,18 @@ impl fmt::Display for Bytes {
 /// Bytes of memory, in powers of 1024: `96 MiB`, `7.5 GiB`.
 pub struct Memory(pub usize);
 
+impl Memory {
+    /// The least that is as much or more, once it is printed: for limits, which people type as they read them.
+    pub fn rounded_up(self) -> Self {
+        const MIB: usize = 1 << 20;
+        let tenth_of_gib = 1024.0 * MIB as f64 / 10.0;
+        match self.0.div_ceil(MIB) {
+            small @ 0..1000 => Memory(small * MIB),
+            _ => Memory(((self.0 as f64 / tenth_of_gib).ceil() * tenth_of_gib) as usize),
+        }
+    }
+}
+
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: f64 = (1 << 20) as f64;
@@ -53,6 +65,16 @@ impl fmt::Display for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_rounded_up_is_enough_as_it_is_printed() {
+        for (bytes, printed) in [(0, "0 MiB"), (1, "1 MiB"), (115 << 20, "115 MiB"), ((115 << 20) + 1, "116 MiB")] {
+            assert_eq!(Memory(bytes).rounded_up().to_string(), printed);
+        }
+        for (mib, printed) in [(999, "999 MiB"), (1000, "1.0 GiB"), (1024, "1.0 GiB"), (1025, "1.1 GiB")] {
+            assert_eq!(Memory(mib << 20).rounded_up().to_string(), printed);
+        }
+    }
 
     #[test]
     fn times_read_as_people_say_them() {

@@ -60,6 +60,13 @@ impl Cache {
     }
 
     /// The newest complete snapshot of a repository.
+    /// Free bytes on the disk of the cache; `None` where the system does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let folder = self.root.ancestors().find(|folder| folder.is_dir())?;
+        fs4::available_space(folder).ok()
+    }
+
+    /// The newest snapshot of a repository, if it is complete.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.

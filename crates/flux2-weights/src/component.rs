@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use flux2_backend::host::{BlockScales, Multipliers};
+use flux2_backend::host::{BlockScales, ByteOwner, Multipliers};
 use flux2_backend::{DType, Format, HostBytes, HostTensor};
 use sha2::{Digest as _, Sha256};
 
@@ -47,6 +47,18 @@ impl<C> Component<C> {
             plan: Arc::new(plan),
             passed_over: vec![],
         }
+    }
+
+    /// A network of a published folder that is not on this disk, for dry runs.
+    pub(super) fn published(config: C, tensors: Vec<ExpectedTensor>) -> Self {
+        // The folder has q, k and v of a double block apart; they are joined in memory.
+        let form = |name: &str| match name.starts_with("double.") && name.ends_with(".qkv") {
+            true => Form::Blank(DType::Bf16),
+            false => Form::InFile(DType::Bf16),
+        };
+        let planned = |name: &str, shape| Planned { shape, form: form(name), pieces: vec![] };
+        let plan = tensors.into_iter().map(|(name, shape)| (name.clone(), planned(&name, shape))).collect();
+        Component { plan: Arc::new(plan), ..Self::synthetic(config, vec![]) }
     }
 
     /// The naming scheme of its files.
@@ -176,7 +188,8 @@ impl WeightSource for MappedWeights {
         let rule = match planned.form {
             Form::Stored(rule) => rule,
             Form::Random => return synthetic::tensor(name, &planned.shape),
-            Form::Blank(dtype) => return blank(dtype, &planned.shape),
+            Form::Blank(dtype) => return blank(dtype, &planned.shape, |zeros| Arc::new(zeros)),
+            Form::InFile(dtype) => return blank(dtype, &planned.shape, |zeros| Arc::new(AsInFile(zeros))),
         };
         let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
         Ok(match rule {
@@ -196,9 +209,24 @@ impl WeightSource for MappedWeights {
 }
 
 /// Zeros. Nothing writes to them, so the system never commits their pages.
-fn blank(dtype: DType, shape: &[usize]) -> Result<HostTensor> {
-    let bytes = vec![0u8; dtype.bytes(shape.iter().product())];
-    Ok(HostTensor::new(dtype, shape, HostBytes::new(Arc::new(bytes)))?)
+fn blank(dtype: DType, shape: &[usize], owned: impl Fn(Vec<u8>) -> Arc<dyn ByteOwner>) -> Result<HostTensor> {
+    let zeros = vec![0u8; dtype.bytes(shape.iter().product())];
+    Ok(HostTensor::new(dtype, shape, HostBytes::new(owned(zeros)))?)
+}
+
+/// Stands for a mapped file in a dry run.
+struct AsInFile(Vec<u8>);
+
+impl AsRef<[u8]> for AsInFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl ByteOwner for AsInFile {
+    fn is_mapped(&self) -> bool {
+        true
+    }
 }
 
 /// A canonical tensor and the pieces it is made of.
@@ -218,6 +246,8 @@ enum Form {
     Random,
     /// Zeros, for a dry run.
     Blank(DType),
+    /// Zeros that count as mapped from a file, for a dry run.
+    InFile(DType),
 }
 
 /// One stored tensor with its scales.

@@ -84,8 +84,8 @@ pub trait WeightSource {
         Format::AsStored
     }
 
-    /// Where matrices are kept between uses.
-    fn placement(&self) -> Placement {
+    /// Where the matrix `name` is kept between uses.
+    fn placement(&self, _name: &str) -> Placement {
         Placement::Device
     }
 }

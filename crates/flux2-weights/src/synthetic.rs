@@ -1,5 +1,7 @@
-//! Models without files, for benchmarks: the sizes of a member of the family, random weights. Pictures are noise; time
-//! and memory are those of the real model.
+//! Models without files: the sizes of a member of the family.
+//!
+//! For benchmarks, with random weights. Pictures are noise; time and memory are those of the real model. For plans before
+//! a model is downloaded, without values.
 //!
 //! Values are bf16, seeded by the tensor's name. A tensor is made when it is asked for, so no more networks are in
 //! memory than with files.
@@ -22,6 +24,24 @@ const PIECE: usize = 4 << 20;
 const MAX_STD: f32 = 0.05;
 
 impl ModelFiles {
+    /// A published model that is not on this disk, for dry runs: its tensors are zeros that count as its files would, in
+    /// bf16. `None` for variants without sizes of their own.
+    pub fn published(variant: &'static Variant) -> Option<Self> {
+        let size = variant.size()?;
+        let (transformer, text_encoder, vae) = (size.transformer(), size.text_encoder(), size.vae());
+        let (of_transformer, of_text_encoder, of_vae) =
+            (transformer.expected_tensors(), text_encoder.expected_tensors(), vae.expected_tensors());
+        Some(ModelFiles {
+            variant,
+            name: variant.name.to_owned(),
+            transformer: Component::published(transformer, of_transformer),
+            text_encoder: Component::published(text_encoder, of_text_encoder),
+            vae: Component::published(vae, of_vae),
+            loras: Vec::new(),
+            tokenizer: None,
+        })
+    }
+
     /// A model with the sizes of `variant` and random weights; `None` for variants without sizes of their own.
     ///
     /// klein-mini gets the vocabulary of the built-in tokenizer.

@@ -84,7 +84,7 @@ pub enum Error {
     /// The run needs more memory than it is allowed, however few weights are kept.
     #[error(
         "this run needs at least {} of memory ({}), and may take {}",
-        Memory(*.least), .stage.name(), Memory(*.limit)
+        Memory(*.least).rounded_up(), .stage.name(), Memory(*.limit)
     )]
     MemoryLimit {
         /// Bytes the run may take.
@@ -93,6 +93,9 @@ pub enum Error {
         least: usize,
         /// The stage that needs them.
         stage: Phase,
+        /// Number formats with which the run would keep to the limit if it might quantize weights, and the bytes it
+        /// would take then.
+        formats: Vec<(String, usize)>,
     },
 
     // ---- the hub ----
@@ -377,7 +380,8 @@ impl Error {
             Error::NoMemory { .. } => Remedy::advice(
                 "ask for a smaller picture or fewer reference images, or end other programs that use the memory",
             ),
-            Error::MemoryLimit { .. } => Remedy::AllowMemory,
+            Error::MemoryLimit { formats, .. } if formats.is_empty() => Remedy::AllowMemory,
+            Error::MemoryLimit { formats, .. } => Remedy::AllowQuantizing { formats: formats.clone() },
             Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
             Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
             Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),

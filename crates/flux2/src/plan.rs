@@ -13,13 +13,22 @@ use crate::device::Device;
 use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{BatchMember, Batching, MAX_PREPARED_PROMPTS, Pipeline, Residency};
-use crate::request::{GenerateRequest, ResolvedRequest};
+use crate::request::{GenerateRequest, Reference, ResolvedRequest};
+use crate::text::Tokenizer;
 use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision};
 use crate::{Error, Result};
 
-/// Host memory of the program itself, beside tensors and weights: its code, the tokenizer, threads. Measured on Linux.
-pub const PROGRAM_BYTES: usize = 100 << 20;
+/// Host memory of the program itself, beside tensors, weights and the tokenizer: its code and threads. Measured on Linux.
+const CODE_BYTES: usize = 24 << 20;
+
+/// Host memory that a run of the model takes whatever its requests are, in bytes: the program itself and the tokenizer.
+///
+/// # Errors
+/// If the tokenizer's file cannot be read.
+pub fn program_bytes(files: &ModelFiles) -> Result<usize> {
+    Ok(CODE_BYTES + Tokenizer::memory(files.tokenizer.as_ref())?)
+}
 
 /// The most memory that requests take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +117,41 @@ pub fn largest_batch(
 pub(crate) enum Order {
     OneByOne,
     Together,
+}
+
+/// The least memory that `requests` take, in bytes: the smallest limit that [`within()`] keeps to.
+///
+/// # Errors
+/// As [`of`].
+pub fn least(
+    files: &ModelFiles,
+    options: &EngineOptions,
+    requests: &[GenerateRequest],
+    may_round: bool,
+) -> Result<usize> {
+    let options = options.for_model(files);
+    DryRun::of(&options)?.least(files, &options, requests, may_round)
+}
+
+/// Check that a reference image that is read after the images `read` keeps to a limit of `limit` bytes, when reading it
+/// takes `reading_bytes`, as [`Reference::reading_bytes_of`] says. This is before there can be a plan, which needs its
+/// size. A limit for a GPU's memory leaves the host's alone.
+///
+/// # Errors
+/// [`Error::MemoryLimit`] if it takes more; [`Error::Device`] if there is no such device.
+pub fn check_reading(
+    limit: usize,
+    files: &ModelFiles,
+    options: &EngineOptions,
+    read: &[Reference],
+    reading_bytes: usize,
+) -> Result<()> {
+    let held: usize = read.iter().map(|reference| reference.image().pixels().len()).sum();
+    let least = program_bytes(files)? + held + reading_bytes;
+    if least <= limit || matches!(DryRun::of(&options.for_model(files))?, DryRun::Gpu(..)) {
+        return Ok(());
+    }
+    Err(Error::MemoryLimit { limit, least, stage: Phase::References, formats: vec![] })
 }
 
 /// A device to plan for. It is never opened, and a GPU need not be there.
@@ -219,27 +263,95 @@ impl DryRun {
         requests: &[GenerateRequest],
         may_round: bool,
     ) -> Result<(EngineOptions, MemoryPlan)> {
-        let compute = options.precision.compute();
-        // Rounding helps only to a format that is smaller than the present one.
-        let size = |format: Format| format.dtype().map_or(usize::MAX, |dtype| dtype.bytes(256));
-        let formats = if may_round { self.smaller_formats() } else { &[] };
-        let smaller = formats.iter().filter(|format| size(**format) < size(options.precision.blocks()));
-        let rounded = smaller.filter_map(|format| Precision::new(compute, *format));
-        let precisions = std::iter::once(options.precision).chain(rounded);
-        let ways = precisions.flat_map(|p| options.residency.and_smaller().map(move |residency| (p, residency)));
         let mut least: Option<MemoryPlan> = None;
-        for (precision, residency) in ways {
-            let options = EngineOptions { precision, residency, max_memory: Some(limit), ..options.clone() };
-            let plan = self.plan(files, &options, requests)?;
-            if plan.peak_bytes() <= limit {
-                return Ok((options, plan));
+        let smaller = self.smaller_precisions(options.precision);
+        let allowed = smaller.iter().copied().filter(|_| may_round);
+        for precision in std::iter::once(options.precision).chain(allowed) {
+            for residency in self.residencies(options.residency) {
+                let attempt = |residency| {
+                    let options = EngineOptions { precision, residency, max_memory: Some(limit), ..options.clone() };
+                    let plan = self.plan(files, &options, requests)?;
+                    Ok((options, plan))
+                };
+                let (within, plan) = attempt(residency)?;
+                if plan.peak_bytes() > limit {
+                    let is_less = |plan: &MemoryPlan| least.as_ref().is_none_or(|l| plan.peak_bytes() < l.peak_bytes());
+                    least = Some(plan).filter(is_less).or(least);
+                } else if residency == Residency::Blocks(0) {
+                    let most = match options.residency {
+                        Residency::Blocks(most) => most,
+                        _ => files.transformer.config.double_blocks + files.transformer.config.single_blocks,
+                    };
+                    return most_blocks(most, limit, (within, plan), |count| attempt(Residency::Blocks(count)));
+                } else {
+                    return Ok((within, plan));
+                }
             }
-            let is_less = |plan: &MemoryPlan| least.as_ref().is_none_or(|l| plan.peak_bytes() < l.peak_bytes());
-            least = Some(plan).filter(is_less).or(least);
         }
         let least = least.expect("every residency has at least itself");
-        Err(Error::MemoryLimit { limit, least: least.peak_bytes(), stage: least.largest().stage })
+        let mut formats = Vec::new();
+        for precision in smaller.into_iter().filter(|_| !may_round) {
+            let options = EngineOptions { precision, residency: Residency::Smallest, ..options.clone() };
+            let bytes = self.plan(files, &options, requests)?.peak_bytes();
+            if bytes <= limit {
+                formats.push((precision.to_string(), bytes));
+            }
+        }
+        Err(Error::MemoryLimit { limit, least: least.peak_bytes(), stage: least.largest().stage, formats })
     }
+
+    /// As [`least()`], on this device.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn least(
+        &self,
+        files: &ModelFiles,
+        options: &EngineOptions,
+        requests: &[GenerateRequest],
+        may_round: bool,
+    ) -> Result<usize> {
+        let smaller = self.smaller_precisions(options.precision).into_iter().filter(|_| may_round);
+        let plans = std::iter::once(options.precision).chain(smaller).map(|precision| {
+            let options = EngineOptions { precision, residency: Residency::Smallest, ..options.clone() };
+            Ok(self.plan(files, &options, requests)?.peak_bytes())
+        });
+        Ok(plans.collect::<Result<Vec<_>>>()?.into_iter().min().expect("the precision of the options is one"))
+    }
+
+    /// `precision` with weights rounded to each format that is smaller than theirs, the best first.
+    fn smaller_precisions(&self, precision: Precision) -> Vec<Precision> {
+        let size = |format: Format| format.dtype().map_or(usize::MAX, |dtype| dtype.bytes(256));
+        let formats = self.smaller_formats().iter().filter(|format| size(**format) < size(precision.blocks()));
+        formats.filter_map(|format| Precision::new(precision.compute(), *format)).collect()
+    }
+
+    /// `asked` and those that keep less, in falling order. A GPU that would keep networks for the next picture does not
+    /// give them up to load all of them again: it keeps fewer blocks.
+    fn residencies(&self, asked: Residency) -> impl Iterator<Item = Residency> {
+        let reloads_cost = matches!(self, DryRun::Gpu(..)) && asked != Residency::OneAtATime;
+        asked.and_smaller().filter(move |residency| !(reloads_cost && *residency == Residency::OneAtATime))
+    }
+}
+
+/// The way of running that keeps the most blocks, at most `most`, within `limit` bytes. `none` keeps none and fits.
+fn most_blocks(
+    most: usize,
+    limit: usize,
+    none: (EngineOptions, MemoryPlan),
+    attempt: impl Fn(usize) -> Result<(EngineOptions, MemoryPlan)>,
+) -> Result<(EngineOptions, MemoryPlan)> {
+    let (mut best, mut fits, mut may_fit) = (none, 0, most);
+    while fits < may_fit {
+        let count = (fits + may_fit).div_ceil(2);
+        let (options, plan) = attempt(count)?;
+        if plan.peak_bytes() <= limit {
+            (best, fits) = ((options, plan), count);
+        } else {
+            may_fit = count - 1;
+        }
+    }
+    Ok(best)
 }
 
 /// The result of a dry run.
@@ -270,7 +382,7 @@ pub(crate) fn dry_run<B: Backend>(
         pipeline.prepare_prompts(&prompts, &mut watch, &cancel)?;
     }
     let mut reference_bytes = 0;
-    for request in requests {
+    for request in unlike(requests) {
         pipeline.generate(request, &mut watch, &cancel)?;
         reference_bytes = reference_bytes.max(pipeline.reference_bytes());
     }
@@ -294,20 +406,39 @@ fn dry_run_together<B: Backend>(
     Ok(StagePeaks { stages: watch.into_inner().stages, reference_bytes })
 }
 
+/// `requests` without those that two others before are like but for the seed: a third takes what the second took.
+fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
+    let is_like = |a: &GenerateRequest, b: &GenerateRequest| {
+        let same_references = a.references.len() == b.references.len()
+            && a.references.iter().zip(&b.references).all(|(a, b)| a.is_clone_of(b));
+        let rest = |r: &GenerateRequest| (r.width, r.height, r.steps, r.guidance, r.noise);
+        same_references && a.prompt == b.prompt && rest(a) == rest(b)
+    };
+    let mut unlike: Vec<&GenerateRequest> = Vec::new();
+    for request in requests {
+        if unlike.iter().filter(|before| is_like(before, request)).count() < 2 {
+            unlike.push(request);
+        }
+    }
+    unlike
+}
+
 impl StagePeaks {
-    /// Add what the host holds beside the backend's tensors: the largest reference image while it is encoded, the
-    /// tokens of references from then on, the finished pixels as f32.
+    /// Add what the host holds beside the backend's tensors: reference images, the largest of them as f32 while it is
+    /// encoded, their tokens from then on, the finished pixels as f32. Reference images are read in their stage.
     pub(crate) fn add_host_memory(&mut self, variant: &'static Variant, requests: &[GenerateRequest]) -> Result<()> {
-        let [mut reference, mut picture] = [0; 2];
-        for request in requests {
+        let [mut encoded, mut picture] = [0; 2];
+        for request in unlike(requests) {
             let request = ResolvedRequest::new(request, variant)?;
             let channels = request.references.iter().map(|r| r.image().pixels().len()).max();
-            reference = reference.max(channels.unwrap_or_default());
+            encoded = encoded.max(channels.unwrap_or_default());
             picture = picture.max(3 * request.width as usize * request.height as usize);
         }
+        let images = ReferenceImages::of(requests);
         for StageMemory { stage, memory } in &mut self.stages {
+            memory.allocated += images.held;
             memory.allocated += match stage {
-                Phase::References => (size_of::<f32>() + 1) * reference, // bytes, and the f32 the encoder reads
+                Phase::References => size_of::<f32>() * encoded,
                 Phase::Decode => size_of::<f32>() * picture,
                 _ => 0,
             };
@@ -315,8 +446,35 @@ impl StagePeaks {
             if *stage != Phase::Text || requests.len() > 1 {
                 memory.allocated += self.reference_bytes;
             }
+            if *stage == Phase::References && memory.total() < images.reading {
+                *memory = MemoryUse { allocated: images.reading, mapped: 0 };
+            }
         }
         Ok(())
+    }
+}
+
+/// Host memory of the reference images of a run, in bytes.
+#[derive(Default)]
+struct ReferenceImages {
+    /// Of all of them once they are read. Requests that share an image share its memory.
+    held: usize,
+    /// While they are read one after the other, at its peak.
+    reading: usize,
+}
+
+impl ReferenceImages {
+    fn of(requests: &[GenerateRequest]) -> Self {
+        let mut images = Self::default();
+        let mut known: Vec<&Reference> = Vec::new();
+        for reference in requests.iter().flat_map(|request| &request.references) {
+            if !known.iter().any(|known| known.is_clone_of(reference)) {
+                known.push(reference);
+                images.reading = images.reading.max(images.held + reference.reading_bytes());
+                images.held += reference.image().pixels().len();
+            }
+        }
+        images
     }
 }
 

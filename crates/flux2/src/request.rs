@@ -3,11 +3,12 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use flux2_base::digest::sha256;
 
 use crate::event::Warning;
-use crate::image::codec::{self, Flattened, Transparency};
+use crate::image::codec::{self, Prepared, Transparency};
 use crate::image::{RgbImage, resize};
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind};
@@ -53,15 +54,20 @@ impl GenerateRequest {
     }
 }
 
-/// An image to edit or combine, and the digest that identifies it.
+/// An image to edit or combine, as the model takes it, and the digest that identifies it.
+///
+/// It is decoded and shrunk once. Clones share its pixels, so many requests can have it.
 #[derive(Clone, Debug)]
 pub struct Reference {
-    image: RgbImage,
+    /// At most a megapixel, cropped to the grid; unless it cannot be a reference, which its request refuses.
+    image: Arc<RgbImage>,
     sha256: String,
     /// Width and height before it was prepared.
     source_px: [u32; 2],
     /// What happened to its alpha channel, if it was transparent anywhere.
     transparency: Option<Transparency>,
+    /// Memory that it took at most to read it, in bytes: its file and what decoding needs.
+    reading_bytes: usize,
 }
 
 /// Identifies the pixels of a prepared reference.
@@ -79,8 +85,10 @@ pub(crate) struct ReferenceKey {
 impl Reference {
     /// An image that comes from no file, named by the digest of its pixels.
     pub fn from_image(image: RgbImage) -> Self {
-        let sha256 = sha256(image.pixels());
-        Self::new(image, sha256, None)
+        let (sha256, source_px, reading_bytes) =
+            (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());
+        let image = Arc::new(resize::prepare_reference(&image).unwrap_or(image));
+        Reference { image, sha256, source_px, transparency: None, reading_bytes }
     }
 
     /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
@@ -96,8 +104,10 @@ impl Reference {
     /// # Errors
     /// As [`from_bytes`](Self::from_bytes).
     pub fn from_transparent(bytes: &[u8], name: &str, transparency: Transparency) -> Result<Self> {
-        let Flattened { image, was_transparent } = codec::decode_transparent(bytes, name, transparency)?;
-        Ok(Self::new(image, sha256(bytes), was_transparent.then_some(transparency)))
+        let reading_bytes = Self::reading_bytes_of(bytes, name)?;
+        let Prepared { image, source_px, was_transparent } = codec::decode_reference(bytes, name, transparency)?;
+        let transparency = was_transparent.then_some(transparency);
+        Ok(Reference { image: Arc::new(image), sha256: sha256(bytes), source_px, transparency, reading_bytes })
     }
 
     /// Read and decode a PNG, JPEG or WebP file; see [`from_bytes`](Self::from_bytes).
@@ -109,24 +119,33 @@ impl Reference {
         Self::from_bytes(&codec::read_file(path)?, &path.display().to_string())
     }
 
-    fn new(image: RgbImage, sha256: String, transparency: Option<Transparency>) -> Self {
-        let source_px = [image.width(), image.height()];
-        Reference { image, sha256, source_px, transparency }
+    /// Memory that [`from_bytes`](Self::from_bytes) takes at most, in bytes, with the file itself. Nothing is decoded for
+    /// it but the header.
+    ///
+    /// # Errors
+    /// Those of `from_bytes` about the header.
+    pub fn reading_bytes_of(bytes: &[u8], name: &str) -> Result<usize> {
+        Ok(bytes.len() + codec::reference_memory(bytes, name)?)
     }
 
-    /// Scaled down to a megapixel and cropped to the grid.
-    fn prepared(&self) -> Result<Self> {
-        Ok(Reference { image: resize::prepare_reference(&self.image)?, ..self.clone() })
+    /// Memory that it took at most to read this reference, in bytes, its file included.
+    pub fn reading_bytes(&self) -> usize {
+        self.reading_bytes
+    }
+
+    /// Whether both share their pixels in memory.
+    pub(crate) fn is_clone_of(&self, other: &Reference) -> bool {
+        Arc::ptr_eq(&self.image, &other.image)
     }
 
     /// The key that its tokens are remembered by, once it is prepared.
     pub(crate) fn key(&self) -> ReferenceKey {
-        let Reference { image, sha256, transparency, source_px } = self;
+        let Reference { image, sha256, transparency, source_px, .. } = self;
         let prepared_px = [image.width(), image.height()];
         ReferenceKey { sha256: sha256.clone(), transparency: *transparency, source_px: *source_px, prepared_px }
     }
 
-    /// The image.
+    /// The image as the model takes it.
     pub fn image(&self) -> &RgbImage {
         &self.image
     }
@@ -173,7 +192,7 @@ impl ResolvedRequest {
         latents::pack(&sampler::noise_on(threads, self.noise, self.seed, channels * h * w), channels, h, w)
     }
 
-    /// Fill in what `variant` has defaults for, prepare the references, check the limits.
+    /// Fill in what `variant` has defaults for, check the limits.
     ///
     /// # Errors
     /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or
@@ -201,11 +220,11 @@ impl ResolvedRequest {
         }
         let guidance = variant.default_guidance.map(|default| request.guidance.unwrap_or(default));
 
-        // The sizes asked for are checked before references are resized.
         let check = |axis, px: Option<u32>| px.map_or(Ok(()), |px| check_size(axis, px));
         check("width", request.width)?;
         check("height", request.height)?;
-        let references = request.references.iter().map(Reference::prepared).collect::<Result<Vec<_>>>()?;
+        let references = request.references.clone();
+        references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
         Ok(ResolvedRequest {

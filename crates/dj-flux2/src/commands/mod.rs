@@ -34,11 +34,13 @@ fn find_or_offer(
 }
 
 /// What a residency means, as the end of a sentence about memory; empty for the usual one.
-fn residency_note(residency: Residency) -> &'static str {
+fn residency_note(residency: Residency) -> String {
     match residency {
-        Residency::KeepAll | Residency::KeepForNext => ", networks kept for the next picture",
-        Residency::OneAtATime => ", one network at a time",
-        Residency::Streamed => ", weights read for every use",
-        Residency::Smallest => ", weights read for every use, large maps computed in pieces",
+        Residency::KeepAll | Residency::KeepForNext => ", networks kept for the next picture".into(),
+        Residency::OneAtATime => ", one network at a time".into(),
+        Residency::Blocks(0) => ", weights read for every use".into(),
+        Residency::Blocks(1) => ", one block kept, other weights read for every use".into(),
+        Residency::Blocks(count) => format!(", {count} blocks kept, other weights read for every use"),
+        Residency::Smallest => ", weights read for every use, large maps computed in pieces".into(),
     }
 }

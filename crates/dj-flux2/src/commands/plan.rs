@@ -1,19 +1,25 @@
-//! `dj-flux2 plan`: how much memory a command line of `generate` would take.
+//! `dj-flux2 plan`: how much memory, time and room on the disk a command line of `generate` would take.
 
+use std::time::Duration;
+
+use flux2::bench::{self, Cost};
+use flux2::find::FindError;
 use flux2::plan::{self, MemoryPlan};
 use flux2::request::ResolvedRequest;
-use flux2::units::Memory;
-use flux2::{Error, Residency};
+use flux2::units::{Memory, Time};
+use flux2::weights::{Location, ModelFiles};
+use flux2::{EngineOptions, Residency, Variant};
 use serde::Serialize;
 
 use super::residency_note;
 use crate::args::GenerateArgs;
 use crate::failure::Result;
-use crate::prepare::{self, Prepared, find_model};
-use crate::report::{Report, json, print};
+use crate::not_found::how_to_get;
+use crate::prepare::{self, Prepared, finder};
+use crate::report::{Report, Size, json, print};
 use crate::settings::{self, Outside};
 use crate::source_picture::SourcePicture;
-use crate::typed_paths::check_standard_input;
+use crate::typed_paths::{self, check_standard_input};
 
 /// The plan, as `--json` prints it.
 #[derive(Serialize)]
@@ -31,6 +37,12 @@ struct Record<'a> {
     peak_bytes: usize,
     /// The same if as few weights as possible are kept: the smallest limit that works.
     least_bytes: usize,
+    /// Estimated time for a picture once the model is loaded.
+    seconds: Option<f64>,
+    /// Size of the model's files, if they are not on this disk.
+    download_bytes: Option<u64>,
+    /// Free room on the disk that they would be downloaded to.
+    free_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +52,7 @@ struct StageRecord {
     mapped_bytes: usize,
 }
 
-/// Prints how much memory the pictures of `args` would take.
+/// Prints how much memory and time the pictures of `args` would take. Their model need not be on this disk.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     check_standard_input(args)?;
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
@@ -49,22 +61,33 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         outside.prompts.push(String::new()); // the prompt does not matter for memory
     }
     let mut settings = settings::resolve(args, outside)?;
-    prepare::locate(&mut settings.paths, find_model)?;
+    let mut missing = None;
+    prepare::locate(&mut settings.paths, |named| match find_or_miss(named)? {
+        Model::Here(location) => Ok(location),
+        Model::Published(variant) => {
+            missing = Some(variant);
+            Ok(named.clone())
+        }
+    })?;
     let report = Report::new(settings.detail, settings.json);
     report.threads(settings.options.threads);
-    let Prepared { files, references } = prepare::open(&settings, &report)?;
+    let Prepared { files, references } = match missing {
+        Some(variant) => prepare::open_published(variant, &settings, &report)?,
+        None => prepare::open(&settings, &report)?,
+    };
     let requests = settings.requests(&references);
-    let ResolvedRequest { width, height, .. } = ResolvedRequest::new(&requests[0], files.variant)?;
+    let resolved = ResolvedRequest::new(&requests[0], files.variant)?;
 
     let (options, plan) = match settings.max_memory {
         Some(limit) => plan::within(limit, &files, &settings.options, &requests, settings.may_round)?,
         None => (settings.options.clone(), plan::of(&files, &settings.options, &requests)?),
     };
-    // No limit can be kept that is smaller than what the refusal of an impossible one names.
-    let least_bytes = match plan::within(0, &files, &settings.options, &requests, settings.may_round) {
-        Err(Error::MemoryLimit { least, .. }) => least,
-        other => return other.map(|_| ()).map_err(Into::into),
+    let least_bytes = plan::least(&files, &settings.options, &requests, settings.may_round)?;
+    let outlook = Outlook {
+        seconds: seconds(&files, &resolved, &options, &report)?,
+        download: missing.map(|variant| Download { variant, free_bytes: free_bytes() }),
     };
+    let (width, height) = (resolved.width, resolved.height);
     if args.json {
         let stages = plan.stages.iter().map(|at| StageRecord {
             stage: at.stage.name(),
@@ -81,6 +104,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             program_bytes: plan.program,
             peak_bytes: plan.peak_bytes(),
             least_bytes,
+            seconds: outlook.seconds,
+            download_bytes: outlook.download.as_ref().map(|download| download.variant.download_bytes),
+            free_bytes: outlook.download.as_ref().and_then(|download| download.free_bytes),
         };
         return print(&json(&record));
     }
@@ -93,9 +119,91 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Memory(plan.peak_bytes()),
         Memory(plan.program)
     ))?;
-    match least_bytes < plan.peak_bytes() && options.residency != Residency::Smallest {
-        true => print(&format!("the smallest --max-memory is {}: fewer weights are kept then", Memory(least_bytes))),
-        false => print("no --max-memory is smaller: this is the least that these pictures take"),
+    let (most, least) = (Memory(plan.peak_bytes()).to_string(), Memory(least_bytes).rounded_up().to_string());
+    match least_bytes < plan.peak_bytes() && least != most {
+        true => print(&format!("the smallest --max-memory is {least}: fewer weights are kept then"))?,
+        false => print("no --max-memory is smaller: this is the least that these pictures take")?,
+    }
+    outlook.lines(options.residency).iter().try_for_each(|line| print(line))
+}
+
+/// Where a model is.
+enum Model {
+    Here(Location),
+    /// Not on this disk; what is published of it is known.
+    Published(&'static Variant),
+}
+
+fn find_or_miss(named: &Location) -> Result<Model> {
+    match finder().model(&typed_paths::model(named)?) {
+        Ok(location) => Ok(Model::Here(location)),
+        Err(FindError::NotDownloaded { variant, .. }) => Ok(Model::Published(variant)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Seconds for a picture once its model is loaded, from what it computes and how fast this machine is at that. A warning
+/// says why there is no estimate, if there is none.
+fn seconds(
+    files: &ModelFiles,
+    request: &ResolvedRequest,
+    options: &EngineOptions,
+    report: &Report,
+) -> Result<Option<f64>> {
+    let cost = Cost::of(files, request)?;
+    match bench::rates(&options.for_model(files)) {
+        Ok(rates) => Ok(Some(rates.seconds(cost.total()))),
+        Err(error) => {
+            report.warning(format_args!("the time is not estimated: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+/// Free bytes on the disk that models are downloaded to.
+fn free_bytes() -> Option<u64> {
+    #[cfg(feature = "hub")]
+    if let Some(folder) = crate::hub_options::cache_folder(|name| std::env::var_os(name)) {
+        return flux2::hub::Cache::new(folder).free_bytes();
+    }
+    None
+}
+
+/// What a run takes besides memory.
+struct Outlook {
+    seconds: Option<f64>,
+    download: Option<Download>,
+}
+
+/// A model that is not on this disk.
+struct Download {
+    variant: &'static Variant,
+    free_bytes: Option<u64>,
+}
+
+impl Outlook {
+    fn lines(&self, residency: Residency) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(seconds) = self.seconds {
+            let reading = match residency {
+                Residency::Blocks(_) | Residency::Smallest => ", beside the time to read weights for every use",
+                Residency::OneAtATime | Residency::KeepForNext | Residency::KeepAll => "",
+            };
+            let time = Time(Duration::from_secs_f64(seconds));
+            lines.push(format!(
+                "about {time} a picture once the model is loaded{reading}: estimated, this machine was measured"
+            ));
+        }
+        if let Some(Download { variant, free_bytes }) = &self.download {
+            let free = match free_bytes {
+                Some(free) if *free < variant.download_bytes => format!(", where only {} are free", Size(*free)),
+                Some(free) => format!(", where {} are free", Size(*free)),
+                None => String::new(),
+            };
+            lines.push(format!("{} is not on this disk{free}", variant.name));
+            lines.push(how_to_get(variant));
+        }
+        lines
     }
 }
 

@@ -241,7 +241,7 @@ impl WeightSource for WithLoras<'_> {
         self.base.format(name)
     }
 
-    fn placement(&self) -> Placement {
-        self.base.placement()
+    fn placement(&self, name: &str) -> Placement {
+        self.base.placement(name)
     }
 }

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `cost` | the floating-point operations of a request, stage by stage |
 //! | `ops` | the ops at the shapes of klein-4b, each timed beside what bounds it |
+//! | `rates` | what a device reaches in a few seconds: from it and `cost`, the time of a picture |
 //! | `stages` | a picture timed by stages |
 
 mod cost;
 mod ops;
+mod rates;
 mod stages;
 
 use flux2_backend::{Backend, Format};
@@ -19,6 +21,7 @@ use crate::weights::Precision;
 
 pub use cost::{Cost, Flops};
 pub use ops::{Bound, OpEvent, OpTiming};
+pub use rates::Rates;
 pub use stages::{Stages, generate, generate_with};
 
 pub(crate) use ops::time_ops_on;
@@ -57,6 +60,14 @@ pub fn peaks(options: &EngineOptions) -> Result<(String, Peaks)> {
     let (device, precision) = (open_device(options)?, options.precision);
     let peaks = device.peaks(precision);
     Ok((device.describe(precision), peaks))
+}
+
+/// Measure how fast the device of `options` multiplies, in at most five seconds.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) if there is no such device, or no memory.
+pub fn rates(options: &EngineOptions) -> Result<Rates> {
+    open_device(options)?.rates(options.precision)
 }
 
 /// Time the ops whose name and shape contain `filter` on the device of `options`, and call `each` with what happens.

@@ -74,7 +74,7 @@ pub enum OpEvent {
 }
 
 /// An op to time.
-struct Case<B: Backend> {
+pub(super) struct Case<B: Backend> {
     op: &'static str,
     shape: Vec<usize>,
     /// Format of its weights.
@@ -89,11 +89,21 @@ struct Case<B: Backend> {
 type Prepare<B> = Box<dyn Fn(&B) -> Result<Run>>;
 
 /// Runs an op once, on inputs of its own.
-type Run = Box<dyn FnMut() -> Result<()>>;
+pub(super) type Run = Box<dyn FnMut() -> Result<()>>;
 
 impl<B: Backend> Case<B> {
     fn bound(&self) -> Bound {
         if self.bytes == 0 { Bound::Products } else { Bound::Memory }
+    }
+
+    /// Makes its inputs.
+    pub(super) fn prepare(&self, be: &B) -> Result<Run> {
+        (self.prepare)(be)
+    }
+
+    /// Floating-point operations of a run.
+    pub(super) fn flop(&self) -> f64 {
+        self.flop
     }
 
     /// Name and shape, as in `linear 1536x3072x9216`.
@@ -150,7 +160,7 @@ pub(crate) fn time_ops_on<B: Backend>(
 
 /// The median of 5 to 25 runs after a warm-up run; beyond 5, as many as fit into half a second.
 fn median<B: Backend>(case: &Case<B>, be: &B, cancel: &CancelToken) -> Result<Duration> {
-    let mut run = (case.prepare)(be)?;
+    let mut run = case.prepare(be)?;
     run()?;
     be.wait()?;
     let (start, mut times) = (Instant::now(), Vec::new());
@@ -189,7 +199,7 @@ fn cases<B: Backend>(compute: Compute, format: Format) -> Vec<Case<B>> {
     cases
 }
 
-fn linear<B: Backend>(format: Format, rows: usize, d_in: usize, d_out: usize) -> Case<B> {
+pub(super) fn linear<B: Backend>(format: Format, rows: usize, d_in: usize, d_out: usize) -> Case<B> {
     Case {
         op: "linear",
         shape: vec![rows, d_in, d_out],
@@ -234,7 +244,7 @@ fn linear_add<B: Backend>(format: Format, rows: usize, d_in: usize, d_out: usize
     }
 }
 
-fn attention<B: Backend>(tokens: usize, heads: usize, head_dim: usize) -> Case<B> {
+pub(super) fn attention<B: Backend>(tokens: usize, heads: usize, head_dim: usize) -> Case<B> {
     let width = heads * head_dim;
     Case {
         op: "attention",
@@ -252,7 +262,7 @@ fn attention<B: Backend>(tokens: usize, heads: usize, head_dim: usize) -> Case<B
     }
 }
 
-fn convolution<B: Backend>(conv: ConvShape, side: usize, [c_in, c_out]: [usize; 2]) -> Case<B> {
+pub(super) fn convolution<B: Backend>(conv: ConvShape, side: usize, [c_in, c_out]: [usize; 2]) -> Case<B> {
     let taps = conv.kernel() * conv.kernel();
     Case {
         op: if taps == 1 { "conv1x1" } else { "conv3x3" },

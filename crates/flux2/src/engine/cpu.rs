@@ -7,7 +7,7 @@ use flux2_base::Remedy;
 use super::opened::{OpenDevice, Opened};
 use super::{EngineOptions, NoGpu};
 use crate::device::Device;
-use crate::plan::{self, DryRun, MemoryPlan, Order, PROGRAM_BYTES};
+use crate::plan::{self, DryRun, MemoryPlan, Order};
 use crate::request::GenerateRequest;
 use crate::weights::ModelFiles;
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub(crate) fn plan(
     let EngineOptions { precision, residency, .. } = *options;
     let mut run = plan::dry_run(backend(options, true)?, files, precision, residency, requests, order)?;
     run.add_host_memory(files.variant, requests)?;
-    Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: PROGRAM_BYTES })
+    Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: plan::program_bytes(files)? })
 }
 
 /// Instruction set of the kernels and number of threads.

@@ -7,7 +7,7 @@ use flux2_backend::Backend;
 
 use super::{Device, Engine, EngineOptions, NoGpu, gpu};
 use crate::Result;
-use crate::bench::{self, OpEvent, Peaks};
+use crate::bench::{self, OpEvent, Peaks, Rates};
 use crate::event::{CancelToken, Event, Observer, Warning};
 use crate::pipeline::{BatchMember, Batching, GeneratedImage, Pipeline, Residency};
 use crate::plan::DryRun;
@@ -25,6 +25,12 @@ pub(crate) trait OpenDevice: Send {
 
     /// See [`bench::peaks`].
     fn peaks(&self, precision: Precision) -> Peaks;
+
+    /// See [`bench::rates`].
+    ///
+    /// # Errors
+    /// If there is no memory.
+    fn rates(&self, precision: Precision) -> Result<Rates>;
 
     /// See [`bench::time_ops`].
     ///
@@ -75,6 +81,10 @@ impl<B: Backend> OpenDevice for Opened<B> {
 
     fn peaks(&self, precision: Precision) -> Peaks {
         Peaks::measure(&self.be, precision)
+    }
+
+    fn rates(&self, precision: Precision) -> Result<Rates> {
+        Rates::measure(&self.be, precision)
     }
 
     fn time_ops(

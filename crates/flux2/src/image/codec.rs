@@ -16,10 +16,12 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder};
+use image::{ExtendedColorType, ImageDecoder, ImageEncoder};
 
-use super::jpeg::{self, Fault, Jpeg};
+use super::jpeg::{self, Fault};
 use super::metadata::{self, PngText, PngTextKind};
+use super::resize::Shrinking;
+use super::rows::{Flattening, Head, Rows, Whole};
 use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};
 
@@ -148,19 +150,40 @@ pub struct Flattened {
 /// # Errors
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
 pub fn decode_transparent(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Flattened> {
-    let Some(format) = ImageFormat::of(bytes) else {
-        return Err(Error::ImageFormat { what: what.into(), found: look(bytes) });
-    };
-    let input = Input { bytes, what, format };
-    let decode = || {
-        let decoded = match format {
-            ImageFormat::Png => input.png()?,
-            ImageFormat::Jpeg => input.jpeg()?,
-            ImageFormat::WebP => input.webp()?,
-        };
-        decoded.upright_srgb(transparency)
-    };
-    super::caught(decode).unwrap_or_else(|panic| Err(input.broken(panic)))
+    Input::new(bytes, what)?
+        .decode(transparency, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
+}
+
+/// A reference image as the model takes it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The picture, shrunk and cropped.
+    pub image: RgbImage,
+    /// Width and height of the upright picture before.
+    pub source_px: [u32; 2],
+    /// Whether the file is transparent anywhere.
+    pub was_transparent: bool,
+}
+
+/// As [`decode_transparent`], followed by [`prepare_reference`](super::prepare_reference), to the byte. A picture of any size is
+/// shrunk while it is decoded, row by row as far as its format allows.
+///
+/// # Errors
+/// Those of the two.
+pub fn decode_reference(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Prepared> {
+    Input::new(bytes, what)?.decode(transparency, |rows: Shrinking, was_transparent| {
+        let source_px = rows.source_px();
+        Prepared { image: rows.finish(), source_px, was_transparent }
+    })
+}
+
+/// Memory that [`decode_reference`] takes at most beside `bytes`, from the header alone. `what` names it in errors.
+///
+/// # Errors
+/// Those of [`decode_reference`] about the header.
+pub fn reference_memory(bytes: &[u8], what: &str) -> Result<usize> {
+    let input = Input::new(bytes, what)?;
+    super::caught(|| input.reference_memory()).unwrap_or_else(|panic| Err(input.broken(panic)))
 }
 
 /// What kind of file `bytes` that are no supported image seem to be, for the error.
@@ -189,20 +212,71 @@ struct Input<'a> {
     format: ImageFormat,
 }
 
-/// A decoded picture before its color profile and orientation are applied.
-struct Decoded {
-    width: u32,
-    height: u32,
-    /// `[height, width, 3]`, or `[height, width]` if `is_gray`.
-    pixels: Vec<u8>,
-    is_gray: bool,
-    /// `[height, width]`, if the file has transparency.
-    alpha: Option<Vec<u8>>,
-    profile: Option<Vec<u8>>,
-    orientation: Orientation,
-}
+/// Most bytes that chunks of a PNG may inflate to, such as its color profile.
+const MAX_PNG_CHUNKS: usize = 64 << 20;
+/// Most bytes that a byte of deflate inflates to.
+const MAX_INFLATION: usize = 1032;
+/// Bytes of memory that the conversion of a color profile takes for each of its own.
+const PROFILE_MEMORY: usize = 8;
+/// Memory to shrink a reference: sums of a few rows, weights of both axes, the result before and after it is turned and
+/// cropped; and rows and tables of the decoders.
+const SHRINKING_MEMORY: usize = 16 << 20;
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    fn new(bytes: &'a [u8], what: &'a str) -> Result<Self> {
+        match ImageFormat::of(bytes) {
+            Some(format) => Ok(Input { bytes, what, format }),
+            None => Err(Error::ImageFormat { what: what.into(), found: look(bytes) }),
+        }
+    }
+
+    /// Decode to an `R`. Returns what `finish` makes of it and of whether the file is transparent anywhere.
+    fn decode<R: Rows, T>(&self, transparency: Transparency, finish: impl FnOnce(R, bool) -> T) -> Result<T> {
+        let decode = || {
+            let start = |head: &Head| Flattening::<R>::start(head, transparency);
+            let rows = match self.format {
+                ImageFormat::Png => self.png(start)?,
+                ImageFormat::Jpeg => self.jpeg(start)?,
+                ImageFormat::WebP => self.webp(start)?,
+            };
+            let (rows, was_transparent) = rows.finish();
+            Ok(finish(rows, was_transparent))
+        };
+        super::caught(decode).unwrap_or_else(|panic| Err(self.broken(panic)))
+    }
+
+    /// See [`reference_memory`].
+    fn reference_memory(&self) -> Result<usize> {
+        let file = self.bytes.len();
+        let format = match self.format {
+            ImageFormat::Png => {
+                let mut decoder = png::Decoder::new(Cursor::new(self.bytes));
+                let header = decoder.read_header_info().map_err(|e| self.broken(e))?;
+                let ((width, height), interlaced) = (header.size(), header.interlaced);
+                self.check_size(width, height)?;
+                // Passes of an interlaced picture cover all of it. A palette or a transparent color adds channels.
+                let pixels = if interlaced { 4 * width as usize * height as usize } else { 0 };
+                let inflated = MAX_PNG_CHUNKS.min(MAX_INFLATION * container::png_profile_length(self.bytes));
+                pixels + PROFILE_MEMORY * inflated + if container::png_lacks_end(self.bytes) { file } else { 0 }
+            }
+            ImageFormat::Jpeg => {
+                let size = jpeg::size(self.bytes).map_err(|fault| self.fault(fault))?;
+                self.check_size(size.width, size.height)?;
+                size.memory + PROFILE_MEMORY * jpeg::most_profile_bytes(self.bytes)
+            }
+            ImageFormat::WebP => {
+                let chunks = container::webp_chunks(self.bytes).ok_or_else(|| self.broken(CUT_SHORT))?;
+                let decoder = WebPDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?;
+                let (width, height) = decoder.dimensions();
+                self.check_size(width, height)?;
+                let profile = chunks.iter().find(|(kind, _)| kind == b"ICCP").map_or(0, |(_, data)| data.len());
+                let pixel = container::webp_memory_of_pixel(&chunks);
+                width as usize * height as usize * pixel + PROFILE_MEMORY * profile + 2 * file
+            }
+        };
+        Ok(format + SHRINKING_MEMORY)
+    }
+
     fn broken(&self, reason: impl ToString) -> Error {
         Error::ImageDecode { what: self.what.into(), format: self.format.name(), reason: reason.to_string() }
     }
@@ -223,9 +297,9 @@ impl Input<'_> {
         Ok(())
     }
 
-    fn png(&self) -> Result<Decoded> {
-        // The limit is for decompressed chunks, such as a color profile; pixels are bounded by the size of the picture.
-        let limits = png::Limits { bytes: 64 << 20 };
+    fn png<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
+        // The limit is for decompressed chunks; pixels are bounded by the size of the picture.
+        let limits = png::Limits { bytes: MAX_PNG_CHUNKS };
         let bytes = container::png_with_end(self.bytes);
         let mut decoder = png::Decoder::new_with_limits(Cursor::new(&*bytes), limits);
         decoder.set_ignore_text_chunk(true);
@@ -233,94 +307,75 @@ impl Input<'_> {
         let (width, height) = decoder.read_header_info().map_err(|e| self.broken(e))?.size();
         self.check_size(width, height)?;
         let mut reader = decoder.read_info().map_err(|e| self.broken(e))?;
-        if reader.info().animation_control().is_some_and(|animation| animation.num_frames > 1) {
+        let info = reader.info();
+        if info.animation_control().is_some_and(|animation| animation.num_frames > 1) {
             return Err(self.animated());
         }
-        let channels = reader.output_color_type().0.samples();
-        let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
-        reader.next_frame(&mut pixels).map_err(|e| self.broken(e))?;
-        // The orientation may come after the pixels. Errors there are ignored, since the pixels are complete.
-        let _ = reader.finish();
-        let info = reader.info();
         let of_code_points = info.coding_independent_code_points.and_then(|c| {
             let is_full_range = c.is_video_full_range_image;
             color::profile_of_code_points(c.color_primaries, c.transfer_function, c.matrix_coefficients, is_full_range)
         });
         let profile = of_code_points.or_else(|| info.icc_profile.as_deref().map(Into::into));
-        let mut exif: Vec<Vec<u8>> = info.exif_metadata.iter().map(|exif| exif.to_vec()).collect();
-        exif.extend(container::png_raw_exif(self.bytes));
-        let (pixels, alpha) = split_alpha(pixels, channels)?;
-        let orientation = orientation(&exif);
-        Ok(Decoded { width, height, pixels, is_gray: channels < 3, alpha, profile, orientation })
+        let is_interlaced = info.interlaced;
+        let channels = reader.output_color_type().0.samples();
+        // The chunk may come after the pixels, so it is looked for before.
+        let orientation = orientation(&container::png_exif(self.bytes));
+        let mut rows = start(&Head { width, height, channels, profile, orientation })?;
+        if is_interlaced {
+            let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
+            reader.next_frame(&mut pixels).map_err(|e| self.broken(e))?;
+            pixels.chunks_exact(width as usize * channels).for_each(|row| rows.row(row));
+        } else {
+            while let Some(row) = reader.next_row().map_err(|e| self.broken(e))? {
+                rows.row(row.data());
+            }
+        }
+        Ok(rows)
     }
 
-    fn jpeg(&self) -> Result<Decoded> {
-        let fault = |fault| match fault {
+    fn fault(&self, fault: Fault) -> Error {
+        match fault {
             Fault::OutOfMemory { bytes } => flux2_backend::Error::OutOfMemory { bytes }.into(),
             fault => self.broken(fault),
-        };
-        let (width, height) = jpeg::size(self.bytes).map_err(fault)?;
-        self.check_size(width, height)?;
-        let Jpeg { pixels, is_gray, profile, exif } = jpeg::decode(self.bytes).map_err(fault)?;
-        Ok(Decoded { width, height, pixels, is_gray, alpha: None, profile, orientation: orientation(&exif) })
+        }
     }
 
-    fn webp(&self) -> Result<Decoded> {
+    fn jpeg<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
+        let fault = |fault| self.fault(fault);
+        let jpeg::Size { width, height, .. } = jpeg::size(self.bytes).map_err(fault)?;
+        self.check_size(width, height)?;
+        let mut jpeg = jpeg::decode(self.bytes).map_err(fault)?;
+        let (channels, profile, orientation) = (jpeg.channels(), jpeg.profile.take(), orientation(&jpeg.exif));
+        let mut rows = start(&Head { width, height, channels, profile, orientation })?;
+        jpeg.rows(|row| rows.row(row));
+        Ok(rows)
+    }
+
+    fn webp<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
         // The decoder allocates the declared size of a chunk before it reads it.
-        let chunks = |bytes| container::webp_chunks(bytes).ok_or_else(|| self.broken("it is cut short"));
+        let chunks = |bytes| container::webp_chunks(bytes).ok_or_else(|| self.broken(CUT_SHORT));
         let found = chunks(self.bytes)?;
         if found.iter().filter(|(kind, _)| kind == b"ANMF").count() > 1 {
             return Err(self.animated());
         }
         let bytes = container::webp_repaired(self.bytes, &found);
         chunks(&bytes)?;
-        self.rest(WebPDecoder::new(Cursor::new(&*bytes)).map_err(|e| self.broken(e))?)
-    }
-
-    fn rest(&self, mut decoder: impl ImageDecoder) -> Result<Decoded> {
+        let mut decoder = WebPDecoder::new(Cursor::new(&*bytes)).map_err(|e| self.broken(e))?;
         let (width, height) = decoder.dimensions();
         self.check_size(width, height)?;
-        let color_type = decoder.color_type();
-        if !matches!(color_type, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8) {
-            return Err(self.broken(format_args!("its pixels are {color_type:?}")));
-        }
         // Broken metadata is ignored.
         let profile = decoder.icc_profile().ok().flatten();
         let orientation = orientation(decoder.exif_metadata().ok().flatten().as_slice());
-        let channels = usize::from(color_type.channel_count());
+        let channels = usize::from(decoder.color_type().channel_count());
+        let mut rows = start(&Head { width, height, channels, profile, orientation })?;
         let mut pixels = super::zeroed(width as usize * height as usize * channels)?;
         decoder.read_image(&mut pixels).map_err(|e| self.broken(e))?;
-        let (pixels, alpha) = split_alpha(pixels, channels)?;
-        Ok(Decoded { width, height, pixels, is_gray: channels < 3, alpha, profile, orientation })
+        pixels.chunks_exact(width as usize * channels).for_each(|row| rows.row(row));
+        Ok(rows)
     }
 }
 
-impl Decoded {
-    fn upright_srgb(mut self, transparency: Transparency) -> Result<Flattened> {
-        if self.is_gray {
-            self.pixels = color::gray_to_srgb(&self.pixels, self.profile.as_deref());
-        } else if let Some(profile) = &self.profile {
-            color::rgb_to_srgb(&mut self.pixels, profile);
-        }
-        let was_transparent = self.alpha.iter().flatten().any(|&alpha| alpha != 255);
-        if let Transparency::Over(background) = transparency {
-            for (pixel, &alpha) in self.pixels.as_chunks_mut::<3>().0.iter_mut().zip(self.alpha.iter().flatten()) {
-                *pixel = over(*pixel, alpha, background);
-            }
-        }
-        let buffer = image::RgbImage::from_raw(self.width, self.height, self.pixels);
-        let mut image = DynamicImage::from(buffer.expect("three bytes for each pixel of the decoded size"));
-        image.apply_orientation(self.orientation);
-        let image = RgbImage::new(image.width(), image.height(), image.into_bytes())?;
-        Ok(Flattened { image, was_transparent })
-    }
-}
-
-/// A pixel over a background, rounded to the nearest level, as viewers blend: without linear light.
-fn over(pixel: [u8; 3], alpha: u8, background: [u8; 3]) -> [u8; 3] {
-    let blend = |i: usize| u32::from(pixel[i]) * u32::from(alpha) + u32::from(background[i]) * u32::from(255 - alpha);
-    std::array::from_fn(|i| ((blend(i) + 127) / 255) as u8)
-}
+const CUT_SHORT: &str = "it is cut short";
 
 /// The orientation of the first EXIF block that has one; upright if there is none.
 ///
@@ -328,21 +383,6 @@ fn over(pixel: [u8; 3], alpha: u8, background: [u8; 3]) -> [u8; 3] {
 fn orientation(exif: &[impl AsRef<[u8]>]) -> Orientation {
     let tiff = |block: &[u8]| Orientation::from_exif_chunk(block.strip_prefix(b"Exif\0\0").unwrap_or(block));
     exif.iter().find_map(|block| tiff(block.as_ref())).unwrap_or(Orientation::NoTransforms)
-}
-
-/// Take the last channel out if `channels` is even, that is, if there is alpha.
-fn split_alpha(mut pixels: Vec<u8>, channels: usize) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
-    if !channels.is_multiple_of(2) {
-        return Ok((pixels, None));
-    }
-    let (count, kept) = (pixels.len() / channels, channels - 1);
-    let mut alpha = super::zeroed(count)?;
-    for (i, alpha) in alpha.iter_mut().enumerate() {
-        *alpha = pixels[i * channels + kept];
-        pixels.copy_within(i * channels..i * channels + kept, i * kept);
-    }
-    pixels.truncate(count * kept);
-    Ok((pixels, Some(alpha)))
 }
 
 // ---- writing ----

@@ -11,17 +11,29 @@ use moxcms::{
     TransferCharacteristics, Transform8BitExecutor, TransformOptions,
 };
 
-/// Convert RGB pixels to sRGB in place.
-pub(super) fn rgb_to_srgb(pixels: &mut [u8], profile: &[u8]) {
-    let Some(transform) = transform(profile, DataColorSpace::Rgb, Layout::Rgb) else { return };
-    if is_srgb(&*transform) {
-        return;
+type Transform = std::sync::Arc<Transform8BitExecutor>;
+
+/// Pixels converted at a time.
+pub(super) const CHUNK: usize = 1 << 16;
+
+/// RGB pixels in the space of a profile to sRGB.
+pub(super) struct RgbToSrgb {
+    transform: Transform,
+    converted: Vec<u8>,
+}
+
+impl RgbToSrgb {
+    /// `None` if the profile is broken, of another kind, or sRGB itself.
+    pub(super) fn new(profile: &[u8]) -> Option<Self> {
+        let transform = transform(profile, DataColorSpace::Rgb, Layout::Rgb)?;
+        (!is_srgb(&*transform)).then_some(RgbToSrgb { transform, converted: vec![] })
     }
-    let mut converted = vec![0; CHUNK * 3];
-    for chunk in pixels.chunks_mut(CHUNK * 3) {
-        let converted = &mut converted[..chunk.len()];
-        if transform.transform(chunk, converted).is_ok() {
-            chunk.copy_from_slice(converted);
+
+    /// Convert `pixels`, at most [`CHUNK`] of them, in place.
+    pub(super) fn apply(&mut self, pixels: &mut [u8]) {
+        self.converted.resize(pixels.len(), 0);
+        if self.transform.transform(pixels, &mut self.converted).is_ok() {
+            pixels.copy_from_slice(&self.converted);
         }
     }
 }
@@ -44,24 +56,31 @@ pub(super) fn profile_of_code_points(primaries: u8, transfer: u8, matrix: u8, is
     profile.encode().ok()
 }
 
-/// Convert gray pixels to sRGB, three bytes for each.
-pub(super) fn gray_to_srgb(gray: &[u8], profile: Option<&[u8]>) -> Vec<u8> {
-    let transform = profile.and_then(|profile| transform(profile, DataColorSpace::Gray, Layout::Gray));
-    // Gray has 256 values: transform each once.
-    let ramp: Vec<u8> = (0..=255).collect();
-    let mut table = vec![0; 256 * 3];
-    if transform.is_none_or(|transform| transform.transform(&ramp, &mut table).is_err()) {
-        table = ramp.iter().flat_map(|&v| [v; 3]).collect();
-    }
-    gray.iter()
-        .flat_map(|&v| [table[3 * usize::from(v)], table[3 * usize::from(v) + 1], table[3 * usize::from(v) + 2]])
-        .collect()
+/// Gray pixels, with or without a profile, to sRGB.
+pub(super) struct GrayToSrgb {
+    /// Gray has 256 values, each transformed once.
+    table: [[u8; 3]; 256],
 }
 
-/// Pixels converted at a time, to avoid a second copy of a large picture.
-const CHUNK: usize = 1 << 16;
+impl GrayToSrgb {
+    /// A profile that is broken or of another kind is passed over.
+    pub(super) fn new(profile: Option<&[u8]>) -> Self {
+        let transform = profile.and_then(|profile| transform(profile, DataColorSpace::Gray, Layout::Gray));
+        let ramp: [u8; 256] = std::array::from_fn(|level| level as u8);
+        let mut table = ramp.map(|level| [level; 3]);
+        if transform.is_some_and(|transform| transform.transform(&ramp, table.as_flattened_mut()).is_err()) {
+            table = ramp.map(|level| [level; 3]);
+        }
+        GrayToSrgb { table }
+    }
 
-fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<std::sync::Arc<Transform8BitExecutor>> {
+    /// Append `gray` to `rgb`, three bytes for each.
+    pub(super) fn append(&self, gray: &[u8], rgb: &mut Vec<u8>) {
+        rgb.extend(gray.iter().flat_map(|&level| self.table[usize::from(level)]));
+    }
+}
+
+fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<Transform> {
     let mut source = ColorProfile::new_from_slice(profile).ok()?;
     if source.color_space != space {
         return None;

@@ -48,8 +48,24 @@ pub(super) fn png_with_end(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(repaired)
 }
 
+/// Whether [`png_with_end`] copies the file.
+pub(super) fn png_lacks_end(bytes: &[u8]) -> bool {
+    png_chunks(bytes).last().is_some_and(|(_, kind, _)| &kind != b"IEND")
+}
+
+/// Length of a PNG's compressed color profile; 0 if it has none.
+pub(super) fn png_profile_length(bytes: &[u8]) -> usize {
+    png_chunks(bytes).find(|(_, kind, _)| kind == b"iCCP").map_or(0, |(.., data)| data.len())
+}
+
+/// EXIF of a PNG, wherever it is in the file: in a chunk of its own, then in texts.
+pub(super) fn png_exif(bytes: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let chunk = png_chunks(bytes).find(|(_, kind, _)| kind == b"eXIf").map(|(.., data)| Cow::Borrowed(data));
+    chunk.into_iter().chain(png_raw_exif(bytes).into_iter().map(Cow::Owned)).collect()
+}
+
 /// EXIF that ImageMagick and exiftool write into text chunks of a PNG: `Raw profile type exif`, in hexadecimal.
-pub(super) fn png_raw_exif(bytes: &[u8]) -> Vec<Vec<u8>> {
+fn png_raw_exif(bytes: &[u8]) -> Vec<Vec<u8>> {
     let raw = |(_, kind, data): Chunk<'_>| {
         let text = data.strip_prefix(b"Raw profile type ")?;
         let text = [b"exif\0".as_slice(), b"APP1\0"].iter().find_map(|name| text.strip_prefix(*name))?;
@@ -100,6 +116,18 @@ pub(super) fn webp_chunks(bytes: &[u8]) -> Option<Vec<([u8; 4], &[u8])>> {
         at += 8 + size.next_multiple_of(2);
     }
     Some(chunks)
+}
+
+/// Most bytes that the decoder takes for each pixel of a WebP with these chunks: its result, planes of luma and chroma,
+/// the alpha or the colors that it decodes apart, the images of lossless transforms, the canvas of an animation.
+pub(super) fn webp_memory_of_pixel(chunks: &[([u8; 4], &[u8])]) -> usize {
+    let has = |wanted: &[u8; 4]| chunks.iter().any(|(kind, _)| kind == wanted);
+    match () {
+        () if has(b"ANMF") => 14,
+        () if has(b"ALPH") => 12,
+        () if has(b"VP8L") => 9,
+        () => 6,
+    }
 }
 
 /// The WebP without what the decoder refuses or changes: flags of metadata that it does not hold, and an animation whose

@@ -5,6 +5,7 @@
 //! jpeg      JPEG bytes -> pixels
 //! container chunks and segments that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
+//! rows      decoded rows -> sRGB without transparency     a large picture need not be in memory as a whole
 //! resize    reference image -> size the model takes       bit for bit as Pillow and diffusers do it
 //! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
 //! ```
@@ -17,6 +18,7 @@ mod container;
 mod jpeg;
 pub mod metadata;
 pub mod resize;
+mod rows;
 
 use std::num::NonZeroUsize;
 
@@ -58,6 +60,11 @@ impl RgbImage {
     /// All bytes, `[height, width, 3]`.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
+    }
+
+    /// Rows from the top, `[width, 3]` each.
+    fn rows(&self) -> impl Iterator<Item = &[u8]> {
+        self.pixels.chunks_exact(self.width as usize * 3)
     }
 
     /// All bytes, `[height, width, 3]`, without a copy.

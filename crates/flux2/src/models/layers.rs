@@ -47,8 +47,12 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// # Errors
     /// As [`matrix`](Self::matrix).
     pub fn table(&self, name: &str) -> Result<Weight<B>> {
-        let (host, format) = (self.host(name)?, self.source.format(&self.full_name(name)));
-        let placement = if self.source.placement() == Placement::Device { Placement::Device } else { Placement::File };
+        let (host, full_name) = (self.host(name)?, self.full_name(name));
+        let format = self.source.format(&full_name);
+        let placement = match self.source.placement(&full_name) {
+            Placement::Device => Placement::Device,
+            Placement::Host | Placement::File => Placement::File,
+        };
         Ok(Weight::load_as(self.be, host.placed(placement), format)?)
     }
 
@@ -61,8 +65,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         name: &str,
         heights: impl Fn([usize; 2]) -> [usize; N],
     ) -> Result<[Weight<B>; N]> {
-        let (host, format) =
-            (self.host(name)?.placed(self.source.placement()), self.source.format(&self.full_name(name)));
+        let full_name = self.full_name(name);
+        let host = self.host(name)?.placed(self.source.placement(&full_name));
+        let format = self.source.format(&full_name);
         let &[rows, cols] = host.shape() else { unreachable!("{name} is a matrix, as its configuration says") };
         let mut from = 0;
         let mut parts = Vec::with_capacity(N);

@@ -14,6 +14,36 @@ pub(super) struct Terms {
     pub(super) precision: Precision,
     /// Where the weights are between uses.
     pub(super) placement: Placement,
+    /// Blocks whose weights stay on the device all the same.
+    pub(super) kept: KeptBlocks,
+}
+
+/// Blocks whose weights are not offloaded though those of the others are. They are spread evenly over the network, so
+/// that weights of the others are copied while these compute.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KeptBlocks {
+    pub(super) count: usize,
+    /// Double blocks of the network, which come before its single blocks.
+    pub(super) double_blocks: usize,
+    pub(super) single_blocks: usize,
+}
+
+impl KeptBlocks {
+    /// Whether the weight `name` is of a block that is kept. If all blocks are, everything is.
+    fn contains(self, name: &str) -> bool {
+        let (count, all) = (self.count, self.double_blocks + self.single_blocks);
+        if count >= all {
+            return all > 0;
+        }
+        let mut parts = name.split('.');
+        let first = match parts.next() {
+            Some("double") => 0,
+            Some("single") => self.double_blocks,
+            _ => return false,
+        };
+        let number = parts.next().and_then(|number| number.parse::<usize>().ok());
+        number.is_some_and(|number| (first + number + 1) * count / all > (first + number) * count / all)
+    }
 }
 
 /// Load a network within a [`Phase::Load`], with a warning if some of its matrices cannot be quantized.
@@ -52,7 +82,33 @@ impl WeightSource for Loading<'_> {
         self.terms.precision.format(self.terms.part, name)
     }
 
-    fn placement(&self) -> Placement {
-        self.terms.placement
+    fn placement(&self, name: &str) -> Placement {
+        if self.terms.kept.contains(name) { Placement::Device } else { self.terms.placement }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_blocks_are_spread_and_more_are_never_fewer_of_a_kind() {
+        let kept = |count| {
+            let blocks = KeptBlocks { count, double_blocks: 5, single_blocks: 20 };
+            let of = |kind: &str, all| (0..all).filter(|i| blocks.contains(&format!("{kind}.{i}.out"))).count();
+            let outside = ["img_in", "final.proj"].map(|name| blocks.contains(name));
+            (of("double", 5), of("single", 20), outside)
+        };
+        let mut before = (0, 0);
+        for count in 0..=25 {
+            let (double, single, outside) = kept(count);
+            assert_eq!(double + single, count);
+            assert!(double >= before.0 && single >= before.1, "{count}");
+            // Five of 25 blocks are double.
+            assert!((5 * double).abs_diff(count) < 5, "{count}: {double}");
+            assert_eq!(outside, [count == 25; 2]);
+            before = (double, single);
+        }
+        assert!(!KeptBlocks::default().contains("double.0.img.qkv"));
     }
 }

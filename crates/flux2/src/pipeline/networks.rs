@@ -7,7 +7,7 @@
 //! | `KeepAll` | stays | stays | stays |
 //! | `KeepForNext` | released before the others load | stays | stays |
 //! | `OneAtATime` | released before the others load | released before the decoder loads | released after its stage |
-//! | `Streamed`, `Smallest` | as above | weights offloaded; on the CPU, read from the mapped file | as above |
+//! | `Blocks`, `Smallest` | as above | weights offloaded; on the CPU, read from the mapped file | as above |
 //!
 //! The text encoder and the flow transformer are by far the largest; only `KeepAll` has both in device memory. The
 //! encoder half of the autoencoder is never kept: its results are.
@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 
 use flux2_backend::{Backend, Compute, Placement};
 
-use super::loading::{Terms, load};
+use super::loading::{KeptBlocks, Terms, load};
 use super::slot::Slot;
 use crate::Result;
 use crate::event::{CancelToken, Observer};
@@ -29,12 +29,13 @@ use flux2_base::parallel::all_threads;
 /// Which networks stay in memory between the stages of a run: the GPU's memory if there is one, else the host's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Residency {
-    /// As [`Streamed`](Self::Streamed), and the decoder keeps no large map: some are computed three times.
+    /// As [`Blocks`](Self::Blocks) with none, and the decoder keeps no large map: some are computed three times.
     Smallest,
-    /// As [`OneAtATime`](Self::OneAtATime), and weights are not kept. The CPU reads them from the mapped files at every
-    /// use, as far as the files hold them in the format of the run. A GPU's flow transformer stays loaded with its
-    /// weights offloaded to host memory, from where each is copied when it is used.
-    Streamed,
+    /// As [`OneAtATime`](Self::OneAtATime), and only so many of the flow transformer's blocks keep their weights. The CPU
+    /// reads the others from the mapped files at every use, as far as the files hold them in the format of the run. A
+    /// GPU's flow transformer stays loaded, with the other weights offloaded to host memory, from where each is copied
+    /// when it is used.
+    Blocks(usize),
     /// Each network is released when its stage is over. The text encoder's weights, which are used once, are not kept.
     #[default]
     OneAtATime,
@@ -51,15 +52,21 @@ impl Residency {
         !matches!(self, Residency::KeepAll | Residency::KeepForNext)
     }
 
-    /// Whether the flow transformer's weights are offloaded.
-    fn streams_blocks(self) -> bool {
-        matches!(self, Residency::Streamed | Residency::Smallest)
+    /// Blocks of the flow transformer that keep their weights; `None` if all weights are kept.
+    fn kept_blocks(self) -> Option<usize> {
+        match self {
+            Residency::Blocks(count) => Some(count),
+            Residency::Smallest => Some(0),
+            Residency::OneAtATime | Residency::KeepForNext | Residency::KeepAll => None,
+        }
     }
 
-    /// This one and those that keep less in memory, in falling order.
+    /// This one and those that keep less in memory, in falling order. Of [`Blocks`](Self::Blocks), the one that keeps
+    /// none.
     pub(crate) fn and_smaller(self) -> impl Iterator<Item = Residency> {
-        use Residency::{KeepAll, KeepForNext, OneAtATime, Smallest, Streamed};
-        [KeepAll, KeepForNext, OneAtATime, Streamed, Smallest].into_iter().skip_while(move |r| *r != self)
+        use Residency::{Blocks, KeepAll, KeepForNext, OneAtATime, Smallest};
+        let first = if matches!(self, Blocks(_)) { Blocks(0) } else { self };
+        [KeepAll, KeepForNext, OneAtATime, Blocks(0), Smallest].into_iter().skip_while(move |r| *r != first)
     }
 }
 
@@ -170,7 +177,14 @@ impl<B: Backend> Networks<B> {
     // ---- policy ----
 
     fn terms(&self, part: Part) -> Terms {
-        Terms { part, precision: self.precision, placement: self.placement(part) }
+        let config = &self.files.transformer.config;
+        let kept = match (part, self.residency.kept_blocks()) {
+            (Part::Transformer, Some(count)) => {
+                KeptBlocks { count, double_blocks: config.double_blocks, single_blocks: config.single_blocks }
+            }
+            _ => KeptBlocks::default(),
+        };
+        Terms { part, precision: self.precision, placement: self.placement(part), kept }
     }
 
     /// Where the weights of a network would be between uses if it were loaded now.
@@ -181,7 +195,7 @@ impl<B: Backend> Networks<B> {
             (Part::TextEncoder, residency) if residency.releases() => Placement::File,
             (Part::TextEncoder, Residency::KeepForNext) if is_needed_again => Placement::Host,
             (Part::TextEncoder, _) if self.offloads_encoder => Placement::Host,
-            (Part::Transformer, residency) if residency.streams_blocks() => Placement::Host,
+            (Part::Transformer, residency) if residency.kept_blocks().is_some() => Placement::Host,
             _ => Placement::Device,
         }
     }
@@ -248,15 +262,16 @@ impl<B: Backend> Networks<B> {
         self.text_encoder.release();
     }
 
-    /// Whether the flow transformer's weights are in device memory, in its own stage or at all times.
+    /// Whether weights of the flow transformer's blocks are in device memory, in its own stage or at all times.
     pub(super) fn can_stream_blocks(&self, is_its_stage: bool) -> bool {
-        let is_resident = is_its_stage || !self.residency.releases();
-        is_resident && self.placement(Part::Transformer) == Placement::Device
+        let is_offloaded = is_offloaded(&self.be, self.placement(Part::Transformer));
+        let is_resident = is_its_stage || !self.residency.releases() || is_offloaded;
+        is_resident && self.residency.kept_blocks() != Some(0)
     }
 
     /// Offload the flow transformer's weights from its next loading on.
     pub(super) fn stream_blocks(&mut self) {
-        self.residency = Residency::Streamed;
+        self.residency = Residency::Blocks(0);
         self.transformer.release();
     }
 }

@@ -30,6 +30,12 @@ use crate::{Error, Result};
 /// Largest tokenizer.json that is read; Qwen3's has 11 MB.
 pub const MAX_FILE_BYTES: u64 = 32 << 20;
 
+/// Size of the built-in tokenizer.json.
+const BUILTIN_BYTES: u64 = 11_422_654;
+
+/// Bytes of memory that a tokenizer takes for each byte of its file; its tests measure it.
+const MEMORY_OF_BYTE: usize = 8;
+
 /// Longest prompt that is tokenized; 512 tokens are rarely more than 3 kB.
 pub const MAX_PROMPT_BYTES: usize = 256 << 10;
 
@@ -89,6 +95,22 @@ impl Tokenizer {
             Self::from_json(Path::new("built-in tokenizer"), &json).expect("the built-in tokenizer is valid")
         };
         CELL.get_or_init(read).clone()
+    }
+
+    /// Memory that a tokenizer takes at most while it is read, in bytes: of the model whose file it is, or the built-in
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read.
+    pub fn memory(file: Option<&Location>) -> Result<usize> {
+        let bytes = match file {
+            None => BUILTIN_BYTES,
+            Some(file) => {
+                let mut reader = file.reader()?.take(MAX_FILE_BYTES);
+                std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| file.io(e))?
+            }
+        };
+        Ok(MEMORY_OF_BYTE * bytes as usize)
     }
 
     /// Read a tokenizer.json.

@@ -52,7 +52,7 @@ fn klein_4b_keeps_to_the_memory_of_small_gpus() {
         for (precision, residency, limit) in [
             (Precision::BF16, Residency::OneAtATime, 12 * GB),
             (Precision::FP8, Residency::OneAtATime, 8 * GB),
-            (Precision::BF16, Residency::Streamed, 6 * GB),
+            (Precision::BF16, Residency::Blocks(0), 6 * GB),
         ] {
             let plan = plan(gpu.clone(), precision, residency, 1024);
             let peak = plan.peak_bytes();
@@ -65,8 +65,8 @@ fn klein_4b_keeps_to_the_memory_of_small_gpus() {
 
 #[test]
 fn each_residency_takes_less_than_the_one_before() {
-    use Residency::{KeepAll, KeepForNext, OneAtATime, Smallest, Streamed};
-    let peaks = [KeepAll, KeepForNext, OneAtATime, Streamed, Smallest]
+    use Residency::{Blocks, KeepAll, KeepForNext, OneAtATime, Smallest};
+    let peaks = [KeepAll, KeepForNext, OneAtATime, Blocks(15), Blocks(5), Blocks(0), Smallest]
         .map(|residency| plan(h100(), Precision::BF16, residency, 1024).peak_bytes());
     assert!(peaks.is_sorted_by(|more, less| more > less), "{peaks:?}");
 }
@@ -83,14 +83,32 @@ fn a_limit_chooses_the_residency_or_is_refused() {
     };
     assert_eq!(chosen(40 * GB, true), (Residency::KeepAll, Precision::BF16));
     assert_eq!(chosen(12 * GB, true), (Residency::KeepForNext, Precision::BF16));
-    assert_eq!(chosen(needed(Residency::OneAtATime) + CONTEXT_BYTES, true).0, Residency::OneAtATime);
-    assert_eq!(chosen(6 * GB, true), (Residency::Streamed, Precision::BF16));
+    // All blocks stay rather than that the transformer is loaded again for every picture.
+    assert!(matches!(chosen(needed(Residency::OneAtATime) + CONTEXT_BYTES, true).0, Residency::Blocks(20..)));
+    assert!(matches!(chosen(6 * GB, true), (Residency::Blocks(10..20), Precision::BF16)));
     let least = match within(GB, false) {
         Err(Error::MemoryLimit { limit: GB, least, .. }) => least,
         other => panic!("{other:?}"),
     };
     assert_eq!(chosen(least, false), (Residency::Smallest, Precision::BF16));
     assert!(within(least - 1, false).is_err());
+}
+
+#[test]
+fn more_memory_keeps_more_blocks() {
+    let files = synthetic("klein-4b");
+    let options = EngineOptions { residency: Residency::KeepForNext, ..Default::default() };
+    let within = |limit| DryRun::Gpu(h100(), 0).within(limit, &files, &options, &[request(512)], false).unwrap();
+    let peak = |residency| plan(h100(), Precision::BF16, residency, 512).peak_bytes();
+    let [none, all] = [Residency::Blocks(0), Residency::KeepForNext].map(peak);
+    let mut before = 0;
+    for (tenths, expected) in [(1, 1..6), (5, 9..17), (9, 18..26)] {
+        let limit = none + (all - none) / 10 * tenths;
+        let (options, plan) = within(limit);
+        let Residency::Blocks(kept) = options.residency else { panic!("{:?}", options.residency) };
+        assert!(plan.peak_bytes() <= limit && kept > before && expected.contains(&kept), "{tenths}: {kept}");
+        before = kept;
+    }
 }
 
 /// A pipeline on a described GPU with a limit of `bytes`, context not included.
@@ -148,8 +166,8 @@ fn the_encoder_is_offloaded_before_the_transformer() {
 #[test]
 fn a_decoder_that_runs_out_of_memory_computes_in_bands() {
     // Less than the decoder's maps take, more than anything else.
-    let (streamed, smallest) = (needed(Residency::Streamed), needed(Residency::Smallest));
-    let mut pipeline = on_described((streamed + smallest) / 2, Residency::Streamed);
+    let (streamed, smallest) = (needed(Residency::Blocks(0)), needed(Residency::Smallest));
+    let mut pipeline = on_described((streamed + smallest) / 2, Residency::Blocks(0));
     let image = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap();
     let rescue = |rung| Rescue { stage: Phase::Decode, rung };
     assert_eq!(image.rescues, [rescue(Rung::FreeCaches), rescue(Rung::StreamDecoder)]);
@@ -228,7 +246,13 @@ fn offloaded_weights_draw_the_same_picture() {
             let prompts = ["a cat on a blue background", "an owl, pink stripes", "a fox"];
             let mut kept = mini(be, precision, Residency::KeepAll);
             let expected = prompts.iter().map(|prompt| draw(&mut kept, prompt)).collect::<Result<Vec<_>>>()?;
-            for residency in [Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed, Residency::Smallest] {
+            for residency in [
+                Residency::KeepForNext,
+                Residency::OneAtATime,
+                Residency::Blocks(3),
+                Residency::Blocks(0),
+                Residency::Smallest,
+            ] {
                 let mut pipeline = mini(be, precision, residency);
                 for round in 0..2 {
                     for (prompt, expected) in prompts.iter().zip(&expected) {
@@ -255,7 +279,8 @@ fn a_run_takes_what_was_planned() {
             Residency::KeepAll,
             Residency::KeepForNext,
             Residency::OneAtATime,
-            Residency::Streamed,
+            Residency::Blocks(3),
+            Residency::Blocks(0),
             Residency::Smallest,
         ] {
             let options = EngineOptions { residency, ..Default::default() };

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::codec::{IfExists, MAX_SIDE, decode_transparent, read_file};
+use flux2::image::codec::{IfExists, MAX_SIDE, decode_reference, decode_transparent, read_file};
 use flux2::image::resize::resize_lanczos;
 use flux2::image::{
     ImageFormat, Parameters, RgbImage, Transparency, decode, encode, from_model_output, metadata, open,
@@ -703,6 +703,46 @@ fn references_are_prepared_as_diffusers_does() {
     }
 }
 
+/// A PNG of `rough` that is to be turned by `orientation`.
+fn turned_png(width: u32, height: u32, orientation: u8) -> Vec<u8> {
+    let png = encode(&rough(width, height), ImageFormat::Png, None).unwrap();
+    [&png[..33], &png_chunk(b"eXIf", &tiff(orientation)), &png[33..]].concat()
+}
+
+#[track_caller]
+fn assert_shrinks_while_decoded(name: &str, file: &[u8]) {
+    let whole = decode(file, name).unwrap();
+    let shrunk = decode_reference(file, name, Transparency::default()).unwrap();
+    assert_eq!(shrunk.source_px, [whole.width(), whole.height()], "{name}");
+    assert!(shrunk.image == prepare_reference(&whole).unwrap(), "{name}");
+}
+
+#[test]
+fn a_reference_shrunk_while_it_is_decoded_has_the_same_pixels() {
+    // Shrunk, either pass first; small, off the grid.
+    for (width, height) in [(1100, 1060), (500, 2500), (2500, 500), (205, 103)] {
+        for orientation in 1..=8 {
+            let name = format!("{width}x{height}, {orientation}");
+            assert_shrinks_while_decoded(&name, &turned_png(width, height, orientation));
+        }
+        for format in [ImageFormat::Jpeg, ImageFormat::WebP] {
+            let file = encode(&rough(width, height), format, None).unwrap();
+            assert_shrinks_while_decoded(&format!("{width}x{height}, {format:?}"), &file);
+        }
+    }
+    // With a color profile, whose conversion takes many rows at a time.
+    let p3 = fixture("display_p3.jpg");
+    let at = p3.windows(12).position(|w| w == b"ICC_PROFILE\0").unwrap() - 4;
+    let length = 2 + usize::from(u16::from_be_bytes([p3[at + 2], p3[at + 3]]));
+    let plain = encode(&rough(1101, 1060), ImageFormat::Jpeg, None).unwrap();
+    let profiled = [&plain[..2], &p3[at..at + length], &plain[2..]].concat();
+    assert_ne!(decode(&profiled, "x").unwrap(), decode(&plain, "x").unwrap(), "the profile has an effect");
+    assert_shrinks_while_decoded("profile", &profiled);
+    for name in ["large_progressive.jpg", "large_lossy.webp", "large_alpha.webp"] {
+        assert_shrinks_while_decoded(name, &fixture(name));
+    }
+}
+
 #[test]
 fn references_too_small_or_too_long_are_refused() {
     let error = prepare_reference(&rough(63, 64)).unwrap_err();
@@ -710,6 +750,11 @@ fn references_too_small_or_too_long_are_refused() {
     let error = prepare_reference(&rough(64, 513)).unwrap_err();
     assert_eq!(error.to_string(), "a reference image is 64x513 pixels; one side may be at most 8 times the other");
     assert_eq!(error.kind(), ErrorKind::BadImage);
+    let small = encode(&rough(63, 64), ImageFormat::Png, None).unwrap();
+    assert!(matches!(
+        decode_reference(&small, "x", Transparency::default()),
+        Err(Error::ImageTooSmall { width: 63, .. })
+    ));
     assert_eq!(prepare_reference(&rough(64, 512)).unwrap(), rough(64, 512), "the limits themselves are allowed");
 }
 

@@ -2,8 +2,8 @@
 
 use flux2::weights::ModelFiles;
 use flux2::{
-    Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision, Residency,
-    Variant, engine, plan,
+    CancelToken, Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
+    Remedy, Residency, Variant, engine, plan,
 };
 
 use crate::golden::fixture;
@@ -27,7 +27,7 @@ fn plan(residency: Residency) -> MemoryPlan {
 
 #[test]
 fn each_residency_keeps_less_than_the_one_before() {
-    let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Streamed];
+    let all = [Residency::KeepAll, Residency::KeepForNext, Residency::OneAtATime, Residency::Blocks(0)];
     // Unless they are streamed, all of the transformer's weights are mapped in its stage.
     let denoise = |residency| {
         let plan = plan(residency);
@@ -43,7 +43,7 @@ fn each_residency_keeps_less_than_the_one_before() {
 
 #[test]
 fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
-    let ways = [Residency::KeepAll, Residency::Streamed, Residency::Smallest];
+    let ways = [Residency::KeepAll, Residency::Blocks(0), Residency::Smallest];
     let [kept, streamed, smallest] = ways.map(|residency| plan(residency).peak_bytes());
     assert!(smallest <= streamed && streamed < kept);
     let within = |limit| plan::within(limit, &tiny(), &options(Residency::KeepAll), &[request()], false);
@@ -51,10 +51,28 @@ fn a_limit_is_kept_by_keeping_fewer_weights_or_refused() {
     assert_eq!((options.residency, plan.peak_bytes()), (Residency::KeepAll, kept));
     let (options, plan) = within(kept - 1).unwrap();
     assert!(options.residency != Residency::KeepAll && plan.peak_bytes() < kept);
-    assert_eq!(within(streamed).unwrap().0.residency, Residency::Streamed);
+    assert_eq!(within(streamed).unwrap().0.residency, Residency::Blocks(0));
+    // Between keeping none and all, as many blocks stay as fit.
+    let blocks = tiny().transformer.config.double_blocks + tiny().transformer.config.single_blocks;
+    let peaks: Vec<usize> = (0..=blocks).map(|count| self::plan(Residency::Blocks(count)).peak_bytes()).collect();
+    assert!(peaks.is_sorted() && peaks[blocks] > peaks[0], "{peaks:?}");
+    for (count, &limit) in peaks.iter().enumerate().filter(|(_, limit)| **limit < kept) {
+        let (options, plan) = within(limit).unwrap();
+        let Residency::Blocks(chosen) = options.residency else { continue };
+        assert!(chosen >= count && plan.peak_bytes() <= limit, "{chosen} of {count} blocks in {limit}");
+    }
     let refused = within(smallest - 1).unwrap_err();
-    assert!(matches!(refused, Error::MemoryLimit { limit, least, .. } if limit == smallest - 1 && least == smallest));
+    assert!(matches!(refused, Error::MemoryLimit { limit, least, ref formats, .. }
+        if limit == smallest - 1 && least == smallest && formats.is_empty()));
     assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn pictures_that_differ_in_the_seed_are_planned_twice() {
+    let requests =
+        |count| -> Vec<GenerateRequest> { (0..count).map(|seed| GenerateRequest { seed, ..request() }).collect() };
+    let plan = |count| plan::of(&tiny(), &options(Residency::KeepForNext), &requests(count)).unwrap();
+    assert_eq!(plan(2), plan(1000), "in a moment");
 }
 
 #[test]
@@ -70,7 +88,11 @@ fn weights_are_rounded_only_where_that_is_allowed_and_needed() {
     assert_eq!(within(limit, true).unwrap().0.precision, Precision::BF16);
     let least = plan::of(&files, &options(Residency::Smallest), std::slice::from_ref(&request)).unwrap();
     let limit = least.peak_bytes();
-    assert!(matches!(within(limit - 1, false), Err(Error::MemoryLimit { .. })));
+    // The refusal says which formats would do.
+    let Err(refused @ Error::MemoryLimit { .. }) = within(limit - 1, false) else { panic!("{limit}") };
+    let Some(Remedy::AllowQuantizing { formats }) = refused.remedy() else { panic!("{refused}") };
+    assert!(formats[0].0 == "bf16+q8_0" && formats.iter().all(|(_, bytes)| *bytes < limit), "{formats:?}");
+    assert_eq!(formats[0].1, within(formats[0].1, true).unwrap().1.peak_bytes());
     let (options, plan) = within(limit - 1, true).unwrap();
     assert_eq!(options.precision.to_string(), "bf16+q8_0");
     assert!(plan.peak_bytes() < limit);
@@ -84,7 +106,9 @@ fn streamed_weights_give_the_same_picture() {
         made.image.into_pixels()
     };
     let kept = picture(Residency::KeepAll);
-    assert!(picture(Residency::Streamed) == kept && picture(Residency::Smallest) == kept);
+    for residency in [Residency::Blocks(0), Residency::Blocks(1), Residency::Blocks(2), Residency::Smallest] {
+        assert!(picture(residency) == kept, "{residency:?}");
+    }
 }
 
 #[test]

@@ -4,10 +4,12 @@
 
 #[path = "../allocator/mod.rs"]
 mod allocator;
+mod references;
 
 use std::num::NonZeroUsize;
 
 use flux2::image::RgbImage;
+use flux2::text::Tokenizer;
 use flux2::variant::{KLEIN_MINI, Variant};
 use flux2::weights::convert::Conversion;
 use flux2::weights::{Compute, Format, Location, LoraPath, ModelFiles, ModelPaths};
@@ -44,8 +46,17 @@ fn requests(case: &Case) -> Vec<GenerateRequest> {
 
 #[test]
 fn memory_is_what_was_promised() {
+    a_tokenizer_takes_what_a_plan_counts();
+    references::reading_takes_what_the_header_says();
+    references::a_run_with_large_references_keeps_to_its_plan();
     a_run_takes_the_memory_that_was_planned();
     a_conversion_has_one_tensor_in_memory();
+}
+
+fn a_tokenizer_takes_what_a_plan_counts() {
+    let (needed, _) = high_water(Tokenizer::builtin);
+    let counted = Tokenizer::memory(None).unwrap();
+    assert!(needed <= counted && counted < 2 * needed, "{needed} of {counted}");
 }
 
 /// Bytes that a conversion may take beside its largest tensor in f32: buffers, headers, the plan of every tensor.
@@ -84,7 +95,8 @@ fn a_run_takes_the_memory_that_was_planned() {
         case("f32", Precision::F32, [512, 384], Residency::OneAtATime),
         case("bf16", Precision::BF16, [512, 512], Residency::OneAtATime),
         case("q8_0", Precision::new(Compute::Bf16, Format::Q8_0).unwrap(), [256, 256], Residency::OneAtATime),
-        case("streamed", Precision::BF16, [256, 256], Residency::Streamed),
+        case("streamed", Precision::BF16, [256, 256], Residency::Blocks(0)),
+        case("blocks kept", Precision::BF16, [256, 256], Residency::Blocks(2)),
         Case { reference: Some(512), ..case("int8, a reference", Precision::INT8, [256, 256], Residency::OneAtATime) },
         Case {
             prompts: &["a fox", "a cat"],
@@ -115,7 +127,8 @@ fn a_run_takes_the_memory_that_was_planned() {
             let plan = plan::of(&files, &options, &requests).unwrap();
             let planned = plan.stages.iter().map(|stage| stage.memory.allocated).max().unwrap();
             let mut engine = engine::open(files.clone(), &options).unwrap();
-            let (needed, ()) = high_water(|| run(&mut *engine, &requests));
+            drop(requests);
+            let (needed, ()) = high_water(|| run(&mut *engine, &self::requests(case)));
             let error = planned as f64 / needed as f64 - 1.0;
             assert!(error.abs() < TOLERANCE, "{name}, {kind}: planned {planned}, needed {needed}: {plan:?}");
         }

@@ -9,8 +9,8 @@ use flux2::plan;
 use flux2::units::Memory;
 use flux2::weights::{Location, ModelFiles};
 use flux2::{
-    CancelToken, Engine, EngineOptions, GenerateRequest, MemoryPlan, ModelPaths, Residency, ResolvedRequest, Variant,
-    engine,
+    CancelToken, Engine, EngineOptions, GenerateRequest, MemoryPlan, ModelPaths, Reference, Residency, ResolvedRequest,
+    Variant, engine,
 };
 use serde::{Deserialize, Serialize};
 
@@ -132,9 +132,14 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let earlier = flags.compare.as_deref().map(compare::read::<GenerateRecord>).transpose()?;
     let typed = |typed| loras::typed(typed, Path::is_file);
     let files = model(args)?.with_loras(&args.lora.iter().map(|lora| typed(lora)).collect::<Result<Vec<_>>>()?)?;
+    let options = options(flags, args.quantize)?.for_model(&files);
+    let check = |read: &[Reference], bytes| match args.max_memory {
+        Some(limit) => plan::check_reading(limit, &files, &options, read, bytes),
+        None => Ok(()),
+    };
     let request = GenerateRequest {
         prompt: PROMPT.into(),
-        references: read_references(&args.input, Transparency::default())?,
+        references: read_references(&args.input, Transparency::default(), check)?,
         width: args.width,
         height: args.height,
         steps: args.steps,
@@ -144,7 +149,6 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     let resolved = ResolvedRequest::new(&request, files.variant)?;
     let cost = Cost::of(&files, &resolved)?.of_pictures(args.batch as usize);
 
-    let options = options(flags, args.quantize)?.for_model(&files);
     let (cancel, mut report) = (cancelled_by_signals(), report(flags));
     report.counted("peak", 0, 1);
     let (mut device, peaks) = bench::peaks(&options)?;

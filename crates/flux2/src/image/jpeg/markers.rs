@@ -4,6 +4,9 @@ use super::huffman::{self, Table};
 use super::output::Color;
 use super::{Fault, Result, zeros};
 
+/// What the data of a segment begins with that holds a part of the color profile.
+pub(super) const PROFILE: &[u8] = b"ICC_PROFILE\0";
+
 /// One color component of the frame.
 pub(super) struct Component {
     pub(super) id: u8,
@@ -52,6 +55,12 @@ impl Frame {
     /// Blocks that the file must hold.
     pub(super) fn blocks(&self) -> usize {
         self.components.iter().map(|c| c.width.div_ceil(8) * c.height.div_ceil(8)).sum()
+    }
+
+    /// Bytes that its samples and coefficients take, once there are all.
+    pub(super) fn memory(&self) -> usize {
+        let samples: usize = self.components.iter().map(|c| c.blocks_wide * c.blocks_high * 64).sum();
+        samples * if self.is_progressive { size_of::<u8>() + size_of::<i16>() } else { size_of::<u8>() }
     }
 
     fn parse(data: &[u8], is_progressive: bool) -> Result<Self> {
@@ -235,7 +244,7 @@ impl<'a> Reader<'a> {
                 0xe0 if data.starts_with(b"JFIF\0") => self.colors.has_jfif = true,
                 0xe1 => self.exif.extend(data.strip_prefix(b"Exif\0\0")),
                 0xe2 => {
-                    if let Some([number, of, part @ ..]) = data.strip_prefix(b"ICC_PROFILE\0") {
+                    if let Some([number, of, part @ ..]) = data.strip_prefix(PROFILE) {
                         self.profile.push((*number, *of, part));
                     }
                 }

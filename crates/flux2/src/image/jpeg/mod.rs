@@ -31,9 +31,8 @@ use markers::Stop;
 
 /// A decoded picture before its color profile and orientation are applied.
 pub(super) struct Jpeg<'a> {
-    /// `[height, width, 3]`, or `[height, width]` if `is_gray`.
-    pub(super) pixels: Vec<u8>,
-    pub(super) is_gray: bool,
+    frame: markers::Frame,
+    color: output::Color,
     pub(super) profile: Option<Vec<u8>>,
     /// EXIF segments in order, without their `Exif\0\0`.
     pub(super) exif: Vec<&'a [u8]>,
@@ -68,12 +67,40 @@ impl fmt::Display for Fault {
 
 type Result<T, E = Fault> = std::result::Result<T, E>;
 
-/// Width and height in the header. Nothing of that size is allocated.
-pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32)> {
+impl Jpeg<'_> {
+    /// Samples of a pixel: gray or RGB.
+    pub(super) fn channels(&self) -> usize {
+        if self.color == output::Color::Gray { 1 } else { 3 }
+    }
+
+    /// Call `each` with the rows from the top, `[width, channels]` each.
+    pub(super) fn rows(self, each: impl FnMut(&[u8])) {
+        output::rows(self.frame, self.color, each);
+    }
+}
+
+/// What the header says of a picture.
+pub(super) struct Size {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// Memory that it takes to decode, in bytes: all samples, and for a progressive one all coefficients.
+    pub(super) memory: usize,
+}
+
+/// Read the header. Nothing of the size of the picture is allocated.
+pub(super) fn size(bytes: &[u8]) -> Result<Size> {
     let mut reader = markers::Reader::new(bytes);
     // A scan before the frame is an error, so the first stop is the frame.
     reader.next()?;
-    reader.frame.map(|frame| (frame.width, frame.height)).ok_or(Fault::CutShort)
+    let frame = reader.frame.ok_or(Fault::CutShort)?;
+    Ok(Size { width: frame.width, height: frame.height, memory: frame.memory() })
+}
+
+/// A limit for the length of the color profile, which may follow the frame header.
+pub(super) fn most_profile_bytes(bytes: &[u8]) -> usize {
+    const LONGEST_SEGMENT: usize = 0xffff;
+    let parts = bytes.windows(markers::PROFILE.len()).filter(|window| *window == markers::PROFILE).count();
+    bytes.len().min(parts * LONGEST_SEGMENT)
 }
 
 /// Decode a file whose [`size`] has been checked.
@@ -90,11 +117,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Jpeg<'_>> {
             Stop::End => return Err(Fault::CutShort),
         }
     }
-    let mut frame = reader.frame.expect("the loop ends with one");
+    let frame = reader.frame.expect("the loop ends with one");
     let color = reader.colors.of(&frame);
-    let pixels = output::pixels(&mut frame, color)?;
-    let is_gray = color == output::Color::Gray;
-    Ok(Jpeg { pixels, is_gray, profile: markers::profile(&reader.profile), exif: reader.exif })
+    Ok(Jpeg { frame, color, profile: markers::profile(&reader.profile), exif: reader.exif })
 }
 
 /// Zeros, or an error if there is no room: their number comes from a file.

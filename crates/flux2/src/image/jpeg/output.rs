@@ -3,7 +3,6 @@
 //! Source: `jdsample.c` with fancy upsampling, `jdcolor.c`; for CMYK to RGB, `Convert.c` of Pillow.
 
 use super::markers::{Component, Frame};
-use super::{Result, zeros};
 
 /// What the components of a frame mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,23 +14,22 @@ pub(super) enum Color {
     Ycck,
 }
 
-/// The pixels of a complete frame: `[height, width]` if gray, else `[height, width, 3]`.
-pub(super) fn pixels(frame: &mut Frame, color: Color) -> Result<Vec<u8>> {
+/// Call `each` with the rows of a complete frame: `[width]` if gray, else `[width, 3]`.
+pub(super) fn rows(mut frame: Frame, color: Color, mut each: impl FnMut(&[u8])) {
     if frame.is_progressive {
         frame.components.iter_mut().for_each(Component::transform);
     }
-    let (width, height) = (frame.width as usize, frame.height as usize);
-    let channels = if color == Color::Gray { 1 } else { 3 };
-    let mut pixels = zeros(width * height * channels)?;
+    let width = frame.width as usize;
+    let mut out = vec![0; width * if color == Color::Gray { 1 } else { 3 }];
     // Upsampling writes whole samples of the widest component, which may end after the picture.
     let mut rows = vec![vec![0; width + 4]; frame.components.len()];
-    for (y, out) in pixels.chunks_exact_mut(width * channels).enumerate() {
+    for y in 0..frame.height as usize {
         for (component, row) in frame.components.iter().zip(&mut rows) {
             upsample(component, (frame.h_max / component.h, frame.v_max / component.v), y, row);
         }
-        convert(color, &rows, out);
+        convert(color, &rows, &mut out);
+        each(&out);
     }
-    Ok(pixels)
 }
 
 /// Row `y` of the picture from the samples of a component that has `1 / scale_x` of its columns and `1 / scale_y` of its
