@@ -149,10 +149,12 @@ const ROOMS: [(&str, &[Room]); 4] = [
     (
         "flux2-hub",
         &[
-            ("cache", &["listing", "RepoId"]),
+            ("cache", &["listing", "snapshot", "RepoId"]),
             ("download", &["http", "listing", "Hub"]),
             ("http", &["Hub", "Patience", "Proxies", "RepoId", "Token"]),
             ("listing", &["http", "Hub", "RepoId"]),
+            ("snapshot", &["listing"]),
+            ("verify", &["cache", "listing", "snapshot", "RepoId"]),
         ],
     ),
     (
