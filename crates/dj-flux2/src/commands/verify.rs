@@ -1,5 +1,5 @@
-//! `dj-flux2 verify`: compares the files of models with the hashes that are recorded on this disk. Uses the network only
-//! with `--repair`.
+//! `dj-flux2 verify`: compares the files of models with the hashes that are recorded on this disk. Uses the network
+//! only with `--repair`.
 
 use std::fs;
 use std::path::Path;

@@ -7,6 +7,7 @@
 #[path = "corpus/pictures.rs"]
 mod pictures;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -93,12 +94,20 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
         }
         Kind::AdapterConfig => {
             files.place = "adapter/adapter_config.json";
+            // Patterns that fit few modules or none, so that most changes are of something that is read.
+            let patterns = |value: fn(usize) -> Value| -> Map<String, Value> {
+                (0..12).map(|i| (format!("^nowhere\\.{i}\\.(?:a|b)+"), value(i))).collect()
+            };
+            let (mut ranks, mut alphas) = (patterns(|i| json!(i + 1)), patterns(|i| json!(i as f64 + 0.5)));
+            ranks.extend([("attn.to_k".into(), json!(2)), ("ff.linear_out".into(), json!(3))]);
+            alphas.extend([("attn.to_k".into(), json!(5)), ("^proj_out".into(), json!(1))]);
             let configuration = json!({
-                "r": 4, "lora_alpha": 6, "use_rslora": false,
-                "rank_pattern": {"attn.to_k": 2, "ff.linear_out": 3},
-                "alpha_pattern": {"attn.to_k": 5, "^proj_out": 1, "x\\.\\d+": 2},
+                "r": 4, "lora_alpha": 6, "use_rslora": false, "rank_pattern": ranks, "alpha_pattern": alphas,
             });
-            json_file(&mut files, &mut rng, configuration.to_string().as_bytes(), 80, 30);
+            json_file(&mut files, &mut rng, configuration.to_string().as_bytes(), 90, 40);
+            // Of few fields, many changes are the same.
+            let mut seen = BTreeSet::new();
+            files.files.retain(|file| seen.insert(file.bytes.clone()));
         }
         Kind::WholeModel => {
             files.place = "whole.safetensors";

@@ -155,10 +155,12 @@ const ROOMS: [(&str, &[Room]); 5] = [
     (
         "flux2-hub",
         &[
-            ("cache", &["listing", "RepoId"]),
+            ("cache", &["listing", "snapshot", "RepoId"]),
             ("download", &["http", "listing", "Hub"]),
             ("http", &["Hub", "Patience", "Proxies", "RepoId", "Token"]),
             ("listing", &["http", "Hub", "RepoId"]),
+            ("snapshot", &["listing"]),
+            ("verify", &["cache", "listing", "snapshot", "RepoId"]),
         ],
     ),
     (
