@@ -83,7 +83,7 @@ fn another_background_or_the_way_of_diffusers_is_recorded_and_used_again() {
     exit code: 2
     ----- stderr -----
     error: invalid value 'redd' for '--background <COLOR>': a color is a name, as white, or #RRGGBB, as #ff8800
-    hint: `dj-flux2 generate --help` lists the flags and their values
+    hint: run it with --help to see what it takes
     ");
 }
 
