@@ -126,7 +126,7 @@ fn a_reference_that_takes_too_much_is_refused_before_it_is_decoded() {
     let plan = cli.stdout(["plan"].iter().chain(&line).chain(&["400MiB", "-n", "17"]));
     let references = plan.lines().find(|line| line.starts_with("references")).unwrap_or_else(|| panic!("{plan}"));
     // Samples and coefficients of three components, two of them at half the size.
-    assert!(references.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap() >= 3 * 3000 * 2000 * 3 / 2 >> 20);
+    assert!(references.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap() >= (3 * 3000 * 2000 * 3 / 2) >> 20);
 }
 
 /// Where there is a GPU that computes in fp8, there is nothing to refuse.
