@@ -92,8 +92,8 @@ impl Reference {
         Ok(Reference { image: Arc::new(image), sha256: sha256(bytes), source_px, shows_background, reading_bytes })
     }
 
-    /// Memory that [`from_bytes`](Self::from_bytes) takes at most, in bytes, with the file itself. Nothing is decoded for
-    /// it but the header.
+    /// Memory that [`from_bytes`](Self::from_bytes) takes at most, in bytes, with the file itself. Only the header is
+    /// decoded for it.
     ///
     /// # Errors
     /// Those of `from_bytes` about the header.

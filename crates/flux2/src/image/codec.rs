@@ -150,8 +150,8 @@ pub struct Prepared {
     pub shows_background: bool,
 }
 
-/// As [`decode_over`], followed by [`prepare_reference`](super::prepare_reference), to the byte. A picture of any size is
-/// shrunk while it is decoded, row by row as far as its format allows.
+/// As [`decode_over`], followed by [`prepare_reference`](super::prepare_reference), to the byte. A picture of any size
+/// is shrunk while it is decoded, row by row as far as its format allows.
 ///
 /// # Errors
 /// Those of the two.
