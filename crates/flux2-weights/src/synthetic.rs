@@ -1,7 +1,7 @@
 //! Models without files: the sizes of a member of the family.
 //!
-//! For benchmarks, with random weights. Pictures are noise; time and memory are those of the real model. For plans before
-//! a model is downloaded, without values.
+//! For benchmarks, with random weights. Pictures are noise; time and memory are those of the real model. For plans
+//! before a model is downloaded, without values.
 //!
 //! Values are bf16, seeded by the tensor's name. A tensor is made when it is asked for, so no more networks are in
 //! memory than with files.
@@ -24,8 +24,8 @@ const PIECE: usize = 4 << 20;
 const MAX_STD: f32 = 0.05;
 
 impl ModelFiles {
-    /// A published model that is not on this disk, for dry runs: its tensors are zeros that count as its files would, in
-    /// bf16. `None` for variants without sizes of their own.
+    /// A published model that is not on this disk, for dry runs: its tensors are zeros in bf16 that count as its files
+    /// would. `None` for variants without sizes of their own.
     pub fn published(variant: &'static Variant) -> Option<Self> {
         let size = variant.size()?;
         let (transformer, text_encoder, vae) = (size.transformer(), size.text_encoder(), size.vae());

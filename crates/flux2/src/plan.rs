@@ -19,7 +19,7 @@ use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision};
 use crate::{Error, Result};
 
-/// Host memory of the program itself, beside tensors, weights and the tokenizer: its code and threads. Measured on Linux.
+/// Host memory of the program itself, beside tensors, weights and the tokenizer: code and threads. Measured on Linux.
 const CODE_BYTES: usize = 24 << 20;
 
 /// Host memory that a run of the model takes whatever its requests are, in bytes: the program itself and the tokenizer.

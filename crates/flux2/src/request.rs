@@ -119,8 +119,8 @@ impl Reference {
         Self::from_bytes(&codec::read_file(path)?, &path.display().to_string())
     }
 
-    /// Memory that [`from_bytes`](Self::from_bytes) takes at most, in bytes, with the file itself. Nothing is decoded for
-    /// it but the header.
+    /// Memory that [`from_bytes`](Self::from_bytes) takes at most, in bytes, with the file itself. Only the header is
+    /// decoded for it.
     ///
     /// # Errors
     /// Those of `from_bytes` about the header.

@@ -142,8 +142,8 @@ fn find_or_miss(named: &Location) -> Result<Model> {
     }
 }
 
-/// Seconds for a picture once its model is loaded, from what it computes and how fast this machine is at that. A warning
-/// says why there is no estimate, if there is none.
+/// Seconds for a picture once its model is loaded, from what it computes and how fast this machine is at that. If there
+/// is no estimate, a warning says why.
 fn seconds(
     files: &ModelFiles,
     request: &ResolvedRequest,

@@ -165,8 +165,8 @@ pub struct Prepared {
     pub was_transparent: bool,
 }
 
-/// As [`decode_transparent`], followed by [`prepare_reference`](super::prepare_reference), to the byte. A picture of any size is
-/// shrunk while it is decoded, row by row as far as its format allows.
+/// As [`decode_transparent`], followed by [`prepare_reference`](super::prepare_reference), to the byte. A picture of
+/// any size is shrunk while it is decoded, row by row as far as its format allows.
 ///
 /// # Errors
 /// Those of the two.

@@ -87,7 +87,7 @@ pub(super) struct Flattening<R> {
 }
 
 enum Color {
-    Gray(GrayToSrgb),
+    Gray(Box<GrayToSrgb>),
     Rgb(Option<RgbToSrgb>),
 }
 
@@ -96,7 +96,7 @@ impl<R: Rows> Flattening<R> {
     pub(super) fn start(head: &Head, transparency: Transparency) -> Result<Self> {
         let profile = head.profile.as_deref();
         let color = match head.channels {
-            1 | 2 => Color::Gray(GrayToSrgb::new(profile)),
+            1 | 2 => Color::Gray(Box::new(GrayToSrgb::new(profile))),
             _ => Color::Rgb(profile.and_then(RgbToSrgb::new)),
         };
         Ok(Flattening {

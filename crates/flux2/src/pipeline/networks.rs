@@ -31,10 +31,10 @@ use flux2_base::parallel::all_threads;
 pub enum Residency {
     /// As [`Blocks`](Self::Blocks) with none, and the decoder keeps no large map: some are computed three times.
     Smallest,
-    /// As [`OneAtATime`](Self::OneAtATime), and only so many of the flow transformer's blocks keep their weights. The CPU
-    /// reads the others from the mapped files at every use, as far as the files hold them in the format of the run. A
-    /// GPU's flow transformer stays loaded, with the other weights offloaded to host memory, from where each is copied
-    /// when it is used.
+    /// As [`OneAtATime`](Self::OneAtATime), and only so many of the flow transformer's blocks keep their weights. The
+    /// CPU reads the others from the mapped files at every use, as far as the files hold them in the format of the run.
+    /// A GPU's flow transformer stays loaded, with the other weights offloaded to host memory, from where each is
+    /// copied when it is used.
     Blocks(usize),
     /// Each network is released when its stage is over. The text encoder's weights, which are used once, are not kept.
     #[default]
