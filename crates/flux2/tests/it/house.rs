@@ -152,8 +152,9 @@ const ROOMS: [(&str, &[Room]); 4] = [
     (
         "flux2-hub",
         &[
-            ("cache", &["listing", "RepoId"]),
+            ("cache", &["listing", "snapshot", "RepoId"]),
             ("download", &["http", "listing", "Hub"]),
+            ("environment", &[]),
             ("http", &["Hub", "Patience", "Proxies", "RepoId", "Token"]),
             ("listing", &["http", "Hub", "RepoId"]),
         ],
