@@ -37,7 +37,7 @@ fn a_file_over_the_limit_on_sizes_is_an_error() {
 fn a_conversion_over_the_limit_on_sizes_resumes() {
     let cli = Cli::without_model();
     let convert = ["convert", "klein-mini", "small", "--to", "q8_0"];
-    let output = limited(&cli, "-f 2000", &convert);
+    let output = limited(&cli, "-f 1000", &convert);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{:?} {said}", output.status);
     assert!(said.contains("file too large") && said.contains("the same command continues from there"), "{said}");
