@@ -40,7 +40,7 @@ fn a_conversion_over_the_limit_on_sizes_resumes() {
     let output = limited(&cli, "-f 1000", &convert);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{:?} {said}", output.status);
-    assert!(said.contains("file too large") && said.contains("the same command continues from there"), "{said}");
+    assert!(said.contains("File too large") && said.contains("the same command continues from there"), "{said}");
     assert!(!cli.path("small").exists() && !cli.path("small.lock").exists(), "{:?}", cli.files());
     cli.stdout(convert);
     assert_eq!(cli.files(), ["small"]);
