@@ -1,8 +1,8 @@
 """Adapters of every kind that reduces to a matrix, and the updates that LyCORIS makes of them.
 
-Out: `lycoris.safetensors`. For each case `CASE/lycoris_MODULE.TENSOR` as LyCORIS saves it, and `CASE/MODULE`, the matrix
-that its own module adds to the weight (f32). LyCORIS uses cores (Tucker) only for kernels larger than 1x1, so these
-cases call its functions. LyCORIS multiplies by the scale twice when it merges; this is what it adds when it runs.
+Out: `lycoris.safetensors`. For each case `CASE/lycoris_MODULE.TENSOR` as LyCORIS saves it, and `CASE/MODULE`, the
+matrix that its own module adds to the weight (f32). LyCORIS uses cores (Tucker) only for kernels larger than 1x1, so
+these cases call its functions. LyCORIS multiplies by the scale twice when it merges; this is what it adds when it runs.
 
     lora_lycoris.py OUT      only this fixture
 """

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! models--OWNER--NAME/blobs/HASH                    the bytes of a file, named by its hash
-//!                     snapshots/COMMIT/PATH         a link to them, relative; or the bytes, where links are not allowed
+//!                     snapshots/COMMIT/PATH         a relative link to them; the bytes, where links are not allowed
 //!                     refs/main                     the newest commit
 //!                     digests/COMMIT                hashes of the files of a snapshot; only this program writes it
 //! .locks/models--OWNER--NAME/HASH.lock              held while a blob is written
 //! ```
 //!
-//! A snapshot counts as a model only if every file that its parts need exists. Nothing but the disk is consulted. The hub
-//! tells names of repositories apart regardless of upper and lower case, so their folders are found likewise.
+//! A snapshot counts as a model only if every file that its parts need exists. Nothing but the disk is consulted. The
+//! hub ignores upper and lower case in names of repositories, so their folders are found likewise.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read as _};

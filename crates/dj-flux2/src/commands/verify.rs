@@ -1,5 +1,5 @@
-//! `dj-flux2 verify`: compares the files of models with the hashes that are recorded on this disk. Uses the network only
-//! with `--repair`.
+//! `dj-flux2 verify`: compares the files of models with the hashes that are recorded on this disk. Uses the network
+//! only with `--repair`.
 
 use std::fs;
 use std::path::Path;
@@ -131,10 +131,12 @@ impl Counts {
                     counts.damaged_blobs.extend(blob);
                     report.warning(format_args!("{name}: {path} is damaged"));
                 }
-                Verdict::Unknown => match check_file(&Location::from(file)) {
+                Verdict::Unknown => match check_file(&Location::from(file.clone())) {
                     Err(error) => {
                         counts.damaged += 1;
-                        report.warning(format_args!("{name}: {path} is damaged: {error}"));
+                        let error = error.to_string();
+                        let why = error.strip_prefix(&format!("{}: ", file.display())).unwrap_or(&error);
+                        report.warning(format_args!("{name}: {path} is damaged: {why}"));
                     }
                     Ok(()) => {
                         counts.unknown += 1;

@@ -110,8 +110,8 @@ fn help_for_generate() {
           --transformer <PATH>   Transformer, file or folder; replaces the one in the --model folder
           --text-encoder <PATH>  Text encoder, file or folder; required if --model is a file
           --vae <PATH>           Autoencoder, file or folder; required if --model is a file
-          --lora <FILE[:SCALE]>  LoRA for the transformer, a .safetensors file; append :SCALE for a
-                                 scale other than 1; repeat for several
+          --lora <FILE[:SCALE]>  LoRA for the transformer, a .safetensors file or the folder of a PEFT
+                                 adapter; append :SCALE for a scale other than 1; repeat for several
           --variant <NAME>       Model variant, if the files do not say: klein-4b, klein-base-4b,
                                  klein-9b, klein-base-9b, klein-9b-kv, klein-mini
 

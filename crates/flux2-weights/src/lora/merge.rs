@@ -91,8 +91,8 @@ impl<'a> Sum<'a> {
         Sum { rows, cols, product, others }
     }
 
-    /// Writes rows of `base` plus this sum, encoded by `encode`. Scoped threads, as in [`flux2_base::parallel`]; a share
-    /// is whole groups of rows.
+    /// Writes rows of `base` plus this sum, encoded by `encode`. Scoped threads, as in [`flux2_base::parallel`]; a
+    /// share is whole groups of rows.
     fn add_to<const N: usize>(
         &self,
         base: &HostTensor,

@@ -1,7 +1,7 @@
 //! LoRA: low-rank updates of the flow transformer's matrices, merged when it is loaded.
 //!
-//! In:  safetensors files of pairs `down` `[rank, in]` and `up` `[out, rank]`, in any dialect of names ([`keys`]); LoHa,
-//!      LoKr and whole differences too ([`adapters`]).
+//! In:  safetensors files of pairs `down` `[rank, in]` and `up` `[out, rank]`, in any dialect of names ([`keys`]);
+//!      LoHa, LoKr and whole differences too ([`adapters`]).
 //! Out: [`Lora`], which knows the rows of a canonical matrix for every update, and [`WithLoras`], a [`WeightSource`]
 //!      that hands out `W + Σ scale · alpha / rank · up · down`.
 //!

@@ -3,6 +3,7 @@
 //! In:  the repository's `fixtures`. Out: [`Hostile`] files, each with a description of the change. Changes target the
 //! structure of a format (numbers, counts, names, nesting, order) and single bytes. The corpus also seeds `fuzz/`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -87,12 +88,20 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
         }
         Kind::AdapterConfig => {
             files.place = "adapter/adapter_config.json";
+            // Patterns that fit few modules or none, so that most changes are of something that is read.
+            let patterns = |value: fn(usize) -> Value| -> Map<String, Value> {
+                (0..12).map(|i| (format!("^nowhere\\.{i}\\.(?:a|b)+"), value(i))).collect()
+            };
+            let (mut ranks, mut alphas) = (patterns(|i| json!(i + 1)), patterns(|i| json!(i as f64 + 0.5)));
+            ranks.extend([("attn.to_k".into(), json!(2)), ("ff.linear_out".into(), json!(3))]);
+            alphas.extend([("attn.to_k".into(), json!(5)), ("^proj_out".into(), json!(1))]);
             let configuration = json!({
-                "peft_type": "LORA", "r": 4, "lora_alpha": 6, "alpha": null, "use_rslora": false, "use_dora": false,
-                "rank_pattern": {"attn.to_k": 2, "ff.linear_out": 3}, "init_lora_weights": true,
-                "alpha_pattern": {"attn.to_k": 5, "^proj_out": 1, "x\\.\\d+": 2}, "target_modules": ["to_q"],
+                "r": 4, "lora_alpha": 6, "use_rslora": false, "rank_pattern": ranks, "alpha_pattern": alphas,
             });
-            json_file(&mut files, &mut rng, configuration.to_string().as_bytes(), 60, 20);
+            json_file(&mut files, &mut rng, configuration.to_string().as_bytes(), 90, 40);
+            // Of few fields, many changes are the same.
+            let mut seen = BTreeSet::new();
+            files.files.retain(|file| seen.insert(file.bytes.clone()));
         }
         Kind::WholeModel => {
             files.place = "whole.safetensors";
@@ -549,7 +558,8 @@ fn matrices_of_few_bits(files: &mut Files, whole: &Tensors) {
 
 /// Changes of single tensors' header entries.
 fn tensors(files: &mut Files, rng: &mut Rng, whole: &Tensors) {
-    let names = whole.names();
+    let mut names = whole.names();
+    names.retain(|name| whole.header[name]["shape"].as_array().is_some_and(|shape| !shape.is_empty()));
     for i in 0..30 {
         let (name, other) = (rng.pick(&names).clone(), rng.pick(&names).clone());
         let number = *rng.pick(&NUMBERS);

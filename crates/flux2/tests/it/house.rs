@@ -157,6 +157,8 @@ const ROOMS: [(&str, &[Room]); 4] = [
             ("environment", &[]),
             ("http", &["Hub", "Patience", "Proxies", "RepoId", "Token"]),
             ("listing", &["http", "Hub", "RepoId"]),
+            ("snapshot", &["listing"]),
+            ("verify", &["cache", "listing", "snapshot", "RepoId"]),
         ],
     ),
     (

@@ -538,6 +538,30 @@ fn one_file_of_all_networks_is_a_model() {
 }
 
 #[test]
+fn one_file_of_all_networks_draws_with_the_built_in_tokenizer() {
+    use flux2::pipeline::{Pipeline, Residency};
+    const ROWS: usize = 151_936; // of the published text encoders
+    let mut file = all_in_one(["model.diffusion_model.", "text_encoders.qwen3_4b.transformer.", "vae."]);
+    let embedding = file.0.get_mut("text_encoders.qwen3_4b.transformer.model.embed_tokens.weight").unwrap();
+    let row = embedding.2.len() / embedding.1[0];
+    embedding.2 = embedding.2.iter().copied().cycle().take(ROWS * row).collect();
+    embedding.1[0] = ROWS;
+    let temp = tempfile::tempdir().unwrap();
+    let paths = ModelPaths { model: file.write(temp.path(), "all.safetensors").into(), ..ModelPaths::default() };
+    assert!(open(&paths).tokenizer.is_none());
+    let mut pipeline = Pipeline::load(crate::golden::f32_backend(), &paths, Residency::OneAtATime).unwrap();
+    let request = flux2::GenerateRequest {
+        prompt: "a red fox".into(),
+        width: Some(64),
+        height: Some(64),
+        steps: Some(1),
+        ..Default::default()
+    };
+    let made = pipeline.generate(&request, &mut |_: &flux2::Event| {}, &flux2::CancelToken::new()).unwrap();
+    assert_eq!((made.image.width(), made.image.height()), (64, 64));
+}
+
+#[test]
 fn of_several_files_of_a_network_the_standard_one_is_read() {
     let temp = tempfile::tempdir().unwrap();
     let reference = open(&folder()).vae;

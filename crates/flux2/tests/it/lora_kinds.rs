@@ -10,9 +10,12 @@ use crate::golden::fixture;
 use crate::layouts::{File, Stored, f32_bytes, folder, open, single_files};
 use crate::lora::{f32_transformer, merged, with};
 
-/// The adapters of `golden/lycoris.safetensors` by case, and by module the matrix that each adds.
-fn cases() -> BTreeMap<String, (File, BTreeMap<String, Vec<f32>>)> {
-    let mut cases: BTreeMap<String, (File, BTreeMap<String, Vec<f32>>)> = BTreeMap::new();
+/// By module the matrix that an adapter adds.
+type Updates = BTreeMap<String, Vec<f32>>;
+
+/// The adapters of `golden/lycoris.safetensors` by case.
+fn cases() -> BTreeMap<String, (File, Updates)> {
+    let mut cases: BTreeMap<String, (File, Updates)> = BTreeMap::new();
     for (name, stored) in File::read(&fixture("golden/lycoris.safetensors")).0 {
         let (case, name) = name.split_once('/').unwrap();
         let (adapter, updates) = cases.entry(case.into()).or_default();

@@ -45,7 +45,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         picture.warn_of_differences(&prepared.files.name, &report);
     }
     for (other, read) in prepared.files.passed_over() {
-        let (other, read) = (other.path().display(), read.path().display());
+        let other = other.path().file_name().unwrap_or_default().display();
+        let read = read.path().display();
         report.note(format_args!("{read} is read, {other} beside it is not"));
     }
     let engines = open_engines(&mut settings, &prepared, &report)?;
