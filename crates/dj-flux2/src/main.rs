@@ -1,4 +1,4 @@
-//! `dj-flux2`: FLUX.2 [klein] on the command line.
+//! `dj-flux2`: FLUX.2 \[klein\] on the command line.
 //!
 //! In:  arguments, the environment, files.
 //! Out: pictures in files, results on standard output, everything else on standard error, an exit code.

@@ -5,8 +5,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The path that a variable holds, if it is set and not empty. As in huggingface_hub, `~` at its beginning is the user's
-/// folder, and `$NAME` and `${NAME}` are other variables: files with variables, as of systemd and Docker, expand neither.
+/// The path that a variable holds, if it is set and not empty. As in huggingface_hub, `~` at its beginning is the
+/// user's folder, and `$NAME` and `${NAME}` are other variables. A shell expands these, but systemd and Docker do not.
 pub fn path_of(env: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
     let value = env(name).filter(|value| !value.is_empty())?;
     // Bytes that are not UTF-8 are taken as they are.

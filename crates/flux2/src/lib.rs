@@ -47,7 +47,7 @@
 //! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
-//! | [`bench`] | timing of ops and pictures, compared with the peak of the device |
+//! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
 //! | [`event`], [`error`] | events of a run; what can go wrong, and what would help |

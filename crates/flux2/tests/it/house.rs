@@ -157,6 +157,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
         &[
             ("cache", &["listing", "snapshot", "RepoId"]),
             ("download", &["http", "listing", "Hub"]),
+            ("environment", &[]),
             ("http", &["Hub", "Patience", "Proxies", "RepoId", "Token"]),
             ("listing", &["http", "Hub", "RepoId"]),
             ("snapshot", &["listing"]),
