@@ -233,9 +233,9 @@ impl<B: Backend> Pipeline<B> {
             });
             let taken = &mut ready[..taken.get()];
             match denoised {
-                Ok((latents, steps, idle)) => {
-                    for (job, latents) in taken.iter_mut().zip(latents) {
-                        (job.timings.steps, job.timings.idle) = (steps.clone(), idle);
+                Ok(together) => {
+                    for (job, latents) in taken.iter_mut().zip(together.latents) {
+                        (job.timings.steps, job.timings.idle) = (together.steps.clone(), together.idle);
                         job.state = latents.map_or(State::Failed(Error::Cancelled), State::Denoised);
                     }
                 }
