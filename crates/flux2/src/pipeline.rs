@@ -1,7 +1,7 @@
 //! The recipe: from a prompt, a seed and perhaps reference images to a picture.
 //!
-//! [`Pipeline::generate_batch`] goes through the numbered steps of ARCHITECTURE.md. Each step is a method of its own, so
-//! that it can be called, watched and tested alone. What the steps share has rooms of its own:
+//! [`Pipeline::generate_batch`] goes through the numbered steps of ARCHITECTURE.md. Each step is a method of its own,
+//! so that it can be called, watched and tested alone. What the steps share has rooms of its own:
 //!
 //! | file | holds |
 //! |---|---|
