@@ -63,7 +63,8 @@ fn models_know_neither_files_nor_watchers() {
 }
 
 /// The library crates; the command line is the only other one.
-const LIBRARIES: [&str; 5] = ["flux2-base/src", "flux2-backend/src", "flux2-weights/src", "flux2-hub/src", "flux2/src"];
+const LIBRARIES: [&str; 6] =
+    ["flux2-base/src", "flux2-backend/src", "flux2-weights/src", "flux2-hub/src", "flux2/src", "flux2-jobs/src"];
 
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
@@ -103,13 +104,14 @@ fn the_sampler_does_not_know_the_networks() {
 }
 
 /// Crates, and the crates of the workspace that each may depend on.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("flux2-base", &[]),
     ("flux2-backend", &[]),
     ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini"]),
     ("flux2-hub", &["flux2-base"]),
     ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
-    ("dj-flux2", &["flux2"]),
+    ("flux2-jobs", &["flux2"]),
+    ("dj-flux2", &["flux2", "flux2-jobs"]),
 ];
 
 #[test]
@@ -129,7 +131,7 @@ fn crates_depend_downwards() {
 type Room = (&'static str, &'static [&'static str]);
 
 /// Rooms of a crate, and the other rooms of it that each may import. Rooms that are not listed may import any.
-const ROOMS: [(&str, &[Room]); 4] = [
+const ROOMS: [(&str, &[Room]); 5] = [
     (
         "flux2-backend",
         &[
@@ -168,6 +170,20 @@ const ROOMS: [(&str, &[Room]); 4] = [
             ("sampler", &[]),
             ("text", &["weights"]),
             ("text_cache", &["event", "weights"]),
+        ],
+    ),
+    (
+        "flux2-jobs",
+        &[
+            ("estimate", &["spec"]),
+            ("event", &["failure", "view"]),
+            ("failure", &[]),
+            ("id", &[]),
+            ("journal", &["failure", "id", "spec", "submission", "view"]),
+            ("options", &[]),
+            ("scheduler", &["id", "options", "spec", "submission"]),
+            ("spec", &[]),
+            ("store", &[]),
         ],
     ),
     (
