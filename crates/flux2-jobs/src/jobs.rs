@@ -404,17 +404,20 @@ fn run_workers(shared: &Arc<Shared>, saver: &std::sync::mpsc::SyncSender<Handove
             return fail_new_jobs(shared, &failure);
         }
     };
-    let workers: Vec<Worker> = devices
+    let mut workers: Vec<Worker> = devices
         .into_iter()
         .enumerate()
         .map(|(number, device)| Worker::new(Arc::clone(shared), number, device, saver.clone()))
         .collect();
     shared.lock().workers = Some(workers.iter().map(Worker::state).collect());
     shared.notify();
+    let last = workers.pop();
     thread::scope(|scope| {
         for worker in workers {
             scope.spawn(move || worker.run());
         }
+        // This thread has nothing else to do.
+        last.into_iter().for_each(Worker::run);
     });
 }
 

@@ -7,19 +7,25 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flux2_jobs::fake::FakeOptions;
-use flux2_jobs::{Filter, JobId, JobState, Jobs, Options, Submission};
+use flux2_jobs::{FailureClass, Filter, JobId, JobState, Jobs, Options, Submission};
 
-use crate::common::{ended, picture, start};
+use crate::common::{ended, endless, picture, start, wait_until};
 
 /// Names the folder for [`child`], which does nothing without it.
 const FOLDER: &str = "FLUX2_JOBS_TEST_FOLDER";
 /// Number of jobs that the child submits.
 const JOBS: &str = "FLUX2_JOBS_TEST_JOBS";
+/// Prompt of a job during which every process of these tests ends.
+const POISON: &str = "poison";
 
 fn open(folder: &Path) -> Jobs {
     // Every kill counts as an attempt of the job that was running.
     let options = Options { folder: Some(folder.into()), max_attempts: 1000, ..Options::default() };
     start(options, FakeOptions { step: Duration::from_millis(1), ..FakeOptions::default() })
+}
+
+fn with_two_attempts(folder: &Path) -> Options {
+    Options { folder: Some(folder.into()), max_attempts: 2, ..Options::default() }
 }
 
 fn submit(jobs: &Jobs, number: usize) -> JobId {
@@ -32,6 +38,16 @@ fn submit(jobs: &Jobs, number: usize) -> JobId {
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let count: usize = std::env::var(JOBS).unwrap().parse().unwrap();
+    if count == 0 {
+        let jobs = start(with_two_attempts(Path::new(&folder)), endless());
+        let key = Some(POISON.to_owned());
+        let id = jobs.submit(Submission { idempotency_key: key, ..picture(POISON) }).unwrap().id;
+        wait_until("it runs", || jobs.get(id).unwrap().state == JobState::Running);
+        // What is accepted later is on disk later, so the attempt is on disk too.
+        jobs.submit(picture("later")).unwrap();
+        println!("accepted 0 {id}");
+        std::thread::sleep(Duration::from_secs(600));
+    }
     let jobs = open(Path::new(&folder));
     for number in 0..count {
         let id = submit(&jobs, number);
@@ -106,6 +122,20 @@ fn survive(count: usize, kills: usize) {
     for number in (0..count).step_by(7) {
         assert_eq!(ended(&alone, submit(&alone, number)).images[0].sha256, digests[&number]);
     }
+}
+
+#[test]
+fn a_job_that_ends_the_process_each_time_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut accepted = HashMap::new();
+    for _ in 0..2 {
+        run_and_kill(folder.path(), 0, 1, Duration::ZERO, &mut accepted);
+    }
+    let jobs = start(with_two_attempts(folder.path()), FakeOptions::default());
+    let job = jobs.get(accepted[&0]).unwrap();
+    assert_eq!((job.state, job.attempts), (JobState::Failed, 2));
+    assert_eq!(job.failure.unwrap().class, FailureClass::Crashed);
+    assert_eq!(ended(&jobs, jobs.submit(picture("fox")).unwrap().id).state, JobState::Done);
 }
 
 #[test]

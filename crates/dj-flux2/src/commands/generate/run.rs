@@ -173,12 +173,13 @@ impl Run<'_> {
 
 /// How the engine is run for pictures that end with this process: in order, and nothing is kept of them.
 fn options(settings: &Settings, workers: usize) -> Options {
+    // Pictures that wait to be saved take memory.
+    let savers = if settings.max_memory.is_some() { 1 } else { workers + 1 };
     Options {
         max_queued: usize::MAX,
         max_wait: Duration::MAX,
         affinity: Affinity { jobs: usize::MAX, time: Duration::MAX },
-        // Pictures that wait to be saved take memory.
-        savers: if settings.max_memory.is_some() { 1 } else { workers + 1 },
+        savers: savers.min(settings.pictures() as usize),
         retention: Retention { jobs: 1, ..Retention::default() },
         starts_paused: true,
         ..Options::default()
