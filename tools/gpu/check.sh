@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests and benchmarks on a GPU, printed as one table: the op matrix, parity with the reference, klein-mini, all GPUs at
-# once. Then times pictures with random weights of klein-4b's size, with and without reference images, in bf16 and fp8,
-# and within the memory of small GPUs.
+# once. Then times pictures with random weights of klein-4b's size, alone and eight together, with and without reference
+# images, in bf16 and fp8, and within the memory of small GPUs.
 #
 #   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS [JOBS_TESTS]]
 #
@@ -131,7 +131,11 @@ else
 fi
 
 for dtype in bf16 fp8; do
-    for side in 512 1024 2048; do picture "${side}x$side" "$side" "$dtype"; done
+    for side in 1024 2048; do picture "${side}x$side" "$side" "$dtype"; done
+    for side in 256 512; do
+        picture "${side}x$side" "$side" "$dtype"
+        picture "${side}x$side, 8 together" "$side" "$dtype" --batch 8
+    done
     picture "1024x1024, 1 reference" 1024 "$dtype" -i "$logs/reference.png"
     picture "1024x1024, 4 references" 1024 "$dtype" -i "$logs/reference.png" -i "$logs/reference.png" \
         -i "$logs/reference.png" -i "$logs/reference.png"

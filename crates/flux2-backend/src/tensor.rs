@@ -79,17 +79,19 @@ impl<B: Runtime> Tensor<B> {
     /// The same elements under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`], about argument `what`, if the number of elements changes or the tensor is not contiguous.
+    /// [`Error::Shape`], about argument `what`, if the number of elements changes, or if the last axis changes and the
+    /// tensor is not contiguous.
     pub fn reshape(&self, what: &'static str, shape: impl Into<Vec<usize>>) -> Result<Self> {
         let shape = shape.into();
-        if shape.iter().product::<usize>() != self.rows() * self.cols() || !self.is_contiguous() {
+        let keeps_rows = shape.last() == Some(&self.cols());
+        if shape.iter().product::<usize>() != self.rows() * self.cols() || !(keeps_rows || self.is_contiguous()) {
             return Err(Error::Shape {
                 what,
                 found: self.shape.clone(),
                 expected: format!("something that reshapes to {shape:?}"),
             });
         }
-        let row_stride = *shape.last().expect("a tensor has at least one axis");
+        let row_stride = if keeps_rows { self.row_stride } else { *shape.last().expect("has as many elements") };
         Ok(Tensor { buffer: Arc::clone(&self.buffer), dtype: self.dtype, shape, offset: self.offset, row_stride })
     }
 
@@ -105,6 +107,16 @@ impl<B: Runtime> Tensor<B> {
         );
         let offset = self.offset + range.start * self.row_stride;
         Tensor { shape: vec![range.len(), self.shape[1]], offset, ..self.clone() }
+    }
+
+    /// Item `i` of a batch `[b, n, d]`, as a matrix `[n, d]`; a matrix is a batch of one.
+    ///
+    /// # Panics
+    /// If this is neither, or has no such item.
+    pub fn item(&self, i: usize) -> Self {
+        let [b, n, d] = self.batch_dims("item").expect("a matrix or a batch of them");
+        assert!(i < b, "item {i} of {:?}", self.shape);
+        Tensor { shape: vec![n, d], offset: self.offset + i * n * self.row_stride, ..self.clone() }
     }
 
     /// Columns `range` of every row.
@@ -134,6 +146,18 @@ impl<B: Runtime> Tensor<B> {
     /// [`Error::Shape`], about argument `what`, if the tensor has another number of axes.
     pub fn dims<const N: usize>(&self, what: &'static str) -> Result<[usize; N]> {
         self.shape.as_slice().try_into().map_err(|_| self.wrong_shape(what, format!("{N} axes")))
+    }
+
+    /// Number of items of a batch, rows of each, and columns: `[b, n, d]`, where a matrix `[n, d]` is a batch of one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], about argument `what`, if the tensor is neither.
+    pub fn batch_dims(&self, what: &'static str) -> Result<[usize; 3]> {
+        match self.shape[..] {
+            [n, d] => Ok([1, n, d]),
+            [b, n, d] => Ok([b, n, d]),
+            _ => Err(self.wrong_shape(what, "[n, d], or a batch [b, n, d]")),
+        }
     }
 
     /// Checks the shape.

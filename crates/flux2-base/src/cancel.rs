@@ -8,7 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken {
     cancelled: Arc<AtomicBool>,
-    parent: Option<Arc<CancelToken>>,
+    parents: Parents,
+}
+
+/// The tokens that a token depends on.
+#[derive(Clone, Debug, Default)]
+enum Parents {
+    #[default]
+    None,
+    /// Cancelled if this one is.
+    One(Arc<CancelToken>),
+    /// Cancelled if all of these are; one or more.
+    All(Arc<[CancelToken]>),
 }
 
 /// The work was stopped by its [`CancelToken`].
@@ -24,7 +35,15 @@ impl CancelToken {
 
     /// A token for a part of the work: cancelled together with this one, or on its own.
     pub fn child(&self) -> Self {
-        CancelToken { cancelled: Arc::default(), parent: Some(Arc::new(self.clone())) }
+        CancelToken { cancelled: Arc::default(), parents: Parents::One(Arc::new(self.clone())) }
+    }
+
+    /// A token for work that is shared: cancelled once all of `users` are, or on its own. Without users it is not
+    /// cancelled.
+    pub fn of_all<'a>(users: impl IntoIterator<Item = &'a CancelToken>) -> Self {
+        let users: Arc<[CancelToken]> = users.into_iter().cloned().collect();
+        let parents = if users.is_empty() { Parents::None } else { Parents::All(users) };
+        CancelToken { cancelled: Arc::default(), parents }
     }
 
     /// Ask the work to stop.
@@ -32,9 +51,14 @@ impl CancelToken {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`cancel`](Self::cancel) was called on this token or on the one it is a child of.
+    /// Whether [`cancel`](Self::cancel) was called on this token, on the one it is a child of, or on all users.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
+        let by_parents = || match &self.parents {
+            Parents::None => false,
+            Parents::One(parent) => parent.is_cancelled(),
+            Parents::All(users) => users.iter().all(CancelToken::is_cancelled),
+        };
+        self.cancelled.load(Ordering::Relaxed) || by_parents()
     }
 
     /// Returns early from work that was cancelled.
@@ -43,5 +67,21 @@ impl CancelToken {
     /// [`Cancelled`] once [`cancel`](Self::cancel) was called.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_work_is_cancelled_with_its_last_user() {
+        let users = [CancelToken::new(), CancelToken::new()];
+        let shared = CancelToken::of_all(&users);
+        users[0].cancel();
+        assert!(!shared.is_cancelled());
+        users[1].cancel();
+        assert!(shared.is_cancelled());
+        assert!(!CancelToken::of_all([]).is_cancelled());
     }
 }

@@ -25,7 +25,7 @@ use flux2_backend::Format;
 use crate::Result;
 use crate::device::Device;
 use crate::event::{CancelToken, Observer};
-use crate::pipeline::{GeneratedImage, Residency};
+use crate::pipeline::{BatchMember, Batching, GeneratedImage, Residency};
 use crate::plan::MemoryPlan;
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
@@ -78,6 +78,10 @@ pub trait Engine: Send {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<GeneratedImage>;
+
+    /// Make several pictures, those of one size and number of steps in one pass; see
+    /// [`Pipeline::generate_batch`](crate::Pipeline::generate_batch). Returns a result for each member, in their order.
+    fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>>;
 
     /// Encode prompts before the pictures they are for, so that the text encoder is loaded once for all of them.
     ///

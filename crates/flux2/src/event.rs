@@ -112,6 +112,8 @@ impl fmt::Display for TextCacheEvent {
 /// A fallback when memory is short. Variants are in the order they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
+    /// Denoise half as many pictures in one pass.
+    HalveBatch,
     /// Free caches: CUDA graphs, text embeddings, unused memory of the pool.
     FreeCaches,
     /// Recompute the decoder's largest feature maps where they are read, several times, in place of storing them.
@@ -124,11 +126,13 @@ pub enum Rung {
 
 impl Rung {
     /// All of them, in the order they are tried.
-    pub const ALL: [Rung; 4] = [Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
+    pub const ALL: [Rung; 5] =
+        [Rung::HalveBatch, Rung::FreeCaches, Rung::StreamDecoder, Rung::OffloadEncoder, Rung::StreamBlocks];
 
     /// Name in one word, for records.
     pub const fn name(self) -> &'static str {
         match self {
+            Rung::HalveBatch => "halve-batch",
             Rung::FreeCaches => "free-caches",
             Rung::StreamDecoder => "stream-decoder",
             Rung::OffloadEncoder => "offload-encoder",
@@ -141,6 +145,7 @@ impl Rung {
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Rung::HalveBatch => "fewer pictures are made at the same time",
             Rung::FreeCaches => "what is kept to be faster is let go",
             Rung::StreamDecoder => "the decoder computes its largest maps piece by piece",
             Rung::OffloadEncoder => "the text encoder stays on the host",

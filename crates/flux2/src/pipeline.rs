@@ -1,10 +1,12 @@
 //! The recipe: from a prompt, a seed and perhaps reference images to a picture.
 //!
-//! [`Pipeline::generate`] reads as the numbered steps of ARCHITECTURE.md. Each step is a method of its own, so that it
-//! can be called, watched and tested alone. What the steps share has rooms of its own:
+//! [`Pipeline::generate_batch`] goes through the numbered steps of ARCHITECTURE.md. Each step is a method of its own, so
+//! that it can be called, watched and tested alone. What the steps share has rooms of its own:
 //!
 //! | file | holds |
 //! |---|---|
+//! | `batch` | the steps, for several pictures or for one |
+//! | `joined` | latents and conditioning of the pictures of a pass, as one |
 //! | `networks` | the networks and the policy of what is resident when; each in a `slot` |
 //! | `loading` | how a network is loaded: number format, placement, cancellation |
 //! | `prompts`, `references` | embeddings and reference tokens, remembered in bounded caches (`recent`) |
@@ -12,6 +14,8 @@
 //! | `progress` | events, cancellation and timing of a stage |
 //! | `results` | what the steps take and return |
 
+mod batch;
+mod joined;
 pub mod ladder;
 mod loading;
 mod networks;
@@ -23,26 +27,28 @@ mod results;
 mod slot;
 
 use std::num::NonZeroUsize;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
+use std::time::Duration;
 
 use flux2_backend::{Backend, Tensor, ops};
 
+pub use batch::{BatchKey, BatchMember};
 pub use flux2_backend::KernelRun;
 pub use networks::Residency;
 pub use prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 pub use references::ReferenceTokens;
 pub use results::{DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
 
+use joined::{Batch, Joined};
 use ladder::Ladder;
 use networks::Networks;
-use progress::{Meter, StepClock, phase, timed};
+use progress::{Meter, StepClock, phase};
 use prompts::Prompts;
 use references::EncodedReferences;
 
-use crate::event::{CancelToken, Event, Observer, Phase};
+use crate::event::{CancelToken, Observer, Phase};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, metadata};
+pub use crate::models::flow_transformer::Batching;
 use crate::models::flow_transformer::References;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler;
@@ -148,58 +154,8 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<GeneratedImage> {
-        let request = ResolvedRequest::new(request, self.variant())?;
-        request.warnings.iter().for_each(|w| observer.on_event(&Event::Warning(w.clone())));
-        let mut timings = Timings::default();
-
-        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt. The host always
-        // makes the noise of step 4; if another device encodes, at the same time.
-        let guidance = request.guidance.filter(|g| *g > 1.0);
-        let channels = self.networks.files.transformer.config.in_channels;
-        let threads = self.networks.threads;
-        let noise = || request.initial_latents(channels, threads);
-        let is_parallel = self.be.is_asynchronous();
-        let (latents, texts) = thread::scope(|scope| {
-            let beside = is_parallel.then(|| scope.spawn(noise));
-            let texts = timed(&mut timings.text, || {
-                self.with_fallbacks(Phase::Text, observer, |this, observer| {
-                    let text = this.encode_prompt(&request.prompt, observer, cancel)?;
-                    let uncond = guidance.map(|_| this.encode_prompt("", observer, cancel)).transpose()?;
-                    Ok((text, uncond))
-                })
-            });
-            let latents = beside.map_or_else(|| Ok(noise()), |beside| beside.join());
-            (latents.unwrap_or_else(|panic| resume_unwind(panic)), texts)
-        });
-        let (text, uncond) = texts?;
-        if let Some(warning) = &text.warning {
-            observer.on_event(&Event::Warning(warning.clone()));
-        }
-
-        // 3. References -> tokens.
-        let references = timed(&mut timings.references, || {
-            self.with_fallbacks(Phase::References, observer, |this, observer| {
-                this.encode_references(&request.references, observer, cancel)
-            })
-        })?;
-
-        // 4, 5, 6. Noise, schedule, steps.
-        let guided = uncond.as_ref().zip(guidance);
-        let inputs =
-            DenoiseInputs { request: &request, latents: &latents, text: &text, guided, references: &references };
-        let Denoised { latents, steps, idle } = self.with_fallbacks(Phase::Denoise, observer, |this, observer| {
-            this.denoise(&inputs, &mut |_| {}, observer, cancel)
-        })?;
-        (timings.steps, timings.idle) = (steps, idle);
-
-        // 7. Latents -> pixels.
-        let image = timed(&mut timings.decode, || {
-            self.with_fallbacks(Phase::Decode, observer, |this, observer| {
-                this.decode(&latents, &request, observer, cancel)
-            })
-        })?;
-        let (parameters, kernels) = (self.parameters(&request), self.be.take_kernels_run());
-        Ok(GeneratedImage { image, parameters, timings, kernels, rescues: self.ladder.take() })
+        let members = &mut [BatchMember { request, observer, cancel }];
+        self.generate_batch(members, Batching::SameBytes).swap_remove(0)
     }
 
     /// Encode up to [`MAX_PREPARED_PROMPTS`] prompts one after the other, so that the text encoder is loaded once for
@@ -257,51 +213,77 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Denoised<B>> {
+        let inputs = std::slice::from_ref(inputs);
+        let (mut latents, steps, idle) =
+            self.denoise_together(inputs, Batching::SameBytes, inspect, observer, std::slice::from_ref(cancel))?;
+        let latents = latents.swap_remove(0).ok_or(Error::Cancelled)?;
+        Ok(Denoised { latents, steps, idle })
+    }
+
+    /// Steps 5 and 6 of pictures of one [`BatchKey`]. A picture leaves the batch at the step after it is cancelled, and
+    /// has no latents then. Returns the latents of each, the time of each step, and the time between steps in which the
+    /// device had no work.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] once all are cancelled, or if the transformer cannot be read.
+    fn denoise_together(
+        &mut self,
+        inputs: &[DenoiseInputs<B>],
+        batching: Batching,
+        inspect: &mut dyn FnMut(&StepState<B>),
+        observer: &mut dyn Observer,
+        cancels: &[CancelToken],
+    ) -> Result<(Vec<Option<Tensor<B>>>, Vec<Duration>, Duration)> {
+        let cancel = &CancelToken::of_all(cancels);
         let (be, procedure) = (&self.be, self.variant().procedure);
         let c = self.networks.files.transformer.config.in_channels;
         let transformer = self.networks.transformer(observer, cancel)?;
-        let request = inputs.request;
+        let request = inputs[0].request;
         let [h, w] = request.grid();
 
-        let mut latents = be.upload(&[h * w, c], inputs.latents)?; // [n_img, c]
         let sigmas = sampler::sigmas(request.steps, h * w)?;
         let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
-
-        let cached = procedure == Procedure::KvCache && !inputs.references.ids.is_empty();
-        let passes = request.steps as usize * if inputs.guided.is_some() { 2 } else { 1 } + usize::from(cached);
+        let cached = procedure == Procedure::KvCache && !inputs[0].references.ids.is_empty();
+        let passes = request.steps as usize * if inputs[0].guided.is_some() { 2 } else { 1 };
+        let passes = passes + if cached { inputs.len() } else { 0 };
         let mut meter = Meter::start(observer, cancel, Phase::Denoise, passes * transformer.blocks())?;
-        let ReferenceTokens { tokens, ids } = inputs.references;
-        let references = match cached {
-            true => References::Cached(Arc::new(transformer.reference_cache(tokens, ids, &mut || meter.tick())?)),
-            false => References::Tokens(tokens, ids),
-        };
-        let prompt = transformer.condition(&inputs.text.rows, [h, w], &references)?;
-        let guided = match inputs.guided {
-            Some((text, guidance)) => Some((transformer.with_text(&prompt, &text.rows)?, guidance)),
-            None => None,
-        };
+        let mut batch = Batch::new(transformer, batching);
+        for inputs in inputs {
+            let ReferenceTokens { tokens, ids } = inputs.references;
+            let references = match cached {
+                true => References::Cached(Arc::new(transformer.reference_cache(tokens, ids, &mut || meter.tick())?)),
+                false => References::Tokens(tokens, ids),
+            };
+            let prompt = transformer.condition(&inputs.text.rows, [h, w], &references)?;
+            let empty = inputs.guided.map(|(text, _)| transformer.with_text(&prompt, &text.rows)).transpose()?;
+            batch.add(be.upload(&[h * w, c], inputs.latents)?, prompt, empty); // [n_img, c]
+        }
+        let guidance = inputs[0].guided.map(|(_, guidance)| guidance);
 
         let mut clock = StepClock::start(be, request.steps);
         for (step, modulation) in modulations.iter().enumerate() {
+            batch.keep(|picture| !cancels[picture].is_cancelled());
+            let Joined { latents, prompt, empty } = batch.joined(be)?;
             let begun = be.mark()?;
-            let velocity = transformer.forward(&latents, &prompt, modulation, &mut || meter.tick())?;
+            let velocity = transformer.forward(latents, prompt, modulation, &mut || meter.tick())?;
             let dt = sigmas[step + 1] - sigmas[step];
             let mut velocity_uncond = None;
-            if let Some((empty, guidance)) = &guided {
-                let uncond = transformer.forward(&latents, empty, modulation, &mut || meter.tick())?;
-                ops::euler_step(be, &mut latents, &ops::guide(be, &uncond, &velocity, *guidance)?, dt)?;
+            if let Some((empty, guidance)) = empty.as_ref().zip(guidance) {
+                let uncond = transformer.forward(latents, empty, modulation, &mut || meter.tick())?;
+                ops::euler_step(be, latents, &ops::guide(be, &uncond, &velocity, guidance)?, dt)?;
                 velocity_uncond = Some(uncond);
             } else {
-                ops::euler_step(be, &mut latents, &velocity, dt)?;
+                ops::euler_step(be, latents, &velocity, dt)?;
             }
             let velocity_uncond = velocity_uncond.as_ref();
-            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents: &latents });
+            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
             clock.step_queued(begun, meter.observer)?;
         }
         let (steps, idle) = clock.finish(meter.observer)?;
         meter.finish();
+        let latents = batch.finish(inputs.len());
         be.trim();
-        Ok(Denoised { latents, steps, idle })
+        Ok((latents, steps, idle))
     }
 
     /// Step 7. From latents, f32 `[n_img, c]`, to the picture.
@@ -315,11 +297,23 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
+        let image = self.decode_and_keep(latents, request, observer, cancel);
+        self.networks.after_decoding();
+        image
+    }
+
+    /// As [`decode`](Self::decode), but the decoder stays loaded for the next picture of a batch.
+    fn decode_and_keep(
+        &mut self,
+        latents: &Tensor<B>,
+        request: &ResolvedRequest,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<RgbImage> {
         let decoder = self.networks.decoder(observer, cancel)?;
         let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
             decoder.forward(latents, request.grid(), pulse)
         });
-        self.networks.after_decoding();
         let pixels = pixels?;
         if !pixels.iter().all(|v| v.is_finite()) {
             return Err(Error::NotFinite);

@@ -5,12 +5,14 @@
 //! A plan is a dry run: the recipe runs on a backend that allocates as usual and computes nothing. There is no second
 //! account of what is in memory when, which could differ from the first.
 
+use std::cell::RefCell;
+
 use flux2_backend::{Backend, Format, MemoryUse};
 
 use crate::device::Device;
 use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
-use crate::pipeline::{MAX_PREPARED_PROMPTS, Pipeline, Residency};
+use crate::pipeline::{BatchMember, Batching, MAX_PREPARED_PROMPTS, Pipeline, Residency};
 use crate::request::{GenerateRequest, ResolvedRequest};
 use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision};
@@ -77,6 +79,37 @@ pub fn within(
     DryRun::of(&options)?.within(limit, files, &options, requests, may_round)
 }
 
+/// As [`of`], for `requests` that are made [together](crate::Pipeline::generate_batch).
+///
+/// # Errors
+/// As [`of`].
+pub fn of_batch(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
+    let options = options.for_model(files);
+    DryRun::of(&options)?.plan_batch(files, &options, requests)
+}
+
+/// How many pictures like `request`, at most `most`, can be made together within `limit` bytes; 0 if not even one.
+///
+/// # Errors
+/// As [`of`].
+pub fn largest_batch(
+    limit: usize,
+    files: &ModelFiles,
+    options: &EngineOptions,
+    request: &GenerateRequest,
+    most: usize,
+) -> Result<usize> {
+    let options = options.for_model(files);
+    DryRun::of(&options)?.largest_batch(limit, files, &options, request, most)
+}
+
+/// Whether several requests of a dry run are made one by one or together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    OneByOne,
+    Together,
+}
+
 /// A device to plan for. It is never opened, and a GPU need not be there.
 #[derive(Clone, Debug)]
 pub enum DryRun {
@@ -111,10 +144,59 @@ impl DryRun {
         options: &EngineOptions,
         requests: &[GenerateRequest],
     ) -> Result<MemoryPlan> {
+        self.plan_in(Order::OneByOne, files, options, requests)
+    }
+
+    /// As [`of_batch`], on this device.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_batch(
+        &self,
+        files: &ModelFiles,
+        options: &EngineOptions,
+        requests: &[GenerateRequest],
+    ) -> Result<MemoryPlan> {
+        self.plan_in(Order::Together, files, options, requests)
+    }
+
+    fn plan_in(
+        &self,
+        order: Order,
+        files: &ModelFiles,
+        options: &EngineOptions,
+        requests: &[GenerateRequest],
+    ) -> Result<MemoryPlan> {
         match self {
-            DryRun::Processor => cpu::plan(files, options, requests),
-            DryRun::Gpu(info, ordinal) => gpu::plan(info, *ordinal, files, options, requests),
+            DryRun::Processor => cpu::plan(files, options, requests, order),
+            DryRun::Gpu(info, ordinal) => gpu::plan(info, *ordinal, files, options, requests, order),
         }
+    }
+
+    /// As [`largest_batch()`], on this device.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn largest_batch(
+        &self,
+        limit: usize,
+        files: &ModelFiles,
+        options: &EngineOptions,
+        request: &GenerateRequest,
+        most: usize,
+    ) -> Result<usize> {
+        // Different prompts, each of which has an embedding of its own.
+        let like = |i| GenerateRequest { prompt: format!("{} {i}", request.prompt), ..request.clone() };
+        let requests: Vec<GenerateRequest> = (0..most).map(like).collect();
+        let (mut fit, mut too_many) = (0, most + 1);
+        while too_many - fit > 1 {
+            let count = usize::midpoint(fit, too_many);
+            match self.plan_batch(files, options, &requests[..count])?.peak_bytes() <= limit {
+                true => fit = count,
+                false => too_many = count,
+            }
+        }
+        Ok(fit)
     }
 
     /// Formats that weights may be rounded to in order to take less memory, the best first.
@@ -168,17 +250,21 @@ pub(crate) struct StagePeaks {
     reference_bytes: usize,
 }
 
-/// Run `requests` one after the other on `be`, which must be a dry-run backend.
+/// Run `requests`, in this order, on `be`, which must be a dry-run backend.
 pub(crate) fn dry_run<B: Backend>(
     be: B,
     files: &ModelFiles,
     precision: Precision,
     residency: Residency,
     requests: &[GenerateRequest],
+    order: Order,
 ) -> Result<StagePeaks> {
     let mut pipeline = Pipeline::of_files(be.clone(), files.outline(), residency)?.with_precision(precision);
     let mut watch = StageWatch { be, stages: vec![], in_stage: false };
     let cancel = CancelToken::new();
+    if order == Order::Together {
+        return dry_run_together(pipeline, watch, requests);
+    }
     if requests.len() > 1 {
         let prompts: Vec<&str> = requests.iter().take(MAX_PREPARED_PROMPTS).map(|r| r.prompt.as_str()).collect();
         pipeline.prepare_prompts(&prompts, &mut watch, &cancel)?;
@@ -189,6 +275,23 @@ pub(crate) fn dry_run<B: Backend>(
         reference_bytes = reference_bytes.max(pipeline.reference_bytes());
     }
     Ok(StagePeaks { stages: watch.stages, reference_bytes })
+}
+
+/// Run `requests` as one batch.
+fn dry_run_together<B: Backend>(
+    mut pipeline: Pipeline<B>,
+    watch: StageWatch<B>,
+    requests: &[GenerateRequest],
+) -> Result<StagePeaks> {
+    let (watch, cancel) = (RefCell::new(watch), CancelToken::new());
+    let mut observers: Vec<_> = requests.iter().map(|_| |event: &Event| watch.borrow_mut().on_event(event)).collect();
+    let members = requests.iter().zip(&mut observers);
+    let members = members.map(|(request, observer)| BatchMember { request, observer, cancel: &cancel });
+    let made = pipeline.generate_batch(&mut members.collect::<Vec<_>>(), Batching::SameBytes);
+    made.into_iter().collect::<Result<Vec<_>>>()?;
+    let reference_bytes = requests.len() * pipeline.reference_bytes();
+    drop(observers);
+    Ok(StagePeaks { stages: watch.into_inner().stages, reference_bytes })
 }
 
 impl StagePeaks {

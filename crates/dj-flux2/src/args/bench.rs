@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use flux2::Device;
 
-use super::values::{Dtype, Quantize, parse_memory, thread_count};
+use super::values::{Batching, Dtype, Quantize, parse_memory, thread_count};
 
 /// Flags of `bench`.
 #[derive(clap::Args)]
@@ -122,6 +122,15 @@ pub struct BenchGenerateArgs {
     /// Keep all networks loaded between pictures, as a server does; every picture has another prompt
     #[arg(long, help_heading = "Running")]
     pub resident: bool,
+
+    /// Pictures made together, in one pass of each step
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "max_memory", help_heading = "Running")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub batch: u32,
+
+    /// same-bytes: a picture does not depend on the others of its batch; fast: its last bits may
+    #[arg(long, value_name = "HOW", default_value = "same-bytes", help_heading = "Running")]
+    pub batching: Batching,
 
     /// Memory limit, as in generate
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]

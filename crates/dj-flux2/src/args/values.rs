@@ -23,6 +23,22 @@ pub enum Quantize {
     Q4K,
 }
 
+/// Values of `bench generate --batching`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Batching {
+    SameBytes,
+    Fast,
+}
+
+impl From<Batching> for flux2::Batching {
+    fn from(batching: Batching) -> Self {
+        match batching {
+            Batching::SameBytes => flux2::Batching::SameBytes,
+            Batching::Fast => flux2::Batching::Fast,
+        }
+    }
+}
+
 /// Values of `convert --component`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Component {

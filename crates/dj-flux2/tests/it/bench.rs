@@ -67,7 +67,10 @@ fn a_picture_is_a_line_of_json_with_these_fields() {
             "gflops",
             "percent_of_roofline",
             "step_percent_of_roofline",
-            "joules"
+            "joules",
+            "batch",
+            "s_per_picture",
+            "pictures_per_s"
         ]
     );
     let value = value(line);
@@ -94,6 +97,22 @@ fn random_weights_need_no_files() {
     assert_eq!(value["model"], "synthetic klein-mini");
     assert_eq!(value["step_s"].as_array().unwrap().len(), 2);
     assert_eq!(cli.files(), [""; 0]);
+}
+
+#[test]
+fn pictures_of_a_batch_are_counted_each() {
+    let cli = Cli::with_tiny_model();
+    for batching in ["same-bytes", "fast"] {
+        let more = ["--json", "--resident", "--batch", "3", "--batching", batching, "--warmup=1"];
+        let value = value(&cli.stdout(run(&GENERATE, &more)));
+        let number = |key: &str| value[key].as_f64().unwrap();
+        assert_eq!((number("batch"), value["step_s"].as_array().unwrap().len()), (3.0, 2));
+        let working = number("total_s") - number("load_s");
+        assert!((number("s_per_picture") * 3.0 - working).abs() < 1e-5, "{value}");
+        assert!((number("pictures_per_s") * number("s_per_picture") - 1.0).abs() < 1e-2, "{value}");
+    }
+    let stdout = cli.stdout(run(&GENERATE, &["--batch", "2", "-q"]));
+    assert!(stdout.contains(", 2 steps, 2 pictures together") && stdout.contains("\n2 pictures: "), "{stdout}");
 }
 
 #[test]

@@ -251,6 +251,10 @@ fn help_for_bench() {
                                [default: as stored] [possible values: bf16, int8, q8_0, q4_k]
           --resident           Keep all networks loaded between pictures, as a server does; every
                                picture has another prompt
+          --batch <N>          Pictures made together, in one pass of each step [default: 1]
+          --batching <HOW>     same-bytes: a picture does not depend on the others of its batch; fast:
+                               its last bits may [default: same-bytes] [possible values: same-bytes,
+                               fast]
           --max-memory <SIZE>  Memory limit, as in generate
           --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,
                                bf16, int8, fp8]

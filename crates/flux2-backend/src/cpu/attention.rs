@@ -20,11 +20,16 @@ pub(super) fn attention(be: &CpuBackend, operands: &AttentionInput<CpuBackend>) 
     let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let kernel = MicroKernel::select_attention(be.tier, be.compute);
     be.log.note("attention", None, kernel.name);
-    let shape = [q.rows(), q.cols()];
+    let (shape, [items, n, cols]) = (q.shape().to_vec(), q.batch_dims("attention: q")?);
     let [q, k, v] = [left_operand(be, kernel, q)?, left_operand(be, kernel, k)?, left_operand(be, kernel, v)?];
     // The result has the compute dtype, as `q` has.
     with_element!(be.compute.dtype(), T => be.build::<T>(&shape, |out| {
-        with_element!(kernel.dtype(), P => Attention { be, kernel, q, k, v, head_dim, mask }.run::<P, T>(out))
+        for i in 0..items {
+            let [q, k, v] = [q.item(i), k.item(i), v.item(i)];
+            let out = &mut out[i * n * cols..][..n * cols];
+            with_element!(kernel.dtype(), P => Attention { be, kernel, q, k, v, head_dim, mask }.run::<P, T>(out))?;
+        }
+        Ok(())
     }))
 }
 

@@ -1,17 +1,22 @@
-//! `concat_rows`: a copy of each part into its rows of the result.
+//! `concat_rows`: a copy of each part into its rows of the result, or of each item of the result.
 
 use super::CpuBackend;
 use super::simd::with_element;
+use crate::ops::concat_rows::with_rows;
 use crate::{Result, Tensor};
 
 pub(super) fn concat_rows(be: &CpuBackend, parts: &[&Tensor<CpuBackend>]) -> Result<Tensor<CpuBackend>> {
-    let cols = parts[0].cols();
-    let rows = parts.iter().map(|part| part.rows()).sum();
-    with_element!(parts[0].dtype(), T => be.build::<T>(&[rows, cols], |mut out| {
-        for part in parts {
-            let (here, rest) = out.split_at_mut(part.rows() * cols);
-            be.threads.for_rows(here, cols, |i, out| out.copy_from_slice(part.row(i)));
-            out = rest;
+    let [items, _, cols] = parts[0].batch_dims("concat_rows: parts")?;
+    let rows_of = |part: &Tensor<CpuBackend>| part.rows() / items.max(1);
+    let shape = with_rows(parts[0].shape(), parts.iter().map(|part| rows_of(part)).sum());
+    with_element!(parts[0].dtype(), T => be.build::<T>(&shape, |mut out| {
+        for item in 0..items {
+            for part in parts {
+                let rows = rows_of(part);
+                let (here, rest) = out.split_at_mut(rows * cols);
+                be.threads.for_rows(here, cols, |i, out| out.copy_from_slice(part.row(item * rows + i)));
+                out = rest;
+            }
         }
         Ok(())
     }))

@@ -23,6 +23,7 @@ pub(super) fn flops(be: &CudaBackend, format: Format) -> Result<f64> {
     let x = rows.as_ref().map_or(x.address(), |rows| rows.buffer.address());
     let y = be.empty(&[SIDE, SIDE], DType::F32)?;
     let shape = Shape {
+        items: 1,
         quantized,
         rows: SIDE,
         cols: SIDE,

@@ -87,6 +87,53 @@ impl CudaBackend {
         check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.device.stream()) }.result())
     }
 
+    /// Enqueues a copy of `items` items of `x`, the rows of each together, into a batch `[items, rows, cols]` without
+    /// gaps. `to` is the address of the first item's rows in it.
+    pub(super) fn copy_items(&self, x: &Tensor<Self>, to: u64, [items, rows, cols]: [usize; 3]) -> Result<()> {
+        if items <= 1 {
+            return self.copy_rows(x, to, cols);
+        }
+        let (own_rows, size) = (x.rows() / items, x.dtype().bytes(1));
+        if own_rows == 0 || cols == 0 || self.device.dry_run {
+            return Ok(());
+        }
+        if x.is_contiguous() {
+            // The rows of an item are one long row.
+            return self.copy_rows(&x.reshape("items", [items, own_rows * cols])?, to, rows * cols);
+        }
+        self.device.bind()?;
+        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let copy = sys::CUDA_MEMCPY3D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcZ: 0,
+            srcLOD: 0,
+            srcMemoryType: device,
+            srcHost: std::ptr::null(),
+            srcDevice: x.address(),
+            srcArray: std::ptr::null_mut(),
+            reserved0: std::ptr::null_mut(),
+            srcPitch: x.row_stride() * size,
+            srcHeight: own_rows,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstZ: 0,
+            dstLOD: 0,
+            dstMemoryType: device,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to,
+            dstArray: std::ptr::null_mut(),
+            reserved1: std::ptr::null_mut(),
+            dstPitch: cols * size,
+            dstHeight: rows,
+            WidthInBytes: cols * size,
+            Height: own_rows,
+            Depth: items,
+        };
+        // SAFETY: the rows lie in `x`, and the callers allocated the batch.
+        check("cuMemcpy3DAsync", unsafe { sys::cuMemcpy3DAsync_v2(&copy, self.device.stream()) }.result())
+    }
+
     /// Enqueues zeroing `bytes` bytes at address `to`.
     pub(super) fn fill_with_zeros(&self, to: u64, bytes: usize) -> Result<()> {
         if self.device.dry_run {

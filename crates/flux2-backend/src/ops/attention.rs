@@ -21,11 +21,11 @@ pub enum AttentionMask {
 
 /// The operands of [`attention`].
 pub struct AttentionInput<'a, B: Backend> {
-    /// Queries, compute `[n, heads * head_dim]`.
+    /// Queries, compute `[n, heads * head_dim]`, or a batch `[b, n, ..]` whose items attend each to its own keys.
     pub q: &'a Tensor<B>,
-    /// Keys, compute `[m, kv_heads * head_dim]`.
+    /// Keys, compute `[m, kv_heads * head_dim]`, or a batch `[b, m, ..]`.
     pub k: &'a Tensor<B>,
-    /// Values, compute `[m, kv_heads * head_dim]`.
+    /// Values, compute, of the shape of the keys.
     pub v: &'a Tensor<B>,
     /// Channels of a head; even.
     pub head_dim: usize,
@@ -33,7 +33,7 @@ pub struct AttentionInput<'a, B: Backend> {
     pub mask: AttentionMask,
 }
 
-/// Returns compute `[n, heads * head_dim]`. Query head `i` uses key head `i / (heads / kv_heads)`.
+/// Returns compute `[n, heads * head_dim]`, or a batch `[b, n, ..]` of it. Query head `i` uses key head `i / (heads / kv_heads)`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the operands are not as [`AttentionInput`] says, `head_dim` is
@@ -42,8 +42,8 @@ pub struct AttentionInput<'a, B: Backend> {
 pub fn attention<B: Backend>(be: &B, operands: &AttentionInput<B>) -> Result<Tensor<B>> {
     let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let compute = be.compute().dtype();
-    let [n, q_cols] = q.dims("attention: q")?;
-    let [m, kv_cols] = k.dims("attention: k")?;
+    let [items, n, q_cols] = q.batch_dims("attention: q")?;
+    let [k_items, m, kv_cols] = k.batch_dims("attention: k")?;
     if head_dim == 0 || !head_dim.is_multiple_of(2) || q_cols == 0 || !q_cols.is_multiple_of(head_dim) {
         return Err(
             q.wrong_shape("attention: q", format!("[n, heads * head_dim] with an even head_dim, not {head_dim}"))
@@ -53,7 +53,10 @@ pub fn attention<B: Backend>(be: &B, operands: &AttentionInput<B>) -> Result<Ten
         let heads = q_cols / head_dim;
         return Err(k.wrong_shape("attention: k", format!("[m, kv_heads * {head_dim}] with kv_heads dividing {heads}")));
     }
-    v.expect_shape("attention: v", &[m, kv_cols])?;
+    if k_items != items || k.shape().len() != q.shape().len() {
+        return Err(k.wrong_shape("attention: k", format!("keys for queries {:?}", q.shape())));
+    }
+    v.expect_shape("attention: v", k.shape())?;
     if let AttentionMask::Causal { valid } = mask {
         if m > n {
             return Err(k.wrong_shape("attention: k", format!("keys of the {n} queries' tokens under a causal mask")));

@@ -8,7 +8,7 @@
 use crate::quant::{fp8, int8};
 use crate::{Backend, DType, Result, Tensor, Weight};
 
-/// `x` compute `[.., k]`, `weight` `[m, k]`, `bias` f32 `[m]` -> compute `[.., m]`.
+/// `x` compute `[n, k]` or a batch `[b, n, k]`, `weight` `[m, k]`, `bias` f32 `[m]` -> compute `[.., m]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above.
@@ -37,6 +37,7 @@ fn product<B: Backend>(
     out: DType,
 ) -> Result<Tensor<B>> {
     let [m, k] = weight.shape();
+    x.batch_dims("linear: x")?;
     if x.cols() != k {
         return Err(x.wrong_shape("linear: x", format!("rows of {k} for weight [{m}, {k}]")));
     }

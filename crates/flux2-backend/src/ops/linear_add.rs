@@ -7,8 +7,8 @@
 
 use crate::{Backend, DType, Result, Tensor, Weight};
 
-/// `x` f32 `[n, d]`, `gate` f32 `[1, d]`, `y` compute `[n, k]`, `weight` `[d, k]`. `x` is copied first if another
-/// tensor shares its memory.
+/// `x` f32 `[n, d]`, `gate` f32 `[1, d]`, `y` compute `[n, k]` or a batch `[b, n / b, k]`, `weight` `[d, k]`. `x` is
+/// copied first if another tensor shares its memory.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above.
@@ -20,14 +20,17 @@ pub fn linear_add<B: Backend>(
     weight: &Weight<B>,
 ) -> Result<()> {
     let n = check_residual(x, gate, weight)?;
-    y.expect_shape("linear_add: y", &[n, weight.shape()[1]])?;
+    let [items, rows, k] = y.batch_dims("linear_add: y")?;
+    if items * rows != n || k != weight.shape()[1] {
+        return Err(y.wrong_shape("linear_add: y", format!("{n} rows of {}", weight.shape()[1])));
+    }
     y.expect_dtype("linear_add: y", be.compute().dtype())?;
     be.linear_add(x, gate, &[y], weight)
 }
 
 /// As [`linear_add`], with `y` given as two parts side by side, which are not copied.
 ///
-/// `a` compute `[n, k1]`, `b` compute `[n, k2]`, `weight` `[d, k1 + k2]`.
+/// `a` compute `[n, k1]`, `b` compute `[n, k2]`, `weight` `[d, k1 + k2]`; or batches of both.
 ///
 /// # Errors
 /// As [`linear_add`].
@@ -40,15 +43,17 @@ pub fn linear_pair_add<B: Backend>(
 ) -> Result<()> {
     let compute = be.compute().dtype();
     let n = check_residual(x, gate, weight)?;
-    let [rows, k1] = a.dims("linear_pair_add: a")?;
+    let [items, rows, k1] = a.batch_dims("linear_pair_add: a")?;
     a.expect_dtype("linear_pair_add: a", compute)?;
     let [d, k] = weight.shape();
-    let Some(k2) = k.checked_sub(k1).filter(|_| rows == n) else {
+    let Some(k2) = k.checked_sub(k1).filter(|_| items * rows == n) else {
         return Err(
             a.wrong_shape("linear_pair_add: a", format!("{n} rows of at most the columns of weight [{d}, {k}]"))
         );
     };
-    b.expect_shape("linear_pair_add: b", &[n, k2])?;
+    let mut expected = a.shape().to_vec();
+    *expected.last_mut().expect("a matrix or a batch") = k2;
+    b.expect_shape("linear_pair_add: b", &expected)?;
     b.expect_dtype("linear_pair_add: b", compute)?;
     be.linear_add(x, gate, &[a, b], weight)
 }

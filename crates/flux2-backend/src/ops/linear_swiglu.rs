@@ -4,12 +4,12 @@
 
 use crate::{Backend, Result, Tensor, Weight};
 
-/// `x` compute `[n, k]`, `gate` and `up` `[m, k]` in one format -> compute `[n, m]`.
+/// `x` compute `[n, k]` or a batch `[b, n, k]`, `gate` and `up` `[m, k]` in one format -> compute `[.., m]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the arguments are not as above.
 pub fn linear_swiglu<B: Backend>(be: &B, x: &Tensor<B>, gate: &Weight<B>, up: &Weight<B>) -> Result<Tensor<B>> {
-    let [n, k] = x.dims("linear_swiglu: x")?;
+    let [_, n, k] = x.batch_dims("linear_swiglu: x")?;
     x.expect_dtype("linear_swiglu: x", be.compute().dtype())?;
     for weight in [gate, up] {
         if weight.shape() != [gate.shape()[0], k] {

@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod batches;
 #[cfg(target_os = "linux")]
 mod cuda_several;
 mod encode;

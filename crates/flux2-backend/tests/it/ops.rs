@@ -106,6 +106,22 @@ fn attention<B: Backend>(be: &B) -> Result<()> {
         assert_eq!((got.shape(), got.dtype()), (&[n, heads[0] * head_dim][..], be.compute().dtype()));
         assert_close(&be.download(&got)?, &expected, attention_tolerance(be, head_dim + m));
     }
+    // A batch: each item has keys of its own.
+    for (items, n, m, heads, head_dim, mask) in [
+        (2, 1, 3, [1, 1], 2, AttentionMask::None),
+        (3, 97, 50, [4, 2], 16, AttentionMask::None),
+        (2, 70, 70, [2, 1], 40, causal(9)),
+    ] {
+        let part = |name, rows, heads| window(be, name, &[items, rows, heads * head_dim], be.compute().dtype());
+        let ((q, qs), (k, ks), (v, vs)) = (part("q", n, heads[0])?, part("k", m, heads[1])?, part("v", m, heads[1])?);
+        let got = ops::attention(be, &AttentionInput { q: &q, k: &k, v: &v, head_dim, mask })?;
+        let of_item = |values: &[f32], i: usize| values[i * values.len() / items..][..values.len() / items].to_vec();
+        let expected = (0..items).flat_map(|i| {
+            ops::attention::reference(&of_item(&qs, i), &of_item(&ks, i), &of_item(&vs, i), heads, head_dim, mask)
+        });
+        assert_eq!(got.shape(), [items, n, heads[0] * head_dim]);
+        assert_close(&be.download(&got)?, &expected.collect::<Vec<_>>(), attention_tolerance(be, head_dim + m));
+    }
     Ok(())
 }
 
@@ -201,6 +217,16 @@ fn concat_rows<B: Backend>(be: &B) -> Result<()> {
             let values: Vec<_> = parts.iter().map(|(_, values)| values.as_slice()).collect();
             let got = ops::concat_rows(be, &tensors)?;
             check(be, &got, &[rows.iter().sum(), cols], dtype, &ops::concat_rows::reference(&values), 1)?;
+
+            // Batches of three items, whose values alternate in the result.
+            let part = |n: &usize| window(be, &format!("parts of {n}"), &[3, *n, cols], dtype);
+            let parts = rows.iter().map(part).collect::<Result<Vec<_>>>()?;
+            let tensors: Vec<_> = parts.iter().map(|(x, _)| x).collect();
+            let items = (0..3)
+                .flat_map(|i| parts.iter().map(move |(_, values)| &values[i * values.len() / 3..][..values.len() / 3]));
+            let expected = ops::concat_rows::reference(&items.collect::<Vec<_>>());
+            let got = ops::concat_rows(be, &tensors)?;
+            check(be, &got, &[3, rows.iter().sum(), cols], dtype, &expected, 1)?;
         }
     }
     Ok(())
@@ -746,6 +772,10 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("attention: k", attend(&[2, 4], &[2, 4], &[2, 4], 2, causal(3)));
     refused("attention: k", attend(&[2, 4], &[1, 4], &[1, 4], 2, causal(2)));
     refused("attention: v", attend(&[2, 4], &[3, 4], &[2, 4], 2, none));
+    refused("attention: q", attend(&[1, 1, 2, 4], &[2, 4], &[2, 4], 2, none));
+    refused("attention: k", attend(&[2, 2, 4], &[1, 2, 4], &[1, 2, 4], 2, none));
+    refused("attention: k", attend(&[1, 2, 4], &[2, 4], &[2, 4], 2, none));
+    refused("concat_rows: parts", ops::concat_rows(be, &[&f(&[2, 2, 3])?, &f(&[1, 2, 3])?]).map(drop));
     refused("concat_cols: parts", ops::concat_cols::<B>(be, &[]).map(drop));
     refused("concat_rows: parts", ops::concat_rows::<B>(be, &[]).map(drop));
     refused("concat_rows: parts", ops::concat_rows(be, &[&f(&[2, 3])?, &f(&[2, 4])?]).map(drop));
@@ -788,6 +818,7 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("linear_add: gate", linear_add(&[2, 3], Some(&[3]), &[2, 4], [3, 4]));
     refused("linear_add: y", linear_add(&[2, 3], Some(&[1, 3]), &[1, 4], [3, 4]));
     refused("linear_add: y", linear_add(&[2, 3], None, &[2, 5], [3, 4]));
+    refused("linear_add: y", linear_add(&[2, 3], None, &[2, 2, 4], [3, 4]));
     let pair =
         |a: &[usize], b: &[usize], w| ops::linear_pair_add(be, &mut f(&[2, 5])?, None, [&c(a)?, &c(b)?], &weight(w)?);
     refused("linear_pair_add: a", pair(&[2, 9], &[2, 1], [5, 8]));

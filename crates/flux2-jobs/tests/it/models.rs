@@ -88,10 +88,13 @@ fn a_picture_has_the_bytes_of_an_engine_alone_under_load_and_after_a_restart() {
     let options = || Options { folder: Some(folder.path().into()), max_batch: 4, ..Options::default() };
     let jobs = start(options());
     assert!(file(&jobs, submit(&jobs, draft(0))) == expected[0]);
+    // The others are submitted while this one is drawn.
+    submit(&jobs, Draft { steps: Some(200), ..draft(0) });
     let ids: Vec<_> = (0..6).map(|number| submit(&jobs, draft(number))).collect();
     for (id, expected) in ids.iter().zip(&expected) {
         assert!(file(&jobs, *id) == *expected);
     }
+    assert!(ids.iter().any(|id| jobs.get(*id).unwrap().drawn[0].batch > 1), "some were drawn together");
     let long = submit(&jobs, Draft { steps: Some(1000), ..draft(0) });
     let last = submit(&jobs, draft(5));
     wait_until("it runs", || jobs.get(long).unwrap().state == JobState::Running);

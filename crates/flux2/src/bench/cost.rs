@@ -152,6 +152,18 @@ impl Cost {
         }
     }
 
+    /// The cost of `pictures` such requests, made together.
+    pub fn of_pictures(&self, pictures: usize) -> Self {
+        Cost {
+            text: self.text * pictures,
+            references: self.references * pictures,
+            prepare: self.prepare * pictures,
+            step: self.step * pictures,
+            steps: self.steps,
+            decode: self.decode * pictures,
+        }
+    }
+
     /// The cost of the whole request.
     pub fn total(&self) -> Flops {
         self.text + self.references + self.prepare + self.step * self.steps + self.decode

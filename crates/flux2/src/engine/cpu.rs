@@ -6,7 +6,7 @@ use flux2_base::Remedy;
 use super::opened::{OpenDevice, Opened};
 use super::{EngineOptions, NoGpu};
 use crate::device::Device;
-use crate::plan::{self, DryRun, MemoryPlan, PROGRAM_BYTES};
+use crate::plan::{self, DryRun, MemoryPlan, Order, PROGRAM_BYTES};
 use crate::request::GenerateRequest;
 use crate::weights::ModelFiles;
 use crate::{Error, Result};
@@ -27,10 +27,15 @@ pub(super) fn open(options: &EngineOptions, no_gpu: Option<NoGpu>) -> Result<Box
 }
 
 /// See [`DryRun::plan`].
-pub(crate) fn plan(files: &ModelFiles, options: &EngineOptions, requests: &[GenerateRequest]) -> Result<MemoryPlan> {
+pub(crate) fn plan(
+    files: &ModelFiles,
+    options: &EngineOptions,
+    requests: &[GenerateRequest],
+    order: Order,
+) -> Result<MemoryPlan> {
     check_format(options, None)?;
     let EngineOptions { precision, residency, .. } = *options;
-    let mut run = plan::dry_run(backend(options, true), files, precision, residency, requests)?;
+    let mut run = plan::dry_run(backend(options, true), files, precision, residency, requests, order)?;
     run.add_host_memory(files.variant, requests)?;
     Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: PROGRAM_BYTES })
 }

@@ -12,7 +12,7 @@ use super::opened::{OpenDevice, Opened};
 use super::{Devices, EngineOptions, GpuOptions, NoGpu, SystemLibrary};
 use crate::Result;
 use crate::device::Device;
-use crate::plan::{self, DryRun, MemoryPlan};
+use crate::plan::{self, DryRun, MemoryPlan, Order};
 use crate::request::GenerateRequest;
 use crate::weights::{ModelFiles, Precision};
 
@@ -82,11 +82,12 @@ pub(crate) fn plan(
     files: &ModelFiles,
     options: &EngineOptions,
     requests: &[GenerateRequest],
+    order: Order,
 ) -> Result<MemoryPlan> {
     let EngineOptions { device, precision, residency, .. } = *options;
     let be = CudaBackend::dry_run(gpu.clone(), precision.compute(), None)?;
     check_format(&be, precision).map_err(|no_gpu| no_gpu.into_error(device))?;
-    let run = plan::dry_run(be, files, precision, residency, requests)?;
+    let run = plan::dry_run(be, files, precision, residency, requests, order)?;
     let device = format!("{}, {}", Device::Cuda(Some(ordinal)), gpu.name);
     Ok(MemoryPlan { device, stages: run.stages, program: cuda::CONTEXT_BYTES })
 }

@@ -6,7 +6,7 @@ use flux2_backend::Format;
 
 use super::{Devices, EngineOptions, GpuOptions, NoGpu, SystemLibrary};
 use crate::Result;
-use crate::plan::MemoryPlan;
+use crate::plan::{MemoryPlan, Order};
 use crate::request::GenerateRequest;
 use crate::weights::ModelFiles;
 
@@ -28,6 +28,7 @@ pub(crate) fn plan(
     _files: &ModelFiles,
     _options: &EngineOptions,
     _requests: &[GenerateRequest],
+    _order: Order,
 ) -> Result<MemoryPlan> {
     match *gpu {}
 }

@@ -8,7 +8,7 @@ use super::{Device, Engine, EngineOptions, NoGpu, gpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks};
 use crate::event::{CancelToken, Observer};
-use crate::pipeline::{GeneratedImage, Pipeline};
+use crate::pipeline::{BatchMember, Batching, GeneratedImage, Pipeline};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
 use crate::variant::Variant;
@@ -159,6 +159,10 @@ impl<B: Backend> Engine for Loaded<B> {
         cancel: &CancelToken,
     ) -> Result<GeneratedImage> {
         self.pipeline.generate(request, observer, cancel)
+    }
+
+    fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>> {
+        self.pipeline.generate_batch(members, batching)
     }
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {

@@ -13,30 +13,35 @@
 //! every step. [`FlowTransformer::reference_cache`] computes them once, and each step inserts them between those of the
 //! text and of the image.
 //!
+//! Several pictures of equal token counts go through one pass, each attending to itself: [`FlowTransformer::join`].
+//!
 //! Follows `Flux2Transformer2DModel` in diffusers.
 
+mod conditioning;
 mod modulation;
+mod pass;
 
-use std::sync::Arc;
-
-use flux2_backend::{
-    AttentionInput, AttentionMask, Backend, ModulatedLayerNorm, Rope, RopeLayout, Tensor, Weight, ops,
-};
+use flux2_backend::{Backend, ModulatedLayerNorm, Rope, RopeLayout, Tensor, Weight, ops};
 
 use super::Pulse;
 use super::layers::Loader;
 use super::replay::ReplayedPass;
 use crate::Result;
-use crate::latents::{self, PositionId, rope_tables, timestep_embedding};
+use crate::latents::timestep_embedding;
 use crate::weights::{TransformerConfig, WeightSource};
 
+use conditioning::KeysValues;
+pub use conditioning::{Conditioning, ReferenceCache, References};
 pub use modulation::ModulationRows;
 use modulation::{Modulation, Modulations};
+pub use pass::Batching;
+use pass::{Pass, Projected};
 
 /// The flow transformer with its weights.
 pub struct FlowTransformer<B: Backend> {
     be: B,
-    replayed: ReplayedPass<B>,
+    /// For [`Batching::SameBytes`], and for [`Batching::Fast`].
+    replayed: [ReplayedPass<B>; 2],
     config: TransformerConfig,
     img_in: Weight<B>,
     txt_in: Weight<B>,
@@ -50,39 +55,6 @@ pub struct FlowTransformer<B: Backend> {
     final_proj: Weight<B>,
 }
 
-/// Reference images as the transformer takes them; no references are empty `Tokens`.
-pub enum References<'a, B: Backend> {
-    /// Tokens `[n_ref, c]`, appended to those of the image at every step, and their position ids.
-    Tokens(&'a [f32], &'a [PositionId]),
-    /// Keys and values computed once, for the KV variant.
-    Cached(Arc<ReferenceCache<B>>),
-}
-
-/// Inputs that are the same at all steps of one picture, prepared before the first.
-pub struct Conditioning<B: Backend> {
-    /// The text after its embedder, f32 `[n_txt, hidden]`.
-    text: Tensor<B>,
-    /// Reference tokens after their embedder, f32 `[n_ref, hidden]`, unless they are in `cache` or there are none.
-    references: Option<Tensor<B>>,
-    /// Keys and values of the references, for the KV variant.
-    cache: Option<Arc<ReferenceCache<B>>>,
-    /// Rotary tables of text, image and (without `cache`) reference tokens.
-    rope: Rope<B>,
-}
-
-/// Keys and values of the reference tokens in every block, normalized and rotated: 2 x `[n_ref, hidden]` for each
-/// block, which is 2 GiB for a megapixel in the 9B model.
-pub struct ReferenceCache<B: Backend> {
-    double: Vec<KeysValues<B>>,
-    single: Vec<KeysValues<B>>,
-}
-
-/// Keys and values of one block, each `[n_ref, hidden]`.
-struct KeysValues<B: Backend> {
-    keys: Tensor<B>,
-    values: Tensor<B>,
-}
-
 impl<B: Backend> FlowTransformer<B> {
     /// Load the weights from `source`.
     ///
@@ -94,7 +66,7 @@ impl<B: Backend> FlowTransformer<B> {
         let single = |i| SingleBlock::load(&w.at("single").at(i));
         Ok(FlowTransformer {
             be: be.clone(),
-            replayed: ReplayedPass::new(),
+            replayed: [ReplayedPass::new(), ReplayedPass::new()],
             config: config.clone(),
             img_in: w.matrix("img_in")?,
             txt_in: w.matrix("txt_in")?,
@@ -111,69 +83,12 @@ impl<B: Backend> FlowTransformer<B> {
 
     /// Free captured passes and their memory.
     pub fn clear_captures(&mut self) {
-        self.replayed.clear();
+        self.replayed.iter_mut().for_each(ReplayedPass::clear);
     }
 
     /// Number of blocks, which is how often a pass calls its pulse.
     pub fn blocks(&self) -> usize {
         self.double_blocks.len() + self.single_blocks.len()
-    }
-
-    /// Prepare text, f32 `[n_txt, d_text]`, and references for an image of `grid` rows and columns of tokens.
-    ///
-    /// # Errors
-    /// If shapes do not fit.
-    pub fn condition(
-        &self,
-        text_embedding: &Tensor<B>,
-        [h, w]: [usize; 2],
-        references: &References<B>,
-    ) -> Result<Conditioning<B>> {
-        let text = self.embed(text_embedding, &self.txt_in)?;
-        let mut ids = latents::text_ids(text.rows());
-        ids.extend(latents::image_ids(h, w));
-        let (references, cache) = match references {
-            References::Cached(cache) => (None, Some(Arc::clone(cache))),
-            References::Tokens([], _) => (None, None),
-            References::Tokens(tokens, reference_ids) => {
-                ids.extend(*reference_ids);
-                (Some(self.embed(&self.upload(tokens)?, &self.img_in)?), None)
-            }
-        };
-        Ok(Conditioning { text, references, cache, rope: self.rope(&ids)? })
-    }
-
-    /// The conditioning of the same picture with another text, f32 `[n_txt, d_text]` with as many tokens, such as the
-    /// empty prompt of guidance. References and rotary tables are shared with `conditioning`.
-    ///
-    /// # Errors
-    /// If shapes do not fit.
-    pub fn with_text(&self, conditioning: &Conditioning<B>, text_embedding: &Tensor<B>) -> Result<Conditioning<B>> {
-        let text = self.embed(text_embedding, &self.txt_in)?;
-        text.expect_shape("another text", conditioning.text.shape())?;
-        let Conditioning { references, cache, rope, .. } = conditioning;
-        Ok(Conditioning { text, references: references.clone(), cache: cache.clone(), rope: rope.clone() })
-    }
-
-    /// Run reference tokens `[n_ref, c]` alone through all blocks, at noise level 0, and keep their keys and values.
-    ///
-    /// # Errors
-    /// What `pulse` returns, or if shapes do not fit.
-    pub fn reference_cache(&self, tokens: &[f32], ids: &[PositionId], pulse: &mut Pulse) -> Result<ReferenceCache<B>> {
-        let rope = self.rope(ids)?;
-        let modulations = Modulations::new(&self.modulations(&[0.0])?.remove(0).0);
-        let pass = self.pass(&modulations, &rope, 0);
-        let mut image = self.embed(&self.upload(tokens)?, &self.img_in)?; // [n_ref, hidden]
-        let mut cache = ReferenceCache { double: Vec::new(), single: Vec::new() };
-        for block in &self.double_blocks {
-            cache.double.push(block.forward_references(&pass, &mut image)?);
-            pulse()?;
-        }
-        for block in &self.single_blocks {
-            cache.single.push(block.forward_references(&pass, &mut image)?);
-            pulse()?;
-        }
-        Ok(cache)
     }
 
     /// The modulations at each of the noise levels `sigmas`.
@@ -195,8 +110,8 @@ impl<B: Backend> FlowTransformer<B> {
         Ok((0..sigmas.len()).map(step).collect())
     }
 
-    /// The velocity of `latents`, f32 `[n_img, c]`, at the noise level of `modulations` -> f32 `[n_img, c]`. A backend
-    /// that can replays the pass from its second call on.
+    /// The velocity of `latents`, f32 `[b * n_img, c]` of the pictures of `conditioning`, at the noise level of
+    /// `modulations` -> f32 `[b * n_img, c]`. A backend that can replays the pass from its second call on.
     ///
     /// # Errors
     /// What `pulse` returns, or if shapes do not fit.
@@ -207,140 +122,104 @@ impl<B: Backend> FlowTransformer<B> {
         modulations: &ModulationRows<B>,
         pulse: &mut Pulse,
     ) -> Result<Tensor<B>> {
-        let Conditioning { text, references, cache, rope } = conditioning;
+        let Conditioning { pictures, batching, text, references, caches, rope } = conditioning;
         let ModulationRows(rows) = modulations;
-        if let Some(cache) = cache {
-            // Not replayed: a capture copies its inputs, and the cache has gigabytes.
-            return self.pass_through(latents, [text, &rope.cos, &rope.sin], None, Some(cache), rows, pulse);
+        // Captures are found by the shapes of their inputs: hence an axis for the pictures.
+        let latents = latents.reshape("latents", [*pictures, latents.rows() / pictures, latents.cols()])?;
+        let caches: Vec<_> = caches.iter().map(|cache| &**cache).collect();
+        if !caches.is_empty() {
+            // Not replayed: a capture copies its inputs, and the caches have gigabytes.
+            let (latents, references, batching) = (&latents, None, *batching);
+            let (cos, sin, modulations, caches) = (&rope.cos, &rope.sin, rows, &caches);
+            let inputs = Inputs { latents, text, references, cos, sin, modulations, caches, batching };
+            return self.pass_through(&inputs, pulse);
         }
-        let mut inputs = vec![latents, text, &rope.cos, &rope.sin];
+        let mut inputs = vec![&latents, text, &rope.cos, &rope.sin];
         inputs.extend(rows);
         inputs.extend(references);
-        self.replayed.run(&self.be, &inputs, self.blocks(), pulse, |inputs, pulse| {
+        let replayed = &self.replayed[usize::from(*batching == Batching::Fast)];
+        replayed.run(&self.be, &inputs, self.blocks(), pulse, |inputs, pulse| {
             let [latents, text, cos, sin, rows @ ..] = inputs else { unreachable!("in the order of above") };
             let (rows, references) = rows.split_at(4);
-            let rows = rows.try_into().expect("split after four rows");
-            self.pass_through(latents, [text, cos, sin], references.first(), None, rows, pulse)
+            let (modulations, references) = (rows.try_into().expect("split after four rows"), references.first());
+            let (caches, batching) = (&[][..], *batching);
+            let inputs = Inputs { latents, text, references, cos, sin, modulations, caches, batching };
+            self.pass_through(&inputs, pulse)
         })
     }
 
     /// The pass that [`forward`](Self::forward) replays.
-    fn pass_through(
-        &self,
-        latents: &Tensor<B>,
-        [text, cos, sin]: [&Tensor<B>; 3],
-        references: Option<&Tensor<B>>,
-        cache: Option<&ReferenceCache<B>>,
-        modulations: &[Tensor<B>; 4],
-        pulse: &mut Pulse,
-    ) -> Result<Tensor<B>> {
+    fn pass_through(&self, inputs: &Inputs<B>, pulse: &mut Pulse) -> Result<Tensor<B>> {
+        let &Inputs { latents, text, references, cos, sin, modulations, caches, batching } = inputs;
         let be = &self.be;
-        let (n_img, n_txt) = (latents.rows(), text.rows());
-        let rope = Rope { cos: cos.clone(), sin: sin.clone(), layout: RopeLayout::Interleaved };
+        let [pictures, n_img, _] = latents.batch_dims("latents")?;
+        let n_txt = text.rows() / pictures;
         let modulations = &Modulations::new(modulations);
-        let pass = self.pass(modulations, &rope, n_txt);
+        let pass = self.pass(modulations, pictures, batching);
+        let rope = Ropes::new(&pass, cos, sin, n_txt)?;
 
         let latents = ops::cast(be, latents, be.compute().dtype())?;
-        let mut text = text.clone(); // [n_txt, hidden]
-        let mut image = ops::linear_f32(be, &latents, &self.img_in, None)?; // [n_img, hidden]
+        let mut text = text.clone(); // [b * n_txt, hidden]
+        let mut image = pass.linear_f32(&latents, &self.img_in)?; // [b * n_img, hidden]
         if let Some(references) = references {
-            image = ops::concat_rows(be, &[&image, references])?; // [n_img + n_ref, hidden]
+            image = pass.joint(&image, &[], references)?; // [b * (n_img + n_ref), hidden]
         }
         for (i, block) in self.double_blocks.iter().enumerate() {
-            block.forward(&pass, &mut text, &mut image, cache.map(|c| &c.double[i]))?;
+            let cached: Vec<_> = caches.iter().map(|cache| &cache.double[i]).collect();
+            block.forward(&pass, &rope, [&mut text, &mut image], &cached)?;
             pulse()?;
         }
-        let mut joint = ops::concat_rows(be, &[&text, &image])?; // [n_txt + n_img (+ n_ref), hidden]
+        let mut joint = pass.joint(&text, &[], &image)?; // [b * (n_txt + n_img (+ n_ref)), hidden]
         for (i, block) in self.single_blocks.iter().enumerate() {
-            block.forward(&pass, &mut joint, cache.map(|c| &c.single[i]))?;
+            let cached: Vec<_> = caches.iter().map(|cache| &cache.single[i]).collect();
+            block.forward(&pass, &rope, &mut joint, &cached)?;
             pulse()?;
         }
-        self.head(&joint.slice_rows(n_txt..n_txt + n_img), modulations)
+        self.head(&pass, &pass.tokens(&joint, n_txt..n_txt + n_img)?)
     }
 
-    /// Image tokens after the last block -> their velocity, f32 `[n_img, c]`.
-    fn head(&self, image: &Tensor<B>, m: &Modulations<B>) -> Result<Tensor<B>> {
-        let be = &self.be;
-        let (shift, scale, feeds) = (&m.final_shift, &m.final_scale, Some(&self.final_proj));
-        let norm = ModulatedLayerNorm { shift, scale, eps: self.config.eps, feeds };
-        let image = ops::modulated_layer_norm(be, image, &norm)?;
-        Ok(ops::linear_f32(be, &image, &self.final_proj, None)?)
+    /// Image tokens after the last block -> their velocity, f32 `[b * n_img, c]`.
+    fn head(&self, pass: &Pass<B>, image: &Tensor<B>) -> Result<Tensor<B>> {
+        let (m, feeds) = (pass.modulations, Some(&self.final_proj));
+        let norm = ModulatedLayerNorm { shift: &m.final_shift, scale: &m.final_scale, eps: pass.eps, feeds };
+        pass.linear_f32(&ops::modulated_layer_norm(pass.be, image, &norm)?, &self.final_proj)
     }
 
-    fn pass<'a>(&'a self, modulations: &'a Modulations<B>, rope: &'a Rope<B>, n_txt: usize) -> Pass<'a, B> {
+    fn pass<'a>(&'a self, modulations: &'a Modulations<B>, pictures: usize, batching: Batching) -> Pass<'a, B> {
         let TransformerConfig { head_dim, eps, .. } = self.config;
-        Pass { be: &self.be, modulations, rope, n_txt, head_dim, eps }
-    }
-
-    /// Tokens `[n, c]` from the host.
-    fn upload(&self, tokens: &[f32]) -> Result<Tensor<B>> {
-        let c = self.config.in_channels;
-        Ok(self.be.upload(&[tokens.len() / c, c], tokens)?)
-    }
-
-    /// f32 `[n, d]` through an embedder -> f32 `[n, hidden]`.
-    fn embed(&self, rows: &Tensor<B>, embedder: &Weight<B>) -> Result<Tensor<B>> {
-        let rows = ops::cast(&self.be, rows, self.be.compute().dtype())?;
-        Ok(ops::linear_f32(&self.be, &rows, embedder, None)?)
-    }
-
-    fn rope(&self, ids: &[PositionId]) -> Result<Rope<B>> {
-        let (cos, sin) = rope_tables(ids, &self.config.rope_axes, self.config.rope_theta);
-        let shape = [ids.len(), self.config.head_dim / 2];
-        let (cos, sin) = (self.be.upload(&shape, &cos)?, self.be.upload(&shape, &sin)?);
-        Ok(Rope { cos, sin, layout: RopeLayout::Interleaved })
+        Pass { be: &self.be, pictures, batching, modulations, head_dim, eps }
     }
 }
 
-/// Arguments that all blocks of a pass share.
-struct Pass<'a, B: Backend> {
-    be: &'a B,
-    modulations: &'a Modulations<B>,
-    /// For all tokens, text first.
-    rope: &'a Rope<B>,
+/// What a pass depends on besides the weights, for `b` pictures: see [`Conditioning`].
+struct Inputs<'a, B: Backend> {
+    /// f32 `[b, n_img, c]`.
+    latents: &'a Tensor<B>,
+    text: &'a Tensor<B>,
+    references: Option<&'a Tensor<B>>,
+    cos: &'a Tensor<B>,
+    sin: &'a Tensor<B>,
+    modulations: &'a [Tensor<B>; 4],
+    caches: &'a [&'a ReferenceCache<B>],
+    batching: Batching,
+}
+
+/// Rotary tables of a pass, of all pictures.
+struct Ropes<B: Backend> {
+    text: Rope<B>,
+    image: Rope<B>,
+    /// Of each picture, text first.
+    joint: Rope<B>,
     n_txt: usize,
-    head_dim: usize,
-    eps: f32,
 }
 
-impl<B: Backend> Pass<'_, B> {
-    /// Split `qkv`, `[n, 3 * hidden]` for the tokens from `first` on; normalize and rotate its queries and keys.
-    fn project(&self, qkv: &Tensor<B>, q_norm: &Tensor<B>, k_norm: &Tensor<B>, first: usize) -> Result<Projected<B>> {
-        let [q, k, v] = qkv.chunk_cols(); // 3 x [n, hidden]
-        let rope = self.rope.slice_rows(first..first + qkv.rows());
-        let q = ops::norm_rope(self.be, &q, q_norm, &rope, self.eps)?;
-        let k = ops::norm_rope(self.be, &k, k_norm, &rope, self.eps)?;
-        Ok(Projected { q, k, v })
-    }
-
-    /// The modulated norm of `x` `[n, hidden]`, whose result `feeds` multiplies.
-    fn norm(&self, x: &Tensor<B>, m: &Modulation<B>, feeds: &Weight<B>) -> Result<Tensor<B>> {
-        let norm = ModulatedLayerNorm { shift: &m.shift, scale: &m.scale, eps: self.eps, feeds: Some(feeds) };
-        Ok(ops::modulated_layer_norm(self.be, x, &norm)?)
-    }
-
-    /// Concatenate the rows of text, cached references (if any) and image.
-    fn joint(&self, text: &Tensor<B>, cached: Option<&Tensor<B>>, image: &Tensor<B>) -> Result<Tensor<B>> {
-        let parts: &[&Tensor<B>] = if let Some(cached) = cached { &[text, cached, image] } else { &[text, image] };
-        Ok(ops::concat_rows(self.be, parts)?)
-    }
-
-    fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {
-        Ok(ops::attention(self.be, &AttentionInput { q, k, v, head_dim: self.head_dim, mask: AttentionMask::None })?)
-    }
-}
-
-/// Queries, keys and values of a block, each `[n, hidden]`; queries and keys are normalized and rotated.
-struct Projected<B: Backend> {
-    q: Tensor<B>,
-    k: Tensor<B>,
-    v: Tensor<B>,
-}
-
-impl<B: Backend> Projected<B> {
-    /// Keys and values for the cache. The values are copied, since they are a view that would keep all of `qkv` alive.
-    fn keep(&self, be: &B) -> Result<KeysValues<B>> {
-        Ok(KeysValues { keys: self.k.clone(), values: ops::concat_rows(be, &[&self.v])? })
+impl<B: Backend> Ropes<B> {
+    /// Split the tables of each picture's tokens, of which the first `n_txt` are text.
+    fn new(pass: &Pass<B>, cos: &Tensor<B>, sin: &Tensor<B>, n_txt: usize) -> Result<Self> {
+        let ([text_cos, image_cos], [text_sin, image_sin]) = (pass.split(cos, n_txt)?, pass.split(sin, n_txt)?);
+        let rope = |cos, sin| Rope { cos, sin, layout: RopeLayout::Interleaved };
+        let (text, image) = (rope(text_cos, text_sin), rope(image_cos, image_sin));
+        Ok(Ropes { text, image, joint: rope(cos.clone(), sin.clone()), n_txt })
     }
 }
 
@@ -355,30 +234,33 @@ impl<B: Backend> DoubleBlock<B> {
         Ok(DoubleBlock { img: Stream::load(&w.at("img"))?, txt: Stream::load(&w.at("txt"))? })
     }
 
-    /// Joint attention, then each stream's MLP. `text` is `[n_txt, hidden]`, `image` `[n_img (+ n_ref), hidden]`.
+    /// Joint attention, then each stream's MLP. The streams are text `[b * n_txt, hidden]` and image
+    /// `[b * (n_img (+ n_ref)), hidden]`; keys and values are `cached` for each picture, or there are none.
     fn forward(
         &self,
         pass: &Pass<B>,
-        text: &mut Tensor<B>,
-        image: &mut Tensor<B>,
-        cached: Option<&KeysValues<B>>,
+        rope: &Ropes<B>,
+        [text, image]: [&mut Tensor<B>; 2],
+        cached: &[&KeysValues<B>],
     ) -> Result<()> {
         // A scope, so that queries, keys and values are freed before the MLPs allocate.
         let attention = {
-            let t = self.txt.qkv(pass, text, &pass.modulations.txt[0], 0)?;
-            let x = self.img.qkv(pass, image, &pass.modulations.img[0], pass.n_txt)?;
-            let q = pass.joint(&t.q, None, &x.q)?;
-            let k = pass.joint(&t.k, cached.map(|c| &c.keys), &x.k)?;
-            let v = pass.joint(&t.v, cached.map(|c| &c.values), &x.v)?;
-            pass.attention(&q, &k, &v)? // [n_txt + n_img (+ n_ref), hidden]
+            let t = self.txt.qkv(pass, text, &pass.modulations.txt[0], &rope.text)?;
+            let x = self.img.qkv(pass, image, &pass.modulations.img[0], &rope.image)?;
+            let (keys, values) = KeysValues::of_all(cached);
+            let q = pass.joint(&t.q, &[], &x.q)?;
+            let k = pass.joint(&t.k, &keys, &x.k)?;
+            let v = pass.joint(&t.v, &values, &x.v)?;
+            pass.attention(&q, &k, &v)? // [b * (n_txt + n_img (+ n_ref)), hidden]
         };
-        self.txt.finish(pass, text, &attention.slice_rows(0..pass.n_txt), &pass.modulations.txt)?;
-        self.img.finish(pass, image, &attention.slice_rows(pass.n_txt..attention.rows()), &pass.modulations.img)
+        let [of_text, of_image] = pass.split(&attention, rope.n_txt)?;
+        self.txt.finish(pass, text, &of_text, &pass.modulations.txt)?;
+        self.img.finish(pass, image, &of_image, &pass.modulations.img)
     }
 
     /// The image stream alone, on reference tokens `[n_ref, hidden]` that attend only to each other.
-    fn forward_references(&self, pass: &Pass<B>, image: &mut Tensor<B>) -> Result<KeysValues<B>> {
-        let x = self.img.qkv(pass, image, &pass.modulations.img[0], 0)?;
+    fn forward_references(&self, pass: &Pass<B>, rope: &Rope<B>, image: &mut Tensor<B>) -> Result<KeysValues<B>> {
+        let x = self.img.qkv(pass, image, &pass.modulations.img[0], rope)?;
         let attention = pass.attention(&x.q, &x.k, &x.v)?;
         self.img.finish(pass, image, &attention, &pass.modulations.img)?;
         x.keep(pass.be)
@@ -410,19 +292,19 @@ impl<B: Backend> Stream<B> {
         })
     }
 
-    /// Inputs of the attention. `x` is `[n, hidden]`, the tokens from `first` on.
-    fn qkv(&self, pass: &Pass<B>, x: &Tensor<B>, m: &Modulation<B>, first: usize) -> Result<Projected<B>> {
-        let h = pass.norm(x, m, &self.qkv)?; // [n, hidden]
-        let qkv = ops::linear(pass.be, &h, &self.qkv, None)?; // [n, 3 * hidden]
-        pass.project(&qkv, &self.q_norm, &self.k_norm, first)
+    /// Inputs of the attention. `x` is `[b * n, hidden]`.
+    fn qkv(&self, pass: &Pass<B>, x: &Tensor<B>, m: &Modulation<B>, rope: &Rope<B>) -> Result<Projected<B>> {
+        let h = pass.norm(x, m, &self.qkv)?; // [b * n, hidden]
+        let qkv = pass.linear(&h, &self.qkv)?; // [b * n, 3 * hidden]
+        pass.project(&qkv, &self.q_norm, &self.k_norm, rope)
     }
 
-    /// Add the result of the attention, `[n, hidden]`, then the MLP.
+    /// Add the result of the attention, `[b * n, hidden]`, then the MLP.
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, m: &[Modulation<B>; 2]) -> Result<()> {
         let be = pass.be;
-        ops::linear_add(be, x, Some(&m[0].gate), attention, &self.proj)?;
-        let h = pass.norm(x, &m[1], &self.mlp_gate)?; // [n, hidden]
-        let h = ops::linear_swiglu(be, &h, &self.mlp_gate, &self.mlp_up)?; // [n, mlp]
+        ops::linear_add(be, x, Some(&m[0].gate), &pass.left(attention)?, &self.proj)?;
+        let h = pass.norm(x, &m[1], &self.mlp_gate)?; // [b * n, hidden]
+        let h = pass.swiglu(&h, &self.mlp_gate, &self.mlp_up)?; // [b * n, mlp]
         Ok(ops::linear_add(be, x, Some(&m[1].gate), &h, &self.mlp_out)?)
     }
 }
@@ -452,46 +334,43 @@ impl<B: Backend> SingleBlock<B> {
         })
     }
 
-    /// `x` is `[n, hidden]`, text tokens first. Cached keys and values are inserted between those of text and image.
-    fn forward(&self, pass: &Pass<B>, x: &mut Tensor<B>, cached: Option<&KeysValues<B>>) -> Result<()> {
+    /// `x` is `[b * n, hidden]`, of each picture text tokens first. The cached keys and values of each picture are
+    /// inserted between those of its text and image.
+    fn forward(&self, pass: &Pass<B>, rope: &Ropes<B>, x: &mut Tensor<B>, cached: &[&KeysValues<B>]) -> Result<()> {
         let (attention, mlp) = {
-            let (own, mlp) = self.project(pass, x)?;
-            let attention = match cached {
-                None => pass.attention(&own.q, &own.k, &own.v)?,
-                Some(cached) => {
-                    let around = |own: &Tensor<B>, cached| {
-                        let (text, image) = (own.slice_rows(0..pass.n_txt), own.slice_rows(pass.n_txt..own.rows()));
-                        pass.joint(&text, Some(cached), &image)
-                    };
-                    pass.attention(&own.q, &around(&own.k, &cached.keys)?, &around(&own.v, &cached.values)?)?
-                }
+            let (own, mlp) = self.project(pass, &rope.joint, x)?;
+            let attention = if cached.is_empty() {
+                pass.attention(&own.q, &own.k, &own.v)?
+            } else {
+                let (keys, values) = KeysValues::of_all(cached);
+                let k = pass.around(&own.k, rope.n_txt, &keys)?;
+                pass.attention(&own.q, &k, &pass.around(&own.v, rope.n_txt, &values)?)?
             };
-            (attention, mlp) // [n, hidden], [n, mlp]
+            (attention, mlp) // [b * n, hidden], [b * n, mlp]
         };
         self.finish(pass, x, &attention, &mlp)
     }
 
     /// On reference tokens `[n_ref, hidden]` that attend only to each other.
-    fn forward_references(&self, pass: &Pass<B>, x: &mut Tensor<B>) -> Result<KeysValues<B>> {
-        let (own, mlp) = self.project(pass, x)?;
+    fn forward_references(&self, pass: &Pass<B>, rope: &Rope<B>, x: &mut Tensor<B>) -> Result<KeysValues<B>> {
+        let (own, mlp) = self.project(pass, rope, x)?;
         let attention = pass.attention(&own.q, &own.k, &own.v)?;
         self.finish(pass, x, &attention, &mlp)?;
         own.keep(pass.be)
     }
 
-    /// Inputs of the attention, and the hidden layer of the MLP, `[n, mlp]`.
-    fn project(&self, pass: &Pass<B>, x: &Tensor<B>) -> Result<(Projected<B>, Tensor<B>)> {
-        let (be, m) = (pass.be, &pass.modulations.single);
-        let h = pass.norm(x, m, &self.qkv)?; // [n, hidden]
-        let qkv = ops::linear(be, &h, &self.qkv, None)?; // [n, 3 * hidden]
-        let mlp = ops::linear_swiglu(be, &h, &self.mlp_gate, &self.mlp_up)?; // [n, mlp]
-        Ok((pass.project(&qkv, &self.q_norm, &self.k_norm, 0)?, mlp))
+    /// Inputs of the attention, and the hidden layer of the MLP, `[b * n, mlp]`.
+    fn project(&self, pass: &Pass<B>, rope: &Rope<B>, x: &Tensor<B>) -> Result<(Projected<B>, Tensor<B>)> {
+        let h = pass.norm(x, &pass.modulations.single, &self.qkv)?; // [b * n, hidden]
+        let qkv = pass.linear(&h, &self.qkv)?; // [b * n, 3 * hidden]
+        let mlp = pass.swiglu(&h, &self.mlp_gate, &self.mlp_up)?; // [b * n, mlp]
+        Ok((pass.project(&qkv, &self.q_norm, &self.k_norm, rope)?, mlp))
     }
 
     /// Add attention and MLP, through one product of `[attention | mlp]`.
     fn finish(&self, pass: &Pass<B>, x: &mut Tensor<B>, attention: &Tensor<B>, mlp: &Tensor<B>) -> Result<()> {
         let gate = &pass.modulations.single.gate;
-        Ok(ops::linear_pair_add(pass.be, x, Some(gate), [attention, mlp], &self.out)?)
+        Ok(ops::linear_pair_add(pass.be, x, Some(gate), [&pass.left(attention)?, mlp], &self.out)?)
     }
 }
 

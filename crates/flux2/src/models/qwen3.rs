@@ -61,19 +61,34 @@ impl<B: Backend> Qwen3<B> {
     /// # Errors
     /// What `pulse` returns, or an id outside the vocabulary.
     pub fn forward(&self, ids: &[u32], valid: usize, pulse: &mut Pulse) -> Result<Tensor<B>> {
+        Ok(self.forward_all(&[(ids, valid)], pulse)?.swap_remove(0))
+    }
+
+    /// As [`forward`](Self::forward) for `b` prompts of as many ids, in one pass: each gets the bytes that it gets alone.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// If there are no prompts, or they differ in the number of ids.
+    pub fn forward_all(&self, prompts: &[(&[u32], usize)], pulse: &mut Pulse) -> Result<Vec<Tensor<B>>> {
         let (be, c) = (&self.be, &self.config);
-        let n = ids.len();
+        let (b, n) = (prompts.len(), prompts[0].0.len());
+        assert!(prompts.iter().all(|(ids, _)| ids.len() == n), "prompts of equally many ids");
         let (cos, sin) = rope_tables_1d(n, c.head_dim, c.rope_theta);
-        let rope = Rope {
-            cos: be.upload(&[n, c.head_dim / 2], &cos)?,
-            sin: be.upload(&[n, c.head_dim / 2], &sin)?,
-            layout: RopeLayout::Halves,
-        };
+        let table = |angles: &[f32], b: usize| be.upload(&[b * n, c.head_dim / 2], &angles.repeat(b));
+        let rope =
+            |b| Ok::<_, crate::Error>(Rope { cos: table(&cos, b)?, sin: table(&sin, b)?, layout: RopeLayout::Halves });
+        let of_one = rope(1)?;
+        let of_all = if b == 1 { of_one.clone() } else { rope(b)? };
+        let valid: Vec<usize> = prompts.iter().map(|(_, valid)| *valid).collect();
+        let pass = Pass { be, config: c, n, valid: &valid, ropes: [&of_one, &of_all] };
 
         let mut taps = vec![None; c.taps.len()];
-        let mut hidden_states = ops::embedding(be, &self.embed, ids)?; // [n, hidden]
+        let ids: Vec<u32> = prompts.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
+        let mut hidden_states = ops::embedding(be, &self.embed, &ids)?; // [b * n, hidden]
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.forward(be, c, &mut hidden_states, &rope, valid)?;
+            layer.forward(&pass, &mut hidden_states)?;
             // Tap k is the residual stream after k layers; the embedding itself would be tap 0.
             if let Some(tap) = c.taps.iter().position(|tap| *tap == i + 1) {
                 taps[tap] = Some(hidden_states.clone());
@@ -81,7 +96,34 @@ impl<B: Backend> Qwen3<B> {
             pulse()?;
         }
         let taps: Vec<_> = taps.iter().map(|tap| tap.as_ref().expect("the layers go to the last tap")).collect();
-        Ok(ops::concat_cols(be, &taps)?)
+        // Each in memory of its own, as it may be kept longer than the others.
+        let of_prompt = |i: usize| {
+            let taps: Vec<_> = taps.iter().map(|tap| tap.slice_rows(i * n..(i + 1) * n)).collect();
+            Ok(ops::concat_cols(be, &taps.iter().collect::<Vec<_>>())?)
+        };
+        (0..b).map(of_prompt).collect()
+    }
+}
+
+/// Arguments that all layers of a pass share.
+struct Pass<'a, B: Backend> {
+    be: &'a B,
+    config: &'a TextConfig,
+    /// Tokens of a prompt. The rows of `b` prompts lie one prompt behind the other.
+    n: usize,
+    /// Of each prompt, the number of tokens that are attended to.
+    valid: &'a [usize],
+    /// Rotary tables of the tokens of one prompt, and of all.
+    ropes: [&'a Rope<B>; 2],
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// `x` `[b * n, d]` as the left operand of a product: `[b, n, d]`, so that a prompt gets the bytes it gets alone.
+    fn left(&self, x: &Tensor<B>) -> Result<Tensor<B>> {
+        match self.valid.len() {
+            1 => Ok(x.clone()),
+            b => Ok(x.reshape("rows of prompts", [b, self.n, x.cols()])?),
+        }
     }
 }
 
@@ -102,30 +144,37 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// One layer on `[n, hidden]`, of which the first `valid` rows are attended to.
-    fn forward(
-        &self,
-        be: &B,
-        c: &TextConfig,
-        hidden_states: &mut Tensor<B>,
-        rope: &Rope<B>,
-        valid: usize,
-    ) -> Result<()> {
-        let a = ops::rms_norm(be, hidden_states, &self.attn_norm, c.rms_eps)?; // [n, hidden]
-        let seen = a.slice_rows(0..valid); // [valid, hidden]
-        let q = ops::linear(be, &a, &self.q, None)?; // [n, heads * head_dim]
-        let k = ops::linear(be, &seen, &self.k, None)?; // [valid, kv_heads * head_dim]
-        let v = ops::linear(be, &seen, &self.v, None)?; // [valid, kv_heads * head_dim]
-        let q = ops::norm_rope(be, &q, &self.q_norm, rope, c.rms_eps)?;
-        let k = ops::norm_rope(be, &k, &self.k_norm, &rope.slice_rows(0..valid), c.rms_eps)?;
-        let mask = AttentionMask::Causal { valid };
-        let operands = AttentionInput { q: &q, k: &k, v: &v, head_dim: c.head_dim, mask };
-        let attention = ops::attention(be, &operands)?; // [n, heads * head_dim]
-        ops::linear_add(be, hidden_states, None, &attention, &self.o)?;
+    /// One layer on `[b * n, hidden]`.
+    fn forward(&self, pass: &Pass<B>, hidden_states: &mut Tensor<B>) -> Result<()> {
+        let &Pass { be, config: c, .. } = pass;
+        let a = ops::rms_norm(be, hidden_states, &self.attn_norm, c.rms_eps)?; // [b * n, hidden]
+        ops::linear_add(be, hidden_states, None, &pass.left(&self.attention(pass, &a)?)?, &self.o)?;
 
-        let m = ops::rms_norm(be, hidden_states, &self.mlp_norm, c.rms_eps)?; // [n, hidden]
-        let m = ops::linear_swiglu(be, &m, &self.gate, &self.up)?; // [n, intermediate]
+        let m = ops::rms_norm(be, hidden_states, &self.mlp_norm, c.rms_eps)?; // [b * n, hidden]
+        let m = ops::linear_swiglu(be, &pass.left(&m)?, &self.gate, &self.up)?; // [b * n, intermediate]
         Ok(ops::linear_add(be, hidden_states, None, &m, &self.down)?)
+    }
+
+    /// Each prompt attends to its own tokens before the padding: `[b * n, hidden]` -> `[b * n, heads * head_dim]`.
+    fn attention(&self, pass: &Pass<B>, a: &Tensor<B>) -> Result<Tensor<B>> {
+        let &Pass { be, config: c, n, valid, ropes: [of_one, of_all] } = pass;
+        let q = ops::linear(be, &pass.left(a)?, &self.q, None)?;
+        let q = q.reshape("queries of prompts", [a.rows(), q.cols()])?; // [b * n, heads * head_dim]
+        let q = ops::norm_rope(be, &q, &self.q_norm, of_all, c.rms_eps)?;
+        let attend = |(i, &valid): (usize, &usize)| -> Result<Tensor<B>> {
+            let seen = a.slice_rows(i * n..i * n + valid); // [valid, hidden]
+            let k = ops::linear(be, &seen, &self.k, None)?; // [valid, kv_heads * head_dim]
+            let v = ops::linear(be, &seen, &self.v, None)?; // [valid, kv_heads * head_dim]
+            let k = ops::norm_rope(be, &k, &self.k_norm, &of_one.slice_rows(0..valid), c.rms_eps)?;
+            let (q, mask) = (q.slice_rows(i * n..(i + 1) * n), AttentionMask::Causal { valid });
+            let operands = AttentionInput { q: &q, k: &k, v: &v, head_dim: c.head_dim, mask };
+            Ok(ops::attention(be, &operands)?) // [n, heads * head_dim]
+        };
+        let mut each = valid.iter().enumerate().map(attend).collect::<Result<Vec<_>>>()?;
+        match each.len() {
+            1 => Ok(each.swap_remove(0)),
+            _ => Ok(ops::concat_rows(be, &each.iter().collect::<Vec<_>>())?),
+        }
     }
 }
 
@@ -156,6 +205,20 @@ mod tests {
         let (golden, part) = (Golden::open("seams"), open("tiny/klein/text_encoder"));
         let got = forward(&golden, &part.config, &part.map().unwrap());
         assert_relative("text embedding", &got, &golden.values("text_embedding"), 3e-6);
+    }
+
+    #[test]
+    fn a_prompt_is_the_same_bytes_beside_others() {
+        let part = open("tiny/klein/text_encoder");
+        let model = Qwen3::load(&f32_backend(), &part.config, &part.map().unwrap()).unwrap();
+        let prompts: [(&[u32], usize); 3] =
+            [(&[5, 6, 7, 3, 3, 3], 3), (&[8, 3, 3, 3, 3, 3], 1), (&[9, 8, 7, 6, 5, 4], 6)];
+        let together = model.forward_all(&prompts, &mut || Ok(())).unwrap();
+        for ((ids, valid), together) in prompts.into_iter().zip(&together) {
+            let alone = model.forward(ids, valid, &mut || Ok(())).unwrap();
+            assert_eq!(together.shape(), alone.shape());
+            assert!(model.be.download(together).unwrap() == model.be.download(&alone).unwrap(), "{ids:?}");
+        }
     }
 
     #[test]

@@ -83,25 +83,57 @@ impl<B: Backend> Prompts<B> {
         if let Some(known) = self.recent.get(prompt) {
             return Ok(known);
         }
+        self.embed_all(&[prompt], networks, observer, cancel)?;
+        Ok(self.recent.get(prompt).expect("remembered by now"))
+    }
+
+    /// Remember the embeddings of `prompts`, at most [`MAX_PREPARED_PROMPTS`] and the empty one. Those that are neither
+    /// remembered nor on disk go through the text encoder together.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub(super) fn embed_all(
+        &mut self,
+        prompts: &[&str],
+        networks: &mut Networks<B>,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<()> {
         let config = &networks.files.text_encoder.config;
-        let shape = [config.max_length, config.embedding_dim()];
-        let TokenizedPrompt { ids, valid, cut } = self.tokenizer.encode_prompt(prompt, config.max_length);
-        let entry = self.disk_entry(&ids, valid, networks)?;
-        let rows = match entry.as_ref().and_then(|entry| entry.load(observer)) {
-            Some(rows) => networks.be.upload(&shape, &rows)?,
-            None => {
-                let rows = compute(&ids, valid, networks, observer, cancel)?;
-                if let Some(entry) = entry {
-                    entry.store(&networks.be.download(&rows)?, observer);
-                }
-                rows
+        let (max_length, shape) = (config.max_length, [config.max_length, config.embedding_dim()]);
+        let mut missing: Vec<(&str, TokenizedPrompt, Option<Entry>)> = Vec::new();
+        for prompt in prompts {
+            if self.recent.get(*prompt).is_some() || missing.iter().any(|(other, ..)| other == prompt) {
+                continue;
             }
-        };
+            let tokens = self.tokenizer.encode_prompt(prompt, max_length);
+            let entry = self.disk_entry(&tokens.ids, tokens.valid, networks)?;
+            match entry.as_ref().and_then(|entry| entry.load(observer)) {
+                Some(rows) => self.remember(prompt, tokens, networks.be.upload(&shape, &rows)?),
+                None => missing.push((prompt, tokens, entry)),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let inputs: Vec<_> = missing.iter().map(|(_, tokens, _)| (&tokens.ids[..], tokens.valid)).collect();
+        let computed = compute(&inputs, networks, observer, cancel)?;
+        for ((prompt, tokens, entry), rows) in missing.into_iter().zip(computed) {
+            if let Some(entry) = entry {
+                entry.store(&networks.be.download(&rows)?, observer);
+            }
+            self.remember(prompt, tokens, rows);
+        }
+        Ok(())
+    }
+
+    /// Remember an embedding, f32 `[n_txt, d_text]`.
+    fn remember(&mut self, prompt: &str, tokens: TokenizedPrompt, rows: Tensor<B>) {
+        let TokenizedPrompt { ids, cut, .. } = tokens;
         let kept = ids.len();
         let warning = cut.map(|Cut { tokens, more, lost }| Warning::PromptCut { tokens, more, kept, lost });
-        let embedding = TextEmbedding { rows, warning };
-        self.recent.insert(prompt.to_owned(), embedding.clone(), size_of::<f32>() * shape[0] * shape[1]);
-        Ok(embedding)
+        let bytes = size_of::<f32>() * rows.rows() * rows.cols();
+        self.recent.insert(prompt.to_owned(), TextEmbedding { rows, warning }, bytes);
     }
 
     /// The place of an embedding on disk, if there is a disk cache.
@@ -122,18 +154,18 @@ impl<B: Backend> Prompts<B> {
     }
 }
 
-/// Run the text encoder on token ids, of which the first `valid` are not padding -> f32 `[n_txt, d_text]`.
+/// Run the text encoder on the token ids of prompts, of which the first `valid` are not padding -> each f32
+/// `[n_txt, d_text]`.
 fn compute<B: Backend>(
-    ids: &[u32],
-    valid: usize,
+    prompts: &[(&[u32], usize)],
     networks: &mut Networks<B>,
     observer: &mut dyn Observer,
     cancel: &CancelToken,
-) -> Result<Tensor<B>> {
+) -> Result<Vec<Tensor<B>>> {
     let be = networks.be.clone();
     let encoder = networks.text_encoder(observer, cancel)?;
     let rows = phase(observer, cancel, Phase::Text, encoder.blocks(), |pulse| {
-        let rows = encoder.forward(ids, valid, pulse)?;
+        let rows = encoder.forward_all(prompts, pulse)?;
         be.wait()?; // so that the phase lasts as long as the device works
         Ok(rows)
     });

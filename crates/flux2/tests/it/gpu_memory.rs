@@ -8,8 +8,8 @@ use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
 use flux2::plan::DryRun;
 use flux2::weights::ModelFiles;
 use flux2::{
-    CancelToken, EngineOptions, Error, ErrorKind, Event, GenerateRequest, MemoryPlan, Phase, Precision, Result,
-    Variant, Warning,
+    BatchMember, Batching, CancelToken, EngineOptions, Error, ErrorKind, Event, GenerateRequest, MemoryPlan, Phase,
+    Precision, Result, Variant, Warning,
 };
 use flux2_backend::cuda::{CONTEXT_BYTES, GpuInfo};
 use flux2_backend::testing::on_cuda;
@@ -161,6 +161,52 @@ fn a_run_that_no_fallback_makes_fit_is_refused() {
     let refused = draw(&mut pipeline, "a fox", &mut Vec::new()).unwrap_err();
     assert!(matches!(refused, Error::NoMemory { .. }), "{refused:?}");
     assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+}
+
+fn draw_batch(pipeline: &mut Pipeline<CudaBackend>, count: usize, side: u32) -> Vec<GeneratedImage> {
+    let requests: Vec<_> = (0..count).map(|i| GenerateRequest { seed: i as u64, ..request(side) }).collect();
+    let (cancel, mut observers) = (CancelToken::new(), vec![|_: &Event| {}; count]);
+    let members = requests.iter().zip(&mut observers);
+    let members = members.map(|(request, observer)| BatchMember { request, observer, cancel: &cancel });
+    let made = pipeline.generate_batch(&mut members.collect::<Vec<_>>(), Batching::SameBytes);
+    made.into_iter().collect::<Result<_>>().unwrap()
+}
+
+#[test]
+fn a_batch_that_runs_out_of_memory_is_halved_before_anything_else() {
+    let files = synthetic("klein-4b");
+    let options = EngineOptions { precision: Precision::BF16, residency: Residency::OneAtATime, ..Default::default() };
+    let needed = |count| {
+        let requests = vec![request(1024); count];
+        let plan = DryRun::Gpu(h100(), 0).plan_batch(&files, &options, &requests).unwrap();
+        plan.peak_bytes() - CONTEXT_BYTES
+    };
+    let [two, eight] = [2, 8].map(needed);
+    assert!(two < eight, "{two}, {eight}");
+    let mut pipeline = on_described((two + eight) / 2, Residency::OneAtATime);
+    let made = draw_batch(&mut pipeline, 8, 1024);
+    let halved = Rescue { stage: Phase::Denoise, rung: Rung::HalveBatch };
+    let rescues = &made[0].rescues;
+    assert!(!rescues.is_empty() && rescues.iter().all(|rescue| *rescue == halved), "{rescues:?}");
+    // It stays so for pictures as large, and smaller ones may be as many as have the same tokens.
+    assert_eq!(draw_batch(&mut pipeline, 8, 1024)[0].rescues, []);
+    assert_eq!(draw_batch(&mut pipeline, 8, 256)[0].rescues, []);
+}
+
+#[test]
+fn the_planner_knows_the_largest_batch_for_a_limit() {
+    let files = synthetic("klein-4b");
+    let options = EngineOptions { precision: Precision::BF16, residency: Residency::KeepForNext, ..Default::default() };
+    let gpu = DryRun::Gpu(h100(), 0);
+    let peak = |count| {
+        let like = |i| GenerateRequest { prompt: format!("a red fox {i}"), ..request(1024) };
+        let requests: Vec<_> = (0..count).map(like).collect();
+        gpu.plan_batch(&files, &options, &requests).unwrap().peak_bytes()
+    };
+    let largest = |limit| gpu.largest_batch(limit, &files, &options, &request(1024), 8).unwrap();
+    let (one, three) = (peak(1), peak(3));
+    assert_eq!([largest(three), largest(three - 1), largest(one), largest(one - 1)], [3, 2, 1, 0]);
+    assert_eq!(largest(usize::MAX), 8);
 }
 
 fn mini(be: &CudaBackend, precision: Precision, residency: Residency) -> Pipeline<CudaBackend> {

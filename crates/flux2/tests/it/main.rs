@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod batch;
 mod cancel;
 mod convert;
 mod documents;

@@ -86,3 +86,16 @@ fn streamed_weights_give_the_same_picture() {
     let kept = picture(Residency::KeepAll);
     assert!(picture(Residency::Streamed) == kept && picture(Residency::Smallest) == kept);
 }
+
+#[test]
+fn the_largest_batch_for_a_limit_is_known() {
+    let options = options(Residency::KeepAll);
+    let requests: Vec<_> = (0..4).map(|i| GenerateRequest { prompt: format!("a red fox {i}"), ..request() }).collect();
+    let peaks = [1, 2, 4].map(|n| plan::of_batch(&tiny(), &options, &requests[..n]).unwrap().peak_bytes());
+    assert!(peaks[0] < peaks[1] && peaks[1] < peaks[2], "{peaks:?}");
+    let largest = |limit| plan::largest_batch(limit, &tiny(), &options, &request(), 4).unwrap();
+    assert_eq!([largest(usize::MAX), largest(peaks[2]), largest(peaks[2] - 1), largest(peaks[1])], [4, 4, 3, 2]);
+    assert_eq!([largest(peaks[0]), largest(peaks[0] - 1)], [1, 0]);
+    // A batch of one is planned as one picture is.
+    assert_eq!(peaks[0], plan::of(&tiny(), &options, &requests[..1]).unwrap().peak_bytes());
+}

@@ -127,7 +127,11 @@ impl Backend for Tally {
     }
 
     fn concat_rows(&self, parts: &[&Tensor<Self>]) -> Result<Tensor<Self>> {
-        self.result(parts[0].dtype(), [parts.iter().map(|part| part.rows()).sum(), parts[0].cols()])
+        let rows: usize = parts.iter().map(|part| part.rows()).sum();
+        let mut shape = parts[0].shape().to_vec();
+        let axis = shape.len() - 2;
+        shape[axis] = rows / shape[..axis].iter().product::<usize>();
+        self.result(parts[0].dtype(), shape)
     }
 
     fn embedding(&self, table: &Weight<Self>, ids: &[u32]) -> Result<Tensor<Self>> {
@@ -162,7 +166,9 @@ impl Backend for Tally {
     fn linear_swiglu(&self, x: &Tensor<Self>, gate: &Weight<Self>, up: &Weight<Self>) -> Result<Tensor<Self>> {
         self.note(gate.matrix(), x.rows());
         self.note(up.matrix(), x.rows());
-        self.result(COMPUTE, [x.rows(), gate.shape()[0]])
+        let mut shape = x.shape().to_vec();
+        *shape.last_mut().unwrap() = gate.shape()[0];
+        self.result(COMPUTE, shape)
     }
 
     fn rms_norm(&self, x: &Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<Tensor<Self>> {

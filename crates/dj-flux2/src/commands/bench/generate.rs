@@ -52,6 +52,18 @@ pub struct GenerateRecord {
     /// Energy of a GPU for each picture, mean of all counted runs.
     #[serde(default)]
     joules: Option<f64>,
+    /// Pictures made together, whose times are those of all of them.
+    #[serde(default = "one")]
+    batch: u32,
+    /// Seconds of `total_s - load_s` for each picture.
+    #[serde(default)]
+    s_per_picture: f64,
+    #[serde(default)]
+    pictures_per_s: f64,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Record for GenerateRecord {
@@ -65,7 +77,8 @@ impl GenerateRecord {
         let share = |flops, seconds| peaks.seconds(flops).map(|least| rounded(100.0 * least / seconds, 1));
         let working = stages.working().as_secs_f64();
         let step_s: Vec<f64> = stages.steps.iter().copied().map(s).collect();
-        let Bench { files, options, .. } = bench;
+        let Bench { files, options, args, .. } = bench;
+        let s_per_picture = working / f64::from(args.batch);
         GenerateRecord {
             model: files.loras.iter().fold(files.name.clone(), |name, lora| format!("{name} + {}", lora.name)),
             dtype: options.precision.to_string(),
@@ -84,6 +97,9 @@ impl GenerateRecord {
             step_percent_of_roofline: share(cost.step, mean(&step_s)),
             step_s,
             joules: joules.map(|joules| rounded(joules, 2)),
+            batch: args.batch,
+            s_per_picture: rounded(s_per_picture, 6),
+            pictures_per_s: rounded(1.0 / s_per_picture, 4),
         }
     }
 
@@ -97,14 +113,15 @@ impl GenerateRecord {
 
     /// The latest result of the same model and size, else the latest.
     fn find<'a>(&self, earlier: &'a [GenerateRecord]) -> Option<&'a GenerateRecord> {
-        let same = |r: &&GenerateRecord| (&r.model, r.width, r.height) == (&self.model, self.width, self.height);
-        earlier.iter().rev().find(same).or(earlier.last())
+        let key = |r: &GenerateRecord| (r.model.clone(), r.width, r.height, r.batch);
+        earlier.iter().rev().find(|r| key(r) == key(self)).or(earlier.last())
     }
 
     /// Model, dtype, size and steps, on one line.
     fn title(&self) -> String {
-        let GenerateRecord { model, dtype, width, height, steps, .. } = self;
-        format!("{model}, {dtype}, {width}x{height}, {steps} steps")
+        let GenerateRecord { model, dtype, width, height, steps, batch, .. } = self;
+        let together = if *batch > 1 { format!(", {batch} pictures together") } else { String::new() };
+        format!("{model}, {dtype}, {width}x{height}, {steps} steps{together}")
     }
 }
 
@@ -124,7 +141,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
         ..GenerateRequest::default()
     };
     let resolved = ResolvedRequest::new(&request, files.variant)?;
-    let cost = Cost::of(&files, &resolved)?;
+    let cost = Cost::of(&files, &resolved)?.of_pictures(args.batch as usize);
 
     let options = options(flags, args.quantize)?.for_model(&files);
     let (cancel, mut report) = (cancelled_by_signals(), report(flags));
@@ -168,8 +185,17 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// The request with a prompt of its own: one that was used before would not be encoded again.
-    fn numbered(&self, run: u32) -> GenerateRequest {
-        GenerateRequest { prompt: format!("{PROMPT}, {run}"), ..self.request.clone() }
+    fn numbered(&self, number: u32) -> GenerateRequest {
+        GenerateRequest { prompt: format!("{PROMPT}, {number}"), ..self.request.clone() }
+    }
+
+    /// The requests of run `run`, which are made together, each with a prompt of its own.
+    fn together(&self, run: u32) -> Vec<GenerateRequest> {
+        let batch = self.args.batch;
+        match (self.args.resident, batch) {
+            (false, 1) => vec![self.request.clone()],
+            _ => (0..batch).map(|i| self.numbered((run - 1) * batch + i + 1)).collect(),
+        }
     }
 
     /// Chooses what stays in memory; with a limit, also returns how much memory that needs.
@@ -187,7 +213,8 @@ impl Bench<'_> {
 
     /// Runs the benchmark.
     fn median(&self, report: &mut Report, cancel: &CancelToken) -> Result<Median> {
-        let Bench { args, files, request, steps, options } = self;
+        let Bench { args, files, steps, options, .. } = self;
+        let batching = args.batching.into();
         let (warmup, all) = (args.warmup, args.warmup + args.runs);
         let mut resident = args.resident.then(|| engine::open(files.clone(), options)).transpose()?;
         let energy = |engine: &Option<Box<dyn Engine>>| engine.as_ref().and_then(|engine| engine.energy());
@@ -202,15 +229,15 @@ impl Bench<'_> {
             };
             report.begin_run((all > 1).then_some(&title), *steps);
             let stages = match &mut resident {
-                None => bench::generate(files, request, options, report, cancel)?,
-                Some(engine) => bench::generate_with(&mut **engine, &self.numbered(run), report, cancel)?,
+                None => bench::generate(files, &self.together(run), batching, options, report, cancel)?,
+                Some(engine) => bench::generate_with(&mut **engine, &self.together(run), batching, report, cancel)?,
             };
             if run > warmup {
                 runs.push(stages);
             }
         }
         let used = used_before.zip(energy(&resident)).map(|(before, after)| after - before);
-        let joules = used.map(|joules| joules / f64::from(args.runs));
+        let joules = used.map(|joules| joules / f64::from(args.runs * args.batch));
         runs.sort_by_key(Stages::working);
         Ok(Median { stages: runs.swap_remove((runs.len() - 1) / 2), joules })
     }
@@ -285,6 +312,10 @@ impl Table<'_> {
         lines.push(self.line("without load", Some(cost.total()), GenerateRecord::working_s));
         lines.push(self.line("total", None, |r| r.total_s));
         lines.push(String::new());
+        if now.batch > 1 {
+            let GenerateRecord { batch, s_per_picture, pictures_per_s, .. } = now;
+            lines.push(format!("{batch} pictures: {s_per_picture:.3} s each, {pictures_per_s:.2} a second"));
+        }
         if let Some(bytes) = now.peak_rss_bytes {
             let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
             let before = self.earlier.and_then(|earlier| earlier.peak_rss_bytes);

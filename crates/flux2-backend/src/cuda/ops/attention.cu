@@ -1,5 +1,6 @@
 // Attention for any head size and number format, and the softmax of scores from a product. Contract: ops/attention.rs
 //   q [n, heads * d], k and v [m, kv_heads * d] compute with row strides; y [n, heads * d] contiguous; sums in f32
+//   tiles also take a batch [b, n, ..] and [b, m, ..], an item for each blockIdx.z
 
 // One warp a head of a query: keys one after the other, with an online softmax. For tests, small models and f32; bound
 // by arithmetic at a small part of the peak.
@@ -142,9 +143,10 @@ __device__ void tiles(int n, int m, int repeat, int d, int causal, int valid, fl
     constexpr int BYTES = TILE * D * 2;
     u32 queries = shared_address(memory), keys = queries + BYTES, values = keys + 2 * BYTES;
     int head = blockIdx.y, first = blockIdx.x * TILE, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    q += (i64)head * d;
-    k += (i64)(head / repeat) * d;
-    v += (i64)(head / repeat) * d;
+    q += (i64)blockIdx.z * n * q_stride + (i64)head * d;
+    k += (i64)blockIdx.z * m * k_stride + (i64)(head / repeat) * d;
+    v += (i64)blockIdx.z * m * v_stride + (i64)(head / repeat) * d;
+    y += (i64)blockIdx.z * n * y_stride;
     int visible = causal ? min(valid, first + TILE) : m;
     int steps = (visible + TILE - 1) / TILE;
     fetch<D>(queries, q, q_stride, first, n, d);

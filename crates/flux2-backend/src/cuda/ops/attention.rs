@@ -1,7 +1,9 @@
 //! `attention`: through cuDNN if it is installed, with our own kernels for masks and small shapes, and for the large
 //! head of the autoencoder as two products with a softmax between them.
 
-use super::cudnn;
+use std::sync::Arc;
+
+use super::cudnn::{self, Cudnn, Plan};
 use crate::cuda::product::cublaslt::{Right, Shape};
 use crate::cuda::runtime::driver::{Geometry, blocks};
 use crate::cuda::{CudaBackend, Source, int, launch, source};
@@ -25,66 +27,73 @@ const CUDNN_SCORES: usize = 512 * 512;
 pub(crate) fn attention(be: &CudaBackend, operands: &AttentionInput<CudaBackend>) -> Result<Tensor<CudaBackend>> {
     let &AttentionInput { q, k, v, head_dim, mask } = operands;
     let heads = [q.cols() / head_dim, k.cols() / head_dim];
+    let [items, n, _] = q.batch_dims("attention: q")?;
+    let [_, m, _] = k.batch_dims("attention: k")?;
+    let y = be.empty(q.shape(), be.compute.dtype())?;
+    // Queries, keys, values and result of one item, or of all: what a kernel takes does not depend on their number.
+    let of_item = |i| [q.item(i), k.item(i), v.item(i), y.item(i)];
     let wide = head_dim.is_multiple_of(8) && [q, k, v].iter().all(|x| x.is_wide(8));
-    if mask == AttentionMask::None && heads == [1, 1] && head_dim > 128 && k.rows().is_multiple_of(8) && wide {
-        return by_products(be, q, k, v);
-    }
-    if be.compute == Compute::F32 || !wide || head_dim > 128 {
-        return by_rows(be, [q, k, v], heads, head_dim, mask);
-    }
-    if mask == AttentionMask::None
-        && q.rows() * k.rows() >= CUDNN_SCORES
-        && let Some(y) = by_cudnn(be, [q, k, v], heads, head_dim)?
+    if mask == AttentionMask::None && heads == [1, 1] && head_dim > 128 && m.is_multiple_of(8) && wide {
+        (0..items).try_for_each(|i| by_products(be, &of_item(i)))?;
+    } else if be.compute == Compute::F32 || !wide || head_dim > 128 {
+        (0..items).try_for_each(|i| by_rows(be, &of_item(i), heads, head_dim, mask))?;
+    } else if mask == AttentionMask::None
+        && n * m >= CUDNN_SCORES
+        && let Some((cudnn, plan)) = cudnn_plan(be, &of_item(0), heads, head_dim)
     {
-        return Ok(y);
+        // A plan for a batch might be another algorithm.
+        for i in 0..items {
+            be.note("attention", "cudnn");
+            // SAFETY: the operands are those of the plan.
+            unsafe { cudnn.run(&be.pool, &be.device, &plan, of_item(i).map(|x| x.address()))? };
+        }
+    } else {
+        by_tiles(be, [q, k, v, &y], heads, head_dim, mask)?;
     }
-    by_tiles(be, [q, k, v], heads, head_dim, mask)
+    Ok(y)
 }
 
-/// Attention through cuDNN; `None` if it is missing or has no plan.
-fn by_cudnn(
-    be: &CudaBackend,
-    [q, k, v]: [&Tensor<CudaBackend>; 3],
+/// cuDNN and its plan for `[queries, keys, values, result]`; `None` if it is missing or has no plan.
+fn cudnn_plan<'a>(
+    be: &'a CudaBackend,
+    [q, k, v, y]: &[Tensor<CudaBackend>; 4],
     heads: [usize; 2],
     head_dim: usize,
-) -> Result<Option<Tensor<CudaBackend>>> {
-    let Some(cudnn) = &be.cudnn else { return Ok(None) };
+) -> Option<(&'a Cudnn, Arc<Plan>)> {
+    let cudnn = be.cudnn.as_deref()?;
     let shape = cudnn::Shape {
         queries: q.rows(),
         keys: k.rows(),
         heads,
         channels: head_dim,
-        strides: [q.row_stride(), k.row_stride(), v.row_stride(), q.cols()],
+        strides: [q, k, v, y].map(Tensor::row_stride),
     };
-    let Some(plan) = cudnn.plan(&be.device, shape) else { return Ok(None) };
-    be.note("attention", "cudnn");
-    let y = be.empty(q.shape(), be.compute.dtype())?;
-    // SAFETY: the operands are those of the shape.
-    unsafe { cudnn.run(&be.pool, &be.device, &plan, [q, k, v, &y].map(Tensor::address))? };
-    Ok(Some(y))
+    Some((cudnn, cudnn.plan(&be.device, shape)?))
 }
 
-/// Attention with our own tensor-core kernel.
+/// Attention with our own tensor-core kernel, all items of a batch at once.
 fn by_tiles(
     be: &CudaBackend,
-    [q, k, v]: [&Tensor<CudaBackend>; 3],
+    [q, k, v, y]: [&Tensor<CudaBackend>; 4],
     [heads, kv_heads]: [usize; 2],
     head_dim: usize,
     mask: AttentionMask,
-) -> Result<Tensor<CudaBackend>> {
-    let y = be.empty(q.shape(), be.compute.dtype())?;
+) -> Result<()> {
+    let [items, n, _] = q.batch_dims("attention: q")?;
+    let [_, m, _] = k.batch_dims("attention: k")?;
     let (name, channels) = match head_dim {
         ..=32 => ("attention_tiles_32", 32),
         33..=64 => ("attention_tiles_64", 64),
         _ => ("attention_tiles_128", 128),
     };
-    let (causal, valid) = causal(mask, k);
+    let (causal, valid) = causal(mask, m);
     be.note("attention", "mma");
     // A tile of queries, and two of keys and values: one is loaded while the other is multiplied.
     let shared = 5 * TILE * channels * 2;
-    let geometry = Geometry { grid: [blocks(q.rows(), TILE), int(heads) as u32, 1], block: 128, shared: shared as u32 };
+    let grid = [blocks(n, TILE), int(heads) as u32, int(items) as u32];
+    let geometry = Geometry { grid, block: 128, shared: shared as u32 };
     be.allow_shared(ATTENTION, name, geometry.shared)?;
-    let (n, m, repeat) = (int(q.rows()), int(k.rows()), int(heads / kv_heads));
+    let (n, m, repeat) = (int(n), int(m), int(heads / kv_heads));
     let scale = 1.0 / (head_dim as f32).sqrt();
     // SAFETY: `y` has the shape of `q`, and no key beyond `k` is visible.
     unsafe {
@@ -107,32 +116,25 @@ fn by_tiles(
                 k.row_stride(),
                 v,
                 v.row_stride(),
-                &y,
+                y,
                 y.row_stride()
             ]
-        )?;
+        )
     }
-    Ok(y)
 }
 
-/// The mask as kernels take it: 1 if causal, and the number of visible keys.
-fn causal(mask: AttentionMask, k: &Tensor<CudaBackend>) -> (i32, i32) {
+/// The mask over `keys` as kernels take it: 1 if causal, and the number of visible keys.
+fn causal(mask: AttentionMask, keys: usize) -> (i32, i32) {
     match mask {
-        AttentionMask::None => (0, int(k.rows())),
+        AttentionMask::None => (0, int(keys)),
         AttentionMask::Causal { valid } => (1, int(valid)),
     }
 }
 
 /// Attention of one head: the scores of some queries with all keys, their softmax, its product with the values.
-fn by_products(
-    be: &CudaBackend,
-    q: &Tensor<CudaBackend>,
-    k: &Tensor<CudaBackend>,
-    v: &Tensor<CudaBackend>,
-) -> Result<Tensor<CudaBackend>> {
+fn by_products(be: &CudaBackend, [q, k, v, y]: &[Tensor<CudaBackend>; 4]) -> Result<()> {
     let (n, m, d) = (q.rows(), k.rows(), q.cols());
     be.note("attention", "cublaslt");
-    let y = be.empty(&[n, d], be.compute.dtype())?;
     let at_once = (SCORE_BYTES / (4 * m)).clamp(1, n.max(1));
     let scores = be.pool.take(at_once * m * 4)?;
     let weights = be.pool.take(at_once * m * be.compute_size())?;
@@ -140,6 +142,7 @@ fn by_products(
         let rows = at_once.min(n - first);
         let shape = Shape {
             quantized: None,
+            items: 1,
             rows,
             cols: m,
             k: d,
@@ -169,21 +172,20 @@ fn by_products(
             be.cublaslt.run(&be.device, shape, [weights.address(), v.address(), to])?;
         }
     }
-    Ok(y)
+    Ok(())
 }
 
 /// Attention with one warp for each head of each query.
 fn by_rows(
     be: &CudaBackend,
-    [q, k, v]: [&Tensor<CudaBackend>; 3],
+    [q, k, v, y]: &[Tensor<CudaBackend>; 4],
     [heads, kv_heads]: [usize; 2],
     head_dim: usize,
     mask: AttentionMask,
-) -> Result<Tensor<CudaBackend>> {
-    let y = be.empty(q.shape(), be.compute.dtype())?;
+) -> Result<()> {
     let items = q.rows() * heads;
     be.note("attention", "plain");
-    let (causal, valid) = causal(mask, k);
+    let (causal, valid) = causal(mask, k.rows());
     let name = match head_dim {
         ..=128 => "attention_rows_128",
         129..=512 => "attention_rows_512",
@@ -212,9 +214,8 @@ fn by_rows(
                 k.row_stride(),
                 v,
                 v.row_stride(),
-                &y
+                y
             ]
-        )?;
+        )
     }
-    Ok(y)
 }

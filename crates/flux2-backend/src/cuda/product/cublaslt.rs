@@ -2,7 +2,8 @@
 //!
 //! Descriptors and algorithm are made once for a shape and kept, so a repeated call is a look-up and a launch.
 //! Algorithms of large products are timed ([`Choices`]); for others cuBLASLt's heuristic picks one. The same shape gets
-//! the same algorithm, hence the same bytes.
+//! the same algorithm, hence the same bytes. The items of a batch get the algorithm of one item, in one call if
+//! cuBLASLt takes it for the batch.
 //!
 //! cuBLASLt is fastest, and supports some shapes only, where addresses and rows are multiples of 16 bytes. Weights are
 //! stored so; other operands are copied first if they are not ([`CudaBackend::aligned_parts`]).
@@ -48,6 +49,9 @@ pub(crate) enum Right {
 pub(crate) struct Shape {
     /// The format of both operands; `None` for the compute dtype. Sums of int8 are i32, whatever `out` says.
     pub(crate) quantized: Option<QuantizedDType>,
+    /// Items of a batch of `left` and `out`, which lie one behind the other; `right` is the same for all.
+    pub(crate) items: usize,
+    /// Rows of an item.
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) k: usize,
@@ -60,6 +64,16 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Addresses of item `i` of operands at these addresses (left, right, out), in the compute dtype of `compute`.
+    fn item(&self, compute: Compute, i: usize, [left, right, out]: [u64; 3]) -> [u64; 3] {
+        let (operand, result) = match self.quantized {
+            None => (compute.dtype(), self.out),
+            Some(quantized) => (quantized.dtype(), DType::F32), // sums of int8 are as wide
+        };
+        let bytes = |dtype: DType, stride| (i * self.rows * dtype.bytes(stride)) as u64;
+        [left + bytes(operand, self.strides[0]), right, out + bytes(result, self.strides[2])]
+    }
+
     /// Multiplications and additions.
     fn operations(&self) -> usize {
         2 * self.rows * self.cols * self.k
@@ -68,7 +82,7 @@ impl Shape {
     /// The name of this shape in the file of timed algorithms. That file outlives versions of this program: another
     /// text here discards what has been timed.
     fn key(&self, alignments: [u32; 3]) -> String {
-        let Shape { quantized, rows, cols, k, strides, right, out, accumulate } = self;
+        let Shape { quantized, items, rows, cols, k, strides, right, out, accumulate } = self;
         let operands = match quantized {
             None => "Compute",
             Some(QuantizedDType::Int8) => "Int8",
@@ -77,7 +91,7 @@ impl Shape {
         format!(
             "Shape {{ operands: {operands}, rows: {rows}, cols: {cols}, k: {k}, strides: {strides:?}, \
              right: {right:?}, out: {out:?}, accumulate: {accumulate}, \
-             batch: 1, batch_strides: [0, 0, 0] }} {alignments:?}"
+             batch: {items}, batch_strides: [0, 0, 0] }} {alignments:?}"
         )
     }
 }
@@ -105,7 +119,15 @@ pub(crate) struct CublasLt {
     pool: Arc<Pool>,
     workspace: Buffer,
     choices: Option<Arc<Choices>>,
-    plans: Mutex<HashMap<(Shape, [u32; 3]), Plan>>,
+    plans: Mutex<Plans>,
+}
+
+/// Plans by shape and alignments.
+#[derive(Default)]
+struct Plans {
+    of_items: HashMap<(Shape, [u32; 3]), Plan>,
+    /// `None` if the algorithm of an item does not take the batch, whose items are then computed one by one.
+    of_batches: HashMap<(Shape, [u32; 3]), Option<Plan>>,
 }
 
 impl CublasLt {
@@ -129,25 +151,47 @@ impl CublasLt {
             return Ok(());
         }
         device.bind()?;
-        let alignments = [left, right, out].map(|address| 1 << address.trailing_zeros().min(8));
+        let operands = [left, right, out];
+        let alignments = operands.map(|address| 1 << address.trailing_zeros().min(8));
         let mut plans = self.plans.lock().expect("no panic while the lock is held");
-        let plan = match plans.entry((shape, alignments)) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
-                let mut plan = Plan::new(device, self.compute, shape, alignments)?;
-                if let Some(choices) = &self.choices
-                    && shape.operations() >= TIMED
-                {
-                    let usable = |algorithm: &Algorithm| plan.takes(device, algorithm);
-                    // SAFETY: the caller vouches for the operands.
-                    let time = || unsafe { self.fastest(device, shape, &plan, [left, right, out]) };
-                    plan.algorithm.data = choices.choose(&shape.key(alignments), usable, time)?;
-                }
-                new.insert(plan)
+        let of_item = Shape { items: 1, ..shape };
+        if !plans.of_items.contains_key(&(of_item, alignments)) {
+            // SAFETY: the caller vouches for the operands.
+            let plan = unsafe { self.plan(device, of_item, alignments, operands)? };
+            plans.of_items.insert((of_item, alignments), plan);
+        }
+        let Plans { of_items, of_batches } = &mut *plans;
+        let plan = &of_items[&(of_item, alignments)];
+        if shape.items > 1 {
+            let for_batch = || Plan::new(device, self.compute, shape, alignments).ok();
+            let for_batch = || for_batch().filter(|batch| batch.takes(device, &plan.algorithm.data));
+            if let Some(batch) = of_batches.entry((shape, alignments)).or_insert_with(for_batch) {
+                // SAFETY: as above.
+                return unsafe { self.call(device, shape, batch, &plan.algorithm, operands) };
             }
-        };
-        // SAFETY: as above.
-        unsafe { self.call(device, shape, plan, &plan.algorithm, [left, right, out]) }
+        }
+        (0..shape.items).try_for_each(|i| {
+            let operands = shape.item(self.compute, i, operands);
+            // SAFETY: as above.
+            unsafe { self.call(device, of_item, plan, &plan.algorithm, operands) }
+        })
+    }
+
+    /// The plan for a product without a batch, its algorithm timed if it is large.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn plan(&self, device: &Device, shape: Shape, alignments: [u32; 3], operands: [u64; 3]) -> Result<Plan> {
+        let mut plan = Plan::new(device, self.compute, shape, alignments)?;
+        if let Some(choices) = &self.choices
+            && shape.operations() >= TIMED
+        {
+            let usable = |algorithm: &Algorithm| plan.takes(device, algorithm);
+            // SAFETY: the caller vouches for the operands.
+            let time = || unsafe { self.fastest(device, shape, &plan, operands) };
+            plan.algorithm.data = choices.choose(&shape.key(alignments), usable, time)?;
+        }
+        Ok(plan)
     }
 
     /// The fastest of the algorithms that cuBLASLt's heuristic offers. Waits for the device.
@@ -264,12 +308,16 @@ impl Plan {
             Right::OutIn => [k, cols],
             Right::InOut => [cols, k],
         };
-        let layout = |data_type, [rows, cols]: [usize; 2], stride: usize| {
-            result::create_matrix_layout(data_type, rows as u64, cols as u64, stride as i64)
+        // Elements from one item to the next.
+        let layout = |data_type, [rows, cols]: [usize; 2], stride: usize, to_next: usize| {
+            let layout = result::create_matrix_layout(data_type, rows as u64, cols as u64, stride as i64)?;
+            set_items(layout, shape.items, to_next)?;
+            Ok(layout)
         };
         let product = description(shape)?;
-        let (left, right) = (layout(operand, [k, rows], strides[0])?, layout(operand, right_size, strides[1])?);
-        let out = layout(out, [cols, rows], strides[2])?;
+        let left = layout(operand, [k, rows], strides[0], rows * strides[0])?;
+        let right = layout(operand, right_size, strides[1], 0)?;
+        let out = layout(out, [cols, rows], strides[2], rows * strides[2])?;
         let descriptors = Descriptors { product, left, right, out };
         let candidates = descriptors.candidates(device, alignments)?;
         let algorithm = *candidates.first().ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
@@ -349,6 +397,22 @@ impl Drop for Descriptors {
     }
 }
 
+/// Makes a layout that of a batch of `items`, `to_next` elements apart.
+fn set_items(layout: sys::cublasLtMatrixLayout_t, items: usize, to_next: usize) -> Result<(), CublasError> {
+    use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
+    if items == 1 {
+        return Ok(());
+    }
+    let (items, to_next) = (items as i32, to_next as i64);
+    // SAFETY: the number of items is 32 bits wide, the offset 64.
+    unsafe {
+        let (count, offset) = ((&raw const items).cast(), (&raw const to_next).cast());
+        result::set_matrix_layout_attribute(layout, Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, count, 4)?;
+        let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+        result::set_matrix_layout_attribute(layout, attribute, offset, 8)
+    }
+}
+
 /// The number formats of sums and scales, the transposition of the right operand, and how e4m3 is accumulated.
 fn description(shape: Shape) -> Result<sys::cublasLtMatmulDesc_t, CublasError> {
     use sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32I};
@@ -406,12 +470,14 @@ impl CudaBackend {
     /// Enqueues `out = [parts, side by side] * weight^T` for a dense weight.
     pub(super) fn multiply(&self, parts: &[&Tensor<Self>], weight: &Matrix, out: Out) -> Result<()> {
         self.note("linear", "cublaslt");
-        let (rows, joined, right) = (parts[0].rows(), self.aligned_parts(parts)?, self.present(weight)?);
+        let [items, rows, _] = parts[0].batch_dims("linear: x")?;
+        let (joined, right) = (self.aligned_parts(parts)?, self.present(weight)?);
         let Out { address, stride, dtype, mut accumulate } = out;
         let mut column = 0;
         for part in &joined.rows {
             let shape = Shape {
                 quantized: None,
+                items,
                 rows,
                 cols: weight.rows,
                 k: part.k,
@@ -421,7 +487,8 @@ impl CudaBackend {
                 accumulate,
             };
             let right = right.address() + (column * self.compute_size()) as u64;
-            // SAFETY: the callers allocated `rows` rows `stride` apart at `address`; `part` lies within its tensor.
+            // SAFETY: the callers allocated `rows` rows `stride` apart for each item at `address`; `part` lies within
+            // its tensor.
             unsafe { self.cublaslt.run(&self.device, shape, [part.address, right, address])? };
             column += part.k;
             accumulate = true;
@@ -470,6 +537,7 @@ mod tests {
     fn timed_algorithms_keep_their_names() {
         let shape = Shape {
             quantized: Some(QuantizedDType::E4m3),
+            items: 1,
             rows: 1,
             cols: 2,
             k: 3,

@@ -265,7 +265,8 @@ fn launch(be: &CudaBackend, product: &Product, left: Operands) -> Result<()> {
         Epilogue::Swiglu { up, .. } => (Kind::Swiglu, Some(up)),
     };
     let multiprocessors = be.device.info.multiprocessors;
-    let kernel = Kernel::choose(kind, left.operand(), [left.rows(), cols], multiprocessors as usize);
+    let rows_of_item = left.rows() / product.items().max(1);
+    let kernel = Kernel::choose(kind, left.operand(), [rows_of_item, cols], multiprocessors as usize);
     let there = be.present(weight)?;
     let second_there = second.map(|second| be.present(second)).transpose()?;
     match (&weight.quantized, product.left) {

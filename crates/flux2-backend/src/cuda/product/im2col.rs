@@ -46,6 +46,7 @@ pub(super) fn run(be: &CudaBackend, product: &Product, map: &Tensor<CudaBackend>
         windows.write(be, first..first + rows, columns.address())?;
         let shape = Shape {
             quantized: None,
+            items: 1,
             rows,
             cols,
             k,

@@ -12,7 +12,9 @@ pub(crate) fn linear_swiglu(
     gate: &Matrix,
     up: &Matrix,
 ) -> Result<Tensor<CudaBackend>> {
-    let y = be.empty(&[x.rows(), gate.rows], be.compute.dtype())?;
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("a tensor has at least one axis") = gate.rows;
+    let y = be.empty(&shape, be.compute.dtype())?;
     Product { left: Left::Rows(&[x]), weight: gate, epilogue: Epilogue::Swiglu { up, y: &y } }.run(be)?;
     Ok(y)
 }

@@ -39,7 +39,7 @@ pub(crate) struct Product<'a> {
 /// The left operand of a [`Product`].
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a> {
-    /// Rows, compute `[n, k]`; for [`Epilogue::Add`] perhaps two tensors side by side.
+    /// Rows, compute `[n, k]` or a batch `[b, n, k]`; for [`Epilogue::Add`] perhaps two tensors side by side.
     Rows(&'a [&'a Tensor<CudaBackend>]),
     /// The windows of a convolution over a map, compute `[h, w, c]`. The weight is dense, the epilogue
     /// [`Epilogue::Store`] with a bias.
@@ -69,6 +69,15 @@ pub(crate) enum Path {
 }
 
 impl Product<'_> {
+    /// Items of the left operand: 1 unless it is a batch. Whatever decides on the order of sums (path, tile, algorithm)
+    /// is chosen for the rows of an item, so that an item gets the same bytes in every batch.
+    fn items(&self) -> usize {
+        match self.left {
+            Left::Rows(parts) => parts[0].batch_dims("product").map_or(1, |[items, ..]| items),
+            Left::Map(..) => 1,
+        }
+    }
+
     /// Chooses how to compute this product. The same shapes and alignments always get the same path, hence the same
     /// bytes.
     pub(crate) fn path(&self, be: &CudaBackend) -> Path {
@@ -110,7 +119,8 @@ impl Product<'_> {
                 !is_quantized && writes_y && bias.address().is_multiple_of(8)
             }
             Epilogue::Add { x, .. } => {
-                cols.is_multiple_of(8) && x.is_wide(2) && (is_quantized || be.fills_hopper([x.rows(), cols]))
+                let rows = x.rows() / self.items().max(1);
+                cols.is_multiple_of(8) && x.is_wide(2) && (is_quantized || be.fills_hopper([rows, cols]))
             }
             Epilogue::Swiglu { .. } => cols.is_multiple_of(8),
         }
@@ -208,6 +218,22 @@ mod tests {
         assert_eq!(paths(&hopper, [4608, 132], Format::AsStored), [Pass; 6]);
         assert_eq!(paths(&ada, large, Format::AsStored), [Alone, Pass, Alone, Pass, Alone, Pass]);
         assert_eq!(paths(&ada, large, Format::Fp8), [Pass; 6]);
+    }
+
+    /// An item of a batch gets the bytes that it gets alone only if it takes the same path.
+    #[test]
+    fn a_batch_takes_the_path_of_an_item() {
+        let be = backend([9, 0]);
+        let weight = weight(&be, [3072, 64], Format::AsStored);
+        let path = |shape: &[usize]| {
+            let left = tensor(&be, "left", shape, DType::Bf16).unwrap().0;
+            let x = tensor(&be, "x", &[left.rows(), 3072], DType::F32).unwrap().0;
+            let gate = tensor(&be, "gate", &[1, 3072], DType::F32).unwrap().0;
+            let epilogue = Epilogue::Add { gate: Some(&gate), x: &x };
+            Product { left: Left::Rows(&[&left]), weight: weight.matrix(), epilogue }.path(&be)
+        };
+        assert_eq!([path(&[512, 64]), path(&[16, 512, 64])], [Path::CublasLtThenPass; 2]);
+        assert_eq!([path(&[16 * 512, 64]), path(&[2, 16 * 512, 64])], [Path::Hopper; 2]);
     }
 
     #[test]

@@ -235,14 +235,15 @@ impl CudaBackend {
     }
 
     /// Enqueues a product on cuBLASLt. Writes its sums, f32 of e4m3 and i32 of int8, with rows `padded(weight.rows)`
-    /// apart.
-    fn quantized_sums(&self, x: &QuantizedRows, weight: &Matrix, out: &Buffer) -> Result<()> {
+    /// apart. The rows are those of `items` items.
+    fn quantized_sums(&self, x: &QuantizedRows, items: usize, weight: &Matrix, out: &Buffer) -> Result<()> {
         let quantized = weight.quantized();
         let stride = padded(weight.rows);
         self.note_quantized("cublaslt", quantized);
         let shape = Shape {
             quantized: Some(quantized.dtype),
-            rows: x.rows,
+            items,
+            rows: x.rows / items.max(1),
             cols: padded(weight.rows),
             k: weight.stride,
             strides: [x.stride, weight.stride, stride],
@@ -282,9 +283,11 @@ pub(super) fn run(be: &CudaBackend, product: &Product, x: &QuantizedRows) -> Res
         Epilogue::Swiglu { up, .. } => Some((up, be.pool.take(4 * x.rows * stride)?)),
         _ => None,
     };
-    be.quantized_sums(x, weight, &sums)?;
+    // Sums of integers are exact, whatever their order.
+    let items = if is_int8 { 1 } else { product.items() };
+    be.quantized_sums(x, items, weight, &sums)?;
     if let Some((up, sums)) = &up {
-        be.quantized_sums(x, up, sums)?;
+        be.quantized_sums(x, items, up, sums)?;
     }
     let (sums, [row_scale, row_zero, scale, column_sum]) = (sums.address(), vectors(x, weight.quantized()));
     let cols = int(cols);

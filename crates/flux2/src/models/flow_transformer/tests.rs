@@ -6,6 +6,7 @@ use flux2_backend::{CpuBackend, HostTensor, Runtime as _};
 
 use super::*;
 use crate::golden::{Golden, assert_absolute, assert_relative, f32_backend, fixture};
+use crate::latents::PositionId;
 use crate::weights::{Component, MappedWeights};
 
 /// The tiny transformer and the noise level, text and ids of the golden pass.
@@ -23,6 +24,11 @@ fn golden() -> (Golden, FlowTransformer<CpuBackend>, Modulations<CpuBackend>, Ro
 /// The modulations at the noise level of the golden pass.
 fn rows(model: &FlowTransformer<CpuBackend>, golden: &Golden) -> ModulationRows<CpuBackend> {
     model.modulations(&golden.values("timestep")).unwrap().remove(0)
+}
+
+/// A pass of one picture.
+fn pass<'a>(model: &'a FlowTransformer<CpuBackend>, m: &'a Modulations<CpuBackend>) -> Pass<'a, CpuBackend> {
+    model.pass(m, 1, Batching::SameBytes)
 }
 
 fn upload(be: &CpuBackend, golden: &Golden, name: &str) -> Tensor<CpuBackend> {
@@ -71,7 +77,7 @@ fn final_layer_reads_shift_before_scale() {
     let (scale, shift) = expected.split_at(expected.len() / 2);
     assert_relative("shift", &model.be.download(&m.final_shift).unwrap(), shift, 2e-6);
     assert_relative("scale", &model.be.download(&m.final_scale).unwrap(), scale, 2e-6);
-    let out = model.head(&upload(&model.be, &golden, "output_head.in"), &m).unwrap();
+    let out = model.head(&pass(&model, &m), &upload(&model.be, &golden, "output_head.in")).unwrap();
     assert_relative("head", &model.be.download(&out).unwrap(), &golden.values("output_head.out"), 2e-6);
 }
 
@@ -81,8 +87,9 @@ fn double_block_matches_the_reference() {
     let be = &model.be;
     let mut text = upload(be, &golden, "double_block_0.in_txt");
     let mut image = upload(be, &golden, "double_block_0.in_img");
-    let pass = model.pass(&m, &rope, text.rows());
-    model.double_blocks[0].forward(&pass, &mut text, &mut image, None).unwrap();
+    let pass = pass(&model, &m);
+    let ropes = Ropes::new(&pass, &rope.cos, &rope.sin, text.rows()).unwrap();
+    model.double_blocks[0].forward(&pass, &ropes, [&mut text, &mut image], &[]).unwrap();
     assert_relative("text", &be.download(&text).unwrap(), &golden.values("double_block_0.out_txt"), 1e-6);
     assert_relative("image", &be.download(&image).unwrap(), &golden.values("double_block_0.out_img"), 1e-6);
 }
@@ -93,7 +100,9 @@ fn single_block_matches_the_reference() {
     let be = &model.be;
     let mut x = upload(be, &golden, "single_block_0.in");
     let n_txt = golden.shape("double_block_0.in_txt")[0];
-    model.single_blocks[0].forward(&model.pass(&m, &rope, n_txt), &mut x, None).unwrap();
+    let pass = pass(&model, &m);
+    let ropes = Ropes::new(&pass, &rope.cos, &rope.sin, n_txt).unwrap();
+    model.single_blocks[0].forward(&pass, &ropes, &mut x, &[]).unwrap();
     assert_relative("stream", &be.download(&x).unwrap(), &golden.values("single_block_0.out"), 1e-6);
 }
 
@@ -107,6 +116,25 @@ fn one_pass_matches_the_reference() {
     let latents = upload(be, &golden, "transformer.in");
     let velocity = model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap();
     assert_relative("velocity", &be.download(&velocity).unwrap(), &golden.values("transformer.out"), 3e-6);
+}
+
+/// Pictures in one pass attend each to itself, so that one that is not finite does not reach another.
+#[test]
+fn pictures_of_a_pass_do_not_see_each_other() {
+    let (golden, model, ..) = golden();
+    let (be, m) = (&model.be, rows(&model, &golden));
+    let (text, latents) = (upload(be, &golden, "text_embedding"), upload(be, &golden, "transformer.in"));
+    let (n, c) = (latents.rows(), latents.cols());
+    let conditioning = model.condition(&text, [4, 6], &References::Tokens(&[], &[])).unwrap();
+    let alone = be.download(&model.forward(&latents, &conditioning, &m, &mut || Ok(())).unwrap()).unwrap();
+    let nan = be.upload(&[n, c], &vec![f32::NAN; n * c]).unwrap();
+    for batching in [Batching::SameBytes, Batching::Fast] {
+        let joined = model.join(&[conditioning.clone(), conditioning.clone(), conditioning.clone()], batching).unwrap();
+        let all = ops::concat_rows(be, &[&latents, &nan, &latents]).unwrap();
+        let all = be.download(&model.forward(&all, &joined, &m, &mut || Ok(())).unwrap()).unwrap();
+        assert!(all[..n * c] == alone && all[2 * n * c..] == alone, "{batching:?}");
+        assert!(all[n * c..2 * n * c].iter().all(|v| v.is_nan()), "{batching:?}");
+    }
 }
 
 /// Weights changed by a function of name and tensor.
