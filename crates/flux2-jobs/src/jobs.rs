@@ -38,6 +38,9 @@ struct Threads {
     _lock: Option<File>,
 }
 
+/// Longest time that a drain may take: a century, so that no sum of times overflows.
+const LONGEST_DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Whether jobs are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
@@ -312,7 +315,7 @@ impl Jobs {
     /// then; a second call from another thread with a shorter timeout shortens the first.
     pub fn drain(&self, timeout: Duration) -> Drained {
         let shared = self.shared();
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(LONGEST_DRAIN);
         let mut state = shared.lock();
         let until = match state.mode {
             Mode::Draining(earlier) => earlier.min(until),
