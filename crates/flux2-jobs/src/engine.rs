@@ -1,5 +1,6 @@
 //! The host of real models: [`flux2::Engine`]s on the processor or on GPUs.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +11,8 @@ use flux2::engine::Engines;
 use flux2::pipeline::GeneratedImage;
 use flux2::weights::{Location, LoraPath, ModelFiles};
 use flux2::{
-    CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision, Residency,
-    ResolvedRequest, Result, Variant, engine, plan,
+    BatchMember, Batching, CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths,
+    Precision, Residency, ResolvedRequest, Result, Variant, engine, plan,
 };
 
 use crate::failure::JobFailure;
@@ -64,8 +65,10 @@ struct Inner {
     files: Mutex<Vec<(OpenKey, ModelFiles)>>,
     /// Costs by model, size, steps, guidance and sizes of the references.
     costs: Mutex<HashMap<String, f64>>,
-    /// Engines that were opened before, for the first model.
+    /// Engines that were opened before, for the only model.
     ready: Mutex<Option<Vec<Box<dyn Engine>>>>,
+    /// Whether models share the memory of a device.
+    shares_memory: bool,
 }
 
 /// Name of a model, and the LoRAs of a job.
@@ -78,8 +81,7 @@ impl EngineHost {
     /// If there is no model.
     pub fn new(options: EngineHostOptions) -> Self {
         assert!(!options.models.is_empty(), "a host offers a model");
-        let inner = Inner { options, files: Mutex::default(), costs: Mutex::default(), ready: Mutex::default() };
-        EngineHost { inner: Arc::new(inner) }
+        Self::with(options, vec![], None)
     }
 
     /// A host of one model that was opened before, on the devices of `engines`. `options` are those it was opened with.
@@ -90,11 +92,18 @@ impl EngineHost {
         assert!(!engines.is_empty(), "a host has a device");
         let name = files.name.clone();
         let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default() };
-        let host =
-            EngineHost::new(EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() });
-        lock(&host.inner.files).push(((name, vec![]), files));
-        *lock(&host.inner.ready) = Some(engines);
-        host
+        let options = EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() };
+        Self::with(options, vec![((name, vec![]), files)], Some(engines))
+    }
+
+    fn with(
+        options: EngineHostOptions,
+        files: Vec<(OpenKey, ModelFiles)>,
+        ready: Option<Vec<Box<dyn Engine>>>,
+    ) -> Self {
+        let shares_memory = ready.is_none();
+        let (files, ready) = (Mutex::new(files), Mutex::new(ready));
+        EngineHost { inner: Arc::new(Inner { options, files, costs: Mutex::default(), ready, shares_memory }) }
     }
 }
 
@@ -215,7 +224,8 @@ impl ModelHost for EngineHost {
         let count = NonZeroUsize::new(engines.len()).expect("there is a device");
         let device = |engine: Box<dyn Engine>| {
             let (place, inner) = (engine.place(), Arc::clone(inner));
-            let memory = inner.options.memory.or_else(|| engine.device_memory());
+            let limit = inner.options.memory.or_else(|| engine.device_memory());
+            let memory = limit.filter(|_| inner.shares_memory);
             let ready = Some((first.clone(), engine));
             Box::new(EngineDevice { inner, place, count, memory, ready, plans: HashMap::new() }) as Box<dyn Device>
         };
@@ -287,39 +297,57 @@ impl Device for EngineDevice {
 
     fn load(&mut self, model: &ModelKey) -> Result<Box<dyn LoadedModel>> {
         let ready = self.ready.take();
-        if let Some((_, engine)) = ready.filter(|(key, _)| key == model) {
-            let residency = self.inner.options.engine.residency;
-            return Ok(Box::new(EngineModel {
-                engine,
-                residency,
-                bytes: self.planned(model).map_or(0, |plan| plan.1),
-            }));
-        }
-        let (options, bytes) = self.planned(model)?;
-        let engine = engine::open(self.inner.files(model)?, &options)?;
-        Ok(Box::new(EngineModel { engine, residency: options.residency, bytes }))
+        let (engine, options, bytes) = match ready.filter(|(key, _)| key == model) {
+            Some((_, engine)) => (engine, self.options(model), self.planned(model).map_or(0, |plan| plan.1)),
+            None => {
+                let (options, bytes) = self.planned(model)?;
+                (engine::open(self.inner.files(model)?, &options)?, options, bytes)
+            }
+        };
+        let files = self.inner.files(model)?;
+        Ok(Box::new(EngineModel { engine, files, options, bytes, limit: self.memory, batches: HashMap::new() }))
     }
 }
 
 /// A loaded model.
 struct EngineModel {
     engine: Box<dyn Engine>,
-    residency: Residency,
+    files: ModelFiles,
+    options: EngineOptions,
     bytes: usize,
+    /// Bytes that the device has for models.
+    limit: Option<usize>,
+    /// The largest batch by size, and whether there is guidance.
+    batches: HashMap<(Option<u32>, Option<u32>, bool), usize>,
 }
+
+/// Sizes whose largest batch is remembered. Requests choose sizes, so their number must be bounded.
+const MAX_BATCH_SIZES: usize = 256;
 
 impl LoadedModel for EngineModel {
     fn memory(&self) -> usize {
         self.bytes
     }
 
-    /// Pictures are drawn one after the other, whatever their number.
-    fn can_batch(&mut self, _: &GenerateRequest, count: usize) -> bool {
-        count == 1
+    /// As many as the plan says; without a limit the engine draws fewer at a time when memory is short.
+    fn largest_batch(&mut self, request: &GenerateRequest, most: usize) -> usize {
+        let Some(limit) = self.limit else { return most };
+        let size = (request.width, request.height, request.guidance.is_some_and(|guidance| guidance > 1.0));
+        if let Some(known) = self.batches.get(&size) {
+            return most.min(*known);
+        }
+        let planned = plan::largest_batch(limit, &self.files, &self.options, request, most);
+        if self.batches.len() >= MAX_BATCH_SIZES {
+            self.batches.clear();
+        }
+        // A request that cannot be planned is drawn alone, and says why it fails.
+        let largest = planned.unwrap_or(1).max(1);
+        self.batches.insert(size, largest);
+        largest
     }
 
     fn encodes_ahead(&self) -> bool {
-        self.residency != Residency::KeepAll
+        self.options.residency != Residency::KeepAll
     }
 
     fn prepare_prompts(
@@ -332,9 +360,16 @@ impl LoadedModel for EngineModel {
     }
 
     fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
-        let one = |(index, drawing): (usize, &Drawing)| {
-            self.engine.generate(drawing.request, &mut |event: &Event| observer(index, event), drawing.cancel)
+        // All members share one observer, which is called for one of them at a time.
+        let observer = RefCell::new(observer);
+        let observe = |index| {
+            let observer = &observer;
+            move |event: &Event| (observer.borrow_mut())(index, event)
         };
-        batch.iter().enumerate().map(one).collect()
+        let mut observers: Vec<_> = (0..batch.len()).map(observe).collect();
+        let members = batch.iter().zip(&mut observers);
+        let mut members: Vec<_> =
+            members.map(|(one, observer)| BatchMember { request: one.request, observer, cancel: one.cancel }).collect();
+        self.engine.generate_batch(&mut members, Batching::SameBytes)
     }
 }

@@ -245,14 +245,14 @@ pub struct Subscription {
 impl Subscription {
     /// The next event, waiting for it at most so long.
     pub fn next(&mut self, timeout: Duration) -> Next {
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         let log = Arc::clone(&self.log);
         let mut inner = log.lock();
         loop {
             if let Some(found) = self.take(&inner) {
                 return found.map_or(Next::End, Next::Event);
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Next::Timeout;
             }

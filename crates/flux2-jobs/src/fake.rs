@@ -149,8 +149,8 @@ impl LoadedModel for FakeModel {
         1
     }
 
-    fn can_batch(&mut self, _: &GenerateRequest, _: usize) -> bool {
-        true
+    fn largest_batch(&mut self, _: &GenerateRequest, most: usize) -> usize {
+        most
     }
 
     fn encodes_ahead(&self) -> bool {

@@ -91,8 +91,8 @@ pub trait LoadedModel: Send {
     /// Bytes of the device's memory that it takes at most.
     fn memory(&self) -> usize;
 
-    /// Whether the device can draw `count` such pictures together.
-    fn can_batch(&mut self, request: &GenerateRequest, count: usize) -> bool;
+    /// How many such pictures, at most `most`, the device has memory to draw together; at least 1.
+    fn largest_batch(&mut self, request: &GenerateRequest, most: usize) -> usize;
 
     /// Whether [`prepare_prompts`](Self::prepare_prompts) saves time, because the text encoder does not stay loaded.
     fn encodes_ahead(&self) -> bool;

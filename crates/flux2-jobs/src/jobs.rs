@@ -38,6 +38,9 @@ struct Threads {
     _lock: Option<File>,
 }
 
+/// Longest time that a drain may take: a century, so that no sum of times overflows.
+const LONGEST_DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Whether jobs are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
@@ -312,7 +315,7 @@ impl Jobs {
     /// then; a second call from another thread with a shorter timeout shortens the first.
     pub fn drain(&self, timeout: Duration) -> Drained {
         let shared = self.shared();
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(LONGEST_DRAIN);
         let mut state = shared.lock();
         let until = match state.mode {
             Mode::Draining(earlier) => earlier.min(until),
@@ -404,17 +407,20 @@ fn run_workers(shared: &Arc<Shared>, saver: &std::sync::mpsc::SyncSender<Handove
             return fail_new_jobs(shared, &failure);
         }
     };
-    let workers: Vec<Worker> = devices
+    let mut workers: Vec<Worker> = devices
         .into_iter()
         .enumerate()
         .map(|(number, device)| Worker::new(Arc::clone(shared), number, device, saver.clone()))
         .collect();
     shared.lock().workers = Some(workers.iter().map(Worker::state).collect());
     shared.notify();
+    let last = workers.pop();
     thread::scope(|scope| {
         for worker in workers {
             scope.spawn(move || worker.run());
         }
+        // This thread has nothing else to do.
+        last.into_iter().for_each(Worker::run);
     });
 }
 

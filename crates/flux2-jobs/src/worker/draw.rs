@@ -53,12 +53,8 @@ impl Worker {
         let most = match self.models.get(&model, &shared) {
             Err(error) => return self.end_early(&first, error.into()),
             Ok(loaded) => {
-                let probe = request_of(&first.spec, 0, &[]);
-                let mut most = shared.options.max_batch.max(1);
-                while most > 1 && !loaded.can_batch(&probe, most) {
-                    most -= 1;
-                }
-                most
+                let most = shared.options.max_batch.max(1);
+                if most == 1 { 1 } else { loaded.largest_batch(&request_of(&first.spec, 0, &[]), most).max(1) }
             }
         };
         let jobs = self.fill(first, most);
@@ -261,6 +257,9 @@ fn observe(shared: &Shared, of: PictureOf, event: &Event) {
         sink.event(of, event);
     }
     let kind = match event {
+        Event::PhaseFinished { phase: Phase::Load(_), elapsed } => {
+            return shared.lock().stats.loads.add(elapsed.as_secs_f64());
+        }
         Event::PhaseStarted { phase, .. } => EventKind::Stage { picture: of.picture, name: phase.name() },
         Event::Step { step, steps, .. } => EventKind::Step { picture: of.picture, step: *step, steps: *steps },
         Event::Warning(warning) => EventKind::Warning { text: warning.to_string() },
