@@ -3,15 +3,15 @@
 # once. Then times pictures with random weights of klein-4b's size, with and without reference images, in bf16 and fp8,
 # and within the memory of small GPUs.
 #
-#   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS]
+#   tools/gpu/check.sh DJ_FLUX2 OPS_TESTS [FLUX2_TESTS [JOBS_TESTS]]
 #
 # Needs the program and the test binaries, built elsewhere. Needs neither Rust nor a network:
 #
 #   cargo build --release
-#   cargo test --workspace --no-run      prints target/debug/deps/it-…, one of flux2-backend and one of flux2
+#   cargo test --workspace --no-run      prints target/debug/deps/it-…, one each of flux2-backend, flux2, flux2-jobs
 #
-# FLUX2_TESTS reads fixtures/ below the folder it was built in. On another machine, omit it or copy that folder to the
-# same path. Exit code 1 if anything failed.
+# FLUX2_TESTS and JOBS_TESTS read fixtures/ below the folder they were built in. On another machine, omit them or copy
+# that folder to the same path. Exit code 1 if anything failed.
 #
 # LOGS=FOLDER    keeps the outputs there
 # MODEL=FOLDER   a checkpoint, to time a process from start to its first picture; tools/gpu/peers.py --save writes one
@@ -22,7 +22,7 @@
 # the steps, `else` the time outside all stages.
 set -uo pipefail
 export DJ_FLUX2_REQUIRE_GPU=1 # a GPU test that would be skipped fails
-program=$1 ops=$2 parity=${3:-}
+program=$1 ops=$2 parity=${3:-} jobs=${4:-}
 logs=${LOGS:-$(mktemp -d)}
 mkdir -p "$logs"
 failed=0
@@ -108,7 +108,7 @@ echo
 tests op-matrix "$ops" cuda --nocapture --test-threads 1
 [ -z "$parity" ] || tests parity "$parity" parity --nocapture --test-threads 1
 [ -z "$parity" ] || tests gpu "$parity" gpu --nocapture --test-threads 1
-[ -z "$parity" ] || tests fleet "$parity" fleet::cuda --nocapture --test-threads 1
+[ -z "$jobs" ] || tests jobs "$jobs" cuda --nocapture --test-threads 1
 
 mini=("$program" "a cat on a blue background" -S 7 --device cuda -q)
 # The first process compiles kernels for this GPU, unless they are cached.

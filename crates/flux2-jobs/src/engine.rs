@@ -64,8 +64,10 @@ struct Inner {
     files: Mutex<Vec<(OpenKey, ModelFiles)>>,
     /// Costs by model, size, steps, guidance and sizes of the references.
     costs: Mutex<HashMap<String, f64>>,
-    /// Engines that were opened before, for the first model.
+    /// Engines that were opened before, for the only model.
     ready: Mutex<Option<Vec<Box<dyn Engine>>>>,
+    /// Whether models share the memory of a device.
+    shares_memory: bool,
 }
 
 /// Name of a model, and the LoRAs of a job.
@@ -78,8 +80,7 @@ impl EngineHost {
     /// If there is no model.
     pub fn new(options: EngineHostOptions) -> Self {
         assert!(!options.models.is_empty(), "a host offers a model");
-        let inner = Inner { options, files: Mutex::default(), costs: Mutex::default(), ready: Mutex::default() };
-        EngineHost { inner: Arc::new(inner) }
+        Self::with(options, vec![], None)
     }
 
     /// A host of one model that was opened before, on the devices of `engines`. `options` are those it was opened with.
@@ -90,11 +91,18 @@ impl EngineHost {
         assert!(!engines.is_empty(), "a host has a device");
         let name = files.name.clone();
         let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default() };
-        let host =
-            EngineHost::new(EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() });
-        lock(&host.inner.files).push(((name, vec![]), files));
-        *lock(&host.inner.ready) = Some(engines);
-        host
+        let options = EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() };
+        Self::with(options, vec![((name, vec![]), files)], Some(engines))
+    }
+
+    fn with(
+        options: EngineHostOptions,
+        files: Vec<(OpenKey, ModelFiles)>,
+        ready: Option<Vec<Box<dyn Engine>>>,
+    ) -> Self {
+        let shares_memory = ready.is_none();
+        let (files, ready) = (Mutex::new(files), Mutex::new(ready));
+        EngineHost { inner: Arc::new(Inner { options, files, costs: Mutex::default(), ready, shares_memory }) }
     }
 }
 
@@ -215,7 +223,8 @@ impl ModelHost for EngineHost {
         let count = NonZeroUsize::new(engines.len()).expect("there is a device");
         let device = |engine: Box<dyn Engine>| {
             let (place, inner) = (engine.place(), Arc::clone(inner));
-            let memory = inner.options.memory.or_else(|| engine.device_memory());
+            let limit = inner.options.memory.or_else(|| engine.device_memory());
+            let memory = limit.filter(|_| inner.shares_memory);
             let ready = Some((first.clone(), engine));
             Box::new(EngineDevice { inner, place, count, memory, ready, plans: HashMap::new() }) as Box<dyn Device>
         };

@@ -4,13 +4,39 @@
 //! the models; other threads encode and save what they draw. With a folder, accepted jobs survive the end of the
 //! process at any point.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
+//! use flux2_jobs::{Draft, Jobs, Next, Options, Submission};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let paths = flux2::ModelPaths { model: "FLUX.2-klein-4B".into(), ..Default::default() };
+//! let model = OfferedModel { name: "klein-4b".into(), aliases: vec![], paths };
+//! let host = EngineHost::new(EngineHostOptions { models: vec![model], ..Default::default() });
+//! let jobs = Jobs::start(Options { folder: Some("jobs".into()), ..Options::default() }, Arc::new(host))?;
+//! let draft = Draft { prompt: "a red fox".into(), ..Draft::default() };
+//! let id = jobs.submit(Submission { draft, ..Submission::default() })?.id;
+//! let mut events = jobs.events(id, 0).expect("the job was accepted");
+//! while let Next::Event(event) = events.next(Duration::from_secs(600)) {
+//!     println!("{} {}", event.seq, event.kind.name());
+//! }
+//! std::fs::write("fox.png", &jobs.image(id, 0)?.expect("it is done").bytes)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | room | holds |
 //! |---|---|
 //! | [`Jobs`] | the facade: submit, get, list, events, cancel, images, uploads, statistics, drain |
 //! | [`spec`], [`submission`], [`view`], [`failure`], [`event`], [`stats`], [`options`] | the data of the facade |
-//! | [`host`] | what draws, as traits |
-//! | [`engine`] | the host of real models |
-//! | [`fake`] | the host for tests of front ends |
+//! | [`host`], [`sink`] | what draws, and what a front end takes over, as traits |
+//! | [`engine`], [`fake`] | the host of real models, and the one for tests of front ends |
+//! | `scheduler`, `estimate` | the order of waiting jobs and how long they take: neither threads nor a clock |
+//! | `submit`, `worker`, `saver`, `janitor` | acceptance; the threads that draw, save and watch the clock |
+//! | `state` | all jobs in memory, behind one lock |
+//! | `journal`, `store` | jobs, pictures and uploads on disk |
 //!
 //! Nothing here prints, reads the environment, speaks HTTP or starts an async runtime.
 

@@ -11,7 +11,7 @@ pub struct Options {
     pub folder: Option<PathBuf>,
     /// Most jobs in the queue.
     pub max_queued: usize,
-    /// Longest queue as estimated time until its last job starts.
+    /// Longest queue as estimated time until all of its jobs are done. One job may wait whatever it takes.
     pub max_wait: Duration,
     /// Most pictures in a job.
     pub max_count: u32,
@@ -85,6 +85,6 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { age: Duration::from_secs(7 * 24 * 3600), jobs: 10_000, bytes: 2 << 30 }
+        Retention { age: Duration::from_secs(7 * 24 * 3600), jobs: 1000, bytes: 2 << 30 }
     }
 }

@@ -166,7 +166,10 @@ fn keep(shared: &Shared, picture: DrawnPicture, bytes: Vec<u8>, received: Instan
             job.outcome.drawn.push(record);
             job.log.push_state(EventKind::ImageReady { image });
         }
-        _ => shared.pictures.release(&image.sha256),
+        _ => {
+            shared.pictures.release(&image.sha256);
+            shared.pictures.remove_unheld(&image.sha256);
+        }
     }
     Ok(())
 }

@@ -269,7 +269,8 @@ impl Shared {
         ended.push_back(id);
         let (spec, event, log) = (Arc::clone(&job.spec), job.final_event(), Arc::clone(&job.log));
         drop(state);
-        spec.references.iter().for_each(|digest| self.uploads.release(digest));
+        let uploads = spec.references.iter().filter(|digest| !self.references.is_pinned(digest));
+        uploads.for_each(|digest| self.uploads.release(digest));
         if let Some(sink) = &self.sink {
             sink.ended(id, &spec, failure.as_ref());
         }

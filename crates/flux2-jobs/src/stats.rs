@@ -31,7 +31,7 @@ pub struct Stats {
     pub stages: Vec<(&'static str, Histogram)>,
     /// Seconds of a denoising step.
     pub steps: Histogram,
-    /// Seconds to load a model.
+    /// Seconds to open a model, and to load each of its networks.
     pub loads: Histogram,
     /// Pictures drawn together.
     pub batches: Histogram,

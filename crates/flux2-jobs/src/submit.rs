@@ -1,11 +1,11 @@
 //! Acceptance of a job: defaults are filled in, limits checked, the journal written.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use flux2::image::ImageFormat;
 use flux2::{GenerateRequest, ResolvedRequest, Warning};
-use uuid::Uuid;
 
 use crate::event::{EventKind, EventLog};
 use crate::failure::{FailureClass, JobFailure};
@@ -84,8 +84,9 @@ impl Shared {
         // Somebody may have been faster.
         if key.as_ref().is_some_and(|key| state.keys.contains_key(key)) {
             drop(state);
-            let earlier = self.repeat_or_refuse(key.as_ref(), seconds)?;
-            return earlier.ok_or(Refused::Draining);
+            let failed =
+                || JobFailure::new(FailureClass::Storage, "a submission with the same key failed at this moment");
+            return self.repeat_or_refuse(key.as_ref(), seconds)?.ok_or_else(|| Refused::Storage(failed()));
         }
         let job = Job::new(row.clone(), EventLog::new(self.first_seq));
         state.keys.extend(key.clone().map(|key| (key, id)));
@@ -229,13 +230,13 @@ impl State {
             return Ok(());
         }
         let wait = self.wait();
-        let over =
-            (wait + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 2)).saturating_sub(options.max_wait);
+        let own = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let over = wait.saturating_add(own).saturating_sub(options.max_wait);
         if jobs < options.max_queued && over.is_zero() {
             return Ok(());
         }
-        // Room comes when the next job starts.
-        let next = wait.checked_div(u32::try_from(jobs.max(1)).unwrap_or(u32::MAX)).unwrap_or_default();
+        // Seconds pass by themselves; a place is free when a running job ends.
+        let next = if jobs >= options.max_queued { self.wait_behind(0.0) } else { Duration::ZERO };
         let retry_after = over.max(next).max(Duration::from_secs(1));
         Err(Refused::Full { jobs, wait, retry_after })
     }
@@ -255,5 +256,5 @@ impl Drop for Held<'_> {
 
 /// A random seed of 53 bits: programs that read JSON numbers as floating point would change a longer one.
 fn fresh_seed() -> u64 {
-    Uuid::now_v7().as_u64_pair().1 & ((1 << 53) - 1)
+    RandomState::new().hash_one(()) >> 11
 }

@@ -139,6 +139,7 @@ fn help_for_generate() {
           --no-clobber     Fail instead of replacing an existing file
           --force          Replace a read-only file too
           --no-metadata    Do not store the prompt, the seed and the other parameters in the picture
+          --fail-fast      Stop at the first picture that fails; without it the others are made
           --json           Print one JSON object per picture on standard output
       -q, --quiet          Print only errors and random seeds
       -v, --verbose        Also print model, device and the time of every stage

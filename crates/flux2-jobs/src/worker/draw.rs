@@ -261,6 +261,9 @@ fn observe(shared: &Shared, of: PictureOf, event: &Event) {
         sink.event(of, event);
     }
     let kind = match event {
+        Event::PhaseFinished { phase: Phase::Load(_), elapsed } => {
+            return shared.lock().stats.loads.add(elapsed.as_secs_f64());
+        }
         Event::PhaseStarted { phase, .. } => EventKind::Stage { picture: of.picture, name: phase.name() },
         Event::Step { step, steps, .. } => EventKind::Step { picture: of.picture, step: *step, steps: *steps },
         Event::Warning(warning) => EventKind::Warning { text: warning.to_string() },

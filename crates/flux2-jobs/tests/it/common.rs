@@ -52,7 +52,7 @@ pub fn wait_until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// A step that lasts until the job is cancelled.
+/// Four steps that last until the job is cancelled: 400 seconds.
 pub fn endless() -> FakeOptions {
-    FakeOptions { step: Duration::from_secs(3600), ..FakeOptions::default() }
+    FakeOptions { step: Duration::from_secs(100), ..FakeOptions::default() }
 }

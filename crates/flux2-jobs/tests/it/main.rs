@@ -4,6 +4,8 @@ mod common;
 
 mod batches;
 mod cancel;
+mod crash;
 mod lifecycle;
 mod limits;
+mod models;
 mod restart;

@@ -347,18 +347,25 @@ mod tests {
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.
     fn make(workers: usize, folder: &Path, no_clobber: bool) -> Result<()> {
+        make_with(workers, folder, GenerateArgs { no_clobber, ..Default::default() })
+    }
+
+    fn make_with(workers: usize, folder: &Path, args: GenerateArgs) -> Result<()> {
+        make_until(workers, folder, args, &CancelToken::new())
+    }
+
+    fn make_until(workers: usize, folder: &Path, args: GenerateArgs, cancel: &CancelToken) -> Result<()> {
         let args = GenerateArgs {
             model: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/klein")),
-            count: Some(2),
+            count: args.count.or(Some(2)),
             size: Some((64, 64)),
             steps: Some(1),
             seed: Some(Seed::Number(7)),
             output: Some(folder.join("fox.png")),
-            no_clobber,
             quiet: true,
             device: Some(Device::Cpu),
             threads: Some(1),
-            ..Default::default()
+            ..args
         };
         let outside = Outside {
             model: None,
@@ -375,7 +382,7 @@ mod tests {
         let engines = (0..workers).map(|_| engine::open(files.clone(), &settings.options));
         let engines = engines.collect::<flux2::Result<Vec<_>>>()?;
         let mut report = Report::new(settings.detail, settings.json);
-        Run { settings: &settings, files, references: vec![] }.all(engines, &mut report, &CancelToken::new())
+        Run { settings: &settings, files, references: vec![] }.all(engines, &mut report, cancel)
     }
 
     fn made(workers: usize) -> Vec<(String, Vec<u8>)> {
@@ -406,5 +413,47 @@ mod tests {
         let one_of_two = make(2, folder.path(), true).unwrap_err();
         assert_eq!(one_of_two.code, alone.code);
         assert!(!alone.message.starts_with("cpu: ") && one_of_two.message.starts_with("cpu: "), "{one_of_two:?}");
+    }
+
+    /// Names of the files in a folder.
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = entries.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_picture_that_fails_does_not_end_the_others() {
+        for workers in [1, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("fox-2.png"), "precious").unwrap();
+            fs::write(folder.path().join("fox-5.png"), "precious").unwrap();
+            let failure = make(workers, folder.path(), true).unwrap_err();
+            assert_eq!((failure.code, failure.message.as_str()), (code::SOME_FAILED, "2 of 6 pictures failed"));
+            assert_eq!(names(folder.path()).len(), 6);
+            assert_eq!(fs::read(folder.path().join("fox-5.png")).unwrap(), b"precious");
+        }
+    }
+
+    #[test]
+    fn the_first_failure_ends_the_run_if_that_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("fox-2.png"), "precious").unwrap();
+        let args = GenerateArgs { count: Some(1000), no_clobber: true, fail_fast: true, ..Default::default() };
+        let failure = make_with(1, folder.path(), args).unwrap_err();
+        assert_eq!(failure.code, code::USAGE);
+        assert!(failure.message.ends_with("fox-2.png exists"), "{failure:?}");
+        let names = names(folder.path());
+        assert!(names.contains(&"fox-1.png".to_owned()) && names.len() < 3000, "{}", names.len());
+    }
+
+    #[test]
+    fn a_cancelled_run_makes_nothing_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let cancel = CancelToken::new();
+        cancel.cancel();
+        let failure = make_until(1, folder.path(), GenerateArgs::default(), &cancel).unwrap_err();
+        assert_eq!((failure.code, names(folder.path()).len()), (code::CANCELLED, 0));
     }
 }
