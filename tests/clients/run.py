@@ -8,7 +8,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import server  # noqa: E402
 
-TESTS = ["openai_python", "openai_node", "webui", "origin", "fuzz", "attacks", "load", "durability", "drain"]
+TESTS = ["openai_python", "openai_node", "webui", "origin", "doors", "fuzz", "attacks", "load", "durability", "drain"]
 
 
 def main() -> int:

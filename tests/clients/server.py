@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import time
 import urllib.error
 import urllib.request
 
+# With LONG=1 the tests of load and of kills take minutes.
+LONG = os.environ.get("LONG") == "1"
 PROGRAM = pathlib.Path()
 FOLDER = pathlib.Path()
 
@@ -38,7 +41,7 @@ class Server:
             self.process.kill()
             raise RuntimeError(f"the server does not listen: {self.log}")
         self.base = self.address
-        self.host, port = self.base.removeprefix("http://").rsplit(":", 1)
+        self.host, port = self.base.split("://")[1].rsplit(":", 1)
         self.port = int(port)
         if wait:
             self.wait_until_ready()

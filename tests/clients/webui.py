@@ -19,7 +19,8 @@ def main():
                            batch_size=2)
         assert len(made.images) == 2 and made.image.size == (64, 64), made
         assert made.info["all_seeds"] == [11, 12] and made.info["sd_model_name"] == "klein-4b"
-        edited = api.img2img(images=[Image.open(io.BytesIO(server.png()))], prompt="green", steps=2, width=64, height=64)
+        gray = Image.open(io.BytesIO(server.png()))
+        edited = api.img2img(images=[gray], prompt="green", steps=2, width=64, height=64)
         assert edited.image.size == (64, 64)
         assert api.get_sd_models()[0]["title"] == "klein-4b"
         assert api.get_samplers()[0]["name"] == "Euler"

@@ -48,7 +48,7 @@ pub fn page(document: &Value) -> String {
     let mut html = HEAD.to_owned();
     let _ = write!(
         html,
-        "<h1>dj-flux2 {}</h1>\n<p>The same as a document for programs: ",
+        "<h1>HTTP reference, version {}</h1>\n<p>The same as a document for programs: ",
         text(&document["info"]["version"])
     );
     html += "<a href=\"/openapi.json\">openapi.json</a>.</p>\n";

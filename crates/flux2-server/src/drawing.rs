@@ -59,10 +59,28 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 /// # Errors
 /// What the operator, the caller's key, the model or the engine does not allow.
 pub async fn submit(app: &App, caller: &Caller, order: Order) -> Result<Accepted> {
+    check(app, caller, &order)?;
+    let caller = caller.clone();
+    app.blocking(move |app| submit_blocking(app, &caller, order)).await?
+}
+
+/// Hand an order to the engine, for a client that waits for its end.
+///
+/// # Errors
+/// As [`submit`].
+pub async fn submit_and_wait(app: &App, caller: &Caller, order: Order) -> Result<Waiter> {
+    check(app, caller, &order)?;
+    let caller = caller.clone();
+    // A client that is gone before the job is accepted drops the waiter all the same.
+    app.blocking(move |app| Waiter::new(app, submit_blocking(app, &caller, order)?.id)).await?
+}
+
+/// Whether the server and the caller's key allow an order; counts it.
+fn check(app: &App, caller: &Caller, order: &Order) -> Result<()> {
     if app.is_draining() {
         return Err(ApiError::draining());
     }
-    check(app, &order)?;
+    check_limits(app, order)?;
     if let Some(key) = &caller.key
         && let Some(per_minute) = key.per_minute
     {
@@ -71,12 +89,11 @@ pub async fn submit(app: &App, caller: &Caller, order: Order) -> Result<Accepted
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).retry_after(wait)
         })?;
     }
-    let caller = caller.clone();
-    app.blocking(move |app| submit_blocking(app, &caller, order)).await?
+    Ok(())
 }
 
 /// What the server allows; the model's own limits are checked by the engine.
-fn check(app: &App, order: &Order) -> Result<()> {
+fn check_limits(app: &App, order: &Order) -> Result<()> {
     let (limits, draft) = (&app.options.limits, &order.draft);
     let chars = draft.prompt.chars().count();
     if chars > limits.prompt_chars {
@@ -154,14 +171,15 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Wait for job `id`.
-    ///
-    /// # Errors
-    /// 404 if there is none of this id.
-    pub fn new(app: &App, id: JobId) -> Result<Self> {
+    fn new(app: &App, id: JobId) -> Result<Self> {
         let subscription = app.jobs.events(id, 0).ok_or_else(ApiError::no_job)?;
         *app.waiting().entry(id).or_default() += 1;
         Ok(Waiter { app: app.clone(), id, subscription, is_over: false })
+    }
+
+    /// The job.
+    pub fn id(&self) -> JobId {
+        self.id
     }
 
     /// The next event; `None` at the end.

@@ -225,7 +225,6 @@ pub async fn as_detail(response: Response) -> Response {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DetailBody {
     /// What happened, as a sentence; for status 422 a list of what does not fit.
-    #[schema(value_type = Object)]
     pub detail: serde_json::Value,
     /// A name for programs.
     pub error: String,

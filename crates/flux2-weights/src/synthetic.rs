@@ -39,6 +39,7 @@ impl ModelFiles {
             vae: Component::published(vae, of_vae),
             loras: Vec::new(),
             tokenizer: None,
+            vocabulary: None,
         })
     }
 

@@ -21,6 +21,8 @@ mod outputs;
 mod pictures;
 mod plan;
 mod prompts;
+#[cfg(all(unix, feature = "serve"))]
+mod serve;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;

@@ -10,7 +10,7 @@ use super::wire::{DrawRequest, DrawResponse, info};
 use crate::access::Caller;
 use crate::app::App;
 use crate::body;
-use crate::drawing::{self, Order, Waiter, pictures, saved_pictures};
+use crate::drawing::{self, Order, pictures, saved_pictures};
 use crate::error::{ApiError, DetailBody, Result};
 use crate::values::to_base64;
 
@@ -52,8 +52,8 @@ async fn draw(app: &App, caller: &Caller, request: Request, edits: bool) -> Resu
     if draft.model.name.is_none() {
         draft.model.name = app.chosen_models().get(&caller.owner).cloned();
     }
-    let accepted = drawing::submit(app, caller, Order { draft, images, ..Order::default() }).await?;
-    let job = Waiter::new(app, accepted.id)?.end().await?;
+    let waiter = drawing::submit_and_wait(app, caller, Order { draft, images, ..Order::default() }).await?;
+    let job = waiter.end().await?;
     // An interrupted job gives what it has.
     let pictures = match job.state {
         JobState::Cancelled => saved_pictures(app, &job).await?,

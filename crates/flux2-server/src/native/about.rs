@@ -1,16 +1,124 @@
 //! What the server can do, and how it does.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::sampler::schedule::MAX_STEPS;
 use flux2::weights::variant::Kind;
 use flux2_jobs::{ModelInfo, Stats};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::wire::{Capabilities, DeviceOf, Model, RequestLimits, StatsOf};
 use crate::app::App;
 use crate::error::ErrorBody;
 use crate::values::Format;
+
+/// A model that is served.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Other names that lead to it.
+    pub aliases: Vec<String>,
+    /// Member of the family; null as long as the model is not loaded and its name does not say it.
+    pub variant: Option<&'static str>,
+    /// Whether it runs with few steps and without guidance.
+    pub is_distilled: Option<bool>,
+    /// Default number of steps.
+    pub default_steps: Option<u32>,
+    /// Default guidance scale; null if it runs without.
+    pub default_guidance: Option<f32>,
+    /// Default width and height in pixels.
+    pub default_px: Option<u32>,
+    /// Shortest and longest side that it was trained on, if images of other sizes are poor.
+    pub trained_px: Option<[u32; 2]>,
+    /// Devices that it is loaded on.
+    pub loaded_on: Vec<String>,
+}
+
+/// What this server can do: all that a page or an agent needs to offer it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Capabilities {
+    /// Version of the program.
+    pub version: &'static str,
+    /// Whether images come from a fake model, for tests.
+    pub is_fake: bool,
+    /// Models, the default first.
+    pub models: Vec<Model>,
+    /// Names of LoRAs.
+    pub loras: Vec<String>,
+    /// Number formats.
+    pub formats: Vec<Format>,
+    /// Kinds of noise.
+    pub noise: Vec<&'static str>,
+    /// What requests may ask for.
+    pub limits: RequestLimits,
+    /// What is built in, by name.
+    pub features: BTreeMap<&'static str, bool>,
+}
+
+/// What requests may ask for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RequestLimits {
+    /// Width and height are multiples of it.
+    pub grid_px: u32,
+    /// Shortest side in pixels.
+    pub min_px: u32,
+    /// Longest side in pixels.
+    pub max_px: u32,
+    /// Most pixels of an image.
+    pub max_pixels: u64,
+    /// Most denoising steps.
+    pub max_steps: u32,
+    /// Most images of a job.
+    pub max_count: u32,
+    /// Most reference images of a job.
+    pub max_references: usize,
+    /// Most characters of a prompt.
+    pub max_prompt_chars: usize,
+    /// Most bytes of a reference image.
+    pub max_image_bytes: usize,
+    /// Most bytes of a request.
+    pub max_body_bytes: usize,
+}
+
+/// Numbers about the server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StatsOf {
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Estimated seconds until the last of them starts.
+    pub wait_seconds: f64,
+    /// Jobs that run.
+    pub running: usize,
+    /// Jobs accepted since the start.
+    pub accepted: u64,
+    /// Jobs done since the start.
+    pub done: u64,
+    /// Jobs failed since the start.
+    pub failed: u64,
+    /// Jobs cancelled since the start.
+    pub cancelled: u64,
+    /// Jobs refused since the start.
+    pub rejected: u64,
+    /// Images saved since the start.
+    pub images: u64,
+    /// Devices.
+    pub devices: Vec<DeviceOf>,
+}
+
+/// A device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeviceOf {
+    /// Its name, as in `cuda:1`.
+    pub name: String,
+    /// Whether it draws or loads a model at this moment.
+    pub is_busy: bool,
+    /// Models that are loaded.
+    pub models: Vec<String>,
+}
 
 /// Lists the models, the default first.
 #[utoipa::path(get, path = "/api/v1/models", tag = "about",

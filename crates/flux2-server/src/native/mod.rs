@@ -2,10 +2,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `wire` | its types |
+//! | `wire` | types of jobs |
 //! | `jobs` | jobs, their events |
 //! | `images` | finished images and thumbnails |
-//! | `about` | models, capabilities, statistics |
+//! | `about` | models, capabilities, statistics, and their types |
 //! | `uploads` | reference images by digest |
 
 mod about;

@@ -1,6 +1,5 @@
 //! Types of the native API.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use flux2::{NoiseKind, Precision};
@@ -403,75 +402,6 @@ pub fn event_data(job: &str, kind: &EventKind) -> serde_json::Value {
     }
 }
 
-/// A model that is served.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Model {
-    /// Its name.
-    pub name: String,
-    /// Other names that lead to it.
-    pub aliases: Vec<String>,
-    /// Member of the family; null as long as the model is not loaded and its name does not say it.
-    pub variant: Option<&'static str>,
-    /// Whether it runs with few steps and without guidance.
-    pub is_distilled: Option<bool>,
-    /// Default number of steps.
-    pub default_steps: Option<u32>,
-    /// Default guidance scale; null if it runs without.
-    pub default_guidance: Option<f32>,
-    /// Default width and height in pixels.
-    pub default_px: Option<u32>,
-    /// Shortest and longest side that it was trained on, if images of other sizes are poor.
-    pub trained_px: Option<[u32; 2]>,
-    /// Devices that it is loaded on.
-    pub loaded_on: Vec<String>,
-}
-
-/// What this server can do: all that a page or an agent needs to offer it.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Capabilities {
-    /// Version of the program.
-    pub version: &'static str,
-    /// Whether images come from a fake model, for tests.
-    pub is_fake: bool,
-    /// Models, the default first.
-    pub models: Vec<Model>,
-    /// Names of LoRAs.
-    pub loras: Vec<String>,
-    /// Number formats.
-    pub formats: Vec<Format>,
-    /// Kinds of noise.
-    pub noise: Vec<&'static str>,
-    /// What requests may ask for.
-    pub limits: RequestLimits,
-    /// What is built in, by name.
-    pub features: BTreeMap<&'static str, bool>,
-}
-
-/// What requests may ask for.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RequestLimits {
-    /// Width and height are multiples of it.
-    pub grid_px: u32,
-    /// Shortest side in pixels.
-    pub min_px: u32,
-    /// Longest side in pixels.
-    pub max_px: u32,
-    /// Most pixels of an image.
-    pub max_pixels: u64,
-    /// Most denoising steps.
-    pub max_steps: u32,
-    /// Most images of a job.
-    pub max_count: u32,
-    /// Most reference images of a job.
-    pub max_references: usize,
-    /// Most characters of a prompt.
-    pub max_prompt_chars: usize,
-    /// Most bytes of a reference image.
-    pub max_image_bytes: usize,
-    /// Most bytes of a request.
-    pub max_body_bytes: usize,
-}
-
 /// A reference image that was uploaded.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Upload {
@@ -483,40 +413,4 @@ pub struct Upload {
     pub width: Option<u32>,
     /// Height in pixels; null if it is not looked at again.
     pub height: Option<u32>,
-}
-
-/// Numbers about the server.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct StatsOf {
-    /// Jobs that wait.
-    pub queued: usize,
-    /// Estimated seconds until the last of them starts.
-    pub wait_seconds: f64,
-    /// Jobs that run.
-    pub running: usize,
-    /// Jobs accepted since the start.
-    pub accepted: u64,
-    /// Jobs done since the start.
-    pub done: u64,
-    /// Jobs failed since the start.
-    pub failed: u64,
-    /// Jobs cancelled since the start.
-    pub cancelled: u64,
-    /// Jobs refused since the start.
-    pub rejected: u64,
-    /// Images saved since the start.
-    pub images: u64,
-    /// Devices.
-    pub devices: Vec<DeviceOf>,
-}
-
-/// A device.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DeviceOf {
-    /// Its name, as in `cuda:1`.
-    pub name: String,
-    /// Whether it draws or loads a model at this moment.
-    pub is_busy: bool,
-    /// Models that are loaded.
-    pub models: Vec<String>,
 }

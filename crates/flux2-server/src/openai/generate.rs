@@ -14,7 +14,7 @@ use super::wire::{EditForm, ImageData, ImagesRequest, ImagesResponse, ResponseFo
 use crate::access::{Caller, Connection};
 use crate::app::App;
 use crate::body::{self, Fields, unknown_fields};
-use crate::drawing::{self, Image, Order, Waiter, pictures};
+use crate::drawing::{self, Image, Order, pictures};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::extract::Path;
 use crate::native::answer_picture;
@@ -89,11 +89,10 @@ async fn answer(
     }
     wanted.warnings.extend(unknown_fields(unknown));
     let images = images.into_iter().map(Image::Sent).collect();
-    let accepted =
-        drawing::submit(app, caller, Order { draft, images, priority, deadline: None, idempotency_key }).await?;
-    let waiter = Waiter::new(app, accepted.id)?;
+    let order = Order { draft, images, priority, deadline: None, idempotency_key };
+    let waiter = drawing::submit_and_wait(app, caller, order).await?;
     if wanted.stream {
-        return Ok(stream(app.clone(), waiter, accepted.id, kind, wanted));
+        return Ok(stream(app.clone(), waiter, kind, wanted));
     }
     let job = waiter.end().await?;
     let pictures = pictures(app, &job).await?;

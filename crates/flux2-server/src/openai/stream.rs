@@ -44,9 +44,9 @@ struct Streaming {
 }
 
 /// The events of a job until it is over. A failure is the last event.
-pub fn stream(app: App, waiter: Waiter, id: JobId, kind: Kind, wanted: Wanted) -> Response {
+pub fn stream(app: App, waiter: Waiter, kind: Kind, wanted: Wanted) -> Response {
     let keep_alive = KeepAlive::new().interval(app.options.times.keep_alive).text("keep-alive");
-    let state = Streaming { app, waiter: Some(waiter), id, kind, wanted, previews: 0 };
+    let state = Streaming { app, id: waiter.id(), waiter: Some(waiter), kind, wanted, previews: 0 };
     let events = stream::unfold(state, async |mut state| {
         let event = state.next().await.transpose()?;
         let event = event.unwrap_or_else(|error| {

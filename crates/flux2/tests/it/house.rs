@@ -189,6 +189,20 @@ const ROOMS: [(&str, &[Room]); 6] = [
         ],
     ),
     (
+        "flux2-jobs",
+        &[
+            ("estimate", &["spec"]),
+            ("event", &["failure", "view"]),
+            ("failure", &[]),
+            ("id", &[]),
+            ("journal", &["failure", "id", "spec", "submission", "view"]),
+            ("options", &[]),
+            ("scheduler", &["id", "options", "spec", "submission"]),
+            ("spec", &[]),
+            ("store", &[]),
+        ],
+    ),
+    (
         "flux2-server",
         &[
             ("access", &["app", "keys", "options"]),
@@ -209,20 +223,6 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("signals", &[]),
             ("tls", &[]),
             ("values", &[]),
-        ],
-    ),
-    (
-        "flux2-jobs",
-        &[
-            ("estimate", &["spec"]),
-            ("event", &["failure", "view"]),
-            ("failure", &[]),
-            ("id", &[]),
-            ("journal", &["failure", "id", "spec", "submission", "view"]),
-            ("options", &[]),
-            ("scheduler", &["id", "options", "spec", "submission"]),
-            ("spec", &[]),
-            ("store", &[]),
         ],
     ),
     (
