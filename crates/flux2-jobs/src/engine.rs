@@ -9,6 +9,7 @@ use std::thread::available_parallelism;
 use flux2::bench::Cost;
 use flux2::engine::Engines;
 use flux2::pipeline::GeneratedImage;
+use flux2::vocabulary::Vocabulary;
 use flux2::weights::{Location, LoraPath, ModelFiles};
 use flux2::{
     BatchMember, Batching, CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths,
@@ -267,10 +268,11 @@ impl EngineDevice {
             None => (options, 0),
             Some(limit) => {
                 let files = self.inner.files(key)?;
-                let largest = files.variant.trained_px.as_ref().map_or(PLANNED_PX, |px| PLANNED_PX.min(*px.end()));
+                let known = files.vocabulary.as_ref().and_then(Vocabulary::read);
+                let largest = known.map_or(PLANNED_PX, |known| PLANNED_PX.min(known.pictures.largest));
                 let request = GenerateRequest { width: Some(largest), height: Some(largest), ..Default::default() };
                 let (options, plan) = plan::within(limit, &files, &options, &[request], false)?;
-                (EngineOptions { gpu_memory: self.inner.options.engine.gpu_memory, ..options }, plan.peak_bytes())
+                (EngineOptions { max_memory: self.inner.options.engine.max_memory, ..options }, plan.peak_bytes())
             }
         };
         self.plans.insert(key.clone(), planned.clone());

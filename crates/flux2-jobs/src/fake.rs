@@ -254,6 +254,8 @@ fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Var
         height: request.height,
         references: request.references.iter().map(|reference| reference.sha256().to_owned()).collect(),
         loras: vec![],
+        background: None,
+        compat: None,
         software: flux2::image::metadata::SOFTWARE.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     }

@@ -139,6 +139,8 @@ fn line(job: &JobView, seed: u64) -> String {
         height: spec.height,
         references: spec.references.clone(),
         loras: Vec::new(),
+        background: None,
+        compat: None,
         software: flux2::image::metadata::SOFTWARE.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };

@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::sampler::schedule::MAX_STEPS;
-use flux2::weights::variant::Kind;
+use flux2::vocabulary::Vocabulary;
+use flux2::weights::variant::{KLEIN_MINI, Kind};
 use flux2_jobs::{ModelInfo, Stats};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -138,6 +139,7 @@ fn model(app: &App, info: ModelInfo, stats: &Stats) -> Model {
     aliases.extend(app.options.aliases.iter().filter(|(_, model)| **model == name).map(|(alias, _)| alias.clone()));
     let is_loaded = |models: &[(String, usize)]| models.iter().any(|(loaded, _)| *loaded == name);
     let loaded_on = stats.devices.iter().filter(|device| is_loaded(&device.models)).map(|device| device.name.clone());
+    let vocabulary = variant.filter(|variant| variant.name == KLEIN_MINI).and_then(|_| Vocabulary::builtin());
     Model {
         aliases,
         variant: variant.map(|variant| variant.name),
@@ -145,7 +147,7 @@ fn model(app: &App, info: ModelInfo, stats: &Stats) -> Model {
         default_steps: variant.map(|variant| variant.default_steps),
         default_guidance: variant.and_then(|variant| variant.default_guidance),
         default_px: variant.map(|variant| variant.default_px),
-        trained_px: variant.and_then(|variant| variant.trained_px.as_ref()).map(|px| [*px.start(), *px.end()]),
+        trained_px: vocabulary.map(|known| [known.pictures.smallest, known.pictures.largest]),
         loaded_on: loaded_on.collect(),
         name,
     }

@@ -217,6 +217,12 @@ impl<B: Backend> Engine for Loaded<B> {
     }
 
     fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>> {
+        if self.limit.is_some() {
+            // The limit is kept for one picture at a time.
+            let alone = |member: &mut BatchMember| self.generate_with(member.request, member.observer, member.cancel);
+            return members.iter_mut().map(alone).collect();
+        }
+        members.iter_mut().for_each(|m| warn_if_unoptimized(flux2_backend::IS_OPTIMIZED, &UNOPTIMIZED, m.observer));
         self.pipeline.generate_batch(members, batching)
     }
 

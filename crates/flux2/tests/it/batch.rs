@@ -82,7 +82,7 @@ fn tiny(variant: &str, residency: Residency) -> Box<dyn Engine> {
 
 /// Asserts that each of `requests` is the same picture alone and in a batch.
 fn check_same(engine: &mut Box<dyn Engine>, requests: &[GenerateRequest], what: &str) {
-    let alone = |request| engine.generate(request, &mut |_: &Event| {}, &CancelToken::new()).unwrap();
+    let alone = |request| engine.generate_with(request, &mut |_: &Event| {}, &CancelToken::new()).unwrap();
     let alone: Vec<GeneratedImage> = requests.iter().map(alone).collect();
     for batching in [Batching::SameBytes, Batching::Fast] {
         // On the CPU the rows of a product do not depend on their number, so `Fast` is the same.
@@ -175,7 +175,7 @@ fn a_cancelled_picture_changes_no_other_and_hears_no_more() {
     assert!(matches!(made[1], Err(Error::Cancelled)), "{:?}", made[1]);
     assert_eq!(heard.into_inner(), 0);
     for i in [0, 2] {
-        let alone = engine.generate(&requests[i], &mut |_: &Event| {}, &CancelToken::new()).unwrap();
+        let alone = engine.generate_with(&requests[i], &mut |_: &Event| {}, &CancelToken::new()).unwrap();
         assert!(made[i].as_ref().unwrap().image == alone.image, "picture {i}");
     }
     // All of them, in the middle of a step.
@@ -194,7 +194,7 @@ fn a_picture_that_fails_leaves_the_others_alone() {
     let made = together(&mut engine, &requests, Batching::SameBytes, |_, _, _| {});
     assert!(matches!(made[1], Err(Error::Steps { steps: 0, .. })), "{:?}", made[1]);
     for i in [0, 2] {
-        let alone = engine.generate(&requests[i], &mut |_: &Event| {}, &CancelToken::new()).unwrap();
+        let alone = engine.generate_with(&requests[i], &mut |_: &Event| {}, &CancelToken::new()).unwrap();
         assert!(made[i].as_ref().unwrap().image == alone.image, "picture {i}");
     }
     assert!(together(&mut engine, &[], Batching::SameBytes, |_, _, _| {}).is_empty());

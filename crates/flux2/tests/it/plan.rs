@@ -2,7 +2,7 @@
 
 use flux2::weights::ModelFiles;
 use flux2::{
-    CancelToken, Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
+    Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
     Remedy, Residency, Variant, engine, plan,
 };
 

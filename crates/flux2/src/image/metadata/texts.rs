@@ -2,6 +2,7 @@
 //!
 //! A text is decoded when it is asked for, so a file with many compressed texts takes no more memory than one of them.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use exif::{Context, Exif, In, Tag, Value};
@@ -37,14 +38,10 @@ impl<'a> Texts<'a> {
         let (mut chunks, mut blocks, mut comment) = (vec![], vec![], None);
         match ImageFormat::of(file) {
             Some(ImageFormat::Png) => {
-                for (_, kind, data) in container::png_chunks(file) {
-                    match &kind {
-                        b"tEXt" | b"zTXt" | b"iTXt" => chunks.extend(TextChunk::new(kind, data)),
-                        b"eXIf" => blocks.push(data.to_vec()),
-                        _ => {}
-                    }
-                }
-                blocks.extend(container::png_raw_exif(file));
+                let texts =
+                    container::png_chunks(file).filter(|(_, kind, _)| matches!(kind, b"tEXt" | b"zTXt" | b"iTXt"));
+                chunks.extend(texts.filter_map(|(_, kind, data)| TextChunk::new(kind, data)));
+                blocks.extend(container::png_exif(file).into_iter().map(Cow::into_owned));
             }
             Some(ImageFormat::Jpeg) => {
                 for (marker, data) in container::jpeg_segments(file) {
