@@ -139,12 +139,6 @@ fn a_job_that_ends_the_process_each_time_fails() {
 }
 
 #[test]
-fn accepted_jobs_survive_a_few_kills() {
-    survive(20, 4);
-}
-
-#[test]
-#[ignore = "takes about a minute"]
 fn a_hundred_accepted_jobs_survive_twenty_kills() {
     survive(100, 20);
 }
