@@ -1,7 +1,7 @@
 //! The recipe: from a prompt, a seed and perhaps reference images to a picture.
 //!
-//! [`Pipeline::generate_batch`] goes through the numbered steps of ARCHITECTURE.md. Each step is a method of its own, so
-//! that it can be called, watched and tested alone. What the steps share has rooms of its own:
+//! [`Pipeline::generate_batch`] goes through the numbered steps of ARCHITECTURE.md. Each step is a method of its own,
+//! so that it can be called, watched and tested alone. What the steps share has rooms of its own:
 //!
 //! | file | holds |
 //! |---|---|
@@ -28,7 +28,6 @@ mod slot;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use flux2_backend::{Backend, Tensor, ops};
 
@@ -45,6 +44,7 @@ use networks::Networks;
 use progress::{Meter, StepClock, phase};
 use prompts::Prompts;
 use references::EncodedReferences;
+use results::DenoisedTogether;
 
 use crate::event::{CancelToken, Observer, Phase};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, metadata};
@@ -214,15 +214,15 @@ impl<B: Backend> Pipeline<B> {
         cancel: &CancelToken,
     ) -> Result<Denoised<B>> {
         let inputs = std::slice::from_ref(inputs);
-        let (mut latents, steps, idle) =
-            self.denoise_together(inputs, Batching::SameBytes, inspect, observer, std::slice::from_ref(cancel))?;
+        let cancels = std::slice::from_ref(cancel);
+        let DenoisedTogether { mut latents, steps, idle } =
+            self.denoise_together(inputs, Batching::SameBytes, inspect, observer, cancels)?;
         let latents = latents.swap_remove(0).ok_or(Error::Cancelled)?;
         Ok(Denoised { latents, steps, idle })
     }
 
     /// Steps 5 and 6 of pictures of one [`BatchKey`]. A picture leaves the batch at the step after it is cancelled, and
-    /// has no latents then. Returns the latents of each, the time of each step, and the time between steps in which the
-    /// device had no work.
+    /// has no latents then.
     ///
     /// # Errors
     /// [`Error::Cancelled`] once all are cancelled, or if the transformer cannot be read.
@@ -233,7 +233,7 @@ impl<B: Backend> Pipeline<B> {
         inspect: &mut dyn FnMut(&StepState<B>),
         observer: &mut dyn Observer,
         cancels: &[CancelToken],
-    ) -> Result<(Vec<Option<Tensor<B>>>, Vec<Duration>, Duration)> {
+    ) -> Result<DenoisedTogether<B>> {
         let cancel = &CancelToken::of_all(cancels);
         let (be, procedure) = (&self.be, self.variant().procedure);
         let c = self.networks.files.transformer.config.in_channels;
@@ -283,7 +283,7 @@ impl<B: Backend> Pipeline<B> {
         meter.finish();
         let latents = batch.finish(inputs.len());
         be.trim();
-        Ok((latents, steps, idle))
+        Ok(DenoisedTogether { latents, steps, idle })
     }
 
     /// Step 7. From latents, f32 `[n_img, c]`, to the picture.

@@ -33,7 +33,8 @@ pub struct AttentionInput<'a, B: Backend> {
     pub mask: AttentionMask,
 }
 
-/// Returns compute `[n, heads * head_dim]`, or a batch `[b, n, ..]` of it. Query head `i` uses key head `i / (heads / kv_heads)`.
+/// Returns compute `[n, heads * head_dim]`, or a batch `[b, n, ..]` of it. Query head `i` uses key head
+/// `i / (heads / kv_heads)`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] or [`crate::Error::DType`] if the operands are not as [`AttentionInput`] says, `head_dim` is

@@ -3,8 +3,8 @@
 //! Each file holds one op: its formula; the function that models call, which checks shapes and dtypes and calls the
 //! backend; and `reference`, the formula in f64 on plain slices, which the op matrix compares every backend with.
 //!
-//! Operands of products and attention may be batches `[b, n, d]`: `b` items of `n` rows each. Each item of the result is
-//! the same bytes as that of the item alone, whatever the others are. Rows `[b * n, d]` without a batch axis may differ
+//! Operands of products and attention may be batches `[b, n, d]`: `b` items of `n` rows each. Each item of the result
+//! is the same bytes as that of the item alone, whatever the others are. Rows `[b * n, d]` without a batch axis may differ
 //! from that in the order of their sums, as a kernel is chosen by the number of rows.
 //!
 //! In contracts, "compute" is the dtype [`crate::Compute::dtype`] of the backend. Operands of products are compute;

@@ -29,8 +29,8 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Count an event of a picture, the first of a batch or another. All pictures hear what the text encoder and the flow
-    /// transformer do.
+    /// Count an event of a picture, the first of a batch or another. All pictures hear what the text encoder and the
+    /// flow transformer do.
     fn count(&mut self, event: &Event, is_first: bool) {
         let is_shared = |phase| matches!(phase, Phase::Text | Phase::Load(Part::TextEncoder | Part::Transformer));
         match event {

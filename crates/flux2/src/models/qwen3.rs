@@ -64,7 +64,7 @@ impl<B: Backend> Qwen3<B> {
         Ok(self.forward_all(&[(ids, valid)], pulse)?.swap_remove(0))
     }
 
-    /// As [`forward`](Self::forward) for `b` prompts of as many ids, in one pass: each gets the bytes that it gets alone.
+    /// As [`forward`](Self::forward) for `b` prompts of as many ids, in one pass: each gets the bytes it gets alone.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).

@@ -1,5 +1,5 @@
-//! Pictures of one size and number of steps, denoised together: each with its own prompt, seed, references, observer and
-//! cancel token. One picture alone is a batch of one.
+//! Pictures of one size and number of steps, denoised together: each with its own prompt, seed, references, observer
+//! and cancel token. One picture alone is a batch of one.
 //!
 //! A pass of the text encoder or the flow transformer reads all weights, whether for one picture or for several, and a
 //! small picture does not fill a GPU. References are encoded, and latents decoded, one after the other.
@@ -103,8 +103,9 @@ impl<B: Backend> Job<B> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// Make several pictures, those of one [`BatchKey`] together. Returns a result for each member, in their order: what
-    /// goes wrong with one leaves the others alone. Stages that pictures share count in full in the timings of each.
+    /// Make several pictures, those of one [`BatchKey`] together. Returns a result for each member, in their order:
+    /// what goes wrong with one leaves the others alone. Stages that pictures share count in full in the timings of
+    /// each.
     ///
     /// If memory is short, fewer pictures are denoised at a time. [`plan::largest_batch`](crate::plan::largest_batch)
     /// says beforehand how many fit.
@@ -233,9 +234,9 @@ impl<B: Backend> Pipeline<B> {
             });
             let taken = &mut ready[..taken.get()];
             match denoised {
-                Ok((latents, steps, idle)) => {
-                    for (job, latents) in taken.iter_mut().zip(latents) {
-                        (job.timings.steps, job.timings.idle) = (steps.clone(), idle);
+                Ok(together) => {
+                    for (job, latents) in taken.iter_mut().zip(together.latents) {
+                        (job.timings.steps, job.timings.idle) = (together.steps.clone(), together.idle);
                         job.state = latents.map_or(State::Failed(Error::Cancelled), State::Denoised);
                     }
                 }

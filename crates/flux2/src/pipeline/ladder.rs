@@ -1,8 +1,8 @@
 //! Fallbacks for a stage that runs out of memory: a ladder of [`Rung`]s, the cheapest first.
 //!
 //! A stage that fails with [`OutOfMemory`](flux2_backend::Error::OutOfMemory) takes the next rung and begins again. No
-//! rung changes a picture; each costs time. Rungs stay taken, since memory will be as short for the next picture. A batch
-//! is halved until it is a single picture before any other rung is taken.
+//! rung changes a picture; each costs time. Rungs stay taken, since memory will be as short for the next picture. A
+//! batch is halved until it is a single picture before any other rung is taken.
 
 use flux2_backend::Backend;
 

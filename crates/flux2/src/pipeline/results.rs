@@ -75,3 +75,13 @@ pub struct Denoised<B: Backend> {
     /// Time between steps in which the device had no work.
     pub idle: Duration,
 }
+
+/// The result of the denoising loop for pictures that were denoised together.
+pub(super) struct DenoisedTogether<B: Backend> {
+    /// f32 `[n_img, c]` of each picture; `None` if it was cancelled.
+    pub(super) latents: Vec<Option<Tensor<B>>>,
+    /// How long each step took.
+    pub(super) steps: Vec<Duration>,
+    /// Time between steps in which the device had no work.
+    pub(super) idle: Duration,
+}

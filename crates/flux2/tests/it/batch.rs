@@ -1,4 +1,4 @@
-//! Several pictures denoised in one pass: the same bytes as alone, and nothing that goes wrong with one reaches another.
+//! Several pictures denoised in one pass: the same bytes as alone, and what goes wrong with one reaches no other.
 
 use flux2::image::RgbImage;
 use flux2::pipeline::{Pipeline, Residency};

@@ -9,6 +9,7 @@
 //! stored so; other operands are copied first if they are not ([`CudaBackend::aligned_parts`]).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -146,25 +147,25 @@ impl CublasLt {
     ///
     /// # Safety
     /// The operands must be as large as `shape` says, in its formats.
-    pub(crate) unsafe fn run(&self, device: &Device, shape: Shape, [left, right, out]: [u64; 3]) -> Result<()> {
+    pub(crate) unsafe fn run(&self, device: &Device, shape: Shape, operands: [u64; 3]) -> Result<()> {
         if shape.rows == 0 || device.dry_run {
             return Ok(());
         }
         device.bind()?;
-        let operands = [left, right, out];
         let alignments = operands.map(|address| 1 << address.trailing_zeros().min(8));
         let mut plans = self.plans.lock().expect("no panic while the lock is held");
         let of_item = Shape { items: 1, ..shape };
-        if !plans.of_items.contains_key(&(of_item, alignments)) {
-            // SAFETY: the caller vouches for the operands.
-            let plan = unsafe { self.plan(device, of_item, alignments, operands)? };
-            plans.of_items.insert((of_item, alignments), plan);
-        }
         let Plans { of_items, of_batches } = &mut *plans;
-        let plan = &of_items[&(of_item, alignments)];
+        let plan = match of_items.entry((of_item, alignments)) {
+            Entry::Occupied(known) => known.into_mut(),
+            // SAFETY: the caller vouches for the operands.
+            Entry::Vacant(new) => new.insert(unsafe { self.plan(device, of_item, alignments, operands)? }),
+        };
         if shape.items > 1 {
-            let for_batch = || Plan::new(device, self.compute, shape, alignments).ok();
-            let for_batch = || for_batch().filter(|batch| batch.takes(device, &plan.algorithm.data));
+            let for_batch = || {
+                let batch = Plan::new(device, self.compute, shape, alignments).ok()?;
+                batch.takes(device, &plan.algorithm.data).then_some(batch)
+            };
             if let Some(batch) = of_batches.entry((shape, alignments)).or_insert_with(for_batch) {
                 // SAFETY: as above.
                 return unsafe { self.call(device, shape, batch, &plan.algorithm, operands) };

@@ -1,8 +1,7 @@
 //! What the blocks of a pass share, and how the rows of several pictures are laid out.
 //!
-//! Rows of `b` pictures lie one picture behind the other: `[b * n, d]`, where one picture is `[n, d]`. Norms and products
-//! work on rows, whosever they are. Attention is within a picture, and text and image tokens are joined picture by
-//! picture.
+//! Rows of `b` pictures lie one picture behind the other: `[b * n, d]`, where one picture is `[n, d]`. Norms and
+//! products work on rows. Attention is within a picture, and text and image tokens are joined picture by picture.
 
 use std::ops::Range;
 
