@@ -45,7 +45,7 @@ fn child() {
         wait_until("it runs", || jobs.get(id).unwrap().state == JobState::Running);
         // What is accepted later is on disk later, so the attempt is on disk too.
         jobs.submit(picture("later")).unwrap();
-        println!("accepted 0 {id}");
+        writeln!(std::io::stdout(), "accepted 0 {id}").unwrap();
         std::thread::sleep(Duration::from_secs(600));
     }
     let jobs = open(Path::new(&folder));
