@@ -324,11 +324,7 @@ impl Jobs {
         state.mode = Mode::Draining(until);
         shared.notify();
         // What is running stops within one block of a network once it is told to.
-        loop {
-            let until = match state.mode {
-                Mode::Draining(until) => until,
-                _ => break,
-            };
+        while let Mode::Draining(until) = state.mode {
             let is_over = state.running == 0 && (shared.journal.is_some() || state.scheduler.len() == 0);
             let now = Instant::now();
             if (is_over && state.uncommitted == 0) || (now >= until && state.running == 0) {

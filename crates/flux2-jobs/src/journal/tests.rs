@@ -69,7 +69,7 @@ fn reopened(folder: &Path) -> Opened {
 #[test]
 fn jobs_come_back_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rows = vec![row("a"), row("b"), row("c")];
+    let mut rows = [row("a"), row("b"), row("c")];
     let Opened { journal, rows: none, generation, notices } = reopened(folder.path());
     assert_eq!((none, generation, notices), (vec![], 1, vec![]));
     rows.iter().for_each(|row| journal.begin(Change::Put(Box::new(row.clone()))).wait().unwrap());

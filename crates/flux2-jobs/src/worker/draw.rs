@@ -164,11 +164,13 @@ impl Worker {
         let mut again = Vec::new();
         for (index, result) in results.iter().enumerate() {
             match result {
-                Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-                    if self.models.release_others() || batch.len() > 1 {
-                        again.push(index);
-                    }
+                // Alone, or with the memory of other models.
+                Err(error)
+                    if error.kind() == ErrorKind::OutOfMemory && (self.models.release_others() || batch.len() > 1) =>
+                {
+                    again.push(index);
                 }
+                Err(error) if error.kind() == ErrorKind::OutOfMemory => {}
                 Err(Error::Backend(_)) => {
                     // A driver that failed may work again for a model that is loaded anew.
                     self.models.release_all();

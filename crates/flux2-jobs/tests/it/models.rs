@@ -89,7 +89,7 @@ fn a_picture_has_the_bytes_of_an_engine_alone_under_load_and_after_a_restart() {
     let jobs = start(options());
     assert!(file(&jobs, submit(&jobs, draft(0))) == expected[0]);
     // The others are submitted while this one is drawn.
-    submit(&jobs, Draft { steps: Some(200), ..draft(0) });
+    submit(&jobs, Draft { steps: Some(60), ..draft(0) });
     let ids: Vec<_> = (0..6).map(|number| submit(&jobs, draft(number))).collect();
     for (id, expected) in ids.iter().zip(&expected) {
         assert!(file(&jobs, *id) == *expected);
