@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flux2::bench::{self, Cost};
-use flux2::find::FindError;
+use flux2::find::{FindError, ModelFinder};
 use flux2::plan::{self, MemoryPlan};
 use flux2::request::ResolvedRequest;
 use flux2::units::{Memory, Time};
@@ -15,7 +15,7 @@ use super::residency_note;
 use crate::args::GenerateArgs;
 use crate::failure::Result;
 use crate::not_found::how_to_get;
-use crate::prepare::{self, Prepared, finder};
+use crate::prepare::{self, Prepared};
 use crate::report::{Report, Size, json, print};
 use crate::settings::{self, Outside};
 use crate::source_picture::SourcePicture;
@@ -135,7 +135,7 @@ enum Model {
 }
 
 fn find_or_miss(named: &Location) -> Result<Model> {
-    match finder().model(&typed_paths::model(named)?) {
+    match ModelFinder::usual().model(&typed_paths::model(named)?) {
         Ok(location) => Ok(Model::Here(location)),
         Err(FindError::NotDownloaded { variant, .. }) => Ok(Model::Published(variant)),
         Err(error) => Err(error.into()),
@@ -163,7 +163,7 @@ fn seconds(
 /// Free bytes on the disk that models are downloaded to.
 fn free_bytes() -> Option<u64> {
     #[cfg(feature = "hub")]
-    if let Some(folder) = crate::hub_options::cache_folder(|name| std::env::var_os(name)) {
+    if let Some(folder) = flux2::hub::environment::cache_folder(|name| std::env::var_os(name)) {
         return flux2::hub::Cache::new(folder).free_bytes();
     }
     None

@@ -70,7 +70,7 @@ fn expected(files: &ModelFiles, precision: Precision, number: u64, references: V
     let mut engine = engine::open(files.clone(), &options).unwrap();
     let Draft { prompt, width, height, steps, .. } = draft(number);
     let request = GenerateRequest { prompt, width, height, steps, seed: number, references, ..Default::default() };
-    let made = engine.generate(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap();
+    let made = engine.generate_with(&request, &mut |_: &Event| {}, &CancelToken::new()).unwrap();
     image::encode(&made.image, ImageFormat::Png, Some(&made.parameters)).unwrap()
 }
 

@@ -77,7 +77,7 @@ enum State<B: Backend> {
     /// Nothing done yet.
     Resolved,
     /// Ready to be denoised.
-    Prepared(Prepared<B>),
+    Prepared(Box<Prepared<B>>),
     /// Latents, f32 `[n_img, c]`.
     Denoised(Tensor<B>),
     Failed(Error),
@@ -96,7 +96,8 @@ struct Prepared<B: Backend> {
 
 impl<B: Backend> Job<B> {
     fn inputs(&self) -> Option<DenoiseInputs<'_, B>> {
-        let State::Prepared(Prepared { texts: (text, guided), references, latents }) = &self.state else { return None };
+        let State::Prepared(prepared) = &self.state else { return None };
+        let Prepared { texts: (text, guided), references, latents } = &**prepared;
         let guided = guided.as_ref().map(|(empty, guidance)| (empty, *guidance));
         Some(DenoiseInputs { request: &self.request, latents, text, guided, references })
     }
@@ -176,7 +177,7 @@ impl<B: Backend> Pipeline<B> {
                 Ok((texts, references))
             });
             job.state = match references {
-                Ok((texts, references)) => State::Prepared(Prepared { texts, references, latents }),
+                Ok((texts, references)) => State::Prepared(Box::new(Prepared { texts, references, latents })),
                 Err(error) => State::Failed(error),
             };
         }

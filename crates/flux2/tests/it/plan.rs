@@ -2,8 +2,8 @@
 
 use flux2::weights::ModelFiles;
 use flux2::{
-    Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision,
-    Remedy, Residency, Variant, engine, plan,
+    Device, EngineOptions, Error, ErrorKind, GenerateRequest, MemoryPlan, ModelPaths, Phase, Precision, Remedy,
+    Residency, Variant, engine, plan,
 };
 
 use crate::golden::fixture;

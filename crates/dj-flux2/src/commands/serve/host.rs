@@ -90,7 +90,7 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
             threads: threads(args.threads),
             gpu: gpu_options(),
             residency: Residency::KeepAll,
-            gpu_memory: None,
+            max_memory: None,
             text_cache: text_cache.map(TextCache::new),
         },
         max_devices: None,
