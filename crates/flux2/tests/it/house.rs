@@ -63,8 +63,15 @@ fn models_know_neither_files_nor_watchers() {
 }
 
 /// The library crates; the command line is the only other one.
-const LIBRARIES: [&str; 7] =
-    ["flux2-base/src", "flux2-backend/src", "flux2-weights/src", "flux2-hub/src", "flux2/src", "flux2-jobs/src", SERVER];
+const LIBRARIES: [&str; 7] = [
+    "flux2-base/src",
+    "flux2-backend/src",
+    "flux2-weights/src",
+    "flux2-hub/src",
+    "flux2/src",
+    "flux2-jobs/src",
+    SERVER,
+];
 
 /// The only crate with an async runtime.
 const SERVER: &str = "flux2-server/src";
