@@ -9,7 +9,7 @@ PATHS = [
     "/v1/files/../../../../etc/passwd", "/v1/files/%00", "/api/v1/uploads/..%2f..%2f..%2fetc%2fshadow",
     "/api/v1/jobs/%2e%2e%2f/images/0", "/result/....//....//etc/passwd", "/;/etc/passwd", "/%c0%ae%c0%ae/etc/passwd",
     "/%252e%252e%252fetc%252fpasswd", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data", "*", "?",
-    "/\\..\\",
+    "/\\..\\", "/docs/%2e%2e%2f%2e%2e%2fetc%2fpasswd", "/v1/models/..%00", "/ws/..%2f", "/sdapi/v1/../../etc/passwd",
     "/" + "a" * 8000, "/" + "%00" * 100, "/v1/models/" + "../" * 50, "/%ff%fe%fd", "/docs#x", "/?q=" + "x" * 5000,
 ]
 HEADS = [

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use flux2_jobs::{JobId, Jobs, Readiness};
+use flux2_jobs::{FailureClass, JobFailure, JobId, Jobs, Readiness};
 use tokio::sync::{Semaphore, watch};
 
 use crate::error::{ApiError, Result};
@@ -44,8 +44,20 @@ pub struct Shared {
     keys: RwLock<Arc<Keys>>,
     waiting: Mutex<HashMap<JobId, usize>>,
     chosen_models: Mutex<HashMap<String, String>>,
+    start: Mutex<Start>,
     is_draining: AtomicBool,
     is_drained: watch::Sender<bool>,
+}
+
+/// Whether the engine knows which models are to be loaded before the server is ready.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Start {
+    /// Not yet.
+    Pending,
+    /// It does.
+    Done,
+    /// One cannot be loaded, for this reason.
+    Failed(String),
 }
 
 impl Deref for App {
@@ -70,6 +82,7 @@ impl App {
             keys: RwLock::new(Arc::new(keys)),
             waiting: Mutex::default(),
             chosen_models: Mutex::default(),
+            start: Mutex::new(Start::Done),
             is_draining: AtomicBool::new(false),
             is_drained: watch::channel(false).0,
             options,
@@ -94,6 +107,23 @@ impl App {
     /// Accept these keys and no others from now on.
     pub fn replace_keys(&self, keys: Keys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Tell how far the start is.
+    pub fn set_start(&self, start: Start) {
+        *self.start.lock().unwrap_or_else(PoisonError::into_inner) = start;
+    }
+
+    /// Whether pictures are drawn.
+    pub fn readiness(&self) -> Readiness {
+        if self.is_draining() {
+            return Readiness::Draining;
+        }
+        match &*self.start.lock().unwrap_or_else(PoisonError::into_inner) {
+            Start::Pending => Readiness::Starting,
+            Start::Failed(reason) => Readiness::Failed(JobFailure::new(FailureClass::ModelUnavailable, reason)),
+            Start::Done => self.jobs.readiness(),
+        }
     }
 
     /// Take no new work from now on.

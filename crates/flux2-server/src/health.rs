@@ -41,8 +41,7 @@ async fn health() -> Json<Health> {
     (status = 200, description = "Pictures are drawn.", body = Health),
     (status = 503, description = "Not yet, or not any more.", body = Health)))]
 async fn ready(State(app): State<App>) -> Response {
-    let (status, reason) = match app.jobs.readiness() {
-        _ if app.is_draining() => ("draining", None),
+    let (status, reason) = match app.readiness() {
         Readiness::Ready => ("ready", None),
         Readiness::Starting => ("starting", None),
         Readiness::Draining => ("draining", None),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flux2_jobs::{Drained, Jobs, ModelChoice};
 use tokio::task::JoinSet;
 
-use crate::app::App;
+use crate::app::{App, Start};
 use crate::connection::Connections;
 use crate::keys::{Key, Keys, ParseKeysError};
 use crate::listen::Listener;
@@ -147,6 +147,9 @@ impl Server {
         let app = App::new(jobs, keys, options);
         let connections = Connections::new(router(app.clone()), limits, times, tls.clone());
         let mut signals = Signals::new()?;
+        app.set_start(Start::Pending);
+        let starting = app.clone();
+        tokio::task::spawn_blocking(move || starting.set_start(begin_loading(&starting, &preload)));
         let mut accepting = JoinSet::new();
         let files: Vec<PathBuf> = listeners.iter().filter_map(socket_file).collect();
         for listener in listeners {
@@ -155,15 +158,6 @@ impl Server {
             accepting.spawn(connections.clone().accept(listener));
         }
         app.jobs.notices().iter().for_each(|notice| tracing::warn!("{notice}"));
-        for model in preload {
-            let app = app.clone();
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = app.jobs.preload(&model) {
-                    tracing::error!(%error, "a model cannot be loaded");
-                }
-            });
-        }
-
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -185,6 +179,17 @@ impl Server {
         }
         Ok(ended)
     }
+}
+
+/// Tell the engine which models to load. They are loaded behind the server.
+fn begin_loading(app: &App, models: &[ModelChoice]) -> Start {
+    for model in models {
+        if let Err(error) = app.jobs.preload(model) {
+            tracing::error!(%error, "a model cannot be loaded");
+            return Start::Failed(error.to_string());
+        }
+    }
+    Start::Done
 }
 
 fn socket_file(listener: &Listener) -> Option<PathBuf> {
@@ -217,8 +222,8 @@ async fn reload(app: &App, source: &KeySource, tls: Option<&Tls>) {
 
 /// Refuse new work and finish what runs; or return when another signal comes.
 async fn drain(app: &App, signals: &mut Signals, patience: Duration) -> Ended {
-    tracing::info!(seconds = patience.as_secs(), "draining");
     app.begin_drain();
+    tracing::info!(seconds = patience.as_secs(), "draining");
     let jobs = app.jobs.clone();
     let ended = tokio::select! {
         drained = tokio::task::spawn_blocking(move || jobs.drain(patience)) => match drained {

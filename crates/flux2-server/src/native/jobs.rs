@@ -163,7 +163,7 @@ pub struct EventsQuery {
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/events", tag = "jobs",
     params(("id" = String, Path, description = "Its id."), EventsQuery,
            ("Last-Event-ID" = Option<u64>, Header, description = "Number of the last event that was read.")),
-    responses((status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+    responses((status = 200, description = "The events.", body = serde_json::Value, content_type = "text/event-stream"),
               (status = 204, description = "The job is over and all events were read."),
               (status = "default", description = "An error.", body = ErrorBody)))]
 pub async fn events(

@@ -31,7 +31,7 @@ const TOKEN_PIXELS: u64 = 16 * 16;
         images of the first.", min_length = 1, max_length = 255)),
     request_body = ImagesRequest,
     responses((status = 200, description = "The images, or with `stream` their events.",
-               content((ImagesResponse = "application/json"), (String = "text/event-stream"))),
+               content((ImagesResponse = "application/json"), (serde_json::Value = "text/event-stream"))),
               (status = "default", description = "An error.", body = ErrorBody)))]
 pub async fn generations(
     State(app): State<App>,
@@ -50,7 +50,7 @@ pub async fn generations(
         images of the first.", min_length = 1, max_length = 255)),
     request_body(content((EditForm = "multipart/form-data"), (ImagesRequest = "application/json"))),
     responses((status = 200, description = "The images, or with `stream` their events.",
-               content((ImagesResponse = "application/json"), (String = "text/event-stream"))),
+               content((ImagesResponse = "application/json"), (serde_json::Value = "text/event-stream"))),
               (status = "default", description = "An error.", body = ErrorBody)))]
 pub async fn edits(State(app): State<App>, Extension(caller): Extension<Caller>, request: Request) -> Result<Response> {
     let base = base_url(&request);
