@@ -153,6 +153,8 @@ impl Worker {
         });
         let result = catch_unwind(warm_up).unwrap_or_else(|_| Err(draw::panicked()));
         let mut state = self.shared.lock();
+        // Whoever sees that it is loaded also sees what is loaded.
+        self.show_in(&mut state, false);
         if let Some(workers) = &mut state.workers {
             workers[self.number].preloaded += 1;
         }
