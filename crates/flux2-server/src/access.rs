@@ -46,7 +46,8 @@ pub struct Connection {
 pub async fn check_origin(State(app): State<App>, request: Request, next: Next) -> Response {
     let is_unix = request.extensions().get::<Connection>().is_some_and(|connection| connection.is_unix);
     let has_keys = !app.keys().is_empty();
-    match is_unix.then_some(Ok(())).unwrap_or_else(|| may_come(request.headers(), &app.options, has_keys)) {
+    let result = if is_unix { Ok(()) } else { may_come(request.headers(), &app.options, has_keys) };
+    match result {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }

@@ -45,7 +45,7 @@ async fn draw(app: &App, caller: &Caller, request: Request, edits: bool) -> Resu
     let mut parameters = body::json(app, request).await?.json;
     let (wire, _) = body::typed::<DrawRequest>(parameters.clone(), StatusCode::UNPROCESSABLE_ENTITY)?;
     let (mut draft, images) = wire.parts()?;
-    if edits != !images.is_empty() {
+    if edits == images.is_empty() {
         let message = if edits { "there is no image to edit" } else { "txt2img takes no images" };
         return Err(ApiError::invalid("init_images", message).hint("img2img edits the images in init_images"));
     }
