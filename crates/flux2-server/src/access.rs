@@ -46,8 +46,8 @@ pub struct Connection {
 pub async fn check_origin(State(app): State<App>, request: Request, next: Next) -> Response {
     let is_unix = request.extensions().get::<Connection>().is_some_and(|connection| connection.is_unix);
     let has_keys = !app.keys().is_empty();
-    let allowed = if is_unix { Ok(()) } else { may_come(request.headers(), &app.options, has_keys) };
-    match allowed {
+    let result = if is_unix { Ok(()) } else { may_come(request.headers(), &app.options, has_keys) };
+    match result {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }

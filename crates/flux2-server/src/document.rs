@@ -37,11 +37,17 @@ impl Modify for Security {
 /// Methods of OpenAPI, in the order that the page shows them.
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>dj-flux2: HTTP reference</title>\n\
-    <meta name=\"viewport\" content=\"width=device-width\">\n<style>\n\
-    :root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; \
-    padding: 0 1rem }\nh3 { margin-top: 2.5rem } code { font-size: 0.95em } table { border-collapse: collapse; width: 100% }\
-    \ntd, th { border-top: 1px solid #8884; padding: 0.3rem 0.6rem; text-align: left; vertical-align: top }\n</style>\n";
+const HEAD: &str = "\
+<!doctype html>
+<html lang=\"en\"><meta charset=\"utf-8\"><title>dj-flux2: HTTP reference</title>
+<meta name=\"viewport\" content=\"width=device-width\">
+<style>
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h3 { margin-top: 2.5rem } code { font-size: 0.95em } table { border-collapse: collapse; width: 100% }
+td, th { border-top: 1px solid #8884; padding: 0.3rem 0.6rem; text-align: left; vertical-align: top }
+</style>
+";
 
 /// The document as a page without scripts.
 pub fn page(document: &Value) -> String {

@@ -1,7 +1,7 @@
 //! Why a request is not answered with what it asked for, as every API tells it.
 //!
-//! The native and the OpenAI API answer `{"error": {message, type, param, code}}`. The other APIs word the same error in
-//! their own form: see [`as_detail`].
+//! The native and the OpenAI API answer `{"error": {message, type, param, code}}`. The other APIs word the same error
+//! in their own form: see [`as_detail`].
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@
 //! | `router`, `document` | all routes with all layers; the OpenAPI document and its page |
 //! | `observe`, `access`, `keys` | request ids and the log; `Host`, `Origin` and keys of a request; key files |
 //! | `app`, `links`, `options` | what handlers share; links to pictures; limits |
-//! | `body`, `extract`, `values`, `error` | bodies within limits; paths and queries; values of fields; errors of all APIs |
+//! | `body`, `extract`, `values`, `error` | bodies within limits; paths, queries; values of fields; errors |
 //! | `drawing` | from an order to a job and to its end |
 //! | `native`, `openai`, `automatic1111`, `origin` | the four APIs |
 //! | `health`, `metrics` | readiness; numbers for Prometheus |

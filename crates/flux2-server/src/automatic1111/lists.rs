@@ -50,7 +50,10 @@ pub async fn set_options(
               (status = "default", description = "An error.", body = DetailBody)))]
 pub async fn sd_models(State(app): State<App>) -> Json<Vec<Value>> {
     let models = app.jobs.models().into_iter();
-    let item = |name: String| json!({ "title": name, "model_name": name, "hash": null, "sha256": null, "filename": name, "config": null });
+    let item = |name: String| {
+        let (hash, config) = (Value::Null, Value::Null);
+        json!({ "title": name, "model_name": name, "hash": hash, "sha256": hash, "filename": name, "config": config })
+    };
     Json(models.map(|model| item(model.name)).collect())
 }
 

@@ -360,7 +360,8 @@ mod tests {
     #[test]
     fn fields_of_other_servers_mean_the_same() {
         let ours = json!({"prompt": "p", "steps": 3, "guidance": 2.5, "size": "64x96", "n": 2, "seed": 7});
-        let theirs = json!({"prompt": "p", "num_inference_steps": "3", "guidance_scale": "2.5", "width": 64, "height": 96,
+        let theirs = json!({"prompt": "p", "num_inference_steps": "3", "guidance_scale": "2.5", "width": 64,
+            "height": 96,
             "n": "2", "seed": "7", "model": null, "user": "u", "moderation": "low", "style": "vivid"});
         let (ours, theirs) = (parts(ours).unwrap().0, parts(theirs).unwrap().0);
         assert_eq!(ours, theirs);
