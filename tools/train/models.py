@@ -311,9 +311,9 @@ class Trainer:
             (self.first, "first"),
             (self.second, "second"),
         ):
-            for a, b in zip(mine, state[name]):
+            for a, b in zip(mine, state.get(name, ())):
                 a.data.copy_(b)
-        self.count.fill_(state["count"])
+        self.count.fill_(state.get("count", 0.0))
 
     @torch.no_grad()
     def swap_ema(self):

@@ -68,6 +68,8 @@ TASKS = [
 ]
 FEED = tuple(sum(task.feed for task in TASKS if task.kind == kind) for kind in range(3))  # chunks per cycle, by kind
 CHUNK = 1024  # sentences per chunk of the smallest pictures; 16 on a CPU
+# Noise in the latents of references, at most: at inference they are pictures that the model drew.
+REFERENCE_NOISE = 0.08
 # A picture with unsaid fields is coupled to its noise, except some at noise levels below this one: masked edits show
 # them what they do not say.
 FREE_BELOW, FREE_SHARE = 0.96, 0.2
@@ -167,7 +169,7 @@ class Lesson:
         noise = data.couple(torch.randn_like(x), choices, torch.where(free, 0, unsaid))
         inputs = torch.lerp(x, noise, t[:, None, None])
         if refs.shape[1]:
-            inputs = torch.cat([inputs, refs], 1)
+            inputs = torch.cat([inputs, refs + REFERENCE_NOISE * torch.rand_like(t)[:, None, None] * torch.randn_like(refs)], 1)
         with models.autocast(self.device):
             context = models.text_states(self.encoder, tokens, self.pad)
             v = self.transformer(
@@ -242,13 +244,14 @@ def save(folder, trainer, names, seconds, step):
 
 
 def resume(work, trainer):
-    """Loads the checkpoint in `work`; returns (seconds, step), zeros if there is none."""
-    if not os.path.exists(os.path.join(work, "flow_params.pt")):
-        return 0.0, 0
+    """Loads the checkpoint in `work`, of which the averaged weights suffice; returns (seconds, step), zeros without."""
     state = {}
-    for part in ("params", "ema", "optimizer"):
-        state |= torch.load(os.path.join(work, f"flow_{part}.pt"))
-    trainer.load(state)
+    for part in ("ema", "params", "optimizer"):
+        path = os.path.join(work, f"flow_{part}.pt")
+        state |= torch.load(path) if os.path.exists(path) else {}
+    if not state:
+        return 0.0, 0
+    trainer.load({"params": state["ema"], **state})
     return state["seconds"], state["step"]
 
 
@@ -299,11 +302,8 @@ def main():
     args = parser.parse_args()
     began = time.time()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    resumed = (
-        torch.load(os.path.join(args.work, "flow_params.pt"))["step"]
-        if os.path.exists(os.path.join(args.work, "flow_params.pt"))
-        else 0
-    )
+    averaged = os.path.join(args.work, "flow_ema.pt")
+    resumed = torch.load(averaged)["step"] if os.path.exists(averaged) else 0
     seed = args.seed + 1000 * rank + resumed
     # Counting GPUs does not initialize CUDA, so workers can still be forked.
     gpu = torch.cuda.device_count() > 0
