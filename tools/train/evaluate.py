@@ -190,7 +190,7 @@ def draw_row(model, atlas, words, row, count, steps):
         image = model.draw([m[0] for m in part], [] if mode == "held" else refs, steps, size, hold)
         pictures.append(image)
         sources.append(refs[0] if refs else None)
-        measures.append(strict.measure(atlas, image, target)[0])
+        measures.append(strict.measure(atlas, image, target))
     joined = {k: torch.cat([m[k] for m in measures]) for k in measures[0]}
     refs = torch.cat(sources) if sources[0] is not None else None
     return torch.cat(pictures), targets, [m[0] for m in made], joined, refs
@@ -235,7 +235,7 @@ def judge_wordings(model, atlas, name, steps, seeds=4):
     for size in range(3):
         for place in range(9):
             specs = [scenes.from_picture((c, p, s, size, 1, place, 0)) for _, s, c, p in lines] * seeds
-            good |= strict.right(strict.measure(atlas, image, torch.tensor(specs, device=model.device))[0])
+            good |= strict.right(strict.measure(atlas, image, torch.tensor(specs, device=model.device)))
     return image, good
 
 
