@@ -236,7 +236,7 @@ class Writer:
         self.tokenizer, self.words = load_tokenizer(os.path.join(work, "tokenizer")), load_words(work)
 
     def __call__(self, seed, kind, count):
-        """Returns (scenes [count, 1 + references, SCENE], ids [count, MAX_TOKENS], choices [count, 7], unsaid [count])."""
+        """Returns (scenes [N, 1 + references, SCENE], token ids [N, MAX_TOKENS], choices [N, 7], unsaid [N])."""
         rng = random.Random(seed)
         pictures, texts, choices, unsaid = zip(*(scenes.item(rng, kind, self.words) for _ in range(count)))
         array = lambda values: np.array(values, dtype=np.int16)

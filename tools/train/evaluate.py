@@ -13,7 +13,6 @@ import os
 import random
 import time
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -23,7 +22,7 @@ import models
 import scenes
 import strict
 import transformer as stage
-from subjects import CARD, COLOR_NAMES, NAMES, PATTERNS, sides
+from subjects import CARD, COLOR_NAMES, NAMES, PATTERNS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SQUARES = [(96, 96), (128, 128), (192, 192), (256, 256), (320, 320)]
@@ -38,7 +37,7 @@ class Model:
         self.device = device
         self.tokenizer = data.load_tokenizer(os.path.join(work, "tokenizer"))
         self.pad = self.tokenizer.token_to_id("<|endoftext|>")
-        self.vae = stage.load_vae(work, device)
+        self.vae = stage.load_vae(work, device, exported)
         self.transformer, self.encoder = models.make_transformer(), models.make_text_encoder()
         if exported:
             stage.start_from(exported, self.transformer, self.encoder, self.tokenizer)
@@ -49,7 +48,7 @@ class Model:
 
     @torch.no_grad()
     def draw(self, texts, references=(), steps=4, size=(128, 128), hold=None):
-        """Draws pictures [B, 3, H, W]; `references` is a list of batches. `hold`: (picture, mask of tokens to redraw)."""
+        """Draws pictures [B, 3, H, W]; `references`: a list of batches; `hold`: (picture, mask of tokens to redraw)."""
         height, width = size
         ids = torch.from_numpy(data.encode(self.tokenizer, texts)).long().to(self.device)
         refs = torch.cat([models.encode_tokens(self.vae, r) for r in references], 1) if references else None
@@ -88,15 +87,6 @@ def single(rng, words, count=None):
     return scenes.with_background(rng, words, what, color, pattern, True), scenes.from_picture(p), ()
 
 
-def large(rng, words):
-    """The request of a newcomer: only subject and background said; large and centered is not said, so it is."""
-    caption, s, _ = single(rng, words)
-    t = scenes.things_of(s)[0]
-    s = scenes.scene(s[0], s[1], [(t[0], scenes.LARGE, 1, 1, t[4], -1)])
-    p = (s[0], s[1], t[0], scenes.LARGE, 1, 4, 0)
-    return captions.describe(rng, p, words.common, everything=True)[0], s, ()
-
-
 def two(rng, words):
     while True:
         s, how = scenes.pair(rng, True)
@@ -119,14 +109,20 @@ def tinted(rng, words):
 def unknown(rng, words):
     color, pattern = rng.randrange(len(COLOR_NAMES)), scenes.random_pattern(rng)
     noun = rng.choice(words.tested)
-    return scenes.with_background(rng, words, captions.article(noun), color, pattern, True), scenes.card(color, pattern), ()
+    return (
+        scenes.with_background(rng, words, captions.article(noun), color, pattern, True),
+        scenes.card(color, pattern),
+        (),
+    )
 
 
 def edited(kind):
     def request(rng, words):
         while True:
             made = scenes.edit(rng, words, kind, allow=True)
-            if made and any(captions.held_out(t[0], made[2][0]) for t in scenes.things_of(made[2])) | (kind == "remove"):
+            if made and any(captions.held_out(t[0], made[2][0]) for t in scenes.things_of(made[2])) | (
+                kind == "remove"
+            ):
                 return made[3], made[2], (made[1],)
 
     return request
@@ -148,12 +144,16 @@ def masked(rng, words):
             return captions.article(NAMES[scenes.things_of(target)[0][0]]), target, (source,)
 
 
-def rows(quick):
+def rows():
     """(name, size, request, mode) of the table."""
     out = [("one", size, single, "") for size in SQUARES + OBLONG]
     out += [(f"{n}", (128, 128), lambda rng, words, n=n: single(rng, words, n), "") for n in (2, 3, 4)]
     out += [("two kinds", size, two, "") for size in ((128, 128), (256, 256), (128, 256))]
-    out += [("tinted", (128, 128), tinted, ""), ("unknown", (128, 128), unknown, ""), ("unknown", (256, 256), unknown, "")]
+    out += [
+        ("tinted", (128, 128), tinted, ""),
+        ("unknown", (128, 128), unknown, ""),
+        ("unknown", (256, 256), unknown, ""),
+    ]
     out += [(f"edit {kind}", (128, 128), edited(kind), "") for kind in EDIT_KINDS]
     out += [(f"edit {kind}", (256, 256), edited(kind), "") for kind in ("size", "replace", "recolor")]
     out += [("two references", (128, 128), combined, "")]
@@ -262,7 +262,7 @@ def main():
     words = data.load_words(args.work)
     words.tested = unknown_words()
     lines, record = [], {}
-    for row in rows(False):
+    for row in rows():
         name = f"{row[0]} {row[1][1]}x{row[1][0]}"
         if args.rows and not name.startswith(args.rows):
             continue

@@ -4,13 +4,23 @@ In:  a random.Random and the word lists of Words.
 Out: items: scenes (the target, then its references), a caption, the choices the caption leaves unsaid, the unsaid
      fields.
 
-A scene is SCENE integers: color, pattern, then THINGS things of six: subject (-1 for none), size, column, row, mirrored,
-tint (-1 for none). Columns and rows are halves of the free space, so a scene fits a picture of any size.
+A scene is SCENE integers: color, pattern, then THINGS things of six: subject (-1 for none), size, column, row,
+mirrored, tint (-1 for none). Columns and rows are halves of the free space, so a scene fits a picture of any size.
 """
 
 import captions
 from captions import BACKGROUND, EDIT, MIRROR, PLACE, PLACE_WORDS, SIZE, SIZE_WORDS, T2I, article, letters, loose
-from subjects import ALIASES, COLOR_NAMES, NAMES, SHAPE_COLORS, SHAPE_START, CARD, held_out, plural, shape_color, visible
+from subjects import (
+    ALIASES,
+    COLOR_NAMES,
+    NAMES,
+    SHAPE_COLORS,
+    SHAPE_START,
+    CARD,
+    held_out,
+    plural,
+    visible,
+)
 
 THINGS = 4
 SCENE = 2 + 6 * THINGS
@@ -245,13 +255,13 @@ def text_to_image(rng, words):
         color, pattern, say = rng.randrange(len(COLOR_NAMES)), random_pattern(rng), rng.random() < 0.75
         text = letters(rng, unknown_caption(rng, words, color, pattern, say))
         return (card(color, pattern),), text, (color, pattern, CARD, LARGE, 1, 4, 0), BACKGROUND * (not say)
-    if r < 0.36:
+    if r < 0.4:
         s, how = pair(rng)
         say = rng.random() < 0.85
         text = letters(rng, with_background(rng, words, say_pair(rng, s, how), s[0], s[1], say))
         return (s,), text, choices(s), MIRROR | BACKGROUND * (not say)
     p = random_picture(rng)
-    tint = random_tint(rng, p[2]) if r < 0.46 else -1
+    tint = random_tint(rng, p[2]) if r < 0.5 else -1
     if tint == p[0]:
         tint = -1
     return (from_picture(p, tint),), *with_choices(p, describe(rng, p, words, tint))
@@ -294,7 +304,7 @@ def kinds_of(s):
 
 
 def named(rng, subject, count, pronoun):
-    """"the cat", "the cats", or a pronoun where only one subject is there."""
+    """ "the cat", "the cats", or a pronoun where only one subject is there."""
     if pronoun and rng.random() < 0.5:
         return "it" if count == 1 else "them"
     return f"the {NAMES[subject] if count == 1 else plural(NAMES[subject])}"
@@ -347,7 +357,13 @@ def recolor(rng, s, subject, ts, it):
         change = lambda t: (*t[:5], color)
     text = rng.choice(
         [f"make {it} {name}"] * 4
-        + [f"color {it} {name}", f"paint {it} {name}", f"turn {it} {name}", f"recolor {it} to {name}", f"{it} in {name}"]
+        + [
+            f"color {it} {name}",
+            f"paint {it} {name}",
+            f"turn {it} {name}",
+            f"recolor {it} to {name}",
+            f"{it} in {name}",
+        ]
         + [f"change the color of {it} to {name}"]
     )
     return with_things(s, [change(t) if t[0] == subject else t for t in things_of(s)]), text
@@ -360,9 +376,12 @@ def remove(rng, s, subject, ts, it):
         if rest:
             return None
         name = NAMES[subject]
-        return from_picture(p, ts[0][5]), rng.choice(["remove one", f"remove one {name}", f"one {name} less", "take one away"])
+        return from_picture(p, ts[0][5]), rng.choice(
+            ["remove one", f"remove one {name}", f"one {name} less", "take one away"]
+        )
     return with_things(s, rest), rng.choice(
-        [f"remove {it}"] * 4 + [f"delete {it}", f"erase {it}", f"take {it} away", f"take away {it}", f"without {it}", f"get rid of {it}"]
+        [f"remove {it}"] * 4
+        + [f"delete {it}", f"erase {it}", f"take {it} away", f"take away {it}", f"without {it}", f"get rid of {it}"]
     )
 
 
@@ -410,7 +429,7 @@ def add_same(rng, s):
         return None
     size = min(ts[0][1], MEDIUM)
     texts = ["add another one", f"add another {name}", f"one more {name}", f"add one more {name}", "add one more"]
-    texts += ["add a {} one".format(ORDINALS[count]), f"add a {ORDINALS[count]} {name}"] * 3
+    texts += [f"add a {ORDINALS[count]} one", f"add a {ORDINALS[count]} {name}"] * 3
     q = from_picture((s[0], s[1], subject, size, count + 1, 4, ts[0][4]), ts[0][5])
     return q, rng.choice(texts)
 
@@ -439,7 +458,16 @@ def add_other(rng, s, words):
     r = rng.random()
     if r < 0.45:
         here, there = beside(old)
-        text = rng.choice([f"add {b}"] * 5 + [f"add {b} next to {rng.choice(['it', 'the ' + a])}", f"put {b} beside it", f"also {b}", f"and {b}", f"with {b}"])
+        text = rng.choice(
+            [f"add {b}"] * 5
+            + [
+                f"add {b} next to {rng.choice(['it', 'the ' + a])}",
+                f"put {b} beside it",
+                f"also {b}",
+                f"and {b}",
+                f"with {b}",
+            ]
+        )
     elif r < 0.75:
         there = (rng.randrange(3), rng.randrange(3))
         here = old[2:4]
@@ -496,7 +524,7 @@ EDITS += ["recolor"] * 4 + ["remove"] * 3 + ["caption"] * 2
 
 
 def edit(rng, words=Words(), kind=None, source=None, allow=False):
-    """(kind, source, target, caption, mirrored: None if the source determines it); None if `source` has no such edit."""
+    """(kind, source, target, caption, mirrored: None if as in the source); None if `source` has no such edit."""
     while True:
         s = source or source_scene(rng, allow)
         k = kind or rng.choice(EDITS)
@@ -524,41 +552,44 @@ def edit(rng, words=Words(), kind=None, source=None, allow=False):
 def two_references(rng, allow=False):
     """(first, second, target, caption): the subject of one on the background of the other, or both side by side."""
     while True:
-        a, b = source_scene(rng), source_scene(rng)
-        ga, gb = kinds_of(a), kinds_of(b)
-        if len(ga) > 1:
-            continue
-        subject, ts = ga[0]
-        i, j = ("1", "2") if rng.random() < 0.7 else ("2", "1")
-        name = NAMES[subject] if len(ts) == 1 else plural(NAMES[subject])
-        if rng.random() < 0.25 and len(ts) == 1 and len(gb) == 1 and len(gb[0][1]) == 1 and gb[0][0] != subject:
-            left, right = (ts[0], gb[0][1][0])
-            target = with_things(a, [(left[0], MEDIUM, 0, 1, *left[4:]), (right[0], MEDIUM, 2, 1, *right[4:])])
-            text = rng.choice(
-                [
-                    f"the subject of image {i} next to the subject of image {j}",
-                    f"put the {name} from image {i} next to the {NAMES[right[0]]} from image {j}",
-                    f"the {name} of image {i} and the {NAMES[right[0]]} of image {j}",
-                    f"add the subject of image {j} to image {i}",
-                    f"add the {NAMES[right[0]]} from image {j} to image {i}",
-                ]
-            )
-        else:
-            target = (*b[:2], *a[2:])
-            text = rng.choice(
-                [f"the subject of image {i} on the background of image {j}"] * 4
-                + [
-                    f"put the subject of image {i} on the background of image {j}",
-                    f"the {name} of image {i} on the background of image {j}",
-                    f"the {name} from image {i} on the background of image {j}",
-                    f"put the {name} from image {i} onto the background of image {j}",
-                    f"image {i} with the background of image {j}",
-                    f"use the background of image {j} for image {i}",
-                ]
-            )
-        if allowed(target, allow):
-            first, second = (a, b) if i == "1" else (b, a)
-            return first, second, target, letters(rng, text)
+        made = combine(rng, source_scene(rng), source_scene(rng), allow)
+        if made:
+            return made
+
+
+def combine(rng, a, b, allow=False):
+    """As two_references, of the subject of `a`; None if the scenes do not allow it."""
+    ga, gb = kinds_of(a), kinds_of(b)
+    if len(ga) > 1:
+        return None
+    subject, ts = ga[0]
+    i, j = ("1", "2") if rng.random() < 0.7 else ("2", "1")
+    name = NAMES[subject] if len(ts) == 1 else plural(NAMES[subject])
+    if rng.random() < 0.25 and len(ts) == 1 and len(gb) == 1 and len(gb[0][1]) == 1 and gb[0][0] != subject:
+        left, right = ts[0], gb[0][1][0]
+        target = with_things(a, [(left[0], MEDIUM, 0, 1, *left[4:]), (right[0], MEDIUM, 2, 1, *right[4:])])
+        other = NAMES[right[0]]
+        texts = [
+            f"the subject of image {i} next to the subject of image {j}",
+            f"put the {name} from image {i} next to the {other} from image {j}",
+            f"the {name} of image {i} and the {other} of image {j}",
+            f"add the subject of image {j} to image {i}",
+            f"add the {other} from image {j} to image {i}",
+        ]
+    else:
+        target = (*b[:2], *a[2:])
+        texts = [f"the subject of image {i} on the background of image {j}"] * 4 + [
+            f"put the subject of image {i} on the background of image {j}",
+            f"the {name} of image {i} on the background of image {j}",
+            f"the {name} from image {i} on the background of image {j}",
+            f"put the {name} from image {i} onto the background of image {j}",
+            f"image {i} with the background of image {j}",
+            f"use the background of image {j} for image {i}",
+        ]
+    if not allowed(target, allow):
+        return None
+    first, second = (a, b) if i == "1" else (b, a)
+    return first, second, target, letters(rng, rng.choice(texts))
 
 
 def item(rng, kind, words):

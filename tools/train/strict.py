@@ -3,18 +3,18 @@
 In:  pictures [B, 3, H, W] in [-1, 1], and the scenes they should show.
 Out: measures of each picture, and whether all of them are within LIMITS.
 
-A thing is compared in its box, resampled to cells of two pixels, at most GRID a side: about what an eye resolves. Things
-of one kind may be mirrored. Values are in 0..1, squares are means over the channels.
+A thing is compared in its box, resampled to cells of two pixels, at most GRID a side: about what an eye resolves.
+Things of one kind may be mirrored. Values are in 0..1, squares are means over the channels.
 
 | measure | of what | catches |
 |---|---|---|
-| `lost` | squared error of a thing, relative to that of the bare background; the worst thing | another, paler or incomplete subject |
+| `lost` | squared error of a thing, relative to that of the bare background | another, paler, incomplete subject |
 | `hole` | largest mean squared error of 4x4 cells of a thing | smears, a missing part |
-| `blur` | squared error of differences of neighboring cells, relative to their squares; the worst thing | blurred, melted subjects |
-| `residue` | share of 4x4 px cells outside the boxes that differ visibly from the background, of the picture's area | rests of an old subject, a second one |
+| `blur` | squared error of differences of neighboring cells, relative to their squares | blur, melting |
+| `residue` | share of 4x4 px cells outside the boxes that differ visibly | rests of an old subject, a second one |
 
-`crates/flux2/tests/it/evaluation/strict.rs` measures the same with thumbnails of 48x48. LIMITS agree with the labels in
-`fixtures/mini/labels.tsv`.
+`crates/flux2/tests/it/evaluation/strict.rs` measures the same with thumbnails of 48x48. The worst thing
+counts. LIMITS agree with what an eye said: the labels in `fixtures/mini/labels.tsv`.
 """
 
 import torch
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 import data
 from subjects import sides
 
-LIMITS = {"lost": 0.12, "hole": 0.02, "blur": 0.3, "residue": 0.01}
+LIMITS = {"lost": 0.12, "hole": 0.15, "blur": 0.31, "residue": 0.004}
 GRID = 32
 VISIBLE = 0.1
 # Least contrast and least edges per cell, so that little is not asked of what can hardly be seen.
@@ -41,9 +41,7 @@ def resampling(px, device):
 
 def edges(cells):
     """Differences of neighboring cells, [..., 2 * C, n - 1, n - 1]."""
-    return torch.cat(
-        [cells[..., :-1, 1:] - cells[..., :-1, :-1], cells[..., 1:, :-1] - cells[..., :-1, :-1]], -3
-    )
+    return torch.cat([cells[..., :-1, 1:] - cells[..., :-1, :-1], cells[..., 1:, :-1] - cells[..., :-1, :-1]], -3)
 
 
 def cells_of(images, corner, px):

@@ -1,12 +1,12 @@
 """Stage 3: trains transformer and text encoder together, from scratch or from an exported model.
 
-In:  WORK/tokenizer, WORK/words.txt, WORK/vae.pt.
+In:  WORK/tokenizer, WORK/{words,unknown}.txt, WORK/glyphs.npz, WORK/vae.pt (or that of --init).
 Out: WORK/flow_{params,ema,optimizer}.pt, to resume from; flow_ema.pt is exported.
 
 Flow matching on normalized latents: x_t = (1 - t) x + t n, the network predicts n - x. Unsaid fields are coupled to the
 noise (data.couple). Worker processes write sentences; the GPU composes and encodes pictures. Latents are kept in ring
-buffers and used several times. PERIOD steps mix the TASKS: text-to-image, edits, two references, all sizes. Several GPUs
-(`torchrun --nproc-per-node N transformer.py …`) are data-parallel: each has its own batch, gradients are averaged.
+buffers and used several times. PERIOD steps mix the TASKS: text-to-image, edits, two references, all sizes. Several
+GPUs (`torchrun --nproc-per-node N transformer.py …`) are data-parallel: each has its own batch, gradients are averaged.
 """
 
 import argparse
@@ -53,9 +53,9 @@ ALL, ODD, EVEN = (0, 1, 2, 3, 4, 5, 6, 7), (1, 3, 5, 7), (0, 2, 4, 6)
 PERIOD = 8
 TASKS = [
     Task(captions.T2I, ((128, 128),), 4, ALL, 12, 1.0),
-    Task(captions.EDIT, ((128, 128),), 5, ALL, 12, 0.8),
+    Task(captions.EDIT, ((128, 128),), 4, ALL, 12, 0.8),
     Task(captions.TWO_REFS, ((128, 128),), 1, EVEN, 3, 0.25),
-    Task(captions.T2I, ((256, 256),), 2, ODD, 6, 0.3),
+    Task(captions.T2I, ((256, 256),), 3, ODD, 8, 0.3),
     Task(captions.T2I, turned(128, 256), 1, EVEN, 4, 0.15),
     Task(captions.T2I, ((192, 192), *turned(144, 256)), 1, ODD, 5, 0.12),
     Task(captions.T2I, turned(192, 256), 1, (2, 6), 3, 0.1),
@@ -72,7 +72,7 @@ CHUNK = 1024  # sentences per chunk of the smallest pictures; 16 on a CPU
 REFERENCE_NOISE = 0.08
 # A picture with unsaid fields is coupled to its noise, except some at noise levels below this one: masked edits show
 # them what they do not say.
-FREE_BELOW, FREE_SHARE = 0.96, 0.2
+FREE_BELOW, FREE_SHARE = 0.8, 0.1
 
 
 class Ring:
@@ -101,7 +101,9 @@ class Feeder:
 
     def __init__(self, pool, source, vae, atlas, device, chunk):
         self.atlas, self.vae, self.device, self.chunk, self.source = atlas, vae, device, chunk, source
-        ring = lambda task: Ring(max(64, int(pool * task.pool / len(task.sizes))), task.references + 1, task.tokens, device)
+        ring = lambda task: Ring(
+            max(64, int(pool * task.pool / len(task.sizes))), task.references + 1, task.tokens, device
+        )
         self.rings = [[ring(task) for _ in task.sizes] for task in TASKS]
         # The rings that sentences of a kind go to, in turn.
         places = {kind: [] for kind in range(3)}
@@ -169,7 +171,9 @@ class Lesson:
         noise = data.couple(torch.randn_like(x), choices, torch.where(free, 0, unsaid))
         inputs = torch.lerp(x, noise, t[:, None, None])
         if refs.shape[1]:
-            inputs = torch.cat([inputs, refs + REFERENCE_NOISE * torch.rand_like(t)[:, None, None] * torch.randn_like(refs)], 1)
+            inputs = torch.cat(
+                [inputs, refs + REFERENCE_NOISE * torch.rand_like(t)[:, None, None] * torch.randn_like(refs)], 1
+            )
         with models.autocast(self.device):
             context = models.text_states(self.encoder, tokens, self.pad)
             v = self.transformer(
@@ -227,9 +231,15 @@ def split_parameters(transformer, encoder):
     return [n for n, _ in matrices + rest], [p for _, p in matrices], [p for _, p in rest]
 
 
-def load_vae(work, device):
-    vae = models.make_vae()
-    vae.load_state_dict(torch.load(os.path.join(work, "vae.pt")))
+def load_vae(work, device, exported=None):
+    """The autoencoder of WORK, or of an exported model if WORK has none."""
+    vae, path = models.make_vae(), os.path.join(work, "vae.pt")
+    if exported and not os.path.exists(path):
+        from safetensors.torch import load_file
+
+        vae.load_state_dict(load_file(os.path.join(exported, "vae", "diffusion_pytorch_model.safetensors")))
+    else:
+        vae.load_state_dict(torch.load(path))
     return vae.to(device).requires_grad_(False).eval()
 
 
@@ -323,7 +333,7 @@ def main():
     torch.set_float32_matmul_precision("high")
 
     atlas = data.Atlas(device, os.path.join(args.work, "glyphs.npz"))
-    feeder = Feeder(args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device), atlas, device, chunk)
+    feeder = Feeder(args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device, args.init), atlas, device, chunk)
     transformer, encoder = models.make_transformer(), models.make_text_encoder()
     tokenizer = data.load_tokenizer(os.path.join(args.work, "tokenizer"))
     if args.init:
