@@ -152,7 +152,7 @@ def boxes(atlas, scene, height, width):
     """(corners [B, THINGS, 2] as (x, y), sides [B, THINGS] in pixels, whether the thing exists [B, THINGS])."""
     things = scene[:, 2:].view(len(scene), -1, 6)
     px_of = torch.tensor(sides(height, width), device=atlas.device)
-    inset_of = torch.tensor([inset(px) for px in sides(height, width)], device=atlas.device)
+    inset_of = torch.tensor([inset(px, height, width) for px in sides(height, width)], device=atlas.device)
     px, edge = px_of[things[..., 1]], inset_of[things[..., 1]]
     free = torch.stack([width - px - 2 * edge, height - px - 2 * edge], -1)
     # The middle is rounded down to the 16 px grid of tokens.

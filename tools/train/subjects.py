@@ -196,9 +196,12 @@ def sides(height, width):
     return next((px for least, px in PX_BY_SIDE if min(height, width) < least), PX_LARGEST)
 
 
-def inset(px):
-    """Distance of the outermost places from the edge, so that a glyph has one offset modulo 16 at all places."""
-    return 8 if px % 32 == 16 else 0
+def inset(px, height, width):
+    """Distance of the outermost places from the edge, so that a glyph has one offset modulo 16 at all places.
+
+    None in pictures so small that two would overlap.
+    """
+    return 8 if px % 32 == 16 and min(height, width) > 2 * px else 0
 
 
 def shape_color(subject):

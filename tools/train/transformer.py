@@ -333,7 +333,9 @@ def main():
     torch.set_float32_matmul_precision("high")
 
     atlas = data.Atlas(device, os.path.join(args.work, "glyphs.npz"))
-    feeder = Feeder(args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device, args.init), atlas, device, chunk)
+    feeder = Feeder(
+        args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device, args.init), atlas, device, chunk
+    )
     transformer, encoder = models.make_transformer(), models.make_text_encoder()
     tokenizer = data.load_tokenizer(os.path.join(args.work, "tokenizer"))
     if args.init:

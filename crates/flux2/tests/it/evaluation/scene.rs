@@ -74,8 +74,8 @@ impl World {
         let [width, height] = size;
         let scale = self.scales.iter().find(|scale| width.min(height) < scale.below).expect("the last has no limit");
         let px = scale.px[thing.size];
-        // A glyph has one offset modulo 16 at all places, so that it gives the same tokens.
-        let inset = if px % 32 == 16 { 8 } else { 0 };
+        // A glyph has one offset modulo 16 at all places, so that it gives the same tokens; but two have to fit.
+        let inset = if px % 32 == 16 && width.min(height) > 2 * px { 8 } else { 0 };
         let at = |side: usize, step: usize| {
             let free = side - px - 2 * inset;
             inset + [0, free / 2 / 16 * 16, free][step]
