@@ -49,7 +49,10 @@ pub fn print(args: &Args, world: &World) -> Result<(), Failure> {
 /// Share of right pictures, and how many of the wrong ones have each flaw.
 fn line(asked: usize, measures: &[Measures]) -> String {
     let right = measures.iter().filter(|m| m.right()).count();
-    let share = 100.0 * right as f64 / measures.len().max(1) as f64;
+    let share = match measures.len() {
+        0 => "-".into(),
+        n => format!("{:.1} % of {n}", 100.0 * right as f64 / n as f64),
+    };
     let of = match asked - measures.len() {
         0 => String::new(),
         _ => format!(" ({asked} asked)"),
@@ -57,7 +60,7 @@ fn line(asked: usize, measures: &[Measures]) -> String {
     let mut flaws: BTreeMap<&str, usize> = BTreeMap::new();
     measures.iter().flat_map(Measures::flaws).for_each(|flaw| *flaws.entry(flaw).or_default() += 1);
     let counts = ["lost", "hole", "blur", "residue"].map(|flaw| format!(" {} |", flaws.get(flaw).unwrap_or(&0)));
-    format!(" {share:.1} % of {}{of} |{}", measures.len(), counts.concat())
+    format!(" {share}{of} |{}", counts.concat())
 }
 
 fn print_misses(world: &World, cases: &[SceneCase], measured: &[Measured]) {
