@@ -16,7 +16,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import captions
-from subjects import COLORS, EMOJI_SUBJECTS, SHAPE_COLORS, SHAPES, SIZE_INSET, SIZE_PX
+import scenes
+from subjects import ALL_PX, COLORS, EMOJI_SUBJECTS, SHAPE_COLORS, SHAPES, inset, sides
 
 FONT = os.environ.get("MINI_FONT", "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 STRIKE = 109  # the only bitmap size in the font, in pixels per em
@@ -64,78 +65,141 @@ def _shape(shape, color):
     return rgba.convert("RGBa")
 
 
+def _card():
+    """The card with a question mark that is drawn for unknown words; premultiplied RGBA."""
+    n = 768
+    image = Image.new("RGBA", (n, n))
+    d = ImageDraw.Draw(image)
+    d.rounded_rectangle((84, 24, n - 84, n - 24), 72, fill=(240, 240, 235, 255), outline=(90, 90, 95, 255), width=32)
+    ink, h = (90, 90, 95, 255), n // 2
+    d.arc((h - 130, 150, h + 130, 410), 180, 450, fill=ink, width=72)
+    d.rectangle((h - 36, 338, h + 36, 500), fill=ink)
+    d.ellipse((h - 46, 545, h + 46, 637), fill=ink)
+    return image.convert("RGBa")
+
+
+def glyphs(cache=None):
+    """Every subject and the card as images of premultiplied RGBA; from the file `cache` if it exists."""
+    if cache and os.path.exists(cache):
+        with np.load(cache) as arrays:
+            pixels = [arrays[str(i)] for i in range(len(arrays))]
+        return [Image.frombytes("RGBa", (len(a), len(a)), a.tobytes()) for a in pixels]
+    font = ImageFont.truetype(FONT, STRIKE)
+    emoji = [_glyph(font, g) for _, g in EMOJI_SUBJECTS]
+    return emoji + [_shape(s, c) for s in SHAPES for c in SHAPE_COLORS] + [_card()]
+
+
+def save_glyphs(path):
+    """Writes the cache of `glyphs`, for a machine without the font; shapes and the card at 256 px."""
+    small = [g if g.width <= 256 else g.resize((256, 256), Image.LANCZOS) for g in glyphs()]
+    np.savez_compressed(path, **{str(i): np.asarray(g) for i, g in enumerate(small)})
+
+
 class Atlas:
     """All subjects in all sizes, as one table of premultiplied RGBA pixels, 0..255."""
 
-    def __init__(self, device):
-        font = ImageFont.truetype(FONT, STRIKE)
-        sources = [_glyph(font, g) for _, g in EMOJI_SUBJECTS] + [_shape(s, c) for s in SHAPES for c in SHAPE_COLORS]
-        rows, self.bases = [], []
-        for px in SIZE_PX:
-            self.bases.append(sum(len(r) for r in rows))
+    def __init__(self, device, cache=None):
+        sources = glyphs(cache)
+        rows, self.base_of = [], {}
+        for px in ALL_PX:
+            self.base_of[px] = sum(len(r) for r in rows)
             sized = [np.asarray(g.resize((px, px), Image.LANCZOS)) for g in sources]
             rows.append(np.stack(sized).reshape(-1, 4))
         self.rows = torch.from_numpy(np.concatenate(rows)).to(device)
-        self.base = torch.tensor(self.bases, device=device)
-        self.px = torch.tensor(SIZE_PX, device=device)
-        self.inset = torch.tensor(SIZE_INSET, device=device)
+        self.subjects = len(sources)
         first = np.array(list(COLORS.values()), dtype=np.float32)
         light = np.where(first.min(1, keepdims=True) > 200, np.float32(190), first * 0.5 + 255 * 0.5).astype(np.float32)
         self.colors = torch.from_numpy(np.stack([first, light])).to(
             device
         )  # the color itself, and its second color in gradients and stripes
-        # Places of up to three subjects, in halves of the free space: [count, subject, (x, y)]; 9 is none.
-        self.several = torch.tensor(
-            [[[1, 1], [9, 9], [9, 9]], [[0, 1], [2, 1], [9, 9]], [[1, 0], [0, 2], [2, 2]]], device=device
-        )
+        # Places of up to four equal subjects, in halves of the free space: [count, subject, (x, y)]; 9 is none.
+        several = [[[1, 1]], *scenes.SEVERAL.values()]
+        self.several = torch.tensor([[*places, *[[9, 9]] * (4 - len(places))] for places in several], device=device)
         self.device = device
 
+    def glyph(self, px):
+        """Glyphs of a size, [subjects, px, px, 4], premultiplied, 0..255."""
+        count = self.subjects * px * px
+        return self.rows[self.base_of[px] : self.base_of[px] + count].view(-1, px, px, 4)
 
-def backgrounds(atlas, color, pattern, height, width, origin=None, full=FULL):
+
+def backgrounds(atlas, color, pattern, height, width, origin=None, full=None):
     """[B, 3, height, width] in 0..255. `origin` [B, 2]: top left corner within a larger picture of height `full`."""
     y = torch.arange(height, device=atlas.device)[None, :, None]
     x = torch.arange(width, device=atlas.device)[None, None, :]
     oy, ox = (0, 0) if origin is None else (origin[:, :1, None], origin[:, 1:, None])
-    fade = ((y + oy) / (full - 1)).expand(-1, height, width)
+    fade = ((y + oy) / ((full or height) - 1)).expand(-1, height, width)
     stripe = (((x + ox) // 8) % 2).float().expand(-1, height, width)
     p = pattern[:, None, None]
     w = torch.where(p == 1, fade, torch.where(p == 2, stripe, torch.zeros((), device=atlas.device)))[:, None]
     return torch.lerp(atlas.colors[0][color][:, :, None, None], atlas.colors[1][color][:, :, None, None], w)
 
 
-def places(atlas, specs, height, width):
-    """Top left corners of up to three subjects, [B, 3, 2] as (x, y), and which of them exist, [B, 3]."""
-    size, count, place = specs[:, 3], specs[:, 4], specs[:, 5]
+def from_pictures(atlas, pictures):
+    """Scenes [B, SCENE] of pictures [B, 7] as in captions.py."""
+    color, pattern, subject, size, count, place, mirror = pictures.unbind(1)
     steps = atlas.several[count - 1].clone()
     single = torch.stack([place % 3, place // 3], -1)
     steps[:, 0] = torch.where((count == 1)[:, None], single, steps[:, 0])
-    px, inset = atlas.px[size], atlas.inset[size]
-    free = torch.stack([width - px - 2 * inset, height - px - 2 * inset], -1)[:, None]
+    there = steps[..., 0] < 9
+    wide = lambda v: v[:, None].expand(-1, 4)
+    subject = torch.where(there, wide(subject), -1)
+    things = torch.stack([subject, wide(size), *steps.unbind(-1), wide(mirror), torch.full_like(subject, -1)], -1)
+    return torch.cat([color[:, None], pattern[:, None], things.flatten(1)], 1)
+
+
+def boxes(atlas, scene, height, width):
+    """(corners [B, THINGS, 2] as (x, y), sides [B, THINGS] in pixels, whether the thing exists [B, THINGS])."""
+    things = scene[:, 2:].view(len(scene), -1, 6)
+    px_of = torch.tensor(sides(height, width), device=atlas.device)
+    inset_of = torch.tensor([inset(px, height, width) for px in sides(height, width)], device=atlas.device)
+    px, edge = px_of[things[..., 1]], inset_of[things[..., 1]]
+    free = torch.stack([width - px - 2 * edge, height - px - 2 * edge], -1)
     # The middle is rounded down to the 16 px grid of tokens.
     middle = free // 2 // 16 * 16
-    at = torch.where(steps == 1, middle, torch.where(steps == 2, free, torch.zeros_like(free)))
-    return at + inset[:, None, None], steps[:, :, 0] < 9
+    step = things[..., 2:4]
+    at = torch.where(step == 1, middle, torch.where(step == 2, free, torch.zeros_like(free)))
+    return at + edge[..., None], px, things[..., 0] >= 0
 
 
-def compose(atlas, specs, height=FULL, width=FULL, origin=None, shift=None, full=None):
-    """Pictures [B, 3, height, width] in [-1, 1] of specs [B, 7]. `origin` cuts a window out of a `full` px picture."""
+def tinted(rgba, color):
+    """Premultiplied pixels [..., 4] in shades of a color [..., 3]: dark stays dark, the brightest becomes pale."""
+    alpha = rgba[..., 3:]
+    light = (rgba[..., :3] * rgba.new_tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True) / alpha.clamp(min=1)
+    shade = torch.lerp(0.15 * color, color, (light / 0.65).clamp(max=1))
+    pale = torch.lerp(shade, torch.full_like(shade, 255), 0.7 * ((light - 0.65) / 0.35).clamp(0, 1))
+    return torch.cat([pale * alpha / 255, alpha], -1)
+
+
+def compose(atlas, scene, height=FULL, width=FULL, origin=None, shift=None, full=None):
+    """Pictures [B, 3, height, width] in [-1, 1] of scenes [B, SCENE], or of pictures [B, 7] as in captions.py.
+
+    `origin` cuts a window out of a square picture of `full` px.
+    """
+    if scene.shape[1] == 7:
+        scene = from_pictures(atlas, scene)
     full = full or height
-    corner, there = places(atlas, specs, full, full if origin is not None else width)
+    corner, sizes, there = boxes(atlas, scene, full, full if origin is not None else width)
     if shift is not None:
         corner = corner + shift[:, None]
-    image = backgrounds(atlas, specs[:, 0], specs[:, 1], height, width, origin, full)
+    image = backgrounds(atlas, scene[:, 0], scene[:, 1], height, width, origin, full)
     y = torch.arange(height, device=atlas.device)[None, :, None]
     x = torch.arange(width, device=atlas.device)[None, None, :]
     if origin is not None:
         y, x = y + origin[:, :1, None], x + origin[:, 1:, None]
-    px = atlas.px[specs[:, 3]][:, None, None]
-    start = (atlas.base[specs[:, 3]] + specs[:, 2] * atlas.px[specs[:, 3]] ** 2)[:, None, None]
-    for k in range(3):
+    base_of = torch.tensor([atlas.base_of[px] for px in sides(full, full if origin is not None else width)])
+    base_of = base_of.to(atlas.device)
+    for k, (subject, size, _, _, mirror, tint) in enumerate(
+        t.unbind(1) for t in scene[:, 2:].view(len(scene), -1, 6).unbind(1)
+    ):
+        px = sizes[:, k, None, None]
+        start = base_of[size][:, None, None] + subject[:, None, None] * px**2
         gx, gy = x - corner[:, k, :1, None], y - corner[:, k, 1:, None]
         inside = (gx >= 0) & (gx < px) & (gy >= 0) & (gy < px) & there[:, k, None, None]
-        gx = torch.where(specs[:, 6, None, None] == 1, px - 1 - gx, gx)
-        index = torch.where(inside, start + gy * px + gx, 0)
-        rgba = atlas.rows[index].float() * inside[..., None]
+        gx = torch.where(mirror[:, None, None] == 1, px - 1 - gx, gx)
+        rgba = atlas.rows[torch.where(inside, start + gy * px + gx, 0)].float() * inside[..., None]
+        color = atlas.colors[0][tint.clamp(min=0)][:, None, None]
+        rgba = torch.where((tint >= 0)[:, None, None, None], tinted(rgba, color), rgba)
         image = rgba[..., :3].movedim(-1, 1) + image * (1 - rgba[..., 3] / 255)[:, None]
     return image / 127.5 - 1
 
@@ -160,22 +224,23 @@ def encode(tokenizer, texts, length=MAX_TOKENS):
 
 
 def load_words(work):
-    """Common words without meaning for a picture, most common first."""
-    with open(os.path.join(work, "words.txt")) as f:
-        return f.read().split()
+    """The word lists of WORK: common words, most common first, and words that the model does not know."""
+    read = lambda name: open(os.path.join(work, name)).read().split()
+    return scenes.Words(read("words.txt"), read("unknown.txt"))
 
 
 class Writer:
-    """Writes sentences of one kind and the specs of their pictures."""
+    """Writes sentences of one kind and the scenes of their pictures."""
 
     def __init__(self, work):
         self.tokenizer, self.words = load_tokenizer(os.path.join(work, "tokenizer")), load_words(work)
 
     def __call__(self, seed, kind, count):
-        """Returns (specs [count, 1 + references, 7], ids [count, MAX_TOKENS], unsaid [count]), all int16."""
+        """Returns (scenes [N, 1 + references, SCENE], token ids [N, MAX_TOKENS], choices [N, 7], unsaid [N])."""
         rng = random.Random(seed)
-        pictures, texts, unsaid = zip(*(captions.item(rng, kind, self.words) for _ in range(count)))
-        return np.array(pictures, dtype=np.int16), encode(self.tokenizer, texts), np.array(unsaid, dtype=np.int16)
+        pictures, texts, choices, unsaid = zip(*(scenes.item(rng, kind, self.words) for _ in range(count)))
+        array = lambda values: np.array(values, dtype=np.int16)
+        return array(pictures), encode(self.tokenizer, texts), array(choices), array(unsaid)
 
 
 _writer = None
@@ -212,7 +277,7 @@ def _from_pool(pool, jobs, ahead):
 
 
 def stream(work, seed, shares, chunk, workers):
-    """An endless iterator of (kind, specs, ids, unsaid). `shares`: how many chunks of each kind per cycle.
+    """An endless iterator of (kind, scenes, ids, choices, unsaid). `shares`: how many chunks of each kind per cycle.
 
     Workers are forks of this process, so call it before anything uses the GPU. Without workers, this process writes.
     """

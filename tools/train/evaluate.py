@@ -1,149 +1,64 @@
-"""A quick evaluation, on pictures of held-out subject x background pairs.
+"""The strict judge's table, on scenes of held-out subject x background pairs.
 
-In:  WORK with tokenizer, vae.pt and flow_ema.pt.
-Out: a table on standard output.
+In:  WORK with tokenizer, word lists, glyphs.npz, vae.pt and flow_ema.pt; or an exported model.
+Out: a table on standard output; with --sheet a contact sheet, with wrong pictures framed in red.
 
-Answers are nearest neighbors. Subject: among all glyphs, also mirrored, on the known background inside the known boxes.
-Background: among all colors and patterns, outside the boxes. Layout: among all counts, sizes and places of the true
-subject.
+References are true pictures. Every field is said, except mirroring. The evaluation in Rust has references drawn by the
+model itself, and captions that leave things open.
 """
 
 import argparse
+import json
 import os
 import random
+import time
 
 import torch
+from PIL import Image
 
 import captions
 import data
 import models
+import scenes
+import strict
 import transformer as stage
-from subjects import COLOR_NAMES, NAMES, PATTERNS, SIZES, visible, held_out
+from subjects import CARD, COLOR_NAMES, NAMES, PATTERNS
 
-
-class Judge:
-    def __init__(self, device):
-        self.atlas, self.device = data.Atlas(device), device
-        layouts = [(s, 1, p) for s in range(3) for p in range(9)] + [(s, c, 4) for s in range(2) for c in (2, 3)]
-        self.layouts = torch.tensor(layouts, device=device)
-        whole = self.atlas.rows.float() / 127.5
-        ends = self.atlas.bases[1:] + [len(whole)]
-        sized = [whole[a:b].view(-1, px, px, 4) for a, b, px in zip(self.atlas.bases, ends, data.SIZE_PX)]
-        # A glyph over a background b is g + b (1 - a); its squared distance expands to a few products with these.
-        self.glyphs = []
-        for glyphs in sized:
-            both = torch.cat([glyphs, glyphs.flip(2)]).flatten(1, 2)
-            g, a = both[..., :3], both[..., 3] / 2
-            self.glyphs.append((g.flatten(1), a, (g * a[..., None]).flatten(1), g.square().sum((1, 2)), a.square()))
-
-    def boxes(self, specs, margin=0):
-        """Mask of the subjects' boxes: [B, 1, 128, 128] of 0 and 1."""
-        corner, there = data.places(self.atlas, specs, 128, 128)
-        y = torch.arange(128, device=self.device)[None, :, None]
-        x = torch.arange(128, device=self.device)[None, None, :]
-        px = self.atlas.px[specs[:, 3]][:, None, None]
-        mask = torch.zeros(len(specs), 128, 128, dtype=torch.bool, device=self.device)
-        for k in range(3):
-            cx, cy = corner[:, k, :1, None], corner[:, k, 1:, None]
-            mask |= (
-                (x >= cx - margin)
-                & (x < cx + px + margin)
-                & (y >= cy - margin)
-                & (y < cy + px + margin)
-                & there[:, k, None, None]
-            )
-        return mask[:, None].float()
-
-    def variants(self, spec, column, values):
-        """Copies of a spec with other values, not mirrored and mirrored: [2 n, 7]."""
-        n = len(values)
-        out = spec.repeat(2 * n, 1)
-        out[:, column] = torch.as_tensor(values, device=self.device).repeat(
-            2, *([1] * (torch.as_tensor(values).ndim - 1))
-        )
-        out[:n, 6], out[n:, 6] = 0, 1
-        return out
-
-    def errors(self, image, background, spec):
-        """Squared error of a picture for every possible subject, plain and mirrored, minus that of the bare background.
-
-        Returns [2, subjects]. Only the boxes are compared: outside of them the difference is zero.
-        """
-        corner, there = data.places(self.atlas, spec[None], 128, 128)
-        px, (g, a, ga, g2, a2) = data.SIZE_PX[int(spec[3])], self.glyphs[int(spec[3])]
-        total = 0
-        for (x, y), is_there in zip(corner[0].tolist(), there[0].tolist()):
-            if is_there:
-                seen, bare = (
-                    t[0, :, y : y + px, x : x + px].movedim(0, -1).reshape(-1, 3) for t in (image, background)
-                )
-                gap, bare = bare - seen, bare + 1
-                total = (
-                    total
-                    + g2
-                    + a2 @ bare.square().sum(1)
-                    - 2 * ga @ bare.flatten()
-                    + 2 * g @ gap.flatten()
-                    - 2 * a @ (bare * gap).sum(1)
-                )
-        return total.view(2, -1)
-
-    def nearest(self, image, specs):
-        """Index of the nearest candidate, regardless of mirroring."""
-        return int((data.compose(self.atlas, specs) - image).square().flatten(1).sum(1).argmin()) % (len(specs) // 2)
-
-    def __call__(self, images, specs):
-        """Whether (subject, background, layout) are right for each picture, [B, 3]."""
-        out = torch.zeros(len(specs), 3)
-        colors = torch.arange(len(COLOR_NAMES), device=self.device).repeat_interleave(len(PATTERNS))
-        patterns = torch.arange(len(PATTERNS), device=self.device).repeat(len(COLOR_NAMES))
-        plain = data.backgrounds(self.atlas, colors, patterns, 128, 128) / 127.5 - 1
-        for i, spec in enumerate(specs):
-            image = images[i : i + 1]
-            background = data.backgrounds(self.atlas, spec[:1], spec[1:2], 128, 128) / 127.5 - 1
-            subject = int(self.errors(image, background, spec).amin(0).argmin())
-            outside = 1 - self.boxes(spec[None], 4)
-            back = int(((plain - image).square() * outside).flatten(1).sum(1).argmin())
-            near = self.variants(spec, slice(3, 6), self.layouts)
-            layout = self.layouts[self.nearest(image, near)]
-            out[i, 0] = subject == int(spec[2])
-            out[i, 1] = back == int(spec[0]) * len(PATTERNS) + int(spec[1])
-            out[i, 2] = bool((layout == spec[3:6]).all())
-        return out
-
-    def anywhere(self, image, color, pattern):
-        """The subject of a picture whose size and place are unknown: the best over all sizes and places."""
-        background = (
-            data.backgrounds(self.atlas, *torch.tensor([[color], [pattern]], device=self.device), 128, 128) / 127.5 - 1
-        )
-        specs = torch.tensor(
-            [[color, pattern, 0, size, 1, place, 0] for size, _, place in self.layouts[:27].tolist()],
-            device=self.device,
-        )
-        return int(torch.stack([self.errors(image, background, spec) for spec in specs]).amin((0, 1)).argmin())
+HERE = os.path.dirname(os.path.abspath(__file__))
+SQUARES = [(96, 96), (128, 128), (192, 192), (256, 256), (320, 320)]
+OBLONG = [(128, 256), (256, 128), (96, 192), (144, 256), (256, 192)]
+EDIT_KINDS = ["background", "replace", "size", "same", "other", "move", "recolor", "remove", "caption"]
 
 
 class Model:
-    def __init__(self, work, device, weights="ema"):
+    """The networks of a training run, or of an exported folder."""
+
+    def __init__(self, work, device, weights="ema", exported=None):
         self.device = device
         self.tokenizer = data.load_tokenizer(os.path.join(work, "tokenizer"))
         self.pad = self.tokenizer.token_to_id("<|endoftext|>")
-        self.vae = stage.load_vae(work, device)
-        self.transformer, self.encoder = models.make_transformer().to(device), models.make_text_encoder().to(device)
-        state = torch.load(os.path.join(work, f"flow_{weights}.pt"))
-        load_flow(state, weights, self.transformer, self.encoder)
+        self.vae = stage.load_vae(work, device, exported)
+        self.transformer, self.encoder = models.make_transformer(), models.make_text_encoder()
+        if exported:
+            stage.start_from(exported, self.transformer, self.encoder, self.tokenizer)
+        else:
+            load_flow(torch.load(os.path.join(work, f"flow_{weights}.pt")), weights, self.transformer, self.encoder)
+        self.transformer, self.encoder = self.transformer.to(device), self.encoder.to(device)
         self.generator = torch.Generator(device).manual_seed(7)
 
     @torch.no_grad()
-    def draw(self, texts, references=(), steps=4):
-        """Draws pictures [B, 3, 128, 128]; `references` is a list of batches of pictures."""
+    def draw(self, texts, references=(), steps=4, size=(128, 128), hold=None):
+        """Draws pictures [B, 3, H, W]; `references`: a list of batches; `hold`: (picture, mask of tokens to redraw)."""
+        height, width = size
         ids = torch.from_numpy(data.encode(self.tokenizer, texts)).long().to(self.device)
-        context = models.text_states(self.encoder, ids, self.pad)
         refs = torch.cat([models.encode_tokens(self.vae, r) for r in references], 1) if references else None
-        noise = torch.randn(len(texts), 64, 64, device=self.device, generator=self.generator)
-        where = models.position_ids(128, 128, len(references), self.device, data.MAX_TOKENS)
-        x = models.sample(self.transformer, context, noise, refs, where, steps)
-        return models.decode_tokens(self.vae, x, 128, 128).clamp(-1, 1)
+        tokens = height * width // 256
+        noise = torch.randn(len(texts), tokens, 64, device=self.device, generator=self.generator)
+        where = models.position_ids(height, width, len(references), self.device, data.MAX_TOKENS)
+        kept = None if hold is None else (models.encode_tokens(self.vae, hold[0]), hold[1])
+        context = models.text_states(self.encoder, ids, self.pad)
+        x = models.sample(self.transformer, context, noise, refs, where, steps, kept)
+        return models.decode_tokens(self.vae, x, height, width).clamp(-1, 1)
 
 
 def load_flow(state, key, transformer, encoder):
@@ -157,107 +72,230 @@ def load_flow(state, key, transformer, encoder):
             own[name].copy_(value.bfloat16())
 
 
-def percent(values):
-    return "  -  " if len(values) == 0 else f"{100 * values.float().mean().item():5.1f}"
+# ---- requests: (caption, target scene, reference scenes) ----
+
+
+def single(rng, words, count=None):
+    while True:
+        p = scenes.random_picture(rng, True)
+        if captions.held_out(p[2], p[0]) and (p[4] == count if count else p[4] == 1):
+            break
+    color, pattern, subject, size, number, place, _ = p
+    if number < 4:
+        return captions.describe(rng, p, words.common, everything=True)[0], scenes.from_picture(p), ()
+    what = scenes.thing(rng, subject, size, -1, number)
+    return scenes.with_background(rng, words, what, color, pattern, True), scenes.from_picture(p), ()
+
+
+def two(rng, words):
+    while True:
+        s, how = scenes.pair(rng, True)
+        if any(captions.held_out(t[0], s[0]) for t in scenes.things_of(s)):
+            break
+    text = scenes.with_background(rng, words, scenes.say_pair(rng, s, how), s[0], s[1], True)
+    return text, s, ()
+
+
+def tinted(rng, words):
+    while True:
+        p = scenes.random_picture(rng, True)
+        tint = scenes.random_tint(rng, p[2])
+        if p[4] == 1 and tint >= 0 and tint != p[0]:
+            break
+    what = scenes.thing(rng, p[2], p[3], tint) + " " + rng.choice(captions.PLACE_WORDS[p[5]])
+    return scenes.with_background(rng, words, what, p[0], p[1], True), scenes.from_picture(p, tint), ()
+
+
+def unknown(rng, words):
+    color, pattern = rng.randrange(len(COLOR_NAMES)), scenes.random_pattern(rng)
+    noun = rng.choice(words.tested)
+    return (
+        scenes.with_background(rng, words, captions.article(noun), color, pattern, True),
+        scenes.card(color, pattern),
+        (),
+    )
+
+
+def edited(kind):
+    def request(rng, words):
+        while True:
+            made = scenes.edit(rng, words, kind, allow=True)
+            if made and any(captions.held_out(t[0], made[2][0]) for t in scenes.things_of(made[2])) | (
+                kind == "remove"
+            ):
+                return made[3], made[2], (made[1],)
+
+    return request
+
+
+def combined(rng, words):
+    while True:
+        first, second, target, text = scenes.two_references(rng, True)
+        if any(captions.held_out(t[0], target[0]) for t in scenes.things_of(target)):
+            return text, target, (first, second)
+
+
+def masked(rng, words):
+    """A thing drawn over another, described without the rest of the picture."""
+    while True:
+        made = scenes.edit(rng, scenes.Words(), "replace", allow=True)
+        source, target = made[1:3] if made else ((), ())
+        if made and len(scenes.things_of(source)) == 1 and scenes.things_of(target)[0][0] != CARD:
+            return captions.article(NAMES[scenes.things_of(target)[0][0]]), target, (source,)
+
+
+def rows():
+    """(name, size, request, mode) of the table."""
+    out = [("one", size, single, "") for size in SQUARES + OBLONG]
+    out += [(f"{n}", (128, 128), lambda rng, words, n=n: single(rng, words, n), "") for n in (2, 3, 4)]
+    out += [("two kinds", size, two, "") for size in ((128, 128), (256, 256), (128, 256))]
+    out += [
+        ("tinted", (128, 128), tinted, ""),
+        ("unknown", (128, 128), unknown, ""),
+        ("unknown", (256, 256), unknown, ""),
+    ]
+    out += [(f"edit {kind}", (128, 128), edited(kind), "") for kind in EDIT_KINDS]
+    out += [(f"edit {kind}", (256, 256), edited(kind), "") for kind in ("size", "replace", "recolor")]
+    out += [("two references", (128, 128), combined, "")]
+    out += [("masked, with reference", (128, 128), masked, "reference"), ("masked", (128, 128), masked, "held")]
+    return out
+
+
+def token_mask(atlas, scene, size):
+    """1 for tokens of the first thing's box and those around it, [B, I, 1]."""
+    height, width = size
+    corner, px, _ = data.boxes(atlas, scene, height, width)
+    y = torch.arange(height // 16, device=scene.device)[None, :, None] * 16
+    x = torch.arange(width // 16, device=scene.device)[None, None, :] * 16
+    left, top, side = corner[:, 0, :1, None], corner[:, 0, 1:, None], px[:, 0, None, None]
+    inside = (x > left - 16) & (x < left + side) & (y > top - 16) & (y < top + side)
+    return inside.flatten(1)[..., None].float()
+
+
+@torch.no_grad()
+def draw_row(model, atlas, words, row, count, steps):
+    """Returns (pictures, scenes, captions, measures, references) of a row of the table."""
+    name, size, request, mode = row
+    rng = random.Random(f"{name} {size}")
+    made = [request(rng, words) for _ in range(count)]
+    tensor = lambda values: torch.tensor(values, device=model.device)
+    targets = tensor([s for _, s, _ in made])
+    pictures, measures, sources = [], [], []
+    batch = max(8, 512 * 128**2 // (size[0] * size[1]))
+    for at in range(0, count, batch):
+        part, target = made[at : at + batch], targets[at : at + batch]
+        scene = [tensor([m[2][k] for m in part]) for k in range(len(part[0][2]))]
+        refs = [data.compose(atlas, s, *size) for s in scene]
+        hold = (refs[0], token_mask(atlas, scene[0], size)) if mode else None
+        image = model.draw([m[0] for m in part], [] if mode == "held" else refs, steps, size, hold)
+        pictures.append(image)
+        sources.append(refs[0] if refs else None)
+        measures.append(strict.measure(atlas, image, target))
+    joined = {k: torch.cat([m[k] for m in measures]) for k in measures[0]}
+    refs = torch.cat(sources) if sources[0] is not None else None
+    return torch.cat(pictures), targets, [m[0] for m in made], joined, refs
+
+
+def to_image(pixels):
+    return Image.fromarray(((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+
+
+def tile(pixels, good, side=96):
+    image = to_image(pixels)
+    image.thumbnail((side, side), Image.LANCZOS)
+    framed = Image.new("RGB", (side + 4, side + 4), (255, 255, 255) if good else (255, 0, 0))
+    framed.paste(image, (2, 2))
+    return framed
+
+
+def contact_sheet(lines, path):
+    """Rows of tiles; references beside what was made of them."""
+    width = max(len(line) for line in lines)
+    side = lines[0][0].width
+    sheet = Image.new("RGB", (width * side, len(lines) * side), "white")
+    for y, line in enumerate(lines):
+        for x, image in enumerate(line):
+            sheet.paste(image, (x * side, y * side))
+    sheet.save(path, optimize=True)
+
+
+def wordings(name):
+    """Lines `caption | subject | color | pattern` of a file, as (caption, three indices)."""
+    with open(os.path.join(HERE, name)) as f:
+        lines = [[part.strip() for part in line.split("|")] for line in f if line.strip() and line[0] != "#"]
+    return [(t, NAMES.index(s), COLOR_NAMES.index(c), PATTERNS.index(p)) for t, s, c, p in lines]
+
+
+@torch.no_grad()
+def judge_wordings(model, atlas, name, steps, seeds=4):
+    """Share of captions whose picture is right for some size, place and mirroring."""
+    lines = wordings(name)
+    image = torch.cat([model.draw([line[0] for line in lines], steps=steps) for _ in range(seeds)])
+    good = torch.zeros(len(image), dtype=torch.bool, device=model.device)
+    for size in range(3):
+        for place in range(9):
+            specs = [scenes.from_picture((c, p, s, size, 1, place, 0)) for _, s, c, p in lines] * seeds
+            good |= strict.right(strict.measure(atlas, image, torch.tensor(specs, device=model.device)))
+    return image, good
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", required=True)
-    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--model", help="exported folder to evaluate instead of WORK's checkpoint")
+    parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--weights", default="ema", choices=["ema", "params"])
-    parser.add_argument("--steps", type=int, nargs="*", default=[4])
-    parser.add_argument("--captions", action="store_true", help="name the captions that came out wrong")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rows", help="only rows that begin with this")
+    parser.add_argument("--sheet", help="contact sheet of the first pictures of each row")
+    parser.add_argument("--columns", type=int, default=16)
+    parser.add_argument("--tiles", type=int, default=96, help="side of a picture in the sheet")
+    parser.add_argument("--json", help="also write all measures to this file")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge, model = Judge(device), Model(args.work, device, args.weights)
-    tensor = lambda specs: torch.tensor(specs, device=device)
-
-    rng = random.Random(11)
-    chosen = [captions.picture(rng, True) for _ in range(args.count)]
-    specs = tensor(chosen)
-    truth = data.compose(judge.atlas, specs)
-    texts = [captions.describe(rng, p, everything=True)[0] for p in chosen]
-    easy = ((specs[:, 3] > 0) & (specs[:, 4] == 1)).cpu()
-
-    def row(name, result):
-        s = result[:, 0]
-        print(
-            f"{name:22} subject large+medium {percent(s[easy])} small+several {percent(s[~easy])} "
-            f"background {percent(result[:, 1])} "
-            f"layout {percent(result[:, 2])}",
-            flush=True,
-        )
-
-    with torch.no_grad():
-        again = torch.cat(
-            [
-                models.decode_tokens(model.vae, models.encode_tokens(model.vae, t), 128, 128).clamp(-1, 1)
-                for t in truth.split(64)
-            ]
-        )
-    row("VAE alone", judge(again, specs))
-    for steps in args.steps:
-        images = torch.cat([model.draw(texts[i : i + 64], steps=steps) for i in range(0, len(texts), 64)])
-        row(f"{steps} steps", judge(images, specs))
-    # Captions with only subject and background; size and place are left to the seed.
-    few = chosen[: args.count // 4]
-    for steps in args.steps:
-        said = [f"{data.captions.article(NAMES[p[2]])} on a {COLOR_NAMES[p[0]]} background" for p in few]
-        images = model.draw(said, steps=steps)
-        right = [judge.anywhere(images[i : i + 1], p[0], 0) == p[2] for i, p in enumerate(few)]
-        print(f"{steps} steps, unplaced: subject {percent(torch.tensor(right))}", flush=True)
-
-    for kind in ("background", "replace", "size", "add", "move"):
-        edits = []
-        while len(edits) < args.count // 4:
-            e = captions.edit(rng, kind, allow=True)
-            if e and held_out(e[2][2], e[2][0]):
-                edits.append(e)
-        source = data.compose(judge.atlas, tensor([e[1] for e in edits]))
-        result = judge(model.draw([e[3] for e in edits], [source]), tensor([e[2] for e in edits]))
-        print(
-            f"edit {kind:10} all right {percent(result.all(1))} subject {percent(result[:, 0])} "
-            f"background {percent(result[:, 1])} "
-            f"layout {percent(result[:, 2])}",
-            flush=True,
-        )
-    pairs = [captions.two_refs(rng, True) for _ in range(args.count // 4)]
-    refs = [data.compose(judge.atlas, tensor([p[k] for p in pairs])) for k in (0, 1)]
-    result = judge(model.draw([p[3] for p in pairs], refs), tensor([p[2] for p in pairs]))
-    print(
-        f"two references: both right {percent(result[:, 0] * result[:, 1])} subject {percent(result[:, 0])} background "
-        f"{percent(result[:, 1])} layout {percent(result[:, 2])}",
-        flush=True,
-    )
-
-    for name in ("heldout_captions.txt", "tuning_captions.txt"):
-        wordings(judge, model, name, args.captions)
+    start = time.time()
+    atlas = data.Atlas(device, os.path.join(args.work, "glyphs.npz"))
+    model = Model(args.work, device, args.weights, args.model)
+    words = data.load_words(args.work)
+    words.tested = unknown_words()
+    lines, record = [], {}
+    for row in rows():
+        name = f"{row[0]} {row[1][1]}x{row[1][0]}"
+        if args.rows and not name.startswith(args.rows):
+            continue
+        pictures, targets, texts, measures, refs = draw_row(model, atlas, words, row, args.count, args.steps)
+        good = strict.right(measures)
+        within = " ".join(f"{k} {100 * (v <= strict.LIMITS[k]).float().mean().item():.0f}" for k, v in measures.items())
+        print(f"{name:30} {100 * good.float().mean().item():5.1f}   ({within})", flush=True)
+        record[name] = {k: [round(x, 4) for x in v.tolist()] for k, v in measures.items()}
+        record[name]["captions"] = texts
+        shown = range(min(args.columns // (2 if refs is not None else 1), len(pictures)))
+        line = []
+        for i in shown:
+            line += [] if refs is None else [tile(refs[i], True, args.tiles)]
+            line.append(tile(pictures[i], bool(good[i]), args.tiles))
+        lines.append(line)
+    for name in () if args.rows else ("heldout_captions.txt", "tuning_captions.txt", "fresh_captions.txt"):
+        image, good = judge_wordings(model, atlas, name, args.steps)
+        print(f"{name:30} {100 * good.float().mean().item():5.1f}", flush=True)
+        lines.append([tile(image[i], bool(good[i]), args.tiles) for i in range(args.columns)])
+    if args.sheet:
+        contact_sheet(lines, args.sheet)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(record, f)
+    print(f"{time.time() - start:.0f} s")
 
 
-def wordings(judge, model, name, show):
-    """Evaluates captions in words that training never saw: a file of `caption | subject | color | pattern` lines."""
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)) as f:
-        lines = [[part.strip() for part in line.split("|")] for line in f if line.strip() and line[0] != "#"]
-    images = model.draw([line[0] for line in lines])
-    colors = torch.arange(len(COLOR_NAMES), device=judge.device).repeat_interleave(len(PATTERNS))
-    patterns = torch.arange(len(PATTERNS), device=judge.device).repeat(len(COLOR_NAMES))
-    plain = data.backgrounds(judge.atlas, colors, patterns, 128, 128) / 127.5 - 1
-    good, wrong = 0, []
-    for i, (text, subject, color, pattern) in enumerate(lines):
-        image = images[i : i + 1]
-        # The background fills most of the picture, so compare a low quantile of the error over pixels.
-        back = int((plain - image).square().mean(1).flatten(1).quantile(0.4, dim=1).argmin())
-        got = judge.anywhere(image, back // len(PATTERNS), back % len(PATTERNS))
-        answer = (NAMES[got], COLOR_NAMES[back // len(PATTERNS)], PATTERNS[back % len(PATTERNS)])
-        good += answer == (subject, color, pattern)
-        wrong += [] if answer == (subject, color, pattern) else [(text, answer)]
-    print(f"{name}: subject and background right {100 * good / len(lines):.1f}", flush=True)
-    for text, answer in wrong if show else []:
-        print("   ", text, "->", *answer)
+def unknown_words():
+    """The nouns of unknown_captions.txt without articles and backgrounds, which training never sees."""
+    with open(os.path.join(HERE, "unknown_captions.txt")) as f:
+        lines = [line.split("|")[0].strip() for line in f if line.strip() and line[0] != "#"]
+    first = [line.split(",")[0].split(" on ")[0] for line in lines]
+    return [line.split(" ", 1)[1] for line in first if line.startswith(("a ", "an ")) and line.count(" ") == 1]
 
 
 if __name__ == "__main__":

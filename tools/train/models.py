@@ -160,8 +160,11 @@ def sigmas(tokens, steps):
 
 
 @torch.no_grad()
-def sample(transformer, context, noise, references, ids, steps):
-    """Denoises `noise` [B, I, 64] to normalized tokens, in Euler steps."""
+def sample(transformer, context, noise, references, ids, steps, hold=None):
+    """Denoises `noise` [B, I, 64] to normalized tokens, in Euler steps.
+
+    With `hold` (tokens of a picture [B, I, 64], mask [B, I, 1]) only tokens where the mask is 1 are redrawn.
+    """
     x, n = noise, noise.shape[1]
     levels = sigmas(n, steps)
     for now, then in zip(levels, levels[1:]):
@@ -176,6 +179,8 @@ def sample(transformer, context, noise, references, ids, steps):
             return_dict=False,
         )[0][:, :n]
         x = x + (then - now) * v.float()
+        if hold is not None:
+            x = torch.lerp(torch.lerp(hold[0], noise, then), x, hold[1])
     return x
 
 
@@ -306,9 +311,9 @@ class Trainer:
             (self.first, "first"),
             (self.second, "second"),
         ):
-            for a, b in zip(mine, state[name]):
+            for a, b in zip(mine, state.get(name, ())):
                 a.data.copy_(b)
-        self.count.fill_(state["count"])
+        self.count.fill_(state.get("count", 0.0))
 
     @torch.no_grad()
     def swap_ema(self):

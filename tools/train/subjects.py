@@ -62,6 +62,11 @@ PATTERNS = ["plain", "gradient", "striped"]
 
 SIZES = ["small", "medium", "large"]
 SIZE_PX = [48, 64, 96]
+# Sides of subjects in pictures of all sizes.
+ALL_PX = [32, 48, 64, 96, 128, 192, 256]
+# Sides of small, medium and large subjects, by the shorter side of the picture.
+PX_BY_SIDE = [(112, [32, 48, 64]), (160, [48, 64, 96]), (224, [64, 96, 128]), (288, [96, 128, 192])]
+PX_LARGEST = [128, 192, 256]
 # Distance of the outermost places from the edge. All places of a size have the same offset modulo 16, so that a glyph
 # gives the same tokens at every place; the middle of a 128 px picture is one of the places.
 SIZE_INSET = [8, 0, 0]
@@ -127,9 +132,81 @@ def plural(name):
     return f"{head} {PLURALS.get(last, last + 's')}".strip()
 
 
+# Subject without a name: the card that is drawn for unknown words.
+CARD = len(NAMES)
+
+# Other words for a subject.
+ALIASES = {
+    "cat": "kitten|kitty",
+    "dog": "puppy",
+    "rabbit": "bunny",
+    "cup of coffee": "coffee|espresso",
+    "glass of milk": "milk",
+    "glass of wine": "wine|red wine",
+    "slice of pizza": "pizza",
+    "piece of cheese": "cheese",
+    "ear of corn": "corn",
+    "bunch of grapes": "grapes",
+    "bowl of salad": "salad",
+    "airplane": "plane|aeroplane|jet",
+    "bicycle": "bike",
+    "sailboat": "boat|yacht",
+    "motor scooter": "scooter|moped",
+    "flying saucer": "ufo",
+    "tropical fish": "fish",
+    "donut": "doughnut",
+    "hamburger": "burger",
+    "santa claus": "santa",
+    "television": "tv",
+    "telephone": "phone",
+    "four leaf clover": "clover|shamrock",
+    "birthday cake": "cake",
+    "lightning bolt": "lightning",
+    "chicken": "hen",
+    "fried egg": "egg",
+    "gem": "jewel",
+    "gift": "present",
+    "light bulb": "bulb",
+    "gold medal": "medal",
+    "top hat": "hat",
+    "money bag": "bag of money",
+    "teddy bear": "teddy",
+    "envelope": "letter",
+    "pine tree": "fir|christmas tree",
+    "palm tree": "palm",
+    "ice cream": "ice cream cone",
+    "computer": "laptop",
+    "sneaker": "shoe",
+    "drop of water": "water drop",
+    "earth": "globe",
+    "snake": "serpent",
+    "maple leaf": "leaf",
+    "smiling face": "smiley",
+    "magnifying glass": "magnifier",
+    "clock": "alarm clock",
+    "soccer ball": "soccer",
+    "shirt": "t-shirt",
+    "police car": "cop car",
+}
+ALIASES = {NAMES.index(name): words.split("|") for name, words in ALIASES.items()}
+
+
+def sides(height, width):
+    """Sides in pixels of small, medium and large subjects in a picture of this size."""
+    return next((px for least, px in PX_BY_SIDE if min(height, width) < least), PX_LARGEST)
+
+
+def inset(px, height, width):
+    """Distance of the outermost places from the edge, so that a glyph has one offset modulo 16 at all places.
+
+    None in pictures so small that two would overlap.
+    """
+    return 8 if px % 32 == 16 and min(height, width) > 2 * px else 0
+
+
 def shape_color(subject):
-    """Index in COLOR_NAMES of a shape's color; None for an emoji."""
-    if subject < SHAPE_START:
+    """Index in COLOR_NAMES of a shape's color; None for an emoji and for the card."""
+    if subject < SHAPE_START or subject == CARD:
         return None
     return COLOR_NAMES.index(SHAPE_COLORS[(subject - SHAPE_START) % len(SHAPE_COLORS)])
 

@@ -2,7 +2,8 @@
 
 In:  sentences of the grammar; the most common English words, from the package wordfreq.
 Out: WORK/tokenizer with tokenizer.json and tokenizer_config.json: byte-level BPE with Qwen's rules, 2043 entries and 5
-     added tokens; WORK/words.txt: common words, the filler of loose sentences.
+     added tokens; WORK/words.txt: common words, the filler of loose sentences; WORK/unknown.txt: words that the model
+     is taught not to know; WORK/glyphs.npz: the glyphs, for machines without the font.
 """
 
 import argparse
@@ -10,13 +11,15 @@ import json
 import os
 import random
 import re
+import shutil
 
 import wordfreq
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import captions
+import data
 from models import VOCAB
-from subjects import COLOR_NAMES, NAMES, plural
+from subjects import ALIASES, COLOR_NAMES, NAMES, plural
 
 COMMON = 2000
 # Words with a meaning in captions, and some that do not belong in one.
@@ -55,15 +58,33 @@ def common_words():
     return [w for w in words if w not in taken][:COMMON]
 
 
+def unknown_words(common):
+    """Less common words of several languages that are no part of a known name, except those of the evaluation."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "unknown_captions.txt")) as f:
+        tested = set(re.findall(r"[^\W\d]+", f.read().lower()))
+    names = [*NAMES, *(plural(name) for name in NAMES), *(alias for aliases in ALIASES.values() for alias in aliases)]
+    taken = tested | set(TAKEN) | set(COLOR_NAMES) | set(common) | {part for name in names for part in name.split()}
+    words = []
+    for language, count in (("en", 25_000), ("de", 4000), ("fr", 3000), ("es", 3000), ("it", 2000), ("nl", 1000)):
+        words += [w for w in wordfreq.top_n_list(language, count) if re.fullmatch(r"[^\W\d_]{3,}", w)]
+    return sorted({w for w in words if w not in taken and w.rstrip("s") not in taken})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", required=True, help="folder of the training run")
+    parser.add_argument("--keep", help="folder of a tokenizer to use instead of making one")
     args = parser.parse_args()
     out = os.path.join(args.work, "tokenizer")
     os.makedirs(out, exist_ok=True)
     words = common_words()
-    with open(os.path.join(args.work, "words.txt"), "w") as f:
-        f.write("\n".join(words) + "\n")
+    for name, listed in (("words.txt", words), ("unknown.txt", unknown_words(words))):
+        with open(os.path.join(args.work, name), "w") as f:
+            f.write("\n".join(listed) + "\n")
+    data.save_glyphs(os.path.join(args.work, "glyphs.npz"))
+    if args.keep:
+        shutil.copytree(args.keep, out, dirs_exist_ok=True)
+        return
 
     rng = random.Random(1)
     kinds = [captions.T2I] * 3 + [captions.EDIT] * 2 + [captions.TWO_REFS]

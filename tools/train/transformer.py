@@ -1,18 +1,21 @@
 """Stage 3: trains transformer and text encoder together, from scratch or from an exported model.
 
-In:  WORK/tokenizer, WORK/words.txt, WORK/vae.pt.
+In:  WORK/tokenizer, WORK/{words,unknown}.txt, WORK/glyphs.npz, WORK/vae.pt (or that of --init).
 Out: WORK/flow_{params,ema,optimizer}.pt, to resume from; flow_ema.pt is exported.
 
 Flow matching on normalized latents: x_t = (1 - t) x + t n, the network predicts n - x. Unsaid fields are coupled to the
 noise (data.couple). Worker processes write sentences; the GPU composes and encodes pictures. Latents are kept in ring
-buffers and used several times. Four steps mix text-to-image, edits, two references and larger sizes. Several GPUs
-(`torchrun --nproc-per-node N transformer.py …`) are data-parallel: each has its own batch, gradients are averaged.
+buffers and used several times. PERIOD steps mix the TASKS: text-to-image, edits, two references, all sizes. Several
+GPUs (`torchrun --nproc-per-node N transformer.py …`) are data-parallel: each has its own batch, gradients are averaged.
 """
 
 import argparse
+import itertools
 import math
 import os
+import random
 import time
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,23 +24,59 @@ import captions
 import data
 import models
 
-# Training tasks: (kind, side in px, shares of a step, in which of four steps). Every step has SHARES shares.
+
+class Task(NamedTuple):
+    """A kind of sample at sizes with one number of tokens, so that a step has one shape for all of them."""
+
+    kind: int
+    sizes: tuple  # (height, width)
+    units: int  # of samples in a step
+    turns: tuple  # the steps of PERIOD in which it takes part
+    feed: int  # chunks of sentences per cycle
+    pool: float  # capacity of its rings, relative to --pool
+
+    @property
+    def references(self):
+        return self.kind if self.kind != captions.T2I else 0
+
+    @property
+    def tokens(self):
+        """Tokens of one picture."""
+        return self.sizes[0][0] * self.sizes[0][1] // 256
+
+
+def turned(height, width):
+    return ((height, width), (width, height))
+
+
+ALL, ODD, EVEN = (0, 1, 2, 3, 4, 5, 6, 7), (1, 3, 5, 7), (0, 2, 4, 6)
+PERIOD = 8
 TASKS = [
-    (captions.T2I, 128, 6, (0, 1, 2, 3)),
-    (captions.EDIT, 128, 2, (0, 1, 2, 3)),
-    (captions.TWO_REFS, 128, 1, (0, 2)),
-    (captions.T2I, 192, 1, (1,)),
-    (captions.T2I, 256, 1, (3,)),
+    Task(captions.T2I, ((128, 128),), 4, ALL, 12, 1.0),
+    Task(captions.EDIT, ((128, 128),), 4, ALL, 12, 0.8),
+    Task(captions.TWO_REFS, ((128, 128),), 1, EVEN, 3, 0.25),
+    Task(captions.T2I, ((256, 256),), 3, ODD, 8, 0.3),
+    Task(captions.T2I, turned(128, 256), 1, EVEN, 4, 0.15),
+    Task(captions.T2I, ((192, 192), *turned(144, 256)), 1, ODD, 5, 0.12),
+    Task(captions.T2I, turned(192, 256), 1, (2, 6), 3, 0.1),
+    Task(captions.T2I, turned(96, 192), 1, (0, 4), 3, 0.1),
+    Task(captions.T2I, ((96, 96),), 1, (2, 6), 2, 0.15),
+    Task(captions.T2I, ((320, 320),), 1, (3,), 1, 0.05),
+    Task(captions.EDIT, ((256, 256),), 1, ODD, 4, 0.12),
+    Task(captions.EDIT, turned(128, 256), 1, (0, 4), 3, 0.08),
+    Task(captions.EDIT, ((192, 192),), 1, (2, 6), 2, 0.12),
 ]
-SHARES = 9
-LARGER = {1: 3, 2: 4}  # task of the first and second of ten text-to-image chunks: the larger sizes
-POOLS = (1.0, 0.7, 0.3, 0.1, 0.1)  # capacity of each task's ring, relative to --pool
-FEED = (12, 4, 2)  # chunks of sentences per cycle, by kind
-CHUNK = 1024  # sentences per chunk; 16 on a CPU
+FEED = tuple(sum(task.feed for task in TASKS if task.kind == kind) for kind in range(3))  # chunks per cycle, by kind
+CHUNK = 1024  # sentences per chunk of the smallest pictures; 16 on a CPU
+# Noise in the latents of references, at most: at inference they are pictures that the model drew.
+REFERENCE_NOISE = 0.08
+# A picture with unsaid fields is coupled to its noise, except some at noise levels below this one: masked edits show
+# them what they do not say.
+FREE_BELOW, FREE_SHARE = 0.8, 0.1
 
 
 class Ring:
-    """Ring buffer of a task on the device: latents [capacity, pictures, I, 64], token ids, specs, unsaid fields."""
+    """Ring buffer of a task at one size: latents [capacity, pictures, I, 64], token ids, choices, unsaid fields."""
 
     def __init__(self, capacity, pictures, tokens, device):
         empty = lambda *shape, dtype=torch.int16: torch.empty(capacity, *shape, dtype=dtype, device=device)
@@ -56,79 +95,93 @@ class Ring:
         self.filled = max(self.filled, self.next + n)
         self.next = (self.next + n) % self.capacity
 
-    def take(self, at):
-        """Returns (latents, token ids, specs, unsaid) of the entries `at`."""
-        latents, *rest = (part[at] for part in self.parts)
-        return latents.float(), *(part.long() for part in rest)
-
 
 class Feeder:
-    """Encodes pictures of new sentences into the rings."""
+    """Encodes pictures of new sentences into the rings of all tasks."""
 
-    def __init__(self, pool, source, vae, device, chunk):
-        self.atlas, self.vae, self.device = data.Atlas(device), vae, device
-        self.rings = [
-            Ring(int(pool * part), kind + 1 if kind != captions.T2I else 1, (side // 16) ** 2, device)
-            for part, (kind, side, _, _) in zip(POOLS, TASKS)
-        ]
-        self.chunk = chunk
-        self.source = source
-        self.turn = 0
+    def __init__(self, pool, source, vae, atlas, device, chunk):
+        self.atlas, self.vae, self.device, self.chunk, self.source = atlas, vae, device, chunk, source
+        ring = lambda task: Ring(
+            max(64, int(pool * task.pool / len(task.sizes))), task.references + 1, task.tokens, device
+        )
+        self.rings = [[ring(task) for _ in task.sizes] for task in TASKS]
+        # The rings that sentences of a kind go to, in turn.
+        places = {kind: [] for kind in range(3)}
+        for turn in range(max(task.feed for task in TASKS)):
+            for i, task in enumerate(TASKS):
+                if turn < task.feed:
+                    places[task.kind].append((i, turn % len(task.sizes)))
+        self.places = {kind: itertools.cycle(these) for kind, these in places.items()}
 
     @torch.no_grad()
     def feed(self):
         """Encodes one chunk of sentences; returns the number of encoded pictures."""
         kind, *parts = next(self.source)
-        task = kind
-        if kind == captions.T2I:
-            self.turn += 1
-            task = LARGER.get(self.turn % 10, 0)
-        specs, ids, unsaid = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in parts)
-        side = TASKS[task][1]
-        flat = specs.reshape(-1, 7).long()
+        i, size = next(self.places[kind])
+        task = TASKS[i]
+        height, width = task.sizes[size]
+        # Fewer of the larger pictures.
+        count = max(1, len(parts[0]) * 64 // max(64, task.tokens))
+        scenes, ids, choices, unsaid = (torch.from_numpy(p[:count]).to(self.device, non_blocking=True) for p in parts)
+        flat = scenes.flatten(0, 1).long()
         with models.autocast(self.device):
             latents = torch.cat(
                 [
-                    models.encode_tokens(self.vae, data.compose(self.atlas, part, side, side))
-                    for part in flat.split(self.chunk // 2 * 128**2 // side**2)
+                    models.encode_tokens(self.vae, data.compose(self.atlas, part, height, width))
+                    for part in flat.split(max(1, self.chunk // 2 * 64 // max(64, task.tokens)))
                 ]
             )
-        self.rings[task].add(latents.view(len(specs), -1, *latents.shape[1:]), ids, specs[:, 0], unsaid)
+        self.rings[i][size].add(latents.view(count, -1, *latents.shape[1:]), ids, choices, unsaid)
         return len(flat)
 
 
 class Lesson:
     """A task's part of a training step: samples, loss, gradients. On a GPU it is a CUDA graph."""
 
-    def __init__(self, task, ring, unit, networks, pad, device):
-        (self.kind, side, share, self.turns), self.ring = task, ring
-        self.transformer, self.encoder, self.pad, self.device = *networks, pad, device
-        self.n, self.weight = unit * share, share / SHARES
-        self.at = torch.zeros(self.n, dtype=torch.long, device=device)
+    def __init__(self, task, rings, unit, weight, networks, pad, device):
+        self.task, self.rings, self.weight, self.pad, self.device = task, rings, weight, pad, device
+        self.transformer, self.encoder = networks
+        self.n = unit * task.units
         self.loss = torch.zeros((), device=device)
-        references = self.kind if self.kind != captions.T2I else 0
-        self.ids = models.position_ids(side, side, references, device, data.MAX_TOKENS)
-        tokens = (side // 16) ** 2
-        self.mu, self.levels = models.pipeline_mu(tokens, 4), torch.tensor(models.sigmas(tokens, 4)[:-1], device=device)
+        # Inputs of the graph.
+        self.inputs = [torch.zeros(self.n, *part.shape[1:], dtype=part.dtype, device=device) for part in rings[0].parts]
+        places = [models.position_ids(*size, task.references, device, data.MAX_TOKENS) for size in task.sizes]
+        self.text_ids, self.image_ids = places[0][0], places[0][1].clone()
+        self.places = [image for _, image in places]
+        self.mu = models.pipeline_mu(task.tokens, 4)
+        self.levels = torch.tensor(models.sigmas(task.tokens, 4)[:-1], device=device)
         self.graph = None
 
+    def draw(self):
+        """Fills the inputs with random samples of one size."""
+        size = random.randrange(len(self.rings))
+        ring = self.rings[size]
+        at = torch.randint(ring.filled, (self.n,), device=self.device)
+        for mine, part in zip(self.inputs, ring.parts):
+            torch.index_select(part, 0, at, out=mine)
+        self.image_ids.copy_(self.places[size])
+
     def _run(self):
-        pictures, tokens, specs, unsaid = self.ring.take(self.at)
+        pictures, tokens, choices, unsaid = self.inputs
+        pictures, tokens, choices, unsaid = pictures.float(), tokens.long(), choices.long(), unsaid.long()
         x, refs = pictures[:, 0], pictures[:, 1:].flatten(1, 2)
         count = x.shape[1]
         t = times(self.n, self.levels, self.mu)
-        noise = data.couple(torch.randn_like(x), specs, unsaid)
+        free = (torch.rand_like(t) < FREE_SHARE) & (t < FREE_BELOW)
+        noise = data.couple(torch.randn_like(x), choices, torch.where(free, 0, unsaid))
         inputs = torch.lerp(x, noise, t[:, None, None])
         if refs.shape[1]:
-            inputs = torch.cat([inputs, refs], 1)
+            inputs = torch.cat(
+                [inputs, refs + REFERENCE_NOISE * torch.rand_like(t)[:, None, None] * torch.randn_like(refs)], 1
+            )
         with models.autocast(self.device):
             context = models.text_states(self.encoder, tokens, self.pad)
             v = self.transformer(
                 hidden_states=inputs,
                 encoder_hidden_states=context,
                 timestep=t,
-                txt_ids=self.ids[0],
-                img_ids=self.ids[1],
+                txt_ids=self.text_ids,
+                img_ids=self.image_ids,
                 return_dict=False,
             )[0][:, :count]
         loss = (v.float() - (noise - x)).square().mean()
@@ -136,12 +189,12 @@ class Lesson:
         self.loss += loss.detach()
 
     def run(self):
-        self.at.random_(0, self.ring.filled)
+        self.draw()
         self.graph.replay() if self.graph else self._run()
 
     def capture(self):
         """Captures the CUDA graph: thousands of small kernels take longer to launch than to run."""
-        self.at.random_(0, self.ring.filled)
+        self.draw()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -178,9 +231,15 @@ def split_parameters(transformer, encoder):
     return [n for n, _ in matrices + rest], [p for _, p in matrices], [p for _, p in rest]
 
 
-def load_vae(work, device):
-    vae = models.make_vae()
-    vae.load_state_dict(torch.load(os.path.join(work, "vae.pt")))
+def load_vae(work, device, exported=None):
+    """The autoencoder of WORK, or of an exported model if WORK has none."""
+    vae, path = models.make_vae(), os.path.join(work, "vae.pt")
+    if exported and not os.path.exists(path):
+        from safetensors.torch import load_file
+
+        vae.load_state_dict(load_file(os.path.join(exported, "vae", "diffusion_pytorch_model.safetensors")))
+    else:
+        vae.load_state_dict(torch.load(path))
     return vae.to(device).requires_grad_(False).eval()
 
 
@@ -195,13 +254,14 @@ def save(folder, trainer, names, seconds, step):
 
 
 def resume(work, trainer):
-    """Loads the checkpoint in `work`; returns (seconds, step), zeros if there is none."""
-    if not os.path.exists(os.path.join(work, "flow_params.pt")):
-        return 0.0, 0
+    """Loads the checkpoint in `work`, of which the averaged weights suffice; returns (seconds, step), zeros without."""
     state = {}
-    for part in ("params", "ema", "optimizer"):
-        state |= torch.load(os.path.join(work, f"flow_{part}.pt"))
-    trainer.load(state)
+    for part in ("ema", "params", "optimizer"):
+        path = os.path.join(work, f"flow_{part}.pt")
+        state |= torch.load(path) if os.path.exists(path) else {}
+    if not state:
+        return 0.0, 0
+    trainer.load({"params": state["ema"], **state})
     return state["seconds"], state["step"]
 
 
@@ -237,7 +297,7 @@ def main():
     )
     parser.add_argument("--save-every", type=float, default=600, help="seconds between checkpoints")
     parser.add_argument(
-        "--batch", type=int, default=0, help="samples of 9 shares per step and device (0: 1152 on a GPU, 36 else)"
+        "--unit", type=int, default=0, help="samples of a unit of the tasks, per device (0: 128 on a GPU, 2 else)"
     )
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument(
@@ -247,15 +307,13 @@ def main():
     parser.add_argument("--feed-every", type=int, default=3, help="steps per freshly encoded chunk")
     parser.add_argument("--workers", type=int, default=0, help="processes that write sentences, of each device")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--finish", action="store_true", help="end the schedule with this call, at --stop-after")
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     began = time.time()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    resumed = (
-        torch.load(os.path.join(args.work, "flow_params.pt"))["step"]
-        if os.path.exists(os.path.join(args.work, "flow_params.pt"))
-        else 0
-    )
+    averaged = os.path.join(args.work, "flow_ema.pt")
+    resumed = torch.load(averaged)["step"] if os.path.exists(averaged) else 0
     seed = args.seed + 1000 * rank + resumed
     # Counting GPUs does not initialize CUDA, so workers can still be forked.
     gpu = torch.cuda.device_count() > 0
@@ -268,12 +326,16 @@ def main():
         dist.init_process_group("nccl" if gpu else "gloo")
     if args.threads:
         torch.set_num_threads(args.threads)
-    unit = (args.batch or (1152 if gpu else 36)) // SHARES
+    unit = args.unit or (128 if gpu else 2)
     args.first = args.first or (100_000 if gpu else 600)
+    random.seed(seed)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
 
-    feeder = Feeder(args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device), device, chunk)
+    atlas = data.Atlas(device, os.path.join(args.work, "glyphs.npz"))
+    feeder = Feeder(
+        args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device, args.init), atlas, device, chunk
+    )
     transformer, encoder = models.make_transformer(), models.make_text_encoder()
     tokenizer = data.load_tokenizer(os.path.join(args.work, "tokenizer"))
     if args.init:
@@ -291,13 +353,17 @@ def main():
             *transformer.single_transformer_blocks,
             *encoder.model.layers[: max(models.TAPS)],
         ]:
-            block.compile(dynamic=False)
+            block.compile(dynamic=True)  # the tasks have ten shapes
 
     made = 0
-    while made < args.first or any(r.filled == 0 for r in feeder.rings):
+    while made < args.first or any(ring.filled == 0 for rings in feeder.rings for ring in rings):
         made += feeder.feed()
     pad = tokenizer.token_to_id("<|endoftext|>")
-    lessons = [Lesson(task, ring, unit, (transformer, encoder), pad, device) for task, ring in zip(TASKS, feeder.rings)]
+    units = sum(task.units * len(task.turns) for task in TASKS) / PERIOD
+    lessons = [
+        Lesson(task, rings, unit, task.units / units, (transformer, encoder), pad, device)
+        for task, rings in zip(TASKS, feeder.rings)
+    ]
     if gpu:
         torch.cuda.synchronize()
         print(
@@ -314,6 +380,8 @@ def main():
             lesson.loss.zero_()
 
     start = last = saved = time.time()
+    if args.finish:
+        args.seconds = spent + args.stop_after - (start - began)
     seen, taught = 0, [0] * len(lessons)
     # All processes use the clock of the first, so that they anneal and stop together.
     clock = torch.zeros(2, dtype=torch.float64, device=device)
@@ -327,7 +395,7 @@ def main():
         if elapsed >= args.seconds or in_call >= args.stop_after:
             break
         for i, lesson in enumerate(lessons):
-            if step % 4 in lesson.turns:
+            if step % PERIOD in lesson.task.turns:
                 lesson.run()
                 taught[i] += 1
                 seen += lesson.n * world
@@ -340,7 +408,7 @@ def main():
         if step % args.feed_every == 0:
             made += feeder.feed()
         if rank == 0 and time.time() - last > (15 if gpu else 10):
-            means = " ".join(f"{lesson.loss.item() / max(1, n):.4f}" for lesson, n in zip(lessons, taught))
+            means = " ".join(f"{lesson.loss.item() / max(1, n):.3f}" for lesson, n in zip(lessons, taught))
             print(
                 f"step {step} {elapsed:.0f} s loss {means} {seen / (time.time() - last):.0f}/s "
                 f"grad {trainer.norm.item():.2f} "

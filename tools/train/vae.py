@@ -45,8 +45,8 @@ def loss_of(vae, x, noise, squared):
 
 def window_origin(atlas, specs, generator_device):
     """Top left corners (y, x) of windows that show a part of the first subject."""
-    corner, _ = data.places(atlas, specs, data.FULL, data.FULL)
-    middle = corner[:, 0].flip(-1) + atlas.px[specs[:, 3]][:, None] // 2
+    corner, px, _ = data.boxes(atlas, data.from_pictures(atlas, specs), data.FULL, data.FULL)
+    middle = corner[:, 0].flip(-1) + px[:, :1] // 2
     jitter = torch.randint(-28, 29, middle.shape, device=generator_device)
     return (middle - WINDOW // 2 + jitter).clamp(0, data.FULL - WINDOW)
 

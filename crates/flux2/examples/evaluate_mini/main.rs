@@ -9,6 +9,7 @@
 //!     --dtype DTYPE    f32, bf16 (by default) or int8; with weights rounded to a format, bf16+q8_0
 //!     --padded         round weights to q4_k, with rows padded to its blocks, which are longer
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
+//!     --strict         the strict judge's table of scenes instead, and what is wrong with pictures
 //!     --misses         list the wrong answers
 //!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
 //!     --sheet DIR      draw the contact sheets of docs/mini.md and nothing else
@@ -25,6 +26,7 @@
 mod evaluation;
 mod reconstruction;
 mod sheets;
+mod strict_table;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -48,6 +50,7 @@ struct Args {
     steps: Vec<u32>,
     count: usize,
     pictures: Option<PathBuf>,
+    strict: bool,
     misses: bool,
     keep: Option<PathBuf>,
     sheet: Option<PathBuf>,
@@ -63,6 +66,7 @@ impl Args {
             steps: vec![4],
             count: usize::MAX,
             pictures: None,
+            strict: false,
             misses: false,
             keep: None,
             sheet: None,
@@ -79,6 +83,7 @@ impl Args {
                 "--dtype" => args.drawing.precision = value()?.parse().map_err(|()| "no such dtype")?,
                 "--pictures" => args.pictures = Some(value()?.into()),
                 "--padded" => args.padded = Some(padded(args.drawing.model.model.path(), DType::Q4K)?),
+                "--strict" => args.strict = true,
                 "--misses" => args.misses = true,
                 "--keep" => args.keep = Some(value()?.into()),
                 "--sheet" => args.sheet = Some(value()?.into()),
@@ -99,6 +104,9 @@ fn main() -> Result<(), Failure> {
     if let Some(folder) = &args.sheet {
         return Ok(sheets::write(args.drawing.engine()?.as_mut(), &judge.world, folder)?);
     }
+    if args.strict {
+        return strict_table::print(&args, &judge.world);
+    }
     let cases = evaluation::cases(|_| args.count);
     let mut columns = Vec::new();
     for steps in &args.steps {
@@ -112,7 +120,7 @@ fn main() -> Result<(), Failure> {
         eprintln!();
     }
 
-    print_table(&args, &cases, &columns)?;
+    print_table(&args, &judge.world, &cases, &columns)?;
     if args.misses {
         print_misses(&args, &judge.world, &cases, &columns);
     }
@@ -123,17 +131,18 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_table(args: &Args, cases: &[Case], columns: &[Vec<Outcome>]) -> flux2::Result<()> {
-    let headings: Vec<String> = args.steps.iter().map(|steps| format!(" {steps} steps |")).collect();
+fn print_table(args: &Args, world: &World, cases: &[Case], columns: &[Vec<Outcome>]) -> flux2::Result<()> {
+    let headings: Vec<String> = args.steps.iter().map(|steps| format!(" {steps} steps | looks right |")).collect();
     println!("| what | at least |{}", headings.concat());
-    println!("|---|---|{}", "---|".repeat(args.steps.len()));
+    println!("|---|---|{}", "---|---|".repeat(args.steps.len()));
     for row in rows() {
-        let cells: Vec<String> = columns.iter().map(|outcomes| row.cell(cases, outcomes)).collect();
+        let cell = |outcomes: &Vec<Outcome>| row.cell(cases, outcomes) + &row.strict_cell(world, cases, outcomes);
+        let cells: Vec<String> = columns.iter().map(cell).collect();
         println!("| {} | {} |{}", row.what, row.bar.map_or(String::new(), |bar| format!("{bar} %")), cells.concat());
     }
     if let Some(folder) = &args.pictures {
         for Line { what, bar, psnr, n } in reconstruction::lines(&args.drawing.model, folder)? {
-            let cell = format!(" {psnr:.1} dB of {n} |");
+            let cell = format!(" {psnr:.1} dB of {n} | |");
             println!("| {what} | {bar} |{}", cell.repeat(args.steps.len()));
         }
     }
@@ -188,6 +197,16 @@ impl Row {
             0 => format!(" {share:.1} % of {} |", answers.len()),
             _ => format!(" {share:.1} % of {} ({} asked) |", answers.len(), asked.len()),
         }
+    }
+
+    /// The share of pictures that the strict judge finds right.
+    fn strict_cell(&self, world: &World, cases: &[Case], outcomes: &[Outcome]) -> String {
+        let asked = cases.iter().zip(outcomes).filter(|(case, _)| (self.about)(case));
+        let drawn = asked.filter_map(|(case, outcome)| Some((case, &outcome.as_ref()?.0)));
+        let answers: Vec<bool> =
+            drawn.map(|(case, image)| evaluation::looks_right(world, image, &case.target)).collect();
+        let right = answers.iter().filter(|right| **right).count();
+        format!(" {:.1} % |", 100.0 * right as f64 / answers.len().max(1) as f64)
     }
 }
 

@@ -82,6 +82,23 @@ fn a_part_of_the_evaluation() {
     assert!(good, "{report}");
 }
 
+#[test]
+fn single_subjects_look_right() {
+    let world = World::load();
+    let mut cases = evaluation::scene_cases(16);
+    cases.retain(|case| case.row == "one" && case.size == [128, 128]);
+    let drawing = Drawing { model: evaluation::mini(), precision: Precision::BF16, steps: 4, seed: 1 };
+    let measured = drawing.measured(&world, &cases, &|_| ()).unwrap();
+    let wrong: Vec<String> = cases
+        .iter()
+        .zip(measured)
+        .filter_map(|(case, measured)| Some((case, measured?.1)))
+        .filter(|(_, measures)| !measures.right())
+        .map(|(case, measures)| format!("{}: {measures:?}", world.describe_scene(&case.target)))
+        .collect();
+    assert!(wrong.len() * 10 <= cases.len() * 2, "{} of {}: {wrong:#?}", wrong.len(), cases.len());
+}
+
 fn engine(precision: Precision, threads: usize) -> Box<dyn Engine> {
     let threads = NonZeroUsize::new(threads);
     let options = EngineOptions { precision, threads, residency: Residency::KeepAll, ..Default::default() };
@@ -123,6 +140,7 @@ fn an_edit_changes_the_background_and_keeps_the_subject() {
     let expected = picture(&judge.world, "red", "cat", Layout { size: 2, count: 1, place: 4 });
     let after = draw(engine.as_mut(), "make the background red", std::slice::from_ref(&before), 4, 2).unwrap();
     assert_eq!(judge.look(&after, &expected), expected);
+    assert!(evaluation::looks_right(&judge.world, &after, &expected));
 
     // Pixels of the cat stay nearly the same.
     let glyph = judge.world.glyph(cat.subject, 96);

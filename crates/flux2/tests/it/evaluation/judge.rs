@@ -11,8 +11,8 @@
 //! | background, no layout | all colors and patterns | the best-fitting two fifths of the picture | nothing |
 //! | subject, no layout | all subjects, sizes and places, also mirrored | the whole picture | that background |
 //!
-//! Distances are sums of squares over cells, each the mean of its pixels. A glyph's thumbnail has 16x16 cells, so what
-//! a glyph has of finer detail is not looked at. `tools/train/evaluate.py` asks the same of pixels and whole glyphs.
+//! Distances are sums of squares over cells, each the mean of its pixels. A box has 16x16 cells, so finer detail is
+//! not looked at: a blurred subject is still the nearest. Whether a picture looks right is for [`super::strict`].
 
 use flux2::image::RgbImage;
 

@@ -1,11 +1,14 @@
 //! Evaluates how well klein-mini follows prompts: draws requests with known answers and judges the pictures.
 //!
-//! In:  `fixtures/mini/cases.jsonl`, made by `tools/train/fixture.py`. Out: the [`Outcome`] of each request.
+//! In:  `fixtures/mini/{cases,scenes}.jsonl`, made by `tools/train/fixture.py`. Out: the [`Outcome`] or the
+//! [`strict::Measures`] of each request.
 //!
 //! The tests run a few requests, the example `evaluate_mini` all of them.
 
 pub mod judge;
 pub mod padded;
+pub mod scene;
+pub mod strict;
 pub mod world;
 
 use std::num::NonZeroUsize;
@@ -18,7 +21,8 @@ use flux2::{Engine, EngineOptions, GenerateRequest, ModelPaths, Precision, Refer
 use serde::Deserialize;
 
 use judge::Judge;
-use world::{Layout, Picture, SIDE};
+use scene::{Scene, Thing};
+use world::{Layout, Picture, SIDE, World};
 
 /// The model evaluated by default.
 pub fn mini() -> ModelPaths {
@@ -112,6 +116,75 @@ pub fn cases(most: impl Fn(Kind) -> usize) -> Vec<Case> {
     cases
 }
 
+/// A request for the strict judge.
+#[derive(Deserialize)]
+pub struct SceneCase {
+    /// Line in the file, from 0.
+    #[serde(skip)]
+    pub number: usize,
+    /// Row of the table.
+    pub row: String,
+    /// Width and height in pixels.
+    pub size: [u32; 2],
+    /// The prompt.
+    pub caption: String,
+    /// Expected content.
+    pub target: Scene,
+    /// Whether the prompt leaves size and place of the only thing to the seed.
+    #[serde(default)]
+    pub anywhere: bool,
+    /// The references, in order. They are drawn first, by the same model.
+    #[serde(default)]
+    pub sources: Vec<SceneSource>,
+}
+
+/// A reference image, drawn before it is used.
+#[derive(Deserialize)]
+pub struct SceneSource {
+    /// The prompt.
+    pub caption: String,
+    /// Expected content.
+    pub scene: Scene,
+}
+
+impl SceneCase {
+    /// The scenes that are right.
+    fn targets(&self) -> Vec<Scene> {
+        if !self.anywhere {
+            return vec![self.target.clone()];
+        }
+        let thing = self.target.things[0];
+        let somewhere = |i: usize| Thing { size: i / 9, column: i % 3, row: i / 3 % 3, ..thing };
+        (0..27).map(|i| Scene { things: vec![somewhere(i)], ..self.target.clone() }).collect()
+    }
+}
+
+/// All requests for the strict judge, but at most `most` of each row.
+///
+/// # Panics
+/// If the fixture is missing or damaged.
+pub fn scene_cases(most: usize) -> Vec<SceneCase> {
+    let text = std::fs::read_to_string(repository("fixtures/mini/scenes.jsonl")).expect("fixtures/mini/scenes.jsonl");
+    let read = |(number, line)| SceneCase { number, ..serde_json::from_str(line).expect("scenes.jsonl") };
+    let mut cases: Vec<SceneCase> = text.lines().enumerate().map(read).collect();
+    let mut taken: Vec<(String, [u32; 2])> = Vec::new();
+    cases.retain(|case| {
+        taken.push((case.row.clone(), case.size));
+        taken.iter().filter(|(row, size)| (row, *size) == (&case.row, case.size)).count() <= most
+    });
+    cases
+}
+
+/// A picture and its measures; `None` if a reference was already wrong.
+pub type Measured = Option<(RgbImage, strict::Measures)>;
+
+/// Whether `image` looks right to the strict judge, at any size and place if `picture` leaves them to the seed.
+pub fn looks_right(world: &World, image: &RgbImage, picture: &Picture) -> bool {
+    let single = || world.layouts().into_iter().filter(|layout| layout.count == 1).collect();
+    let layouts: Vec<Layout> = picture.layout.map_or_else(single, |layout| vec![layout]);
+    layouts.into_iter().any(|layout| strict::measure(world, image, &Scene::of(picture, layout)).right())
+}
+
 /// A picture that was made as asked, and what it shows; `None` if a reference was already wrong, so that it would tell
 /// nothing.
 pub type Outcome = Option<(RgbImage, Picture)>;
@@ -149,26 +222,64 @@ impl Drawing {
     /// # Errors
     /// The first error of any engine.
     pub fn outcomes(&self, judge: &Judge, cases: &[Case], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Outcome>> {
+        self.each(cases, done, |engine, case| self.outcome(engine, judge, case))
+    }
+
+    /// Draws and measures `cases`, as [`Drawing::outcomes`] does.
+    ///
+    /// # Errors
+    /// The first error of any engine.
+    pub fn measured(&self, world: &World, cases: &[SceneCase], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Measured>> {
+        self.each(cases, done, |engine, case| self.measure(engine, world, case))
+    }
+
+    /// Results of `of` for each case, in order.
+    fn each<C: Sync, T: Send>(
+        &self,
+        cases: &[C],
+        done: &(dyn Fn(usize) + Sync),
+        of: impl Fn(&mut dyn Engine, &C) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(cases.len());
         let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let outcomes = Mutex::new(Vec::new());
+        let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             let work = || -> Result<()> {
                 let mut engine = self.engine()?;
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(i) else { return Ok(()) };
-                    let outcome = self.outcome(engine.as_mut(), judge, case)?;
-                    outcomes.lock().expect("no worker panicked").push((i, outcome));
+                    let result = of(engine.as_mut(), case)?;
+                    results.lock().expect("no worker panicked").push((i, result));
                     done(finished.fetch_add(1, Ordering::Relaxed) + 1);
                 }
             };
             let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panicked"))
         })?;
-        let mut outcomes = outcomes.into_inner().expect("no worker panicked");
-        outcomes.sort_by_key(|(i, _)| *i);
-        Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+        let mut results = results.into_inner().expect("no worker panicked");
+        results.sort_by_key(|(i, _)| *i);
+        Ok(results.into_iter().map(|(_, result)| result).collect())
+    }
+
+    fn measure(&self, engine: &mut dyn Engine, world: &World, case: &SceneCase) -> Result<Measured> {
+        let seed = self.seed + case.number as u64;
+        let mut sources = Vec::new();
+        for (k, SceneSource { caption, scene }) in case.sources.iter().enumerate() {
+            let image = draw_sized(engine, caption, &[], case.size, self.steps, seed + 1_000_000 * (k as u64 + 1))?;
+            let right = strict::measure(world, &image, scene).right();
+            sources.push(image);
+            if !right {
+                return Ok(None);
+            }
+        }
+        let image = draw_sized(engine, &case.caption, &sources, case.size, self.steps, seed)?;
+        let best = case
+            .targets()
+            .iter()
+            .map(|scene| strict::measure(world, &image, scene))
+            .min_by(|a, b| a.flaws().len().cmp(&b.flaws().len()).then(a.lost.total_cmp(&b.lost)));
+        Ok(Some((image, best.expect("a case has a target"))))
     }
 
     fn outcome(&self, engine: &mut dyn Engine, judge: &Judge, case: &Case) -> Result<Outcome> {
@@ -194,11 +305,26 @@ impl Drawing {
 /// # Errors
 /// Any error of the engine.
 pub fn draw(engine: &mut dyn Engine, prompt: &str, references: &[RgbImage], steps: u32, seed: u64) -> Result<RgbImage> {
+    draw_sized(engine, prompt, references, [SIDE as u32; 2], steps, seed)
+}
+
+/// Draws a picture of `[width, height]` pixels.
+///
+/// # Errors
+/// Any error of the engine.
+pub fn draw_sized(
+    engine: &mut dyn Engine,
+    prompt: &str,
+    references: &[RgbImage],
+    [width, height]: [u32; 2],
+    steps: u32,
+    seed: u64,
+) -> Result<RgbImage> {
     let request = GenerateRequest {
         prompt: prompt.into(),
         references: references.iter().cloned().map(Reference::from_image).collect(),
-        width: Some(SIDE as u32),
-        height: Some(SIDE as u32),
+        width: Some(width),
+        height: Some(height),
         steps: Some(steps),
         seed,
         ..Default::default()

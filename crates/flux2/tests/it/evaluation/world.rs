@@ -11,8 +11,10 @@ use super::repository;
 
 /// Side of a picture in pixels: the size of most training pictures.
 pub const SIDE: usize = 128;
-/// Cells per side of a thumbnail. Every size in pixels is a multiple of it.
+/// Cells per side of a subject's box. Every size in pixels is a multiple of it.
 pub const CELLS: usize = 16;
+/// Pixels per side of a thumbnail.
+const THUMBNAIL: usize = 48;
 
 /// Red, green, blue.
 pub type Rgb = [f32; 3];
@@ -57,7 +59,9 @@ pub struct World {
     pub colors: Vec<Color>,
     /// All subjects.
     pub subjects: Vec<Subject>,
-    /// Thumbnails, `[subject][row * CELLS + column]`.
+    /// Sides in pixels of the sizes, by the shorter side of the picture: the first entry whose limit is larger.
+    pub scales: Vec<Scale>,
+    /// Thumbnails of the subjects and the card, `[subject][row * THUMBNAIL + column]`.
     #[serde(skip)]
     glyphs: Vec<Vec<Rgba>>,
 }
@@ -71,6 +75,15 @@ pub struct Size {
     pub px: usize,
     /// Distance of the outermost boxes from the picture's edge, in pixels.
     pub inset: usize,
+}
+
+/// Sides of subjects in pictures of some sizes.
+#[derive(Deserialize)]
+pub struct Scale {
+    /// For pictures whose shorter side is less, in pixels.
+    pub below: usize,
+    /// Sides of the sizes, in pixels.
+    pub px: Vec<usize>,
 }
 
 /// A named color.
@@ -103,53 +116,45 @@ impl World {
         let mut world: World = serde_json::from_str(&text).expect("world.json");
         let file = std::fs::File::open(repository("fixtures/mini/glyphs.png")).expect("fixtures/mini/glyphs.png");
         let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().expect("glyphs.png");
-        let columns = reader.info().width as usize / CELLS;
+        let columns = reader.info().width as usize / THUMBNAIL;
         assert_eq!(reader.output_color_type(), (png::ColorType::Rgba, png::BitDepth::Eight));
         let mut bytes = vec![0; reader.output_buffer_size().expect("a small picture")];
         reader.next_frame(&mut bytes).expect("glyphs.png");
-        let cell = |subject: usize, i: usize| {
-            let (row, column) = (subject / columns * CELLS + i / CELLS, subject % columns * CELLS + i % CELLS);
-            let at = (row * columns * CELLS + column) * 4;
+        let pixel = |subject: usize, i: usize| {
+            let (row, column) =
+                (subject / columns * THUMBNAIL + i / THUMBNAIL, subject % columns * THUMBNAIL + i % THUMBNAIL);
+            let at = (row * columns * THUMBNAIL + column) * 4;
             std::array::from_fn(|c| f32::from(bytes[at + c]))
         };
-        world.glyphs = (0..world.subjects.len()).map(|s| (0..CELLS * CELLS).map(|i| cell(s, i)).collect()).collect();
+        // The card is behind the named subjects.
+        let thumbnail = |subject| (0..THUMBNAIL * THUMBNAIL).map(|i| pixel(subject, i)).collect();
+        world.glyphs = (0..=world.subjects.len()).map(thumbnail).collect();
         world
     }
 
     /// A subject's thumbnail resampled to `n` x `n` cells by area averaging, row by row.
     pub fn glyph(&self, subject: usize, n: usize) -> Vec<Rgba> {
-        // Overlap of cell i of n, which covers i/n to (i+1)/n of the side, with thumbnail cell j.
-        let weight = |i: usize, j: usize| {
-            let (scale, low, high) = (CELLS as f32 / n as f32, i as f32, (i + 1) as f32);
-            ((high * scale).min((j + 1) as f32) - (low * scale).max(j as f32)).max(0.0) / scale
-        };
-        let weights: Vec<f32> = (0..n * CELLS).map(|k| weight(k / CELLS, k % CELLS)).collect();
-        let mean = |k: usize| {
-            let mut sum = [0.0; 4];
-            for j in 0..CELLS * CELLS {
-                let w = weights[k / n * CELLS + j / CELLS] * weights[k % n * CELLS + j % CELLS];
-                if w > 0.0 {
-                    (0..4).for_each(|c| sum[c] += w * self.glyphs[subject][j][c]);
-                }
-            }
-            sum
-        };
-        (0..n * n).map(mean).collect()
+        resample(&self.glyphs[subject], THUMBNAIL, n)
     }
 
-    /// Pixels of a background, row by row.
+    /// Pixels of a background of 128x128 pixels, row by row.
     pub fn background(&self, color: usize, pattern: usize) -> Vec<Rgb> {
+        self.background_of(color, pattern, [SIDE, SIDE])
+    }
+
+    /// Pixels of a background of `[width, height]` pixels, row by row.
+    pub fn background_of(&self, color: usize, pattern: usize, [width, height]: [usize; 2]) -> Vec<Rgb> {
         let Color { rgb, fades_to, .. } = &self.colors[color];
         let pixel = |i: usize| {
-            let (y, x) = (i / SIDE, i % SIDE);
+            let (y, x) = (i / width, i % width);
             let share = match self.patterns[pattern].as_str() {
-                "gradient" => y as f32 / (SIDE - 1) as f32,
+                "gradient" => y as f32 / (height - 1) as f32,
                 "striped" => (x / 8 % 2) as f32,
                 _ => 0.0,
             };
             std::array::from_fn(|c| rgb[c] + (fades_to[c] - rgb[c]) * share)
         };
-        (0..SIDE * SIDE).map(pixel).collect()
+        (0..width * height).map(pixel).collect()
     }
 
     /// Top left corners `[x, y]` of the subjects' boxes, which do not overlap.
@@ -188,4 +193,26 @@ impl World {
             }
         }
     }
+}
+
+/// A square of `from` x `from` values resampled to `n` x `n` by area averaging, row by row.
+pub fn resample<const C: usize>(square: &[[f32; C]], from: usize, n: usize) -> Vec<[f32; C]> {
+    // Overlap of cell i of n, which covers i/n to (i+1)/n of the side, with value j.
+    let weight = |i: usize, j: usize| {
+        let (scale, low, high) = (from as f32 / n as f32, i as f32, (i + 1) as f32);
+        ((high * scale).min((j + 1) as f32) - (low * scale).max(j as f32)).max(0.0) / scale
+    };
+    let shares = |i: usize| (0..from).map(|j| (j, weight(i, j))).filter(|(_, w)| *w > 0.0).collect::<Vec<_>>();
+    let shares: Vec<_> = (0..n).map(shares).collect();
+    let mean = |k: usize| {
+        let mut sum = [0.0; C];
+        for (row, down) in &shares[k / n] {
+            for (column, across) in &shares[k % n] {
+                let value = &square[row * from + column];
+                (0..C).for_each(|c| sum[c] += down * across * value[c]);
+            }
+        }
+        sum
+    };
+    (0..n * n).map(mean).collect()
 }
