@@ -314,10 +314,10 @@ mod tests {
 
     #[test]
     fn a_file_over_another_background_is_another_reference() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/images/rgba.png");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/images/hidden_colors.png");
         let bytes = std::fs::read(file).unwrap();
         let [white, red, dropped] = [Transparency::default(), Transparency::Over([255, 0, 0]), Transparency::Dropped]
-            .map(|transparency| Reference::from_transparent(&bytes, "rgba.png", transparency).unwrap());
+            .map(|transparency| Reference::from_transparent(&bytes, "hidden_colors.png", transparency).unwrap());
         assert_eq!(white.sha256(), red.sha256(), "it is the digest of the file");
         assert!(white.key() != red.key() && white.key() != dropped.key());
         assert_eq!(white.key(), Reference::from_bytes(&bytes, "again").unwrap().key());
