@@ -1,7 +1,7 @@
 //! An HTTP server for images of FLUX.2 \[klein\], on the job engine of `flux2-jobs`.
 //!
 //! Four APIs lead to the same jobs: a native one, OpenAI's images, a part of AUTOMATIC1111's, and that of the Python
-//! program dj-flux2. Each converts a request to an [`Order`](drawing), and a job to its answer.
+//! program dj-flux2. Each converts a request to an `Order` (module `drawing`), and a job to its answer.
 //!
 //! | room | holds |
 //! |---|---|

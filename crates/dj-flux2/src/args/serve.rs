@@ -10,6 +10,7 @@ use super::values::{Dtype, Quantize, parse_memory, thread_count};
 
 /// Flags of `serve`.
 #[derive(clap::Args, Clone, Debug)]
+#[allow(rustdoc::bare_urls)] // the documentation is the help
 pub struct ServeArgs {
     /// Model to serve, as for `generate`; repeat it for several, the first is the default; put NAME= before it to give
     /// it another name [default: $DJ_FLUX2_MODEL, or klein-mini]
