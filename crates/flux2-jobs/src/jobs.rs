@@ -76,7 +76,7 @@ pub enum CancelOutcome {
 
 impl Jobs {
     /// Start an engine. Returns before devices are opened and models are loaded. With a folder, the journal is read
-    /// and the jobs that were not finished are queued again (touches the disk).
+    /// and the jobs that were not finished are queued again (blocks on the disk).
     ///
     /// A journal that cannot be read is renamed, an empty one takes its place, and [`notices`](Self::notices) says so.
     ///
@@ -127,7 +127,7 @@ impl Jobs {
     }
 
     /// Accept a job: every default is filled in now, so that a repetition draws the same bytes. Decodes its reference
-    /// images and writes the journal (touches the disk).
+    /// images and writes the journal (blocks on the disk).
     ///
     /// # Errors
     /// [`Refused`] says why, and for a full queue when to come back.
@@ -186,7 +186,7 @@ impl Jobs {
         }
     }
 
-    /// A saved picture of a job (touches the disk). `None` if there is no such job, or the picture is not ready or not
+    /// A saved picture of a job (blocks on the disk). `None` if there is no such job, or the picture is not ready or not
     /// kept any more.
     ///
     /// # Errors
@@ -202,7 +202,7 @@ impl Jobs {
         Ok(bytes.map(|bytes| Picture { info, bytes }))
     }
 
-    /// Keep an upload, and return its SHA-256 in lower-case hexadecimal, which names it (touches the disk). Its bytes
+    /// Keep an upload, and return its SHA-256 in lower-case hexadecimal, which names it (blocks on the disk). Its bytes
     /// are not looked at.
     ///
     /// # Errors
@@ -220,7 +220,7 @@ impl Jobs {
         Ok(digest)
     }
 
-    /// The bytes of an upload (touches the disk); `None` if there is none of this digest.
+    /// The bytes of an upload (blocks on the disk); `None` if there is none of this digest.
     ///
     /// # Errors
     /// If its file cannot be read.

@@ -105,7 +105,7 @@ impl ModelFiles {
         files.with_loras(&paths.loras)
     }
 
-    /// Files of its folders that are not read, as its networks are whole without them, each with the file that is read.
+    /// Copies of a network that are not read, each with the file that is read in its place.
     pub fn passed_over(&self) -> Vec<(&Location, &Location)> {
         fn of<C>(component: &Component<C>) -> impl Iterator<Item = (&Location, &Location)> {
             let first = component.files().next();

@@ -24,8 +24,8 @@ const PIECE: usize = 4 << 20;
 const MAX_STD: f32 = 0.05;
 
 impl ModelFiles {
-    /// A published model that is not on this disk, for dry runs: its tensors are zeros in bf16 that count as its files
-    /// would. `None` for variants without sizes of their own.
+    /// A published model that is not on this disk, for dry runs. Its tensors are zeros in bf16 and are counted as mapped
+    /// files. `None` if the table of sizes has no entry for `variant`.
     pub fn published(variant: &'static Variant) -> Option<Self> {
         let size = variant.size()?;
         let (transformer, text_encoder, vae) = (size.transformer(), size.text_encoder(), size.vae());
@@ -43,7 +43,7 @@ impl ModelFiles {
         })
     }
 
-    /// A model with the sizes of `variant` and random weights; `None` for variants without sizes of their own.
+    /// A model with the sizes of `variant` and random weights; `None` if the table of sizes has none.
     ///
     /// klein-mini gets the vocabulary of the built-in tokenizer.
     pub fn synthetic(variant: &'static Variant) -> Option<Self> {

@@ -319,7 +319,7 @@ impl DryRun {
         Ok(plans.collect::<Result<Vec<_>>>()?.into_iter().min().expect("the precision of the options is one"))
     }
 
-    /// `precision` with weights rounded to each format that is smaller than theirs, the best first.
+    /// `precision` with each smaller format of weights, the most exact first.
     fn smaller_precisions(&self, precision: Precision) -> Vec<Precision> {
         let size = |format: Format| format.dtype().map_or(usize::MAX, |dtype| dtype.bytes(256));
         let formats = self.smaller_formats().iter().filter(|format| size(**format) < size(precision.blocks()));

@@ -19,7 +19,7 @@ use crate::extract::{Path, Upgrade};
 
 /// Close code for a token that names no job.
 const UNKNOWN_TOKEN: u16 = 4004;
-/// Bytes of a frame that is received: clients have nothing to say.
+/// Longest frame accepted, in bytes. Clients send control frames only.
 const MAX_FRAME: usize = 4096;
 /// Shortest time between frames of progress.
 const PACE: Duration = Duration::from_millis(100);

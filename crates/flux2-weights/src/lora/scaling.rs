@@ -199,7 +199,8 @@ enum Pattern {
 impl Pattern {
     /// `None` if it is no regular expression.
     fn new(pattern: &str) -> Option<Self> {
-        // A dot stands for any character, but no two modules differ in that only.
+        // Names of modules are compared as text. As a regular expression a dot would match any character, but no two
+        // names differ only there.
         let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
         Some(match pattern.strip_prefix('^') {
             None if is_plain(pattern) => Pattern::End(pattern.to_owned()),

@@ -2,7 +2,7 @@
 
 use super::{Fault, Result};
 
-/// Codes of at most this many bits are looked up at once.
+/// Codes of at most this many bits are decoded by one table look-up.
 const FAST_BITS: u32 = 9;
 
 /// A Huffman table.

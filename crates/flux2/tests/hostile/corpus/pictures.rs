@@ -50,7 +50,7 @@ enum Container {
 /// Name of a part, and its data without length and checksum.
 type Part = (Vec<u8>, Vec<u8>);
 
-/// What comes before the parts of a file, and its parts.
+/// The signature of a file, and its chunks or segments.
 fn split(file: &[u8], container: Container) -> (Vec<u8>, Vec<Part>) {
     let (start, mut at) = match container {
         Container::Png => (8, 8),
