@@ -186,7 +186,7 @@ impl Jobs {
         }
     }
 
-    /// A saved picture of a job (blocks on the disk). `None` if there is no such job, or the picture is not ready or not
+    /// A saved picture of a job (blocks on disk). `None` if there is no such job, or the picture is not ready or not
     /// kept any more.
     ///
     /// # Errors

@@ -24,8 +24,8 @@ const PIECE: usize = 4 << 20;
 const MAX_STD: f32 = 0.05;
 
 impl ModelFiles {
-    /// A published model that is not on this disk, for dry runs. Its tensors are zeros in bf16 and are counted as mapped
-    /// files. `None` if the table of sizes has no entry for `variant`.
+    /// A published model that is not on this disk, for dry runs. Its tensors are zeros in bf16, counted as mapped files.
+    /// `None` if the table of sizes has no entry for `variant`.
     pub fn published(variant: &'static Variant) -> Option<Self> {
         let size = variant.size()?;
         let (transformer, text_encoder, vae) = (size.transformer(), size.text_encoder(), size.vae());
