@@ -192,19 +192,17 @@ impl WeightSource for MappedWeights {
             Form::InFile(dtype) => return blank(dtype, &planned.shape, |zeros| Arc::new(AsInFile(zeros))),
         };
         let mut pieces = planned.pieces.iter().map(|p| p.tensor(&self.maps)).collect::<Result<Vec<_>>>()?;
-        Ok(match rule {
-            Rule::Same(..) | Rule::Flatten(..) => pieces.swap_remove(0), // a piece already has its canonical shape
-            Rule::ConcatRows(..) => {
-                let joined = HostTensor::concat_rows(&pieces)?;
-                pieces.iter().for_each(|piece| piece.bytes().release_pages()); // the values were copied
-                joined
-            }
+        let copied = match rule {
+            Rule::Same(..) | Rule::Flatten(..) => return Ok(pieces.swap_remove(0)), // it has its canonical shape
+            Rule::ConcatRows(..) => HostTensor::concat_rows(&pieces)?,
             Rule::SwapHalves(..) => {
                 let [whole] = &pieces[..] else { unreachable!("one stored tensor is swapped") };
                 let rows = planned.shape[0];
                 HostTensor::concat_rows(&[whole.slice_rows(rows / 2..rows)?, whole.slice_rows(0..rows / 2)?])?
             }
-        })
+        };
+        pieces.iter().for_each(|piece| piece.bytes().release_pages()); // the values are in memory twice
+        Ok(copied)
     }
 }
 

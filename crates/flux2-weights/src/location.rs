@@ -270,8 +270,9 @@ impl ByteOwner for MappedFile {
 
     #[allow(unsafe_code)]
     fn release_pages(&self, range: Range<usize>) {
-        // Only whole pages within the range: bytes beside it may be in use.
-        let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        // Linux maps up to 64 KiB around a page that is read, so whole pages around the range are released. Bytes
+        // beside it that are in use come back when they are read again.
+        let whole = range.start / PAGE * PAGE..range.end.next_multiple_of(PAGE).min(self.0.len());
         if !whole.is_empty() {
             // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back with the same
             // bytes. A failure leaves them in memory.
@@ -282,7 +283,7 @@ impl ByteOwner for MappedFile {
     }
 }
 
-/// A multiple of the page size of all supported systems.
+/// A multiple of the page size of all supported systems, and what Linux maps around a page that is read.
 const PAGE: usize = 64 << 10;
 
 #[cfg(test)]
