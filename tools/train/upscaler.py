@@ -209,6 +209,7 @@ def main():
         except Exception as error:
             print(f"not compiled: {type(error).__name__}: {str(error)[:300]}")
             steps.run = network
+            steps.trainer.flat.zero_()
         print(f"compiled after {time.time() - began:.0f} s", flush=True)
 
     # Steps between two chunks, so that painting takes its share of the time: measured again every 10 s.
