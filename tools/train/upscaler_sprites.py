@@ -80,8 +80,8 @@ def main():
     parser.add_argument("--fonts", required=True, nargs="+", help="folders with .ttf and .otf files")
     parser.add_argument("--pictures", help="folder with klein-mini's pictures of 128x128 and 256x256")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--emoji", type=int, default=1200)
-    parser.add_argument("--text", type=int, default=600)
+    parser.add_argument("--emoji", type=int, default=950)
+    parser.add_argument("--text", type=int, default=500)
     args = parser.parse_args()
     rng = random.Random(1)
     fonts = [
