@@ -23,6 +23,7 @@ import torch.distributed as dist
 import captions
 import data
 import models
+import optimizer
 
 
 class Task(NamedTuple):
@@ -342,7 +343,7 @@ def main():
         start_from(args.init, transformer, encoder, tokenizer)
     transformer, encoder = transformer.to(device), encoder.to(device)
     names, matrices, rest = split_parameters(transformer, encoder)
-    trainer = models.Trainer(matrices, rest)
+    trainer = optimizer.Trainer(matrices, rest)
     spent, step = resume(args.work, trainer)
     torch.manual_seed(seed)
     if gpu:
@@ -402,7 +403,7 @@ def main():
         if world > 1:
             dist.all_reduce(trainer.flat)
             trainer.flat /= world
-        rate = models.schedule(elapsed / args.seconds, step - resumed, 200)
+        rate = optimizer.schedule(elapsed / args.seconds, step - resumed, 200)
         trainer.step(args.lr * rate, 0.5 * args.lr * rate, min(0.999, (step + 1) / (step + 10)))
         step += 1
         if step % args.feed_every == 0:

@@ -18,6 +18,7 @@ import torch
 
 import data
 import models
+import optimizer
 
 SPECS = 400_000
 WINDOW = 64
@@ -93,7 +94,7 @@ def main():
     trained = [(n, p) for n, p in vae.named_parameters()]
     matrices = [p for n, p in trained if p.ndim >= 2 and not n.endswith(("conv_in.weight",))]
     rest = [p for n, p in trained if not any(p is m for m in matrices)]
-    trainer = models.Trainer(matrices, rest)
+    trainer = optimizer.Trainer(matrices, rest)
     path = os.path.join(args.work, "vae_state.pt")
     spent, step = 0.0, 0
     if os.path.exists(path):
@@ -123,7 +124,7 @@ def main():
         with models.autocast(device):
             loss = loss_of(vae, x, noise, squared)
         loss.backward()
-        rate = models.schedule(progress, step, 50, flat=0.5, floor=0.01)
+        rate = optimizer.schedule(progress, step, 50, flat=0.5, floor=0.01)
         trainer.step(args.lr * rate, args.lr * rate, min(0.998, (step + 1) / (step + 20)))
         step += 1
         if time.time() - last > 10:
