@@ -25,9 +25,19 @@ class Skipped(Exception):
 class Server:
     """A running server and its address."""
 
-    def __init__(self, *flags: str, state: str | None = None, env: dict | None = None, wait: bool = True):
+    def __init__(
+        self,
+        *flags: str,
+        state: str | None = None,
+        env: dict | None = None,
+        wait: bool = True,
+        fake: bool = True,
+        prefix: list[str] | None = None,
+    ):
+        """`fake` is the fake model, else klein-mini; `prefix` is put before the command."""
         where = ["--state", state] if state else ["--no-journal"]
-        command = [str(PROGRAM), "serve", "--backend", "fake", "-m", "klein-4b", "--port", "0", "--log-format", "json"]
+        what = ["--backend", "fake", "-m", "klein-4b"] if fake else ["-m", "klein-mini"]
+        command = [*(prefix or []), str(PROGRAM), "serve", *what, "--port", "0", "--log-format", "json"]
         self.log: list[dict] = []
         self.process = subprocess.Popen(
             [*command, *where, *flags],

@@ -8,7 +8,6 @@ use std::thread::available_parallelism;
 
 use flux2::bench::Cost;
 use flux2::engine::Engines;
-use flux2::pipeline::GeneratedImage;
 use flux2::vocabulary::Vocabulary;
 use flux2::weights::{Location, LoraPath, ModelFiles};
 use flux2::{
@@ -17,7 +16,7 @@ use flux2::{
 };
 
 use crate::failure::JobFailure;
-use crate::host::{Device, Drawing, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
+use crate::host::{Device, Drawing, Drawn, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
 use crate::spec::{LoraKey, ModelKey};
 use crate::submission::{ModelChoice, Refused};
 
@@ -307,7 +306,8 @@ impl Device for EngineDevice {
             }
         };
         let files = self.inner.files(model)?;
-        Ok(Box::new(EngineModel { engine, files, options, bytes, limit: self.memory, batches: HashMap::new() }))
+        let limit = self.memory.or(options.max_memory).or_else(|| engine.device_memory());
+        Ok(Box::new(EngineModel { engine, files, options, bytes, limit, batches: HashMap::new() }))
     }
 }
 
@@ -317,7 +317,7 @@ struct EngineModel {
     files: ModelFiles,
     options: EngineOptions,
     bytes: usize,
-    /// Bytes that the device has for models.
+    /// Bytes that a batch may take; `None` is not limited.
     limit: Option<usize>,
     /// The largest batch by size, and whether there is guidance.
     batches: HashMap<(Option<u32>, Option<u32>, bool), usize>,
@@ -361,7 +361,7 @@ impl LoadedModel for EngineModel {
         self.engine.prepare_prompts(prompts, &mut |event: &Event| observer(event), cancel)
     }
 
-    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
+    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<Drawn>> {
         // All members share one observer, which is called for one of them at a time.
         let observer = RefCell::new(observer);
         let observe = |index| {
@@ -372,6 +372,7 @@ impl LoadedModel for EngineModel {
         let members = batch.iter().zip(&mut observers);
         let mut members: Vec<_> =
             members.map(|(one, observer)| BatchMember { request: one.request, observer, cancel: one.cancel }).collect();
-        self.engine.generate_batch(&mut members, Batching::SameBytes)
+        let drawn = self.engine.draw_batch(&mut members, Batching::SameBytes);
+        drawn.into_iter().map(|drawn| drawn.map(|decoded| Box::new(|| decoded.convert()) as Drawn)).collect()
     }
 }

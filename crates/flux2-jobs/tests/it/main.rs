@@ -9,3 +9,4 @@ mod lifecycle;
 mod limits;
 mod models;
 mod restart;
+mod saving;
