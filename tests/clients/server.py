@@ -31,13 +31,13 @@ class Server:
         state: str | None = None,
         env: dict | None = None,
         wait: bool = True,
-        fake: bool = True,
+        model: list[str] | None = None,
         prefix: list[str] | None = None,
     ):
-        """`fake` is the fake model, else klein-mini; `prefix` is put before the command."""
+        """`model` are flags that say what draws, in place of the fake; `prefix` is put before the command."""
         where = ["--state", state] if state else ["--no-journal"]
-        what = ["--backend", "fake", "-m", "klein-4b"] if fake else ["-m", "klein-mini"]
-        command = [*(prefix or []), str(PROGRAM), "serve", *what, "--port", "0", "--log-format", "json"]
+        model = model or ["--backend", "fake", "-m", "klein-4b"]
+        command = [*(prefix or []), str(PROGRAM), "serve", *model, "--port", "0", "--log-format", "json"]
         self.log: list[dict] = []
         self.process = subprocess.Popen(
             [*command, *where, *flags],

@@ -16,7 +16,9 @@ DRIFT = 0.02
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        running = server.Server(state=f"{folder}/state", fake=False, env={"XDG_CACHE_HOME": f"{folder}/cache"})
+        running = server.Server(
+            state=f"{folder}/state", model=["-m", "klein-mini"], env={"XDG_CACHE_HOME": f"{folder}/cache"}
+        )
 
         def one(number: int) -> None:
             request = {"prompt": f"a red cat, {number % 500}", "size": "64x64", "seed": number}

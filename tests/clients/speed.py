@@ -18,7 +18,7 @@ SHARE, SECONDS = 0.03, 0.002
 def main():
     lines = [f"{'size':9} {'clients':>7} {'a second':>9} {'engine':>8} {'p50':>8} {'p99':>8} {'added':>8}"]
     with tempfile.TemporaryDirectory() as folder:
-        running = server.Server("--no-text-cache", state=f"{folder}/state", fake=False)
+        running = server.Server("--no-text-cache", state=f"{folder}/state", model=["-m", "klein-mini"])
         for size in SIZES:
             for clients in (1, 4):
                 lines.append(measure(running, size, clients))

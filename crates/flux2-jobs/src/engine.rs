@@ -51,6 +51,8 @@ pub struct OfferedModel {
     pub aliases: Vec<String>,
     /// Its files. LoRAs of a job are added to those that are named here.
     pub paths: ModelPaths,
+    /// Random weights of the sizes of this variant, in place of files: to time a server without a download.
+    pub synthetic: Option<&'static Variant>,
 }
 
 /// A host of real models. Clones share what is opened.
@@ -91,7 +93,7 @@ impl EngineHost {
     pub fn of_engines(files: ModelFiles, engines: Vec<Box<dyn Engine>>, options: EngineOptions) -> Self {
         assert!(!engines.is_empty(), "a host has a device");
         let name = files.name.clone();
-        let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default() };
+        let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default(), synthetic: None };
         let options = EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() };
         Self::with(options, vec![((name, vec![]), files)], Some(engines))
     }
@@ -135,7 +137,10 @@ impl Inner {
             let location = self.options.loras.get(name).ok_or_else(|| missing(name))?.clone();
             paths.loras.push(LoraPath { location, scale: *scale });
         }
-        let opened = ModelFiles::open(&paths)?;
+        let opened = match model.synthetic.and_then(ModelFiles::synthetic) {
+            Some(synthetic) => synthetic.with_loras(&paths.loras)?,
+            None => ModelFiles::open(&paths)?,
+        };
         let mut files = lock(&self.files);
         files.push((open_key, opened.clone()));
         if files.len() > MAX_OPEN {

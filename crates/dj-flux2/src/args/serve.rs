@@ -172,6 +172,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "KIND", default_value = "engine", help_heading = "Running")]
     pub backend: BackendKind,
 
+    /// Random weights of the sizes of this published model, to time the server without a download
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "backend"], hide = true)]
+    pub synthetic: Option<String>,
+
     /// Milliseconds of a step of the fake
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     pub fake_step_ms: u64,

@@ -5,6 +5,8 @@ mod common;
 mod batches;
 mod cancel;
 mod crash;
+#[cfg(unix)]
+mod disk;
 mod lifecycle;
 mod limits;
 mod models;

@@ -35,7 +35,12 @@ fn engine_options(device: Device) -> EngineOptions {
 }
 
 fn host_options() -> EngineHostOptions {
-    let models = ["tiny", "other"].map(|name| OfferedModel { name: name.into(), aliases: vec![], paths: paths() });
+    let models = ["tiny", "other"].map(|name| OfferedModel {
+        name: name.into(),
+        aliases: vec![],
+        paths: paths(),
+        synthetic: None,
+    });
     EngineHostOptions {
         models: models.to_vec(),
         loras: BTreeMap::from([("style".to_owned(), Location::from(fixture("tiny/lora.safetensors")))]),
