@@ -16,6 +16,7 @@ To try it without a GPU: serve.py DJ_FLUX2 --model klein-mini --device cpu --siz
 
 import argparse
 import concurrent.futures
+import os
 import pathlib
 import sys
 import time
@@ -74,7 +75,7 @@ def serve(args, table: Table, dtype: str, batch: int, sizes: list[str]) -> None:
         return [table.add(size, dtype, name, None) for size in sizes]
     flags = ["--max-batch", str(batch), "--dtype", dtype, "--device", args.device, "--no-text-cache"]
     try:
-        running = server.Server(*flags, model=["--synthetic", args.model], wait=False)
+        running = server.Server(*flags, model=["--synthetic", args.model], env=dict(os.environ), wait=False)
         running.wait_until_ready(120)
     except RuntimeError as error:
         return [table.add(size, dtype, name, lambda: raised(error)) for size in sizes]

@@ -40,7 +40,7 @@ pub use flux2_base::parallel::{all_threads, usable_threads};
 pub use gpu::GpuInfo;
 pub use machine::{Machine, SystemLibrary, machine};
 pub(crate) use opened::OpenDevice;
-pub use together::useful_batch;
+pub use together::{MAX_USEFUL_BATCH, useful_batch};
 pub use unavailable::NoGpu;
 
 /// A loaded model on some device.

@@ -52,9 +52,12 @@ impl Worker {
         let model = first.spec.model.clone();
         let most = match self.models.get(&model, &shared) {
             Err(error) => return self.end_early(&first, error.into()),
+            Ok(_) if shared.options.max_batch <= 1 => 1,
             Ok(loaded) => {
-                let most = shared.options.max_batch.max(1);
-                if most == 1 { 1 } else { loaded.largest_batch(&request_of(&first.spec, 0, &[]), most).max(1) }
+                // References that cannot be read fail with their job.
+                let references = shared.references.all(&first.spec.references, &shared.uploads).unwrap_or_default();
+                let request = request_of(&first.spec, 0, &references);
+                loaded.largest_batch(&request, shared.options.max_batch).max(1)
             }
         };
         let jobs = self.fill(first, most);

@@ -95,3 +95,49 @@ impl HostLimit {
         self.known.push(shapes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::event::CancelToken;
+    use crate::variant::Variant;
+
+    fn request(side: u32, prompt: &str) -> GenerateRequest {
+        GenerateRequest { prompt: prompt.into(), width: Some(side), height: Some(side), ..Default::default() }
+    }
+
+    #[test]
+    fn what_was_planned_is_not_planned_again() {
+        let files = ModelFiles::synthetic(Variant::by_name("klein-mini").unwrap()).unwrap();
+        let limit = |bytes, planned: &[GenerateRequest]| {
+            HostLimit::new(bytes, DryRun::Processor, EngineOptions::default(), planned)
+        };
+        // A limit that no plan keeps to shows what is planned.
+        let mut none = limit(0, &[request(64, "a cat")]);
+        assert!(none.admit(&files, &request(64, "a dog")).unwrap().is_none());
+        assert!(matches!(none.admit(&files, &request(96, "a cat")), Err(Error::MemoryLimit { .. })));
+
+        let (requests, cancel) = ([request(64, "a cat"), request(64, "a dog")], CancelToken::new());
+        let fit_together = |limit: &mut HostLimit| {
+            let mut observers = [|_: &crate::Event| {}; 2];
+            let members = requests.iter().zip(&mut observers);
+            let members = members.map(|(request, observer)| BatchMember { request, observer, cancel: &cancel });
+            limit.fit_together(&files, &members.collect::<Vec<_>>())
+        };
+        let both = DryRun::Processor.plan_batch(&files, &EngineOptions::default(), &requests).unwrap().peak_bytes();
+        assert!(fit_together(&mut limit(both, &[])));
+        let mut less = limit(both - 1, &[]);
+        assert!(!fit_together(&mut less));
+        less.remember(requests.iter().map(Shape::of).collect());
+        assert!(fit_together(&mut less), "as it is known to fit");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let planned: Vec<_> = (1..=MAX_KNOWN as u32 + 9).map(|side| request(16 * side, "a cat")).collect();
+        let limit = HostLimit::new(0, DryRun::Processor, EngineOptions::default(), &planned);
+        assert_eq!(limit.known.len(), MAX_KNOWN);
+        assert!(limit.known.contains(&vec![Shape::of(planned.last().unwrap())]));
+    }
+}

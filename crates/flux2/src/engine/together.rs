@@ -5,8 +5,8 @@ use crate::device::Device;
 use crate::request::{GenerateRequest, ResolvedRequest};
 use crate::weights::ModelFiles;
 
-/// Most pictures of a pass: more gain little and wait longer for the first.
-const MOST: usize = 8;
+/// The most that [`useful_batch`] says: more gain little and wait longer for the first picture.
+pub const MAX_USEFUL_BATCH: usize = 8;
 /// Most floating-point operations of a pass on a GPU: 0.4 s of an H200. A picture that takes half of it fills the GPU
 /// alone.
 const GPU_WORK: f64 = 250e12;
@@ -22,7 +22,7 @@ pub fn useful_batch(place: Device, files: &ModelFiles, request: &GenerateRequest
     let Ok(resolved) = ResolvedRequest::new(request, files.variant) else { return 1 };
     let work = Cost::at_most(files, &resolved).total().total();
     let most = if place == Device::Cpu { CPU_WORK } else { GPU_WORK };
-    ((most / work.max(1.0)) as usize).clamp(1, MOST)
+    ((most / work.max(1.0)) as usize).clamp(1, MAX_USEFUL_BATCH)
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl Run<'_> {
 /// How the engine is run for pictures that end with this process: in order, and nothing is kept of them.
 fn options(
     settings: &Settings,
-    engine: &dyn Engine,
+    first: &dyn Engine,
     workers: usize,
     files: &ModelFiles,
     references: &[Reference],
@@ -196,7 +196,7 @@ fn options(
     Options {
         max_queued: usize::MAX,
         max_wait: Duration::MAX,
-        max_batch: engine::useful_batch(engine.place(), files, &like).min(share),
+        max_batch: engine::useful_batch(first.place(), files, &like).min(share),
         affinity: Affinity { jobs: usize::MAX, time: Duration::MAX },
         savers: savers.min(pictures),
         retention: Retention { jobs: 1, ..Retention::default() },

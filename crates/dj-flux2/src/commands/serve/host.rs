@@ -106,6 +106,7 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
         },
         max_devices: None,
         memory: args.max_memory,
+        useful_batches: args.max_batch.is_none(),
     })
 }
 
