@@ -26,7 +26,7 @@ use crate::view::{CacheHits, DrawingRecord, ImageInfo};
 /// What a worker hands over.
 pub(crate) enum Handover {
     Picture(Box<DrawnPicture>),
-    /// All pictures of a job were handed over, or there will be no further ones.
+    /// There will be no further pictures of a job.
     End(JobId, End),
 }
 
@@ -47,6 +47,8 @@ pub(crate) struct About {
     /// Pictures that were drawn together with it.
     pub batch: usize,
     pub cache: CacheHits,
+    /// Whether the job is done with it. It is no handover of its own: that would keep a thread waiting for this one.
+    pub is_last: bool,
 }
 
 /// A picture with the bytes of its file.
@@ -105,8 +107,11 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
     drop(next);
     match outcome {
         Ok((about, encoded)) => {
-            if let Err(failure) = encoded.and_then(|encoded| keep(shared, about, encoded)) {
-                shared.finish(id, End::Failed(failure));
+            let is_last = about.is_last;
+            match encoded.and_then(|encoded| keep(shared, about, encoded)) {
+                Err(failure) => drop(shared.finish(id, End::Failed(failure))),
+                Ok(()) if is_last => finish(shared, id, End::Done),
+                Ok(()) => {}
             }
         }
         Err(end) => finish(shared, id, end),
@@ -132,7 +137,7 @@ fn encode(spec: &JobSpec, drawn: Drawn) -> Result<Encoded, JobFailure> {
 
 /// Save a picture, and say so.
 fn keep(shared: &Shared, about: About, encoded: Encoded) -> Result<(), JobFailure> {
-    let About { id, spec, picture: index, worker, begun, batch, cache } = about;
+    let About { id, spec, picture: index, worker, begun, batch, cache, .. } = about;
     let Encoded { made, bytes, converted } = encoded;
     // Nobody wants the pictures of a job that is over, or about to be.
     if !shared.lock().jobs.get(&id).is_some_and(|job| !job.state.is_final() && !job.is_ending && !job.cancel_requested)

@@ -237,12 +237,7 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    fn into_engines(
-        self,
-        files: &ModelFiles,
-        options: &EngineOptions,
-        planned: &[GenerateRequest],
-    ) -> Result<Engines> {
+    fn into_engines(self, files: &ModelFiles, options: &EngineOptions, planned: &[GenerateRequest]) -> Result<Engines> {
         let Devices { opened, left_out } = self;
         let count = opened.len();
         let engines = opened.into_iter().map(|device| device.into_engine(files.clone(), options, count, planned));

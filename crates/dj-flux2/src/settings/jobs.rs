@@ -42,8 +42,8 @@ impl Settings {
         (picture / u64::from(self.count)) as usize
     }
 
-    /// Pictures that wait at a time for `workers` workers, which draw up to `batch` together: enough for each to see the
-    /// prompts that it encodes ahead, few where each has references to prepare.
+    /// Pictures that wait at a time for `workers` workers, which draw up to `batch` together: enough for each to see
+    /// the prompts that it encodes ahead, few where each has references to prepare.
     pub fn window(&self, workers: usize, batch: usize) -> u64 {
         let (workers, batch) = (workers as u64, batch as u64);
         if self.prompts.len() == 1 {

@@ -84,14 +84,12 @@ impl Worker {
                 if ended.contains(&job.id) {
                     continue;
                 }
-                let is_last = one.picture + 1 == job.spec.count;
                 match result {
                     Ok(drawn) => {
-                        self.hand_over(Handover::Picture(Box::new(drawn)));
-                        if is_last {
+                        if drawn.about.is_last {
                             ended.push(job.id);
-                            self.hand_over(Handover::End(job.id, End::Done));
                         }
+                        self.hand_over(Handover::Picture(Box::new(drawn)));
                     }
                     Err(error) => {
                         ended.push(job.id);
@@ -229,7 +227,8 @@ impl Worker {
             let references = !spec.references.is_empty() && !ran_references;
             let cache = CacheHits { text: !ran_text, references, picture: false };
             let (id, picture, batch) = (one.job.id, one.picture, batch.len());
-            let about = About { id, spec, picture, worker, begun, batch, cache };
+            let is_last = picture + 1 == spec.count;
+            let about = About { id, spec, picture, worker, begun, batch, cache, is_last };
             result.map(|drawn| DrawnPicture { about, drawn })
         };
         batch.iter().zip(results).zip(ran).map(wrap).collect()

@@ -10,10 +10,10 @@ use super::ladder::Rescue;
 use super::progress::timed;
 use super::prompts::TextEmbedding;
 use super::references::ReferenceTokens;
-use crate::{Error, Result};
 use crate::image::codec::IfExists;
 use crate::image::{self, ImageFormat, Parameters, RgbImage};
 use crate::request::ResolvedRequest;
+use crate::{Error, Result};
 
 /// A picture and how it came about.
 #[derive(Clone, Debug)]
