@@ -1,4 +1,7 @@
-"""Runs all tests of clients: `run.py PROGRAM FOLDER [NAME...]`. A test is a file with a function `main`."""
+"""Runs all tests of clients: `run.py PROGRAM FOLDER [NAME...]`. A test is a file with a function `main`.
+
+`speed` and `soak` are measurements of klein-mini, run by their names with a release build.
+"""
 
 import importlib
 import pathlib
@@ -8,7 +11,20 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import server  # noqa: E402
 
-TESTS = ["openai_python", "openai_node", "webui", "origin", "doors", "fuzz", "attacks", "load", "durability", "drain"]
+TESTS = [
+    "openai_python",
+    "openai_node",
+    "webui",
+    "origin",
+    "start",
+    "doors",
+    "fuzz",
+    "attacks",
+    "load",
+    "durability",
+    "disk",
+    "drain",
+]
 
 
 def main() -> int:

@@ -25,9 +25,19 @@ class Skipped(Exception):
 class Server:
     """A running server and its address."""
 
-    def __init__(self, *flags: str, state: str | None = None, env: dict | None = None, wait: bool = True):
+    def __init__(
+        self,
+        *flags: str,
+        state: str | None = None,
+        env: dict | None = None,
+        wait: bool = True,
+        model: list[str] | None = None,
+        prefix: list[str] | None = None,
+    ):
+        """`model` are flags that say what draws, in place of the fake; `prefix` is put before the command."""
         where = ["--state", state] if state else ["--no-journal"]
-        command = [str(PROGRAM), "serve", "--backend", "fake", "-m", "klein-4b", "--port", "0", "--log-format", "json"]
+        model = model or ["--backend", "fake", "-m", "klein-4b"]
+        command = [*(prefix or []), str(PROGRAM), "serve", *model, "--port", "0", "--log-format", "json"]
         self.log: list[dict] = []
         self.process = subprocess.Popen(
             [*command, *where, *flags],

@@ -10,8 +10,8 @@
 #   cargo build --release
 #   cargo test --workspace --no-run      prints target/debug/deps/it-…, one each of flux2-backend, flux2, flux2-jobs
 #
-# FLUX2_TESTS and JOBS_TESTS read fixtures/ below the folder they were built in. On another machine, omit them or copy
-# that folder to the same path. Exit code 1 if anything failed.
+# FLUX2_TESTS and JOBS_TESTS read files of the repository: below the folder they were built in, or below the current
+# folder on a machine that has none there. Exit code 1 if anything failed.
 #
 # LOGS=FOLDER    keeps the outputs there
 # MODEL=FOLDER   a checkpoint, to time a process from start to its first picture; tools/gpu/peers.py --save writes one

@@ -369,4 +369,5 @@ def main():
             print_table(rows, COLUMNS, COLUMNS, digits=4)
 
 
-main()
+if __name__ == "__main__":
+    main()

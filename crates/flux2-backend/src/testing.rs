@@ -12,11 +12,19 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use crate::cpu::Tier;
 use crate::{Backend, Compute, CpuBackend, CpuOptions, DType, Result, Tensor};
 
 pub use crate::{on_every_backend, on_every_cpu};
+
+/// The path of a file or folder of the repository: below the folder where this was built, or, where a test binary was
+/// copied to another machine, below the current folder.
+pub fn repository(path: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if built.is_dir() { built.join(path) } else { path.into() }
+}
 
 /// A pseudo-random number in 0..1 for element `index` of the tensor `name`, the same on every machine.
 ///

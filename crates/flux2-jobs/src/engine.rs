@@ -1,6 +1,7 @@
 //! The host of real models: [`flux2::Engine`]s on the processor or on GPUs.
 
-use std::cell::RefCell;
+mod model;
+
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,18 +9,18 @@ use std::thread::available_parallelism;
 
 use flux2::bench::Cost;
 use flux2::engine::Engines;
-use flux2::pipeline::GeneratedImage;
 use flux2::vocabulary::Vocabulary;
 use flux2::weights::{Location, LoraPath, ModelFiles};
 use flux2::{
-    BatchMember, Batching, CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths,
-    Precision, Residency, ResolvedRequest, Result, Variant, engine, plan,
+    Device as Place, Engine, EngineOptions, GenerateRequest, ModelPaths, Precision, ResolvedRequest, Result, Variant,
+    engine, plan,
 };
 
 use crate::failure::JobFailure;
-use crate::host::{Device, Drawing, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
+use crate::host::{Device, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
 use crate::spec::{LoraKey, ModelKey};
 use crate::submission::{ModelChoice, Refused};
+use model::EngineModel;
 
 /// Combinations of a model and LoRAs whose files stay open.
 const MAX_OPEN: usize = 16;
@@ -41,6 +42,8 @@ pub struct EngineHostOptions {
     /// Bytes that models may take on a device together: each is run in the fastest way that takes no more, and the
     /// least recently used ones are released for it. `None` is the memory of a GPU, and no limit on the processor.
     pub memory: Option<usize>,
+    /// Whether pictures are drawn together only where that is faster, as [`engine::useful_batch`] says.
+    pub useful_batches: bool,
 }
 
 /// A model that is offered under a name.
@@ -52,6 +55,8 @@ pub struct OfferedModel {
     pub aliases: Vec<String>,
     /// Its files. LoRAs of a job are added to those that are named here.
     pub paths: ModelPaths,
+    /// Random weights of the sizes of this variant, in place of files: to time a server without a download.
+    pub synthetic: Option<&'static Variant>,
 }
 
 /// A host of real models. Clones share what is opened.
@@ -92,7 +97,7 @@ impl EngineHost {
     pub fn of_engines(files: ModelFiles, engines: Vec<Box<dyn Engine>>, options: EngineOptions) -> Self {
         assert!(!engines.is_empty(), "a host has a device");
         let name = files.name.clone();
-        let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default() };
+        let model = OfferedModel { name: name.clone(), aliases: vec![], paths: ModelPaths::default(), synthetic: None };
         let options = EngineHostOptions { models: vec![model], engine: options, ..EngineHostOptions::default() };
         Self::with(options, vec![((name, vec![]), files)], Some(engines))
     }
@@ -136,7 +141,10 @@ impl Inner {
             let location = self.options.loras.get(name).ok_or_else(|| missing(name))?.clone();
             paths.loras.push(LoraPath { location, scale: *scale });
         }
-        let opened = ModelFiles::open(&paths)?;
+        let opened = match model.synthetic.and_then(ModelFiles::synthetic) {
+            Some(synthetic) => synthetic.with_loras(&paths.loras)?,
+            None => ModelFiles::open(&paths)?,
+        };
         let mut files = lock(&self.files);
         files.push((open_key, opened.clone()));
         if files.len() > MAX_OPEN {
@@ -307,71 +315,8 @@ impl Device for EngineDevice {
             }
         };
         let files = self.inner.files(model)?;
-        Ok(Box::new(EngineModel { engine, files, options, bytes, limit: self.memory, batches: HashMap::new() }))
-    }
-}
-
-/// A loaded model.
-struct EngineModel {
-    engine: Box<dyn Engine>,
-    files: ModelFiles,
-    options: EngineOptions,
-    bytes: usize,
-    /// Bytes that the device has for models.
-    limit: Option<usize>,
-    /// The largest batch by size, and whether there is guidance.
-    batches: HashMap<(Option<u32>, Option<u32>, bool), usize>,
-}
-
-/// Sizes whose largest batch is remembered. Requests choose sizes, so their number must be bounded.
-const MAX_BATCH_SIZES: usize = 256;
-
-impl LoadedModel for EngineModel {
-    fn memory(&self) -> usize {
-        self.bytes
-    }
-
-    /// As many as the plan says; without a limit the engine draws fewer at a time when memory is short.
-    fn largest_batch(&mut self, request: &GenerateRequest, most: usize) -> usize {
-        let Some(limit) = self.limit else { return most };
-        let size = (request.width, request.height, request.guidance.is_some_and(|guidance| guidance > 1.0));
-        if let Some(known) = self.batches.get(&size) {
-            return most.min(*known);
-        }
-        let planned = plan::largest_batch(limit, &self.files, &self.options, request, most);
-        if self.batches.len() >= MAX_BATCH_SIZES {
-            self.batches.clear();
-        }
-        // A request that cannot be planned is drawn alone, and says why it fails.
-        let largest = planned.unwrap_or(1).max(1);
-        self.batches.insert(size, largest);
-        largest
-    }
-
-    fn encodes_ahead(&self) -> bool {
-        self.options.residency != Residency::KeepAll
-    }
-
-    fn prepare_prompts(
-        &mut self,
-        prompts: &[&str],
-        observer: &mut dyn FnMut(&Event),
-        cancel: &CancelToken,
-    ) -> Result<()> {
-        self.engine.prepare_prompts(prompts, &mut |event: &Event| observer(event), cancel)
-    }
-
-    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
-        // All members share one observer, which is called for one of them at a time.
-        let observer = RefCell::new(observer);
-        let observe = |index| {
-            let observer = &observer;
-            move |event: &Event| (observer.borrow_mut())(index, event)
-        };
-        let mut observers: Vec<_> = (0..batch.len()).map(observe).collect();
-        let members = batch.iter().zip(&mut observers);
-        let mut members: Vec<_> =
-            members.map(|(one, observer)| BatchMember { request: one.request, observer, cancel: one.cancel }).collect();
-        self.engine.generate_batch(&mut members, Batching::SameBytes)
+        let limit = self.memory.or(options.max_memory).or_else(|| engine.device_memory());
+        let useful_batches = self.inner.options.useful_batches;
+        Ok(Box::new(EngineModel { engine, files, options, bytes, limit, useful_batches, batches: HashMap::new() }))
     }
 }

@@ -14,7 +14,7 @@ use flux2::{
 };
 
 use crate::failure::{FailureClass, JobFailure};
-use crate::host::{Device, Drawing, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
+use crate::host::{Device, Drawing, Drawn, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
 use crate::spec::{LoraKey, ModelKey};
 use crate::submission::{ModelChoice, Refused};
 
@@ -161,7 +161,7 @@ impl LoadedModel for FakeModel {
         Ok(())
     }
 
-    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
+    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<Drawn>> {
         let variant = variant_of(&self.key.name);
         let resolved: Vec<_> = batch.iter().map(|one| ResolvedRequest::new(one.request, variant)).collect();
         let most = resolved.iter().flatten().map(|request| request.steps).max().unwrap_or_default();
@@ -190,8 +190,12 @@ impl LoadedModel for FakeModel {
             one.cancel.check()?;
             self.fail_on_demand(&request)?;
             let timings = Timings { steps: times.clone(), ..Timings::default() };
-            let (image, parameters) = (gradient(&request, &self.key)?, parameters(&request, &self.key, variant));
-            Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
+            let key = self.key.clone();
+            let convert = move || {
+                let (image, parameters) = (gradient(&request, &key)?, parameters(&request, &key, variant));
+                Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
+            };
+            Ok(Box::new(convert) as Drawn)
         };
         batch.iter().zip(resolved).map(finish).collect()
     }

@@ -86,6 +86,10 @@ pub struct Drawing<'a> {
     pub cancel: &'a CancelToken,
 }
 
+/// A picture that a device has drawn. Calling it converts its colors, which needs no device: the thread that saves the
+/// picture does it.
+pub type Drawn = Box<dyn FnOnce() -> Result<GeneratedImage> + Send>;
+
 /// A model on a device.
 pub trait LoadedModel: Send {
     /// Bytes of the device's memory that it takes at most.
@@ -110,7 +114,7 @@ pub trait LoadedModel: Send {
 
     /// Draw pictures of one size, number of steps and guidance. `observer` gets the events, each with the index of its
     /// picture. Returns one result for each picture, in order.
-    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>>;
+    fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<Drawn>>;
 }
 
 /// The most similar of `names`, if one is similar.

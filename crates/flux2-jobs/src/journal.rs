@@ -8,13 +8,15 @@
 mod rows;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
+use crate::failure::{FailureClass, JobFailure};
 use crate::id::JobId;
 pub(crate) use rows::{Outcome, Row};
 
@@ -54,22 +56,23 @@ pub(crate) struct Journal {
 
 /// A change on its way to the disk.
 #[must_use]
-pub(crate) struct Pending(Receiver<Result<(), String>>);
+pub(crate) struct Pending(Receiver<Result<(), JobFailure>>);
 
 impl Pending {
     /// Wait until the change is on disk.
     ///
     /// # Errors
-    /// A message, if it cannot be written: a full disk, say.
-    pub fn wait(self) -> Result<(), String> {
-        self.0.recv().unwrap_or_else(|_| Err("the journal was closed".into()))
+    /// If it cannot be written: a full disk, say.
+    pub fn wait(self) -> Result<(), JobFailure> {
+        let closed = || JobFailure::new(FailureClass::Storage, "the journal was closed");
+        self.0.recv().unwrap_or_else(|_| Err(closed()))
     }
 }
 
 struct Message {
     change: Change,
     /// Gets the result once it is on disk.
-    reply: Option<SyncSender<Result<(), String>>>,
+    reply: Option<SyncSender<Result<(), JobFailure>>>,
 }
 
 impl Journal {
@@ -115,7 +118,7 @@ impl Journal {
         Pending(result)
     }
 
-    fn send(&self, change: Change, reply: Option<SyncSender<Result<(), String>>>) {
+    fn send(&self, change: Change, reply: Option<SyncSender<Result<(), JobFailure>>>) {
         let sender = self.sender.as_ref().expect("the sender lives as long as the journal");
         // The thread ends only when this handle does.
         let _ = sender.send(Message { change, reply });
@@ -137,7 +140,12 @@ fn run(mut connection: Connection, messages: &Receiver<Message>) {
     while let Ok(first) = messages.recv() {
         let group: Vec<Message> = std::iter::once(first).chain(messages.try_iter().take(GROUP - 1)).collect();
         let (changes, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|m| (m.change, m.reply)).unzip();
-        let result = write(&mut connection, &changes).map_err(|error| error.to_string());
+        let result = write(&mut connection, &changes).or_else(|_| {
+            // A full disk has no room for a longer log. Its content goes to the database, and it begins anew.
+            let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+            write(&mut connection, &changes)
+        });
+        let result = result.map_err(|error| not_written(&error));
         for reply in replies.into_iter().flatten() {
             // Nobody may wait any more.
             let _ = reply.send(result.clone());
@@ -145,6 +153,19 @@ fn run(mut connection: Connection, messages: &Receiver<Message>) {
     }
     // Without the log beside it, a database is one file that can be copied.
     let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+}
+
+/// Why a change is not in the journal, and what would help.
+fn not_written(error: &rusqlite::Error) -> JobFailure {
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Some(ErrorKind::StorageFull),
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            Some(ErrorKind::PermissionDenied)
+        }
+        _ => None,
+    };
+    let failure = JobFailure::new(FailureClass::Storage, format!("the journal cannot be written: {error}"));
+    JobFailure { remedy: kind.and_then(flux2::Remedy::for_io), ..failure }
 }
 
 fn write(connection: &mut Connection, changes: &[Change]) -> rusqlite::Result<()> {
@@ -164,6 +185,8 @@ fn open_database(path: &Path) -> Result<(Connection, Vec<Row>, u64), String> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // In KiB. Jobs are read at the start only, so pages that stay in memory save nothing.
+        connection.pragma_update(None, "cache_size", -256)?;
         let check: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let is_new = version == 0;

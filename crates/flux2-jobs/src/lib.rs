@@ -13,7 +13,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let paths = flux2::ModelPaths { model: "FLUX.2-klein-4B".into(), ..Default::default() };
-//! let model = OfferedModel { name: "klein-4b".into(), aliases: vec![], paths };
+//! let model = OfferedModel { name: "klein-4b".into(), aliases: vec![], paths, synthetic: None };
 //! let host = EngineHost::new(EngineHostOptions { models: vec![model], ..Default::default() });
 //! let jobs = Jobs::start(Options { folder: Some("jobs".into()), ..Options::default() }, Arc::new(host))?;
 //! let draft = Draft { prompt: "a red fox".into(), ..Draft::default() };

@@ -1,6 +1,7 @@
-//! Threads that encode pictures and save them, so that no worker waits for a disk.
+//! Threads that convert the colors of pictures, encode them and save them, so that no worker waits for that or a disk.
 //!
-//! Pictures are encoded side by side and saved in the order in which they were drawn.
+//! Pictures are encoded side by side and saved in the order in which they were drawn. A worker waits only when as many
+//! pictures as there are threads wait already.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -14,6 +15,7 @@ use flux2::pipeline::GeneratedImage;
 
 use crate::event::EventKind;
 use crate::failure::{FailureClass, JobFailure};
+use crate::host::Drawn;
 use crate::id::JobId;
 use crate::sink::PictureOf;
 use crate::spec::JobSpec;
@@ -24,22 +26,37 @@ use crate::view::{CacheHits, DrawingRecord, ImageInfo};
 /// What a worker hands over.
 pub(crate) enum Handover {
     Picture(Box<DrawnPicture>),
-    /// All pictures of a job were handed over, or there will be no further ones.
+    /// There will be no further pictures of a job.
     End(JobId, End),
 }
 
 /// A picture that was drawn.
 pub(crate) struct DrawnPicture {
+    pub about: About,
+    pub drawn: Drawn,
+}
+
+/// Which picture it is, and how it was drawn.
+pub(crate) struct About {
     pub id: JobId,
     pub spec: Arc<JobSpec>,
     pub picture: u32,
     pub worker: usize,
-    pub drawn: GeneratedImage,
     /// When it was begun.
     pub begun: Instant,
     /// Pictures that were drawn together with it.
     pub batch: usize,
     pub cache: CacheHits,
+    /// Whether the job is done with it. It is no handover of its own: that would keep a thread waiting for this one.
+    pub is_last: bool,
+}
+
+/// A picture with the bytes of its file.
+struct Encoded {
+    made: GeneratedImage,
+    bytes: Vec<u8>,
+    /// When it had its colors, and the encoder began.
+    converted: Instant,
 }
 
 /// The order in which pictures are saved.
@@ -74,34 +91,43 @@ fn receive(receiver: &Mutex<(u64, Receiver<Handover>)>) -> Option<(u64, Handover
 }
 
 fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
-    let received = Instant::now();
-    let encoded = match &handover {
-        Handover::Picture(picture) => Some(encode(picture)),
-        Handover::End(..) => None,
+    // What takes long is done before it is its turn.
+    let (id, outcome) = match handover {
+        Handover::Picture(picture) => {
+            let DrawnPicture { about, drawn } = *picture;
+            let encoded = encode(&about.spec, drawn);
+            (about.id, Ok((about, encoded)))
+        }
+        Handover::End(id, end) => (id, Err(end)),
     };
     let mut next = turns.next.lock().unwrap_or_else(PoisonError::into_inner);
     while *next < turn {
         next = turns.changed.wait(next).unwrap_or_else(PoisonError::into_inner);
     }
     drop(next);
-    match (handover, encoded) {
-        (Handover::Picture(picture), Some(encoded)) => {
-            let id = picture.id;
-            if let Err(failure) = encoded.and_then(|bytes| keep(shared, *picture, bytes, received)) {
-                shared.finish(id, End::Failed(failure));
+    match outcome {
+        Ok((about, encoded)) => {
+            let is_last = about.is_last;
+            match encoded.and_then(|encoded| keep(shared, about, encoded)) {
+                Err(failure) => drop(shared.finish(id, End::Failed(failure))),
+                Ok(()) if is_last => finish(shared, id, End::Done),
+                Ok(()) => {}
             }
         }
-        (Handover::End(id, end), _) => finish(shared, id, end),
-        (Handover::Picture(_), None) => unreachable!("every picture was encoded"),
+        Err(end) => finish(shared, id, end),
     }
     *turns.next.lock().unwrap_or_else(PoisonError::into_inner) = turn + 1;
     turns.changed.notify_all();
 }
 
-fn encode(picture: &DrawnPicture) -> Result<Vec<u8>, JobFailure> {
-    let DrawnPicture { spec, drawn, .. } = picture;
-    let parameters = spec.metadata.then_some(&drawn.parameters);
-    catch_unwind(AssertUnwindSafe(|| image::encode(&drawn.image, spec.format, parameters)))
+/// Convert the colors of a picture, and encode it.
+fn encode(spec: &JobSpec, drawn: Drawn) -> Result<Encoded, JobFailure> {
+    let encode = || {
+        let (made, converted) = (drawn()?, Instant::now());
+        let bytes = image::encode(&made.image, spec.format, spec.metadata.then_some(&made.parameters))?;
+        Ok(Encoded { made, bytes, converted })
+    };
+    catch_unwind(AssertUnwindSafe(encode))
         .unwrap_or_else(|_| {
             let reason = "the encoder panicked".to_owned();
             Err(flux2::Error::ImageEncode { format: spec.format.name(), reason })
@@ -110,19 +136,20 @@ fn encode(picture: &DrawnPicture) -> Result<Vec<u8>, JobFailure> {
 }
 
 /// Save a picture, and say so.
-fn keep(shared: &Shared, picture: DrawnPicture, bytes: Vec<u8>, received: Instant) -> Result<(), JobFailure> {
-    let DrawnPicture { id, spec, picture: index, worker, drawn, begun, batch, cache } = picture;
+fn keep(shared: &Shared, about: About, encoded: Encoded) -> Result<(), JobFailure> {
+    let About { id, spec, picture: index, worker, begun, batch, cache, .. } = about;
+    let Encoded { made, bytes, converted } = encoded;
     // Nobody wants the pictures of a job that is over, or about to be.
     if !shared.lock().jobs.get(&id).is_some_and(|job| !job.state.is_final() && !job.is_ending && !job.cancel_requested)
     {
         return Ok(());
     }
-    let (width, height) = (drawn.image.width(), drawn.image.height());
+    let (width, height) = (made.image.width(), made.image.height());
     let length = bytes.len() as u64;
     let digest = match &shared.sink {
         Some(sink) => {
             let digest = sha256(&bytes);
-            sink.save(PictureOf { id, spec: &spec, picture: index, worker }, &drawn, bytes, begun.elapsed())?;
+            sink.save(PictureOf { id, spec: &spec, picture: index, worker, batch }, &made, bytes, begun.elapsed())?;
             digest
         }
         None => shared.pictures.put(&bytes).map_err(|error| {
@@ -133,16 +160,16 @@ fn keep(shared: &Shared, picture: DrawnPicture, bytes: Vec<u8>, received: Instan
             }
         })?,
     };
-    let seed = drawn.parameters.seed;
+    let seed = made.parameters.seed;
     let image = ImageInfo { index, seed, sha256: digest, bytes: length, width, height, format: spec.format };
     let seconds = |time: std::time::Duration| time.as_secs_f64();
-    let timings = &drawn.timings;
+    let timings = &made.timings;
     let record = DrawingRecord {
         text: seconds(timings.text),
         references: seconds(timings.references),
         steps: timings.steps.iter().copied().map(seconds).collect(),
         decode: seconds(timings.decode),
-        save: seconds(received.elapsed()),
+        save: seconds(converted.elapsed()),
         batch: u32::try_from(batch).unwrap_or(u32::MAX),
         cache,
     };
@@ -157,7 +184,7 @@ fn keep(shared: &Shared, picture: DrawnPicture, bytes: Vec<u8>, received: Instan
     let crate::state::State { jobs, stats: numbers, .. } = &mut *state;
     numbers.images += 1;
     stats::add_stages(numbers, &record);
-    for rescue in &drawn.rescues {
+    for rescue in &made.rescues {
         stats::count(&mut numbers.rescues, rescue.rung.name());
     }
     match jobs.get_mut(&id) {

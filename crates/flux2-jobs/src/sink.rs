@@ -20,6 +20,8 @@ pub struct PictureOf<'a> {
     pub picture: u32,
     /// Number of the worker: the index of its device.
     pub worker: usize,
+    /// Pictures that are drawn together with it, itself included.
+    pub batch: usize,
 }
 
 /// Takes the pictures of all jobs in place of the engine's own store. Methods are called on threads of the engine and

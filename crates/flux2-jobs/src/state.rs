@@ -251,8 +251,15 @@ impl Shared {
                 break;
             }
             // A full disk, say. Until it is written the job is not over, and the next start draws it again.
-            if state.mode == Mode::Stopping {
-                return false;
+            match state.mode {
+                Mode::Stopping => return false,
+                Mode::Draining(until) if Instant::now() >= until => {
+                    state.leave_to_next_start(id);
+                    drop(state);
+                    self.notify();
+                    return false;
+                }
+                _ => {}
             }
             state = self.wait(state, RETRY);
         }
@@ -351,6 +358,14 @@ impl State {
         shared.write(Change::Put(Box::new(job.row())));
         job.log.push_state(EventKind::Started { device: device.to_owned() });
         Some(job.cancel.clone())
+    }
+
+    /// Count a job that has ended, which the journal could not be told, as waiting for the next start.
+    fn leave_to_next_start(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.state == JobState::Running) {
+            job.state = JobState::Queued;
+            self.running -= 1;
+        }
     }
 
     /// Put a job that was running back into the queue, as if it had not been started.

@@ -98,12 +98,11 @@ impl Shared {
 
         let mut state = self.lock();
         state.uncommitted -= 1;
-        if let Err(reason) = written {
+        if let Err(failure) = written {
             state.jobs.remove(&id);
             key.map(|key| state.keys.remove(&key));
             self.notify();
-            let message = format!("the journal cannot be written: {reason}");
-            return Err(Refused::Storage(JobFailure::new(FailureClass::Storage, message)));
+            return Err(Refused::Storage(failure));
         }
         held.digests.clear();
         let (position, wait) = self.enqueue(&mut state, id);

@@ -149,7 +149,10 @@ impl Worker {
             let loaded = self.models.get(model, &self.shared)?;
             let cancel = CancelToken::new();
             let drawing = Drawing { request: &request, cancel: &cancel };
-            loaded.draw(&[drawing], &mut |_, _| {}).into_iter().try_for_each(|result| result.map(drop))
+            loaded
+                .draw(&[drawing], &mut |_, _| {})
+                .into_iter()
+                .try_for_each(|result| result.and_then(|drawn| drawn().map(drop)))
         });
         let result = catch_unwind(warm_up).unwrap_or_else(|_| Err(draw::panicked()));
         let mut state = self.shared.lock();

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `unavailable` | why a GPU cannot be used |
 //! | `opened` | an opened device, its backend's type erased |
+//! | `host_limit` | a limit for the host's memory |
 //! | `cpu`, `gpu` | the two kinds of device; `no_gpu` is the second in a build without GPUs |
 //! | `machine` | what this machine offers |
+//! | `together` | how many pictures a device should draw in one pass |
 
 pub(crate) mod cpu;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
@@ -13,8 +15,10 @@ pub(crate) mod gpu;
 #[cfg(not(all(feature = "cuda", target_os = "linux")))]
 #[path = "engine/no_gpu.rs"]
 pub(crate) mod gpu;
+mod host_limit;
 mod machine;
 mod opened;
+mod together;
 mod unavailable;
 
 use std::num::NonZeroUsize;
@@ -25,7 +29,7 @@ use flux2_backend::Format;
 use crate::Result;
 use crate::device::Device;
 use crate::event::{CancelToken, Event, Observer};
-use crate::pipeline::{BatchMember, Batching, GeneratedImage, Residency};
+use crate::pipeline::{BatchMember, Batching, DecodedImage, GeneratedImage, Residency};
 use crate::plan::MemoryPlan;
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
@@ -36,6 +40,7 @@ pub use flux2_base::parallel::{all_threads, usable_threads};
 pub use gpu::GpuInfo;
 pub use machine::{Machine, SystemLibrary, machine};
 pub(crate) use opened::OpenDevice;
+pub use together::{MAX_USEFUL_BATCH, useful_batch};
 pub use unavailable::NoGpu;
 
 /// A loaded model on some device.
@@ -87,11 +92,20 @@ pub trait Engine: Send {
         request: &GenerateRequest,
         observer: &mut dyn Observer,
         cancel: &CancelToken,
-    ) -> Result<GeneratedImage>;
+    ) -> Result<GeneratedImage> {
+        let members = &mut [BatchMember { request, observer, cancel }];
+        self.generate_batch(members, Batching::SameBytes).swap_remove(0)
+    }
 
     /// Make several pictures, those of one size and number of steps in one pass; see
     /// [`Pipeline::generate_batch`](crate::Pipeline::generate_batch). Returns a result for each member, in their order.
-    fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>>;
+    fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>> {
+        self.draw_batch(members, batching).into_iter().map(|drawn| drawn?.convert()).collect()
+    }
+
+    /// As [`generate_batch`](Self::generate_batch), without the conversion to 8-bit colors: another thread can do it
+    /// while the next pictures are drawn.
+    fn draw_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<DecodedImage>>;
 
     /// Encode prompts before the pictures they are for, so that the text encoder is loaded once for all of them.
     ///
@@ -174,7 +188,7 @@ pub fn load(paths: &ModelPaths, options: &EngineOptions) -> Result<Box<dyn Engin
 /// [`Pipeline::of_files`](crate::Pipeline::of_files).
 pub fn open(files: ModelFiles, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let options = options.for_model(&files);
-    open_device(&options)?.into_engine(files, &options, 1)
+    open_device(&options)?.into_engine(files, &options, 1, &[])
 }
 
 /// Engines of one model, one on each device.
@@ -192,7 +206,7 @@ pub struct Engines {
 /// As [`open`].
 pub fn open_all(files: &ModelFiles, options: &EngineOptions, most: NonZeroUsize) -> Result<Engines> {
     let options = options.for_model(files);
-    open_devices(&options, most)?.into_engines(files, &options)
+    open_devices(&options, most)?.into_engines(files, &options, &[])
 }
 
 /// As [`open_all`], in the first way of running `requests` that takes at most `limit` bytes of the host's memory, or of
@@ -211,7 +225,7 @@ pub fn open_within(
     let options = EngineOptions { max_memory: Some(limit), ..options.for_model(files) };
     let devices = open_devices(&options, most)?;
     let (options, plan) = devices.opened[0].dry_run().within(limit, files, &options, requests, may_round)?;
-    Ok((devices.into_engines(files, &options)?, options, plan))
+    Ok((devices.into_engines(files, &options, requests)?, options, plan))
 }
 
 /// The devices of a run.
@@ -223,10 +237,10 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    fn into_engines(self, files: &ModelFiles, options: &EngineOptions) -> Result<Engines> {
+    fn into_engines(self, files: &ModelFiles, options: &EngineOptions, planned: &[GenerateRequest]) -> Result<Engines> {
         let Devices { opened, left_out } = self;
         let count = opened.len();
-        let engines = opened.into_iter().map(|device| device.into_engine(files.clone(), options, count));
+        let engines = opened.into_iter().map(|device| device.into_engine(files.clone(), options, count, planned));
         Ok(Engines { engines: engines.collect::<Result<_>>()?, left_out })
     }
 }

@@ -84,7 +84,7 @@ pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use model::Model;
-pub use pipeline::{BatchKey, BatchMember, Batching, GeneratedImage, Pipeline, Residency, Timings};
+pub use pipeline::{BatchKey, BatchMember, Batching, DecodedImage, GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;
 pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;

@@ -36,7 +36,7 @@ pub use flux2_backend::KernelRun;
 pub use networks::Residency;
 pub use prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 pub use references::ReferenceTokens;
-pub use results::{DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
+pub use results::{DecodedImage, DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
 
 use joined::{Batch, Joined};
 use ladder::Ladder;
@@ -44,7 +44,7 @@ use networks::Networks;
 use progress::{Meter, StepClock, phase};
 use prompts::Prompts;
 use references::EncodedReferences;
-use results::DenoisedTogether;
+use results::{DecodedPixels, DenoisedTogether};
 
 use crate::event::{CancelToken, Observer, Phase, Warning};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, Transparency, metadata};
@@ -311,28 +311,26 @@ impl<B: Backend> Pipeline<B> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<RgbImage> {
-        let image = self.decode_and_keep(latents, request, observer, cancel);
+        let decoded = self.decode_and_keep(latents, request, observer, cancel);
         self.networks.after_decoding();
-        image
+        decoded?.convert()
     }
 
-    /// As [`decode`](Self::decode), but the decoder stays loaded for the next picture of a batch.
+    /// As [`decode`](Self::decode), but colors are not converted, and the decoder stays loaded for the next picture of
+    /// a batch.
     fn decode_and_keep(
         &mut self,
         latents: &Tensor<B>,
         request: &ResolvedRequest,
         observer: &mut dyn Observer,
         cancel: &CancelToken,
-    ) -> Result<RgbImage> {
+    ) -> Result<DecodedPixels> {
         let decoder = self.networks.decoder(observer, cancel)?;
-        let pixels = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
+        let values = phase(observer, cancel, Phase::Decode, decoder.blocks(), |pulse| {
             decoder.forward(latents, request.grid(), pulse)
         });
-        let pixels = pixels?;
-        if !pixels.iter().all(|v| v.is_finite()) {
-            return Err(Error::NotFinite);
-        }
-        image::from_model_output(&pixels, request.width, request.height, self.networks.threads)
+        let threads = self.networks.threads;
+        Ok(DecodedPixels { values: values?, width: request.width, height: request.height, threads })
     }
 
     /// What the model was never trained on, if it says what it was trained on.

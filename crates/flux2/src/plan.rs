@@ -234,7 +234,8 @@ impl DryRun {
         let requests: Vec<GenerateRequest> = (0..most).map(like).collect();
         let (mut fit, mut too_many) = (0, most + 1);
         while too_many - fit > 1 {
-            let count = usize::midpoint(fit, too_many);
+            // Mostly all fit, and one plan says so.
+            let count = if too_many > most { most } else { usize::midpoint(fit, too_many) };
             match self.plan_batch(files, options, &requests[..count])?.peak_bytes() <= limit {
                 true => fit = count,
                 false => too_many = count,
@@ -426,7 +427,13 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
 impl StagePeaks {
     /// Add what the host holds beside the backend's tensors: reference images, the largest of them as f32 while it is
     /// encoded, their tokens from then on, the finished pixels as f32. Reference images are read in their stage.
-    pub(crate) fn add_host_memory(&mut self, variant: &'static Variant, requests: &[GenerateRequest]) -> Result<()> {
+    pub(crate) fn add_host_memory(
+        &mut self,
+        variant: &'static Variant,
+        requests: &[GenerateRequest],
+        order: Order,
+    ) -> Result<()> {
+        let finished = if order == Order::Together { requests.len() } else { 1 };
         let [mut encoded, mut picture] = [0; 2];
         for request in unlike(requests) {
             let request = ResolvedRequest::new(request, variant)?;
@@ -439,7 +446,7 @@ impl StagePeaks {
             memory.allocated += images.held;
             memory.allocated += match stage {
                 Phase::References => size_of::<f32>() * encoded,
-                Phase::Decode => size_of::<f32>() * picture,
+                Phase::Decode => size_of::<f32>() * picture * finished,
                 _ => 0,
             };
             // In its text stage the first request has no tokens yet.

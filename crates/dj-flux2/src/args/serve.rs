@@ -106,10 +106,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, help_heading = "Limits")]
     pub max_wait: u64,
 
-    /// Most pictures that are drawn together
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Limits")]
+    /// Most pictures that are drawn together [default: 8, as far as that is faster]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub max_batch: u8,
+    pub max_batch: Option<u8>,
 
     /// Folder of the journal, the pictures and the uploads [default: dj-flux2/server in the user's state folder]
     #[arg(long, value_name = "FOLDER", help_heading = "Keeping")]
@@ -171,6 +171,10 @@ pub struct ServeArgs {
     /// What draws: fake draws colors instead of a model's pictures, to test clients
     #[arg(long, value_name = "KIND", default_value = "engine", help_heading = "Running")]
     pub backend: BackendKind,
+
+    /// Random weights of the sizes of this published model, to time the server without a download
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "backend"], hide = true)]
+    pub synthetic: Option<String>,
 
     /// Milliseconds of a step of the fake
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]

@@ -159,7 +159,11 @@ impl Report {
                 pictures => format!("{} of {pictures}, ", record.index),
             };
             let seed = record.parameters.seed;
-            self.line_of(worker, format_args!("saved {shown} ({number}seed {seed}, {})", Time(total)));
+            let together = match record.batch {
+                1 => String::new(),
+                batch => format!(" for {batch} together"),
+            };
+            self.line_of(worker, format_args!("saved {shown} ({number}seed {seed}, {}{together})", Time(total)));
         }
         match path {
             None => Ok(()),

@@ -25,6 +25,8 @@ pub struct Record<'a> {
     /// `alpha / rank` of each LoRA, in the order of `loras`.
     #[serde(skip_serializing_if = "<[StrengthRecord]>::is_empty")]
     pub lora_strengths: &'a [StrengthRecord],
+    /// Pictures that were drawn together. They share the text stage and the steps, whose times are those of all.
+    pub batch: usize,
     pub timings: Seconds,
     /// The kernels that ran.
     pub kernels: Vec<Kernel>,

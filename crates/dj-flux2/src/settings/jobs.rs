@@ -42,12 +42,12 @@ impl Settings {
         (picture / u64::from(self.count)) as usize
     }
 
-    /// Pictures that wait at a time for `workers` workers: enough for each to see the prompts that it encodes ahead, few
-    /// where each has references to prepare.
-    pub fn window(&self, workers: usize) -> u64 {
-        let workers = workers as u64;
+    /// Pictures that wait at a time for `workers` workers, which draw up to `batch` together: enough for each to see
+    /// the prompts that it encodes ahead, few where each has references to prepare.
+    pub fn window(&self, workers: usize, batch: usize) -> u64 {
+        let (workers, batch) = (workers as u64, batch as u64);
         if self.prompts.len() == 1 {
-            return 2 * workers + 2;
+            return 2 * workers * batch + 2;
         }
         let most = if self.references.is_empty() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
         (MAX_PREPARED_PROMPTS as u64 * u64::from(self.count) * workers).min(most)
@@ -102,9 +102,10 @@ mod tests {
 
     #[test]
     fn every_worker_sees_the_prompts_that_it_encodes_ahead() {
-        assert_eq!(run_of(18, 2).window(1), 32);
-        assert_eq!(run_of(18, 2).window(3), 96);
-        assert_eq!(run_of(1, 10_000).window(2), 6);
-        assert_eq!(run_of(10, 10_000).window(8), MAX_WAITING);
+        assert_eq!(run_of(18, 2).window(1, 1), 32);
+        assert_eq!(run_of(18, 2).window(3, 8), 96);
+        assert_eq!(run_of(1, 10_000).window(2, 1), 6);
+        assert_eq!(run_of(1, 10_000).window(2, 8), 34);
+        assert_eq!(run_of(10, 10_000).window(8, 8), MAX_WAITING);
     }
 }

@@ -34,10 +34,10 @@ fn ctrl_c_stops_a_run_and_leaves_nothing() {
 fn ctrl_c_keeps_the_pictures_that_are_finished() {
     let cli = Cli::with_tiny_model();
     let args = ["a red fox", "-n", "1000", "-W", "64", "-H", "64", "-v"];
-    let (code, _) = interrupted(&cli, &args, "picture 3 of 1000", "-INT");
+    let (code, _) = interrupted(&cli, &args, "saved output-", "-INT");
     assert_eq!(code, Some(130));
     let files = cli.files();
-    assert!(files.len() >= 2 && files.len() < 1000, "{files:?}");
+    assert!(!files.is_empty() && files.len() < 1000, "{files:?}");
     for name in files {
         flux2::image::open(&cli.path(&name)).unwrap();
     }

@@ -145,11 +145,49 @@ fn several_pictures_have_the_next_seeds() {
     7-1.png
     8-2.png
     ----- stderr -----
-    saved 7-1.png (1 of 2, seed 7, [TIME])
-    saved 8-2.png (2 of 2, seed 8, [TIME])
+    saved 7-1.png (1 of 2, seed 7, [TIME] for 2 together)
+    saved 8-2.png (2 of 2, seed 8, [TIME] for 2 together)
     ");
     assert_eq!(cli.files(), ["7-1.png", "8-2.png"]);
     assert_eq!(cli.fox("alone.png", &["-S", "8"]), cli.read("8-2.png"));
+}
+
+#[test]
+fn pictures_of_a_run_are_drawn_together_and_are_those_of_single_runs() {
+    let cli = Cli::with_tiny_model();
+    cli.write("prompts.txt", "a red fox\na blue hare\n");
+    let records = |args: &[&str]| -> Vec<serde_json::Value> {
+        let lines = cli.stdout(args.iter().chain(&["--json", "-q", "-o", "{seed}.png"]).chain(&QUICK));
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let batches = |records: &[serde_json::Value]| -> Vec<u64> {
+        records.iter().map(|record| record["batch"].as_u64().unwrap()).collect()
+    };
+    let together = records(&["generate", "a red fox", "-n", "4"]);
+    assert_eq!(batches(&together), [4; 4]);
+    let files = |seeds: std::ops::Range<u64>| seeds.map(|seed| cli.read(&format!("{seed}.png"))).collect::<Vec<_>>();
+    let made = files(7..11);
+    for (seed, made) in (7..).zip(&made) {
+        assert!(cli.fox("alone.png", &["-S", &seed.to_string()]) == *made, "seed {seed}");
+    }
+    // Within a memory limit too.
+    assert_eq!(batches(&records(&["generate", "a red fox", "-n", "4", "--max-memory", "1GiB"])), [4; 4]);
+    assert!(files(7..11) == made);
+    // Other prompts, in one pass.
+    let prompts = records(&["generate", "--prompt-file", "prompts.txt", "-n", "2"]);
+    assert_eq!(batches(&prompts), [4; 4]);
+    let first: Vec<&str> = prompts.iter().map(|record| record["prompt"].as_str().unwrap()).collect();
+    assert_eq!(first, ["a red fox", "a red fox", "a blue hare", "a blue hare"]);
+    assert!(files(7..9) == made[..2] && files(9..11) != made[2..]);
+}
+
+#[test]
+fn stages_that_pictures_share_are_told_once() {
+    let cli = Cli::with_tiny_model();
+    let said = cli.run(["generate", "a red fox", "-v", "-n", "3"].iter().chain(&QUICK));
+    let count = |line: &str| said.lines().filter(|said| said.starts_with(line)).count();
+    assert_eq!((count("step 1/1 "), count("denoise "), count("decode "), count("saved ")), (1, 1, 3, 3), "{said}");
+    assert!(said.contains(" for 3 together)"), "{said}");
 }
 
 #[test]
@@ -189,7 +227,7 @@ fn json_is_one_object_a_picture() {
     let records: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 2);
     let fields = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    snapshot!(fields(&records[0]), @"path index prompt seed noise model variant dtype steps width height references software version device timings kernels rescues");
+    snapshot!(fields(&records[0]), @"path index prompt seed noise model variant dtype steps width height references software version device batch timings kernels rescues");
     snapshot!(fields(&records[0]["timings"]), @"text references steps decode total");
     for (i, record) in records.iter().enumerate() {
         assert_eq!(record["path"], format!("output-{}.png", i + 1));
@@ -212,8 +250,8 @@ fn guidance_on_a_distilled_model_is_warned_of_once() {
     output-2.png
     ----- stderr -----
     warning: guidance 3 has no effect: klein (custom size) is distilled and runs without guidance
-    saved output-1.png (1 of 2, seed 7, [TIME])
-    saved output-2.png (2 of 2, seed 8, [TIME])
+    saved output-1.png (1 of 2, seed 7, [TIME] for 2 together)
+    saved output-2.png (2 of 2, seed 8, [TIME] for 2 together)
     ");
     let without = cli.fox("without.png", &[]);
     assert_eq!(cli.fox("with.png", &["-g", "3"]), without);

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux2::pipeline::{GeneratedImage, MAX_PREPARED_PROMPTS};
+use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result};
 
 use super::{Taken, Task, Worker};
 use crate::event::EventKind;
 use crate::failure::JobFailure;
-use crate::host::Drawing;
-use crate::saver::{DrawnPicture, Handover};
+use crate::host::{Drawing, Drawn};
+use crate::saver::{About, DrawnPicture, Handover};
 use crate::scheduler::Wish;
 use crate::sink::PictureOf;
 use crate::spec::JobSpec;
@@ -52,9 +52,12 @@ impl Worker {
         let model = first.spec.model.clone();
         let most = match self.models.get(&model, &shared) {
             Err(error) => return self.end_early(&first, error.into()),
+            Ok(_) if shared.options.max_batch <= 1 => 1,
             Ok(loaded) => {
-                let most = shared.options.max_batch.max(1);
-                if most == 1 { 1 } else { loaded.largest_batch(&request_of(&first.spec, 0, &[]), most).max(1) }
+                // References that cannot be read fail with their job.
+                let references = shared.references.all(&first.spec.references, &shared.uploads).unwrap_or_default();
+                let request = request_of(&first.spec, 0, &references);
+                loaded.largest_batch(&request, shared.options.max_batch).max(1)
             }
         };
         let jobs = self.fill(first, most);
@@ -81,14 +84,12 @@ impl Worker {
                 if ended.contains(&job.id) {
                     continue;
                 }
-                let is_last = one.picture + 1 == job.spec.count;
                 match result {
                     Ok(drawn) => {
-                        self.hand_over(Handover::Picture(Box::new(drawn)));
-                        if is_last {
+                        if drawn.about.is_last {
                             ended.push(job.id);
-                            self.hand_over(Handover::End(job.id, End::Done));
                         }
+                        self.hand_over(Handover::Picture(Box::new(drawn)));
                     }
                     Err(error) => {
                         ended.push(job.id);
@@ -146,7 +147,7 @@ impl Worker {
         };
         // A single prompt is encoded with its picture, so that its time counts there.
         if prompts.len() > 1 {
-            let of = PictureOf { id: first.id, spec: &first.spec, picture: 0, worker: self.number };
+            let of = PictureOf { id: first.id, spec: &first.spec, picture: 0, worker: self.number, batch: 1 };
             let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
             let mut observer = |event: &Event| observe(&shared, of, event);
             // If it fails, so does the picture, which reports it.
@@ -186,10 +187,16 @@ impl Worker {
         results
     }
 
-    fn draw_once(&mut self, batch: &[&Pictured]) -> Vec<Result<DrawnPicture>> {
+    fn draw_once<'a>(&mut self, batch: &[&Pictured<'a>]) -> Vec<Result<DrawnPicture>> {
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
-        let of = |one: &Pictured<'_>| (one.job.id, Arc::clone(&one.job.spec), one.picture);
         let worker = self.number;
+        let of = |one: &Pictured<'a>| PictureOf {
+            id: one.job.id,
+            spec: &one.job.spec,
+            picture: one.picture,
+            worker,
+            batch: batch.len(),
+        };
         let loaded = match self.models.get(&batch[0].job.spec.model, &shared) {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -199,38 +206,36 @@ impl Worker {
             }
         };
         let mut ran = vec![[false; 2]; batch.len()];
-        for one in batch {
-            let picture_of = PictureOf { id: one.job.id, spec: &one.job.spec, picture: one.picture, worker };
-            if let Some(sink) = &shared.sink {
-                sink.started(picture_of);
-            }
+        if let Some(sink) = &shared.sink {
+            batch.iter().for_each(|one| sink.started(of(one)));
         }
         let mut observer = |index: usize, event: &Event| {
-            let one = batch[index];
             match event {
                 Event::PhaseStarted { phase: Phase::Text, .. } => ran[index][0] = true,
                 Event::PhaseStarted { phase: Phase::References, .. } => ran[index][1] = true,
                 _ => {}
             }
-            observe(&shared, PictureOf { id: one.job.id, spec: &one.job.spec, picture: one.picture, worker }, event);
+            observe(&shared, of(batch[index]), event);
         };
         let drawings: Vec<Drawing> =
             batch.iter().map(|one| Drawing { request: &one.request, cancel: &one.job.cancel }).collect();
         let results = loaded.draw(&drawings, &mut observer);
         let each = begun.elapsed() / u32::try_from(batch.len()).unwrap_or(u32::MAX);
         self.learn(batch, &results, each);
-        let wrap = |((one, result), [ran_text, ran_references]): ((&&Pictured, Result<GeneratedImage>), [bool; 2])| {
-            let (id, spec, picture) = of(one);
+        let wrap = |((one, result), [ran_text, ran_references]): ((&&Pictured, Result<Drawn>), [bool; 2])| {
+            let spec = Arc::clone(&one.job.spec);
             let references = !spec.references.is_empty() && !ran_references;
             let cache = CacheHits { text: !ran_text, references, picture: false };
-            let batch = batch.len();
-            result.map(|drawn| DrawnPicture { id, spec, picture, worker, drawn, begun, batch, cache })
+            let (id, picture, batch) = (one.job.id, one.picture, batch.len());
+            let is_last = picture + 1 == spec.count;
+            let about = About { id, spec, picture, worker, begun, batch, cache, is_last };
+            result.map(|drawn| DrawnPicture { about, drawn })
         };
         batch.iter().zip(results).zip(ran).map(wrap).collect()
     }
 
     /// Learn from how long pictures took.
-    fn learn(&self, batch: &[&Pictured], results: &[Result<GeneratedImage>], each: Duration) {
+    fn learn(&self, batch: &[&Pictured], results: &[Result<Drawn>], each: Duration) {
         let mut state = self.shared.lock();
         state.stats.batches.add(batch.len() as f64);
         for (one, _) in batch.iter().zip(results).filter(|(_, result)| result.is_ok()) {

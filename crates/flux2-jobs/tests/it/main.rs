@@ -5,7 +5,10 @@ mod common;
 mod batches;
 mod cancel;
 mod crash;
+#[cfg(unix)]
+mod disk;
 mod lifecycle;
 mod limits;
 mod models;
 mod restart;
+mod saving;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use flux2::{
     CancelToken, Device, Engine, EngineOptions, Error, Event, GenerateRequest, ModelPaths, Phase, Precision, Reference,
     Residency, engine,
 };
-use flux2_backend::testing::skip_without_gpu;
+use flux2_backend::testing::{repository, skip_without_gpu};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::{
     Draft, FailureClass, JobFailure, JobId, JobSpec, JobState, Jobs, LoraKey, ModelChoice, Options, PictureOf, Sink,
@@ -23,7 +23,7 @@ use flux2_jobs::{
 use crate::common::{ended, wait_until};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+    repository("fixtures").join(name)
 }
 
 fn paths() -> ModelPaths {
@@ -35,7 +35,12 @@ fn engine_options(device: Device) -> EngineOptions {
 }
 
 fn host_options() -> EngineHostOptions {
-    let models = ["tiny", "other"].map(|name| OfferedModel { name: name.into(), aliases: vec![], paths: paths() });
+    let models = ["tiny", "other"].map(|name| OfferedModel {
+        name: name.into(),
+        aliases: vec![],
+        paths: paths(),
+        synthetic: None,
+    });
     EngineHostOptions {
         models: models.to_vec(),
         loras: BTreeMap::from([("style".to_owned(), Location::from(fixture("tiny/lora.safetensors")))]),

@@ -37,7 +37,7 @@ pub(crate) fn plan(
     check_format(options, None)?;
     let EngineOptions { precision, residency, .. } = *options;
     let mut run = plan::dry_run(backend(options, true)?, files, precision, residency, requests, order)?;
-    run.add_host_memory(files.variant, requests)?;
+    run.add_host_memory(files.variant, requests, order)?;
     Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: plan::program_bytes(files)? })
 }
 

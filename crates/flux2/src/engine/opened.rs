@@ -5,11 +5,12 @@ use std::sync::Once;
 
 use flux2_backend::Backend;
 
+use super::host_limit::HostLimit;
 use super::{Device, Engine, EngineOptions, NoGpu, gpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks, Rates};
 use crate::event::{CancelToken, Event, Observer, Warning};
-use crate::pipeline::{BatchMember, Batching, GeneratedImage, Pipeline, Residency};
+use crate::pipeline::{BatchMember, Batching, DecodedImage, Pipeline};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
 use crate::variant::Variant;
@@ -44,7 +45,8 @@ pub(crate) trait OpenDevice: Send {
         cancel: &CancelToken,
     ) -> Result<usize>;
 
-    /// An engine on this device, one of `count` that share the host's threads.
+    /// An engine on this device, one of `count` that share the host's threads. With a memory limit, the requests
+    /// `planned` are known to keep to it.
     ///
     /// # Errors
     /// As [`Pipeline::of_files`].
@@ -53,6 +55,7 @@ pub(crate) trait OpenDevice: Send {
         files: ModelFiles,
         options: &EngineOptions,
         count: usize,
+        planned: &[GenerateRequest],
     ) -> Result<Box<dyn Engine>>;
 }
 
@@ -103,11 +106,12 @@ impl<B: Backend> OpenDevice for Opened<B> {
         files: ModelFiles,
         options: &EngineOptions,
         count: usize,
+        planned: &[GenerateRequest],
     ) -> Result<Box<dyn Engine>> {
         let device = self.describe(options.precision);
         // A GPU's memory is counted by its allocator.
         let limit = options.max_memory.filter(|_| self.place == Device::Cpu);
-        let limit = limit.map(|bytes| HostLimit { bytes, dry_run: self.dry_run.clone(), options: options.clone() });
+        let limit = limit.map(|bytes| HostLimit::new(bytes, self.dry_run.clone(), options.clone(), planned));
         // A GPU has none: what it does not do is done by the host, for all engines.
         let threads = NonZeroUsize::new(self.threads).unwrap_or(options.usable_threads());
         let threads = NonZeroUsize::new(threads.get() / count).unwrap_or(NonZeroUsize::MIN);
@@ -142,27 +146,18 @@ struct Loaded<B: Backend> {
     limit: Option<HostLimit>,
 }
 
-/// A limit for the memory of the host, kept by planning each request before it runs.
-struct HostLimit {
-    bytes: usize,
-    dry_run: DryRun,
-    /// With the residency that the requests so far have needed.
-    options: EngineOptions,
-}
-
-impl HostLimit {
-    /// What may stay in memory so that `request` keeps within the limit too.
-    ///
-    /// # Errors
-    /// [`Error::MemoryLimit`](crate::Error::MemoryLimit) if nothing is little enough.
-    fn residency(&mut self, files: &ModelFiles, request: &GenerateRequest) -> Result<Residency> {
-        let requests = std::slice::from_ref(request);
-        let fits = self.dry_run.plan(files, &self.options, requests)?.peak_bytes() <= self.bytes;
-        if fits {
-            return Ok(self.options.residency);
+impl<B: Backend> Loaded<B> {
+    /// Draw one picture, or several that fit together. They are converted here, to a quarter of the memory.
+    fn draw_within_limit(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<DecodedImage>> {
+        if let ([member], Some(limit)) = (&*members, &mut self.limit) {
+            match limit.admit(self.pipeline.files(), member.request) {
+                Ok(None) => {}
+                Ok(Some(residency)) => self.pipeline.set_residency(residency),
+                Err(error) => return vec![Err(error)],
+            }
         }
-        (self.options, _) = self.dry_run.within(self.bytes, files, &self.options, requests, false)?;
-        Ok(self.options.residency)
+        let drawn = self.pipeline.draw_batch(members, batching);
+        drawn.into_iter().map(|drawn| drawn?.convert().map(DecodedImage::from)).collect()
     }
 }
 
@@ -199,31 +194,15 @@ impl<B: Backend> Engine for Loaded<B> {
         self.pipeline.backend().energy()
     }
 
-    fn generate_with(
-        &mut self,
-        request: &GenerateRequest,
-        observer: &mut dyn Observer,
-        cancel: &CancelToken,
-    ) -> Result<GeneratedImage> {
-        warn_if_unoptimized(flux2_backend::IS_OPTIMIZED, &UNOPTIMIZED, observer);
-        if let Some(limit) = &mut self.limit {
-            let before = limit.options.residency;
-            let residency = limit.residency(self.pipeline.files(), request)?;
-            if residency != before {
-                self.pipeline.set_residency(residency);
-            }
-        }
-        self.pipeline.generate(request, observer, cancel)
-    }
-
-    fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>> {
-        if self.limit.is_some() {
-            // The limit is kept for one picture at a time.
-            let alone = |member: &mut BatchMember| self.generate_with(member.request, member.observer, member.cancel);
-            return members.iter_mut().map(alone).collect();
-        }
+    fn draw_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<DecodedImage>> {
         members.iter_mut().for_each(|m| warn_if_unoptimized(flux2_backend::IS_OPTIMIZED, &UNOPTIMIZED, m.observer));
-        self.pipeline.generate_batch(members, batching)
+        let Some(limit) = &mut self.limit else { return self.pipeline.draw_batch(members, batching) };
+        let together = match members.len() > 1 && limit.fit_together(self.pipeline.files(), members) {
+            true => members.len(),
+            false => 1,
+        };
+        let drawn = members.chunks_mut(together).flat_map(|members| self.draw_within_limit(members, batching));
+        drawn.collect()
     }
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {

@@ -15,9 +15,8 @@ use super::Pipeline;
 use super::progress::timed;
 use super::prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 use super::references::ReferenceTokens;
-use super::results::{DenoiseInputs, GeneratedImage, Timings};
+use super::results::{DecodedImage, DecodedPixels, DenoiseInputs, GeneratedImage, Pixels, Timings};
 use crate::event::{CancelToken, Event, Observer, Phase};
-use crate::image::RgbImage;
 use crate::models::flow_transformer::Batching;
 use crate::request::{GRID_PX, GenerateRequest, ResolvedRequest};
 use crate::{Error, Result};
@@ -111,7 +110,12 @@ impl<B: Backend> Pipeline<B> {
     /// If memory is short, fewer pictures are denoised at a time. [`plan::largest_batch`](crate::plan::largest_batch)
     /// says beforehand how many fit.
     pub fn generate_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<GeneratedImage>> {
-        let mut results: Vec<Option<Result<GeneratedImage>>> = members.iter().map(|_| None).collect();
+        self.draw_batch(members, batching).into_iter().map(|drawn| drawn?.convert()).collect()
+    }
+
+    /// As [`generate_batch`](Self::generate_batch), without the conversion to 8-bit colors, which needs no device.
+    pub fn draw_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<DecodedImage>> {
+        let mut results: Vec<Option<Result<DecodedImage>>> = members.iter().map(|_| None).collect();
         let mut groups: Vec<(BatchKey, Vec<Job<B>>)> = Vec::new();
         for (i, member) in members.iter_mut().enumerate() {
             let request = match ResolvedRequest::new(member.request, self.variant()) {
@@ -250,8 +254,8 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// Step 7 of all pictures that have latents. Returns the result of each with its place among the members.
-    fn decode_all(&mut self, jobs: Vec<Job<B>>, members: &mut [BatchMember]) -> Vec<(usize, Result<GeneratedImage>)> {
-        let mut decode = |job: &mut Job<B>| -> Result<RgbImage> {
+    fn decode_all(&mut self, jobs: Vec<Job<B>>, members: &mut [BatchMember]) -> Vec<(usize, Result<DecodedImage>)> {
+        let mut decode = |job: &mut Job<B>| -> Result<DecodedPixels> {
             let latents = match std::mem::replace(&mut job.state, State::Resolved) {
                 State::Denoised(latents) => latents,
                 State::Failed(error) => return Err(error),
@@ -264,22 +268,23 @@ impl<B: Backend> Pipeline<B> {
                 })
             })
         };
-        let images: Vec<_> = jobs
+        let decoded: Vec<_> = jobs
             .into_iter()
             .map(|mut job| {
-                let image = decode(&mut job);
-                (job, image)
+                let pixels = decode(&mut job);
+                (job, pixels)
             })
             .collect();
         self.networks.after_decoding();
         let (kernels, rescues) = (self.be.take_kernels_run(), self.ladder.take());
-        let finish = |(job, image): (Job<B>, Result<RgbImage>)| {
+        let finish = |(job, pixels): (Job<B>, Result<DecodedPixels>)| {
             let Job { member, request, timings, .. } = job;
             let (kernels, rescues) = (kernels.clone(), rescues.clone());
             let parameters = self.parameters(&request);
-            (member, image.map(|image| GeneratedImage { image, parameters, timings, kernels, rescues }))
+            let pixels = pixels.map(Pixels::Decoded);
+            (member, pixels.map(|pixels| DecodedImage { pixels, parameters, timings, kernels, rescues }))
         };
-        images.into_iter().map(finish).collect()
+        decoded.into_iter().map(finish).collect()
     }
 }
 

@@ -1,17 +1,19 @@
 //! What the steps of the recipe take and return.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
 use flux2_backend::{Backend, KernelRun, Tensor};
 
 use super::ladder::Rescue;
+use super::progress::timed;
 use super::prompts::TextEmbedding;
 use super::references::ReferenceTokens;
-use crate::Result;
 use crate::image::codec::IfExists;
 use crate::image::{self, ImageFormat, Parameters, RgbImage};
 use crate::request::ResolvedRequest;
+use crate::{Error, Result};
 
 /// A picture and how it came about.
 #[derive(Clone, Debug)]
@@ -39,6 +41,71 @@ impl GeneratedImage {
         let path = path.as_ref();
         let bytes = image::encode(&self.image, ImageFormat::from_path(path)?, Some(&self.parameters))?;
         image::save(path, &bytes, IfExists::Replace)
+    }
+}
+
+/// A picture as the decoder leaves it: values that are not converted to 8-bit colors yet. The conversion needs no
+/// device, so another thread can do it while the next picture is drawn.
+#[derive(Clone, Debug)]
+pub struct DecodedImage {
+    pub(super) pixels: Pixels,
+    pub(super) parameters: Parameters,
+    pub(super) timings: Timings,
+    pub(super) kernels: Vec<KernelRun>,
+    pub(super) rescues: Vec<Rescue>,
+}
+
+/// The pixels of a [`DecodedImage`].
+#[derive(Clone, Debug)]
+pub(super) enum Pixels {
+    Decoded(DecodedPixels),
+    Converted(RgbImage),
+}
+
+/// Output of the decoder.
+#[derive(Clone, Debug)]
+pub(super) struct DecodedPixels {
+    /// `[height, width, 3]`, where -1..=1 is black to white.
+    pub(super) values: Vec<f32>,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// Most threads that convert it.
+    pub(super) threads: NonZeroUsize,
+}
+
+impl DecodedPixels {
+    /// The picture in 8-bit colors.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], or no memory.
+    pub(super) fn convert(&self) -> Result<RgbImage> {
+        if !self.values.iter().all(|value| value.is_finite()) {
+            return Err(Error::NotFinite);
+        }
+        image::from_model_output(&self.values, self.width, self.height, self.threads)
+    }
+}
+
+impl DecodedImage {
+    /// The picture in 8-bit colors. The time of the conversion counts as decoding.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if there are no numbers in it, or no memory.
+    pub fn convert(self) -> Result<GeneratedImage> {
+        let DecodedImage { pixels, parameters, mut timings, kernels, rescues } = self;
+        let image = match pixels {
+            Pixels::Decoded(decoded) => timed(&mut timings.decode, || decoded.convert())?,
+            Pixels::Converted(image) => image,
+        };
+        Ok(GeneratedImage { image, parameters, timings, kernels, rescues })
+    }
+}
+
+/// A picture that is converted already, for devices that have no other.
+impl From<GeneratedImage> for DecodedImage {
+    fn from(made: GeneratedImage) -> Self {
+        let GeneratedImage { image, parameters, timings, kernels, rescues } = made;
+        DecodedImage { pixels: Pixels::Converted(image), parameters, timings, kernels, rescues }
     }
 }
 

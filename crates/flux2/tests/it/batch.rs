@@ -216,3 +216,27 @@ fn each_observer_sees_a_whole_run() {
         assert_eq!(seen.into_inner(), ["text", "denoise", "step 1 of 2", "step 2 of 2", "decode"]);
     }
 }
+
+#[test]
+fn within_a_memory_limit_pictures_are_drawn_together_if_they_fit() {
+    let files = ModelFiles::open(&ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }).unwrap();
+    let options = EngineOptions { device: Device::Cpu, residency: Residency::KeepAll, ..Default::default() };
+    let requests: Vec<_> = (0..3).map(request).collect();
+    let both = flux2::plan::of_batch(&files, &options, &requests).unwrap().peak_bytes();
+    let mut made = Vec::new();
+    for (limit, passes) in [(None, 1), (Some(both), 1), (Some(both - 1), 3)] {
+        let mut engine = engine::open(files.clone(), &EngineOptions { max_memory: limit, ..options.clone() }).unwrap();
+        // Pictures that are drawn one after the other are decoded before the next one is denoised.
+        let stages = std::cell::RefCell::new(Vec::new());
+        let pictures = together(&mut engine, &requests, Batching::SameBytes, |_, event, _| {
+            if let Event::PhaseStarted { phase: phase @ (Phase::Denoise | Phase::Decode), .. } = event {
+                stages.borrow_mut().push(*phase);
+            }
+        });
+        let mut stages = stages.into_inner();
+        stages.dedup();
+        assert_eq!(stages.len(), 2 * passes, "{limit:?}: {stages:?}");
+        made.push(pictures.into_iter().map(|made| made.unwrap().image).collect::<Vec<_>>());
+    }
+    assert!(made[0] == made[1] && made[0] == made[2]);
+}

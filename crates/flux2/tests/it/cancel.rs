@@ -1,14 +1,12 @@
 //! Cancellation: a run stops at its next unit of work, in any stage, and the next run is not affected.
 
-use std::path::Path;
-
 use flux2::image::RgbImage;
 use flux2::weights::Part;
 use flux2::{CancelToken, EngineOptions, Error, Event, GenerateRequest, ModelPaths, Phase, Reference, engine};
+use flux2_backend::testing::repository;
 
 fn model() -> ModelPaths {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/klein").into();
-    ModelPaths { model, ..Default::default() }
+    ModelPaths { model: repository("fixtures/tiny/klein").into(), ..Default::default() }
 }
 
 fn request() -> GenerateRequest {

@@ -1,13 +1,14 @@
 //! Results of the reference implementation on the tiny checkpoints, and comparisons with them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use flux2_backend::testing::repository;
 use flux2_backend::{Compute, CpuBackend, CpuOptions};
 use safetensors::{Dtype, SafeTensors};
 
 /// The path of a file below `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
+    repository("fixtures").join(path)
 }
 
 /// The CPU backend, in f32, that is compared with the reference.

@@ -7,11 +7,12 @@ use flux2::weights::{
     Component, Layout, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
 };
 use flux2_backend::DType;
+use flux2_backend::testing::repository;
 use serde_json::{Value, json};
 
 /// Path of a checkpoint in the repository's fixtures.
 pub fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name)
+    repository("fixtures/tiny").join(name)
 }
 
 /// Paths of the tiny model as single files.

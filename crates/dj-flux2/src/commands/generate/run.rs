@@ -12,7 +12,7 @@ use flux2::image::Parameters;
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
-use flux2::{CancelToken, Engine, Error, Event, Reference, Timings};
+use flux2::{CancelToken, Engine, Error, Event, Reference, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
     Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
@@ -39,6 +39,7 @@ pub struct Run<'a> {
 enum Message {
     Event {
         worker: usize,
+        picture: u64,
         event: Event,
     },
     Started {
@@ -62,6 +63,8 @@ enum Message {
 struct Saved {
     worker: usize,
     picture: u64,
+    /// Pictures that were drawn together.
+    batch: usize,
     path: Option<PathBuf>,
     parameters: Parameters,
     timings: Timings,
@@ -97,7 +100,7 @@ impl Sink for Writer {
     }
 
     fn event(&self, of: PictureOf, event: &Event) {
-        self.send(Message::Event { worker: of.worker, event: event.clone() });
+        self.send(Message::Event { worker: of.worker, picture: self.number(of.spec), event: event.clone() });
     }
 
     fn save(&self, of: PictureOf, drawn: &GeneratedImage, bytes: Vec<u8>, elapsed: Duration) -> Result<(), JobFailure> {
@@ -108,6 +111,7 @@ impl Sink for Writer {
                 self.send(Message::Saved(Box::new(Saved {
                     worker: of.worker,
                     picture,
+                    batch: of.batch,
                     path,
                     parameters: drawn.parameters.clone(),
                     timings: drawn.timings.clone(),
@@ -141,9 +145,11 @@ impl Run<'_> {
             report.workers(places.iter().cloned());
         }
         let (sender, messages) = channel();
+        let options = options(settings, &*engines[0], engines.len(), &files, &references);
+        let batch = options.max_batch;
         let writer = Writer { output: settings.output.clone(), first_seed: settings.request.seed, messages: sender };
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
-        let jobs = Jobs::start_with_sink(options(settings, places.len()), Arc::new(host), Arc::new(writer))?;
+        let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
         let mut series = Series {
@@ -155,12 +161,14 @@ impl Run<'_> {
             devices,
             places,
             strengths,
+            batch,
             submitted: 0,
             over: 0,
             saved: 0,
             failed: 0,
             first_failure: None,
             workers: HashMap::new(),
+            last_events: HashMap::new(),
             unwritten: HashMap::new(),
         };
         let result = series.run(cancel);
@@ -172,14 +180,25 @@ impl Run<'_> {
 }
 
 /// How the engine is run for pictures that end with this process: in order, and nothing is kept of them.
-fn options(settings: &Settings, workers: usize) -> Options {
+fn options(
+    settings: &Settings,
+    first: &dyn Engine,
+    workers: usize,
+    files: &ModelFiles,
+    references: &[Reference],
+) -> Options {
+    let pictures = settings.pictures() as usize;
     // Pictures that wait to be saved take memory.
     let savers = if settings.max_memory.is_some() { 1 } else { workers + 1 };
+    // No worker takes pictures that another one could begin at once.
+    let share = pictures.div_ceil(workers);
+    let like = settings.request_for(&settings.job(0), references);
     Options {
         max_queued: usize::MAX,
         max_wait: Duration::MAX,
+        max_batch: engine::useful_batch(first.place(), files, &like).min(share),
         affinity: Affinity { jobs: usize::MAX, time: Duration::MAX },
-        savers: savers.min(settings.pictures() as usize),
+        savers: savers.min(pictures),
         retention: Retention { jobs: 1, ..Retention::default() },
         starts_paused: true,
         ..Options::default()
@@ -199,6 +218,8 @@ struct Series<'a> {
     /// Names of the devices, by worker.
     places: Vec<String>,
     strengths: Vec<StrengthRecord>,
+    /// Most pictures that are drawn together.
+    batch: usize,
     submitted: u64,
     over: u64,
     saved: u64,
@@ -206,6 +227,8 @@ struct Series<'a> {
     first_failure: Option<Failure>,
     /// The worker that draws a picture.
     workers: HashMap<u64, usize>,
+    /// The latest event of each worker, and the picture that it came from first.
+    last_events: HashMap<usize, (u64, Event)>,
     /// Why pictures that are drawn could not be written.
     unwritten: HashMap<u64, Failure>,
 }
@@ -240,7 +263,7 @@ impl Series<'_> {
 
     /// Hands pictures to the engine, as long as not too many wait.
     fn submit(&mut self) -> Result<()> {
-        let window = self.settings.window(self.places.len());
+        let window = self.settings.window(self.places.len(), self.batch);
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
             let Job { prompt, seed, .. } = self.settings.job(self.submitted);
             let request = &self.settings.request;
@@ -266,7 +289,7 @@ impl Series<'_> {
 
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Event { worker, event } => self.report.event(worker, &event),
+            Message::Event { worker, picture, event } => self.hear_event(worker, picture, event),
             Message::Started { worker, picture, steps } => {
                 self.workers.insert(picture, worker);
                 self.report.begin(worker, &self.settings.job(picture), self.settings.pictures(), steps);
@@ -286,6 +309,16 @@ impl Series<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reports an event. Pictures that are drawn together have stages in common, whose events come from each of them,
+    /// one after the other: they are reported once.
+    fn hear_event(&mut self, worker: usize, picture: u64, event: Event) {
+        let is_repeat = self.last_events.get(&worker).is_some_and(|(first, last)| *first != picture && *last == event);
+        if !is_repeat {
+            self.report.event(worker, &event);
+            self.last_events.insert(worker, (picture, event));
+        }
     }
 
     /// A failure names the device where there are several.
@@ -309,13 +342,14 @@ impl Series<'_> {
     }
 
     fn report_saved(&mut self, saved: &Saved) -> Result<()> {
-        let Saved { worker, picture, path, parameters, timings, kernels, rescues, total } = saved;
+        let Saved { worker, picture, batch, path, parameters, timings, kernels, rescues, total } = saved;
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
             index: picture + 1,
             parameters,
             device: &self.devices[*worker],
             lora_strengths: &self.strengths,
+            batch: *batch,
             timings: Seconds::new(timings, *total),
             kernels: kernels.iter().map(Kernel::new).collect(),
             rescues: rescues.iter().map(RescueRecord::new).collect(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux2::weights::Location;
+use flux2::weights::{Location, ModelFiles};
 use flux2::{EngineOptions, ModelPaths, Residency, TextCache, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
@@ -25,7 +25,10 @@ pub struct Host {
 
 /// Finds the models and opens nothing yet.
 pub fn open(args: &ServeArgs) -> Result<Host> {
-    let offered = offered(args)?;
+    let offered = match &args.synthetic {
+        Some(name) => vec![(name.clone(), Location::from(name.as_str()))],
+        None => offered(args)?,
+    };
     let names: Vec<String> = offered.iter().map(|(name, _)| name.clone()).collect();
     if let Some((alias, model)) = args.alias.iter().find(|(_, model)| !names.contains(model)) {
         let message = format!("--alias {alias}={model}: no model of this name is served");
@@ -72,12 +75,20 @@ fn name_and_place(text: &str, exists: impl Fn(&Path) -> bool) -> (String, String
 }
 
 fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<EngineHostOptions> {
+    let variant = args.synthetic.as_deref().map(Variant::by_name).transpose()?;
     let model = |(name, place): (String, Location)| {
+        if let Some(variant) = variant {
+            let synthetic = ModelFiles::synthetic(variant).map(|_| variant);
+            let message = format!("{name} has no sizes of its own");
+            synthetic.ok_or_else(|| Failure::usage(message, "name a model that `bench generate --synthetic` takes"))?;
+            return Ok(OfferedModel { name, aliases: vec![], paths: ModelPaths::default(), synthetic });
+        }
         let repository = Variant::by_name(&name).ok().and_then(|variant| variant.repo);
         Ok(OfferedModel {
             paths: ModelPaths { model: find_model(&place)?, ..Default::default() },
             aliases: repository.map(str::to_owned).into_iter().collect(),
             name,
+            synthetic: None,
         })
     };
     let text_cache = cache_folder::text_cache(|name| std::env::var_os(name)).filter(|_| !args.no_text_cache);
@@ -95,6 +106,7 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
         },
         max_devices: None,
         memory: args.max_memory,
+        useful_batches: args.max_batch.is_none(),
     })
 }
 

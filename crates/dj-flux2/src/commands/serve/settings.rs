@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flux2::engine::MAX_USEFUL_BATCH;
 use flux2_jobs::{Options, Retention};
 use flux2_server::{Key, KeySource, Limits, ServerOptions, Times, TlsFiles};
 
@@ -41,7 +42,7 @@ pub fn resolve(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Resu
             max_queued: args.max_queue,
             max_wait: Duration::from_secs(args.max_wait),
             max_count: args.max_count,
-            max_batch: args.max_batch.into(),
+            max_batch: args.max_batch.map_or(default_batch(args.backend), usize::from),
             idle_unload: args.idle_unload.map(Duration::from_secs),
             retention: Retention {
                 age: Duration::from_secs(24 * 3600 * u64::from(args.keep_days)),
@@ -53,6 +54,14 @@ pub fn resolve(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Resu
         },
         tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
     })
+}
+
+/// Most pictures of a pass, where no flag says so. For the fake several take as long as one, which is no model's speed.
+fn default_batch(backend: BackendKind) -> usize {
+    match backend {
+        BackendKind::Engine => MAX_USEFUL_BATCH,
+        BackendKind::Fake => 1,
+    }
 }
 
 fn server_options(args: &ServeArgs) -> ServerOptions {

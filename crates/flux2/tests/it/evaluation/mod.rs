@@ -12,12 +12,12 @@ pub mod strict;
 pub mod world;
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flux2::image::RgbImage;
 use flux2::{Engine, EngineOptions, GenerateRequest, ModelPaths, Precision, Reference, Residency, Result};
+use flux2_backend::testing::repository;
 use serde::Deserialize;
 
 use judge::Judge;
@@ -27,11 +27,6 @@ use world::{Layout, Picture, SIDE, World};
 /// The model evaluated by default.
 pub fn mini() -> ModelPaths {
     ModelPaths { model: repository("assets/mini").into(), ..Default::default() }
-}
-
-/// Path of a file of the repository.
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 /// Kind of a request.
