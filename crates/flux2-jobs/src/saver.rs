@@ -134,7 +134,16 @@ fn keep(shared: &Shared, picture: DrawnPicture, bytes: Vec<u8>, received: Instan
         })?,
     };
     let seed = drawn.parameters.seed;
-    let image = ImageInfo { index, seed, sha256: digest, bytes: length, width, height, format: spec.format };
+    let image = ImageInfo {
+        index,
+        seed,
+        sha256: digest,
+        bytes: length,
+        width,
+        height,
+        format: spec.format,
+        is_favorite: false,
+    };
     let seconds = |time: std::time::Duration| time.as_secs_f64();
     let timings = &drawn.timings;
     let record = DrawingRecord {
