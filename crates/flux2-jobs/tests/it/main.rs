@@ -5,6 +5,7 @@ mod common;
 mod batches;
 mod cancel;
 mod crash;
+mod gallery;
 mod lifecycle;
 mod limits;
 mod models;
