@@ -209,8 +209,13 @@ export const tests = {
         await page.locator(".job.failed .error").waitFor();
         await draw(page, "fine");
         await page.locator(".cell img[alt=fine]").waitFor();
+        await page.reload();
+        await page.locator(".job.failed .error").waitFor();
         await page.getByRole("button", { name: "Dismiss" }).click();
         same(await page.locator(".job").count(), 0);
+        await page.reload();
+        await page.locator(".cell").waitFor();
+        same(await page.locator(".job").count(), 0, "dismissed for good");
     }),
 
     async "a key is asked for, kept, and in no address"() {

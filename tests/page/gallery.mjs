@@ -104,7 +104,6 @@ export const tests = {
         await page.keyboard.press("Escape");
         await dialog.waitFor({ state: "hidden" });
         check(!page.url().includes("#picture"), "the address is that of the page again");
-        await page.goBack().catch(() => {});
     }),
 
     "again, vary, settings, seed, reference": gallery([FOUR[0]], async (page, site) => {

@@ -3,10 +3,13 @@
 import { ApiError, call, connection, events } from "./api.js";
 import { pictures } from "./pictures.js";
 import { server } from "./server.js";
+import { dismissed } from "./store.js";
 import { hear, tell } from "./tabs.js";
 
 /** Jobs whose events are read at one time: a browser has few connections to a server. */
 const STREAMS = 2;
+/** How long a failure is shown, in milliseconds, unless it is dismissed. */
+const SHOWN_MS = 24 * 3600 * 1000;
 /** Time between two looks at all jobs, in milliseconds: while there is work, and while there is none. */
 const PAUSES = { busy: 2000, idle: 8000 };
 
@@ -34,6 +37,7 @@ class Jobs extends EventTarget {
         hear((message) => message.jobs && void this.look());
         server.addEventListener("change", () => server.state === "ready" && void this.look());
         connection.addEventListener("online", () => void this.look());
+        dismissed.addEventListener("change", () => this.#changed());
         document.addEventListener("visibilitychange", () => {
             if (document.hidden) this.#stopStreams();
             else void this.look();
@@ -48,7 +52,8 @@ class Jobs extends EventTarget {
 
     /** Those that ended without all of their pictures. */
     get failed() {
-        return [...this.known.values()].filter((one) => one.job.state === "failed");
+        const { ids } = dismissed.value;
+        return [...this.known.values()].filter(({ job }) => job.state === "failed" && !ids.includes(job.id));
     }
 
     /** Submit a job. @param {Record<string, unknown>} request @returns {Promise<Job>} */
@@ -77,7 +82,7 @@ class Jobs extends EventTarget {
     /** Show a failure no more. @param {string} id */
     dismiss(id) {
         this.known.delete(id);
-        this.#changed();
+        dismissed.set({ ids: [id, ...dismissed.value.ids].slice(0, 200) });
     }
 
     /** Ask for the newest jobs, and for those that are not over. */
@@ -116,7 +121,7 @@ class Jobs extends EventTarget {
             if (job.last_event < known.job.last_event) return;
             known.job = job;
             if (!wasOver && isOver(job)) this.#ended(known);
-        } else if (!isOver(job)) {
+        } else if (!isOver(job) || isFresh(job)) {
             this.known.set(job.id, { job, after: 0, stepsSince: 0, stepMs: 0 });
         }
         this.#changed();
@@ -210,6 +215,12 @@ class Jobs extends EventTarget {
     #changed() {
         this.dispatchEvent(new Event("change"));
     }
+}
+
+/** Whether a job has failed not long ago, perhaps while the page was closed. @param {Job} job */
+function isFresh({ id, state, finished_at }) {
+    const isRecent = finished_at && Date.now() - Date.parse(finished_at) < SHOWN_MS;
+    return state === "failed" && isRecent && !dismissed.value.ids.includes(id);
 }
 
 /** @param {Job} job */

@@ -60,6 +60,9 @@ export const settings = new Store("settings", { language: "", key: "" });
 /** Prompts that were drawn, the newest first. */
 export const history = new Store("history", { prompts: /** @type {string[]} */ ([]) });
 
+/** Failures that nobody wants to see any more, by the id of their job, the newest first. */
+export const dismissed = new Store("dismissed", { ids: /** @type {string[]} */ ([]) });
+
 /** @param {string} prompt */
 export function remember(prompt) {
     const others = history.value.prompts.filter((known) => known !== prompt);

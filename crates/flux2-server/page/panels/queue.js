@@ -23,7 +23,7 @@ class Queue extends Panel {
         const section = h("section", { "aria-label": t.queue }, h("h2", { class: "title" }, t.queue), list);
         this.replaceChildren(section);
         const render = () => {
-            const all = [...jobs.active, ...jobs.failed.filter((one) => one.job.state === "failed")];
+            const all = [...jobs.active, ...jobs.failed];
             section.hidden = all.length === 0;
             const ids = new Set(all.map((one) => one.job.id));
             for (const [id, card] of this.#cards) {
