@@ -12,7 +12,9 @@ async function findings(page, state) {
     await page.evaluate(AXE);
     const { violations } = await page.evaluate((tags) => window.axe.run(document, { runOnly: tags }), TAGS);
     const serious = violations.filter((one) => ["serious", "critical"].includes(one.impact));
-    return serious.map(({ id, nodes }) => `${state}: ${id}: ${nodes.map((node) => node.html.slice(0, 160)).join("\n  ")}`);
+    return serious.map(
+        ({ id, nodes }) => `${state}: ${id}: ${nodes.map((node) => node.html.slice(0, 160)).join("\n  ")}`,
+    );
 }
 
 /** Buttons and fields that a finger does not hit: under 44 px in both directions or in one. */
@@ -45,7 +47,9 @@ function inState(width, colorScheme) {
             }
             const overflow = () => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
             check((await overflow()) <= 0, "the page scrolls sideways");
-            await page.locator("#reference-files").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(96, 64) });
+            await page
+                .locator("#reference-files")
+                .setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(96, 64) });
             await page.locator(".reference").waitFor();
             await page.getByRole("radio", { name: "Free" }).click();
             await page.getByRole("button", { name: "Templates" }).click();

@@ -60,7 +60,9 @@ export const tests = {
         await page.getByLabel("Model").first().selectOption("klein-base-4b");
         await page.getByLabel("Guidance").waitFor();
         await page.getByLabel("Guidance").fill("3.5");
-        const sent = page.waitForRequest((request) => request.url().endsWith("/api/v1/jobs") && request.method() === "POST");
+        const sent = page.waitForRequest(
+            (request) => request.url().endsWith("/api/v1/jobs") && request.method() === "POST",
+        );
         await draw(page, "a fox");
         const json = (await sent).postDataJSON();
         same([json.model, json.guidance], ["klein-base-4b", 3.5]);
@@ -86,48 +88,60 @@ export const tests = {
         same([jobs[0].request.width, jobs[0].request.height], [64, 96], "the size of the first reference");
     }),
 
-    "a mask and a larger canvas are sent as files": flow([], async (page) => {
-        await withFeatures(page, "masks", "outpaint", "strength");
-        await page.locator("#reference-files").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(256, 192) });
-        await page.getByRole("button", { name: "Edit a part" }).click();
-        await page.getByRole("dialog", { name: "Edit a part of the picture" }).waitFor();
-        const box = await page.locator(".paper canvas").boundingBox();
-        await page.mouse.move(box.x + box.width / 4, box.y + box.height / 2);
-        await page.mouse.down();
-        await page.mouse.move(box.x + (3 * box.width) / 4, box.y + box.height / 2, { steps: 5 });
-        await page.mouse.up();
-        await page.getByLabel("Left", { exact: true }).fill("64");
-        await page.getByLabel("Left", { exact: true }).blur();
-        const masks = [];
-        page.on("request", (request) => {
-            if (request.url().endsWith("/uploads")) masks.push(request.postDataBuffer());
-        });
-        await page.getByRole("button", { name: "Use this" }).click();
-        await page.getByText("Only the painted part changes. The canvas is extended.").waitFor();
-        same(masks.length, 1);
-        const colors = await page.evaluate(async (base64) => {
-            const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-            const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
-            const canvas = new OffscreenCanvas(image.width, image.height);
-            const context = canvas.getContext("2d");
-            context.drawImage(image, 0, 0);
-            const at = (x, y) => [...context.getImageData(x, y, 1, 1).data];
-            return { size: [image.width, image.height], middle: at(128, 96), corner: at(2, 2) };
-        }, masks[0].toString("base64"));
-        same(colors, { size: [256, 192], middle: [255, 255, 255, 255], corner: [0, 0, 0, 255] });
-        await page.route("**/api/v1/jobs", (route) =>
-            route.request().method() === "POST" ? route.fulfill({ status: 503, json: { error: { message: "m", code: "c" } } })
-                : route.fallback());
-        const sent = page.waitForRequest((request) => request.url().endsWith("/api/v1/jobs") && request.method() === "POST");
-        await draw(page, "a boat");
-        const json = (await sent).postDataJSON();
-        same([json.mask.length, json.source.length, json.outpaint.left, json.feather], [64, 64, 64, 8]);
-        check(json.width === undefined, "the size is that of the source");
-    }, { mayFail: true }),
+    "a mask and a larger canvas are sent as files": flow(
+        [],
+        async (page) => {
+            await withFeatures(page, "masks", "outpaint", "strength");
+            await page
+                .locator("#reference-files")
+                .setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(256, 192) });
+            await page.getByRole("button", { name: "Edit a part" }).click();
+            await page.getByRole("dialog", { name: "Edit a part of the picture" }).waitFor();
+            const box = await page.locator(".paper canvas").boundingBox();
+            await page.mouse.move(box.x + box.width / 4, box.y + box.height / 2);
+            await page.mouse.down();
+            await page.mouse.move(box.x + (3 * box.width) / 4, box.y + box.height / 2, { steps: 5 });
+            await page.mouse.up();
+            await page.getByLabel("Left", { exact: true }).fill("64");
+            await page.getByLabel("Left", { exact: true }).blur();
+            const masks = [];
+            page.on("request", (request) => {
+                if (request.url().endsWith("/uploads")) masks.push(request.postDataBuffer());
+            });
+            await page.getByRole("button", { name: "Use this" }).click();
+            await page.getByText("Only the painted part changes. The canvas is extended.").waitFor();
+            same(masks.length, 1);
+            const colors = await page.evaluate(async (base64) => {
+                const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+                const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+                const canvas = new OffscreenCanvas(image.width, image.height);
+                const context = canvas.getContext("2d");
+                context.drawImage(image, 0, 0);
+                const at = (x, y) => [...context.getImageData(x, y, 1, 1).data];
+                return { size: [image.width, image.height], middle: at(128, 96), corner: at(2, 2) };
+            }, masks[0].toString("base64"));
+            same(colors, { size: [256, 192], middle: [255, 255, 255, 255], corner: [0, 0, 0, 255] });
+            await page.route("**/api/v1/jobs", (route) =>
+                route.request().method() === "POST"
+                    ? route.fulfill({ status: 503, json: { error: { message: "m", code: "c" } } })
+                    : route.fallback(),
+            );
+            const sent = page.waitForRequest(
+                (request) => request.url().endsWith("/api/v1/jobs") && request.method() === "POST",
+            );
+            await draw(page, "a boat");
+            const json = (await sent).postDataJSON();
+            same([json.mask.length, json.source.length, json.outpaint.left, json.feather], [64, 64, 64, 8]);
+            check(json.width === undefined, "the size is that of the source");
+        },
+        { mayFail: true },
+    ),
 
     "a mask by keyboard": flow([], async (page) => {
         await withFeatures(page, "masks");
-        await page.locator("#reference-files").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(256, 192) });
+        await page
+            .locator("#reference-files")
+            .setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(256, 192) });
         await page.getByRole("button", { name: "Edit a part" }).click();
         await page.getByRole("application").waitFor();
         for (const key of ["ArrowRight", "Space", "i", "Control+z", "e", "b", "]"]) await page.keyboard.press(key);
@@ -201,7 +215,10 @@ export const tests = {
         await job.getByText("There is not enough memory for this picture.").waitFor();
         await job.getByRole("button", { name: "Half the size" }).click();
         await page.locator(".job").waitFor({ state: "detached" });
-        same([await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()], ["512", "512"]);
+        same(
+            [await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()],
+            ["512", "512"],
+        );
     }),
 
     "a crash says so, and the next picture is drawn": flow(["--fake-fail", "boom=crashed"], async (page) => {
@@ -240,22 +257,29 @@ export const tests = {
             await page.locator(".cell img.loaded").waitFor();
             await page.locator(".cell .open").click();
             await page.locator("dialog .whole").first().waitFor();
-            check(addresses.every((address) => !address.includes("s3cret")), "the key is in an address");
+            check(
+                addresses.every((address) => !address.includes("s3cret")),
+                "the key is in an address",
+            );
             await close(page);
         } finally {
             await site.stop("SIGKILL");
         }
     },
 
-    "offline and back": flow([], async (page) => {
-        await page.context().setOffline(true);
-        await draw(page, "nobody hears");
-        await page.locator(".problem", { hasText: "The server does not answer." }).waitFor();
-        await page.context().setOffline(false);
-        await page.locator(".state", { hasText: "Ready" }).waitFor();
-        await page.getByRole("button", { name: "Draw" }).click();
-        await page.locator(".cell img[alt='nobody hears']").waitFor();
-    }, { mayFail: true }),
+    "offline and back": flow(
+        [],
+        async (page) => {
+            await page.context().setOffline(true);
+            await draw(page, "nobody hears");
+            await page.locator(".problem", { hasText: "The server does not answer." }).waitFor();
+            await page.context().setOffline(false);
+            await page.locator(".state", { hasText: "Ready" }).waitFor();
+            await page.getByRole("button", { name: "Draw" }).click();
+            await page.locator(".cell img[alt='nobody hears']").waitFor();
+        },
+        { mayFail: true },
+    ),
 
     "two tabs agree": flow(["--fake-step-ms", "300"], async (page) => {
         const other = await page.context().newPage();
@@ -275,7 +299,10 @@ export const tests = {
         await draw(page, "a {red|green|blue} __animal__");
         await until("four jobs", async () => (await site.call("GET", "/api/v1/jobs")).jobs.length === 4);
         const prompts = (await site.call("GET", "/api/v1/jobs")).jobs.map((job) => job.request.prompt);
-        check(prompts.every((prompt) => /^a (red|green|blue) [a-z ]+$/.test(prompt)), prompts.join());
+        check(
+            prompts.every((prompt) => /^a (red|green|blue) [a-z ]+$/.test(prompt)),
+            prompts.join(),
+        );
         check(new Set(prompts).size > 1, "not all are the same");
         // The same seed gives the same prompts.
         await page.getByRole("button", { name: "Draw 4" }).click();
@@ -293,7 +320,11 @@ export const tests = {
         await page.getByLabel("Prompt", { exact: true }).fill("a lighthouse");
         await page.getByRole("button", { name: "Templates" }).click();
         await page.getByRole("button", { name: "Watercolor", exact: true }).click();
-        check((await page.getByLabel("Prompt", { exact: true }).inputValue()).startsWith("A watercolor painting of a lighthouse"));
+        check(
+            (await page.getByLabel("Prompt", { exact: true }).inputValue()).startsWith(
+                "A watercolor painting of a lighthouse",
+            ),
+        );
         await page.getByRole("button", { name: "Landscape" }).click();
         await page.locator(".size-shown", { hasText: "1248 × 832" }).waitFor();
         await page.getByLabel("Name of the preset").fill("mine");
@@ -313,7 +344,11 @@ export const tests = {
         await page.getByRole("heading", { name: "Referenzbilder" }).waitFor();
     }),
 
-    "a German browser gets German": flow([], async (page) => {
-        await page.getByRole("button", { name: "Zeichnen" }).waitFor();
-    }, { locale: "de-DE" }),
+    "a German browser gets German": flow(
+        [],
+        async (page) => {
+            await page.getByRole("button", { name: "Zeichnen" }).waitFor();
+        },
+        { locale: "de-DE" },
+    ),
 };

@@ -26,8 +26,7 @@ const FOUR = [
     { prompt: "two red foxes", width: 320, height: 256 },
 ];
 
-const count = (page, expected) =>
-    until(`${expected} cells`, async () => (await cells(page).count()) === expected);
+const count = (page, expected) => until(`${expected} cells`, async () => (await cells(page).count()) === expected);
 
 export const tests = {
     "search by prompt, filter by model and favorites": gallery(FOUR, async (page) => {
@@ -92,7 +91,11 @@ export const tests = {
         await page.keyboard.press("+");
         check((await dialog.locator(".content").getAttribute("style")).includes("scale(1.5)"), "zoomed");
         await page.keyboard.press("0");
-        for (const [format, magic] of [["png", "\x89PNG"], ["jpeg", "\xff\xd8\xff"], ["webp", "RIFF"]]) {
+        for (const [format, magic] of [
+            ["png", "\x89PNG"],
+            ["jpeg", "\xff\xd8\xff"],
+            ["webp", "RIFF"],
+        ]) {
             const downloading = page.waitForEvent("download");
             await dialog.getByLabel("Download").selectOption(format);
             const download = await downloading;
@@ -145,19 +148,26 @@ export const tests = {
             await drop(page, ".zone >> nth=1", [{ name: `a.${format}`, bytes, type: `image/${format}` }]);
             await page.getByText("All settings of this picture are in place.").last().waitFor();
             same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "two red foxes", format);
-            same([await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()], ["320", "256"]);
+            same(
+                [await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()],
+                ["320", "256"],
+            );
             await page.reload();
         }
     }),
 
     "a picture of AUTOMATIC1111 gives its prompt, seed and size": gallery([], async (page) => {
-        const parameters = "a castle\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 99, " +
+        const parameters =
+            "a castle\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 99, " +
             "Size: 512x768, Model hash: abc, Model: sdxl";
         await drop(page, ".zone >> nth=1", [{ name: "b.png", bytes: png(64, 64, [1, 2, 3], { parameters }) }]);
         await page.getByText("What is known of this picture is in place.").waitFor();
         same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "a castle");
         same(await page.getByLabel("Seed", { exact: true }).inputValue(), "99");
-        same([await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()], ["512", "768"]);
+        same(
+            [await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()],
+            ["512", "768"],
+        );
         await drop(page, ".zone >> nth=1", [{ name: "plain.png", bytes: png(64, 64) }]);
         await page.getByText("plain.png has no settings.").waitFor();
         await page.locator(".reference", { hasText: "plain.png" }).waitFor();
@@ -168,7 +178,9 @@ export const tests = {
             const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
             const clipboardData = new DataTransfer();
             clipboardData.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
-            document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+            document.body.dispatchEvent(
+                new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }),
+            );
         }, png(64, 64).toString("base64"));
         await page.locator(".reference", { hasText: "pasted.png" }).waitFor();
     }),

@@ -26,7 +26,9 @@ export const tests = {
             await page.locator(".job.failed").waitFor();
             await drop(page, ".zone >> nth=0", [{ name: `${MARKUP}.png`, bytes: png(64, 64) }]);
             await page.locator(".reference", { hasText: "<script>" }).waitFor();
-            await drop(page, ".zone >> nth=0", [{ name: `${MARKUP}.svg`, bytes: Buffer.from(MARKUP), type: "image/svg+xml" }]);
+            await drop(page, ".zone >> nth=0", [
+                { name: `${MARKUP}.svg`, bytes: Buffer.from(MARKUP), type: "image/svg+xml" },
+            ]);
             await page.locator(".notice.error", { hasText: "is no PNG, JPEG or WebP image" }).waitFor();
             await page.getByRole("button", { name: "Earlier prompts" }).click();
             await page.getByLabel("Search prompts").fill(MARKUP);
@@ -44,7 +46,8 @@ export const tests = {
             const parameters = `${MARKUP}\nSteps: 4, Sampler: ${MARKUP}, Seed: 1, Size: 64x64, Model: ${MARKUP}`;
             await drop(page, ".zone >> nth=1", [{ name: "a.png", bytes: png(64, 64, [0, 0, 0], { parameters }) }]);
             await until("the prompt is there", async () =>
-                (await page.getByLabel("Prompt", { exact: true }).inputValue()).includes("<img"));
+                (await page.getByLabel("Prompt", { exact: true }).inputValue()).includes("<img"),
+            );
             await isUnharmed(page);
             await close(page);
         } finally {
@@ -60,7 +63,10 @@ export const tests = {
             check(huge.length < 5 << 20, `${huge.length} bytes`);
             for (const zone of [0, 1]) {
                 await drop(page, `.zone >> nth=${zone}`, [{ name: "huge.png", bytes: huge }]);
-                await page.locator(".notice.error", { hasText: /huge\.png: .*200000000|20000/ }).first().waitFor();
+                await page
+                    .locator(".notice.error", { hasText: /huge\.png: .*200000000|20000/ })
+                    .first()
+                    .waitFor();
                 await page.locator(".notice").getByRole("button", { name: "Close" }).first().click();
             }
             for (const bytes of [Buffer.from("no image"), png(64, 64).subarray(0, 60), Buffer.alloc(0)]) {
@@ -83,7 +89,10 @@ export const tests = {
                 await draw(page, "x".repeat(10_000));
                 await page.locator(".cell").first().waitFor();
                 await page.locator(".cell .open").first().click();
-                check((await page.evaluate(() => document.querySelector(".side").scrollWidth - innerWidth)) <= 0, "too wide");
+                check(
+                    (await page.evaluate(() => document.querySelector(".side").scrollWidth - innerWidth)) <= 0,
+                    "too wide",
+                );
                 await page.keyboard.press("Escape");
                 await isUnharmed(page);
                 await page.getByLabel("Prompt", { exact: true }).fill("y".repeat(32_001));

@@ -37,7 +37,11 @@ export const tests = {
             check((await (await downloading).suggestedFilename()).startsWith("a-fox-by-keyboard"), "saved");
             await page.keyboard.press("Escape");
             await page.getByRole("dialog", { name: "Picture" }).waitFor({ state: "hidden" });
-            same(await page.evaluate(() => document.activeElement?.className), "open", "the focus is back on the picture");
+            same(
+                await page.evaluate(() => document.activeElement?.className),
+                "open",
+                "the focus is back on the picture",
+            );
             await close(page);
         } finally {
             await site.stop("SIGKILL");

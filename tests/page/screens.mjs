@@ -7,7 +7,7 @@ import { PNG } from "pngjs";
 import { check, close, draw, FOLDER, open, png, Site } from "./site.mjs";
 
 const SCREENS = "tests/page/screens";
-/** Part of the pixels that may differ: letters are drawn in slightly different ways by other versions of the browser. */
+/** Part of the pixels that may differ: another version of the browser draws letters slightly differently. */
 const MOST = 0.015;
 const WIDE = { width: 1440, height: 900 };
 const NARROW = { width: 360, height: 800 };
@@ -19,7 +19,10 @@ async function compare(page, name) {
     // What depends on the day and on the speed of the machine.
     await page.evaluate(() => {
         const sheet = new CSSStyleSheet();
-        sheet.replaceSync(".takes, dd { color: transparent !important; } * { animation: none !important; transition: none !important; caret-color: transparent !important; }");
+        sheet.replaceSync(
+            `.takes, dd { color: transparent !important; }
+            * { animation: none !important; transition: none !important; caret-color: transparent !important; }`,
+        );
         document.adoptedStyleSheets = [sheet];
     });
     await page.waitForTimeout(300);
@@ -32,7 +35,10 @@ async function compare(page, name) {
     check(existsSync(file), `${file} is missing: run with UPDATE=1 and look at it`);
     const [expected, found] = [PNG.sync.read(readFileSync(file)), PNG.sync.read(bytes)];
     const { width, height } = expected;
-    check(width === found.width && height === found.height, `${found.width}x${found.height}, expected ${width}x${height}`);
+    check(
+        width === found.width && height === found.height,
+        `${found.width}x${found.height}, expected ${width}x${height}`,
+    );
     const difference = new PNG({ width, height });
     const count = pixelmatch(expected.data, found.data, difference.data, width, height, { threshold: 0.15 });
     const part = count / (width * height);
@@ -90,22 +96,25 @@ export const tests = {
     "gallery, dark": screen("gallery-dark", { colorScheme: "dark" }, fill),
     "gallery, 360 px": screen("narrow", { viewport: NARROW }, fill),
     "gallery, 360 px, dark, scrolled": screen("narrow-dark", { viewport: NARROW, colorScheme: "dark" }, (page) =>
-        page.locator(".gallery-head").scrollIntoViewIfNeeded()),
-    "jobs": screen("jobs", { drawn: false, flags: slow }, async (page) => {
+        page.locator(".gallery-head").scrollIntoViewIfNeeded(),
+    ),
+    jobs: screen("jobs", { drawn: false, flags: slow }, async (page) => {
         for (const prompt of PROMPTS.slice(0, 3)) await draw(page, prompt);
         await page.locator(".job.queued >> nth=1").waitFor();
         await page.locator(".job.running", { hasText: "drawing" }).waitFor();
-        await page.locator(".job.queued .help").evaluateAll((all) => all.forEach((one) => (one.style.color = "transparent")));
+        await page
+            .locator(".job.queued .help")
+            .evaluateAll((all) => all.forEach((one) => (one.style.color = "transparent")));
     }),
-    "failure": screen("failure", { flags: ["--fake-fail", "huge=out_of_memory"], colorScheme: "dark" }, async (page) => {
+    failure: screen("failure", { flags: ["--fake-fail", "huge=out_of_memory"], colorScheme: "dark" }, async (page) => {
         await draw(page, "a huge fox");
         await page.locator(".job.failed").waitFor();
     }),
-    "references": screen("references", {}, async (page) => {
+    references: screen("references", {}, async (page) => {
         await reference(page);
         await fill(page);
     }),
-    "picture": screen("picture", {}, async (page) => {
+    picture: screen("picture", {}, async (page) => {
         await page.locator(".cell .open").nth(2).click();
         await page.locator("dialog .whole").first().waitFor();
     }),
@@ -113,7 +122,7 @@ export const tests = {
         await page.locator(".cell .open").nth(2).click();
         await page.locator("dialog .whole").first().waitFor();
     }),
-    "editor": screen("editor", {}, async (page) => {
+    editor: screen("editor", {}, async (page) => {
         await features(page);
         await page.locator(".cell .open").nth(2).click();
         await page.getByRole("button", { name: "Edit a part" }).click();

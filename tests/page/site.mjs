@@ -52,7 +52,7 @@ export class Site {
         await ended;
     }
 
-    /** @param {string} method @param {string} route @param {unknown} [json] @param {Record<string, string>} [headers] */
+    /** @param {string} method @param {string} route @param {unknown} [json] */
     async call(method, route, json, headers = {}) {
         const body = json === undefined ? undefined : JSON.stringify(json);
         const all = { "content-type": "application/json", ...headers };
@@ -68,7 +68,10 @@ export class Site {
             made.push(await this.call("POST", "/api/v1/jobs", { width: 256, height: 256, seed, ...request }));
         }
         const last = made.at(-1);
-        await until("the jobs are done", async () => (await this.call("GET", `/api/v1/jobs/${last.id}`)).state === "done");
+        await until(
+            "the jobs are done",
+            async () => (await this.call("GET", `/api/v1/jobs/${last.id}`)).state === "done",
+        );
         return made;
     }
 }
@@ -174,13 +177,16 @@ export function png(width, height, color = [90, 120, 200], texts = {}) {
 
 /** Drop files on an element. @param {import("playwright-core").Page} page @param {string} selector */
 export async function drop(page, selector, files) {
-    const transfer = await page.evaluateHandle((all) => {
-        const data = new DataTransfer();
-        for (const { name, type, bytes } of all) {
-            data.items.add(new File([Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0))], name, { type }));
-        }
-        return data;
-    }, files.map(({ name, bytes, type = "image/png" }) => ({ name, type, bytes: bytes.toString("base64") })));
+    const transfer = await page.evaluateHandle(
+        (all) => {
+            const data = new DataTransfer();
+            for (const { name, type, bytes } of all) {
+                data.items.add(new File([Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0))], name, { type }));
+            }
+            return data;
+        },
+        files.map(({ name, bytes, type = "image/png" }) => ({ name, type, bytes: bytes.toString("base64") })),
+    );
     await page.dispatchEvent("body", "dragenter", { dataTransfer: transfer });
     await page.dispatchEvent(selector, "drop", { dataTransfer: transfer });
 }

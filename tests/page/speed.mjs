@@ -16,13 +16,21 @@ export const tests = {
                 times.push(await paint());
                 if (run === 0) {
                     const urls = await page.evaluate(() =>
-                        performance.getEntriesByType("resource").map((one) => one.name).concat(location.href));
+                        performance
+                            .getEntriesByType("resource")
+                            .map((one) => one.name)
+                            .concat(location.href),
+                    );
                     const files = urls.filter((url) => url.includes("/page/") || url.endsWith("/"));
                     let bytes = 0;
-                    for (const url of files) bytes += gzipSync(Buffer.from(await (await fetch(url)).arrayBuffer())).length;
+                    for (const url of files)
+                        bytes += gzipSync(Buffer.from(await (await fetch(url)).arrayBuffer())).length;
                     console.log(`      ${files.length} files, ${bytes} bytes compressed`);
                     check(bytes <= 150_000, `${bytes} bytes`);
-                    check(urls.every((url) => url.startsWith(site.base)), "nothing comes from elsewhere");
+                    check(
+                        urls.every((url) => url.startsWith(site.base)),
+                        "nothing comes from elsewhere",
+                    );
                 }
                 await close(page);
             }

@@ -32,10 +32,14 @@ export const tests = {
         const files = [...sources(), "tests/page"].filter((file) => !file.endsWith(".svg"));
         const flags = ["--print-width", "120", "--tab-width", "4", "--log-level", "warn"];
         try {
-            execFileSync(bin("prettier"), [...flags, "--check", "!tests/page/node_modules", ...files.filter(isFormatted)], {
-                encoding: "utf8",
-                stdio: "pipe",
-            });
+            execFileSync(
+                bin("prettier"),
+                [...flags, "--check", "!tests/page/node_modules", ...files.filter(isFormatted)],
+                {
+                    encoding: "utf8",
+                    stdio: "pipe",
+                },
+            );
         } catch (error) {
             throw new Error(error.stdout + error.stderr);
         }
@@ -51,10 +55,17 @@ export const tests = {
             ["en", "de"].map(async (code) => (await import(path.resolve(PAGE, `texts/${code}.js`)))[code]),
         );
         same(names(de), names(en));
-        const code = sources().filter((file) => !file.includes("/texts/")).map((file) => readFileSync(file, "utf8")).join();
+        const code = sources()
+            .filter((file) => !file.includes("/texts/"))
+            .map((file) => readFileSync(file, "utf8"))
+            .join();
         const unused = Object.keys(en).filter((name) => !new RegExp(`\\bt\\.${name}\\b`).test(code));
         const dynamic = ["brush", "eraser"];
-        same(unused.filter((name) => !dynamic.includes(name)), [], "texts that nothing shows");
+        same(
+            unused.filter((name) => !dynamic.includes(name)),
+            [],
+            "texts that nothing shows",
+        );
     },
 };
 

@@ -152,7 +152,10 @@ export function toggleFavorite(picture) {
 export function download({ job, image }, format) {
     return attempt(async () => {
         const path = format === image.format ? image.url : `${image.url}?format=${format}`;
-        const words = job.request.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+        const words = job.request.prompt
+            .toLowerCase()
+            .replace(/[^\p{L}\p{N}]+/gu, "-")
+            .slice(0, 40);
         save(await file(path), `${words.replace(/^-|-$/g, "") || "picture"}-${image.seed}.${format}`);
     });
 }

@@ -79,7 +79,9 @@ export async function call(method, path, options) {
 function parse(json) {
     /** @type {any} */
     const exact = (/** @type {string} */ key, /** @type {any} */ value, /** @type {any} */ context) =>
-        key === "seed" && typeof value === "number" && !Number.isSafeInteger(value) ? (context?.source ?? value) : value;
+        key === "seed" && typeof value === "number" && !Number.isSafeInteger(value)
+            ? (context?.source ?? value)
+            : value;
     try {
         return JSON.parse(json, exact);
     } catch {

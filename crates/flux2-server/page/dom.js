@@ -25,11 +25,22 @@ export function h(name, attributes = {}, ...children) {
     return element;
 }
 
-const properties = new Set(["value", "checked", "disabled", "selected", "indeterminate", "open", "hidden", "draggable"]);
+const properties = new Set([
+    "value",
+    "checked",
+    "disabled",
+    "selected",
+    "indeterminate",
+    "open",
+    "hidden",
+    "draggable",
+]);
 
 /** @param {(Child | Child[])[]} children @returns {(Node | string)[]} */
 function nodes(children) {
-    const present = /** @type {Child[]} */ (children.flat(3)).filter((child) => child !== null && child !== undefined && child !== false);
+    const present = /** @type {Child[]} */ (children.flat(3)).filter(
+        (child) => child !== null && child !== undefined && child !== false,
+    );
     return present.map((child) => (typeof child === "number" ? String(child) : /** @type {Node | string} */ (child)));
 }
 
@@ -57,7 +68,11 @@ export function find(parent, selector) {
 export function icon(name) {
     const space = "http://www.w3.org/2000/svg";
     const svg = document.createElementNS(space, "svg");
-    for (const [key, value] of [["viewBox", "0 0 24 24"], ["class", "icon"], ["aria-hidden", "true"]]) {
+    for (const [key, value] of [
+        ["viewBox", "0 0 24 24"],
+        ["class", "icon"],
+        ["aria-hidden", "true"],
+    ]) {
         svg.setAttribute(key, value);
     }
     const path = document.createElementNS(space, "path");

@@ -46,7 +46,11 @@ export const draft = new Store("draft", EMPTY, false);
 /** Aspect ratios that are offered. */
 export const RATIOS = ["1:1", "4:5", "3:4", "2:3", "9:16", "5:4", "4:3", "3:2", "16:9", "21:9"];
 
-/** Shortest and longest side of a square that suits a model. @param {Model | undefined} model @returns {[number, number]} */
+/**
+ * Shortest and longest side of a square that suits a model.
+ * @param {Model | undefined} model
+ * @returns {[number, number]}
+ */
 export function range(model) {
     const { min_px, max_px, max_pixels } = server.limits;
     const most = Math.min(max_px, Math.floor(Math.sqrt(max_pixels)));
@@ -54,7 +58,11 @@ export function range(model) {
     return [Math.max(min_px, least), Math.min(most, largest)];
 }
 
-/** Width and height of a draft; `null` leaves them to the server. @param {Draft} value @returns {[number, number] | null} */
+/**
+ * Width and height of a draft; `null` leaves them to the server.
+ * @param {Draft} value
+ * @returns {[number, number] | null}
+ */
 export function sizeOf(value) {
     if (value.source) return null;
     if (value.aspect === "free") return value.width && value.height ? [value.width, value.height] : null;

@@ -159,7 +159,7 @@ class Jobs extends EventTarget {
                 followed.after = event.id;
                 this.#apply(followed, event);
             }
-            if (this.known.has(id) && !isOver(followed.job)) this.#take(await one(id) ?? followed.job);
+            if (this.known.has(id) && !isOver(followed.job)) this.#take((await one(id)) ?? followed.job);
         } catch {
             // A lost connection: the next look begins again after the last event.
         } finally {

@@ -153,7 +153,10 @@ class Pictures extends EventTarget {
         this.list = this.list.filter((picture) => !ids.has(picture.id));
         for (const picture of gone) {
             this.#ids.delete(picture.id);
-            this.#deleted.set(picture.id, setTimeout(() => void this.#delete(picture), UNDO_MS));
+            this.#deleted.set(
+                picture.id,
+                setTimeout(() => void this.#delete(picture), UNDO_MS),
+            );
         }
         this.#changed();
         return () => {
@@ -182,7 +185,11 @@ class Pictures extends EventTarget {
         } catch (error) {
             const isGone = error instanceof ApiError && error.status === 404;
             // Its job is not over, or the server is not there.
-            if (!isGone) this.#deleted.set(picture.id, setTimeout(() => void this.#delete(picture), UNDO_MS));
+            if (!isGone)
+                this.#deleted.set(
+                    picture.id,
+                    setTimeout(() => void this.#delete(picture), UNDO_MS),
+                );
         }
     }
 

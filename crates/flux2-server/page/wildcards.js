@@ -23,7 +23,10 @@ export function hasWildcards(prompt) {
 /** @param {string} name @returns {string[]} */
 function choices(name) {
     const text = /** @type {Record<string, string>} */ (lists.value)[name.toLowerCase()] ?? "";
-    return text.split("\n").map((line) => line.trim()).filter(Boolean);
+    return text
+        .split("\n")
+        .map((line) => line.trim())
+        .filter(Boolean);
 }
 
 /** A prompt with every wildcard replaced. @param {string} prompt @param {number} seed */

@@ -98,7 +98,10 @@ export class Zoom {
         if (other) {
             const distance = (/** @type {PointerEvent} */ one) =>
                 Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-            const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
+            const middle = {
+                clientX: (event.clientX + other.clientX) / 2,
+                clientY: (event.clientY + other.clientY) / 2,
+            };
             this.by(distance(event) / Math.max(distance(before), 1), ...this.#fromMiddle(middle));
         } else {
             this.#pan(event.clientX - before.clientX, event.clientY - before.clientY);

@@ -3,13 +3,14 @@
 import { attempt } from "../actions.js";
 import { draft } from "../draft.js";
 import { button, field, fill, h, Panel } from "../dom.js";
+import { edges, MOST, SIDES } from "../edges.js";
 import { decoded, upload } from "../images.js";
 import { Mask } from "../mask.js";
 import { server } from "../server.js";
 import { t } from "../text.js";
 import { Zoom } from "../zoom.js";
 
-/** @typedef {"left" | "top" | "right" | "bottom"} Side */
+/** @typedef {import("../edges.js").Side} Side */
 
 class Canvas extends Panel {
     #board = h("div", { class: "board" });
@@ -19,7 +20,12 @@ class Canvas extends Panel {
     #side = h("div", { class: "side" });
     /** @type {HTMLDialogElement} */
     #dialog = h("dialog", { class: "full", "aria-label": t.editor });
-    #zoom = new Zoom(this.#frame, this.#content, (event) => event.button === 1, () => this.#showCursor());
+    #zoom = new Zoom(
+        this.#frame,
+        this.#content,
+        (event) => event.button === 1,
+        () => this.#showCursor(),
+    );
     /** @type {import("../draft.js").DraftReference | undefined} */
     #source;
     #mask = new Mask(1, 1);
@@ -55,7 +61,14 @@ class Canvas extends Panel {
         this.#outpaint = { left: 0, top: 0, right: 0, bottom: 0 };
         this.#point = [width / 2, height / 2];
         this.#radius = Math.max(4, Math.round(Math.min(width, height) / 16));
-        this.#board.replaceChildren(h("div", { class: "paper" }, image, this.#mask.canvas), this.#cursor);
+        const paper = h("div", { class: "paper" }, image, this.#mask.canvas);
+        const scale = () => this.#mask.canvas.getBoundingClientRect().width / width;
+        const extend = (/** @type {Side} */ side, /** @type {number} */ px) => {
+            this.#extend(side, px);
+            this.#showSide();
+        };
+        const handles = server.can("outpaint") ? edges(scale, (side) => this.#outpaint[side], extend) : [];
+        this.#board.replaceChildren(paper, this.#cursor, ...handles);
         this.#showSide();
         this.#dialog.showModal();
         this.#zoom.fit();
@@ -76,6 +89,13 @@ class Canvas extends Panel {
             for (const [name, part] of Object.entries(place)) paper.style.setProperty(name, `${100 * part}%`);
         }
         this.#showCursor();
+    }
+
+    /** Extend a side, by a multiple of the grid. @param {Side} side @param {number} px */
+    #extend(side, px) {
+        const { grid_px: grid } = server.limits;
+        this.#outpaint = { ...this.#outpaint, [side]: Math.min(Math.max(0, Math.round(px / grid) * grid), MOST) };
+        this.#layout();
     }
 
     /** Pixels of the picture for a point of the window. @param {PointerEvent} event @returns {[number, number]} */
@@ -160,11 +180,16 @@ class Canvas extends Panel {
             this.#showCursor();
         };
         const tool = (/** @type {"brush" | "eraser"} */ name) =>
-            button(name, t[name], change(() => (this.#tool = name)), {
-                shown: true,
-                "aria-pressed": String(this.#tool === name),
-                "data-focus": name,
-            });
+            button(
+                name,
+                t[name],
+                change(() => (this.#tool = name)),
+                {
+                    shown: true,
+                    "aria-pressed": String(this.#tool === name),
+                    "data-focus": name,
+                },
+            );
         const mark = (/** @type {import("../mask.js").Mark} */ one) => change(() => this.#mask.add(one));
         fill(
             this.#side,
@@ -172,13 +197,29 @@ class Canvas extends Panel {
             masks && [
                 h("p", { class: "help" }, t.editorHelp),
                 h("div", { class: "row" }, tool("brush"), tool("eraser")),
-                field(t.brushSize, this.#slider(this.#radius, 2, 512, "radius", (px) => (this.#radius = px))),
-                field(t.feather, this.#slider(draft.value.feather, 0, 64, "feather", (px) => draft.set({ feather: px }))),
+                field(
+                    t.brushSize,
+                    this.#slider(this.#radius, 2, 512, "radius", (px) => (this.#radius = px)),
+                ),
+                field(
+                    t.feather,
+                    this.#slider(draft.value.feather, 0, 64, "feather", (px) => draft.set({ feather: px })),
+                ),
                 h(
                     "div",
                     { class: "row" },
-                    button("undo", t.undo, change(() => this.#mask.undo()), { disabled: !this.#mask.canUndo, "data-focus": "undo" }),
-                    button("redo", t.again, change(() => this.#mask.redo()), { disabled: !this.#mask.canRedo, "data-focus": "redo" }),
+                    button(
+                        "undo",
+                        t.undo,
+                        change(() => this.#mask.undo()),
+                        { disabled: !this.#mask.canUndo, "data-focus": "undo" },
+                    ),
+                    button(
+                        "redo",
+                        t.again,
+                        change(() => this.#mask.redo()),
+                        { disabled: !this.#mask.canRedo, "data-focus": "redo" },
+                    ),
                     button("invert", t.invert, mark({ kind: "invert" }), { "data-focus": "invert" }),
                     button("trash", t.clear, mark({ kind: "clear" }), { "data-focus": "clear" }),
                 ),
@@ -212,22 +253,18 @@ class Canvas extends Panel {
             const input = h("input", {
                 type: "number",
                 min: 0,
-                max: 2048,
+                max: MOST,
                 step: server.limits.grid_px,
                 value: String(this.#outpaint[name]),
                 "data-focus": `outpaint-${name}`,
                 onchange: () => {
-                    const { grid_px: grid } = server.limits;
-                    const px = Math.min(Math.max(0, Math.round(Number(input.value) / grid) * grid), 2048);
-                    this.#outpaint = { ...this.#outpaint, [name]: px };
-                    input.value = String(px);
-                    this.#layout();
+                    this.#extend(name, Number(input.value));
+                    input.value = String(this.#outpaint[name]);
                 },
             });
             return field(t.sides[name], input);
         };
-        const sides = /** @type {Side[]} */ (["left", "top", "right", "bottom"]);
-        return [h("h3", { class: "title" }, t.extend), h("div", { class: "four" }, sides.map(side))];
+        return [h("h3", { class: "title" }, t.extend), h("div", { class: "four" }, SIDES.map(side))];
     }
 
     /** Take picture, mask and canvas into the draft. */

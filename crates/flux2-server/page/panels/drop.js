@@ -27,7 +27,8 @@ class Drop extends Panel {
         this.replaceChildren(zone(t.useAsReference, addAll), zone(t.useSettings, restoreOrAdd));
         this.hidden = true;
         this.listen(document, "dragenter", (/** @type {DragEvent} */ event) => {
-            if (event.dataTransfer?.types.includes("Files") && !document.querySelector("dialog[open]")) this.hidden = false;
+            if (event.dataTransfer?.types.includes("Files") && !document.querySelector("dialog[open]"))
+                this.hidden = false;
         });
         this.listen(document, "dragover", (/** @type {DragEvent} */ event) => event.preventDefault());
         this.listen(document, "dragleave", (/** @type {DragEvent} */ event) => {

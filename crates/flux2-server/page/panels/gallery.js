@@ -57,7 +57,10 @@ class Gallery extends Panel {
 
     #filters() {
         const models = server.capabilities?.models ?? [];
-        const options = /** @type {[string, string][]} */ ([["", t.allModels], ...models.map(({ name }) => [name, name])]);
+        const options = /** @type {[string, string][]} */ ([
+            ["", t.allModels],
+            ...models.map(({ name }) => [name, name]),
+        ]);
         const { model, favorite } = pictures.filter;
         const flip = () => pictures.setFilter({ favorite: !favorite });
         const mark = () => this.#setSelecting(!this.#isSelecting);
@@ -181,7 +184,7 @@ class Gallery extends Panel {
         const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.#columns, ArrowUp: -this.#columns };
         const { list } = pictures;
         const picture = list[this.#current];
-        let next = this.#current + (/** @type {Record<string, number>} */ (moves)[event.key] ?? 0);
+        let next = this.#current + /** @type {Record<string, number>} */ ((moves)[event.key] ?? 0);
         if (event.key === "Home") next = 0;
         if (event.key === "End") next = list.length - 1;
         if (event.key === "Delete" && picture) remove([picture]);
@@ -202,7 +205,9 @@ class Gallery extends Panel {
         if (y < 0) scrollBy(0, y - GAP);
         if (y + step > innerHeight) scrollBy(0, y + step - innerHeight);
         this.#place();
-        /** @type {HTMLElement | undefined} */ (this.#cells.get(picture.id)?.children[0])?.focus({ preventScroll: true });
+        /** @type {HTMLElement | undefined} */ (this.#cells.get(picture.id)?.children[0])?.focus({
+            preventScroll: true,
+        });
     }
 
     #showEmpty() {
@@ -214,7 +219,11 @@ class Gallery extends Panel {
             pictures.setFilter({ search: "", model: "", favorite: false });
         };
         if (pictures.isFiltered) {
-            const again = h("button", { type: "button", class: "button", onclick: all, "data-focus": "all" }, t.showAll);
+            const again = h(
+                "button",
+                { type: "button", class: "button", onclick: all, "data-focus": "all" },
+                t.showAll,
+            );
             fill(this.#empty, h("h3", {}, t.nothingFound), again);
         } else {
             fill(this.#empty, h("h3", {}, t.nothingYet), h("p", {}, t.nothingYetHelp));

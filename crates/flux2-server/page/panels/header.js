@@ -45,7 +45,10 @@ class Header extends Panel {
         const showTheme = () => {
             const now = document.documentElement.dataset.theme ?? "auto";
             const label = `${t.theme}: ${/** @type {Record<string, string>} */ (t.themes)[now]}`;
-            fill(theme, button(ICONS[now] ?? "auto", label, () => nextTheme(now, showTheme), { "data-focus": "theme" }));
+            fill(
+                theme,
+                button(ICONS[now] ?? "auto", label, () => nextTheme(now, showTheme), { "data-focus": "theme" }),
+            );
         };
         this.listen(server, "change", () => [showState(), showKey()]);
         this.listen(jobs, "change", showState);

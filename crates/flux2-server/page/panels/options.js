@@ -20,8 +20,19 @@ class Options extends Panel {
             if (key === shown) return;
             shown = key;
             const model = server.model(draft.value.model);
-            fill(body, seedField(), countField(), modelField(), stepsField(model), guidanceField(model), loras(),
-                strengthField(), upscaleField(), precisionField(), formatField());
+            fill(
+                body,
+                seedField(),
+                countField(),
+                modelField(),
+                stepsField(model),
+                guidanceField(model),
+                loras(),
+                strengthField(),
+                upscaleField(),
+                precisionField(),
+                formatField(),
+            );
         };
         this.listen(draft, "change", render);
         this.listen(server, "change", render);
@@ -45,10 +56,15 @@ function seedField() {
             draft.set({ seed: isTooLong ? "18446744073709551615" : digits, isSeedLocked: digits !== "" });
         },
     });
-    const lock = button(isSeedLocked ? "lock" : "unlock", t.lockSeed, () => draft.set({ isSeedLocked: !isSeedLocked }), {
-        "aria-pressed": String(isSeedLocked),
-        "data-focus": "lock",
-    });
+    const lock = button(
+        isSeedLocked ? "lock" : "unlock",
+        t.lockSeed,
+        () => draft.set({ isSeedLocked: !isSeedLocked }),
+        {
+            "aria-pressed": String(isSeedLocked),
+            "data-focus": "lock",
+        },
+    );
     const roll = () => draft.set({ seed: String(freshSeed()), isSeedLocked: true });
     return field(t.seed, input, button("dice", t.newSeed, roll, { "data-focus": "dice" }), lock);
 }
@@ -74,7 +90,15 @@ function modelField() {
     const now = server.model(draft.value.model)?.name ?? "";
     // Steps and guidance belong to a model.
     const choose = (/** @type {string} */ model) => draft.set({ model, steps: 0, guidance: null, side: 0 });
-    return field(t.model, select(models.map(({ name }) => [name, name]), now, choose, { "data-focus": "model" }));
+    return field(
+        t.model,
+        select(
+            models.map(({ name }) => [name, name]),
+            now,
+            choose,
+            { "data-focus": "model" },
+        ),
+    );
 }
 
 /** @param {Model | undefined} model */
@@ -130,8 +154,14 @@ function loras() {
         });
         const remove = () => draft.set({ loras: chosen.filter((_, index) => index !== at) });
         const text = h("span", { class: "grow one-line", title: name }, name);
-        return h("div", { class: "row" }, text, slider, h("output", {}, String(scale)),
-            button("close", `${t.remove}: ${name}`, remove));
+        return h(
+            "div",
+            { class: "row" },
+            text,
+            slider,
+            h("output", {}, String(scale)),
+            button("close", `${t.remove}: ${name}`, remove),
+        );
     });
     const left = names.filter((name) => !chosen.some((lora) => lora.name === name));
     const add = (/** @type {string} */ name) => name && draft.set({ loras: [...chosen, { name, scale: 1 }] });
@@ -157,7 +187,11 @@ function strengthField() {
 
 function upscaleField() {
     if (!server.can("upscale")) return null;
-    const options = /** @type {[string, string][]} */ ([["0", t.notEnlarged], ["2", "2×"], ["4", "4×"]]);
+    const options = /** @type {[string, string][]} */ ([
+        ["0", t.notEnlarged],
+        ["2", "2×"],
+        ["4", "4×"],
+    ]);
     const choose = (/** @type {string} */ value) => draft.set({ upscale: Number(value) });
     return field(t.enlargeTo, select(options, String(draft.value.upscale), choose, { "data-focus": "upscale" }));
 }

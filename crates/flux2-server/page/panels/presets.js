@@ -33,7 +33,9 @@ class Presets extends Panel {
         const save = () => {
             const text = name.value.trim();
             if (!text) return name.focus();
-            saved.set({ list: [...saved.value.list.filter((one) => one.name !== text), { name: text, preset: now() }] });
+            saved.set({
+                list: [...saved.value.list.filter((one) => one.name !== text), { name: text, preset: now() }],
+            });
             name.value = "";
         };
         const form = h("div", { class: "row" }, name, button("add", t.savePreset, save));
@@ -41,7 +43,12 @@ class Presets extends Panel {
         const render = () => {
             const builtIn = BUILT_IN.map(([key, preset]) => chip(t.builtIn[key], preset));
             const own = saved.value.list.map(({ name: text, preset }) =>
-                h("span", { class: "chip-pair" }, chip(text, preset), button("close", `${t.remove}: ${text}`, () => drop(text))),
+                h(
+                    "span",
+                    { class: "chip-pair" },
+                    chip(text, preset),
+                    button("close", `${t.remove}: ${text}`, () => drop(text)),
+                ),
             );
             fill(list, ...builtIn, ...own);
         };

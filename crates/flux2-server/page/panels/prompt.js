@@ -110,8 +110,18 @@ class Prompt extends Panel {
     #history() {
         const { prompts } = history.value;
         if (prompts.length === 0) return [h("p", { class: "help" }, t.noHistory)];
-        const items = prompts.map((text) => h("li", {}, line(text, () => this.#use(text))));
-        const clear = h("button", { type: "button", class: "link quiet", onclick: () => this.#clearHistory() }, t.clear);
+        const items = prompts.map((text) =>
+            h(
+                "li",
+                {},
+                line(text, () => this.#use(text)),
+            ),
+        );
+        const clear = h(
+            "button",
+            { type: "button", class: "link quiet", onclick: () => this.#clearHistory() },
+            t.clear,
+        );
         return [h("ul", { class: "lines" }, items), clear];
     }
 
@@ -160,14 +170,19 @@ class Prompt extends Panel {
         };
         const name = h("input", { type: "text", placeholder: t.listName, "aria-label": t.listName });
         const add = () => {
-            const key = name.value.trim().toLowerCase().replace(/[^a-z0-9-]+/g, "-");
+            const key = name.value
+                .trim()
+                .toLowerCase()
+                .replace(/[^a-z0-9-]+/g, "-");
             if (!key || all[key]) return;
             lists.set({ [key]: "\n" });
             fill(this.#menu, h("div", {}, ...this.#lists()));
         };
         return [
             h("p", { class: "help" }, t.wildcardsHelp),
-            ...Object.entries(all).filter(([, text]) => text).map(editor),
+            ...Object.entries(all)
+                .filter(([, text]) => text)
+                .map(editor),
             h("div", { class: "row" }, name, button("add", t.addList, add)),
         ];
     }

@@ -41,7 +41,8 @@ class Queue extends Panel {
                     this.#cards.set(id, card);
                 }
                 card.update(followed);
-                if (list.children[index] !== card.element) list.insertBefore(card.element, list.children[index] ?? null);
+                if (list.children[index] !== card.element)
+                    list.insertBefore(card.element, list.children[index] ?? null);
             }
         };
         this.listen(jobs, "change", render);
@@ -124,9 +125,25 @@ function failure({ job }) {
             h(
                 "div",
                 { class: "row" },
-                isMemory && button("fit", t.useSmaller, act(() => useSmaller(job)), { shown: true }),
-                button("again", t.tryAgain, act(() => again(job)), { shown: true }),
-                button("use", t.useSettings, act(() => useSettings(job)), { shown: true }),
+                isMemory &&
+                    button(
+                        "fit",
+                        t.useSmaller,
+                        act(() => useSmaller(job)),
+                        { shown: true },
+                    ),
+                button(
+                    "again",
+                    t.tryAgain,
+                    act(() => again(job)),
+                    { shown: true },
+                ),
+                button(
+                    "use",
+                    t.useSettings,
+                    act(() => useSettings(job)),
+                    { shown: true },
+                ),
             ),
         ),
         button("close", t.dismiss, dismiss),
@@ -160,7 +177,9 @@ function fraction({ request, images, progress }) {
 function describe({ job, stepMs }) {
     if (job.state === "queued") {
         const place = job.position ? t.position(job.position) : t.isNext;
-        return job.wait_seconds && job.wait_seconds > 1 ? `${place} · ${t.startsIn(duration(job.wait_seconds))}` : place;
+        return job.wait_seconds && job.wait_seconds > 1
+            ? `${place} · ${t.startsIn(duration(job.wait_seconds))}`
+            : place;
     }
     const { progress, request } = job;
     if (!progress) return t.running;

@@ -37,14 +37,22 @@ class References extends Panel {
         this.replaceChildren(title, source, list, input, add);
         const render = () => {
             const { references } = draft.value;
-            fill(list, references.map((one, index) => item(one, index, references.length)));
+            fill(
+                list,
+                references.map((one, index) => item(one, index, references.length)),
+            );
             list.hidden = references.length === 0;
             add.hidden = references.length >= server.limits.max_references;
             fill(source, draft.value.source && sourceItem(draft.value.source));
             title.hidden = server.limits.max_references === 0;
         };
         this.listen(draft, "change", () => {
-            const key = JSON.stringify([draft.value.references, draft.value.source, draft.value.mask, draft.value.outpaint]);
+            const key = JSON.stringify([
+                draft.value.references,
+                draft.value.source,
+                draft.value.mask,
+                draft.value.outpaint,
+            ]);
             if (key === this.#shown) return;
             this.#shown = key;
             render();

@@ -23,7 +23,10 @@ class Size extends Panel {
             this.hidden = value.source !== null;
             const isFree = value.aspect === "free";
             const names = [...RATIOS, ...(value.references.length > 0 ? ["reference"] : []), "free"];
-            fill(ratios, names.map((name) => ratio(name, chosen(value), names)));
+            fill(
+                ratios,
+                names.map((name) => ratio(name, chosen(value), names)),
+            );
             const model = server.model(value.model);
             const [least, most] = range(model);
             area.min = String(least);

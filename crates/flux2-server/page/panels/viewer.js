@@ -149,15 +149,56 @@ class Viewer extends Panel {
                     "aria-pressed": String(image.is_favorite),
                     "data-focus": "favorite",
                 }),
-                button("use", t.useSettings, close(() => actions.useSettings(job, image)), shown),
-                button("again", t.again, close(() => actions.again(job)), shown),
-                button("vary", t.vary, close(() => actions.vary(job)), shown),
-                button("image", t.useAsReference, close(() => actions.useAsReference(picture)), shown),
-                button("dice", t.useSeed, close(() => actions.useSeed(image)), shown),
-                masks && button("brush", t.edit, close(() => actions.edit(picture)), shown),
+                button(
+                    "use",
+                    t.useSettings,
+                    close(() => actions.useSettings(job, image)),
+                    shown,
+                ),
+                button(
+                    "again",
+                    t.again,
+                    close(() => actions.again(job)),
+                    shown,
+                ),
+                button(
+                    "vary",
+                    t.vary,
+                    close(() => actions.vary(job)),
+                    shown,
+                ),
+                button(
+                    "image",
+                    t.useAsReference,
+                    close(() => actions.useAsReference(picture)),
+                    shown,
+                ),
+                button(
+                    "dice",
+                    t.useSeed,
+                    close(() => actions.useSeed(image)),
+                    shown,
+                ),
+                masks &&
+                    button(
+                        "brush",
+                        t.edit,
+                        close(() => actions.edit(picture)),
+                        shown,
+                    ),
                 server.can("upscale") &&
-                    [2, 4].map((n) => button("larger", t.enlarge(n), close(() => actions.enlarge(job, image, n)), shown)),
-                button("compare", t.compare, () => this.#beginComparison(picture), { ...shown, "data-focus": "compare" }),
+                    [2, 4].map((n) =>
+                        button(
+                            "larger",
+                            t.enlarge(n),
+                            close(() => actions.enlarge(job, image, n)),
+                            shown,
+                        ),
+                    ),
+                button("compare", t.compare, () => this.#beginComparison(picture), {
+                    ...shown,
+                    "data-focus": "compare",
+                }),
                 button("copy", t.copyParameters, () => void copy(picture), { ...shown, "data-focus": "copy" }),
                 select(formats, "", (format) => format && void actions.download(picture, format), {
                     "aria-label": t.download,
@@ -166,7 +207,11 @@ class Viewer extends Panel {
                 }),
                 button("trash", t.delete, () => this.#delete(picture), shown),
             ),
-            h("dl", {}, parameters(picture).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+            h(
+                "dl",
+                {},
+                parameters(picture).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+            ),
         );
     }
 
@@ -201,7 +246,9 @@ function comparable(/** @type {Picture} */ { id, job, image }) {
     ]);
     const ratio = image.width / image.height;
     const same = pictures.list.filter((one) => one.id !== id && one.image.width / one.image.height === ratio);
-    const others = same.slice(0, 50).map((one) => [one.image.url, `${one.image.seed} · ${one.job.request.prompt.slice(0, 40)}`]);
+    const others = same
+        .slice(0, 50)
+        .map((one) => [one.image.url, `${one.image.seed} · ${one.job.request.prompt.slice(0, 40)}`]);
     return /** @type {[string, string][]} */ ([...references, ...others]);
 }
 
@@ -221,7 +268,8 @@ function parameters({ job, image }) {
         [t.created, when(job.created_at)],
     ];
     if (typeof request.guidance === "number") rows.splice(3, 0, [t.guidance, String(request.guidance)]);
-    if (request.loras.length > 0) rows.push([t.loras, request.loras.map(({ name, scale }) => `${name} ${scale}`).join(", ")]);
+    if (request.loras.length > 0)
+        rows.push([t.loras, request.loras.map(({ name, scale }) => `${name} ${scale}`).join(", ")]);
     if (request.references.length > 0) rows.push([t.references, String(request.references.length)]);
     if (took) rows.push([t.drawnIn, duration(took)]);
     return rows;

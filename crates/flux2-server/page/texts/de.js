@@ -32,7 +32,7 @@ export const de = {
     saveTemplate: "Diesen Prompt als Vorlage speichern",
     templateName: "Name der Vorlage",
     wildcards: "Platzhalter",
-    wildcardsHelp: "{red|blue} ist eines davon, __animal__ eine Zeile der Liste „animal“. Jedes Bild bekommt anderes.",
+    wildcardsHelp: "{red|blue} ist eines davon, __animal__ eine Zeile der Liste „animal“. Jedes Bild anders.",
     listName: "Name einer Liste",
     addList: "Liste hinzufügen",
     clear: "Leeren",
@@ -47,7 +47,8 @@ export const de = {
     tryAgain: "Nochmals versuchen",
     references: "Referenzbilder",
     addReference: "Bilder hinzufügen",
-    referencesHelp: "Bilder zum Bearbeiten oder Kombinieren ablegen, einfügen oder auswählen. Der Prompt zählt sie: " +
+    referencesHelp:
+        "Bilder zum Bearbeiten oder Kombinieren ablegen, einfügen oder auswählen. Der Prompt zählt sie: " +
         "image 1, image 2, …",
     tooManyReferences: (n) => `Höchstens ${n} Referenzbilder sind möglich.`,
     fileTooLarge: (name, mb) => `${name} hat mehr als ${mb} MiB.`,
@@ -91,7 +92,13 @@ export const de = {
     presets: "Voreinstellungen",
     savePreset: "Diese Einstellungen speichern",
     presetName: "Name der Voreinstellung",
-    builtIn: { standard: "Standard", draft: "Entwurf", large: "Groß", portrait: "Hochformat", landscape: "Querformat" },
+    builtIn: {
+        standard: "Standard",
+        draft: "Entwurf",
+        large: "Groß",
+        portrait: "Hochformat",
+        landscape: "Querformat",
+    },
     queue: "In Arbeit",
     position: (n) => `Nummer ${n} in der Schlange`,
     isNext: "Als Nächstes",
@@ -114,7 +121,8 @@ export const de = {
     allModels: "Alle Modelle",
     favorites: "Favoriten",
     nothingYet: "Hier erscheinen deine Bilder",
-    nothingYetHelp: "Beschreibe eines und drücke auf Zeichnen. Oder lege ein Bild ab, um seine Einstellungen zu übernehmen.",
+    nothingYetHelp:
+        "Beschreibe eines und drücke auf Zeichnen. Oder lege ein Bild ab, um seine Einstellungen zu übernehmen.",
     nothingFound: "Kein Bild passt",
     showAll: "Alle zeigen",
     selectMany: "Mehrere auswählen",

@@ -34,7 +34,7 @@ export const en = {
     saveTemplate: "Save this prompt as a template",
     templateName: "Name of the template",
     wildcards: "Wildcards",
-    wildcardsHelp: "{red|blue} is one of these, __animal__ a line of the list “animal”. Each picture gets another one.",
+    wildcardsHelp: "{red|blue} is one of these, __animal__ a line of the list “animal”. Every picture gets another.",
     listName: "Name of a list",
     addList: "Add a list",
     clear: "Clear",
