@@ -10,7 +10,7 @@ import { chromium } from "playwright-core";
 export const [, , PROGRAM, FOLDER] = process.argv;
 
 /** Slow machines and debug builds need it; nothing waits that long unless it fails. */
-export const PATIENCE = 30_000;
+export const PATIENCE = 60_000;
 
 /** A server of fake models, or of klein-mini. */
 export class Site {

@@ -50,6 +50,17 @@ export const tests = {
         }
     },
 
+    async "panels import no other panel but the notices"() {
+        for (const file of sources().filter((name) => name.includes("/panels/"))) {
+            const imported = [...readFileSync(file, "utf8").matchAll(/from "\.\/(.*)"/g)].map(([, name]) => name);
+            same(
+                imported.filter((name) => name !== "notices.js"),
+                [],
+                file,
+            );
+        }
+    },
+
     async "every text of one language is one of the other"() {
         const [en, de] = await Promise.all(
             ["en", "de"].map(async (code) => (await import(path.resolve(PAGE, `texts/${code}.js`)))[code]),

@@ -216,7 +216,7 @@ class Canvas extends Panel {
                     ),
                     button(
                         "redo",
-                        t.again,
+                        t.redo,
                         change(() => this.#mask.redo()),
                         { disabled: !this.#mask.canRedo, "data-focus": "redo" },
                     ),

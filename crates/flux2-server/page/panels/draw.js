@@ -80,7 +80,8 @@ class Draw extends Panel {
 function expected() {
     const value = prediction.value;
     if (!value) return "\u00a0";
-    const parts = [t.about(duration(value.seconds))];
+    const time = duration(value.seconds);
+    const parts = [value.seconds < 1 ? time : t.about(time)];
     if (value.memory_bytes) parts.push(t.memory(size(value.memory_bytes)));
     if (value.wait_seconds > 1) parts.push(t.startsIn(duration(value.wait_seconds)));
     return [parts.join(" · "), ...value.warnings].join(". ");

@@ -126,7 +126,9 @@ class Gallery extends Panel {
         for (let index = first; index < last; index += 1) wanted.set(list[index].id, index);
         // The cell with the focus stays, however far the page is scrolled.
         for (const [id, cell] of this.#cells) {
-            if (wanted.has(id) || cell.contains(document.activeElement)) continue;
+            const index = cell.contains(document.activeElement) ? list.findIndex((one) => one.id === id) : -1;
+            if (index >= 0) wanted.set(id, index);
+            if (wanted.has(id)) continue;
             cell.remove();
             this.#cells.delete(id);
         }
@@ -181,10 +183,11 @@ class Gallery extends Panel {
 
     /** @param {KeyboardEvent} event */
     #onKey(event) {
+        /** @type {Record<string, number>} */
         const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.#columns, ArrowUp: -this.#columns };
         const { list } = pictures;
         const picture = list[this.#current];
-        let next = this.#current + /** @type {Record<string, number>} */ ((moves)[event.key] ?? 0);
+        let next = this.#current + (moves[event.key] ?? 0);
         if (event.key === "Home") next = 0;
         if (event.key === "End") next = list.length - 1;
         if (event.key === "Delete" && picture) remove([picture]);

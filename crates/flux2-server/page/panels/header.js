@@ -24,7 +24,7 @@ class Header extends Panel {
         });
         const tools = h("nav", { class: "tools" }, reference, language, theme, key);
         const brand = h("h1", { class: "brand" }, "dj-flux2");
-        this.replaceChildren(skip, h("header", { class: "top" }, brand, state, tools), banner);
+        this.replaceChildren(skip, h("header", { class: "head" }, brand, state, tools), banner);
 
         const showState = () => {
             const name = server.state;

@@ -163,7 +163,8 @@ class Prompt extends Panel {
 
     #lists() {
         const all = /** @type {Record<string, string>} */ (lists.value);
-        const editor = ([/** @type {string} */ name, /** @type {string} */ text]) => {
+        /** @param {[string, string]} list */
+        const editor = ([name, text]) => {
             const area = h("textarea", { rows: 3, value: text, oninput: () => lists.set({ [name]: area.value }) });
             const lines = text.split("\n").filter(Boolean).length;
             return h("details", {}, h("summary", {}, `__${name}__ (${number(lines)})`), label(name, area));

@@ -6,6 +6,8 @@ export const de = {
     close: "Schließen",
     cancel: "Abbrechen",
     undo: "Rückgängig",
+    redo: "Wiederherstellen",
+    more: "Größe und Einstellungen",
     save: "Speichern",
     remove: "Entfernen",
     skip: "Zum Prompt springen",

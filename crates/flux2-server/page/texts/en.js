@@ -5,6 +5,8 @@ export const en = {
     close: "Close",
     cancel: "Cancel",
     undo: "Undo",
+    redo: "Redo",
+    more: "Size and settings",
     save: "Save",
     remove: "Remove",
     skip: "Skip to the prompt",
