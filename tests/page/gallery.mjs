@@ -109,9 +109,9 @@ export const tests = {
         check(!page.url().includes("#picture"), "the address is that of the page again");
     }),
 
-    "again, vary, settings, seed, reference": gallery([FOUR[0]], async (page, site) => {
+    "again, vary, settings, seed, reference": gallery([FOUR[0]], async (page, site, [first]) => {
         const act = async (name) => {
-            await page.locator(".cell .open").last().click();
+            await page.locator(`[data-id="${first.id}/0"] .open`).click();
             await page.getByRole("dialog").getByRole("button", { name, exact: true }).click();
         };
         await act("Run again");

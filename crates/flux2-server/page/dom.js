@@ -56,6 +56,22 @@ export function fill(parent, ...children) {
     if (focused !== undefined) find(parent, `[data-focus="${CSS.escape(focused)}"]`)?.focus();
 }
 
+/** @type {WeakMap<Element, string>} */
+const shown = new WeakMap();
+
+/**
+ * As `fill`, if `key` is another one than before. What somebody is about to press is not replaced under the pointer.
+ * @param {Element} parent
+ * @param {unknown} key
+ * @param {() => Child | Child[]} make
+ */
+export function fillIf(parent, key, make) {
+    const text = JSON.stringify(key);
+    if (shown.get(parent) === text) return;
+    shown.set(parent, text);
+    fill(parent, make());
+}
+
 /** @param {ParentNode} parent @param {string} selector @returns {HTMLElement | null} */
 export function find(parent, selector) {
     return parent.querySelector(selector);

@@ -2,7 +2,7 @@
 
 import { attempt, edit, remove, toggleFavorite } from "../actions.js";
 import { contactSheet } from "../sheet.js";
-import { button, fill, h, later, Panel, select, toggle } from "../dom.js";
+import { button, fill, fillIf, h, later, Panel, select, toggle } from "../dom.js";
 import { show, small } from "../images.js";
 import { pictures } from "../pictures.js";
 import { server } from "../server.js";
@@ -40,7 +40,11 @@ class Gallery extends Panel {
         const filters = h("div", { class: "row filters" });
         const head = h("div", { class: "gallery-head" }, h("h2", { class: "title" }, t.gallery), search, filters);
         this.replaceChildren(h("section", { "aria-label": t.gallery }, head, this.#bar, this.#empty, this.#grid));
-        const showFilters = () => fill(filters, ...this.#filters());
+        const showFilters = () => {
+            const { model, favorite } = pictures.filter;
+            const names = server.capabilities?.models.map((one) => one.name);
+            fillIf(filters, [model, favorite, this.#isSelecting, names], () => this.#filters());
+        };
         const place = () => this.#place();
         this.listen(pictures, "change", () => {
             place();
@@ -132,7 +136,9 @@ class Gallery extends Panel {
             cell.remove();
             this.#cells.delete(id);
         }
-        for (const [id, index] of wanted) this.#placeCell(id, list[index], index);
+        // Those that are there first: a new one finds its place among them.
+        const order = [...wanted].sort(([a], [b]) => Number(this.#cells.has(b)) - Number(this.#cells.has(a)));
+        for (const [id, index] of order) this.#placeCell(id, list[index], index);
         if (last + 2 * this.#columns > list.length && pictures.hasMore) void pictures.more();
     }
 
@@ -142,7 +148,9 @@ class Gallery extends Panel {
         if (!cell) {
             cell = this.#cell(picture);
             this.#cells.set(id, cell);
-            this.#grid.append(cell);
+            // Screen readers read the cells in the order of the document.
+            const isLater = (/** @type {Element} */ other) => Number(other.ariaPosInSet) > index + 1;
+            this.#grid.insertBefore(cell, [...this.#grid.children].find(isLater) ?? null);
         }
         const step = this.#side + GAP;
         const [x, y] = [(index % this.#columns) * step, Math.floor(index / this.#columns) * step];

@@ -2,7 +2,7 @@
 
 import { freshSeed } from "../actions.js";
 import { draft } from "../draft.js";
-import { button, field, fill, h, Panel, select } from "../dom.js";
+import { button, field, fillIf, h, icon, Panel, select } from "../dom.js";
 import { server } from "../server.js";
 import { t } from "../text.js";
 
@@ -10,29 +10,13 @@ const PRECISIONS = ["f32", "bf16", "int8", "fp8"];
 
 class Options extends Panel {
     start() {
-        const body = h("div", { class: "stack" });
+        const seed = seedField();
+        const slots = fields().map(() => h("div", { class: "slot" }));
+        const body = h("div", { class: "stack" }, seed.element, slots);
         this.replaceChildren(h("h2", { class: "title" }, t.options), body);
-        let shown = "";
         const render = () => {
-            // While somebody types, the field stays as it is.
-            const { prompt, references, source, mask, outpaint, ...rest } = draft.value;
-            const key = JSON.stringify([rest, server.capabilities]);
-            if (key === shown) return;
-            shown = key;
-            const model = server.model(draft.value.model);
-            fill(
-                body,
-                seedField(),
-                countField(),
-                modelField(),
-                stepsField(model),
-                guidanceField(model),
-                loras(),
-                strengthField(),
-                upscaleField(),
-                precisionField(),
-                formatField(),
-            );
+            seed.update();
+            fields().forEach(([key, make], at) => fillIf(slots[at], [key, server.capabilities], make));
         };
         this.listen(draft, "change", render);
         this.listen(server, "change", render);
@@ -40,33 +24,46 @@ class Options extends Panel {
     }
 }
 
+/** The fields, each with what it shows. @returns {[unknown, () => HTMLElement | null][]} */
+function fields() {
+    const value = draft.value;
+    const model = server.model(value.model);
+    return [
+        [value.count, countField],
+        [model?.name, modelField],
+        [[value.steps, model?.name], () => stepsField(model)],
+        [[value.guidance, model?.name], () => guidanceField(model)],
+        [value.loras, loras],
+        [[value.strength, value.source], strengthField],
+        [value.upscale, upscaleField],
+        [value.precision, precisionField],
+        [value.format, formatField],
+    ];
+}
+
+/** The seed. Its elements stay: a press on the dice ends the typing in the field beside it. */
 function seedField() {
-    const { seed, isSeedLocked } = draft.value;
     const input = h("input", {
         type: "text",
         inputmode: "numeric",
         pattern: "[0-9]*",
-        value: seed,
         placeholder: t.randomSeed,
-        class: isSeedLocked ? "" : "faint",
-        "data-focus": "seed",
         onchange: () => {
             const digits = input.value.replace(/\D/g, "").slice(0, 20);
             const isTooLong = digits !== "" && BigInt(digits) > 0xffff_ffff_ffff_ffffn;
             draft.set({ seed: isTooLong ? "18446744073709551615" : digits, isSeedLocked: digits !== "" });
         },
     });
-    const lock = button(
-        isSeedLocked ? "lock" : "unlock",
-        t.lockSeed,
-        () => draft.set({ isSeedLocked: !isSeedLocked }),
-        {
-            "aria-pressed": String(isSeedLocked),
-            "data-focus": "lock",
-        },
-    );
-    const roll = () => draft.set({ seed: String(freshSeed()), isSeedLocked: true });
-    return field(t.seed, input, button("dice", t.newSeed, roll, { "data-focus": "dice" }), lock);
+    const lock = button("unlock", t.lockSeed, () => draft.set({ isSeedLocked: !draft.value.isSeedLocked }));
+    const dice = button("dice", t.newSeed, () => draft.set({ seed: String(freshSeed()), isSeedLocked: true }));
+    const update = () => {
+        const { seed, isSeedLocked } = draft.value;
+        if (input.value !== seed) input.value = seed;
+        input.classList.toggle("faint", !isSeedLocked);
+        lock.setAttribute("aria-pressed", String(isSeedLocked));
+        fillIf(lock, isSeedLocked, () => icon(isSeedLocked ? "lock" : "unlock"));
+    };
+    return { element: field(t.seed, input, dice, lock), update };
 }
 
 function countField() {

@@ -1,7 +1,7 @@
 // The prompt: text, history, templates, wildcards.
 
 import { draft } from "../draft.js";
-import { button, fill, h, Panel, toggle } from "../dom.js";
+import { button, fill, fillIf, h, Panel, toggle } from "../dom.js";
 import { server } from "../server.js";
 import { history, Store } from "../store.js";
 import { number } from "../format.js";
@@ -59,7 +59,8 @@ class Prompt extends Panel {
             help.textContent = isLong ? t.characters(length, most) : t.promptHelp;
             help.classList.toggle("error", length > most);
             const flip = () => draft.set({ wildcards: !isOn });
-            fill(wildcards, hasWildcards(prompt) && toggle(t.wildcards, isOn, flip, { "data-focus": "wildcards" }));
+            const has = hasWildcards(prompt);
+            fillIf(wildcards, [has, isOn], () => has && toggle(t.wildcards, isOn, flip, { "data-focus": "wildcards" }));
         };
         this.listen(draft, "change", show);
         this.listen(server, "change", show);

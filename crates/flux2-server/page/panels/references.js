@@ -2,7 +2,7 @@
 
 import { addReferences, editSource } from "../actions.js";
 import { draft, prediction } from "../draft.js";
-import { button, fill, h, Panel } from "../dom.js";
+import { button, fillIf, h, Panel } from "../dom.js";
 import { sides } from "../format.js";
 import { ofUpload, show } from "../images.js";
 import { server } from "../server.js";
@@ -36,33 +36,21 @@ class References extends Panel {
         const title = h("h2", { class: "title" }, t.references);
         this.replaceChildren(title, source, list, input, add);
         const render = () => {
-            const { references } = draft.value;
-            fill(
-                list,
-                references.map((one, index) => item(one, index, references.length)),
-            );
+            const { references, source: picture, mask, outpaint } = draft.value;
+            const most = server.limits.max_references;
+            const { capabilities } = server;
+            const key = [references, prediction.value?.references, capabilities?.features];
+            fillIf(list, key, () => references.map((one, index) => item(one, index, references.length)));
             list.hidden = references.length === 0;
-            add.hidden = references.length >= server.limits.max_references;
-            fill(source, draft.value.source && sourceItem(draft.value.source));
-            title.hidden = server.limits.max_references === 0;
+            add.hidden = references.length >= most;
+            fillIf(source, [picture, mask, outpaint], () => picture && sourceItem(picture));
+            title.hidden = most === 0;
         };
-        this.listen(draft, "change", () => {
-            const key = JSON.stringify([
-                draft.value.references,
-                draft.value.source,
-                draft.value.mask,
-                draft.value.outpaint,
-            ]);
-            if (key === this.#shown) return;
-            this.#shown = key;
-            render();
-        });
+        this.listen(draft, "change", render);
         this.listen(server, "change", render);
         this.listen(prediction, "change", render);
         render();
     }
-
-    #shown = "";
 }
 
 /** The picture that is changed in parts. @param {import("../draft.js").DraftReference} source */

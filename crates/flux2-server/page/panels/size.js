@@ -1,7 +1,7 @@
 // The size: a ratio and an area, or two sides.
 
 import { draft, onGrid, prediction, range, RATIOS, sizeOf } from "../draft.js";
-import { button, field, fill, h, Panel } from "../dom.js";
+import { button, field, fillIf, h, Panel } from "../dom.js";
 import { number, sides } from "../format.js";
 import { server } from "../server.js";
 import { t } from "../text.js";
@@ -23,10 +23,12 @@ class Size extends Panel {
             this.hidden = value.source !== null;
             const isFree = value.aspect === "free";
             const names = [...RATIOS, ...(value.references.length > 0 ? ["reference"] : []), "free"];
-            fill(
-                ratios,
-                names.map((name) => ratio(name, chosen(value), names)),
-            );
+            fillIf(ratios, names, () => names.map((name) => ratio(name, names)));
+            for (const one of ratios.querySelectorAll("button")) {
+                const is = one.dataset.ratio === chosen(value);
+                one.setAttribute("aria-checked", String(is));
+                one.tabIndex = is ? 0 : -1;
+            }
             const model = server.model(value.model);
             const [least, most] = range(model);
             area.min = String(least);
@@ -37,8 +39,11 @@ class Size extends Panel {
             area.setAttribute("aria-valuetext", shown.textContent);
             areaField.hidden = isFree || (value.aspect === "reference" && value.references.length > 0);
             sidesRow.hidden = !isFree;
-            if (isFree && !sidesRow.contains(document.activeElement)) fill(sidesRow, ...freeSides());
-            else if (!isFree) fill(sidesRow);
+            fillIf(sidesRow, server.limits, freeSides);
+            for (const input of sidesRow.querySelectorAll("input")) {
+                const px = String(value[/** @type {"width" | "height"} */ (input.name)] || 1024);
+                if (input !== document.activeElement) input.value = px;
+            }
         };
         this.listen(draft, "change", render);
         this.listen(server, "change", render);
@@ -62,9 +67,8 @@ function pixels(count) {
     return count < 100_000 ? t.pixels(number(count)) : t.megapixels(number(count / 1e6, 1));
 }
 
-/** A ratio as a button with its shape. @param {string} name @param {string} now @param {string[]} names */
-function ratio(name, now, names) {
-    const is = name === now;
+/** A ratio as a button with its shape. @param {string} name @param {string[]} names */
+function ratio(name, names) {
     const choose = (/** @type {string} */ next) => {
         const size = sizeOf(draft.value) ?? predicted() ?? [1024, 1024];
         draft.set({ aspect: next, ...(next === "free" ? { width: size[0], height: size[1] } : {}) });
@@ -80,9 +84,7 @@ function ratio(name, now, names) {
             type: "button",
             role: "radio",
             class: "ratio",
-            "aria-checked": String(is),
-            tabindex: is ? 0 : -1,
-            "data-focus": `ratio-${name}`,
+            "data-ratio": name,
             onclick: () => choose(name),
             onkeydown: (/** @type {KeyboardEvent} */ event) => {
                 const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -91,7 +93,7 @@ function ratio(name, now, names) {
                 const next = names[(names.indexOf(name) + step + names.length) % names.length];
                 const group = /** @type {HTMLElement} */ (event.currentTarget).parentElement;
                 choose(next);
-                /** @type {HTMLElement | null} */ (group?.querySelector(`[data-focus="ratio-${next}"]`))?.focus();
+                /** @type {HTMLElement | null} */ (group?.querySelector(`[data-ratio="${next}"]`))?.focus();
             },
         },
         name.includes(":") && shape,
@@ -105,10 +107,10 @@ function freeSides() {
     const side = (/** @type {"width" | "height"} */ name) => {
         const input = h("input", {
             type: "number",
+            name,
             min: min_px,
             max: max_px,
             step: grid,
-            value: String(draft.value[name] || 1024),
             inputmode: "numeric",
             onchange: () => {
                 const other = name === "width" ? "height" : "width";
@@ -121,7 +123,7 @@ function freeSides() {
         return field(name === "width" ? t.width : t.height, input);
     };
     const swap = () => draft.set({ width: draft.value.height, height: draft.value.width });
-    return [side("width"), button("again", t.swap, swap, { "data-focus": "swap" }), side("height")];
+    return [side("width"), button("again", t.swap, swap), side("height")];
 }
 
 customElements.define("flux-size", Size);

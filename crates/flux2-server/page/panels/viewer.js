@@ -1,7 +1,7 @@
 // A picture in full: zoom, parameters, everything that can be done with it, comparison with another one.
 
 import * as actions from "../actions.js";
-import { button, fill, h, Panel, select } from "../dom.js";
+import { button, fill, fillIf, h, Panel, select } from "../dom.js";
 import { duration, sides, size, when } from "../format.js";
 import { ofUpload, show } from "../images.js";
 import { pictures } from "../pictures.js";
@@ -30,6 +30,8 @@ class Viewer extends Panel {
     #dialog = h("dialog", { class: "full", "aria-label": t.picture });
     /** @type {Picture | undefined} */
     #picture;
+    /** Number of pictures that were shown. */
+    #opened = 0;
 
     start() {
         const close = button("close", t.close, () => this.#dialog.close(), { class: "button only-icon close" });
@@ -75,6 +77,7 @@ class Viewer extends Panel {
     /** @param {Picture} picture */
     #open(picture) {
         this.#picture = picture;
+        this.#opened += 1;
         this.#endComparison();
         this.#zoom.fit();
         this.#image.alt = picture.job.request.prompt;
@@ -138,8 +141,8 @@ class Viewer extends Panel {
             ...(server.capabilities?.formats ?? []).map((name) => [name, name.toUpperCase()]),
         ]);
         const masks = server.can("masks") || server.can("outpaint");
-        fill(
-            this.#side,
+        const key = [this.#opened, image.is_favorite, server.capabilities?.features];
+        fillIf(this.#side, key, () => [
             h("p", { class: "prompt-text", tabindex: 0 }, job.request.prompt),
             h(
                 "div",
@@ -212,7 +215,7 @@ class Viewer extends Panel {
                 {},
                 parameters(picture).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
             ),
-        );
+        ]);
     }
 
     /** Show another picture over this one, up to a slider. @param {Picture} picture */
