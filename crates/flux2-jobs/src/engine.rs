@@ -24,6 +24,8 @@ use model::EngineModel;
 
 /// Combinations of a model and LoRAs whose files stay open.
 const MAX_OPEN: usize = 16;
+/// Sizes whose cost and memory are remembered. Requests choose sizes, so their number must be bounded.
+const MAX_SIZES: usize = 1000;
 /// Side of the picture that a model's memory is planned for, in pixels.
 const PLANNED_PX: u32 = 1024;
 
@@ -71,6 +73,8 @@ struct Inner {
     files: Mutex<Vec<(OpenKey, ModelFiles)>>,
     /// Costs by model, size, steps, guidance and sizes of the references.
     costs: Mutex<HashMap<String, f64>>,
+    /// Memory by model, size, guidance and sizes of the references.
+    peaks: Mutex<HashMap<String, Option<usize>>>,
     /// Engines that were opened before, for the only model.
     ready: Mutex<Option<Vec<Box<dyn Engine>>>>,
     /// Whether models share the memory of a device.
@@ -109,7 +113,8 @@ impl EngineHost {
     ) -> Self {
         let shares_memory = ready.is_none();
         let (files, ready) = (Mutex::new(files), Mutex::new(ready));
-        EngineHost { inner: Arc::new(Inner { options, files, costs: Mutex::default(), ready, shares_memory }) }
+        let (costs, peaks) = (Mutex::default(), Mutex::default());
+        EngineHost { inner: Arc::new(Inner { options, files, costs, peaks, ready, shares_memory }) }
     }
 }
 
@@ -201,12 +206,34 @@ impl ModelHost for EngineHost {
         // A model that cannot be opened fails later, with its reason.
         let work = self.inner.files(model).map_or(0.0, |files| Cost::at_most(&files, request).total().total());
         let mut costs = lock(&self.inner.costs);
-        // Sizes come from requests, so their number is bounded.
-        if costs.len() >= 1000 {
+        if costs.len() >= MAX_SIZES {
             costs.clear();
         }
         costs.insert(key, work);
         work
+    }
+
+    fn memory(&self, model: &ModelKey, request: &GenerateRequest) -> Option<usize> {
+        let inner = &self.inner;
+        let GenerateRequest { width, height, guidance, references, .. } = request;
+        let sizes: Vec<_> = references.iter().map(|r| (r.image().width(), r.image().height())).collect();
+        let key = format!("{model} {width:?} {height:?} {guidance:?} {sizes:?}");
+        if let Some(known) = lock(&inner.peaks).get(&key) {
+            return *known;
+        }
+        let files = inner.files(model).ok()?;
+        let (options, requests) = (inner.engine_options(model.precision), std::slice::from_ref(request));
+        let plan = match inner.options.memory {
+            Some(limit) => plan::within(limit, &files, &options, requests, false).map(|(_, plan)| plan),
+            None => plan::of(&files, &options, requests),
+        };
+        let peak = plan.ok().map(|plan| plan.peak_bytes());
+        let mut peaks = lock(&inner.peaks);
+        if peaks.len() >= MAX_SIZES {
+            peaks.clear();
+        }
+        peaks.insert(key, peak);
+        peak
     }
 
     fn devices(&self) -> Result<Vec<Box<dyn Device>>, JobFailure> {

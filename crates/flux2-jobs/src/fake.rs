@@ -104,6 +104,12 @@ impl ModelHost for FakeHost {
         self.options.step.as_secs_f64() * f64::from(request.steps) * 1e11
     }
 
+    /// A GiB, and what a real decoder would take for a picture.
+    fn memory(&self, _: &ModelKey, request: &GenerateRequest) -> Option<usize> {
+        let pixels = u64::from(request.width?) * u64::from(request.height?);
+        usize::try_from((1 << 30) + 1024 * pixels).ok()
+    }
+
     fn devices(&self) -> Result<Vec<Box<dyn Device>>, JobFailure> {
         let device = |number| Box::new(FakeDevice { options: self.options.clone(), number }) as Box<dyn Device>;
         Ok((0..self.options.devices.max(1)).map(device).collect())

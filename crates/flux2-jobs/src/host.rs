@@ -28,6 +28,11 @@ pub trait ModelHost: Send + Sync + 'static {
     /// Floating-point operations of one picture: what its time is estimated from until one like it was drawn.
     fn work(&self, model: &ModelKey, request: &ResolvedRequest) -> f64;
 
+    /// Bytes that one picture takes at most, with its model; `None` if that is not known (may touch the disk).
+    fn memory(&self, _model: &ModelKey, _request: &GenerateRequest) -> Option<usize> {
+        None
+    }
+
     /// Open the devices, one for each worker. Called once, on a thread of its own.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ impl Jobs {
         Ok(Jobs { threads: Arc::new(threads) })
     }
 
-    fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.threads.shared
     }
 
@@ -145,10 +145,14 @@ impl Jobs {
     /// Jobs that match `filter`, the newest first: those after `cursor`, at most `limit`.
     pub fn list(&self, filter: &Filter, cursor: Option<JobId>, limit: usize) -> Page {
         let state = self.shared().lock();
+        let words: Vec<String> = filter.words.iter().map(|word| word.to_lowercase()).collect();
         let matches = |job: &&Job| {
             job.is_committed
                 && filter.owner.as_deref().is_none_or(|owner| *owner == *job.owner)
                 && (filter.states.is_empty() || filter.states.contains(&job.state))
+                && filter.model.as_deref().is_none_or(|model| model == job.spec.model.name)
+                && (!filter.only_favorites || job.has_favorite())
+                && (words.is_empty() || contains_all(&job.spec.prompt, &words))
         };
         let before = state.jobs.iter().rev().map(|(_, job)| job).filter(|job| cursor.is_none_or(|c| job.id < c));
         let mut found = before.filter(matches);
@@ -377,6 +381,12 @@ impl Drop for Threads {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether a text contains each of `words`, which are in lower case.
+fn contains_all(text: &str, words: &[String]) -> bool {
+    let text = text.to_lowercase();
+    words.iter().all(|word| text.contains(word.as_str()))
 }
 
 /// Take the folder for this process, and make it if it is missing.

@@ -34,6 +34,7 @@
 //! | [`host`], [`sink`] | what draws, and what a front end takes over, as traits |
 //! | [`engine`], [`fake`] | the host of real models, and the one for tests of front ends |
 //! | `scheduler`, `estimate` | the order of waiting jobs and how long they take: neither threads nor a clock |
+//! | `forecast`, `gallery` | what a job would take; favorites, and pictures that are deleted |
 //! | `submit`, `worker`, `saver`, `janitor` | acceptance; the threads that draw, save and watch the clock |
 //! | `state` | all jobs in memory, behind one lock |
 //! | `journal`, `store` | jobs, pictures and uploads on disk |
@@ -47,6 +48,8 @@ mod estimate;
 pub mod event;
 pub mod failure;
 pub mod fake;
+mod forecast;
+mod gallery;
 pub mod host;
 mod id;
 mod janitor;
@@ -68,6 +71,8 @@ mod worker;
 
 pub use event::{EventKind, JobEvent, Next, Subscription};
 pub use failure::{FailureClass, JobFailure};
+pub use forecast::Forecast;
+pub use gallery::NotChanged;
 pub use host::{ModelHost, ModelInfo};
 pub use id::{JobId, ParseJobIdError};
 pub use jobs::{CancelOutcome, Drained, Jobs, Readiness};

@@ -85,6 +85,6 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { age: Duration::from_secs(7 * 24 * 3600), jobs: 1000, bytes: 2 << 30 }
+        Retention { age: Duration::from_secs(7 * 24 * 3600), jobs: 10_000, bytes: 2 << 30 }
     }
 }

@@ -161,7 +161,16 @@ fn keep(shared: &Shared, about: About, encoded: Encoded) -> Result<(), JobFailur
         })?,
     };
     let seed = made.parameters.seed;
-    let image = ImageInfo { index, seed, sha256: digest, bytes: length, width, height, format: spec.format };
+    let image = ImageInfo {
+        index,
+        seed,
+        sha256: digest,
+        bytes: length,
+        width,
+        height,
+        format: spec.format,
+        is_favorite: false,
+    };
     let seconds = |time: std::time::Duration| time.as_secs_f64();
     let timings = &made.timings;
     let record = DrawingRecord {

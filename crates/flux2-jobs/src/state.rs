@@ -287,21 +287,25 @@ impl Shared {
         true
     }
 
-    /// Forget jobs that are over, the oldest first, as far as the options say. The newest one stays.
+    /// Forget jobs that are over, the oldest first, as far as the options say. The newest one stays. Those with a
+    /// favorite picture do not grow old, and go last when there are too many.
     pub fn apply_retention(&self) {
         let retention = self.options.retention;
         let oldest_time = SystemTime::now().checked_sub(retention.age);
         let mut forgotten = Vec::new();
         let mut state = self.lock();
         while state.ended.len() > 1 {
-            let id = state.ended[0];
+            let is_plain = |id: &JobId| state.jobs.get(id).is_none_or(|job| !job.has_favorite());
+            let plain = state.ended.iter().take(state.ended.len() - 1).position(is_plain);
+            let id = state.ended[plain.unwrap_or(0)];
             let finished = state.jobs.get(&id).and_then(|job| job.times.finished);
-            let is_old = oldest_time.is_some_and(|oldest| finished.is_none_or(|finished| finished < oldest));
+            let is_old = plain.is_some()
+                && oldest_time.is_some_and(|oldest| finished.is_none_or(|finished| finished < oldest));
             let is_over = state.ended.len() > retention.jobs || self.pictures.bytes() > retention.bytes;
             if !is_old && !is_over {
                 break;
             }
-            state.ended.pop_front();
+            state.ended.remove(plain.unwrap_or(0));
             let Some(job) = state.jobs.remove(&id) else { continue };
             if let Some(key) = job.idempotency_key {
                 state.keys.remove(&(job.owner, key));

@@ -21,10 +21,10 @@ use crate::view::{CacheHits, DrawingRecord, ImageInfo, JobState, Times};
 const TICK: Duration = Duration::from_millis(100);
 
 /// A draft with every default filled in.
-struct Resolved {
-    spec: JobSpec,
-    work: f64,
-    warnings: Vec<Warning>,
+pub(crate) struct Resolved {
+    pub spec: JobSpec,
+    pub work: f64,
+    pub warnings: Vec<Warning>,
 }
 
 impl Shared {
@@ -148,7 +148,7 @@ impl Shared {
     }
 
     /// Fill in every default and check every limit.
-    fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
+    pub(crate) fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
         let Draft { model, prompt, references, width, height, steps, guidance, noise, seed, count, format, metadata } =
             draft;
         let model = self.host.resolve(&model)?;

@@ -130,6 +130,9 @@ pub struct ImageInfo {
     /// Format of its file.
     #[serde(with = "image_format")]
     pub format: ImageFormat,
+    /// Whether somebody marked it as a favorite: it is kept when others grow old.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_favorite: bool,
 }
 
 /// How one picture was drawn.
@@ -169,6 +172,12 @@ pub struct Filter {
     pub owner: Option<String>,
     /// Jobs in one of these states; in any if there are none.
     pub states: Vec<JobState>,
+    /// Jobs whose prompt contains each of these words, in upper or lower case.
+    pub words: Vec<String>,
+    /// Jobs of this model.
+    pub model: Option<String>,
+    /// Only jobs with a favorite picture.
+    pub only_favorites: bool,
 }
 
 /// A page of jobs, the newest first.

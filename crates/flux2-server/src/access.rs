@@ -22,7 +22,8 @@ use crate::options::ServerOptions;
 const NOBODY: &str = "local";
 
 /// Routes that need no key: they tell nothing about anybody's work, or their names are secrets.
-const OPEN: [&str; 5] = ["/health", "/ready", "/openapi.json", "/docs", "/v1/files/{name}"];
+const OPEN: [&str; 7] =
+    ["/", "/page/{version}/{*file}", "/health", "/ready", "/openapi.json", "/docs", "/v1/files/{name}"];
 
 /// Who sent a request.
 #[derive(Clone, Debug)]

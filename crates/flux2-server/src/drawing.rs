@@ -137,8 +137,8 @@ fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted>
     // Not let go before the job is counted by others.
     let counting = most.map(|_| app.counting.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     if let Some(most) = most {
-        let unfinished =
-            Filter { owner: Some(caller.owner.clone()), states: vec![JobState::Queued, JobState::Running] };
+        let states = vec![JobState::Queued, JobState::Running];
+        let unfinished = Filter { owner: Some(caller.owner.clone()), states, ..Filter::default() };
         if app.jobs.list(&unfinished, None, most).jobs.len() >= most {
             let message = format!("this key has {most} jobs that wait or run, as many as it may have");
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", message);

@@ -13,6 +13,7 @@
 //! | `body`, `extract`, `values`, `error` | bodies within limits; paths, queries; values of fields; errors |
 //! | `drawing` | from an order to a job and to its end |
 //! | `native`, `openai`, `automatic1111`, `origin` | the four APIs |
+//! | `page` | the page of the browser, from files in the program |
 //! | `health`, `metrics` | readiness; numbers for Prometheus |
 //!
 //! This is the only crate with an async runtime. It reads no environment, and no path of a request reaches the file
@@ -39,6 +40,7 @@ mod observe;
 mod openai;
 mod options;
 mod origin;
+mod page;
 mod router;
 mod run;
 mod signals;

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::from_fn_with_state;
-use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use tower_http::cors::{AllowHeaders, CorsLayer};
 use utoipa::OpenApi as _;
@@ -15,10 +15,10 @@ use crate::app::App;
 use crate::document::{self, Document};
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, observe};
-use crate::{automatic1111, health, native, openai, origin};
+use crate::{automatic1111, health, native, openai, origin, page};
 
 /// What the reference page may load: its own style and nothing else.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+const REFERENCE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
 fn documented() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
@@ -38,11 +38,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub fn router(app: App) -> Router {
     let (routes, document) = documented().split_for_parts();
     let document = serde_json::to_value(&document).unwrap_or_default();
-    let (page, json) = (document::page(&document), document.to_string());
-    let reference = async move || ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(page.clone()));
+    let (html, json) = (document::page(&document), document.to_string());
+    let reference = async move || ([(header::CONTENT_SECURITY_POLICY, REFERENCE_POLICY)], Html(html.clone()));
     let document = async move || ([(header::CONTENT_TYPE, "application/json")], json.clone());
     routes
-        .route("/", get(async || Redirect::temporary("/docs")))
+        .merge(page::routes())
         .route("/docs", get(reference))
         .route("/openapi.json", get(document))
         .fallback(no_route)

@@ -42,6 +42,7 @@ fn row(owner: &str) -> Row {
         outcome: Outcome {
             warnings: vec!["w".into()],
             images: vec![ImageInfo {
+                is_favorite: true,
                 index: 0,
                 seed: 7,
                 sha256: "cd".repeat(32),

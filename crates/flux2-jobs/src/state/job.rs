@@ -111,6 +111,11 @@ impl Job {
         }
     }
 
+    /// Whether one of its pictures is a favorite.
+    pub fn has_favorite(&self) -> bool {
+        self.outcome.images.iter().any(|image| image.is_favorite)
+    }
+
     /// The event of its final state.
     pub fn final_event(&self) -> EventKind {
         match (self.state, &self.outcome.failure) {

@@ -7,6 +7,7 @@ mod cancel;
 mod crash;
 #[cfg(unix)]
 mod disk;
+mod gallery;
 mod lifecycle;
 mod limits;
 mod models;

@@ -19,7 +19,7 @@ const MAX_JOBS: usize = 1000;
 
 /// The caller's jobs in `state`, the newest first.
 fn jobs_in(app: &App, caller: &Caller, state: JobState) -> Vec<JobView> {
-    let filter = Filter { owner: Some(caller.owner.clone()), states: vec![state] };
+    let filter = Filter { owner: Some(caller.owner.clone()), states: vec![state], ..Filter::default() };
     app.jobs.list(&filter, None, MAX_JOBS).jobs
 }
 

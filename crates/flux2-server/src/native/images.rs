@@ -16,15 +16,23 @@ use crate::app::App;
 use crate::drawing::{job_of, picture};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::extract::{Path, Query};
-use crate::values::media_type;
+use crate::values::{Format, media_type};
 
 /// Longest side of a thumbnail: the smallest, the usual and the largest one, in pixels.
-const THUMBNAIL_PX: [u32; 3] = [32, 256, 1024];
+pub(super) const THUMBNAIL_PX: [u32; 3] = [32, 256, 1024];
 
-/// A finished image, in the format of the job.
+/// The format of an image.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct FormatQuery {
+    /// Format of the file, by default that of the job.
+    format: Option<Format>,
+}
+
+/// A finished image, with its parameters.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/images/{index}", tag = "jobs",
     params(("id" = String, Path, description = "Id of the job."),
-           ("index" = u32, Path, description = "Number of the image, from 0.")),
+           ("index" = u32, Path, description = "Number of the image, from 0."), FormatQuery),
     responses((status = 200, description = "The file.", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"),
                                                                 (Vec<u8> = "image/webp"))),
               (status = 304, description = "The client has it."),
@@ -33,10 +41,26 @@ pub async fn image(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path((id, index)): Path<(String, String)>,
+    Query(query): Query<FormatQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let picture = find(&app, &caller, &id, &index).await?;
-    Ok(answer_picture(&picture, &headers))
+    let Some(format) = query.format.map(ImageFormat::from).filter(|format| *format != picture.info.format) else {
+        return Ok(answer_picture(&picture, &headers));
+    };
+    let tag = format!("\"{}-{}\"", picture.info.sha256, format.name());
+    if is_known(&headers, &tag) {
+        return Ok(not_modified(&tag));
+    }
+    let _permit = app.thumbnails.acquire().await;
+    let bytes = app.blocking(move |_| convert(&picture.bytes, format)).await??;
+    Ok(file(bytes.into(), format, &tag))
+}
+
+/// The same image and parameters in another format.
+fn convert(bytes: &[u8], format: ImageFormat) -> flux2::Result<Vec<u8>> {
+    let parameters = image::metadata::read(bytes)?;
+    image::encode(&image::codec::decode(bytes, "the image")?, format, parameters.as_ref())
 }
 
 /// The size of a thumbnail.
@@ -87,14 +111,20 @@ async fn find(app: &App, caller: &Caller, id: &str, index: &str) -> Result<Pictu
 
 /// A JPEG of an image whose longer side is at most `px`.
 fn shrink(bytes: &[u8], px: u32) -> flux2::Result<Vec<u8>> {
-    let image = image::codec::decode(bytes, "the image")?;
+    shrink_image(&image::codec::decode(bytes, "the image")?, px)
+}
+
+/// As [`shrink`], of an image that is decoded.
+pub(super) fn shrink_image(image: &RgbImage, px: u32) -> flux2::Result<Vec<u8>> {
     let longest = image.width().max(image.height());
     let side = |side: u32| (u64::from(side) * u64::from(px) / u64::from(longest)).max(1) as u32;
-    let small: RgbImage = match longest <= px {
-        true => image,
-        false => resize::resize_lanczos(&image, side(image.width()), side(image.height()))?,
-    };
-    image::encode(&small, ImageFormat::Jpeg, None)
+    match longest <= px {
+        true => image::encode(image, ImageFormat::Jpeg, None),
+        false => {
+            let small = resize::resize_lanczos(image, side(image.width()), side(image.height()))?;
+            image::encode(&small, ImageFormat::Jpeg, None)
+        }
+    }
 }
 
 /// The file of a picture, or 304 if the client has it.
@@ -106,7 +136,7 @@ pub fn answer_picture(picture: &Picture, headers: &HeaderMap) -> Response {
     }
 }
 
-fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
     known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag))
 }
@@ -114,11 +144,11 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 /// A file never changes: its name and tag are those of its content.
 const CACHE: &str = "private, max-age=31536000, immutable";
 
-fn not_modified(tag: &str) -> Response {
+pub(super) fn not_modified(tag: &str) -> Response {
     (StatusCode::NOT_MODIFIED, [(header::ETAG, tag), (header::CACHE_CONTROL, CACHE)]).into_response()
 }
 
-fn file(body: Body, format: ImageFormat, tag: &str) -> Response {
+pub(super) fn file(body: Body, format: ImageFormat, tag: &str) -> Response {
     let headers = [(header::CONTENT_TYPE, media_type(format)), (header::ETAG, tag), (header::CACHE_CONTROL, CACHE)];
     let mut response = (headers, body).into_response();
     response.headers_mut().insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("inline"));

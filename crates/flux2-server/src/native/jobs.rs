@@ -70,7 +70,8 @@ pub async fn create(
     Ok((StatusCode::ACCEPTED, location, Json(job)).into_response())
 }
 
-fn is_digest(text: &str) -> bool {
+/// Whether a text is the digest of an upload.
+pub fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -85,6 +86,12 @@ pub struct ListQuery {
     limit: Option<usize>,
     /// States, separated by commas: `queued`, `running`, `done`, `failed`, `cancelled`.
     state: Option<String>,
+    /// Words that the prompt contains, each of them, in upper or lower case.
+    search: Option<String>,
+    /// Name of the model.
+    model: Option<String>,
+    /// Only jobs with a favorite image.
+    favorite: Option<bool>,
 }
 
 /// Lists the caller's jobs, the newest first.
@@ -108,8 +115,11 @@ pub async fn list(
         known.ok_or_else(|| ApiError::invalid("state", format!("{name:?} is not a state")))
     };
     let states = states.map(state).collect::<Result<Vec<_>>>()?;
-    let filter = Filter { owner: Some(caller.owner), states };
-    let page = app.jobs.list(&filter, cursor, limit);
+    let words = query.search.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let only_favorites = query.favorite.unwrap_or_default();
+    let filter = Filter { owner: Some(caller.owner), states, words, model: query.model, only_favorites };
+    // A search looks at every prompt.
+    let page = app.blocking(move |app| app.jobs.list(&filter, cursor, limit)).await?;
     let jobs = page.jobs.into_iter().map(Job::from).collect();
     Ok(Json(JobPage { jobs, next: page.next.map(|id| id.to_string()) }))
 }

@@ -5,12 +5,18 @@
 //! | `wire` | types of jobs |
 //! | `jobs` | jobs, their events |
 //! | `images` | finished images and thumbnails |
+//! | `gallery` | favorites, images that are deleted |
+//! | `forecast` | what a job would take |
+//! | `parameters` | the parameters in an image file |
 //! | `about` | models, capabilities, statistics, and their types |
 //! | `uploads` | reference images by digest |
 
 mod about;
+mod forecast;
+mod gallery;
 mod images;
 mod jobs;
+mod parameters;
 mod uploads;
 pub mod wire;
 
@@ -27,10 +33,14 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::one, jobs::cancel))
         .routes(routes!(jobs::events))
-        .routes(routes!(images::image))
+        .routes(routes!(forecast::create))
+        .routes(routes!(images::image, gallery::delete))
+        .routes(routes!(gallery::mark, gallery::unmark))
         .routes(routes!(images::thumbnail))
         .routes(routes!(uploads::create))
         .routes(routes!(uploads::one))
+        .routes(routes!(uploads::image))
+        .routes(routes!(parameters::read))
         .routes(routes!(about::models))
         .routes(routes!(about::capabilities))
         .routes(routes!(about::stats))

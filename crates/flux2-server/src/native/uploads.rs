@@ -2,14 +2,19 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use flux2::Reference;
+use flux2::image::ImageFormat;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
+use super::images::{THUMBNAIL_PX, file, is_known, not_modified, shrink_image};
 use super::wire::Upload;
 use crate::app::App;
 use crate::body::{check_image_bytes, receive};
 use crate::error::{ApiError, ErrorBody, Result};
-use crate::extract::Path;
+use crate::extract::{Path, Query};
 
 /// Keeps a reference image: a PNG, JPEG or WebP as the whole body.
 #[utoipa::path(post, path = "/api/v1/uploads", tag = "jobs",
@@ -40,6 +45,51 @@ pub async fn one(State(app): State<App>, Path(sha256): Path<String>) -> Result<J
     let found = app.blocking(move |app| app.jobs.blob(&digest)).await??;
     match found {
         Some(bytes) => Ok(Json(Upload { sha256, bytes: bytes.len(), width: None, height: None })),
-        None => Err(ApiError::new(StatusCode::NOT_FOUND, "upload_not_found", "there is no upload of this digest")),
+        None => Err(missing()),
     }
+}
+
+fn missing() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "upload_not_found", "there is no upload of this digest")
+}
+
+/// The size of an upload that is sent back.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SizeQuery {
+    /// Longest side in pixels, for a small JPEG of it; the file as it was sent if it is left out.
+    #[param(minimum = 32, maximum = 1024)]
+    px: Option<u32>,
+}
+
+/// The file of an upload, or a small version of it.
+#[utoipa::path(get, path = "/api/v1/uploads/{sha256}/image", tag = "jobs",
+    params(("sha256" = String, Path, description = "SHA-256 of its bytes, in lower-case hexadecimal."), SizeQuery),
+    responses((status = 200, description = "The file.", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"),
+                                                                (Vec<u8> = "image/webp"))),
+              (status = 304, description = "The client has it."),
+              (status = "default", description = "An error.", body = ErrorBody)))]
+pub async fn image(
+    State(app): State<App>,
+    Path(sha256): Path<String>,
+    Query(query): Query<SizeQuery>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let [min, _, max] = THUMBNAIL_PX;
+    if let Some(px) = query.px.filter(|px| !(min..=max).contains(px)) {
+        return Err(ApiError::invalid("px", format!("{px} is outside {min} to {max}")));
+    }
+    let digest = sha256.clone();
+    let bytes = app.blocking(move |app| app.jobs.blob(&digest)).await??.ok_or_else(missing)?;
+    let tag = format!("\"{sha256}-{}\"", query.px.unwrap_or_default());
+    if is_known(&headers, &tag) {
+        return Ok(not_modified(&tag));
+    }
+    let Some(px) = query.px else {
+        let format = ImageFormat::of(&bytes).ok_or_else(missing)?;
+        return Ok(file(bytes.to_vec().into(), format, &tag));
+    };
+    let _permit = app.thumbnails.acquire().await;
+    let small = app.blocking(move |_| shrink_image(Reference::from_bytes(&bytes, "the upload")?.image(), px));
+    Ok(file(small.await??.into(), ImageFormat::Jpeg, &tag))
 }

@@ -272,6 +272,8 @@ pub struct Image {
     pub url: String,
     /// Path of a small version.
     pub thumbnail: String,
+    /// Whether it is a favorite, which is kept when others grow old.
+    pub is_favorite: bool,
 }
 
 /// Why a job has not all of its images.
@@ -370,6 +372,7 @@ impl Image {
             width: info.width,
             height: info.height,
             format: info.format.into(),
+            is_favorite: info.is_favorite,
             thumbnail: format!("{url}/thumbnail"),
             url,
         }

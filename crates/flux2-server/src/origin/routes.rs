@@ -101,7 +101,8 @@ fn file_name(job: &JobView) -> String {
     responses((status = 200, description = "The jobs.", body = Vec<Status>),
               (status = "default", description = "An error.", body = DetailBody)))]
 pub async fn queue(State(app): State<App>, Extension(caller): Extension<Caller>) -> Json<Vec<Status>> {
-    let filter = Filter { owner: Some(caller.owner), states: vec![JobState::Queued, JobState::Running] };
+    let states = vec![JobState::Queued, JobState::Running];
+    let filter = Filter { owner: Some(caller.owner), states, ..Filter::default() };
     let page = app.jobs.list(&filter, None, MAX_LISTED);
     // The oldest first.
     Json(page.jobs.iter().rev().map(Status::from).collect())

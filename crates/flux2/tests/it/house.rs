@@ -220,6 +220,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("native", &["access", "app", "body", "drawing", "extract", "values"]),
             ("observe", &["access", "app"]),
             ("options", &[]),
+            ("page", &["app"]),
             ("signals", &[]),
             ("tls", &[]),
             ("values", &[]),

@@ -1,0 +1,24 @@
+// Runs the tests of the page: `run.mjs PROGRAM FOLDER [NAME...]`.
+
+import { launch } from "./site.mjs";
+
+const ALL = ["types", "flows", "gallery", "keyboard", "axe", "hostile", "speed", "screens", "mini"];
+const wanted = process.argv.slice(4);
+const browser = await launch();
+let failed = 0;
+for (const name of ALL.filter((one) => wanted.length === 0 || wanted.includes(one))) {
+    const { tests } = await import(`./${name}.mjs`);
+    for (const [what, test] of Object.entries(tests)) {
+        const start = Date.now();
+        try {
+            await test();
+            console.log(`ok    ${name}: ${what} (${((Date.now() - start) / 1000).toFixed(1)} s)`);
+        } catch (error) {
+            failed += 1;
+            console.log(`FAIL  ${name}: ${what}\n${error.stack ?? error}`);
+        }
+    }
+}
+await browser.close();
+console.log(failed === 0 ? "all passed" : `${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;
