@@ -1,4 +1,5 @@
-//! Choices in layers: flags, environment and the picture of `--from` each give some values, and remember that they did.
+//! Choices in layers: flags, environment, the picture of `--from`, presets and files of settings each give some values,
+//! and remember that they did.
 //!
 //! A source becomes [`Choices`], in which every field may be missing. [`Choices::or`] puts one layer over another: the
 //! upper one wins, field by field. `settings` fills in defaults and decides what the result means.
@@ -14,7 +15,7 @@ use flux2::image::{Parameters, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
 use flux2::{Device, NoiseKind, Precision};
 
-use crate::args::{Compat, GenerateArgs, Seed, parse_color};
+use crate::args::{Area, Aspect, Compat, GenerateArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -27,6 +28,12 @@ pub enum Origin {
     Environment,
     /// The parameters stored in this picture.
     Picture(PathBuf),
+    /// Presets of these names.
+    Preset(String),
+    /// The file of settings of a project.
+    Project(PathBuf),
+    /// The user's file of settings.
+    User(PathBuf),
     /// Nobody chose it.
     Default,
 }
@@ -54,6 +61,19 @@ impl Origin {
         Sourced { value, origin: self.clone() }
     }
 
+    /// How many kinds of sources are above it.
+    pub fn rank(&self) -> usize {
+        match self {
+            Origin::Flag => 0,
+            Origin::Environment => 1,
+            Origin::Picture(_) => 2,
+            Origin::Preset(_) => 3,
+            Origin::Project(_) => 4,
+            Origin::User(_) => 5,
+            Origin::Default => 6,
+        }
+    }
+
     /// The same for a value that may be missing.
     fn choice<T>(&self, value: Option<T>) -> Choice<T> {
         value.map(|value| self.of(value))
@@ -78,11 +98,23 @@ pub struct Choices {
     pub transparency: Choice<Result<Transparency>>,
     pub width: Choice<u32>,
     pub height: Choice<u32>,
+    pub aspect: Choice<Aspect>,
+    pub area: Choice<Area>,
     pub steps: Choice<u32>,
     pub guidance: Choice<f32>,
-    /// `None` inside asks for a random one.
-    pub seed: Choice<Option<u64>>,
+    pub negative_prompt: Choice<String>,
+    pub seed: Choice<Seed>,
     pub noise: Choice<Result<NoiseKind>>,
+    /// Name or text of the template that prompts are put into.
+    pub template: Choice<String>,
+    /// Names and values of its variables.
+    pub variables: Choice<Vec<(String, String)>>,
+    /// Whether prompts are templates themselves.
+    pub expand: Choice<bool>,
+    /// Folder of wildcards.
+    pub wildcards: Choice<PathBuf>,
+    /// Whether every combination is drawn.
+    pub all: Choice<bool>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
@@ -91,6 +123,8 @@ pub struct Choices {
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
     pub fail_fast: Choice<bool>,
+    /// Whether finished pictures are shown.
+    pub open: Choice<bool>,
     pub json: Choice<bool>,
     pub detail: Choice<Detail>,
     pub precision: Choice<Result<Precision>>,
@@ -118,15 +152,24 @@ impl Choices {
             transparency: self.transparency.or(lower.transparency),
             width: self.width.or(lower.width),
             height: self.height.or(lower.height),
+            aspect: self.aspect.or(lower.aspect),
+            area: self.area.or(lower.area),
             steps: self.steps.or(lower.steps),
             guidance: self.guidance.or(lower.guidance),
+            negative_prompt: self.negative_prompt.or(lower.negative_prompt),
             seed: self.seed.or(lower.seed),
             noise: self.noise.or(lower.noise),
+            template: self.template.or(lower.template),
+            variables: self.variables.or(lower.variables),
+            expand: self.expand.or(lower.expand),
+            wildcards: self.wildcards.or(lower.wildcards),
+            all: self.all.or(lower.all),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
             fail_fast: self.fail_fast.or(lower.fail_fast),
+            open: self.open.or(lower.open),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
             precision: self.precision.or(lower.precision),
@@ -140,7 +183,17 @@ impl Choices {
 
     /// What was typed. `prompts` were read from wherever the arguments say; `is_file` tells whether a file exists.
     pub fn from_args(args: &GenerateArgs, prompts: Vec<String>, is_file: fn(&Path) -> bool) -> Choices {
-        let flag = Origin::Flag;
+        Self::from_args_of(Origin::Flag, args, prompts, is_file)
+    }
+
+    /// The same for flags that come from elsewhere, as from a file of settings.
+    pub fn from_args_of(
+        origin: Origin,
+        args: &GenerateArgs,
+        prompts: Vec<String>,
+        is_file: fn(&Path) -> bool,
+    ) -> Choices {
+        let flag = origin;
         let typed_noise =
             |name: &String| name.parse().map_err(|e| Failure::usage(format!("{e}"), "leave --noise out for philox"));
         let typed_loras = || args.lora.iter().map(|typed| loras::typed(typed, is_file)).collect::<Result<_>>();
@@ -168,18 +221,24 @@ impl Choices {
             transparency: flag.choice(args.background.map(Transparency::Over).or(compat).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
+            aspect: flag.choice(args.aspect),
+            area: flag.choice(args.area),
             steps: flag.choice(args.steps),
             guidance: flag.choice(args.guidance),
-            seed: flag.choice(args.seed.map(|seed| match seed {
-                Seed::Number(seed) => Some(seed),
-                Seed::Random => None,
-            })),
+            negative_prompt: flag.choice(args.negative_prompt.clone()),
+            seed: flag.choice(args.seed.clone()),
             noise: flag.choice(args.noise.as_ref().map(typed_noise)),
+            template: flag.choice(args.expansion.template.clone()),
+            variables: flag.choice(Some(args.expansion.var.clone()).filter(|variables| !variables.is_empty())),
+            expand: flag.choice(args.expansion.expand.then_some(true)),
+            wildcards: flag.choice(args.expansion.wildcards.clone()),
+            all: flag.choice(args.expansion.all.then_some(true)),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
+            open: flag.choice(args.open.then_some(true)),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),
             precision: flag.choice(has_format.then(|| formats::precision(args.dtype, args.quantize))),
@@ -215,7 +274,7 @@ impl Choices {
                     width: origin.choice(size.map(|(width, _)| width)),
                     height: origin.choice(size.map(|(_, height)| height)),
                     steps: origin.choice(steps),
-                    seed: origin.choice(seed.map(Some)),
+                    seed: origin.choice(seed.map(Seed::Number)),
                     ..Choices::default()
                 }
             }
@@ -235,7 +294,8 @@ impl Choices {
             height: origin.choice(Some(made.height)),
             steps: origin.choice(Some(made.steps)),
             guidance: origin.choice(made.guidance),
-            seed: origin.choice(Some(Some(made.seed))),
+            negative_prompt: origin.choice(made.negative_prompt.clone()),
+            seed: origin.choice(Some(Seed::Number(made.seed))),
             noise: origin.choice(Some(noise)),
             precision: origin.choice(Some(precision)),
             ..Choices::default()

@@ -13,13 +13,16 @@ use flux2::{Error, ModelPaths, Reference, Variant, environment, plan};
 
 use crate::args::GenerateArgs;
 use crate::cache_folder;
+use crate::choices::Choices;
+use crate::config::{self, Config};
 use crate::failure::{Failure, Result};
 use crate::gpu_options::gpu_options;
 use crate::prompts::read_prompts;
 use crate::report::Report;
+use crate::settings::expansion::Sources;
 use crate::settings::{Outside, Settings};
 use crate::source_picture::SourcePicture;
-use crate::typed_paths;
+use crate::{templates, typed_paths};
 
 /// A model whose files are checked, and decoded reference images.
 pub struct Prepared {
@@ -29,6 +32,20 @@ pub struct Prepared {
 
 /// Everything outside the arguments that settings depend on, read from this process and its environment.
 pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Result<Outside<'a>> {
+    let config = config::load(args.config.as_deref())?;
+    let files = config.choices(&args.preset, Path::is_file)?;
+    outside_with(args, from, &config, files)
+}
+
+/// The same with files of settings that were read before.
+pub fn outside_with<'a>(
+    args: &GenerateArgs,
+    from: Option<&'a SourcePicture>,
+    config: &Config,
+    files: Choices,
+) -> Result<Outside<'a>> {
+    let mut all_templates = templates::built_in();
+    all_templates.extend(config.templates.clone());
     Ok(Outside {
         model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
@@ -37,6 +54,12 @@ pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Resu
         is_file: Path::is_file,
         is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
+        files,
+        sources: Sources {
+            templates: all_templates,
+            wildcards: config.wildcards(),
+            read_wildcard: templates::read_wildcard,
+        },
         fresh_seed: fresh_seed(),
     })
 }

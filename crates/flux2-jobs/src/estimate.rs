@@ -86,6 +86,8 @@ mod tests {
         JobSpec {
             model: ModelKey { name: name.into(), loras: vec![], precision: Precision::BF16 },
             prompt: String::new(),
+            negative_prompt: None,
+            template: None,
             references: vec![],
             width,
             height: 64,

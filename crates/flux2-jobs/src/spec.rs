@@ -14,6 +14,12 @@ pub struct JobSpec {
     pub model: ModelKey,
     /// Description of the pictures.
     pub prompt: String,
+    /// What guidance leads away from; none for a distilled model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// SHA-256 of each reference image's bytes, in lower-case hexadecimal, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,

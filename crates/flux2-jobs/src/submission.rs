@@ -17,6 +17,10 @@ pub struct Draft {
     pub model: ModelChoice,
     /// Description of the pictures; may be empty.
     pub prompt: String,
+    /// What guidance leads away from, for base models.
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from, to be stored in the pictures.
+    pub template: Option<String>,
     /// Digests of reference images, as [`Jobs::put_blob`](crate::Jobs::put_blob) returned them.
     pub references: Vec<String>,
     /// Width in pixels.

@@ -55,6 +55,12 @@ pub enum Error {
         /// The scale that was asked for.
         guidance: f32,
     },
+    /// A negative prompt for a model that runs without guidance.
+    #[error("{variant} takes no negative prompt: it is distilled and runs without guidance")]
+    NegativePrompt {
+        /// Name of the variant.
+        variant: &'static str,
+    },
     /// Too many reference images.
     #[error("{count} reference images, at most {max} are allowed")]
     ReferenceCount {
@@ -337,6 +343,7 @@ impl Error {
             | Error::SizeRange { .. }
             | Error::Steps { .. }
             | Error::Guidance { .. }
+            | Error::NegativePrompt { .. }
             | Error::ReferenceCount { .. }
             | Error::UnknownExtension { .. }
             | Error::OutputExists { .. }
@@ -373,6 +380,9 @@ impl Error {
             }
             Error::Steps { .. } => Remedy::UseDefaultSteps,
             Error::Guidance { .. } => Remedy::UseDefaultGuidance,
+            Error::NegativePrompt { .. } => {
+                Remedy::advice("say in the prompt what the picture shows, or use a base model, as klein-base-4b")
+            }
             Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
             Error::Weights(error) => return error.remedy(),
             #[cfg(feature = "hub")]

@@ -198,6 +198,11 @@ pub enum Warning {
         /// Name of the variant.
         variant: &'static str,
     },
+    /// A negative prompt has no effect without guidance.
+    NegativePromptIgnored {
+        /// The scale that was asked for.
+        guidance: f32,
+    },
     /// Many steps on a step-distilled model; perhaps the seed was meant.
     ManySteps {
         /// Steps that were asked for.
@@ -262,6 +267,9 @@ impl fmt::Display for Warning {
             ),
             Warning::GuidanceIgnored { guidance, variant } => {
                 write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
+            }
+            Warning::NegativePromptIgnored { guidance } => {
+                write!(f, "the negative prompt has no effect: guidance {guidance} is none, above 1 it leads away from it")
             }
             Warning::ManySteps { steps, default } => {
                 write!(f, "{steps} steps on a model made for {default}")

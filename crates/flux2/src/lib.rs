@@ -43,6 +43,7 @@
 //! | [`find`] | a model by its name: a path, the built-in model, one in the cache |
 //! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
 //! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
+//! | [`template`] | templates of prompts: variables, alternatives, wildcards |
 //! | [`text`] | prompt to token ids |
 //! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
@@ -69,6 +70,7 @@ pub mod plan;
 pub mod prelude;
 pub mod request;
 pub mod sampler;
+pub mod template;
 pub mod text;
 pub mod text_cache;
 pub mod vocabulary;

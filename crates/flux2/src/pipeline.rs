@@ -358,6 +358,8 @@ impl<B: Backend> Pipeline<B> {
         };
         Parameters {
             prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            template: request.template.clone(),
             seed: request.seed,
             noise: request.noise.to_string(),
             model: self.name().to_owned(),

@@ -31,6 +31,10 @@ const MAX_GUIDANCE: f32 = 100.0;
 pub struct GenerateRequest {
     /// Description of the picture; may be empty.
     pub prompt: String,
+    /// What guidance leads away from, for base models; by default the empty prompt.
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from, to be stored in the picture.
+    pub template: Option<String>,
     /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1.
     pub references: Vec<Reference>,
     /// Width in pixels; by default that of the first prepared reference, or what the model was made for.
@@ -166,6 +170,10 @@ impl Reference {
 pub struct ResolvedRequest {
     /// Description of the picture.
     pub prompt: String,
+    /// What guidance leads away from; `None` is the empty prompt. None for a distilled model.
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from.
+    pub template: Option<String>,
     /// References, scaled down to at most a megapixel and cropped to the grid.
     pub references: Vec<Reference>,
     /// Width in pixels, a multiple of [`GRID_PX`].
@@ -195,8 +203,8 @@ impl ResolvedRequest {
     /// Fill in what `variant` has defaults for, check the limits.
     ///
     /// # Errors
-    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or
-    /// an image error for a reference that is too small or too narrow.
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`],
+    /// [`Error::NegativePrompt`], or an image error for a reference that is too small or too narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {
@@ -219,6 +227,13 @@ impl ResolvedRequest {
             }
         }
         let guidance = variant.default_guidance.map(|default| request.guidance.unwrap_or(default));
+        match (&request.negative_prompt, guidance) {
+            (Some(_), None) => return Err(Error::NegativePrompt { variant: variant.name }),
+            (Some(_), Some(scale)) if scale <= 1.0 => {
+                warnings.push(Warning::NegativePromptIgnored { guidance: scale });
+            }
+            _ => {}
+        }
 
         let check = |axis, px: Option<u32>| px.map_or(Ok(()), |px| check_size(axis, px));
         check("width", request.width)?;
@@ -229,6 +244,8 @@ impl ResolvedRequest {
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            template: request.template.clone(),
             references,
             width,
             height,
@@ -291,6 +308,17 @@ mod tests {
         let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
         assert_eq!(resolved.guidance, None);
         assert_eq!(resolved.warnings, [Warning::GuidanceIgnored { guidance: 4.0, variant: "klein-4b" }]);
+    }
+
+    #[test]
+    fn a_negative_prompt_needs_guidance() {
+        let request = GenerateRequest { negative_prompt: Some("blur".into()), ..Default::default() };
+        let error = ResolvedRequest::new(&request, distilled()).unwrap_err();
+        assert!(matches!(error, Error::NegativePrompt { variant: "klein-4b" }));
+        let resolved = ResolvedRequest::new(&request, base()).unwrap();
+        assert_eq!((resolved.negative_prompt.as_deref(), resolved.warnings.len()), (Some("blur"), 0));
+        let without = ResolvedRequest::new(&GenerateRequest { guidance: Some(1.0), ..request }, base()).unwrap();
+        assert_eq!(without.warnings, [Warning::NegativePromptIgnored { guidance: 1.0 }]);
     }
 
     #[test]

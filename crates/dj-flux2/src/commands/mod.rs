@@ -1,6 +1,8 @@
 //! One file per subcommand, and what several of them share.
 
 pub mod bench;
+pub mod completions;
+pub mod config;
 pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
@@ -8,13 +10,16 @@ pub mod download;
 pub mod generate;
 pub mod info;
 pub mod inspect;
+pub mod man_pages;
 #[cfg(feature = "hub")]
 pub mod models;
 pub mod plan;
+pub mod presets;
 #[cfg(feature = "hub")]
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod templates;
 #[cfg(feature = "hub")]
 pub mod verify;
 

@@ -75,6 +75,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Some(variant) => prepare::open_published(variant, &settings, &report)?,
         None => prepare::open(&settings, &report)?,
     };
+    settings.fit(files.variant, &references);
     let requests = settings.requests(&references);
     let resolved = ResolvedRequest::new(&requests[0], files.variant)?;
 
@@ -128,13 +129,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 }
 
 /// Where a model is.
-enum Model {
+pub enum Model {
     Here(Location),
     /// Not on this disk; what is published of it is known.
     Published(&'static Variant),
 }
 
-fn find_or_miss(named: &Location) -> Result<Model> {
+/// Finds a model, or what is published of it.
+pub fn find_or_miss(named: &Location) -> Result<Model> {
     match ModelFinder::usual().model(&typed_paths::model(named)?) {
         Ok(location) => Ok(Model::Here(location)),
         Err(FindError::NotDownloaded { variant, .. }) => Ok(Model::Published(variant)),

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::{GenerateRequest, Reference};
+use flux2::{GenerateRequest, Reference, Variant};
 
 use super::Settings;
+use super::expansion::{Prompt, seed_of};
 
 /// Most pictures that wait at a time: they take memory.
 const MAX_WAITING: u64 = 4096;
@@ -16,6 +17,8 @@ pub struct Job<'a> {
     /// Number of the picture, counted from 1.
     pub index: u64,
     pub prompt: &'a str,
+    /// The template that the prompt was made from.
+    pub template: Option<&'a str>,
     pub seed: u64,
     /// Where it is written; `None` is standard output.
     pub path: Option<PathBuf>,
@@ -24,22 +27,26 @@ pub struct Job<'a> {
 impl Settings {
     /// Number of pictures in the run.
     pub fn pictures(&self) -> u64 {
-        self.prompts.len() as u64 * u64::from(self.count)
+        self.prompts.len() as u64 * self.per_prompt
     }
 
-    /// All pictures, those of the first prompt first; each one has the next seed.
+    /// All pictures, those of the first prompt first; each one has the next seed, of all or of the list.
     pub fn jobs(&self) -> impl Iterator<Item = Job<'_>> {
         (0..self.pictures()).map(|i| self.job(i))
     }
 
     /// Picture `i`, counted from 0.
     pub fn job(&self, i: u64) -> Job<'_> {
-        let (index, seed) = (i + 1, self.request.seed + i);
-        Job { index, prompt: &self.prompts[self.prompt_of(i)], seed, path: self.output.path(index, seed) }
+        let (index, seed) = (i + 1, seed_of(&self.seed, self.request.seed, i));
+        let Prompt { text, template } = &self.prompts[(i / self.per_prompt) as usize];
+        Job { index, prompt: text, template: template.as_deref(), seed, path: self.output.path(index, seed) }
     }
 
-    fn prompt_of(&self, picture: u64) -> usize {
-        (picture / u64::from(self.count)) as usize
+    /// Gives pictures the size that they have on a model of this variant, with these references.
+    pub fn fit(&mut self, variant: &Variant, references: &[Reference]) {
+        let first = references.first().map(|reference| [reference.image().width(), reference.image().height()]);
+        let usual = first.unwrap_or([variant.default_px; 2]);
+        (self.request.width, self.request.height) = self.size.fitted(usual);
     }
 
     /// Pictures that wait at a time for `workers` workers: enough for each to see the prompts that it encodes ahead, few
@@ -50,13 +57,14 @@ impl Settings {
             return 2 * workers + 2;
         }
         let most = if self.references.is_empty() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
-        (MAX_PREPARED_PROMPTS as u64 * u64::from(self.count) * workers).min(most)
+        (MAX_PREPARED_PROMPTS as u64 * self.per_prompt * workers).min(most)
     }
 
     /// What the engine is asked for.
     pub fn request_for(&self, job: &Job, references: &[Reference]) -> GenerateRequest {
         GenerateRequest {
             prompt: job.prompt.to_owned(),
+            template: job.template.map(str::to_owned),
             references: references.to_vec(),
             seed: job.seed,
             ..self.request.clone()

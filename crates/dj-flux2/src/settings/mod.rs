@@ -1,12 +1,15 @@
-//! What the choices mean: flag beats environment beats `--from` beats the model's default.
+//! What the choices mean: flag beats environment beats `--from` beats presets and files of settings beats the model's
+//! default.
 //!
 //! In:  [`GenerateArgs`] and everything from [`Outside`] that it depends on; nothing is read here.
 //! Out: [`Settings`], checked as far as possible without the model. Steps and guidance that nobody chose stay open: the
 //!      model's defaults fill them in.
 
+pub mod expansion;
 pub mod formats;
 pub mod jobs;
 pub mod loras;
+pub mod size;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,11 +22,13 @@ use flux2::{
     EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, Residency, ResolvedRequest, TextCache, Variant,
 };
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, Seed};
 use crate::choices::{Choice, Choices, Origin, Sourced};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
+use expansion::{Expanded, Prompt, Sources};
+use size::Size;
 
 /// What a run depends on besides its flags.
 pub struct Outside<'a> {
@@ -41,6 +46,10 @@ pub struct Outside<'a> {
     pub is_folder: fn(&Path) -> bool,
     /// Prompts that were typed or read; none if there are none.
     pub prompts: Vec<String>,
+    /// What presets and files of settings say.
+    pub files: Choices,
+    /// Templates and wildcards.
+    pub sources: Sources,
     /// The seed if nobody chooses one.
     pub fresh_seed: u64,
 }
@@ -63,15 +72,21 @@ pub struct Settings {
     /// Whether weights may be quantized to keep to the limit.
     pub may_round: bool,
     /// At least one.
-    pub prompts: Vec<String>,
+    pub prompts: Vec<Prompt>,
+    /// Pictures of each prompt.
+    pub per_prompt: u64,
+    /// Whether a prompt that is drawn as it is written looks like a template.
+    pub looks_like_template: bool,
     /// Files of the reference images, in order.
     pub references: Vec<PathBuf>,
     /// What happens to their transparency.
     pub transparency: Transparency,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
-    /// Pictures per prompt.
-    pub count: u32,
+    /// What is chosen of the size; the rest is in `request` after [`fit`](Self::fit).
+    pub size: Size,
+    /// The seeds of the run, if somebody chose them.
+    pub seed: Seed,
     /// Whether nobody chose the seed.
     pub seed_is_fresh: bool,
     /// Where pictures are written.
@@ -80,6 +95,8 @@ pub struct Settings {
     pub metadata: bool,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
+    /// Whether finished pictures are shown.
+    pub open: bool,
     /// Whether results are JSON lines.
     pub json: bool,
     /// How much is printed on standard error.
@@ -102,41 +119,44 @@ pub enum Detail {
 
 /// Decides a run.
 pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts, fresh_seed } = outside;
-    let choices = Choices::from_args(args, prompts, is_file)
+    let typed = Choices::from_args(args, outside.prompts.clone(), outside.is_file);
+    resolve_choices(typed, outside)
+}
+
+/// Decides a run from `typed` choices, over those from outside.
+pub fn resolve_choices(typed: Choices, outside: Outside) -> Result<Settings> {
+    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts: _, files, sources, fresh_seed } = outside;
+    let choices = typed
         .or(Choices::from_environment(model, text_cache))
-        .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)));
-    let settings = decide(choices, from, gpu, is_folder, fresh_seed)?;
+        .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)))
+        .or(files);
+    let settings = decide(choices, from, gpu, &sources, is_folder, fresh_seed)?;
     check(&settings)?;
     Ok(settings)
 }
 
 /// Gives every choice its meaning, and its default where there is none.
 fn decide(
-    choices: Choices,
+    mut choices: Choices,
     from: Option<&SourcePicture>,
     gpu: GpuOptions,
+    sources: &Sources,
     is_folder: fn(&Path) -> bool,
     fresh_seed: u64,
 ) -> Result<Settings> {
     let model = chosen_model(&choices, from);
-    let prompts = value(choices.prompts)
-        .ok_or_else(|| Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`"))?;
-    let count = value(choices.count).unwrap_or(1);
-    let pictures = prompts.len() as u64 * u64::from(count);
-    if pictures > MAX_PICTURES {
-        return Err(Failure::usage(
-            format!("{} prompts with {count} pictures each are over {MAX_PICTURES} pictures", prompts.len()),
-            "split them over several runs",
-        ));
-    }
-    let seed = value(choices.seed).flatten();
+    let size = Size::of(&choices)?;
+    let seed = value(choices.seed.take()).unwrap_or(Seed::Random);
+    let Expanded { prompts, per_prompt, looks_like_template } = pictures(&choices, &seed, sources, fresh_seed)?;
+    let pictures = prompts.len() as u64 * per_prompt;
+    let (width, height) = size.sides();
     let request = GenerateRequest {
-        width: value(choices.width),
-        height: value(choices.height),
+        width,
+        height,
         steps: value(choices.steps),
         guidance: value(choices.guidance),
-        seed: seed.unwrap_or(fresh_seed),
+        negative_prompt: value(choices.negative_prompt),
+        seed: expansion::seed_of(&seed, fresh_seed, 0),
         noise: value(choices.noise).transpose()?.unwrap_or_default(),
         ..Default::default()
     };
@@ -172,17 +192,52 @@ fn decide(
         max_memory: value(choices.max_memory),
         may_round: value(choices.allow_quantize).unwrap_or(false),
         prompts,
+        per_prompt,
+        looks_like_template,
         references: value(choices.references).unwrap_or_default(),
         transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
         request,
-        count,
-        seed_is_fresh: seed.is_none(),
+        size,
+        seed_is_fresh: seed == Seed::Random,
+        seed,
         output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
+        open: value(choices.open).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
     })
+}
+
+/// The prompts of all pictures.
+fn pictures(choices: &Choices, seed: &Seed, sources: &Sources, fresh_seed: u64) -> Result<Expanded> {
+    let prompts = choices.prompts.as_ref().map(|prompts| prompts.value.clone());
+    let prompts = prompts
+        .ok_or_else(|| Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`"))?;
+    let count = choices.count.as_ref().map_or(1, |count| count.value);
+    let per_prompt = match seed {
+        Seed::List(_) if count > 1 => {
+            let message = format!("a list of seeds is given, and {count} pictures for each prompt");
+            return Err(Failure::usage(message, "leave -n out: each prompt is drawn with each seed"));
+        }
+        Seed::List(seeds) => seeds.len() as u64,
+        Seed::Number(_) | Seed::Random => count.into(),
+    };
+    let too_many = |prompts: usize, each: u64| {
+        Failure::usage(
+            format!("{prompts} prompts with {each} pictures each are over {MAX_PICTURES} pictures"),
+            "split them over several runs",
+        )
+    };
+    if prompts.len() as u64 * per_prompt > MAX_PICTURES {
+        return Err(too_many(prompts.len(), per_prompt));
+    }
+    let of = |picture| expansion::seed_of(seed, fresh_seed, picture);
+    let expanded = expansion::expand(choices, sources, prompts, per_prompt, of, MAX_PICTURES)?;
+    match expanded.prompts.len() as u64 * expanded.per_prompt > MAX_PICTURES {
+        true => Err(too_many(expanded.prompts.len(), expanded.per_prompt)),
+        false => Ok(expanded),
+    }
 }
 
 fn value<T>(choice: Choice<T>) -> Option<T> {
@@ -198,7 +253,8 @@ fn check(settings: &Settings) -> Result<()> {
         ));
     }
     let last = settings.pictures() - 1;
-    if settings.request.seed.checked_add(last).is_none() {
+    let is_list = matches!(settings.seed, Seed::List(_));
+    if !is_list && settings.request.seed.checked_add(last).is_none() {
         let message = format!("seed {} has no {} seeds after it", settings.request.seed, last);
         return Err(Failure::usage(message, format!("use -S {} or less", u64::MAX - last)));
     }
@@ -206,6 +262,11 @@ fn check(settings: &Settings) -> Result<()> {
     if count > MAX_REFERENCES {
         return Err(Error::ReferenceCount { count, max: MAX_REFERENCES }.into());
     }
+    if settings.may_round && settings.max_memory.is_none() {
+        let message = "--allow-quantize is for runs with --max-memory, and there is no limit";
+        return Err(Failure::usage(message, "add --max-memory SIZE, or use --quantize to quantize in any case"));
+    }
+    size::check(settings.request.width, settings.request.height)?;
     // Every variant has the same limits; the defaults that this one fills in are dropped.
     ResolvedRequest::new(&settings.request, Variant::by_name("klein-base")?)?;
     Ok(())
@@ -267,6 +328,8 @@ mod tests {
             is_file: |_| false,
             is_folder: |_| false,
             prompts: vec!["a red fox".into()],
+            files: Choices::default(),
+            sources: Sources { templates: Default::default(), wildcards: None, read_wildcard: |_, _| Ok(None) },
             fresh_seed: 7,
         }
     }
@@ -274,6 +337,8 @@ mod tests {
     fn recorded_parameters() -> Parameters {
         Parameters {
             prompt: "a blue hare".into(),
+            negative_prompt: None,
+            template: None,
             seed: 11,
             noise: "torch-cpu".into(),
             model: "klein-4b".into(),
@@ -376,7 +441,7 @@ mod tests {
         let from = picture(recorded_parameters());
         let outside = || Outside { from: Some(&from), prompts: vec![], ..outside() };
         let settings = resolve(&args(), outside()).unwrap();
-        assert_eq!(settings.prompts, ["a blue hare"]);
+        assert_eq!(settings.prompts[0].text, "a blue hare");
         let r = &settings.request;
         assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(128), Some(96), Some(3), Some(2.5)));
         assert_eq!((r.seed, settings.seed_is_fresh, r.noise), (11, false, NoiseKind::TorchCpu));
@@ -391,7 +456,7 @@ mod tests {
             ..args()
         };
         let settings = resolve(&args, Outside { prompts: vec!["a red fox".into()], ..outside() }).unwrap();
-        assert_eq!(settings.prompts, ["a red fox"]);
+        assert_eq!(settings.prompts[0].text, "a red fox");
         let r = &settings.request;
         assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(64), Some(96), Some(5), Some(2.5)));
         assert_eq!((r.seed, r.noise, settings.options.precision), (8, NoiseKind::Philox, Precision::BF16));

@@ -24,6 +24,8 @@ fn row(owner: &str) -> Row {
                 precision: Precision::FP8,
             },
             prompt: "a \"red\" fox\n\u{1f98a}".into(),
+            negative_prompt: Some("blur".into()),
+            template: None,
             references: vec!["ab".repeat(32)],
             width: 512,
             height: 256,

@@ -13,6 +13,8 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
     JobSpec {
         model: key(model),
         prompt: prompt.into(),
+        negative_prompt: None,
+        template: None,
         references: vec![],
         width: 64,
         height: 64,

@@ -41,6 +41,12 @@ const MAX_JPEG_EXIF: usize = 65_535 - 2 - 6;
 pub struct Parameters {
     /// The prompt, verbatim.
     pub prompt: String,
+    /// What guidance led away from, verbatim; `None` is the empty prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from; with the seed it gives the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// Seed of the noise.
     pub seed: u64,
     /// Kind of noise; see [`NoiseKind`](crate::NoiseKind).
@@ -95,8 +101,9 @@ impl Parameters {
     pub fn line(&self) -> String {
         let Self { prompt, seed, steps, width, height, model, software, version, .. } = self;
         let (guidance, model) = (self.guidance.unwrap_or(1.0), a1111::quoted(model));
+        let negative = self.negative_prompt.as_ref().map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
         format!(
-            "{prompt}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
+            "{prompt}{negative}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
              Model: {model}, Version: {software} {version}"
         )
     }

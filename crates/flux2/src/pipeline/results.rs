@@ -65,7 +65,7 @@ pub struct DenoiseInputs<'a, B: Backend> {
     pub latents: &'a [f32],
     /// Embedding of the prompt.
     pub text: &'a TextEmbedding<B>,
-    /// For classifier-free guidance: the embedding of the empty prompt, and the guidance scale.
+    /// For classifier-free guidance: the embedding of the negative prompt, and the guidance scale.
     pub guided: Option<(&'a TextEmbedding<B>, f32)>,
     /// Tokens of the references, or none.
     pub references: &'a ReferenceTokens,
@@ -77,7 +77,7 @@ pub struct StepState<'a, B: Backend> {
     pub step: usize,
     /// Velocity for the prompt, f32 `[n_img, c]`.
     pub velocity: &'a Tensor<B>,
-    /// With guidance: velocity for the empty prompt.
+    /// With guidance: velocity for the negative prompt.
     pub velocity_uncond: Option<&'a Tensor<B>>,
     /// Latents after the step, f32 `[n_img, c]`.
     pub latents: &'a Tensor<B>,

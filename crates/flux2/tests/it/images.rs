@@ -36,6 +36,8 @@ fn rough(width: u32, height: u32) -> RgbImage {
 fn parameters(prompt: &str) -> Parameters {
     Parameters {
         prompt: prompt.into(),
+        negative_prompt: None,
+        template: None,
         seed: 42,
         noise: "philox".into(),
         model: "klein-4b".into(),

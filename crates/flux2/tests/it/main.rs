@@ -30,6 +30,7 @@ mod parity;
 mod plan;
 mod schedule;
 mod tally;
+mod template;
 mod text_cache;
 mod tokenizer;
 #[cfg(feature = "mini")]

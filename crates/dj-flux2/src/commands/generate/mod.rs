@@ -1,5 +1,7 @@
 //! `dj-flux2 generate`: from arguments to pictures on disk.
 
+mod dry_run;
+mod foreign;
 mod run;
 
 use std::cell::LazyCell;
@@ -26,6 +28,7 @@ use run::Run;
 
 /// Makes the pictures that `args` ask for.
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    foreign::check(&args.foreign)?;
     check_standard_input(args)?;
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
     let mut settings = settings::resolve(args, prepare::outside(args, from.as_ref())?)?;
@@ -34,11 +37,15 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     // Until the model is found or a download begins, Ctrl-C ends the process at once, even at a question.
     let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
     let mut report = Report::new(settings.detail, settings.json);
+    if args.dry_run {
+        return dry_run::print_pictures(settings, &report);
+    }
     report.threads(settings.options.threads);
     prepare::locate(&mut settings.paths, |model| find_or_offer(model, &mut report, &cancel))?;
     let cancel = CancelToken::clone(&cancel);
 
     let prepared = prepare::open(&settings, &report)?;
+    settings.fit(prepared.files.variant, &prepared.references);
     if let Some(picture) = &from {
         picture.check_references(&settings.references, &prepared.references)?;
         picture.check_loras(&prepared.files.loras, &settings, &report)?;
@@ -66,7 +73,7 @@ fn check_outputs(settings: &Settings, args: &GenerateArgs) -> Result<()> {
     settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
     if settings.metadata {
         for prompt in &settings.prompts {
-            metadata::check_prompt(prompt, settings.output.format())?;
+            metadata::check_prompt(&prompt.text, settings.output.format())?;
         }
     }
     Ok(())
@@ -111,6 +118,9 @@ fn describe(engines: &Engines, settings: &Settings, report: &Report) {
         // A machine without a driver is not expected to use a GPU.
         let line = format!("no GPU is used: {reason}{}", with_remedy(remedy));
         if *has_driver { report.note(line) } else { report.verbose(line) }
+    }
+    if settings.looks_like_template {
+        report.note("the prompt is drawn as it is written; --expand reads {a|b} and __name__ in it");
     }
     if settings.model_is_fallback {
         report.note(fallback_note(engine.variant()));

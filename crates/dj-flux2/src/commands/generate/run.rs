@@ -242,10 +242,12 @@ impl Series<'_> {
     fn submit(&mut self) -> Result<()> {
         let window = self.settings.window(self.places.len());
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
-            let Job { prompt, seed, .. } = self.settings.job(self.submitted);
+            let Job { prompt, template, seed, .. } = self.settings.job(self.submitted);
             let request = &self.settings.request;
             let draft = Draft {
                 prompt: prompt.to_owned(),
+                negative_prompt: request.negative_prompt.clone(),
+                template: template.map(str::to_owned),
                 references: self.digests.clone(),
                 width: request.width,
                 height: request.height,
@@ -344,6 +346,8 @@ mod tests {
 
     use super::*;
     use crate::args::{GenerateArgs, Seed};
+    use crate::choices::Choices;
+    use crate::settings::expansion::Sources;
     use crate::settings::{self, Outside};
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.
@@ -376,6 +380,8 @@ mod tests {
             is_file: Path::is_file,
             is_folder: Path::is_dir,
             prompts: ["a red fox", "a blue hare", "a cat"].map(String::from).to_vec(),
+            files: Choices::default(),
+            sources: Sources { templates: Default::default(), wildcards: None, read_wildcard: |_, _| Ok(None) },
             fresh_seed: 0,
         };
         let settings = settings::resolve(&args, outside)?;
