@@ -259,7 +259,7 @@ pub fn setting(flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<S
     Ok(Setting { name, value, place: place.clone() })
 }
 
-fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, place: &Place) -> Failure {
+pub fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, place: &Place) -> Failure {
     let hint = match Flags::nearest(key, known) {
         Some(nearest) => format!("the nearest name is {nearest}"),
         None => "settings have the names of flags: `dj-flux2 generate --help-all` lists them".to_owned(),

@@ -7,12 +7,14 @@
 //! places   where the files are        file     TOML to settings with their lines
 //! flags    settings as flags          paths    what paths are relative to, what a project may not say
 //! presets  presets by name            edit     changes a file and keeps its comments
+//! json_lines  runs of --batch
 //! serve    settings of `serve`
 //! ```
 
 pub mod edit;
 pub mod file;
 pub mod flags;
+pub mod json_lines;
 mod paths;
 pub mod places;
 mod presets;

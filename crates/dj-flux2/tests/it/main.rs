@@ -3,8 +3,10 @@
 mod again;
 mod bench;
 mod cli;
+mod completions;
 mod convert;
 mod files;
+mod habits;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;
@@ -23,7 +25,11 @@ mod plan;
 mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
+mod settings_files;
+mod templates;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;
+#[cfg(all(unix, feature = "mini", feature = "hub"))]
+mod transcripts;
 mod usage;

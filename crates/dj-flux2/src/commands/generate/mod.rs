@@ -20,6 +20,7 @@ use crate::failure::Result;
 use crate::interrupt::cancelled_by_signals;
 use crate::prepare::{self, Prepared, find_model};
 use crate::report::Report;
+use crate::settings::expansion::Prompt;
 use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
@@ -72,8 +73,10 @@ fn check_outputs(settings: &Settings, args: &GenerateArgs) -> Result<()> {
     let inputs: Vec<PathBuf> = files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect();
     settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
     if settings.metadata {
-        for prompt in &settings.prompts {
-            metadata::check_prompt(&prompt.text, settings.output.format())?;
+        let negative = settings.request.negative_prompt.as_deref().unwrap_or_default();
+        for Prompt { text, template } in &settings.prompts {
+            let texts = [text.as_str(), template.as_deref().unwrap_or_default(), negative].concat();
+            metadata::check_prompt(&texts, settings.output.format())?;
         }
     }
     Ok(())
