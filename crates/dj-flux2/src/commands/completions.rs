@@ -68,13 +68,16 @@ fn usual_shell(env: impl Fn(&str) -> Option<OsString>) -> Result<What> {
 /// The file that a shell looks for, and what is left to do for the user.
 fn place(shell: What, env: impl Fn(&str) -> Option<OsString>) -> Result<(PathBuf, Option<String>)> {
     let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || {
+    let home = || -> Result<PathBuf> {
         folder("HOME").or_else(|| folder("USERPROFILE")).ok_or_else(|| {
             Failure::usage("HOME is not set", "print the script and put it where the shell reads it")
         })
     };
-    let data = || folder("XDG_DATA_HOME").map_or_else(|| Ok(home()?.join(".local/share")), Ok);
-    let config = || folder("XDG_CONFIG_HOME").map_or_else(|| Ok(home()?.join(".config")), Ok);
+    let below_home = |variable: &str, usual: &str| -> Result<PathBuf> {
+        folder(variable).map_or_else(|| Ok(home()?.join(usual)), Ok)
+    };
+    let data = || below_home("XDG_DATA_HOME", ".local/share");
+    let config = || below_home("XDG_CONFIG_HOME", ".config");
     Ok(match shell {
         What::Bash => (data()?.join("bash-completion/completions/dj-flux2"), None),
         What::Zsh => {

@@ -146,7 +146,7 @@ pub fn generate_args(settings: &[Setting]) -> Result<GenerateArgs> {
     let first = (1..=settings.len()).find(refused).unwrap_or(settings.len());
     let failure = usage::failure(&parse(&settings[..first]).err().unwrap_or(error));
     let place = &settings[first - 1].place;
-    Err(Failure { message: format!("{place}: {}", failure.message), hint: Some(hint(&failure)) })
+    Err(place.refuse(&failure.message, hint(&failure)))
 }
 
 /// The hint of a refused setting. The usual one is about the command line.
