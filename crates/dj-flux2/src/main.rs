@@ -14,6 +14,7 @@
 //! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
 //! wording         what the library says as data, in the words of the command line
+//! sheets          labels and cells of sheets
 //! ```
 
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod prepare;
 mod prompts;
 mod report;
 mod settings;
+mod sheets;
 mod source_picture;
 mod typed_paths;
 mod usage;
@@ -65,6 +67,8 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(args),
+        Command::Sheet(args) => commands::sheet::run(args),
+        Command::Compare(args) => commands::compare::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Doctor => commands::doctor::run(),

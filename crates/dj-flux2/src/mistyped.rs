@@ -31,9 +31,9 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
 ];
 
 /// Words that can be drawn and are one letter away from a subcommand.
-const DRAWN: [&str; 18] = [
+const DRAWN: [&str; 22] = [
     "beach", "bunch", "clan", "concert", "convent", "covert", "doctors", "helm", "insect", "kelp", "nerve", "plain",
-    "plane", "plank", "plant", "remote", "swerve", "verve",
+    "plane", "plank", "plant", "remote", "sheen", "sheep", "sheer", "sweet", "swerve", "verve",
 ];
 
 /// Endings of the files that this program reads.

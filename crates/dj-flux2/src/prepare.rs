@@ -38,6 +38,7 @@ pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Resu
         is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
         fresh_seed: fresh_seed(),
+        cells: None,
     })
 }
 

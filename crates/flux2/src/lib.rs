@@ -47,6 +47,7 @@
 //! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
+//! | [`sheet`] | pictures in equal cells with texts, comparisons of two pictures |
 //! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
@@ -69,6 +70,7 @@ pub mod plan;
 pub mod prelude;
 pub mod request;
 pub mod sampler;
+pub mod sheet;
 pub mod text;
 pub mod text_cache;
 pub mod vocabulary;

@@ -66,6 +66,8 @@ pub struct Reference {
     source_px: [u32; 2],
     /// What happened to its alpha channel, if it was transparent anywhere.
     transparency: Option<Transparency>,
+    /// Whether its file holds frames or pages behind the one that is taken.
+    has_more_frames: bool,
     /// Memory that it took at most to read it, in bytes: its file and what decoding needs.
     reading_bytes: usize,
 }
@@ -88,10 +90,10 @@ impl Reference {
         let (sha256, source_px, reading_bytes) =
             (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());
         let image = Arc::new(resize::prepare_reference(&image).unwrap_or(image));
-        Reference { image, sha256, source_px, transparency: None, reading_bytes }
+        Reference { image, sha256, source_px, transparency: None, has_more_frames: false, reading_bytes }
     }
 
-    /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
+    /// Decode an image file of any [format that is read](crate::image::InputFormat), over white where it is transparent. `name` is what errors call it.
     ///
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
@@ -105,12 +107,14 @@ impl Reference {
     /// As [`from_bytes`](Self::from_bytes).
     pub fn from_transparent(bytes: &[u8], name: &str, transparency: Transparency) -> Result<Self> {
         let reading_bytes = Self::reading_bytes_of(bytes, name)?;
-        let Prepared { image, source_px, was_transparent } = codec::decode_reference(bytes, name, transparency)?;
+        let Prepared { image, source_px, was_transparent, has_more_frames } =
+            codec::decode_reference(bytes, name, transparency)?;
         let transparency = was_transparent.then_some(transparency);
-        Ok(Reference { image: Arc::new(image), sha256: sha256(bytes), source_px, transparency, reading_bytes })
+        let (image, sha256) = (Arc::new(image), sha256(bytes));
+        Ok(Reference { image, sha256, source_px, transparency, has_more_frames, reading_bytes })
     }
 
-    /// Read and decode a PNG, JPEG or WebP file; see [`from_bytes`](Self::from_bytes).
+    /// Read and decode an image file; see [`from_bytes`](Self::from_bytes).
     ///
     /// # Errors
     /// Those of [`codec::read_file`], and any of the image errors.
@@ -224,6 +228,10 @@ impl ResolvedRequest {
         check("width", request.width)?;
         check("height", request.height)?;
         let references = request.references.clone();
+        let of_several = |(number, reference): (usize, &Reference)| {
+            reference.has_more_frames.then_some(Warning::FirstFrame { reference: number + 1 })
+        };
+        warnings.extend(references.iter().enumerate().filter_map(of_several));
         references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));

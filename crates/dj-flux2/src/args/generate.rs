@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
+use super::sheet::SheetFlags;
 use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
 
 /// Help of `--model`; what it takes depends on the features of the build.
@@ -143,6 +144,9 @@ pub struct GenerateArgs {
     /// Also print model, device and the time of every stage
     #[arg(short, long, help_heading = "Output")]
     pub verbose: bool,
+
+    #[command(flatten)]
+    pub sheets: SheetFlags,
 
     /// Number format of the computation [default: bf16]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]

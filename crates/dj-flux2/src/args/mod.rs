@@ -4,6 +4,7 @@ mod bench;
 mod generate;
 #[cfg(feature = "serve")]
 mod serve;
+mod sheet;
 mod values;
 
 use std::ffi::OsString;
@@ -15,8 +16,9 @@ pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
+pub use sheet::{CompareArgs, SheetArgs, SheetFlags};
 use values::thread_count;
-pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color};
+pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color, parse_size};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -51,6 +53,10 @@ pub enum Command {
     /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
+    /// Put finished pictures on one labeled sheet
+    Sheet(SheetArgs),
+    /// Say how two pictures and their parameters differ, and show it
+    Compare(CompareArgs),
     /// Time single ops or whole pictures on this machine
     Bench(BenchArgs),
     /// Convert a model to another number format (resumable)

@@ -1,6 +1,7 @@
 //! One file per subcommand, and what several of them share.
 
 pub mod bench;
+pub mod compare;
 pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod sheet;
 #[cfg(feature = "hub")]
 pub mod verify;
 

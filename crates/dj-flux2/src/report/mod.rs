@@ -34,7 +34,7 @@ use bars::{Lane, Series, Steps};
 pub use escape::shown;
 use lines::{Label, to_stderr};
 pub use lines::{failed, json, not_parsed, print};
-use record::{ErrorRecord, FailedRecord, Record};
+use record::{ErrorRecord, FailedRecord, Record, SheetRecord};
 use transfer::Transfer;
 
 /// Steps and phases of this length are told one by one.
@@ -167,6 +167,19 @@ impl Report {
             // On one terminal the line above has already named the file.
             _ if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
             Some(_) => self.result(&shown),
+        }
+    }
+
+    /// Prints where a file is that is no picture of the run.
+    pub fn written(&self, path: &Path) -> Result<()> {
+        let shown = path.display().to_string();
+        if self.detail > Detail::Quiet {
+            self.line(format_args!("saved {shown}"));
+        }
+        match () {
+            () if self.json => self.result(&json(&SheetRecord { sheet: &shown })),
+            () if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
+            () => self.result(&shown),
         }
     }
 

@@ -32,6 +32,13 @@ pub struct Record<'a> {
     pub rescues: Vec<RescueRecord>,
 }
 
+/// The sheet of a run.
+#[derive(Serialize)]
+pub struct SheetRecord<'a> {
+    /// File name.
+    pub sheet: &'a str,
+}
+
 /// A picture of a run of several that could not be made.
 #[derive(Serialize)]
 pub struct FailedRecord<'a> {

@@ -21,10 +21,22 @@ pub struct Job<'a> {
     pub path: Option<PathBuf>,
 }
 
+/// A picture of a grid.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Its place in reading order, from 0.
+    pub place: u64,
+    /// Prompt, seed, size, steps, guidance and noise.
+    pub request: GenerateRequest,
+}
+
 impl Settings {
     /// Number of pictures in the run.
     pub fn pictures(&self) -> u64 {
-        self.prompts.len() as u64 * u64::from(self.count)
+        match self.cells.len() as u64 {
+            0 => self.prompts.len() as u64 * u64::from(self.count),
+            cells => cells,
+        }
     }
 
     /// All pictures, those of the first prompt first; each one has the next seed.
@@ -34,6 +46,10 @@ impl Settings {
 
     /// Picture `i`, counted from 0.
     pub fn job(&self, i: u64) -> Job<'_> {
+        if let Some(Cell { place, request }) = self.cells.get(i as usize) {
+            let (index, seed) = (place + 1, request.seed);
+            return Job { index, prompt: &request.prompt, seed, path: self.output.path(index, seed) };
+        }
         let (index, seed) = (i + 1, self.request.seed + i);
         Job { index, prompt: &self.prompts[self.prompt_of(i)], seed, path: self.output.path(index, seed) }
     }
@@ -46,27 +62,30 @@ impl Settings {
     /// where each has references to prepare.
     pub fn window(&self, workers: usize) -> u64 {
         let workers = workers as u64;
-        if self.prompts.len() == 1 {
+        if self.prompts.len() == 1 && self.cells.is_empty() {
             return 2 * workers + 2;
         }
         let most = if self.references.is_empty() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
         (MAX_PREPARED_PROMPTS as u64 * u64::from(self.count) * workers).min(most)
     }
 
-    /// What the engine is asked for.
-    pub fn request_for(&self, job: &Job, references: &[Reference]) -> GenerateRequest {
-        GenerateRequest {
-            prompt: job.prompt.to_owned(),
-            references: references.to_vec(),
-            seed: job.seed,
-            ..self.request.clone()
+    /// What the engine is asked for to make picture `i`, counted from 0; references are added to it.
+    pub fn request(&self, i: u64) -> GenerateRequest {
+        match self.cells.get(i as usize) {
+            Some(cell) => cell.request.clone(),
+            None => {
+                let Job { prompt, seed, .. } = self.job(i);
+                GenerateRequest { prompt: prompt.to_owned(), seed, ..self.request.clone() }
+            }
         }
     }
 
     /// The requests that decide how much memory the run needs: beyond [`MAX_PREPARED_PROMPTS`], prompts take the place
-    /// of earlier ones.
+    /// of earlier ones. Cells of a grid may have different sizes, so all of them count.
     pub fn requests(&self, references: &[Reference]) -> Vec<GenerateRequest> {
-        self.jobs().take(MAX_PREPARED_PROMPTS + 1).map(|job| self.request_for(&job, references)).collect()
+        let most = if self.cells.is_empty() { MAX_PREPARED_PROMPTS as u64 + 1 } else { u64::MAX };
+        let with_references = |i| GenerateRequest { references: references.to_vec(), ..self.request(i) };
+        (0..self.pictures().min(most)).map(with_references).collect()
     }
 }
 

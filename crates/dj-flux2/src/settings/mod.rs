@@ -5,6 +5,7 @@
 //!      model's defaults fill them in.
 
 pub mod formats;
+pub mod grid;
 pub mod jobs;
 pub mod loras;
 
@@ -24,8 +25,10 @@ use crate::choices::{Choice, Choices, Origin, Sourced};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
+use jobs::Cell;
 
 /// What a run depends on besides its flags.
+#[derive(Clone)]
 pub struct Outside<'a> {
     /// Value of `DJ_FLUX2_MODEL`.
     pub model: Option<OsString>,
@@ -43,6 +46,8 @@ pub struct Outside<'a> {
     pub prompts: Vec<String>,
     /// The seed if nobody chooses one.
     pub fresh_seed: u64,
+    /// Cells of the grid that the picture of these flags belongs to.
+    pub cells: Option<u64>,
 }
 
 /// A run, decided.
@@ -72,6 +77,10 @@ pub struct Settings {
     pub request: GenerateRequest,
     /// Pictures per prompt.
     pub count: u32,
+    /// The pictures of a grid that this run makes, each with a request of its own; none without a grid.
+    pub cells: Vec<Cell>,
+    /// Pictures of this run, and of others that it belongs to.
+    pub whole: u64,
     /// Whether nobody chose the seed.
     pub seed_is_fresh: bool,
     /// Where pictures are written.
@@ -102,11 +111,11 @@ pub enum Detail {
 
 /// Decides a run.
 pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts, fresh_seed } = outside;
+    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts, fresh_seed, cells } = outside;
     let choices = Choices::from_args(args, prompts, is_file)
         .or(Choices::from_environment(model, text_cache))
         .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)));
-    let settings = decide(choices, from, gpu, is_folder, fresh_seed)?;
+    let settings = decide(choices, from, gpu, is_folder, fresh_seed, cells)?;
     check(&settings)?;
     Ok(settings)
 }
@@ -118,6 +127,7 @@ fn decide(
     gpu: GpuOptions,
     is_folder: fn(&Path) -> bool,
     fresh_seed: u64,
+    cells: Option<u64>,
 ) -> Result<Settings> {
     let model = chosen_model(&choices, from);
     let prompts = value(choices.prompts)
@@ -130,6 +140,7 @@ fn decide(
             "split them over several runs",
         ));
     }
+    let whole = cells.unwrap_or(pictures);
     let seed = value(choices.seed).flatten();
     let request = GenerateRequest {
         width: value(choices.width),
@@ -158,7 +169,7 @@ fn decide(
         threads: value(choices.threads),
         gpu,
         // What is loaded for the first of several pictures serves the others.
-        residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
+        residency: if whole > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
         max_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
     };
@@ -176,8 +187,10 @@ fn decide(
         transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
         request,
         count,
+        cells: Vec::new(),
+        whole,
         seed_is_fresh: seed.is_none(),
-        output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
+        output: Output::new(output.as_deref(), whole, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
@@ -268,6 +281,7 @@ mod tests {
             is_folder: |_| false,
             prompts: vec!["a red fox".into()],
             fresh_seed: 7,
+            cells: None,
         }
     }
 

@@ -1,8 +1,11 @@
 //! Images: bytes of a file to sRGB pixels and back, pixels to the values of the autoencoder and back.
 //!
 //! ```text
-//! codec     PNG, JPEG, WebP bytes <-> RgbImage            untrusted input is checked here; atomic writes
+//! codec     bytes of a file <-> RgbImage                  untrusted input is checked here; atomic writes
+//! input     which format a file has
 //! jpeg      JPEG bytes -> pixels
+//! plain     GIF, BMP, TIFF, QOI bytes -> pixels
+//! quality   how lossy formats are written
 //! container chunks and segments that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
 //! rows      decoded rows -> sRGB without transparency     a large picture need not be in memory as a whole
@@ -15,15 +18,20 @@
 pub mod codec;
 mod color;
 mod container;
+mod input;
 mod jpeg;
 pub mod metadata;
+mod plain;
+mod quality;
 pub mod resize;
 mod rows;
 
 use std::num::NonZeroUsize;
 
 pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
+pub use input::InputFormat;
 pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
+pub use quality::{Chroma, Embedded, Percent, Quality};
 pub use resize::prepare_reference;
 
 use crate::{Error, Result};
