@@ -10,11 +10,11 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::{Parameters, Stored, Transparency};
+use flux2::image::{Parameters, Quality, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
-use flux2::{Device, NoiseKind, Precision};
+use flux2::{Compat, Device, NoiseKind, Precision};
 
-use crate::args::{Compat, GenerateArgs, Seed, parse_color};
+use crate::args::{GenerateArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -83,6 +83,8 @@ pub struct Choices {
     /// `None` inside asks for a random one.
     pub seed: Choice<Option<u64>>,
     pub noise: Choice<Result<NoiseKind>>,
+    /// The program whose rules are followed.
+    pub compat: Choice<Result<Compat>>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
@@ -90,6 +92,8 @@ pub struct Choices {
     pub existing: Choice<Existing>,
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
+    /// Quality of lossy formats.
+    pub quality: Choice<Quality>,
     pub fail_fast: Choice<bool>,
     pub json: Choice<bool>,
     pub detail: Choice<Detail>,
@@ -122,10 +126,12 @@ impl Choices {
             guidance: self.guidance.or(lower.guidance),
             seed: self.seed.or(lower.seed),
             noise: self.noise.or(lower.noise),
+            compat: self.compat.or(lower.compat),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
+            quality: self.quality.or(lower.quality),
             fail_fast: self.fail_fast.or(lower.fail_fast),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
@@ -150,7 +156,10 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
-        let compat = args.compat.map(|Compat::Diffusers| Transparency::Dropped);
+        let compat: Option<Compat> = args.compat.map(Compat::from);
+        // The noise of a program that was typed also replaces what a picture records.
+        let noise = args.noise.as_ref().map(typed_noise).or(compat.map(|compat| Ok(compat.noise())));
+        let quality = Some(args.quality.chosen()).filter(|quality| *quality != Quality::default());
         let existing = match (args.no_clobber, args.force) {
             (true, _) => Some(Existing::Keep),
             (_, true) => Some(Existing::ReplaceReadOnly),
@@ -165,7 +174,7 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
-            transparency: flag.choice(args.background.map(Transparency::Over).or(compat).map(Ok)),
+            transparency: flag.choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
             steps: flag.choice(args.steps),
@@ -174,11 +183,13 @@ impl Choices {
                 Seed::Number(seed) => Some(seed),
                 Seed::Random => None,
             })),
-            noise: flag.choice(args.noise.as_ref().map(typed_noise)),
+            noise: flag.choice(noise),
+            compat: flag.choice(compat.map(Ok)),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
+            quality: flag.choice(quality),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),
@@ -237,6 +248,7 @@ impl Choices {
             guidance: origin.choice(made.guidance),
             seed: origin.choice(Some(Some(made.seed))),
             noise: origin.choice(Some(noise)),
+            compat: origin.choice(recorded_compat(made).transpose()),
             precision: origin.choice(Some(precision)),
             ..Choices::default()
         }
@@ -250,10 +262,15 @@ fn recorded_transparency(made: &Parameters) -> Result<Option<Transparency>> {
             Ok(color) => Ok(Some(Transparency::Over(color))),
             Err(_) => Err(unknown("background", color, "--background white")),
         },
-        (None, Some("diffusers")) => Ok(Some(Transparency::Dropped)),
-        (None, Some(other)) => Err(unknown("compat", other, "--compat diffusers")),
-        (None, None) => Ok(None),
+        // Another program than those that are known is refused where it is read.
+        (None, compat) => Ok(compat.map(|_| Transparency::Dropped)),
     }
+}
+
+/// The program whose rules a picture was made by; none if it followed none.
+fn recorded_compat(made: &Parameters) -> Result<Option<Compat>> {
+    let parse = |name: &String| name.parse().map_err(|_| unknown("compat", name, "--compat diffusers"));
+    made.compat.as_ref().map(parse).transpose()
 }
 
 /// A picture records something that this version does not know.

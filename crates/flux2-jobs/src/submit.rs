@@ -150,8 +150,22 @@ impl Shared {
 
     /// Fill in every default and check every limit.
     fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
-        let Draft { model, prompt, references, width, height, steps, guidance, noise, seed, count, format, metadata } =
-            draft;
+        let Draft {
+            model,
+            prompt,
+            references,
+            width,
+            height,
+            steps,
+            guidance,
+            noise,
+            compat,
+            seed,
+            count,
+            format,
+            quality,
+            metadata,
+        } = draft;
         let model = self.host.resolve(&model)?;
         let (count, max) = (count.unwrap_or(1), self.options.max_count);
         if !(1..=max).contains(&count) {
@@ -162,7 +176,8 @@ impl Shared {
             return Err(Refused::SeedRange { seed, count });
         }
         let noise = noise.unwrap_or_default();
-        let request = GenerateRequest { prompt, width, height, steps, guidance, seed, noise, ..Default::default() };
+        let request =
+            GenerateRequest { prompt, width, height, steps, guidance, seed, noise, compat, ..Default::default() };
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
@@ -178,9 +193,11 @@ impl Shared {
             steps,
             guidance,
             noise,
+            compat,
             seed,
             count,
             format: format.unwrap_or(ImageFormat::Png),
+            quality,
             metadata: metadata.unwrap_or(true),
         };
         Ok(Resolved { spec, work, warnings })

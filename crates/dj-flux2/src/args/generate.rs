@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
+use super::quality::QualityFlags;
 use super::sheet::SheetFlags;
 use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
 
@@ -73,8 +74,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "COLOR", value_parser = parse_color, help_heading = "Picture")]
     pub background: Option<[u8; 3]>,
 
-    /// Do as another program does: `diffusers` drops the alpha channel of reference images, so that the model sees the
-    /// colors hidden under transparency; --background overrides it
+    /// Do as another program does, so that a seed gives what it gives: noise, noise levels, sizes and alpha channel of
+    /// reference images, rounding; --noise and --background override their part
     #[arg(long, value_name = "PROGRAM", help_heading = "Picture")]
     pub compat: Option<Compat>,
 
@@ -128,6 +129,9 @@ pub struct GenerateArgs {
     /// Do not store the prompt, the seed and the other parameters in the picture
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
+
+    #[command(flatten)]
+    pub quality: QualityFlags,
 
     /// Stop at the first picture that fails; without it the others are made
     #[arg(long, help_heading = "Output")]

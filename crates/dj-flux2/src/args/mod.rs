@@ -2,6 +2,7 @@
 
 mod bench;
 mod generate;
+mod quality;
 #[cfg(feature = "serve")]
 mod serve;
 mod sheet;

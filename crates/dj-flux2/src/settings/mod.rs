@@ -12,7 +12,7 @@ pub mod loras;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use flux2::image::Transparency;
+use flux2::image::{Preparation, Quality};
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
@@ -71,8 +71,8 @@ pub struct Settings {
     pub prompts: Vec<String>,
     /// Files of the reference images, in order.
     pub references: Vec<PathBuf>,
-    /// What happens to their transparency.
-    pub transparency: Transparency,
+    /// How they are prepared.
+    pub preparation: Preparation,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
     /// Pictures per prompt.
@@ -87,6 +87,8 @@ pub struct Settings {
     pub output: Output,
     /// Whether parameters are stored in the pictures.
     pub metadata: bool,
+    /// Quality of lossy formats.
+    pub quality: Quality,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
     /// Whether results are JSON lines.
@@ -142,6 +144,12 @@ fn decide(
     }
     let whole = cells.unwrap_or(pictures);
     let seed = value(choices.seed).flatten();
+    let compat = value(choices.compat).transpose()?;
+    let references = value(choices.references).unwrap_or_default();
+    let preparation = Preparation {
+        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        ..compat.map_or_else(Preparation::default, |compat| compat.preparation(references.len()))
+    };
     let request = GenerateRequest {
         width: value(choices.width),
         height: value(choices.height),
@@ -149,6 +157,7 @@ fn decide(
         guidance: value(choices.guidance),
         seed: seed.unwrap_or(fresh_seed),
         noise: value(choices.noise).transpose()?.unwrap_or_default(),
+        compat,
         ..Default::default()
     };
     let model = model?;
@@ -183,8 +192,8 @@ fn decide(
         max_memory: value(choices.max_memory),
         may_round: value(choices.allow_quantize).unwrap_or(false),
         prompts,
-        references: value(choices.references).unwrap_or_default(),
-        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        references,
+        preparation,
         request,
         count,
         cells: Vec::new(),
@@ -192,6 +201,7 @@ fn decide(
         seed_is_fresh: seed.is_none(),
         output: Output::new(output.as_deref(), whole, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
+        quality: value(choices.quality).unwrap_or_default(),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),

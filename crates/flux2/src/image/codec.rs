@@ -23,8 +23,8 @@ use super::jpeg::{self, Fault};
 use super::metadata::{PngText, PngTextKind, SheetParameters};
 use super::plain::{self, Plain};
 use super::quality::{Embedded, Quality};
-use super::resize::Shrinking;
-use super::rows::{Flattening, Head, Rows, Whole};
+use super::resize::{MAX_AREA, Shrinking};
+use super::rows::{Flattening, Head, Preparation, Rows, Whole};
 use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};
 
@@ -154,7 +154,7 @@ pub struct Flattened {
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
 pub fn decode_transparent(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Flattened> {
     Input::new(bytes, what)?
-        .decode(transparency, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
+        .decode(&Preparation { transparency, ..Preparation::default() }, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
 }
 
 /// A reference image as the model takes it.
@@ -176,21 +176,32 @@ pub struct Prepared {
 /// # Errors
 /// Those of the two.
 pub fn decode_reference(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Prepared> {
+    prepare(bytes, what, &Preparation { transparency, ..Preparation::default() })
+}
+
+/// As [`decode_reference`], prepared in another way.
+///
+/// # Errors
+/// Those of [`decode_reference`].
+pub fn prepare(bytes: &[u8], what: &str, preparation: &Preparation) -> Result<Prepared> {
     let input = Input::new(bytes, what)?;
     let has_more_frames = plain::has_more_frames(input.format, bytes);
-    input.decode(transparency, |rows: Shrinking, was_transparent| {
+    input.decode(preparation, |rows: Shrinking, was_transparent| {
         let source_px = rows.source_px();
         Prepared { image: rows.finish(), source_px, was_transparent, has_more_frames }
     })
 }
 
-/// Memory that [`decode_reference`] takes at most beside `bytes`, from the header alone. `what` names it in errors.
+/// Memory that [`prepare`] takes at most beside `bytes`, from the header alone. `what` names it in errors.
 ///
 /// # Errors
-/// Those of [`decode_reference`] about the header.
-pub fn reference_memory(bytes: &[u8], what: &str) -> Result<usize> {
+/// Those of [`prepare`] about the header.
+pub fn reference_memory(bytes: &[u8], what: &str, preparation: &Preparation) -> Result<usize> {
     let input = Input::new(bytes, what)?;
-    super::caught(|| input.reference_memory()).unwrap_or_else(|panic| Err(input.broken(panic)))
+    // A larger result is there once more while it is turned or cropped.
+    let more = 2 * 3 * preparation.max_area.saturating_sub(MAX_AREA) as usize;
+    let of_file = super::caught(|| input.reference_memory()).unwrap_or_else(|panic| Err(input.broken(panic)));
+    of_file.map(|bytes| bytes + more)
 }
 
 /// The bytes to decode, and their name for errors.
@@ -222,9 +233,9 @@ impl<'a> Input<'a> {
     }
 
     /// Decode to an `R`. Returns what `finish` makes of it and of whether the file is transparent anywhere.
-    fn decode<R: Rows, T>(&self, transparency: Transparency, finish: impl FnOnce(R, bool) -> T) -> Result<T> {
+    fn decode<R: Rows, T>(&self, preparation: &Preparation, finish: impl FnOnce(R, bool) -> T) -> Result<T> {
         let decode = || {
-            let start = |head: &Head| Flattening::<R>::start(head, transparency);
+            let start = |head: &Head| Flattening::<R>::start(head, preparation);
             let rows = match self.format {
                 InputFormat::Png => self.png(start)?,
                 InputFormat::Jpeg => self.jpeg(start)?,

@@ -71,7 +71,7 @@ pub struct Parameters {
     /// Color, as `#rrggbb`, that transparent reference images were put over; `None` if none is transparent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<String>,
-    /// The program whose way with transparent reference images was kept: `diffusers`, which drops their alpha channel.
+    /// Name of the [program](crate::Compat) whose rules were followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compat: Option<String>,
     /// LoRAs that were added to the model, in order.

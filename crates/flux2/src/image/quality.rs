@@ -5,13 +5,15 @@ use std::str::FromStr;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder as _};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use serde::{Deserialize, Serialize};
 
 use super::metadata::{self, PngText, SheetParameters};
 use super::{ImageFormat, Parameters, RgbImage, container};
 use crate::Result;
 
 /// The colors of a JPEG: all of them, or one for each 2x2 pixels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Chroma {
     /// 4:4:4: colors at full resolution.
     #[default]
@@ -34,7 +36,8 @@ impl FromStr for Chroma {
 }
 
 /// The quality of a lossy file, from 1 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Percent(u8);
 
 impl Percent {
@@ -49,8 +52,22 @@ impl Percent {
     }
 }
 
+impl From<Percent> for u8 {
+    fn from(percent: Percent) -> u8 {
+        percent.0
+    }
+}
+
+impl TryFrom<u8> for Percent {
+    type Error = &'static str;
+
+    fn try_from(percent: u8) -> Result<Self, Self::Error> {
+        Percent::new(percent).ok_or("a quality is 1 to 100")
+    }
+}
+
 /// How pictures are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Quality {
     /// Of a JPEG.
     pub jpeg: Percent,

@@ -276,7 +276,7 @@ impl Series<'_> {
     fn submit(&mut self) -> Result<()> {
         let window = self.settings.window(self.places.len());
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
-            let GenerateRequest { prompt, width, height, steps, guidance, noise, seed, .. } =
+            let GenerateRequest { prompt, width, height, steps, guidance, noise, compat, seed, .. } =
                 self.settings.request(self.submitted);
             let draft = Draft {
                 prompt,
@@ -286,8 +286,10 @@ impl Series<'_> {
                 steps,
                 guidance,
                 noise: Some(noise),
+                compat,
                 seed: Some(seed),
                 format: Some(self.settings.output.format()),
+                quality: self.settings.quality,
                 metadata: Some(self.settings.metadata),
                 ..Draft::default()
             };
