@@ -23,6 +23,7 @@ mod plan;
 mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
+mod sheets;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;

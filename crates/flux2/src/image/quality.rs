@@ -8,7 +8,7 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::{Deserialize, Serialize};
 
 use super::metadata::{self, PngText, SheetParameters};
-use super::{ImageFormat, Parameters, RgbImage, container};
+use super::{ImageFormat, Parameters, RgbImage};
 use crate::Result;
 
 /// The colors of a JPEG: all of them, or one for each 2x2 pixels.
