@@ -11,11 +11,11 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::{Parameters, Stored, Transparency};
+use flux2::image::{Parameters, Quality, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
-use flux2::{Device, NoiseKind, Precision};
+use flux2::{Compat, Device, NoiseKind, Precision};
 
-use crate::args::{Area, Aspect, Compat, GenerateArgs, Seed, parse_color};
+use crate::args::{Area, Aspect, GenerateArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -24,6 +24,8 @@ use crate::source_picture::{SourcePicture, Taken};
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
+    /// A line of a batch.
+    Line,
     Flag,
     Environment,
     /// The parameters stored in this picture.
@@ -64,13 +66,14 @@ impl Origin {
     /// How many kinds of sources are above it.
     pub fn rank(&self) -> usize {
         match self {
-            Origin::Flag => 0,
-            Origin::Environment => 1,
-            Origin::Picture(_) => 2,
-            Origin::Preset(_) => 3,
-            Origin::Project(_) => 4,
-            Origin::User(_) => 5,
-            Origin::Default => 6,
+            Origin::Line => 0,
+            Origin::Flag => 1,
+            Origin::Environment => 2,
+            Origin::Picture(_) => 3,
+            Origin::Preset(_) => 4,
+            Origin::Project(_) => 5,
+            Origin::User(_) => 6,
+            Origin::Default => 7,
         }
     }
 
@@ -81,7 +84,7 @@ impl Origin {
 }
 
 /// What sources say about a run, each field with its origin.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Choices {
     pub prompts: Choice<Vec<String>>,
     /// Model, and parts that replace its own: paths or names.
@@ -115,6 +118,8 @@ pub struct Choices {
     pub wildcards: Choice<PathBuf>,
     /// Whether every combination is drawn.
     pub all: Choice<bool>,
+    /// The program whose rules are followed.
+    pub compat: Choice<Result<Compat>>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
@@ -122,6 +127,8 @@ pub struct Choices {
     pub existing: Choice<Existing>,
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
+    /// Quality of lossy formats.
+    pub quality: Choice<Quality>,
     pub fail_fast: Choice<bool>,
     /// Whether finished pictures are shown.
     pub open: Choice<bool>,
@@ -164,10 +171,12 @@ impl Choices {
             expand: self.expand.or(lower.expand),
             wildcards: self.wildcards.or(lower.wildcards),
             all: self.all.or(lower.all),
+            compat: self.compat.or(lower.compat),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
+            quality: self.quality.or(lower.quality),
             fail_fast: self.fail_fast.or(lower.fail_fast),
             open: self.open.or(lower.open),
             json: self.json.or(lower.json),
@@ -203,7 +212,10 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
-        let compat = args.compat.map(|Compat::Diffusers| Transparency::Dropped);
+        let compat: Option<Compat> = args.compat.map(Compat::from);
+        // The noise of a program that was typed also replaces what a picture records.
+        let noise = args.noise.as_ref().map(typed_noise).or(compat.map(|compat| Ok(compat.noise())));
+        let quality = Some(args.quality.chosen()).filter(|quality| *quality != Quality::default());
         let existing = match (args.no_clobber, args.force) {
             (true, _) => Some(Existing::Keep),
             (_, true) => Some(Existing::ReplaceReadOnly),
@@ -218,7 +230,7 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
-            transparency: flag.choice(args.background.map(Transparency::Over).or(compat).map(Ok)),
+            transparency: flag.choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
             aspect: flag.choice(args.aspect),
@@ -227,7 +239,8 @@ impl Choices {
             guidance: flag.choice(args.guidance),
             negative_prompt: flag.choice(args.negative_prompt.clone()),
             seed: flag.choice(args.seed.clone()),
-            noise: flag.choice(args.noise.as_ref().map(typed_noise)),
+            noise: flag.choice(noise),
+            compat: flag.choice(compat.map(Ok)),
             template: flag.choice(args.expansion.template.clone()),
             variables: flag.choice(Some(args.expansion.var.clone()).filter(|variables| !variables.is_empty())),
             expand: flag.choice(args.expansion.expand.then_some(true)),
@@ -237,6 +250,7 @@ impl Choices {
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
+            quality: flag.choice(quality),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
             open: flag.choice(args.open.then_some(true)),
             json: flag.choice(args.json.then_some(true)),
@@ -297,6 +311,7 @@ impl Choices {
             negative_prompt: origin.choice(made.negative_prompt.clone()),
             seed: origin.choice(Some(Seed::Number(made.seed))),
             noise: origin.choice(Some(noise)),
+            compat: origin.choice(recorded_compat(made).transpose()),
             precision: origin.choice(Some(precision)),
             ..Choices::default()
         }
@@ -310,10 +325,15 @@ fn recorded_transparency(made: &Parameters) -> Result<Option<Transparency>> {
             Ok(color) => Ok(Some(Transparency::Over(color))),
             Err(_) => Err(unknown("background", color, "--background white")),
         },
-        (None, Some("diffusers")) => Ok(Some(Transparency::Dropped)),
-        (None, Some(other)) => Err(unknown("compat", other, "--compat diffusers")),
-        (None, None) => Ok(None),
+        // Another program than those that are known is refused where it is read.
+        (None, compat) => Ok(compat.map(|_| Transparency::Dropped)),
     }
+}
+
+/// The program whose rules a picture was made by; none if it followed none.
+fn recorded_compat(made: &Parameters) -> Result<Option<Compat>> {
+    let parse = |name: &String| name.parse().map_err(|_| unknown("compat", name, "--compat diffusers"));
+    made.compat.as_ref().map(parse).transpose()
 }
 
 /// A picture records something that this version does not know.

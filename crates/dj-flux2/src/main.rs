@@ -16,6 +16,7 @@
 //! config          files of settings, presets        templates      templates of prompts, wildcards
 //! completion      answers to a shell that completes a command line
 //! wording         what the library says as data, in the words of the command line
+//! sheets          labels and cells of sheets
 //! ```
 
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ mod prepare;
 mod prompts;
 mod report;
 mod settings;
+mod sheets;
 mod source_picture;
 mod templates;
 mod typed_paths;
@@ -81,6 +83,8 @@ fn main() -> ExitCode {
         Command::Config(args) => commands::config::run(args),
         Command::Completions(args) => commands::completions::run(args),
         Command::ManPages(args) => commands::man_pages::run(args),
+        Command::Sheet(args) => commands::sheet::run(args),
+        Command::Compare(args) => commands::compare::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Doctor => commands::doctor::run(),

@@ -31,9 +31,10 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
 ];
 
 /// Words that can be drawn and are one letter away from a subcommand.
-const DRAWN: [&str; 22] = [
+const DRAWN: [&str; 26] = [
     "beach", "bunch", "clan", "concert", "confit", "convent", "covert", "doctors", "helm", "insect", "kelp", "nerve",
-    "plain", "plane", "plank", "plant", "presents", "remote", "swerve", "temples", "templets", "verve",
+    "plain", "plane", "plank", "plant", "presents", "remote", "sheen", "sheep", "sheer", "sweet", "swerve", "temples",
+    "templets", "verve",
 ];
 
 /// Endings of the files that this program reads.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flux2::digest::sha256;
 use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
-use flux2::image::{Transparency, hexadecimal};
+use flux2::image::{Preparation, Transparency, hexadecimal};
 use flux2::weights::{Component, Location, ModelFiles, Part, TextConfig, TransformerConfig, VaeConfig};
 use flux2::{Error, ModelPaths, Reference, Variant, environment, plan};
 
@@ -61,6 +61,7 @@ pub fn outside_with<'a>(
             read_wildcard: templates::read_wildcard,
         },
         fresh_seed: fresh_seed(),
+        cells: None,
     })
 }
 
@@ -128,12 +129,12 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
         Some(limit) => plan::check_reading(limit, &files, &settings.options, read, bytes),
         None => Ok(()),
     };
-    let references = read_references(&settings.references, settings.transparency, check)?;
+    let references = read_references(&settings.references, &settings.preparation, check)?;
     let transparent =
         settings.references.iter().zip(&references).filter(|(_, reference)| reference.transparency().is_some());
     for (path, _) in transparent {
         let path = path.display();
-        report.warning(match settings.transparency {
+        report.warning(match settings.preparation.transparency {
             Transparency::Over(WHITE) => {
                 format!("{path} is transparent: the model sees it over white, without its hidden colors")
             }
@@ -152,7 +153,7 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
 /// Reads reference images. `check` is asked before each: with those before it, and the bytes that reading it takes.
 pub fn read_references(
     paths: &[PathBuf],
-    transparency: Transparency,
+    preparation: &Preparation,
     check: impl Fn(&[Reference], usize) -> flux2::Result<()>,
 ) -> Result<Vec<Reference>> {
     let mut references: Vec<Reference> = Vec::new();
@@ -167,8 +168,8 @@ pub fn read_references(
             references.push(same.clone());
             continue;
         }
-        let reading = Reference::reading_bytes_of(&bytes, &name).and_then(|bytes| check(&references, bytes));
-        let reference = reading.and_then(|()| Reference::from_transparent(&bytes, &name, transparency));
+        let reading = Reference::reading_bytes_to(preparation, &bytes, &name).and_then(|bytes| check(&references, bytes));
+        let reference = reading.and_then(|()| Reference::prepared(&bytes, &name, preparation));
         references.push(reference.map_err(|error| unread(error, &name))?);
     }
     Ok(references)

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use flux2::digest::sha256;
-use flux2::image;
+use flux2::image::Embedded;
+use flux2::image::codec::encode_with;
 use flux2::pipeline::GeneratedImage;
 
 use crate::event::EventKind;
@@ -100,8 +101,8 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
 
 fn encode(picture: &DrawnPicture) -> Result<Vec<u8>, JobFailure> {
     let DrawnPicture { spec, drawn, .. } = picture;
-    let parameters = spec.metadata.then_some(&drawn.parameters);
-    catch_unwind(AssertUnwindSafe(|| image::encode(&drawn.image, spec.format, parameters)))
+    let embedded = spec.metadata.then_some(Embedded::Picture(&drawn.parameters));
+    catch_unwind(AssertUnwindSafe(|| encode_with(&drawn.image, spec.format, &spec.quality, embedded)))
         .unwrap_or_else(|_| {
             let reason = "the encoder panicked".to_owned();
             Err(flux2::Error::ImageEncode { format: spec.format.name(), reason })

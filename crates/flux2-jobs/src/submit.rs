@@ -161,9 +161,11 @@ impl Shared {
             steps,
             guidance,
             noise,
+            compat,
             seed,
             count,
             format,
+            quality,
             metadata,
         } = draft;
         let model = self.host.resolve(&model)?;
@@ -177,7 +179,7 @@ impl Shared {
         }
         let noise = noise.unwrap_or_default();
         let texts = GenerateRequest { prompt, negative_prompt, template, ..Default::default() };
-        let request = GenerateRequest { width, height, steps, guidance, seed, noise, ..texts };
+        let request = GenerateRequest { width, height, steps, guidance, seed, noise, compat, ..texts };
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
@@ -195,9 +197,11 @@ impl Shared {
             steps,
             guidance,
             noise,
+            compat,
             seed,
             count,
             format: format.unwrap_or(ImageFormat::Png),
+            quality,
             metadata: metadata.unwrap_or(true),
         };
         Ok(Resolved { spec, work, warnings })

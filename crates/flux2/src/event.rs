@@ -221,6 +221,11 @@ pub enum Warning {
         /// Sizes that it was trained on.
         trained: PictureSizes,
     },
+    /// A reference image whose file holds several frames or pages.
+    FirstFrame {
+        /// Number of the reference, from 1.
+        reference: usize,
+    },
     /// A prompt that names no subject the model knows, or of which it knows few words.
     UnknownWords {
         /// Name of the variant.
@@ -276,6 +281,9 @@ impl fmt::Display for Warning {
             }
             Warning::UntrainedSize { width, height, variant, trained } => {
                 write!(f, "{variant} was trained on {trained}: a picture of {width}x{height} will be poor")
+            }
+            Warning::FirstFrame { reference } => {
+                write!(f, "reference image {reference} has several frames or pages: the first one is taken")
             }
             Warning::UnknownWords { variant, unknown: UnknownWords { names_subject, words, nearest } } => {
                 match names_subject {

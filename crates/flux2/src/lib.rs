@@ -47,7 +47,9 @@
 //! | [`text`] | prompt to token ids |
 //! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
+//! | [`compat`] | the rules of other programs, to reproduce their pictures |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
+//! | [`sheet`] | pictures in equal cells with texts, comparisons of two pictures |
 //! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
@@ -56,6 +58,7 @@
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
+pub mod compat;
 pub mod device;
 pub mod engine;
 pub mod error;
@@ -70,6 +73,7 @@ pub mod plan;
 pub mod prelude;
 pub mod request;
 pub mod sampler;
+pub mod sheet;
 pub mod template;
 pub mod text;
 pub mod text_cache;
@@ -81,6 +85,7 @@ pub use flux2_hub as hub;
 pub use flux2_weights as weights;
 pub use flux2_weights::variant;
 
+pub use compat::Compat;
 pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use flux2::Device;
 
 use super::expansion::ExpansionArgs;
+use super::quality::QualityFlags;
+use super::sheet::SheetFlags;
 use super::values::{
     Area, Aspect, Compat, Dtype, Quantize, Seed, parse_area, parse_aspect, parse_color, parse_memory, parse_seed,
     parse_size, thread_count,
@@ -93,8 +95,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "COLOR", value_parser = parse_color, help_heading = "Picture")]
     pub background: Option<[u8; 3]>,
 
-    /// Do as another program does: `diffusers` drops the alpha channel of reference images, so that the model sees the
-    /// colors hidden under transparency; --background overrides it
+    /// Do as another program does, so that a seed gives what it gives: noise, noise levels, sizes and alpha channel of
+    /// reference images, rounding; --noise and --background override their part
     #[arg(long, value_name = "PROGRAM", help_heading = "Picture")]
     pub compat: Option<Compat>,
 
@@ -163,6 +165,9 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
 
+    #[command(flatten)]
+    pub quality: QualityFlags,
+
     /// Stop at the first picture that fails; without it the others are made
     #[arg(long, help_heading = "Output")]
     pub fail_fast: bool,
@@ -186,6 +191,9 @@ pub struct GenerateArgs {
     /// Also print model, device and the time of every stage
     #[arg(short, long, help_heading = "Output")]
     pub verbose: bool,
+
+    #[command(flatten)]
+    pub sheets: SheetFlags,
 
     /// Number format of the computation [default: bf16]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]

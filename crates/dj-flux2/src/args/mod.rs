@@ -5,8 +5,10 @@ mod config;
 mod expansion;
 mod generate;
 mod help;
+mod quality;
 #[cfg(feature = "serve")]
 mod serve;
+mod sheet;
 mod values;
 
 use std::ffi::OsString;
@@ -22,8 +24,9 @@ pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
+pub use sheet::{CompareArgs, SheetArgs, SheetFlags};
 use values::thread_count;
-pub use values::{Area, Aspect, Compat, Component, Dtype, Quantize, Seed, parse_color};
+pub use values::{Area, Aspect, Compat, Component, Dtype, Quantize, Seed, parse_color, parse_size};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -64,6 +67,10 @@ pub enum Command {
     Templates(TemplatesArgs),
     /// Show and change the files of settings
     Config(ConfigArgs),
+    /// Put finished pictures on one labeled sheet
+    Sheet(SheetArgs),
+    /// Say how two pictures and their parameters differ, and show it
+    Compare(CompareArgs),
     /// Time single ops or whole pictures on this machine
     Bench(BenchArgs),
     /// Convert a model to another number format (resumable)

@@ -51,6 +51,23 @@ pub enum Component {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Compat {
     Diffusers,
+    Bfl,
+    Comfy,
+    Sdcpp,
+    #[value(name = "dj-flux2")]
+    DjFlux2,
+}
+
+impl From<Compat> for flux2::Compat {
+    fn from(compat: Compat) -> Self {
+        match compat {
+            Compat::Diffusers => flux2::Compat::Diffusers,
+            Compat::Bfl => flux2::Compat::Bfl,
+            Compat::Comfy => flux2::Compat::Comfy,
+            Compat::Sdcpp => flux2::Compat::StableDiffusionCpp,
+            Compat::DjFlux2 => flux2::Compat::DjFlux2,
+        }
+    }
 }
 
 /// Value of `--seed`.

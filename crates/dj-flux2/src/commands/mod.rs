@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod completions;
 pub mod config;
+pub mod compare;
 pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
@@ -19,6 +20,7 @@ pub mod presets;
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod sheet;
 pub mod templates;
 #[cfg(feature = "hub")]
 pub mod verify;

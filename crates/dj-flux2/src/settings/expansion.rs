@@ -30,6 +30,7 @@ pub struct Prompt {
 pub type ReadWildcard = fn(&Path, &str) -> Result<Option<Arc<[String]>>>;
 
 /// Where templates and wildcards come from.
+#[derive(Clone)]
 pub struct Sources {
     /// Templates by name.
     pub templates: BTreeMap<String, NamedTemplate>,
@@ -111,7 +112,7 @@ impl<'a> Plan<'a> {
         let is_on = |choice: &Option<crate::choices::Sourced<bool>>| choice.as_ref().is_some_and(|choice| choice.value);
         let all = is_on(&choices.all);
         // A folder in a file of settings is where wildcards are, and no wish to use them in every prompt.
-        let typed_folder = choices.wildcards.as_ref().is_some_and(|folder| folder.origin == Origin::Flag);
+        let typed_folder = choices.wildcards.as_ref().is_some_and(|folder| matches!(folder.origin, Origin::Flag | Origin::Line));
         let expand = is_on(&choices.expand) || all || choices.variables.is_some() || typed_folder;
         // A recorded prompt has been expanded.
         let is_recorded = choices.prompts.as_ref().is_some_and(|prompts| prompts.is_recorded());

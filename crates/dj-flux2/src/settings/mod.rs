@@ -5,8 +5,10 @@
 //! Out: [`Settings`], checked as far as possible without the model. Steps and guidance that nobody chose stay open: the
 //!      model's defaults fill them in.
 
+pub mod batch;
 pub mod expansion;
 pub mod formats;
+pub mod grid;
 pub mod jobs;
 pub mod loras;
 pub mod size;
@@ -14,7 +16,7 @@ pub mod size;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use flux2::image::Transparency;
+use flux2::image::{Preparation, Quality};
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
@@ -28,9 +30,11 @@ use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
 use expansion::{Expanded, Prompt, Sources};
+use jobs::Cell;
 use size::Size;
 
 /// What a run depends on besides its flags.
+#[derive(Clone)]
 pub struct Outside<'a> {
     /// Value of `DJ_FLUX2_MODEL`.
     pub model: Option<OsString>,
@@ -52,6 +56,8 @@ pub struct Outside<'a> {
     pub sources: Sources,
     /// The seed if nobody chooses one.
     pub fresh_seed: u64,
+    /// Cells of the grid that the picture of these flags belongs to.
+    pub cells: Option<u64>,
 }
 
 /// A run, decided.
@@ -79,20 +85,26 @@ pub struct Settings {
     pub looks_like_template: bool,
     /// Files of the reference images, in order.
     pub references: Vec<PathBuf>,
-    /// What happens to their transparency.
-    pub transparency: Transparency,
+    /// How they are prepared.
+    pub preparation: Preparation,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
     /// What is chosen of the size; the rest is in `request` after [`fit`](Self::fit).
     pub size: Size,
     /// The seeds of the run, if somebody chose them.
     pub seed: Seed,
+    /// The pictures of a grid or a batch that this run makes, each with a request of its own; else none.
+    pub cells: Vec<Cell>,
+    /// Pictures of this run, and of others that it belongs to.
+    pub whole: u64,
     /// Whether nobody chose the seed.
     pub seed_is_fresh: bool,
     /// Where pictures are written.
     pub output: Output,
     /// Whether parameters are stored in the pictures.
     pub metadata: bool,
+    /// Quality of lossy formats.
+    pub quality: Quality,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
     /// Whether finished pictures are shown.
@@ -125,12 +137,12 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
 
 /// Decides a run from `typed` choices, over those from outside.
 pub fn resolve_choices(typed: Choices, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts: _, files, sources, fresh_seed } = outside;
+    let Outside { model, gpu, text_cache, from, is_file, is_folder, files, sources, fresh_seed, cells, .. } = outside;
     let choices = typed
         .or(Choices::from_environment(model, text_cache))
         .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)))
         .or(files);
-    let settings = decide(choices, from, gpu, &sources, is_folder, fresh_seed)?;
+    let settings = decide(choices, from, gpu, &sources, is_folder, fresh_seed, cells)?;
     check(&settings)?;
     Ok(settings)
 }
@@ -143,13 +155,21 @@ fn decide(
     sources: &Sources,
     is_folder: fn(&Path) -> bool,
     fresh_seed: u64,
+    cells: Option<u64>,
 ) -> Result<Settings> {
     let model = chosen_model(&choices, from);
     let size = Size::of(&choices)?;
     let seed = value(choices.seed.take()).unwrap_or(Seed::Random);
     let Expanded { prompts, per_prompt, looks_like_template } = pictures(&choices, &seed, sources, fresh_seed)?;
     let pictures = prompts.len() as u64 * per_prompt;
+    let whole = cells.unwrap_or(pictures);
     let (width, height) = size.sides();
+    let compat = value(choices.compat).transpose()?;
+    let references = value(choices.references).unwrap_or_default();
+    let preparation = Preparation {
+        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        ..compat.map_or_else(Preparation::default, |compat| compat.preparation(references.len()))
+    };
     let request = GenerateRequest {
         width,
         height,
@@ -158,6 +178,7 @@ fn decide(
         negative_prompt: value(choices.negative_prompt),
         seed: expansion::seed_of(&seed, fresh_seed, 0),
         noise: value(choices.noise).transpose()?.unwrap_or_default(),
+        compat,
         ..Default::default()
     };
     let model = model?;
@@ -178,7 +199,7 @@ fn decide(
         threads: value(choices.threads),
         gpu,
         // What is loaded for the first of several pictures serves the others.
-        residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
+        residency: if whole > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
         max_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
     };
@@ -194,14 +215,17 @@ fn decide(
         prompts,
         per_prompt,
         looks_like_template,
-        references: value(choices.references).unwrap_or_default(),
-        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        references,
+        preparation,
         request,
         size,
+        cells: Vec::new(),
+        whole,
         seed_is_fresh: seed == Seed::Random,
         seed,
-        output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
+        output: Output::new(output.as_deref(), whole, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
+        quality: value(choices.quality).unwrap_or_default(),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         open: value(choices.open).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
@@ -331,6 +355,7 @@ mod tests {
             files: Choices::default(),
             sources: Sources { templates: Default::default(), wildcards: None, read_wildcard: |_, _| Ok(None) },
             fresh_seed: 7,
+            cells: None,
         }
     }
 

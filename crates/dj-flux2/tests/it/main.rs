@@ -27,6 +27,7 @@ mod prompts;
 mod serve;
 mod settings_files;
 mod templates;
+mod sheets;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;

@@ -1,6 +1,6 @@
 //! Jobs come back as they were; a damaged database is set aside.
 
-use flux2::image::ImageFormat;
+use flux2::image::{ImageFormat, Quality};
 use flux2::{NoiseKind, Precision};
 
 use super::*;
@@ -32,9 +32,11 @@ fn row(owner: &str) -> Row {
             steps: 4,
             guidance: Some(2.5),
             noise: NoiseKind::TORCH_CUDA_H100,
+            compat: Some(flux2::Compat::Bfl),
             seed: u64::MAX - 3,
             count: 2,
             format: ImageFormat::WebP,
+            quality: Quality::default(),
             metadata: false,
         },
         times: Times { accepted: time(1), started: Some(time(20)), finished: None, deadline: Some(time(9_999)) },

@@ -44,6 +44,7 @@ fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> Generat
         guidance: spec.guidance,
         seed: spec.seed + u64::from(picture),
         noise: spec.noise,
+        compat: spec.compat,
     }
 }
 

@@ -16,10 +16,12 @@ use super::progress::timed;
 use super::prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 use super::references::ReferenceTokens;
 use super::results::{DenoiseInputs, GeneratedImage, Timings};
+use crate::compat::{Compat, round_to_bf16};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::image::RgbImage;
 use crate::models::flow_transformer::Batching;
 use crate::request::{GRID_PX, GenerateRequest, ResolvedRequest};
+use crate::weights::Compute;
 use crate::{Error, Result};
 
 /// One picture of a batch.
@@ -40,6 +42,7 @@ pub struct BatchKey {
     height: u32,
     steps: u32,
     guidance: Option<f32>,
+    compat: Option<Compat>,
     reference_tokens: usize,
 }
 
@@ -53,6 +56,7 @@ impl BatchKey {
             height: request.height,
             steps: request.steps,
             guidance: request.guidance,
+            compat: request.compat,
             reference_tokens: images.map(|image| tokens(image.width()) * tokens(image.height())).sum(),
         }
     }
@@ -156,7 +160,15 @@ impl<B: Backend> Pipeline<B> {
             ..*r
         };
         let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| of_noise(&job.request)).collect();
-        let noise = || -> Vec<_> { requests.iter().map(|r| r.initial_latents(channels, threads)).collect() };
+        let computes_in_f32 = self.networks.precision.compute() == Compute::F32;
+        let latents_of = |request: &ResolvedRequest| {
+            let mut latents = request.initial_latents(channels, threads);
+            if request.compat.is_some_and(|compat| compat.rounds_noise(computes_in_f32)) {
+                round_to_bf16(&mut latents);
+            }
+            latents
+        };
+        let noise = || -> Vec<_> { requests.iter().map(latents_of).collect() };
         let (texts, latents) = thread::scope(|scope| {
             let beside = is_parallel.then(|| thread::Builder::new().spawn_scoped(scope, noise).ok()).flatten();
             let mut texts = Vec::new();

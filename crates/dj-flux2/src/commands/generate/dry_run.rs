@@ -15,6 +15,9 @@ use crate::settings::jobs::Job;
 #[derive(Serialize)]
 struct Row<'a> {
     index: u64,
+    /// The line of the batch that asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
     /// Where it would be written; empty for standard output.
     path: String,
     model: &'a str,
@@ -46,12 +49,14 @@ pub fn print_pictures(mut settings: Settings, report: &Report) -> Result<()> {
         None => prepare::open(&settings, report)?,
     };
     settings.fit(files.variant, &references);
-    for job in settings.jobs() {
-        let request = GenerateRequest { prompt: String::new(), ..settings.request_for(&job, &references) };
+    for (i, job) in settings.jobs().enumerate() {
+        let references = settings.of_picture(i as u64, &references);
+        let request = GenerateRequest { prompt: String::new(), references, ..settings.request(i as u64) };
         let resolved = ResolvedRequest::new(&request, files.variant)?;
-        let Job { index, prompt, template, seed, path } = job;
+        let Job { index, line, prompt, template, seed, path } = job;
         let row = Row {
             index,
+            line,
             path: path.map(|path| path.display().to_string()).unwrap_or_default(),
             model: &files.name,
             prompt,
