@@ -24,9 +24,9 @@ pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
-pub use sheet::{CompareArgs, SheetArgs, SheetFlags};
+pub use sheet::{CompareArgs, SheetArgs};
 use values::thread_count;
-pub use values::{Area, Aspect, Compat, Component, Dtype, Quantize, Seed, parse_color, parse_size};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size};
 
 /// The whole command line.
 #[derive(Parser)]

@@ -59,7 +59,7 @@ fn print_settings(config: Option<&Path>, show: &ConfigShowArgs) -> Result<()> {
     let files = config::load(args.config.as_deref().or(config))?;
     // Refuses what a run would refuse.
     files.choices(&args.preset, Path::is_file)?;
-    let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
+    let from = args.from.as_deref().map(|file| SourcePicture::read(file, args.sheets.cell)).transpose()?;
     let (_, typed) = matches.subcommand().expect("generate");
     let mut all = typed_values(typed);
     all.extend(environment_values());

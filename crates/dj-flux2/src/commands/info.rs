@@ -68,6 +68,8 @@ fn is_weights(path: &Path) -> bool {
 fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     let mut rows = vec![
         ("prompt", p.prompt.clone()),
+        ("negative", p.negative_prompt.clone().unwrap_or_default()),
+        ("template", p.template.clone().unwrap_or_default()),
         ("seed", p.seed.to_string()),
         ("noise", p.noise.clone()),
         ("model", p.model.clone()),
@@ -75,6 +77,7 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
         ("dtype", p.dtype.clone()),
         ("steps", p.steps.to_string()),
     ];
+    rows.retain(|(name, value)| !(["negative", "template"].contains(name) && value.is_empty()));
     rows.extend(p.guidance.map(|guidance| ("guidance", guidance.to_string())));
     rows.push(("size", format!("{}x{}", p.width, p.height)));
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));

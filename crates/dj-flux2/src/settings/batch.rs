@@ -19,6 +19,7 @@ use crate::config::json_lines::{self, Line};
 use crate::failure::{Failure, Result};
 use crate::output::{Existing, Output};
 use crate::prompts::read_file;
+use crate::typed_paths::name_of;
 
 /// Most files of reference images in a run: they are in memory together.
 const MAX_REFERENCES: usize = 64;
@@ -49,7 +50,7 @@ pub fn runs(file: &Path, args: &GenerateArgs, outside: &Outside) -> Result<Batch
         Some("-") => "batch".to_owned(),
         _ => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let lines = json_lines::parse(&read_file(file)?, file)?;
+    let lines = json_lines::parse(&read_file(file)?, Path::new(&name_of(file)))?;
     let mut builder = Builder { stem, args, outside, runs: Vec::new(), there: Vec::new(), pictures: 0 };
     for (i, line) in lines.into_iter().enumerate() {
         builder.add(i as u64, line)?;

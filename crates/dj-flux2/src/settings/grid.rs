@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 
 use clap::ValueEnum as _;
-use flux2::GenerateRequest;
 
 use super::jobs::Cell;
 use super::{MAX_PICTURES, Outside, Settings, resolve};

@@ -1,6 +1,7 @@
 //! The command line as its users see it: the real binary, the tiny checkpoint, no network.
 
 mod again;
+mod batches;
 mod bench;
 mod cli;
 mod completions;

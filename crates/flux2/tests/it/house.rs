@@ -185,6 +185,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("request", &["compat", "event", "image", "latents", "sampler", "variant"]),
             ("sampler", &[]),
             ("sheet", &["image"]),
+            ("template", &[]),
             ("text", &["weights"]),
             ("text_cache", &["event", "weights"]),
             ("vocabulary", &["weights"]),
