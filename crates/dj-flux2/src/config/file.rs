@@ -62,8 +62,8 @@ pub struct NamedTemplate {
 }
 
 /// Flags that decide what is drawn in this run alone, or where settings come from.
-pub const NOT_SETTINGS: [&str; 9] =
-    ["prompt", "prompt-file", "from", "config", "batch", "dry-run", "help", "help-all", "version"];
+pub const NOT_SETTINGS: [&str; 10] =
+    ["prompt", "prompt-file", "from", "cell", "config", "batch", "dry-run", "help", "help-all", "version"];
 
 /// Reads the file at `path`.
 pub fn read(path: &Path) -> Result<File> {

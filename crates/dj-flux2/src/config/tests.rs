@@ -213,7 +213,7 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
         let Some(name) = arg.get_long().filter(|name| *name != "preset") else { continue };
         let samples = match flags::takes_value(arg) {
             false => vec!["true"],
-            true => vec!["'1'", "'64x64'", "'16:9'", "'white'", "'a=b'", "'bf16'", "'1GiB'", "'diffusers'", "'cpu'"],
+            true => vec!["'1'", "'64x64'", "'16:9'", "'white'", "'a=b'", "'bf16'", "'1GiB'", "'diffusers'", "'cpu'", "'1,1'"],
         };
         let outcomes: Vec<Result<Choices>> =
             samples.iter().map(|sample| World::new().user(&format!("{name} = {sample}")).choices(&[])).collect();
@@ -222,7 +222,10 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
             settings += 1;
         } else {
             let failures: Vec<String> = outcomes.into_iter().map(|outcome| outcome.unwrap_err().message).collect();
-            let is_refused = failures.iter().any(|message| message.contains("belongs to one run"));
+            let is_refusal = |message: &&String| {
+                message.contains("belongs to one run") || message.contains("required arguments were not provided")
+            };
+            let is_refused = failures.iter().any(|message| is_refusal(&message));
             assert!(is_refused, "{name}: {failures:?}");
             refused += 1;
         }

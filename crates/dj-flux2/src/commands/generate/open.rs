@@ -11,7 +11,7 @@ const MOST: usize = 8;
 pub fn open<'a>(files: impl Iterator<Item = &'a Path>, report: &Report) {
     let files: Vec<&Path> = files.collect();
     for file in files.iter().take(MOST) {
-        if let Err(error) = opener::open(file) {
+        if let Err(error) = ::open::that_detached(file) {
             report.warning(format_args!("{} could not be opened: {error}", file.display()));
             return;
         }
