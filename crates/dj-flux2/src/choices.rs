@@ -1,4 +1,5 @@
-//! Choices in layers: flags, environment and the picture of `--from` each give some values, and remember that they did.
+//! Choices in layers: flags, environment, the picture of `--from`, presets and files of settings each give some values,
+//! and remember that they did.
 //!
 //! A source becomes [`Choices`], in which every field may be missing. [`Choices::or`] puts one layer over another: the
 //! upper one wins, field by field. `settings` fills in defaults and decides what the result means.
@@ -10,11 +11,11 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::{Parameters, Stored, Transparency};
+use flux2::image::{Parameters, Quality, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
-use flux2::{Device, NoiseKind, Precision};
+use flux2::{Compat, Device, NoiseKind, Precision};
 
-use crate::args::{Compat, GenerateArgs, Seed, parse_color};
+use crate::args::{Area, Aspect, GenerateArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -23,10 +24,18 @@ use crate::source_picture::{SourcePicture, Taken};
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
+    /// A line of a batch.
+    Line,
     Flag,
     Environment,
     /// The parameters stored in this picture.
     Picture(PathBuf),
+    /// Presets of these names.
+    Preset(String),
+    /// The file of settings of a project.
+    Project(PathBuf),
+    /// The user's file of settings.
+    User(PathBuf),
     /// Nobody chose it.
     Default,
 }
@@ -54,6 +63,20 @@ impl Origin {
         Sourced { value, origin: self.clone() }
     }
 
+    /// How many kinds of sources are above it.
+    pub fn rank(&self) -> usize {
+        match self {
+            Origin::Line => 0,
+            Origin::Flag => 1,
+            Origin::Environment => 2,
+            Origin::Picture(_) => 3,
+            Origin::Preset(_) => 4,
+            Origin::Project(_) => 5,
+            Origin::User(_) => 6,
+            Origin::Default => 7,
+        }
+    }
+
     /// The same for a value that may be missing.
     fn choice<T>(&self, value: Option<T>) -> Choice<T> {
         value.map(|value| self.of(value))
@@ -61,7 +84,7 @@ impl Origin {
 }
 
 /// What sources say about a run, each field with its origin.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Choices {
     pub prompts: Choice<Vec<String>>,
     /// Model, and parts that replace its own: paths or names.
@@ -78,11 +101,25 @@ pub struct Choices {
     pub transparency: Choice<Result<Transparency>>,
     pub width: Choice<u32>,
     pub height: Choice<u32>,
+    pub aspect: Choice<Aspect>,
+    pub area: Choice<Area>,
     pub steps: Choice<u32>,
     pub guidance: Choice<f32>,
-    /// `None` inside asks for a random one.
-    pub seed: Choice<Option<u64>>,
+    pub negative_prompt: Choice<String>,
+    pub seed: Choice<Seed>,
     pub noise: Choice<Result<NoiseKind>>,
+    /// Name or text of the template that prompts are put into.
+    pub template: Choice<String>,
+    /// Names and values of its variables.
+    pub variables: Choice<Vec<(String, String)>>,
+    /// Whether prompts are templates themselves.
+    pub expand: Choice<bool>,
+    /// Folder of wildcards.
+    pub wildcards: Choice<PathBuf>,
+    /// Whether every combination is drawn.
+    pub all: Choice<bool>,
+    /// The program whose rules are followed.
+    pub compat: Choice<Result<Compat>>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
@@ -90,7 +127,11 @@ pub struct Choices {
     pub existing: Choice<Existing>,
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
+    /// Quality of lossy formats.
+    pub quality: Choice<Quality>,
     pub fail_fast: Choice<bool>,
+    /// Whether finished pictures are shown.
+    pub open: Choice<bool>,
     pub json: Choice<bool>,
     pub detail: Choice<Detail>,
     pub precision: Choice<Result<Precision>>,
@@ -118,15 +159,26 @@ impl Choices {
             transparency: self.transparency.or(lower.transparency),
             width: self.width.or(lower.width),
             height: self.height.or(lower.height),
+            aspect: self.aspect.or(lower.aspect),
+            area: self.area.or(lower.area),
             steps: self.steps.or(lower.steps),
             guidance: self.guidance.or(lower.guidance),
+            negative_prompt: self.negative_prompt.or(lower.negative_prompt),
             seed: self.seed.or(lower.seed),
             noise: self.noise.or(lower.noise),
+            template: self.template.or(lower.template),
+            variables: self.variables.or(lower.variables),
+            expand: self.expand.or(lower.expand),
+            wildcards: self.wildcards.or(lower.wildcards),
+            all: self.all.or(lower.all),
+            compat: self.compat.or(lower.compat),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
+            quality: self.quality.or(lower.quality),
             fail_fast: self.fail_fast.or(lower.fail_fast),
+            open: self.open.or(lower.open),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
             precision: self.precision.or(lower.precision),
@@ -140,7 +192,17 @@ impl Choices {
 
     /// What was typed. `prompts` were read from wherever the arguments say; `is_file` tells whether a file exists.
     pub fn from_args(args: &GenerateArgs, prompts: Vec<String>, is_file: fn(&Path) -> bool) -> Choices {
-        let flag = Origin::Flag;
+        Self::from_args_of(Origin::Flag, args, prompts, is_file)
+    }
+
+    /// The same for flags that come from elsewhere, as from a file of settings.
+    pub fn from_args_of(
+        origin: Origin,
+        args: &GenerateArgs,
+        prompts: Vec<String>,
+        is_file: fn(&Path) -> bool,
+    ) -> Choices {
+        let flag = origin;
         let typed_noise =
             |name: &String| name.parse().map_err(|e| Failure::usage(format!("{e}"), "leave --noise out for philox"));
         let typed_loras = || args.lora.iter().map(|typed| loras::typed(typed, is_file)).collect::<Result<_>>();
@@ -150,7 +212,10 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
-        let compat = args.compat.map(|Compat::Diffusers| Transparency::Dropped);
+        let compat: Option<Compat> = args.compat.map(Compat::from);
+        // The noise of a program that was typed also replaces what a picture records.
+        let noise = args.noise.as_ref().map(typed_noise).or(compat.map(|compat| Ok(compat.noise())));
+        let quality = Some(args.quality.chosen()).filter(|quality| *quality != Quality::default());
         let existing = match (args.no_clobber, args.force) {
             (true, _) => Some(Existing::Keep),
             (_, true) => Some(Existing::ReplaceReadOnly),
@@ -165,21 +230,29 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
-            transparency: flag.choice(args.background.map(Transparency::Over).or(compat).map(Ok)),
+            transparency: flag.choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
+            aspect: flag.choice(args.aspect),
+            area: flag.choice(args.area),
             steps: flag.choice(args.steps),
             guidance: flag.choice(args.guidance),
-            seed: flag.choice(args.seed.map(|seed| match seed {
-                Seed::Number(seed) => Some(seed),
-                Seed::Random => None,
-            })),
-            noise: flag.choice(args.noise.as_ref().map(typed_noise)),
+            negative_prompt: flag.choice(args.negative_prompt.clone()),
+            seed: flag.choice(args.seed.clone()),
+            noise: flag.choice(noise),
+            compat: flag.choice(compat.map(Ok)),
+            template: flag.choice(args.expansion.template.clone()),
+            variables: flag.choice(Some(args.expansion.var.clone()).filter(|variables| !variables.is_empty())),
+            expand: flag.choice(args.expansion.expand.then_some(true)),
+            wildcards: flag.choice(args.expansion.wildcards.clone()),
+            all: flag.choice(args.expansion.all.then_some(true)),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
+            quality: flag.choice(quality),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
+            open: flag.choice(args.open.then_some(true)),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),
             precision: flag.choice(has_format.then(|| formats::precision(args.dtype, args.quantize))),
@@ -215,7 +288,7 @@ impl Choices {
                     width: origin.choice(size.map(|(width, _)| width)),
                     height: origin.choice(size.map(|(_, height)| height)),
                     steps: origin.choice(steps),
-                    seed: origin.choice(seed.map(Some)),
+                    seed: origin.choice(seed.map(Seed::Number)),
                     ..Choices::default()
                 }
             }
@@ -235,8 +308,10 @@ impl Choices {
             height: origin.choice(Some(made.height)),
             steps: origin.choice(Some(made.steps)),
             guidance: origin.choice(made.guidance),
-            seed: origin.choice(Some(Some(made.seed))),
+            negative_prompt: origin.choice(made.negative_prompt.clone()),
+            seed: origin.choice(Some(Seed::Number(made.seed))),
             noise: origin.choice(Some(noise)),
+            compat: origin.choice(recorded_compat(made).transpose()),
             precision: origin.choice(Some(precision)),
             ..Choices::default()
         }
@@ -250,10 +325,15 @@ fn recorded_transparency(made: &Parameters) -> Result<Option<Transparency>> {
             Ok(color) => Ok(Some(Transparency::Over(color))),
             Err(_) => Err(unknown("background", color, "--background white")),
         },
-        (None, Some("diffusers")) => Ok(Some(Transparency::Dropped)),
-        (None, Some(other)) => Err(unknown("compat", other, "--compat diffusers")),
-        (None, None) => Ok(None),
+        // Another program than those that are known is refused where it is read.
+        (None, compat) => Ok(compat.map(|_| Transparency::Dropped)),
     }
+}
+
+/// The program whose rules a picture was made by; none if it followed none.
+fn recorded_compat(made: &Parameters) -> Result<Option<Compat>> {
+    let parse = |name: &String| name.parse().map_err(|_| unknown("compat", name, "--compat diffusers"));
+    made.compat.as_ref().map(parse).transpose()
 }
 
 /// A picture records something that this version does not know.

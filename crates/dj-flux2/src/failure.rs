@@ -20,7 +20,7 @@ pub mod code {
 }
 
 /// An error as it will be shown.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     pub code: u8,
     /// What happened, and the value.

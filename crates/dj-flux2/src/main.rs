@@ -13,7 +13,10 @@
 //! not_found       a name that leads to no model     cache_folder   where text embeddings are kept
 //! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
+//! config          files of settings, presets        templates      templates of prompts, wildcards
+//! completion      answers to a shell that completes a command line
 //! wording         what the library says as data, in the words of the command line
+//! sheets          labels and cells of sheets
 //! ```
 
 #![forbid(unsafe_code)]
@@ -22,6 +25,8 @@ mod args;
 mod cache_folder;
 mod choices;
 mod commands;
+mod completion;
+mod config;
 mod failure;
 mod gpu_options;
 #[cfg(feature = "hub")]
@@ -34,7 +39,9 @@ mod prepare;
 mod prompts;
 mod report;
 mod settings;
+mod sheets;
 mod source_picture;
+mod templates;
 mod typed_paths;
 mod usage;
 mod wording;
@@ -42,16 +49,22 @@ mod wording;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use args::{Args, Command};
+use args::Command;
+#[cfg(feature = "serve")]
+use args::Args;
 
 fn main() -> ExitCode {
     interrupt::ignore_file_size_signal();
+    completion::answer();
     let (argv, implied) = args::with_subcommand(std::env::args_os());
-    let args = match Args::try_parse_from(argv) {
+    let args = match args::parse(argv.clone()) {
         Ok(args) => args,
         Err(error) => return report::not_parsed(&error),
+    };
+    #[cfg(feature = "serve")]
+    let args = match with_settings(args, &argv) {
+        Ok(args) => args,
+        Err(failure) => return report::failed(&failure),
     };
     if let (Command::Generate(generate), true) = (&args.command, implied)
         && let Some(failure) = mistyped::refusal(&generate.prompt, Path::is_file)
@@ -65,6 +78,13 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(args),
+        Command::Presets(args) => commands::presets::run(args),
+        Command::Templates(args) => commands::templates::run(args),
+        Command::Config(args) => commands::config::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+        Command::ManPages(args) => commands::man_pages::run(args),
+        Command::Sheet(args) => commands::sheet::run(args),
+        Command::Compare(args) => commands::compare::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Doctor => commands::doctor::run(),
@@ -81,4 +101,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report::failed(&failure),
     }
+}
+
+/// The arguments with those that the user's file adds for `serve`.
+#[cfg(feature = "serve")]
+fn with_settings(args: Args, argv: &[std::ffi::OsString]) -> failure::Result<Args> {
+    let Command::Serve(serve) = &args.command else { return Ok(args) };
+    let config = config::load(serve.config.as_deref())?;
+    if config.serve().is_empty() {
+        return Ok(args);
+    }
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let argv = config::serve::with_settings(argv, config.serve(), is_set)?;
+    args::parse(argv).map_err(|error| usage::failure(&error))
 }

@@ -27,13 +27,14 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
     (&["estimate"], "plan"),
     (&["serve", "server", "listen", "daemon"], if cfg!(feature = "serve") { "serve" } else { "help" }),
     // Nothing here does the same.
-    (&["start", "stop", "init", "config", "login", "logout", "auth", "exit", "quit", "build"], "help"),
+    (&["start", "stop", "init", "login", "logout", "auth", "exit", "quit", "build"], "help"),
 ];
 
 /// Words that can be drawn and are one letter away from a subcommand.
-const DRAWN: [&str; 18] = [
-    "beach", "bunch", "clan", "concert", "convent", "covert", "doctors", "helm", "insect", "kelp", "nerve", "plain",
-    "plane", "plank", "plant", "remote", "swerve", "verve",
+const DRAWN: [&str; 26] = [
+    "beach", "bunch", "clan", "concert", "confit", "convent", "covert", "doctors", "helm", "insect", "kelp", "nerve",
+    "plain", "plane", "plank", "plant", "presents", "remote", "sheen", "sheep", "sheer", "sweet", "swerve", "temples",
+    "templets", "verve",
 ];
 
 /// Endings of the files that this program reads.

@@ -7,19 +7,22 @@ use std::path::{Path, PathBuf};
 use flux2::digest::sha256;
 use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
-use flux2::image::{Transparency, hexadecimal};
+use flux2::image::{Preparation, Transparency, hexadecimal};
 use flux2::weights::{Component, Location, ModelFiles, Part, TextConfig, TransformerConfig, VaeConfig};
 use flux2::{Error, ModelPaths, Reference, Variant, environment, plan};
 
 use crate::args::GenerateArgs;
 use crate::cache_folder;
+use crate::choices::Choices;
+use crate::config::{self, Config};
 use crate::failure::{Failure, Result};
 use crate::gpu_options::gpu_options;
 use crate::prompts::read_prompts;
 use crate::report::Report;
+use crate::settings::expansion::Sources;
 use crate::settings::{Outside, Settings};
 use crate::source_picture::SourcePicture;
-use crate::typed_paths;
+use crate::{templates, typed_paths};
 
 /// A model whose files are checked, and decoded reference images.
 pub struct Prepared {
@@ -29,6 +32,20 @@ pub struct Prepared {
 
 /// Everything outside the arguments that settings depend on, read from this process and its environment.
 pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Result<Outside<'a>> {
+    let config = config::load(args.config.as_deref())?;
+    let files = config.choices(&args.preset, Path::is_file)?;
+    outside_with(args, from, &config, files)
+}
+
+/// The same with files of settings that were read before.
+pub fn outside_with<'a>(
+    args: &GenerateArgs,
+    from: Option<&'a SourcePicture>,
+    config: &Config,
+    files: Choices,
+) -> Result<Outside<'a>> {
+    let mut all_templates = templates::built_in();
+    all_templates.extend(config.templates.clone());
     Ok(Outside {
         model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
@@ -37,7 +54,14 @@ pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Resu
         is_file: Path::is_file,
         is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
+        files,
+        sources: Sources {
+            templates: all_templates,
+            wildcards: config.wildcards(),
+            read_wildcard: templates::read_wildcard,
+        },
         fresh_seed: fresh_seed(),
+        cells: None,
     })
 }
 
@@ -105,12 +129,12 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
         Some(limit) => plan::check_reading(limit, &files, &settings.options, read, bytes),
         None => Ok(()),
     };
-    let references = read_references(&settings.references, settings.transparency, check)?;
+    let references = read_references(&settings.references, &settings.preparation, check)?;
     let transparent =
         settings.references.iter().zip(&references).filter(|(_, reference)| reference.transparency().is_some());
     for (path, _) in transparent {
         let path = path.display();
-        report.warning(match settings.transparency {
+        report.warning(match settings.preparation.transparency {
             Transparency::Over(WHITE) => {
                 format!("{path} is transparent: the model sees it over white, without its hidden colors")
             }
@@ -129,7 +153,7 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
 /// Reads reference images. `check` is asked before each: with those before it, and the bytes that reading it takes.
 pub fn read_references(
     paths: &[PathBuf],
-    transparency: Transparency,
+    preparation: &Preparation,
     check: impl Fn(&[Reference], usize) -> flux2::Result<()>,
 ) -> Result<Vec<Reference>> {
     let mut references: Vec<Reference> = Vec::new();
@@ -144,8 +168,8 @@ pub fn read_references(
             references.push(same.clone());
             continue;
         }
-        let reading = Reference::reading_bytes_of(&bytes, &name).and_then(|bytes| check(&references, bytes));
-        let reference = reading.and_then(|()| Reference::from_transparent(&bytes, &name, transparency));
+        let reading = Reference::reading_bytes_to(preparation, &bytes, &name).and_then(|bytes| check(&references, bytes));
+        let reference = reading.and_then(|()| Reference::prepared(&bytes, &name, preparation));
         references.push(reference.map_err(|error| unread(error, &name))?);
     }
     Ok(references)

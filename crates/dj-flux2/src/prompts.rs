@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use flux2::Error;
 
@@ -14,13 +15,7 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Reads all prompts of a run; none if none are given.
 pub fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
     if let Some(path) = &args.prompt_file {
-        let text = match path.to_str() {
-            Some("-") => read_text(io::stdin(), "standard input")?,
-            _ => {
-                let file = File::open(path).map_err(|source| Error::Io { path: path.clone(), source })?;
-                read_text(file, &path.display().to_string())?
-            }
-        };
+        let text = read_file(path)?;
         let prompts: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
         return match prompts.is_empty() {
             true => Err(Failure::usage(format!("{} holds no prompt", path.display()), "write one prompt per line")),
@@ -43,6 +38,17 @@ pub fn read_prompts(args: &GenerateArgs) -> Result<Vec<String>> {
         words => {
             let message = format!("the prompt is {} separate arguments", words.len());
             Err(Failure::usage(message, format!("put it in quotes: \"{}\"", words.join(" "))))
+        }
+    }
+}
+
+/// Reads a file of prompts or of a batch; `-` is standard input.
+pub fn read_file(path: &Path) -> Result<String> {
+    match path.to_str() {
+        Some("-") => read_text(io::stdin(), "standard input"),
+        _ => {
+            let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+            read_text(file, &path.display().to_string())
         }
     }
 }

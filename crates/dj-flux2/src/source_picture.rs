@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use flux2::Reference;
-use flux2::image::{OtherParameters, Parameters, Stored, metadata};
+use flux2::image::metadata::{self, SheetParameters};
+use flux2::image::{OtherParameters, Parameters, Stored};
 use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::weights::Lora;
 
@@ -30,10 +31,18 @@ pub struct Taken {
     pub left_out: Vec<String>,
 }
 
-/// Reads the parameters that this or another program stored in the picture `file`.
-pub fn read_parameters(file: &Path) -> Result<Stored> {
-    let bytes = read_picture(file)?;
-    let stored = metadata::read_any(&bytes).map_err(|e| Failure::image(e).of_file(file))?;
+/// The parameters of the picture in a cell of the sheet in `file`.
+fn parameters_of(sheet: &SheetParameters, (column, row): (usize, usize), file: &Path) -> Result<Parameters> {
+    sheet.at(column, row).map(|cell| cell.parameters.clone()).ok_or_else(|| {
+        let cells: Vec<String> = sheet.cells.iter().take(100).map(|at| format!("{},{}", at.column, at.row)).collect();
+        let message = format!("{} stores no parameters of a picture in column {column}, row {row}", name_of(file));
+        Failure::usage(message, format!("its pictures are {}", cells.join(" ")))
+    })
+}
+
+/// The parameters that this or another program stored in the picture `file`, which holds `bytes`.
+pub fn parameters_in(bytes: &[u8], file: &Path) -> Result<Stored> {
+    let stored = metadata::read_any(bytes).map_err(|e| Failure::image(e).of_file(file))?;
     stored.ok_or_else(|| {
         let message = format!("{} holds no parameters that are understood", name_of(file));
         let hint = "pass a picture as its program wrote it: many sites and editors remove the parameters";
@@ -103,8 +112,31 @@ fn shortened(value: &str) -> String {
 }
 
 impl SourcePicture {
-    pub fn read(file: &Path) -> Result<Self> {
-        Ok(SourcePicture { file: file.to_owned(), stored: read_parameters(file)? })
+    /// Reads a picture, or what a sheet says of the picture in its `cell`: column and row, from 1.
+    pub fn read(file: &Path, cell: Option<(usize, usize)>) -> Result<Self> {
+        let bytes = read_picture(file)?;
+        let sheet = metadata::read_sheet(&bytes).map_err(|e| Failure::image(e).of_file(file))?;
+        let stored = match (sheet, cell) {
+            (None, None) => parameters_in(&bytes, file)?,
+            (Some(sheet), Some(cell)) => Stored::Ours(Box::new(parameters_of(&sheet, cell, file)?)),
+            (Some(sheet), None) => {
+                let message = format!("{} is a sheet of {} pictures", name_of(file), sheet.cells.len());
+                return Err(Failure::usage(message, "choose one with --cell COLUMN,ROW, as in --cell 1,1"));
+            }
+            (None, Some(_)) => {
+                let message = format!("{} is no sheet, so it has no cells", name_of(file));
+                return Err(Failure::usage(message, "leave --cell out, or pass a sheet that stores its parameters"));
+            }
+        };
+        Ok(SourcePicture { file: file.to_owned(), stored })
+    }
+
+    /// What it shows, if it says that.
+    pub fn prompt(&self) -> Option<&str> {
+        match &self.stored {
+            Stored::Ours(made) => Some(&made.prompt),
+            Stored::Other(made) => made.prompt.as_deref(),
+        }
     }
 
     /// The name of the model, if the picture says it.
@@ -112,14 +144,6 @@ impl SourcePicture {
         match &self.stored {
             Stored::Ours(made) => Some(&made.model),
             Stored::Other(made) => made.model.as_deref(),
-        }
-    }
-
-    /// Whether it says what it shows.
-    pub fn has_prompt(&self) -> bool {
-        match &self.stored {
-            Stored::Ours(_) => true,
-            Stored::Other(made) => made.prompt.is_some(),
         }
     }
 

@@ -43,6 +43,7 @@ pub fn check_standard_input(args: &GenerateArgs) -> Result<()> {
     let dash = |path: &&std::path::PathBuf| path.as_path() == Path::new("-");
     let readers: Vec<&str> = prompts
         .chain(args.prompt_file.iter().filter(dash).map(|_| "--prompt-file"))
+        .chain(args.batch.iter().filter(dash).map(|_| "--batch"))
         .chain(args.from.iter().filter(dash).map(|_| "--from"))
         .chain(args.input.iter().filter(dash).map(|_| "-i"))
         .collect();

@@ -77,7 +77,7 @@ fn average(average: &mut f64, newest: f64) {
 
 #[cfg(test)]
 mod tests {
-    use flux2::image::ImageFormat;
+    use flux2::image::{ImageFormat, Quality};
     use flux2::{NoiseKind, Precision};
 
     use super::*;
@@ -86,15 +86,19 @@ mod tests {
         JobSpec {
             model: ModelKey { name: name.into(), loras: vec![], precision: Precision::BF16 },
             prompt: String::new(),
+            negative_prompt: None,
+            template: None,
             references: vec![],
             width,
             height: 64,
             steps: 4,
             guidance: None,
             noise: NoiseKind::Philox,
+            compat: None,
             seed: 0,
             count: 1,
             format: ImageFormat::Png,
+            quality: Quality::default(),
             metadata: true,
         }
     }

@@ -253,6 +253,8 @@ fn gradient(request: &ResolvedRequest, model: &ModelKey) -> Result<RgbImage> {
 fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Variant) -> Parameters {
     Parameters {
         prompt: request.prompt.clone(),
+        negative_prompt: request.negative_prompt.clone(),
+        template: request.template.clone(),
         seed: request.seed,
         noise: request.noise.to_string(),
         model: model.name.clone(),

@@ -10,7 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use flux2::digest::sha256;
-use flux2::image;
+use flux2::image::Embedded;
+use flux2::image::codec::encode_with;
 use flux2::pipeline::GeneratedImage;
 
 use crate::event::EventKind;
@@ -124,7 +125,8 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
 fn encode(spec: &JobSpec, drawn: Drawn) -> Result<Encoded, JobFailure> {
     let encode = || {
         let (made, converted) = (drawn()?, Instant::now());
-        let bytes = image::encode(&made.image, spec.format, spec.metadata.then_some(&made.parameters))?;
+        let embedded = spec.metadata.then_some(Embedded::Picture(&made.parameters));
+        let bytes = encode_with(&made.image, spec.format, &spec.quality, embedded)?;
         Ok(Encoded { made, bytes, converted })
     };
     catch_unwind(AssertUnwindSafe(encode))

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use flux2::image::ImageFormat;
-use flux2::{NoiseKind, Precision};
+use flux2::image::{ImageFormat, Quality};
+use flux2::{Compat, NoiseKind, Precision};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The pictures of a job. A repetition of it draws the same bytes on the same kind of processor.
@@ -14,6 +14,12 @@ pub struct JobSpec {
     pub model: ModelKey,
     /// Description of the pictures.
     pub prompt: String,
+    /// What guidance leads away from; none for a distilled model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// SHA-256 of each reference image's bytes, in lower-case hexadecimal, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
@@ -29,6 +35,9 @@ pub struct JobSpec {
     /// Kind of noise.
     #[serde(with = "as_text")]
     pub noise: NoiseKind,
+    /// The program whose noise levels and rounding are followed.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
+    pub compat: Option<Compat>,
     /// Seed of the first picture; each further one has the next seed.
     pub seed: u64,
     /// Number of pictures, at least 1.
@@ -36,6 +45,9 @@ pub struct JobSpec {
     /// Format of the files.
     #[serde(with = "image_format")]
     pub format: ImageFormat,
+    /// Quality of lossy formats.
+    #[serde(default)]
+    pub quality: Quality,
     /// Whether the parameters are stored in the files.
     pub metadata: bool,
 }
@@ -97,6 +109,24 @@ mod as_text {
     pub fn deserialize<'de, T: std::str::FromStr, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not known")))
+    }
+}
+
+/// As [`as_text`], of a value that may be missing.
+mod optional_text {
+    use super::*;
+
+    pub fn serialize<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, T: std::str::FromStr, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        super::as_text::deserialize(deserializer).map(Some)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flux2::image::ImageFormat;
-use flux2::{Error, NoiseKind, Precision, Warning};
+use flux2::image::{ImageFormat, Quality};
+use flux2::{Compat, Error, NoiseKind, Precision, Warning};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::JobFailure;
@@ -17,6 +17,10 @@ pub struct Draft {
     pub model: ModelChoice,
     /// Description of the pictures; may be empty.
     pub prompt: String,
+    /// What guidance leads away from, for base models.
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from, to be stored in the pictures.
+    pub template: Option<String>,
     /// Digests of reference images, as [`Jobs::put_blob`](crate::Jobs::put_blob) returned them.
     pub references: Vec<String>,
     /// Width in pixels.
@@ -29,12 +33,16 @@ pub struct Draft {
     pub guidance: Option<f32>,
     /// Kind of noise.
     pub noise: Option<NoiseKind>,
+    /// The program whose noise levels and rounding are followed; its noise is not chosen by it.
+    pub compat: Option<Compat>,
     /// Seed of the first picture; random by default, with 53 bits, so that JSON readers keep it exact.
     pub seed: Option<u64>,
     /// Number of pictures; 1 by default.
     pub count: Option<u32>,
     /// Format of the files; PNG by default.
     pub format: Option<ImageFormat>,
+    /// Quality of lossy formats; JPEG at 95 and WebP without loss by default.
+    pub quality: Quality,
     /// Whether the parameters are stored in the files; they are by default.
     pub metadata: Option<bool>,
 }

@@ -149,8 +149,24 @@ impl Shared {
 
     /// Fill in every default and check every limit.
     pub(crate) fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
-        let Draft { model, prompt, references, width, height, steps, guidance, noise, seed, count, format, metadata } =
-            draft;
+        let Draft {
+            model,
+            prompt,
+            negative_prompt,
+            template,
+            references,
+            width,
+            height,
+            steps,
+            guidance,
+            noise,
+            compat,
+            seed,
+            count,
+            format,
+            quality,
+            metadata,
+        } = draft;
         let model = self.host.resolve(&model)?;
         let (count, max) = (count.unwrap_or(1), self.options.max_count);
         if !(1..=max).contains(&count) {
@@ -161,25 +177,30 @@ impl Shared {
             return Err(Refused::SeedRange { seed, count });
         }
         let noise = noise.unwrap_or_default();
-        let request = GenerateRequest { prompt, width, height, steps, guidance, seed, noise, ..Default::default() };
+        let texts = GenerateRequest { prompt, negative_prompt, template, ..Default::default() };
+        let request = GenerateRequest { width, height, steps, guidance, seed, noise, compat, ..texts };
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
         let resolved = ResolvedRequest::new(&GenerateRequest { references: images, ..request }, model.variant)?;
         let work = self.host.work(&model.key, &resolved);
-        let ResolvedRequest { prompt, width, height, steps, guidance, warnings, .. } = resolved;
+        let ResolvedRequest { prompt, negative_prompt, template, width, height, steps, guidance, warnings, .. } = resolved;
         let spec = JobSpec {
             model: model.key,
             prompt,
+            negative_prompt,
+            template,
             references,
             width,
             height,
             steps,
             guidance,
             noise,
+            compat,
             seed,
             count,
             format: format.unwrap_or(ImageFormat::Png),
+            quality,
             metadata: metadata.unwrap_or(true),
         };
         Ok(Resolved { spec, work, warnings })

@@ -225,6 +225,19 @@ impl Variant {
         }
     }
 
+    /// The published or built-in variant whose name, or that of its repository without the owner, has the same letters
+    /// and digits: `klein4b`, `FLUX.2-klein-4B` and `flux2_klein_4b` are klein-4b.
+    pub fn by_spelling(name: &str) -> Option<&'static Variant> {
+        let letters = |text: &str| -> String {
+            let letters = text.chars().filter(char::is_ascii_alphanumeric);
+            letters.map(|c| c.to_ascii_lowercase()).collect()
+        };
+        // A path or a repository of another owner is another model.
+        let spelled = Some(name).filter(|name| !name.contains(['/', '\\'])).map(letters)?;
+        let of_repo = |variant: &Variant| variant.repo.and_then(|repo| repo.rsplit('/').next()).map(letters);
+        Self::named().iter().find(|variant| letters(variant.name) == spelled || of_repo(variant) == Some(spelled.clone()))
+    }
+
     /// The sizes of its networks; `None` if it leaves them to the files.
     pub(crate) fn size(&self) -> Option<Size> {
         self.size
@@ -319,6 +332,19 @@ mod tests {
         }
         assert_eq!(nearest("black-forest-labs/FLUX.2-klein-base-9b"), Some("klein-base-9b"));
         assert_eq!(nearest("stabilityai/sdxl-turbo"), None);
+    }
+
+    #[test]
+    fn another_spelling_is_the_same_name() {
+        let found = |name| Variant::by_spelling(name).map(|variant| variant.name);
+        for name in ["klein4b", "klein_4b", "Klein 4B", "FLUX.2-klein-4B", "flux2-klein-4b", "flux.2_klein_4b"] {
+            assert_eq!(found(name), Some("klein-4b"), "{name}");
+        }
+        assert_eq!(found("FLUX.2 klein base 9B"), Some("klein-base-9b"));
+        assert_eq!(found("KleinMini"), Some(KLEIN_MINI));
+        for name in ["", "klein", "klien4b", "somebody/klein-4b", "./klein4b", "klein-4"] {
+            assert_eq!(found(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -55,6 +55,12 @@ pub enum Error {
         /// The scale that was asked for.
         guidance: f32,
     },
+    /// A negative prompt for a model that runs without guidance.
+    #[error("{variant} takes no negative prompt: it is distilled and runs without guidance")]
+    NegativePrompt {
+        /// Name of the variant.
+        variant: &'static str,
+    },
     /// Too many reference images.
     #[error("{count} reference images, at most {max} are allowed")]
     ReferenceCount {
@@ -106,19 +112,21 @@ pub enum Error {
 
     // ---- images ----
     /// The bytes are not of a picture format that is read.
-    #[error("{what} is {found}, not a PNG, JPEG or WebP picture")]
+    #[error("{what} is {found}, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture")]
     ImageFormat {
         /// The input: a file name, or its position in a request.
         what: String,
         /// What the first bytes look like, with its article.
         found: &'static str,
+        /// How to make one of these pictures of it, as an imperative sentence.
+        how: &'static str,
     },
     /// A picture that is cut short, broken or of an unsupported kind.
     #[error("{what}: cannot decode the {format}: {reason}")]
     ImageDecode {
         /// The input, as in [`ImageFormat`](Error::ImageFormat).
         what: String,
-        /// `PNG`, `JPEG` or `WebP`.
+        /// Its usual spelling, as `PNG`.
         format: &'static str,
         /// The decoder's message.
         reason: String,
@@ -223,6 +231,29 @@ pub enum Error {
     OutputExists {
         /// The existing file.
         path: PathBuf,
+    },
+
+    // ---- sheets ----
+    /// So many cells that their pictures would be too small to be seen.
+    #[error(
+        "{cells} pictures do not fit on a sheet of at most {max_side} pixels a side and {} million in all",
+        max_pixels / 1_000_000
+    )]
+    SheetTooLarge {
+        /// Cells asked for.
+        cells: usize,
+        /// Longest side of a sheet, in pixels.
+        max_side: u32,
+        /// Most pixels of a sheet.
+        max_pixels: u64,
+    },
+    /// Pictures of two sizes that are compared pixel by pixel.
+    #[error("one picture is {}x{} pixels, the other {}x{}", first[0], first[1], second[0], second[1])]
+    SizesDiffer {
+        /// Width and height of the first, in pixels.
+        first: [u32; 2],
+        /// Width and height of the second, in pixels.
+        second: [u32; 2],
     },
 
     // ---- text ----
@@ -337,9 +368,12 @@ impl Error {
             | Error::SizeRange { .. }
             | Error::Steps { .. }
             | Error::Guidance { .. }
+            | Error::NegativePrompt { .. }
             | Error::ReferenceCount { .. }
             | Error::UnknownExtension { .. }
             | Error::OutputExists { .. }
+            | Error::SheetTooLarge { .. }
+            | Error::SizesDiffer { .. }
             | Error::ImageParametersTooLong { .. } => ErrorKind::Usage,
             Error::ImageFormat { .. }
             | Error::ImageDecode { .. }
@@ -373,6 +407,9 @@ impl Error {
             }
             Error::Steps { .. } => Remedy::UseDefaultSteps,
             Error::Guidance { .. } => Remedy::UseDefaultGuidance,
+            Error::NegativePrompt { .. } => {
+                Remedy::advice("say in the prompt what the picture shows, or use a base model, as klein-base-4b")
+            }
             Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
             Error::Weights(error) => return error.remedy(),
             #[cfg(feature = "hub")]
@@ -382,7 +419,7 @@ impl Error {
             ),
             Error::MemoryLimit { formats, .. } if formats.is_empty() => Remedy::AllowMemory,
             Error::MemoryLimit { formats, .. } => Remedy::AllowQuantizing { formats: formats.clone() },
-            Error::ImageFormat { .. } => Remedy::advice("convert it to PNG, JPEG or WebP"),
+            Error::ImageFormat { how, .. } => Remedy::advice(*how),
             Error::ImageDecode { .. } => Remedy::advice("open it in an image editor and save it again, as PNG"),
             Error::ImageAnimated { .. } => Remedy::advice("save one frame of it as a still picture"),
             Error::ImageTooLarge { .. } => {
@@ -395,6 +432,8 @@ impl Error {
             Error::ImageParametersTooLong { .. } => Remedy::OmitParameters,
             Error::UnknownExtension { .. } => Remedy::advice("end the name in .png, .jpg, .jpeg or .webp"),
             Error::OutputExists { .. } => Remedy::OverwritePicture,
+            Error::SheetTooLarge { .. } => Remedy::advice("put fewer pictures on a sheet"),
+            Error::SizesDiffer { .. } => Remedy::advice("scale one of them to the size of the other"),
             Error::TokenizerVocabulary { .. } => {
                 Remedy::advice("put the tokenizer/ folder that belongs to the text encoder beside the model")
             }

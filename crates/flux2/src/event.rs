@@ -198,6 +198,11 @@ pub enum Warning {
         /// Name of the variant.
         variant: &'static str,
     },
+    /// A negative prompt has no effect without guidance.
+    NegativePromptIgnored {
+        /// The scale that was asked for.
+        guidance: f32,
+    },
     /// Many steps on a step-distilled model; perhaps the seed was meant.
     ManySteps {
         /// Steps that were asked for.
@@ -215,6 +220,11 @@ pub enum Warning {
         variant: &'static str,
         /// Sizes that it was trained on.
         trained: PictureSizes,
+    },
+    /// A reference image whose file holds several frames or pages.
+    FirstFrame {
+        /// Number of the reference, from 1.
+        reference: usize,
     },
     /// A prompt that names no subject the model knows, or of which it knows few words.
     UnknownWords {
@@ -263,11 +273,17 @@ impl fmt::Display for Warning {
             Warning::GuidanceIgnored { guidance, variant } => {
                 write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
             }
+            Warning::NegativePromptIgnored { guidance } => {
+                write!(f, "the negative prompt has no effect: guidance {guidance} is none, above 1 it leads away from it")
+            }
             Warning::ManySteps { steps, default } => {
                 write!(f, "{steps} steps on a model made for {default}")
             }
             Warning::UntrainedSize { width, height, variant, trained } => {
                 write!(f, "{variant} was trained on {trained}: a picture of {width}x{height} will be poor")
+            }
+            Warning::FirstFrame { reference } => {
+                write!(f, "reference image {reference} has several frames or pages: the first one is taken")
             }
             Warning::UnknownWords { variant, unknown: UnknownWords { names_subject, words, nearest } } => {
                 match names_subject {

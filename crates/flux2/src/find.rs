@@ -130,7 +130,7 @@ impl ModelFinder {
             return Ok(named.clone());
         }
         let name = named.path().to_string_lossy();
-        match Variant::by_repo(&name).map_or_else(|| Variant::by_name(&name), Ok) {
+        match Variant::by_repo(&name).or_else(|| Variant::by_spelling(&name)).map_or_else(|| Variant::by_name(&name), Ok) {
             Ok(Variant { name: KLEIN_MINI, .. }) => return Location::builtin().ok_or(FindError::NotBuiltIn),
             Ok(variant @ Variant { repo: Some(repo), .. }) => return self.published(variant, repo),
             _ => {}
@@ -239,7 +239,7 @@ fn single_file(folder: Location) -> Location {
 /// [`FindError::NoRepository`], [`FindError::SeveralSizes`] or [`FindError::UnknownName`].
 #[cfg(feature = "hub")]
 pub fn repo_of(name: &str) -> Result<RepoId, FindError> {
-    match Variant::by_repo(name).map_or_else(|| Variant::by_name(name), Ok) {
+    match Variant::by_repo(name).or_else(|| Variant::by_spelling(name)).map_or_else(|| Variant::by_name(name), Ok) {
         Ok(Variant { repo: Some(repo), .. }) => Ok(repo.parse()?),
         Ok(Variant { name: KLEIN_MINI, .. }) => Err(FindError::NoRepository),
         Err(_) => {
@@ -275,10 +275,17 @@ mod tests {
         let here = env!("CARGO_MANIFEST_DIR");
         assert_eq!(find(here).unwrap(), PathBuf::from(here));
         assert_eq!(find("KLEIN-mini").is_ok(), cfg!(feature = "mini"));
+        assert_eq!(find("kleinmini").is_ok(), cfg!(feature = "mini"));
         let published = find("klein-9b").unwrap_err();
         assert_eq!(published.to_string(), "klein-9b is not on this disk");
         assert_eq!(published.kind(), ErrorKind::ModelMissing);
-        for near in ["klien-4b", "FLUX.2-klein-4B", "blackforestlabs/flux2-klein-4b"] {
+        for spelled in ["FLUX.2-klein-4B", "klein4b"] {
+            match find(spelled) {
+                Err(FindError::NotDownloaded { variant, .. }) => assert_eq!(variant.name, "klein-4b", "{spelled}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        for near in ["klien-4b", "blackforestlabs/flux2-klein-4b"] {
             match find(near) {
                 Err(FindError::NotFound { nearest, .. }) => assert_eq!(nearest.as_deref(), Some("klein-4b"), "{near}"),
                 other => panic!("{other:?}"),

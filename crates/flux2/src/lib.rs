@@ -43,10 +43,13 @@
 //! | [`find`] | a model by its name: a path, the built-in model, one in the cache |
 //! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
 //! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
+//! | [`template`] | templates of prompts: variables, alternatives, wildcards |
 //! | [`text`] | prompt to token ids |
 //! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
+//! | [`compat`] | the rules of other programs, to reproduce their pictures |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
+//! | [`sheet`] | pictures in equal cells with texts, comparisons of two pictures |
 //! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
@@ -55,6 +58,7 @@
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
+pub mod compat;
 pub mod device;
 pub mod engine;
 pub mod error;
@@ -69,6 +73,8 @@ pub mod plan;
 pub mod prelude;
 pub mod request;
 pub mod sampler;
+pub mod sheet;
+pub mod template;
 pub mod text;
 pub mod text_cache;
 pub mod vocabulary;
@@ -79,6 +85,7 @@ pub use flux2_hub as hub;
 pub use flux2_weights as weights;
 pub use flux2_weights::variant;
 
+pub use compat::Compat;
 pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};

@@ -46,12 +46,12 @@ use prompts::Prompts;
 use references::EncodedReferences;
 use results::{DecodedPixels, DenoisedTogether};
 
+use crate::compat::Compat;
 use crate::event::{CancelToken, Observer, Phase, Warning};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, Transparency, metadata};
 pub use crate::models::flow_transformer::Batching;
 use crate::models::flow_transformer::References;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
-use crate::sampler;
 use crate::text::Tokenizer;
 use crate::text_cache::TextCache;
 use crate::variant::{Procedure, Variant};
@@ -255,7 +255,7 @@ impl<B: Backend> Pipeline<B> {
         let request = inputs[0].request;
         let [h, w] = request.grid();
 
-        let sigmas = sampler::sigmas(request.steps, h * w)?;
+        let sigmas = request.sigmas()?;
         let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
         let cached = procedure == Procedure::KvCache && !inputs[0].references.ids.is_empty();
         let passes = request.steps as usize * if inputs[0].guided.is_some() { 2 } else { 1 };
@@ -330,7 +330,8 @@ impl<B: Backend> Pipeline<B> {
             decoder.forward(latents, request.grid(), pulse)
         });
         let threads = self.networks.threads;
-        Ok(DecodedPixels { values: values?, width: request.width, height: request.height, threads })
+        let (rounding, width, height) = (request.rounding(), request.width, request.height);
+        Ok(DecodedPixels { values: values?, rounding, width, height, threads })
     }
 
     /// What the model was never trained on, if it says what it was trained on.
@@ -349,13 +350,17 @@ impl<B: Backend> Pipeline<B> {
             |lora: &Lora| LoraParameters { name: lora.name.clone(), scale: lora.scale, sha256: lora.sha256.clone() };
         // Recorded once: a request has one background for all its references.
         let transparency = request.references.iter().find_map(Reference::transparency);
-        let (background, compat) = match transparency {
+        let (background, dropped_by) = match transparency {
             Some(Transparency::Over(color)) => (Some(image::hexadecimal(color)), None),
-            Some(Transparency::Dropped) => (None, Some("diffusers".to_owned())),
+            // A program of that kind; others that do the same have their name in the request.
+            Some(Transparency::Dropped) => (None, Some(Compat::Diffusers)),
             None => (None, None),
         };
+        let compat = request.compat.or(dropped_by).map(|compat| compat.name().to_owned());
         Parameters {
             prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            template: request.template.clone(),
             seed: request.seed,
             noise: request.noise.to_string(),
             model: self.name().to_owned(),

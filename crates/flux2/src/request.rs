@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use flux2_base::digest::sha256;
 
+use crate::compat::Compat;
 use crate::event::Warning;
 use crate::image::codec::{self, Prepared, Transparency};
-use crate::image::{RgbImage, resize};
+use crate::image::{Preparation, RgbImage, Rounding, resize};
 use crate::sampler::schedule::MAX_STEPS;
-use crate::sampler::{self, NoiseKind};
+use crate::sampler::{self, NoiseKind, Schedule};
 use crate::variant::Variant;
 use crate::{Error, Result, latents};
 
@@ -31,6 +32,10 @@ const MAX_GUIDANCE: f32 = 100.0;
 pub struct GenerateRequest {
     /// Description of the picture; may be empty.
     pub prompt: String,
+    /// What guidance leads away from, for base models; by default the empty prompt.
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from, to be stored in the picture.
+    pub template: Option<String>,
     /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1.
     pub references: Vec<Reference>,
     /// Width in pixels; by default that of the first prepared reference, or what the model was made for.
@@ -45,6 +50,9 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
+    /// The program whose noise levels and rounding are followed. Its noise is chosen by `noise`, and references are
+    /// prepared as it does by [`Reference::prepared`].
+    pub compat: Option<Compat>,
 }
 
 impl GenerateRequest {
@@ -66,6 +74,10 @@ pub struct Reference {
     source_px: [u32; 2],
     /// What happened to its alpha channel, if it was transparent anywhere.
     transparency: Option<Transparency>,
+    /// How it was prepared.
+    preparation: Preparation,
+    /// Whether its file holds frames or pages behind the one that is taken.
+    has_more_frames: bool,
     /// Memory that it took at most to read it, in bytes: its file and what decoding needs.
     reading_bytes: usize,
 }
@@ -78,6 +90,8 @@ pub struct Reference {
 pub(crate) struct ReferenceKey {
     sha256: String,
     transparency: Option<Transparency>,
+    /// Without its transparency, which counts only where the file has some.
+    preparation: Preparation,
     source_px: [u32; 2],
     prepared_px: [u32; 2],
 }
@@ -88,10 +102,11 @@ impl Reference {
         let (sha256, source_px, reading_bytes) =
             (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());
         let image = Arc::new(resize::prepare_reference(&image).unwrap_or(image));
-        Reference { image, sha256, source_px, transparency: None, reading_bytes }
+        let (preparation, has_more_frames) = (Preparation::default(), false);
+        Reference { image, sha256, source_px, transparency: None, preparation, has_more_frames, reading_bytes }
     }
 
-    /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
+    /// Decode an image file of any [format that is read](crate::image::InputFormat), over white where it is transparent. `name` is what errors call it.
     ///
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).
@@ -104,13 +119,23 @@ impl Reference {
     /// # Errors
     /// As [`from_bytes`](Self::from_bytes).
     pub fn from_transparent(bytes: &[u8], name: &str, transparency: Transparency) -> Result<Self> {
-        let reading_bytes = Self::reading_bytes_of(bytes, name)?;
-        let Prepared { image, source_px, was_transparent } = codec::decode_reference(bytes, name, transparency)?;
-        let transparency = was_transparent.then_some(transparency);
-        Ok(Reference { image: Arc::new(image), sha256: sha256(bytes), source_px, transparency, reading_bytes })
+        Self::prepared(bytes, name, &Preparation { transparency, ..Preparation::default() })
     }
 
-    /// Read and decode a PNG, JPEG or WebP file; see [`from_bytes`](Self::from_bytes).
+    /// As [`from_bytes`](Self::from_bytes), prepared in another way, as [another program](Compat::preparation) does.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes).
+    pub fn prepared(bytes: &[u8], name: &str, preparation: &Preparation) -> Result<Self> {
+        let reading_bytes = Self::reading_bytes_to(preparation, bytes, name)?;
+        let Prepared { image, source_px, was_transparent, has_more_frames } =
+            codec::prepare(bytes, name, preparation)?;
+        let transparency = was_transparent.then_some(preparation.transparency);
+        let (image, sha256, preparation) = (Arc::new(image), sha256(bytes), *preparation);
+        Ok(Reference { image, sha256, source_px, transparency, preparation, has_more_frames, reading_bytes })
+    }
+
+    /// Read and decode an image file; see [`from_bytes`](Self::from_bytes).
     ///
     /// # Errors
     /// Those of [`codec::read_file`], and any of the image errors.
@@ -125,7 +150,15 @@ impl Reference {
     /// # Errors
     /// Those of `from_bytes` about the header.
     pub fn reading_bytes_of(bytes: &[u8], name: &str) -> Result<usize> {
-        Ok(bytes.len() + codec::reference_memory(bytes, name)?)
+        Self::reading_bytes_to(&Preparation::default(), bytes, name)
+    }
+
+    /// The same for [`prepared`](Self::prepared).
+    ///
+    /// # Errors
+    /// As [`reading_bytes_of`](Self::reading_bytes_of).
+    pub fn reading_bytes_to(preparation: &Preparation, bytes: &[u8], name: &str) -> Result<usize> {
+        Ok(bytes.len() + codec::reference_memory(bytes, name, preparation)?)
     }
 
     /// Memory that it took at most to read this reference, in bytes, its file included.
@@ -140,9 +173,16 @@ impl Reference {
 
     /// The key that its tokens are remembered by, once it is prepared.
     pub(crate) fn key(&self) -> ReferenceKey {
-        let Reference { image, sha256, transparency, source_px, .. } = self;
+        let Reference { image, sha256, transparency, preparation, source_px, .. } = self;
         let prepared_px = [image.width(), image.height()];
-        ReferenceKey { sha256: sha256.clone(), transparency: *transparency, source_px: *source_px, prepared_px }
+        let preparation = Preparation { transparency: Transparency::default(), ..*preparation };
+        ReferenceKey {
+            sha256: sha256.clone(),
+            transparency: *transparency,
+            preparation,
+            source_px: *source_px,
+            prepared_px,
+        }
     }
 
     /// The image as the model takes it.
@@ -166,6 +206,10 @@ impl Reference {
 pub struct ResolvedRequest {
     /// Description of the picture.
     pub prompt: String,
+    /// What guidance leads away from; `None` is the empty prompt. None for a distilled model.
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from.
+    pub template: Option<String>,
     /// References, scaled down to at most a megapixel and cropped to the grid.
     pub references: Vec<Reference>,
     /// Width in pixels, a multiple of [`GRID_PX`].
@@ -180,6 +224,8 @@ pub struct ResolvedRequest {
     pub seed: u64,
     /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
+    /// The program whose noise levels and rounding are followed.
+    pub compat: Option<Compat>,
     /// Parts of the request that are ignored or probably not meant.
     pub warnings: Vec<Warning>,
 }
@@ -195,8 +241,8 @@ impl ResolvedRequest {
     /// Fill in what `variant` has defaults for, check the limits.
     ///
     /// # Errors
-    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or
-    /// an image error for a reference that is too small or too narrow.
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`],
+    /// [`Error::NegativePrompt`], or an image error for a reference that is too small or too narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {
@@ -219,16 +265,29 @@ impl ResolvedRequest {
             }
         }
         let guidance = variant.default_guidance.map(|default| request.guidance.unwrap_or(default));
+        match (&request.negative_prompt, guidance) {
+            (Some(_), None) => return Err(Error::NegativePrompt { variant: variant.name }),
+            (Some(_), Some(scale)) if scale <= 1.0 => {
+                warnings.push(Warning::NegativePromptIgnored { guidance: scale });
+            }
+            _ => {}
+        }
 
         let check = |axis, px: Option<u32>| px.map_or(Ok(()), |px| check_size(axis, px));
         check("width", request.width)?;
         check("height", request.height)?;
         let references = request.references.clone();
+        let of_several = |(number, reference): (usize, &Reference)| {
+            reference.has_more_frames.then_some(Warning::FirstFrame { reference: number + 1 })
+        };
+        warnings.extend(references.iter().enumerate().filter_map(of_several));
         references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            template: request.template.clone(),
             references,
             width,
             height,
@@ -236,8 +295,23 @@ impl ResolvedRequest {
             guidance,
             seed: request.seed,
             noise: request.noise,
+            compat: request.compat,
             warnings,
         })
+    }
+
+    /// The noise levels of its steps, from 1 down to 0.
+    ///
+    /// # Errors
+    /// None for a request that was checked.
+    pub fn sigmas(&self) -> Result<Vec<f32>> {
+        let schedule = self.compat.map_or_else(Schedule::default, Compat::schedule);
+        sampler::sigmas_by(schedule, self.steps, self.grid().iter().product())
+    }
+
+    /// How the decoder's output becomes bytes.
+    pub fn rounding(&self) -> Rounding {
+        self.compat.map_or_else(Rounding::default, Compat::rounding)
     }
 
     /// Rows and columns of image tokens: `[height, width]` in units of [`GRID_PX`].
@@ -291,6 +365,17 @@ mod tests {
         let resolved = ResolvedRequest::new(&request, distilled()).unwrap();
         assert_eq!(resolved.guidance, None);
         assert_eq!(resolved.warnings, [Warning::GuidanceIgnored { guidance: 4.0, variant: "klein-4b" }]);
+    }
+
+    #[test]
+    fn a_negative_prompt_needs_guidance() {
+        let request = GenerateRequest { negative_prompt: Some("blur".into()), ..Default::default() };
+        let error = ResolvedRequest::new(&request, distilled()).unwrap_err();
+        assert!(matches!(error, Error::NegativePrompt { variant: "klein-4b" }));
+        let resolved = ResolvedRequest::new(&request, base()).unwrap();
+        assert_eq!((resolved.negative_prompt.as_deref(), resolved.warnings.len()), (Some("blur"), 0));
+        let without = ResolvedRequest::new(&GenerateRequest { guidance: Some(1.0), ..request }, base()).unwrap();
+        assert_eq!(without.warnings, [Warning::NegativePromptIgnored { guidance: 1.0 }]);
     }
 
     #[test]

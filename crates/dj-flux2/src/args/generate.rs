@@ -5,7 +5,13 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
-use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
+use super::expansion::ExpansionArgs;
+use super::quality::QualityFlags;
+use super::sheet::SheetFlags;
+use super::values::{
+    Area, Aspect, Compat, Dtype, Quantize, Seed, parse_area, parse_aspect, parse_color, parse_memory, parse_seed,
+    parse_size, thread_count,
+};
 
 /// Help of `--model`; what it takes depends on the features of the build.
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
@@ -38,6 +44,23 @@ pub struct GenerateArgs {
     /// Start from the parameters stored in a picture; other flags override them
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
+
+    /// Read runs from a file of JSON objects, one a line: names of flags, `prompt` and `output`; `-` is standard input;
+    /// pictures that are there already are not drawn again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_flag", "prompt_file", "from"])]
+    pub batch: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub expansion: ExpansionArgs,
+
+    /// Settings that have a name, as in high,wide; `dj-flux2 presets` lists them
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Settings")]
+    pub preset: Vec<String>,
+
+    /// File of settings in place of the user's; `off` for none [default: $DJ_FLUX2_CONFIG, or
+    /// ~/.config/dj-flux2/config.toml]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
 
     #[arg(short, long, value_name = "PATH", help_heading = "Model", help = MODEL_HELP)]
     pub model: Option<PathBuf>,
@@ -72,8 +95,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "COLOR", value_parser = parse_color, help_heading = "Picture")]
     pub background: Option<[u8; 3]>,
 
-    /// Do as another program does: `diffusers` drops the alpha channel of reference images, so that the model sees the
-    /// colors hidden under transparency; --background overrides it
+    /// Do as another program does, so that a seed gives what it gives: noise, noise levels, sizes and alpha channel of
+    /// reference images, rounding; --noise and --background override their part
     #[arg(long, value_name = "PROGRAM", help_heading = "Picture")]
     pub compat: Option<Compat>,
 
@@ -90,15 +113,29 @@ pub struct GenerateArgs {
     #[arg(conflicts_with_all = ["width", "height"])]
     pub size: Option<(u32, u32)>,
 
+    /// Shape of the picture, as in 16:9; -W or -H alone gives the other side
+    #[arg(long, value_name = "W:H", value_parser = parse_aspect, help_heading = "Picture", conflicts_with = "size")]
+    pub aspect: Option<Aspect>,
+
+    /// Number of pixels for the shape: that of a size, as in 1024x1024, or a factor of the usual one, as in 4x
+    #[arg(long, value_name = "AREA", value_parser = parse_area, help_heading = "Picture")]
+    #[arg(conflicts_with_all = ["size", "width", "height"])]
+    pub area: Option<Area>,
+
     /// Denoising steps [default: set by the model]
-    #[arg(short, long, value_name = "N", help_heading = "Picture")]
+    #[arg(short, long, value_name = "N", visible_alias = "num-inference-steps", help_heading = "Picture")]
     pub steps: Option<u32>,
 
     /// Classifier-free guidance scale, base models only [default: set by the model]
-    #[arg(short, long, value_name = "SCALE", help_heading = "Picture")]
+    #[arg(short, long, value_name = "SCALE", visible_aliases = ["guidance-scale", "cfg-scale"])]
+    #[arg(help_heading = "Picture")]
     pub guidance: Option<f32>,
 
-    /// Seed, 64 bits; -1 is a random one [default: random, and printed]
+    /// What the picture should not show, base models only: guidance leads away from it [default: the empty prompt]
+    #[arg(long, value_name = "PROMPT", help_heading = "Picture")]
+    pub negative_prompt: Option<String>,
+
+    /// Seed, 64 bits, or several as in 1,5,10-20; -1 is a random one [default: random, and printed]
     #[arg(short = 'S', long, value_name = "N", value_parser = parse_seed, help_heading = "Picture")]
     pub seed: Option<Seed>,
 
@@ -128,6 +165,9 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
 
+    #[command(flatten)]
+    pub quality: QualityFlags,
+
     /// Stop at the first picture that fails; without it the others are made
     #[arg(long, help_heading = "Output")]
     pub fail_fast: bool,
@@ -136,6 +176,14 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
+    /// Print what would be drawn, and draw nothing
+    #[arg(long, help_heading = "Output")]
+    pub dry_run: bool,
+
+    /// Open the finished pictures in the program that the desktop uses for pictures
+    #[arg(long, help_heading = "Output")]
+    pub open: bool,
+
     /// Print only errors and random seeds
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
@@ -143,6 +191,9 @@ pub struct GenerateArgs {
     /// Also print model, device and the time of every stage
     #[arg(short, long, help_heading = "Output")]
     pub verbose: bool,
+
+    #[command(flatten)]
+    pub sheets: SheetFlags,
 
     /// Number format of the computation [default: bf16]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]
@@ -168,12 +219,39 @@ pub struct GenerateArgs {
 
     /// Quantize weights (to q8_0 or q4_k, on a GPU to fp8 or int8) if the run cannot keep to --max-memory otherwise;
     /// a note says so
-    #[arg(long, requires = "max_memory", help_heading = "Running")]
+    #[arg(long, help_heading = "Running")]
     pub allow_quantize: bool,
 
     /// Neither read nor write the cache of text embeddings on disk
     #[arg(long, help_heading = "Running")]
     pub no_text_cache: bool,
+
+    #[command(flatten)]
+    pub foreign: ForeignArgs,
+
+    /// Print help with all flags
+    #[arg(long)]
+    pub help_all: bool,
+}
+
+/// Flags of other programs that mean nothing here: they are taken so that the answer is better than "unexpected".
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ForeignArgs {
+    /// Sampler of another program
+    #[arg(long, value_name = "NAME", aliases = ["sampling-method", "sampler-name"], hide = true)]
+    pub sampler: Option<String>,
+
+    /// Scheduler of another program
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub scheduler: Option<String>,
+
+    /// Layers of CLIP to skip in another program
+    #[arg(long, value_name = "N", hide = true)]
+    pub clip_skip: Option<String>,
+
+    /// Tokenizer length in another program
+    #[arg(long, value_name = "N", hide = true)]
+    pub max_sequence_length: Option<String>,
 }
 
 impl GenerateArgs {

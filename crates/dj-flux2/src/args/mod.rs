@@ -1,9 +1,14 @@
 //! What was typed, and nothing more: the command line as clap types. Its meaning is decided in `settings`.
 
 mod bench;
+mod config;
+mod expansion;
 mod generate;
+mod help;
+mod quality;
 #[cfg(feature = "serve")]
 mod serve;
+mod sheet;
 mod values;
 
 use std::ffi::OsString;
@@ -12,11 +17,16 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
-pub use generate::GenerateArgs;
+pub use config::{
+    CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ManPagesArgs, PresetsArgs, TemplatesArgs, What,
+};
+pub use generate::{ForeignArgs, GenerateArgs};
+pub use help::{command, parse};
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
+pub use sheet::{CompareArgs, SheetArgs};
 use values::thread_count;
-pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -26,7 +36,7 @@ pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color};
     about = "Text-to-image and image editing with FLUX.2 [klein]",
     after_help = "`dj-flux2 \"a red fox\"` is short for `dj-flux2 generate \"a red fox\"`; flags may come before the \
                   prompt.\n\
-                  `dj-flux2 generate --help` lists them.",
+                  `dj-flux2 generate --help` lists the main ones, --help-all has the rest.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -51,10 +61,24 @@ pub enum Command {
     /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
+    /// List the presets, with the seconds and the memory that they take on this machine
+    Presets(PresetsArgs),
+    /// List the templates of prompts
+    Templates(TemplatesArgs),
+    /// Show and change the files of settings
+    Config(ConfigArgs),
+    /// Put finished pictures on one labeled sheet
+    Sheet(SheetArgs),
+    /// Say how two pictures and their parameters differ, and show it
+    Compare(CompareArgs),
     /// Time single ops or whole pictures on this machine
     Bench(BenchArgs),
     /// Convert a model to another number format (resumable)
     Convert(ConvertArgs),
+    /// Print the completions of a shell, or install them
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a folder
+    ManPages(ManPagesArgs),
     /// Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
     Doctor,
     /// Download a model (resumable)

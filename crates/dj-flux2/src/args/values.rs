@@ -51,21 +51,114 @@ pub enum Component {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Compat {
     Diffusers,
+    Bfl,
+    Comfy,
+    Sdcpp,
+    #[value(name = "dj-flux2")]
+    DjFlux2,
+}
+
+impl From<Compat> for flux2::Compat {
+    fn from(compat: Compat) -> Self {
+        match compat {
+            Compat::Diffusers => flux2::Compat::Diffusers,
+            Compat::Bfl => flux2::Compat::Bfl,
+            Compat::Comfy => flux2::Compat::Comfy,
+            Compat::Sdcpp => flux2::Compat::StableDiffusionCpp,
+            Compat::DjFlux2 => flux2::Compat::DjFlux2,
+        }
+    }
 }
 
 /// Value of `--seed`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seed {
+    /// The first of a run; each picture has the next one.
     Number(u64),
     /// As if the flag had been left out; it replaces the seed of `--from`.
     Random,
+    /// Each prompt is drawn with each of them.
+    List(Vec<u64>),
 }
 
-/// Parses a seed; `-1` is a random one, as in other programs.
-pub fn parse_seed(text: &str) -> Result<Seed, &'static str> {
-    match text {
-        "-1" => Ok(Seed::Random),
-        _ => text.parse().map(Seed::Number).map_err(|_| "a seed is 0 to 18446744073709551615, or -1 for a random one"),
+/// Most seeds of a list.
+const MOST_SEEDS: u64 = 10_000;
+
+/// Parses a seed, or a list of seeds and ranges; `-1` is a random one, as in other programs.
+pub fn parse_seed(text: &str) -> Result<Seed, String> {
+    const ONE: &str = "a seed is 0 to 18446744073709551615, or -1 for a random one";
+    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| ONE.to_owned());
+    if text == "-1" {
+        return Ok(Seed::Random);
+    }
+    if !text.contains([',', '-']) {
+        return number(text).map(Seed::Number);
+    }
+    let mut seeds = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if last < first {
+            return Err(format!("the range {part} ends before it begins"));
+        }
+        if (last - first).saturating_add(seeds.len() as u64) >= MOST_SEEDS {
+            return Err(format!("a list has at most {MOST_SEEDS} seeds"));
+        }
+        seeds.extend(first..=last);
+    }
+    Ok(Seed::List(seeds))
+}
+
+/// Width to height of a picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Aspect {
+    pub width: f64,
+    pub height: f64,
+}
+
+/// Parses `16:9`.
+pub fn parse_aspect(text: &str) -> Result<Aspect, &'static str> {
+    const WRONG: &str = "a shape is two numbers with a colon between them, as in 16:9, at most 64 times as long as wide";
+    let (width, height) = text.split_once([':', '/', 'x']).ok_or(WRONG)?;
+    let side = |text: &str| text.trim().parse::<f64>().ok().filter(|side| side.is_finite() && *side > 0.0).ok_or(WRONG);
+    let aspect = Aspect { width: side(width)?, height: side(height)? };
+    if !(1.0 / 64.0..=64.0).contains(&(aspect.width / aspect.height)) {
+        return Err(WRONG);
+    }
+    Ok(aspect)
+}
+
+/// A number of pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Area {
+    Pixels(u64),
+    /// Times those of the picture that is made without it.
+    Times(f64),
+}
+
+/// Parses `1024x1024`, which is the number of its pixels, or `4x`.
+pub fn parse_area(text: &str) -> Result<Area, &'static str> {
+    const WRONG: &str = "an area is that of a size, as in 1024x1024, or a factor of the usual one, as in 4x";
+    if let Some(factor) = text.strip_suffix(['x', 'X']) {
+        let factor = factor.parse::<f64>().ok().filter(|factor| (0.001..=10_000.0).contains(factor));
+        return factor.map(Area::Times).ok_or(WRONG);
+    }
+    let (width, height) = parse_size(text).map_err(|_| WRONG)?;
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 { Err(WRONG) } else { Ok(Area::Pixels(pixels)) }
+}
+
+/// Parses `NAME=VALUE` of a template's variable.
+pub fn parse_variable(text: &str) -> Result<(String, String), &'static str> {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    match text.split_once('=') {
+        Some((name, value)) if is_name(name) => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a name and its value are needed, as in light=dusk"),
     }
 }
 
@@ -125,6 +218,39 @@ mod tests {
         }
         for wrong in ["", "3", "4096", "1.5", "GiB", "6 apples", "-6GiB", "1.2.3G", "6e9"] {
             assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seeds_are_numbers_lists_and_ranges() {
+        let list = |text| match parse_seed(text) {
+            Ok(Seed::List(seeds)) => seeds,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(list("1,5,10-12"), [1, 5, 10, 11, 12]);
+        assert_eq!(list("7-7"), [7]);
+        assert_eq!(list("3, 1"), [3, 1]);
+        assert_eq!(list("18446744073709551615,0"), [u64::MAX, 0]);
+        assert_eq!(parse_seed("5"), Ok(Seed::Number(5)));
+        assert_eq!(parse_seed("-1"), Ok(Seed::Random));
+        for wrong in ["", "1,", ",", "5-1", "-2", "1-", "1--2", "0-10000", "0-18446744073709551615", "1,-1", "1.5"] {
+            assert!(parse_seed(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(list("0-9999").len(), 10_000);
+    }
+
+    #[test]
+    fn shapes_and_areas_are_read() {
+        assert_eq!(parse_aspect("16:9"), Ok(Aspect { width: 16.0, height: 9.0 }));
+        assert_eq!(parse_aspect("2.39:1"), Ok(Aspect { width: 2.39, height: 1.0 }));
+        for wrong in ["", "16", "16:", "0:1", "-1:1", "1:100", "nan:1", "inf:1", "a:b"] {
+            assert!(parse_aspect(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_area("1024x512"), Ok(Area::Pixels(1 << 19)));
+        assert_eq!(parse_area("0.25x"), Ok(Area::Times(0.25)));
+        assert_eq!(parse_area("4294967295x4294967295"), Ok(Area::Pixels(18_446_744_065_119_617_025)));
+        for wrong in ["", "x", "0x", "-1x", "nanx", "1e9x", "0x0", "4", "1024"] {
+            assert!(parse_area(wrong).is_err(), "{wrong}");
         }
     }
 

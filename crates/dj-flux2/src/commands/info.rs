@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use flux2::Variant;
+use flux2::image::metadata::{SheetCell, SheetParameters, read_sheet};
 use flux2::image::{OtherParameters, Parameters, Stored};
 
 use super::inspect;
 use crate::args::{InfoArgs, InspectArgs};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::report::{json, print, shown};
-use crate::source_picture::read_parameters;
+use crate::source_picture::parameters_in;
+use crate::typed_paths::read_picture;
 
 /// Prints the parameters stored in the picture of `args`.
 ///
@@ -23,7 +25,11 @@ pub fn run(args: &InfoArgs) -> Result<()> {
 
 /// Prints what is stored in a picture.
 pub fn print_parameters(file: &Path, as_json: bool) -> Result<()> {
-    let stored = read_parameters(file)?;
+    let bytes = read_picture(file)?;
+    if let Some(sheet) = read_sheet(&bytes).map_err(|e| Failure::image(e).of_file(file))? {
+        return print_sheet(&sheet, as_json);
+    }
+    let stored = parameters_in(&bytes, file)?;
     if as_json {
         return match &stored {
             Stored::Ours(parameters) => print(&json(parameters)),
@@ -37,6 +43,20 @@ pub fn print_parameters(file: &Path, as_json: bool) -> Result<()> {
     rows.iter().try_for_each(|(name, value)| print(&format!("{name:<11} {}", shown(value))))
 }
 
+/// Prints what is stored in a sheet: a line for each picture, by its column and row.
+fn print_sheet(sheet: &SheetParameters, as_json: bool) -> Result<()> {
+    if as_json {
+        return print(&json(sheet));
+    }
+    let SheetParameters { columns, cells, software, version } = sheet;
+    print(&format!("{:<11} {} pictures, {columns} in a row", "sheet", cells.len()))?;
+    for SheetCell { column, row, parameters: p } in cells {
+        let what = format!("seed {}, {} steps, {}x{}, {}", p.seed, p.steps, p.width, p.height, p.prompt);
+        print(&format!("{:<11} {}", format!("cell {column},{row}"), shown(&what)))?;
+    }
+    print(&format!("{:<11} {}", "software", shown(&format!("{software} {version}"))))
+}
+
 /// Whether `path` is a folder, a file of weights by its name, or the name of a published model.
 fn is_weights(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
@@ -48,6 +68,8 @@ fn is_weights(path: &Path) -> bool {
 fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     let mut rows = vec![
         ("prompt", p.prompt.clone()),
+        ("negative", p.negative_prompt.clone().unwrap_or_default()),
+        ("template", p.template.clone().unwrap_or_default()),
         ("seed", p.seed.to_string()),
         ("noise", p.noise.clone()),
         ("model", p.model.clone()),
@@ -55,6 +77,7 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
         ("dtype", p.dtype.clone()),
         ("steps", p.steps.to_string()),
     ];
+    rows.retain(|(name, value)| !(["negative", "template"].contains(name) && value.is_empty()));
     rows.extend(p.guidance.map(|guidance| ("guidance", guidance.to_string())));
     rows.push(("size", format!("{}x{}", p.width, p.height)));
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));

@@ -1,6 +1,9 @@
 //! One file per subcommand, and what several of them share.
 
 pub mod bench;
+pub mod completions;
+pub mod config;
+pub mod compare;
 pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
@@ -8,13 +11,17 @@ pub mod download;
 pub mod generate;
 pub mod info;
 pub mod inspect;
+pub mod man_pages;
 #[cfg(feature = "hub")]
 pub mod models;
 pub mod plan;
+pub mod presets;
 #[cfg(feature = "hub")]
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod sheet;
+pub mod templates;
 #[cfg(feature = "hub")]
 pub mod verify;
 

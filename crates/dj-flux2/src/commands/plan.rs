@@ -17,6 +17,7 @@ use crate::failure::Result;
 use crate::not_found::how_to_get;
 use crate::prepare::{self, Prepared};
 use crate::report::{Report, Size, json, print};
+use crate::settings::grid::Grid;
 use crate::settings::{self, Outside};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::{self, check_standard_input};
@@ -55,12 +56,15 @@ struct StageRecord {
 /// Prints how much memory and time the pictures of `args` would take. Their model need not be on this disk.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     check_standard_input(args)?;
-    let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
+    let from = args.from.as_deref().map(|file| SourcePicture::read(file, args.sheets.cell)).transpose()?;
     let mut outside = Outside { text_cache: None, ..prepare::outside(args, from.as_ref())? };
-    if outside.prompts.is_empty() && !from.as_ref().is_some_and(SourcePicture::has_prompt) {
+    if outside.prompts.is_empty() && !from.as_ref().is_some_and(|picture| picture.prompt().is_some()) {
         outside.prompts.push(String::new()); // the prompt does not matter for memory
     }
-    let mut settings = settings::resolve(args, outside)?;
+    let mut settings = match Grid::parse(&args.sheets.grid)? {
+        None => settings::resolve(args, outside)?,
+        Some(grid) => grid.largest_run(args, &outside)?,
+    };
     let mut missing = None;
     prepare::locate(&mut settings.paths, |named| match find_or_miss(named)? {
         Model::Here(location) => Ok(location),
@@ -75,6 +79,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Some(variant) => prepare::open_published(variant, &settings, &report)?,
         None => prepare::open(&settings, &report)?,
     };
+    settings.fit(files.variant, &references);
     let requests = settings.requests(&references);
     let resolved = ResolvedRequest::new(&requests[0], files.variant)?;
 
@@ -128,13 +133,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 }
 
 /// Where a model is.
-enum Model {
+pub enum Model {
     Here(Location),
     /// Not on this disk; what is published of it is known.
     Published(&'static Variant),
 }
 
-fn find_or_miss(named: &Location) -> Result<Model> {
+/// Finds a model, or what is published of it.
+pub fn find_or_miss(named: &Location) -> Result<Model> {
     match ModelFinder::usual().model(&typed_paths::model(named)?) {
         Ok(location) => Ok(Model::Here(location)),
         Err(FindError::NotDownloaded { variant, .. }) => Ok(Model::Published(variant)),

@@ -34,7 +34,7 @@ use bars::{Lane, Series, Steps};
 pub use escape::shown;
 use lines::{Label, to_stderr};
 pub use lines::{failed, json, not_parsed, print};
-use record::{ErrorRecord, FailedRecord, Record};
+use record::{ErrorRecord, FailedRecord, Record, SheetRecord};
 use transfer::Transfer;
 
 /// Steps and phases of this length are told one by one.
@@ -174,9 +174,22 @@ impl Report {
         }
     }
 
+    /// Prints where a file is that is no picture of the run.
+    pub fn written(&self, path: &Path) -> Result<()> {
+        let shown = path.display().to_string();
+        if self.detail > Detail::Quiet {
+            self.line(format_args!("saved {shown}"));
+        }
+        match () {
+            () if self.json => self.result(&json(&SheetRecord { sheet: &shown })),
+            () if self.detail > Detail::Quiet && io::stdout().is_terminal() && io::stderr().is_terminal() => Ok(()),
+            () => self.result(&shown),
+        }
+    }
+
     /// Prints that a picture of a run of several could not be made.
     pub fn not_made(&mut self, job: &Job, pictures: u64, failure: &Failure) -> Result<()> {
-        let Job { index, prompt, seed, .. } = job;
+        let Job { index, line, prompt, seed, .. } = job;
         let Failure { code, message, hint } = failure;
         self.line(format_args!("{} picture {index} of {pictures} (seed {seed}): {message}", Label::Error));
         if let Some(hint) = hint {
@@ -186,7 +199,7 @@ impl Report {
             return Ok(());
         }
         let error = ErrorRecord { code: *code, message, hint: hint.as_deref() };
-        self.result(&json(&FailedRecord { index: *index, prompt, seed: *seed, error }))
+        self.result(&json(&FailedRecord { index: *index, line: *line, prompt, seed: *seed, error }))
     }
 
     /// Whether a step or a phase is told in a line of its own: with `-v`, or if people wait for it.

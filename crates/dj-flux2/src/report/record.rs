@@ -17,6 +17,9 @@ pub struct Record<'a> {
     pub path: &'a str,
     /// Number of the picture in the run, counted from 1.
     pub index: u64,
+    /// The line of the batch that asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
     /// The parameters stored in the picture.
     #[serde(flatten)]
     pub parameters: &'a Parameters,
@@ -34,11 +37,21 @@ pub struct Record<'a> {
     pub rescues: Vec<RescueRecord>,
 }
 
+/// The sheet of a run.
+#[derive(Serialize)]
+pub struct SheetRecord<'a> {
+    /// File name.
+    pub sheet: &'a str,
+}
+
 /// A picture of a run of several that could not be made.
 #[derive(Serialize)]
 pub struct FailedRecord<'a> {
     /// Number of the picture in the run, counted from 1.
     pub index: u64,
+    /// The line of the batch that asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
     pub prompt: &'a str,
     pub seed: u64,
     pub error: ErrorRecord<'a>,

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use flux2::image::ImageFormat;
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::{GenerateRequest, Reference};
+use flux2::{GenerateRequest, Reference, Variant};
 
 use super::Settings;
+use super::size::Size;
+use super::expansion::{Prompt, seed_of};
 
 /// Most pictures that wait at a time: they take memory.
 const MAX_WAITING: u64 = 4096;
@@ -15,58 +18,118 @@ const MAX_WAITING: u64 = 4096;
 pub struct Job<'a> {
     /// Number of the picture, counted from 1.
     pub index: u64,
+    /// The line of the batch that asks for it.
+    pub line: Option<usize>,
     pub prompt: &'a str,
+    /// The template that the prompt was made from.
+    pub template: Option<&'a str>,
     pub seed: u64,
     /// Where it is written; `None` is standard output.
     pub path: Option<PathBuf>,
 }
 
+/// A picture of a grid or a batch.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Its place in reading order, from 0.
+    pub place: u64,
+    /// Prompt, seed, size, steps, guidance and noise.
+    pub request: GenerateRequest,
+    /// What is chosen of its size; the rest is in `request` after [`fit`](Settings::fit).
+    pub size: Size,
+    /// The line of the batch that asks for it.
+    pub line: Option<usize>,
+    /// Where it is written, if that is not what the output of the run says.
+    pub path: Option<PathBuf>,
+    /// Its reference images by their places among those of the run; `None` for all.
+    pub references: Option<Vec<usize>>,
+}
+
 impl Settings {
     /// Number of pictures in the run.
     pub fn pictures(&self) -> u64 {
-        self.prompts.len() as u64 * u64::from(self.count)
+        match self.cells.len() as u64 {
+            0 => self.prompts.len() as u64 * self.per_prompt,
+            cells => cells,
+        }
     }
 
-    /// All pictures, those of the first prompt first; each one has the next seed.
+    /// All pictures, those of the first prompt first; each one has the next seed, of all or of the list.
     pub fn jobs(&self) -> impl Iterator<Item = Job<'_>> {
         (0..self.pictures()).map(|i| self.job(i))
     }
 
     /// Picture `i`, counted from 0.
     pub fn job(&self, i: u64) -> Job<'_> {
-        let (index, seed) = (i + 1, self.request.seed + i);
-        Job { index, prompt: &self.prompts[self.prompt_of(i)], seed, path: self.output.path(index, seed) }
+        if let Some(Cell { place, line, request, path, .. }) = self.cells.get(i as usize) {
+            let (index, seed) = (place + 1, request.seed);
+            let path = path.clone().or_else(|| self.output.path(index, seed));
+            return Job { index, line: *line, prompt: &request.prompt, template: request.template.as_deref(), seed, path };
+        }
+        let (index, seed) = (i + 1, seed_of(&self.seed, self.request.seed, i));
+        let Prompt { text, template } = &self.prompts[(i / self.per_prompt) as usize];
+        let path = self.output.path(index, seed);
+        Job { index, line: None, prompt: text, template: template.as_deref(), seed, path }
     }
 
-    fn prompt_of(&self, picture: u64) -> usize {
-        (picture / u64::from(self.count)) as usize
+    /// Gives pictures the size that they have on a model of this variant, with these references.
+    pub fn fit(&mut self, variant: &Variant, references: &[Reference]) {
+        let usual = |first: Option<&Reference>| {
+            first.map_or([variant.default_px; 2], |first| [first.image().width(), first.image().height()])
+        };
+        (self.request.width, self.request.height) = self.size.fitted(usual(references.first()));
+        for Cell { request, size, references: own, .. } in &mut self.cells {
+            let first = match own {
+                Some(own) => own.first().map(|place| &references[*place]),
+                None => references.first(),
+            };
+            (request.width, request.height) = size.fitted(usual(first));
+        }
+    }
+
+    /// Those of `all`, one for each reference of the run, that belong to the references of picture `i`.
+    pub fn of_picture<T: Clone>(&self, i: u64, all: &[T]) -> Vec<T> {
+        match self.cells.get(i as usize).and_then(|cell| cell.references.as_ref()) {
+            Some(own) => own.iter().map(|place| all[*place].clone()).collect(),
+            None => all.to_vec(),
+        }
+    }
+
+    /// Format of the file of picture `i`.
+    pub fn format(&self, i: u64) -> ImageFormat {
+        let own = self.cells.get(i as usize).and_then(|cell| ImageFormat::from_path(cell.path.as_deref()?).ok());
+        own.unwrap_or(self.output.format())
     }
 
     /// Pictures that wait at a time for `workers` workers, which draw up to `batch` together: enough for each to see
     /// the prompts that it encodes ahead, few where each has references to prepare.
     pub fn window(&self, workers: usize, batch: usize) -> u64 {
         let (workers, batch) = (workers as u64, batch as u64);
-        if self.prompts.len() == 1 {
+        if self.prompts.len() == 1 && self.cells.is_empty() {
             return 2 * workers * batch + 2;
         }
         let most = if self.references.is_empty() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
-        (MAX_PREPARED_PROMPTS as u64 * u64::from(self.count) * workers).min(most)
+        (MAX_PREPARED_PROMPTS as u64 * self.per_prompt * workers).min(most)
     }
 
-    /// What the engine is asked for.
-    pub fn request_for(&self, job: &Job, references: &[Reference]) -> GenerateRequest {
-        GenerateRequest {
-            prompt: job.prompt.to_owned(),
-            references: references.to_vec(),
-            seed: job.seed,
-            ..self.request.clone()
+    /// What the engine is asked for to make picture `i`, counted from 0; references are added to it.
+    pub fn request(&self, i: u64) -> GenerateRequest {
+        match self.cells.get(i as usize) {
+            Some(cell) => cell.request.clone(),
+            None => {
+                let Job { prompt, template, seed, .. } = self.job(i);
+                let template = template.map(str::to_owned);
+                GenerateRequest { prompt: prompt.to_owned(), template, seed, ..self.request.clone() }
+            }
         }
     }
 
     /// The requests that decide how much memory the run needs: beyond [`MAX_PREPARED_PROMPTS`], prompts take the place
-    /// of earlier ones.
+    /// of earlier ones. Cells of a grid may have different sizes, so all of them count.
     pub fn requests(&self, references: &[Reference]) -> Vec<GenerateRequest> {
-        self.jobs().take(MAX_PREPARED_PROMPTS + 1).map(|job| self.request_for(&job, references)).collect()
+        let most = if self.cells.is_empty() { MAX_PREPARED_PROMPTS as u64 + 1 } else { u64::MAX };
+        let with_references = |i| GenerateRequest { references: self.of_picture(i, references), ..self.request(i) };
+        (0..self.pictures().min(most)).map(with_references).collect()
     }
 }
 

@@ -1,17 +1,22 @@
-//! What the choices mean: flag beats environment beats `--from` beats the model's default.
+//! What the choices mean: flag beats environment beats `--from` beats presets and files of settings beats the model's
+//! default.
 //!
 //! In:  [`GenerateArgs`] and everything from [`Outside`] that it depends on; nothing is read here.
 //! Out: [`Settings`], checked as far as possible without the model. Steps and guidance that nobody chose stay open: the
 //!      model's defaults fill them in.
 
+pub mod batch;
+pub mod expansion;
 pub mod formats;
+pub mod grid;
 pub mod jobs;
 pub mod loras;
+pub mod size;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use flux2::image::Transparency;
+use flux2::image::{Preparation, Quality};
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
@@ -19,13 +24,17 @@ use flux2::{
     EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, Residency, ResolvedRequest, TextCache, Variant,
 };
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, Seed};
 use crate::choices::{Choice, Choices, Origin, Sourced};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
+use expansion::{Expanded, Prompt, Sources};
+use jobs::Cell;
+use size::Size;
 
 /// What a run depends on besides its flags.
+#[derive(Clone)]
 pub struct Outside<'a> {
     /// Value of `DJ_FLUX2_MODEL`.
     pub model: Option<OsString>,
@@ -41,8 +50,14 @@ pub struct Outside<'a> {
     pub is_folder: fn(&Path) -> bool,
     /// Prompts that were typed or read; none if there are none.
     pub prompts: Vec<String>,
+    /// What presets and files of settings say.
+    pub files: Choices,
+    /// Templates and wildcards.
+    pub sources: Sources,
     /// The seed if nobody chooses one.
     pub fresh_seed: u64,
+    /// Cells of the grid that the picture of these flags belongs to.
+    pub cells: Option<u64>,
 }
 
 /// A run, decided.
@@ -63,23 +78,37 @@ pub struct Settings {
     /// Whether weights may be quantized to keep to the limit.
     pub may_round: bool,
     /// At least one.
-    pub prompts: Vec<String>,
+    pub prompts: Vec<Prompt>,
+    /// Pictures of each prompt.
+    pub per_prompt: u64,
+    /// Whether a prompt that is drawn as it is written looks like a template.
+    pub looks_like_template: bool,
     /// Files of the reference images, in order.
     pub references: Vec<PathBuf>,
-    /// What happens to their transparency.
-    pub transparency: Transparency,
+    /// How they are prepared.
+    pub preparation: Preparation,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
-    /// Pictures per prompt.
-    pub count: u32,
+    /// What is chosen of the size; the rest is in `request` after [`fit`](Self::fit).
+    pub size: Size,
+    /// The seeds of the run, if somebody chose them.
+    pub seed: Seed,
+    /// The pictures of a grid or a batch that this run makes, each with a request of its own; else none.
+    pub cells: Vec<Cell>,
+    /// Pictures of this run, and of others that it belongs to.
+    pub whole: u64,
     /// Whether nobody chose the seed.
     pub seed_is_fresh: bool,
     /// Where pictures are written.
     pub output: Output,
     /// Whether parameters are stored in the pictures.
     pub metadata: bool,
+    /// Quality of lossy formats.
+    pub quality: Quality,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
+    /// Whether finished pictures are shown.
+    pub open: bool,
     /// Whether results are JSON lines.
     pub json: bool,
     /// How much is printed on standard error.
@@ -102,42 +131,54 @@ pub enum Detail {
 
 /// Decides a run.
 pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts, fresh_seed } = outside;
-    let choices = Choices::from_args(args, prompts, is_file)
+    let typed = Choices::from_args(args, outside.prompts.clone(), outside.is_file);
+    resolve_choices(typed, outside)
+}
+
+/// Decides a run from `typed` choices, over those from outside.
+pub fn resolve_choices(typed: Choices, outside: Outside) -> Result<Settings> {
+    let Outside { model, gpu, text_cache, from, is_file, is_folder, files, sources, fresh_seed, cells, .. } = outside;
+    let choices = typed
         .or(Choices::from_environment(model, text_cache))
-        .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)));
-    let settings = decide(choices, from, gpu, is_folder, fresh_seed)?;
+        .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)))
+        .or(files);
+    let settings = decide(choices, from, gpu, &sources, is_folder, fresh_seed, cells)?;
     check(&settings)?;
     Ok(settings)
 }
 
 /// Gives every choice its meaning, and its default where there is none.
 fn decide(
-    choices: Choices,
+    mut choices: Choices,
     from: Option<&SourcePicture>,
     gpu: GpuOptions,
+    sources: &Sources,
     is_folder: fn(&Path) -> bool,
     fresh_seed: u64,
+    cells: Option<u64>,
 ) -> Result<Settings> {
     let model = chosen_model(&choices, from);
-    let prompts = value(choices.prompts)
-        .ok_or_else(|| Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`"))?;
-    let count = value(choices.count).unwrap_or(1);
-    let pictures = prompts.len() as u64 * u64::from(count);
-    if pictures > MAX_PICTURES {
-        return Err(Failure::usage(
-            format!("{} prompts with {count} pictures each are over {MAX_PICTURES} pictures", prompts.len()),
-            "split them over several runs",
-        ));
-    }
-    let seed = value(choices.seed).flatten();
+    let size = Size::of(&choices)?;
+    let seed = value(choices.seed.take()).unwrap_or(Seed::Random);
+    let Expanded { prompts, per_prompt, looks_like_template } = pictures(&choices, &seed, sources, fresh_seed)?;
+    let pictures = prompts.len() as u64 * per_prompt;
+    let whole = cells.unwrap_or(pictures);
+    let (width, height) = size.sides();
+    let compat = value(choices.compat).transpose()?;
+    let references = value(choices.references).unwrap_or_default();
+    let preparation = Preparation {
+        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        ..compat.map_or_else(Preparation::default, |compat| compat.preparation(references.len()))
+    };
     let request = GenerateRequest {
-        width: value(choices.width),
-        height: value(choices.height),
+        width,
+        height,
         steps: value(choices.steps),
         guidance: value(choices.guidance),
-        seed: seed.unwrap_or(fresh_seed),
+        negative_prompt: value(choices.negative_prompt),
+        seed: expansion::seed_of(&seed, fresh_seed, 0),
         noise: value(choices.noise).transpose()?.unwrap_or_default(),
+        compat,
         ..Default::default()
     };
     let model = model?;
@@ -158,7 +199,7 @@ fn decide(
         threads: value(choices.threads),
         gpu,
         // What is loaded for the first of several pictures serves the others.
-        residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
+        residency: if whole > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
         max_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
     };
@@ -172,17 +213,55 @@ fn decide(
         max_memory: value(choices.max_memory),
         may_round: value(choices.allow_quantize).unwrap_or(false),
         prompts,
-        references: value(choices.references).unwrap_or_default(),
-        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        per_prompt,
+        looks_like_template,
+        references,
+        preparation,
         request,
-        count,
-        seed_is_fresh: seed.is_none(),
-        output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
+        size,
+        cells: Vec::new(),
+        whole,
+        seed_is_fresh: seed == Seed::Random,
+        seed,
+        output: Output::new(output.as_deref(), whole, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
+        quality: value(choices.quality).unwrap_or_default(),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
+        open: value(choices.open).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
     })
+}
+
+/// The prompts of all pictures.
+fn pictures(choices: &Choices, seed: &Seed, sources: &Sources, fresh_seed: u64) -> Result<Expanded> {
+    let prompts = choices.prompts.as_ref().map(|prompts| prompts.value.clone());
+    let prompts = prompts
+        .ok_or_else(|| Failure::usage("no prompt", "say what the picture shows, as in `dj-flux2 \"a red fox\"`"))?;
+    let count = choices.count.as_ref().map_or(1, |count| count.value);
+    let per_prompt = match seed {
+        Seed::List(_) if count > 1 => {
+            let message = format!("a list of seeds is given, and {count} pictures for each prompt");
+            return Err(Failure::usage(message, "leave -n out: each prompt is drawn with each seed"));
+        }
+        Seed::List(seeds) => seeds.len() as u64,
+        Seed::Number(_) | Seed::Random => count.into(),
+    };
+    let too_many = |prompts: usize, each: u64| {
+        Failure::usage(
+            format!("{prompts} prompts with {each} pictures each are over {MAX_PICTURES} pictures"),
+            "split them over several runs",
+        )
+    };
+    if prompts.len() as u64 * per_prompt > MAX_PICTURES {
+        return Err(too_many(prompts.len(), per_prompt));
+    }
+    let of = |picture| expansion::seed_of(seed, fresh_seed, picture);
+    let expanded = expansion::expand(choices, sources, prompts, per_prompt, of, MAX_PICTURES)?;
+    match expanded.prompts.len() as u64 * expanded.per_prompt > MAX_PICTURES {
+        true => Err(too_many(expanded.prompts.len(), expanded.per_prompt)),
+        false => Ok(expanded),
+    }
 }
 
 fn value<T>(choice: Choice<T>) -> Option<T> {
@@ -198,7 +277,8 @@ fn check(settings: &Settings) -> Result<()> {
         ));
     }
     let last = settings.pictures() - 1;
-    if settings.request.seed.checked_add(last).is_none() {
+    let is_list = matches!(settings.seed, Seed::List(_));
+    if !is_list && settings.request.seed.checked_add(last).is_none() {
         let message = format!("seed {} has no {} seeds after it", settings.request.seed, last);
         return Err(Failure::usage(message, format!("use -S {} or less", u64::MAX - last)));
     }
@@ -206,6 +286,11 @@ fn check(settings: &Settings) -> Result<()> {
     if count > MAX_REFERENCES {
         return Err(Error::ReferenceCount { count, max: MAX_REFERENCES }.into());
     }
+    if settings.may_round && settings.max_memory.is_none() {
+        let message = "--allow-quantize is for runs with --max-memory, and there is no limit";
+        return Err(Failure::usage(message, "add --max-memory SIZE, or use --quantize to quantize in any case"));
+    }
+    size::check(settings.request.width, settings.request.height)?;
     // Every variant has the same limits; the defaults that this one fills in are dropped.
     ResolvedRequest::new(&settings.request, Variant::by_name("klein-base")?)?;
     Ok(())
@@ -246,217 +331,4 @@ fn chosen_model(choices: &Choices, from: Option<&SourcePicture>) -> Result<Sourc
 }
 
 #[cfg(test)]
-mod tests {
-    use flux2::image::{LoraParameters, Parameters, Stored};
-    use flux2::weights::LoraPath;
-    use flux2::{NoiseKind, Precision};
-
-    use super::*;
-    use crate::args::{Dtype, Seed};
-
-    pub fn args() -> GenerateArgs {
-        GenerateArgs { model: Some("model".into()), ..Default::default() }
-    }
-
-    pub fn outside() -> Outside<'static> {
-        Outside {
-            model: None,
-            gpu: GpuOptions::default(),
-            text_cache: None,
-            from: None,
-            is_file: |_| false,
-            is_folder: |_| false,
-            prompts: vec!["a red fox".into()],
-            fresh_seed: 7,
-        }
-    }
-
-    fn recorded_parameters() -> Parameters {
-        Parameters {
-            prompt: "a blue hare".into(),
-            seed: 11,
-            noise: "torch-cpu".into(),
-            model: "klein-4b".into(),
-            variant: None,
-            dtype: "f32".into(),
-            steps: 3,
-            guidance: Some(2.5),
-            width: 128,
-            height: 96,
-            references: vec![],
-            background: None,
-            compat: None,
-            loras: vec![],
-            software: "dj-flux2".into(),
-            version: "0.1.0".into(),
-        }
-    }
-
-    fn picture(parameters: Parameters) -> SourcePicture {
-        SourcePicture { file: "pictures/fox.png".into(), stored: Stored::Ours(parameters.into()) }
-    }
-
-    fn refused(args: &GenerateArgs) -> Failure {
-        resolve(args, outside()).unwrap_err()
-    }
-
-    #[test]
-    fn nothing_given_leaves_the_choice_to_the_model() {
-        let settings = resolve(&args(), outside()).unwrap();
-        let request = &settings.request;
-        assert_eq!((request.width, request.height, request.steps, request.guidance), (None, None, None, None));
-        assert_eq!((request.seed, settings.seed_is_fresh), (7, true));
-        assert_eq!((settings.options.precision, request.noise), (Precision::BF16, NoiseKind::Philox));
-        assert_eq!(settings.detail, Detail::Normal);
-    }
-
-    #[test]
-    fn text_embeddings_are_kept_where_the_environment_says_unless_a_flag_says_not() {
-        let outside = || Outside { text_cache: Some("caches/text".into()), ..outside() };
-        let folder = |args: &GenerateArgs, outside| {
-            resolve(args, outside).unwrap().options.text_cache.map(|cache| cache.folder.display().to_string())
-        };
-        assert_eq!(folder(&args(), outside()).as_deref(), Some("caches/text"));
-        assert_eq!(folder(&GenerateArgs { no_text_cache: true, ..args() }, outside()), None);
-        assert_eq!(folder(&args(), Outside { text_cache: None, ..outside() }), None);
-    }
-
-    /// The path of the model, and whether nobody named it.
-    fn model_of(args: &GenerateArgs, outside: Outside) -> Result<(String, bool)> {
-        let settings = resolve(args, outside)?;
-        Ok((settings.paths.model.path().display().to_string(), settings.model_is_fallback))
-    }
-
-    #[test]
-    fn a_flag_beats_the_environment_and_no_name_at_all_is_the_built_in_model() {
-        let model = |flag: Option<&str>, environment: Option<&str>| {
-            let args = GenerateArgs { model: flag.map(PathBuf::from), ..args() };
-            model_of(&args, Outside { model: environment.map(OsString::from), ..outside() })
-        };
-        assert_eq!(model(Some("flag"), Some("environment")).unwrap(), ("flag".into(), false));
-        assert_eq!(model(None, Some("environment")).unwrap(), ("environment".into(), false));
-        for environment in [None, Some("")] {
-            match cfg!(feature = "mini") {
-                true => assert_eq!(model(None, environment).unwrap(), ("klein-mini".into(), true)),
-                false => assert_eq!(model(None, environment).unwrap_err().message, "no model is named"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_part_or_a_variant_without_a_model_is_refused() {
-        let args = || GenerateArgs { model: None, ..args() };
-        for args in [
-            GenerateArgs { transformer: Some("t".into()), ..args() },
-            GenerateArgs { text_encoder: Some("te".into()), ..args() },
-            GenerateArgs { vae: Some("vae".into()), ..args() },
-            GenerateArgs { variant: Some("klein-mini".into()), ..args() },
-            GenerateArgs { lora: vec!["style.safetensors".into()], ..args() },
-        ] {
-            let failure = refused(&args);
-            assert_eq!((failure.code, failure.message.as_str()), (code::MODEL_MISSING, "no model is named"));
-        }
-    }
-
-    #[test]
-    fn a_picture_of_another_model_is_not_made_again_by_the_built_in_one() {
-        let model = |made_with: &str| {
-            let from = picture(Parameters { model: made_with.into(), guidance: None, ..recorded_parameters() });
-            let args = GenerateArgs { model: None, ..args() };
-            model_of(&args, Outside { from: Some(&from), prompts: vec![], ..outside() })
-        };
-        let failure = model("klein-4b").unwrap_err();
-        assert_eq!(failure.code, code::MODEL_MISSING);
-        assert_eq!(failure.message, "the picture was made with the model \"klein-4b\", and no model is named");
-        assert_eq!(model("klein-mini").ok(), cfg!(feature = "mini").then(|| ("klein-mini".into(), false)));
-    }
-
-    #[test]
-    fn a_picture_gives_what_flags_leave_out() {
-        let from = picture(recorded_parameters());
-        let outside = || Outside { from: Some(&from), prompts: vec![], ..outside() };
-        let settings = resolve(&args(), outside()).unwrap();
-        assert_eq!(settings.prompts, ["a blue hare"]);
-        let r = &settings.request;
-        assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(128), Some(96), Some(3), Some(2.5)));
-        assert_eq!((r.seed, settings.seed_is_fresh, r.noise), (11, false, NoiseKind::TorchCpu));
-        assert_eq!(settings.options.precision, Precision::F32);
-
-        let args = GenerateArgs {
-            seed: Some(Seed::Number(8)),
-            steps: Some(5),
-            width: Some(64),
-            dtype: Some(Dtype::Bf16),
-            noise: Some("philox".into()),
-            ..args()
-        };
-        let settings = resolve(&args, Outside { prompts: vec!["a red fox".into()], ..outside() }).unwrap();
-        assert_eq!(settings.prompts, ["a red fox"]);
-        let r = &settings.request;
-        assert_eq!((r.width, r.height, r.steps, r.guidance), (Some(64), Some(96), Some(5), Some(2.5)));
-        assert_eq!((r.seed, r.noise, settings.options.precision), (8, NoiseKind::Philox, Precision::BF16));
-    }
-
-    #[test]
-    fn a_picture_names_its_loras_and_they_are_looked_for_here_and_beside_it() {
-        let lora = |name: &str| LoraParameters { name: name.into(), scale: 0.5, sha256: "00".into() };
-        let from = |name| picture(Parameters { loras: vec![lora(name)], ..recorded_parameters() });
-        let found = |name, typed: &[&str], is_file| {
-            let args = GenerateArgs { lora: typed.iter().map(OsString::from).collect(), ..args() };
-            let settings = resolve(&args, Outside { from: Some(&from(name)), is_file, ..outside() })?;
-            let shown = |lora: &LoraPath| format!("{}:{}", lora.location.path().display(), lora.scale);
-            Ok::<_, Failure>(settings.paths.loras.iter().map(shown).collect::<Vec<_>>())
-        };
-        assert_eq!(found("style", &[], |_| true).unwrap(), ["style.safetensors:0.5"]);
-        assert_eq!(found("style", &[], |p| p.starts_with("pictures")).unwrap(), ["pictures/style.safetensors:0.5"]);
-        let adapter = |p: &Path| p == Path::new("pictures/v1.5/adapter_model.safetensors");
-        assert_eq!(found("v1.5", &[], adapter).unwrap(), ["pictures/v1.5:0.5"]);
-        assert_eq!(found("style", &["other", "more:2"], |_| false).unwrap(), ["other:1", "more:2"]);
-        let adapters = |p: &Path| p.ends_with("adapter_model.safetensors");
-        assert_eq!(found("..", &[], adapters).unwrap_err().code, code::MODEL_MISSING);
-        for name in ["style", "../style", "/style", "a/b"] {
-            let is_elsewhere =
-                |p: &Path| !["style.safetensors", "style", "pictures"].iter().any(|at| p.starts_with(at));
-            let failure = found(name, &[], is_elsewhere);
-            assert_eq!(failure.unwrap_err().code, code::MODEL_MISSING, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_picture_of_another_time_is_not_guessed_at() {
-        for from in [
-            Parameters { noise: "brownian".into(), ..recorded_parameters() },
-            Parameters { dtype: "f8".into(), ..recorded_parameters() },
-            Parameters { steps: 0, ..recorded_parameters() },
-            Parameters { width: 100, ..recorded_parameters() },
-        ] {
-            let from = picture(from);
-            let failure = resolve(&args(), Outside { from: Some(&from), prompts: vec![], ..outside() }).unwrap_err();
-            assert_eq!(failure.code, code::USAGE, "{failure:?}");
-        }
-    }
-
-    #[test]
-    fn the_last_seed_is_the_largest_number() {
-        let with = |count| GenerateArgs { seed: Some(Seed::Number(u64::MAX - 1)), count: Some(count), ..args() };
-        assert!(resolve(&with(2), outside()).is_ok());
-        assert_eq!(refused(&with(3)).hint.unwrap(), format!("use -S {} or less", u64::MAX - 2));
-    }
-
-    #[test]
-    fn what_no_model_does_is_refused_before_one_is_opened() {
-        for args in [
-            GenerateArgs { width: Some(500), ..args() },
-            GenerateArgs { size: Some((64, 32)), ..args() },
-            GenerateArgs { steps: Some(0), ..args() },
-            GenerateArgs { guidance: Some(f32::NAN), ..args() },
-            GenerateArgs { variant: Some("klien-4b".into()), ..args() },
-            GenerateArgs { noise: Some("pink".into()), ..args() },
-            GenerateArgs { input: vec!["a.png".into(); 17], ..args() },
-            GenerateArgs { output: Some("fox.gif".into()), ..args() },
-            GenerateArgs { output: Some("-".into()), json: true, ..args() },
-        ] {
-            assert_eq!(refused(&args).code, code::USAGE, "{args:?}");
-        }
-    }
-}
+mod tests;

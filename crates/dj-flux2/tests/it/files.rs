@@ -62,7 +62,9 @@ fn another_background_or_the_way_of_diffusers_is_recorded_and_used_again() {
     let (warned, red) = edit("black.png", &["--background", "Crimson"]);
     assert!(warned.contains("black.png is transparent: the model sees it over #dc143c,"), "{warned}");
     assert_ne!(red, white);
-    assert_eq!(red, edit("colors.png", &["--background", "#dc143c", "--compat", "diffusers"]).1, "the color wins");
+    assert_eq!(red, edit("colors.png", &["--background", "#dc143c"]).1);
+    let both = ["--background", "#dc143c", "--compat", "diffusers"];
+    assert_eq!(edit("black.png", &both).1, edit("colors.png", &both).1, "the color wins");
     assert!(cli.stdout(["info", "out.png"]).contains("background  #dc143c\n"));
     cli.stdout(["--from", "out.png", "-i", "colors.png", "-o", "again.png"]);
     assert_eq!(cli.read("again.png"), cli.read("out.png"));
@@ -92,20 +94,20 @@ fn a_reference_that_is_no_picture() {
     snapshot!(refused(b""), @"
     exit code: 6
     ----- stderr -----
-    error: photo.png is empty, not a PNG, JPEG or WebP picture
-    hint: convert it to PNG, JPEG or WebP
+    error: photo.png is empty, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture
+    hint: convert it to PNG or JPEG
     ");
-    snapshot!(refused(b"GIF89a"), @"
+    snapshot!(refused(b"\0\0\0\x1cftypheic"), @"
     exit code: 6
     ----- stderr -----
-    error: photo.png is a GIF, not a PNG, JPEG or WebP picture
-    hint: convert it to PNG, JPEG or WebP
+    error: photo.png is a HEIC, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture
+    hint: convert it with `heif-convert`, which comes with libheif, to a JPEG; or let the phone export JPEG
     ");
     snapshot!(refused(b"<!DOCTYPE html>"), @"
     exit code: 6
     ----- stderr -----
-    error: photo.png is a web page, not a PNG, JPEG or WebP picture
-    hint: convert it to PNG, JPEG or WebP
+    error: photo.png is a web page, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture
+    hint: download the picture that it shows
     ");
 }
 
@@ -294,8 +296,8 @@ fn a_picture_may_come_from_standard_input() {
     snapshot!(run(&args, b""), @"
     exit code: 6
     ----- stderr -----
-    error: standard input is empty, not a PNG, JPEG or WebP picture
-    hint: convert it to PNG, JPEG or WebP
+    error: standard input is empty, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture
+    hint: convert it to PNG or JPEG
     ");
     snapshot!(run(&["-", "-i", "-"], &fox), @"
     exit code: 2

@@ -1,10 +1,13 @@
 //! The command line as its users see it: the real binary, the tiny checkpoint, no network.
 
 mod again;
+mod batches;
 mod bench;
 mod cli;
+mod completions;
 mod convert;
 mod files;
+mod habits;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;
@@ -23,7 +26,12 @@ mod plan;
 mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
+mod settings_files;
+mod templates;
+mod sheets;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;
+#[cfg(all(unix, feature = "mini", feature = "hub"))]
+mod transcripts;
 mod usage;

@@ -1,6 +1,6 @@
 //! Jobs come back as they were; a damaged database is set aside.
 
-use flux2::image::ImageFormat;
+use flux2::image::{ImageFormat, Quality};
 use flux2::{NoiseKind, Precision};
 
 use super::*;
@@ -24,15 +24,19 @@ fn row(owner: &str) -> Row {
                 precision: Precision::FP8,
             },
             prompt: "a \"red\" fox\n\u{1f98a}".into(),
+            negative_prompt: Some("blur".into()),
+            template: None,
             references: vec!["ab".repeat(32)],
             width: 512,
             height: 256,
             steps: 4,
             guidance: Some(2.5),
             noise: NoiseKind::TORCH_CUDA_H100,
+            compat: Some(flux2::Compat::Bfl),
             seed: u64::MAX - 3,
             count: 2,
             format: ImageFormat::WebP,
+            quality: Quality::default(),
             metadata: false,
         },
         times: Times { accepted: time(1), started: Some(time(20)), finished: None, deadline: Some(time(9_999)) },

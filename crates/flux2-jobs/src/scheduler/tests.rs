@@ -1,6 +1,6 @@
 //! Order, fairness and bounds, also in a simulation with a clock of its own.
 
-use flux2::image::ImageFormat;
+use flux2::image::{ImageFormat, Quality};
 use flux2::{NoiseKind, Precision};
 
 use super::*;
@@ -13,15 +13,19 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
     JobSpec {
         model: key(model),
         prompt: prompt.into(),
+        negative_prompt: None,
+        template: None,
         references: vec![],
         width: 64,
         height: 64,
         steps: 4,
         guidance: None,
         noise: NoiseKind::Philox,
+            compat: None,
         seed: 0,
         count: 1,
         format: ImageFormat::Png,
+            quality: Quality::default(),
         metadata: true,
     }
 }

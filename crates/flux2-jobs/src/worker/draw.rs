@@ -35,6 +35,8 @@ pub(super) fn panicked() -> Error {
 fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> GenerateRequest {
     GenerateRequest {
         prompt: spec.prompt.clone(),
+        negative_prompt: spec.negative_prompt.clone(),
+        template: spec.template.clone(),
         references: references.to_vec(),
         width: Some(spec.width),
         height: Some(spec.height),
@@ -42,6 +44,7 @@ fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> Generat
         guidance: spec.guidance,
         seed: spec.seed + u64::from(picture),
         noise: spec.noise,
+        compat: spec.compat,
     }
 }
 

@@ -128,6 +128,8 @@ fn line(job: &JobView, seed: u64) -> String {
     let spec = &job.spec;
     let parameters = Parameters {
         prompt: spec.prompt.clone(),
+        negative_prompt: spec.negative_prompt.clone(),
+        template: spec.template.clone(),
         seed,
         noise: spec.noise.to_string(),
         model: spec.model.name.clone(),

@@ -16,9 +16,10 @@ use crate::body::{check_image_bytes, receive};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::extract::{Path, Query};
 
-/// Keeps a reference image: a PNG, JPEG or WebP as the whole body.
+/// Keeps a reference image: a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI as the whole body.
 #[utoipa::path(post, path = "/api/v1/uploads", tag = "jobs",
     request_body(content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"),
+                         (Vec<u8> = "image/gif"), (Vec<u8> = "image/bmp"), (Vec<u8> = "image/tiff"),
                          (Vec<u8> = "application/octet-stream"))),
     responses((status = 201, description = "The image is kept.", body = Upload),
               (status = "default", description = "An error.", body = ErrorBody)))]

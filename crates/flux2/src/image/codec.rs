@@ -1,27 +1,30 @@
-//! Image files: PNG, JPEG and WebP bytes to sRGB pixels and back, and atomic writing.
+//! Image files: bytes to sRGB pixels and back, and atomic writing. PNG, JPEG and WebP are read and written; GIF, BMP,
+//! TIFF and QOI are read.
 //!
 //! In:  untrusted bytes. The format is detected by content, never by name; the size is checked before decoding.
 //! Out: upright sRGB, 8 bits a channel. The ICC profile is applied first, then transparency, then the EXIF orientation.
 //!      As in Pillow's `convert("RGB")`, 16-bit channels keep their high byte.
 //!
 //! Three differences from Pillow: transparency shows a background, as in a viewer, where Pillow's `convert` lets hidden
-//! colors through; 16-bit gray also keeps its high byte, where Pillow clips at 255 and so turns a photograph white; an
-//! animation of several frames is refused, where Pillow takes its first frame.
+//! colors through; 16-bit gray also keeps its high byte, where Pillow clips at 255 and so turns a photograph white; a PNG
+//! or WebP of several frames is refused, where Pillow takes its first frame, as it is done here for a GIF.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use image::codecs::jpeg::JpegEncoder;
-use image::codecs::webp::{WebPDecoder, WebPEncoder};
+use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::{ExtendedColorType, ImageDecoder, ImageEncoder};
+use image::ImageDecoder;
 
+use super::input::{self, Foreign, InputFormat};
 use super::jpeg::{self, Fault};
-use super::metadata::{self, PngText, PngTextKind};
-use super::resize::Shrinking;
-use super::rows::{Flattening, Head, Rows, Whole};
+use super::metadata::{PngText, PngTextKind, SheetParameters};
+use super::plain::{self, Plain};
+use super::quality::{Embedded, Quality};
+use super::resize::{MAX_AREA, Shrinking};
+use super::rows::{Flattening, Head, Preparation, Rows, Whole};
 use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};
 
@@ -151,7 +154,7 @@ pub struct Flattened {
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
 pub fn decode_transparent(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Flattened> {
     Input::new(bytes, what)?
-        .decode(transparency, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
+        .decode(&Preparation { transparency, ..Preparation::default() }, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
 }
 
 /// A reference image as the model takes it.
@@ -163,6 +166,8 @@ pub struct Prepared {
     pub source_px: [u32; 2],
     /// Whether the file is transparent anywhere.
     pub was_transparent: bool,
+    /// Whether the file holds frames or pages behind this one, the first.
+    pub has_more_frames: bool,
 }
 
 /// As [`decode_transparent`], followed by [`prepare_reference`](super::prepare_reference), to the byte. A picture of
@@ -171,45 +176,39 @@ pub struct Prepared {
 /// # Errors
 /// Those of the two.
 pub fn decode_reference(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Prepared> {
-    Input::new(bytes, what)?.decode(transparency, |rows: Shrinking, was_transparent| {
+    prepare(bytes, what, &Preparation { transparency, ..Preparation::default() })
+}
+
+/// As [`decode_reference`], prepared in another way.
+///
+/// # Errors
+/// Those of [`decode_reference`].
+pub fn prepare(bytes: &[u8], what: &str, preparation: &Preparation) -> Result<Prepared> {
+    let input = Input::new(bytes, what)?;
+    let has_more_frames = plain::has_more_frames(input.format, bytes);
+    input.decode(preparation, |rows: Shrinking, was_transparent| {
         let source_px = rows.source_px();
-        Prepared { image: rows.finish(), source_px, was_transparent }
+        Prepared { image: rows.finish(), source_px, was_transparent, has_more_frames }
     })
 }
 
-/// Memory that [`decode_reference`] takes at most beside `bytes`, from the header alone. `what` names it in errors.
+/// Memory that [`prepare`] takes at most beside `bytes`, from the header alone. `what` names it in errors.
 ///
 /// # Errors
-/// Those of [`decode_reference`] about the header.
-pub fn reference_memory(bytes: &[u8], what: &str) -> Result<usize> {
+/// Those of [`prepare`] about the header.
+pub fn reference_memory(bytes: &[u8], what: &str, preparation: &Preparation) -> Result<usize> {
     let input = Input::new(bytes, what)?;
-    super::caught(|| input.reference_memory()).unwrap_or_else(|panic| Err(input.broken(panic)))
-}
-
-/// What kind of file `bytes` that are no supported image seem to be, for the error.
-fn look(bytes: &[u8]) -> &'static str {
-    let text = bytes.trim_ascii_start();
-    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix.as_bytes()));
-    match bytes {
-        [] => "empty",
-        [b'G', b'I', b'F', b'8', ..] => "a GIF",
-        [b'B', b'M', ..] => "a BMP",
-        [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => "a TIFF or raw photograph",
-        [_, _, _, _, b'f', b't', b'y', b'p', ..] => "an AVIF, HEIC or video file",
-        [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', b' ', ..] => "a JPEG XL",
-        [b'P', b'K', 3, 4, ..] => "a ZIP archive",
-        [b'%', b'P', b'D', b'F', ..] => "a PDF",
-        _ if starts("<!doctype html") || starts("<html") => "a web page",
-        _ if starts("<svg") || starts("<?xml") => "an SVG or other XML",
-        _ => "of an unknown format",
-    }
+    // A larger result is there once more while it is turned or cropped.
+    let more = 2 * 3 * preparation.max_area.saturating_sub(MAX_AREA) as usize;
+    let of_file = super::caught(|| input.reference_memory()).unwrap_or_else(|panic| Err(input.broken(panic)));
+    of_file.map(|bytes| bytes + more)
 }
 
 /// The bytes to decode, and their name for errors.
 struct Input<'a> {
     bytes: &'a [u8],
     what: &'a str,
-    format: ImageFormat,
+    format: InputFormat,
 }
 
 /// Most bytes that chunks of a PNG may inflate to, such as its color profile.
@@ -224,20 +223,24 @@ const SHRINKING_MEMORY: usize = 16 << 20;
 
 impl<'a> Input<'a> {
     fn new(bytes: &'a [u8], what: &'a str) -> Result<Self> {
-        match ImageFormat::of(bytes) {
+        match InputFormat::of(bytes) {
             Some(format) => Ok(Input { bytes, what, format }),
-            None => Err(Error::ImageFormat { what: what.into(), found: look(bytes) }),
+            None => {
+                let Foreign { found, how } = input::foreign(bytes);
+                Err(Error::ImageFormat { what: what.into(), found, how })
+            }
         }
     }
 
     /// Decode to an `R`. Returns what `finish` makes of it and of whether the file is transparent anywhere.
-    fn decode<R: Rows, T>(&self, transparency: Transparency, finish: impl FnOnce(R, bool) -> T) -> Result<T> {
+    fn decode<R: Rows, T>(&self, preparation: &Preparation, finish: impl FnOnce(R, bool) -> T) -> Result<T> {
         let decode = || {
-            let start = |head: &Head| Flattening::<R>::start(head, transparency);
+            let start = |head: &Head| Flattening::<R>::start(head, preparation);
             let rows = match self.format {
-                ImageFormat::Png => self.png(start)?,
-                ImageFormat::Jpeg => self.jpeg(start)?,
-                ImageFormat::WebP => self.webp(start)?,
+                InputFormat::Png => self.png(start)?,
+                InputFormat::Jpeg => self.jpeg(start)?,
+                InputFormat::WebP => self.webp(start)?,
+                InputFormat::Gif | InputFormat::Bmp | InputFormat::Tiff | InputFormat::Qoi => self.plain(start)?,
             };
             let (rows, was_transparent) = rows.finish();
             Ok(finish(rows, was_transparent))
@@ -249,7 +252,7 @@ impl<'a> Input<'a> {
     fn reference_memory(&self) -> Result<usize> {
         let file = self.bytes.len();
         let format = match self.format {
-            ImageFormat::Png => {
+            InputFormat::Png => {
                 let mut decoder = png::Decoder::new(Cursor::new(self.bytes));
                 let header = decoder.read_header_info().map_err(|e| self.broken(e))?;
                 let ((width, height), interlaced) = (header.size(), header.interlaced);
@@ -259,12 +262,12 @@ impl<'a> Input<'a> {
                 let inflated = MAX_PNG_CHUNKS.min(MAX_INFLATION * container::png_profile_length(self.bytes));
                 pixels + PROFILE_MEMORY * inflated + if container::png_lacks_end(self.bytes) { file } else { 0 }
             }
-            ImageFormat::Jpeg => {
+            InputFormat::Jpeg => {
                 let size = jpeg::size(self.bytes).map_err(|fault| self.fault(fault))?;
                 self.check_size(size.width, size.height)?;
                 size.memory + PROFILE_MEMORY * jpeg::most_profile_bytes(self.bytes)
             }
-            ImageFormat::WebP => {
+            InputFormat::WebP => {
                 let chunks = container::webp_chunks(self.bytes).ok_or_else(|| self.broken(CUT_SHORT))?;
                 let decoder = WebPDecoder::new(Cursor::new(self.bytes)).map_err(|e| self.broken(e))?;
                 let (width, height) = decoder.dimensions();
@@ -272,6 +275,11 @@ impl<'a> Input<'a> {
                 let profile = chunks.iter().find(|(kind, _)| kind == b"ICCP").map_or(0, |(_, data)| data.len());
                 let pixel = container::webp_memory_of_pixel(&chunks);
                 width as usize * height as usize * pixel + PROFILE_MEMORY * profile + 2 * file
+            }
+            InputFormat::Gif | InputFormat::Bmp | InputFormat::Tiff | InputFormat::Qoi => {
+                let mut plain = self.open_plain()?;
+                let profile = plain.profile().map_or(0, |profile| profile.len());
+                plain.memory(self.format) + PROFILE_MEMORY * profile
             }
         };
         Ok(format + SHRINKING_MEMORY)
@@ -373,6 +381,21 @@ impl<'a> Input<'a> {
         pixels.chunks_exact(width as usize * channels).for_each(|row| rows.row(row));
         Ok(rows)
     }
+
+    /// A GIF, BMP, TIFF or QOI whose size is allowed.
+    fn open_plain(&self) -> Result<Plain<'a>> {
+        let plain = Plain::new(self.format, self.bytes).map_err(|e| self.broken(e))?;
+        self.check_size(plain.width, plain.height).map(|()| plain)
+    }
+
+    fn plain<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
+        let mut plain = self.open_plain()?;
+        let (width, height, channels) = (plain.width, plain.height, plain.channels);
+        let (profile, orientation) = (plain.profile(), plain.orientation());
+        let mut rows = start(&Head { width, height, channels, profile, orientation })?;
+        plain.rows(|row| rows.row(row))?.map_err(|e| self.broken(e))?;
+        Ok(rows)
+    }
 }
 
 const CUT_SHORT: &str = "it is cut short";
@@ -387,30 +410,49 @@ fn orientation(exif: &[impl AsRef<[u8]>]) -> Orientation {
 
 // ---- writing ----
 
-/// Encode a picture as the bytes of a file, with its parameters.
+/// Encode a picture as the bytes of a file, with its parameters, at the usual quality.
 ///
-/// PNG is compressed at the middle setting, WebP without loss, JPEG at quality 95 without chroma subsampling.
+/// # Errors
+/// Those of [`encode_with`].
+pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
+    encode_with(image, format, &Quality::default(), parameters.map(Embedded::Picture))
+}
+
+/// Encode a picture as the bytes of a file, with parameters in it.
 ///
 /// # Errors
 /// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for parameters over 64 kB in a JPEG, over 16 MB in others.
-pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
+pub fn encode_with(
+    image: &RgbImage,
+    format: ImageFormat,
+    quality: &Quality,
+    embedded: Option<Embedded>,
+) -> Result<Vec<u8>> {
     let failed = |reason: String| Error::ImageEncode { format: format.name(), reason };
     let mut out = Vec::new();
     match format {
         ImageFormat::Png => {
-            let texts = parameters.map(metadata::png_texts).transpose()?;
-            encode_png(image, texts.into_iter().flatten(), &mut out).map_err(|e| failed(e.to_string()))?;
+            let texts = embedded.map(Embedded::png_texts).transpose()?.unwrap_or_default();
+            encode_png(image, texts.into_iter(), &mut out).map_err(|e| failed(e.to_string()))?;
         }
         ImageFormat::Jpeg => {
-            let exif = parameters.map(|p| metadata::exif(p, format)).transpose()?;
-            write_image(JpegEncoder::new_with_quality(&mut out, 95), image, exif).map_err(failed)?;
+            let exif = embedded.map(|it| it.exif(format)).transpose()?;
+            out = quality.jpeg(image, exif).map_err(failed)?;
         }
         ImageFormat::WebP => {
-            let exif = parameters.map(|p| metadata::exif(p, format)).transpose()?;
-            write_image(WebPEncoder::new_lossless(&mut out), image, exif).map_err(failed)?;
+            let exif = embedded.map(|it| it.exif(format)).transpose()?;
+            out = quality.webp(image, exif).map_err(failed)?;
         }
     }
     Ok(out)
+}
+
+/// Encode a sheet as the bytes of a file, with the parameters of its pictures.
+///
+/// # Errors
+/// Those of [`encode_with`].
+pub fn encode_sheet(image: &RgbImage, format: ImageFormat, parameters: Option<&SheetParameters>) -> Result<Vec<u8>> {
+    encode_with(image, format, &Quality::default(), parameters.map(Embedded::Sheet))
 }
 
 fn encode_png(
@@ -432,13 +474,6 @@ fn encode_png(
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&image.pixels)?;
     writer.finish()
-}
-
-fn write_image(mut encoder: impl ImageEncoder, image: &RgbImage, exif: Option<Vec<u8>>) -> Result<(), String> {
-    if let Some(exif) = exif {
-        encoder.set_exif_metadata(exif).map_err(|e| e.to_string())?;
-    }
-    encoder.write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8).map_err(|e| e.to_string())
 }
 
 /// What to do if the file to write exists.

@@ -7,6 +7,8 @@
 //! | JPEG, WebP | EXIF ImageDescription                | the JSON, in ASCII with `\u` escapes; this is read |
 //! | JPEG, WebP | EXIF UserComment                     | the line that other tools show, in UTF-16        |
 //! | JPEG, WebP | EXIF Software                        | `dj-flux2 VERSION`                               |
+//! | sheet, PNG | iTXt `dj-flux2-sheet`                | the parameters of all cells as JSON              |
+//! | sheet, JPEG, WebP | EXIF ImageDescription         | the same                                         |
 //!
 //! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
 //! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
@@ -17,6 +19,7 @@
 mod a1111;
 mod comfyui;
 mod other;
+mod sheet;
 mod texts;
 
 use std::fmt::Write as _;
@@ -25,6 +28,7 @@ use std::io::Cursor;
 use exif::{Field, In, Tag, Value};
 
 pub use other::OtherParameters;
+pub use sheet::{SheetCell, SheetParameters, read_sheet};
 use texts::Texts;
 
 use super::ImageFormat;
@@ -41,6 +45,12 @@ const MAX_JPEG_EXIF: usize = 65_535 - 2 - 6;
 pub struct Parameters {
     /// The prompt, verbatim.
     pub prompt: String,
+    /// What guidance led away from, verbatim; `None` is the empty prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// The template that the prompt was made from; with the seed it gives the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// Seed of the noise.
     pub seed: u64,
     /// Kind of noise; see [`NoiseKind`](crate::NoiseKind).
@@ -67,7 +77,7 @@ pub struct Parameters {
     /// Color, as `#rrggbb`, that transparent reference images were put over; `None` if none is transparent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<String>,
-    /// The program whose way with transparent reference images was kept: `diffusers`, which drops their alpha channel.
+    /// Name of the [program](crate::Compat) whose rules were followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compat: Option<String>,
     /// LoRAs that were added to the model, in order.
@@ -95,8 +105,9 @@ impl Parameters {
     pub fn line(&self) -> String {
         let Self { prompt, seed, steps, width, height, model, software, version, .. } = self;
         let (guidance, model) = (self.guidance.unwrap_or(1.0), a1111::quoted(model));
+        let negative = self.negative_prompt.as_ref().map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
         format!(
-            "{prompt}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
+            "{prompt}{negative}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
              Model: {model}, Version: {software} {version}"
         )
     }
@@ -167,7 +178,7 @@ fn ours(texts: &Texts) -> Result<Option<Parameters>> {
     let software = texts.exif(Tag::Software).unwrap_or_default();
     let is_marked = software.strip_prefix(SOFTWARE).is_some_and(|version| version.starts_with(' '));
     // Programs that save a picture again put their own name there and keep the description.
-    match texts.exif(Tag::ImageDescription).map(|json| parse(&json)) {
+    match texts.exif(Tag::ImageDescription).filter(|json| !sheet::is_sheet(json)).map(|json| parse(&json)) {
         Some(Err(error)) if is_marked => Err(error),
         Some(Ok(parameters)) => Ok(Some(parameters).filter(|parameters: &Parameters| parameters.software == SOFTWARE)),
         Some(Err(_)) | None => Ok(None),
@@ -220,20 +231,20 @@ pub(super) fn png_texts(parameters: &Parameters) -> Result<[PngText; 2]> {
 pub(super) fn exif(parameters: &Parameters, format: ImageFormat) -> Result<Vec<u8>> {
     let json = ascii_json(&parameters.json());
     check_length(json.len(), format)?;
-    let block = exif_block(parameters, &json, Some(&parameters.line()));
+    let block = exif_block(&parameters.version, &json, Some(&parameters.line()));
     if check_length(block.len(), format).is_ok() || format != ImageFormat::Jpeg {
         return Ok(block);
     }
-    let block = exif_block(parameters, &json, None);
+    let block = exif_block(&parameters.version, &json, None);
     check_length(block.len(), format).map(|()| block)
 }
 
-fn exif_block(parameters: &Parameters, json: &str, line: Option<&str>) -> Vec<u8> {
+fn exif_block(version: &str, json: &str, line: Option<&str>) -> Vec<u8> {
     let field = |tag, value| Field { tag, ifd_num: In::PRIMARY, value };
     let ascii = |text: String| Value::Ascii(vec![text.into_bytes()]);
     let mut fields = vec![
         field(Tag::ImageDescription, ascii(json.to_owned())),
-        field(Tag::Software, ascii(format!("{SOFTWARE} {}", ascii_json(&parameters.version)))),
+        field(Tag::Software, ascii(format!("{SOFTWARE} {}", ascii_json(version)))),
     ];
     if let Some(line) = line {
         // Readers disagree on whether this text follows the byte order of the block. Big-endian for both suits all.

@@ -1,8 +1,11 @@
 //! Images: bytes of a file to sRGB pixels and back, pixels to the values of the autoencoder and back.
 //!
 //! ```text
-//! codec     PNG, JPEG, WebP bytes <-> RgbImage            untrusted input is checked here; atomic writes
+//! codec     bytes of a file <-> RgbImage                  untrusted input is checked here; atomic writes
+//! input     which format a file has
 //! jpeg      JPEG bytes -> pixels
+//! plain     GIF, BMP, TIFF, QOI bytes -> pixels
+//! quality   how lossy formats are written
 //! container chunks and segments that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
 //! rows      decoded rows -> sRGB without transparency     a large picture need not be in memory as a whole
@@ -15,15 +18,21 @@
 pub mod codec;
 mod color;
 mod container;
+mod input;
 mod jpeg;
 pub mod metadata;
+mod plain;
+mod quality;
 pub mod resize;
 mod rows;
 
 use std::num::NonZeroUsize;
 
 pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
+pub use input::InputFormat;
 pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
+pub use rows::Preparation;
+pub use quality::{Chroma, Embedded, Percent, Quality};
 pub use resize::prepare_reference;
 
 use crate::{Error, Result};
@@ -108,6 +117,61 @@ pub fn to_model_input(image: &RgbImage) -> Vec<f32> {
     image.pixels.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect()
 }
 
+/// How the decoder's output becomes bytes: `x` is -1 for black and 1 for white.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// `round(255 * clamp(x * 0.5 + 0.5, 0, 1))`, halves to even: diffusers.
+    #[default]
+    HalfToEven,
+    /// `trunc(127.5 * (clamp(x, -1, 1) + 1))`: black-forest-labs/flux2.
+    TruncateAround127,
+    /// `trunc(255 * clamp((x + 1) / 2, 0, 1))`: ComfyUI.
+    Truncate,
+    /// `round(255 * clamp((x + 1) / 2, 0, 1))`, halves away from zero: stable-diffusion.cpp.
+    HalfAway,
+}
+
+impl Rounding {
+    /// The byte of a value that has its own place in a picture; NaN becomes 0.
+    fn byte(self, x: f32) -> u8 {
+        let unit = |x: f32| ((x + 1.0) / 2.0).clamp(0.0, 1.0);
+        match self {
+            // Adding 2^23 rounds to the nearest integer, halves to even, and leaves it in the low bits.
+            #[expect(clippy::manual_clamp, reason = "`clamp` keeps NaN")]
+            Rounding::HalfToEven => ((x * 0.5 + 0.5).max(0.0).min(1.0) * 255.0 + 8_388_608.0).to_bits() as u8,
+            Rounding::TruncateAround127 => (127.5 * (x.clamp(-1.0, 1.0) + 1.0)) as u8,
+            Rounding::Truncate => (255.0 * unit(x)) as u8,
+            Rounding::HalfAway => (255.0 * unit(x)).round() as u8,
+        }
+    }
+}
+
+/// As [`from_model_output`], with the rounding of another program.
+///
+/// # Errors
+/// Those of [`from_model_output`].
+pub fn from_model_output_by(
+    rounding: Rounding,
+    values: &[f32],
+    width: u32,
+    height: u32,
+    threads: NonZeroUsize,
+) -> Result<RgbImage> {
+    check_len(width, height, values.len())?;
+    let mut pixels = zeroed(values.len())?;
+    // Page faults of the new buffer dominate, so a share is many pages.
+    const SHARE: usize = 1 << 18;
+    in_shares(&mut pixels, threads, SHARE, |first, share| {
+        let pairs = share.iter_mut().zip(&values[first..]);
+        // Each loop with one formula, so that the usual one vectorizes.
+        match rounding {
+            Rounding::HalfToEven => pairs.for_each(|(pixel, x)| *pixel = Rounding::HalfToEven.byte(*x)),
+            other => pairs.for_each(|(pixel, x)| *pixel = other.byte(*x)),
+        }
+    });
+    RgbImage::new(width, height, pixels)
+}
+
 /// Converts the decoder's output to 8-bit RGB: `values` `[height, width, 3]`, where -1..=1 is black to white. Runs on
 /// at most `threads` threads.
 ///
@@ -117,19 +181,7 @@ pub fn to_model_input(image: &RgbImage) -> Vec<f32> {
 /// # Errors
 /// [`Error::ImageBuffer`] if a side is zero or `values` has another length.
 pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZeroUsize) -> Result<RgbImage> {
-    check_len(width, height, values.len())?;
-    // Adding 2^23 rounds to the nearest integer, halves to even, and leaves it in the low bits: this vectorizes on
-    // every processor. `max` turns NaN into 0.
-    const ROUND: f32 = 8_388_608.0;
-    #[expect(clippy::manual_clamp, reason = "`clamp` keeps NaN")]
-    let byte = |&x: &f32| ((x * 0.5 + 0.5).max(0.0).min(1.0) * 255.0 + ROUND).to_bits() as u8;
-    let mut pixels = zeroed(values.len())?;
-    // Page faults of the new buffer dominate, so a share is many pages.
-    const SHARE: usize = 1 << 18;
-    in_shares(&mut pixels, threads, SHARE, |first, share| {
-        share.iter_mut().zip(&values[first..]).for_each(|(pixel, value)| *pixel = byte(value));
-    });
-    RgbImage::new(width, height, pixels)
+    from_model_output_by(Rounding::HalfToEven, values, width, height, threads)
 }
 
 /// Run a decoder. Its panic becomes an error: a bug in a decoder must not end the program, since files come from anywhere.

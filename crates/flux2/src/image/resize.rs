@@ -32,7 +32,7 @@ pub const GRID: u32 = 16;
 /// [`Error::ImageTooSmall`] if a side is under 64 pixels, [`Error::ImageAspect`] if one side is over 8 times the other.
 pub fn prepare_reference(image: &RgbImage) -> Result<RgbImage> {
     check_reference(image.width, image.height)?;
-    let mut shrinking = Shrinking::new(image.width, image.height, Orientation::NoTransforms)?;
+    let mut shrinking = Shrinking::new(image.width, image.height, Orientation::NoTransforms, MAX_AREA)?;
     image.rows().for_each(|row| shrinking.row(row));
     Ok(shrinking.finish())
 }
@@ -47,16 +47,16 @@ pub(super) struct Shrinking {
 }
 
 impl Shrinking {
-    /// A picture of `width` and `height` in its file that passes [`check_reference`].
+    /// A picture of `width` and `height` in its file that passes [`check_reference`], to be shrunk to `max_area` pixels.
     ///
     /// # Errors
     /// If memory for the result cannot be allocated.
-    pub(super) fn new(width: u32, height: u32, orientation: Orientation) -> Result<Self> {
+    pub(super) fn new(width: u32, height: u32, orientation: Orientation, max_area: u64) -> Result<Self> {
         let Axes { is_transposed, flips_columns, flips_rows } = Axes::of(orientation);
         // Sizes, windows and the order of the passes are those of the upright picture. Windows are not symmetric to the
         // last bit, so those of an axis that runs the other way are reversed rather than computed anew.
         let (from_width, from_height) = if is_transposed { (height, width) } else { (width, height) };
-        let (to_width, to_height) = size_within_area(from_width, from_height);
+        let (to_width, to_height) = size_within_area(from_width, from_height, max_area);
         let (mut columns, mut rows) = (windows(from_width, to_width), windows(from_height, to_height));
         let mut rows_first = vertical_first([from_width, from_height], [to_width, to_height]);
         if is_transposed {
@@ -140,12 +140,12 @@ pub fn check_reference(width: u32, height: u32) -> Result<()> {
 }
 
 /// The size a reference image is shrunk to. Both sides are truncated, as Python's `int` does, not rounded.
-fn size_within_area(width: u32, height: u32) -> (u32, u32) {
+fn size_within_area(width: u32, height: u32, max_area: u64) -> (u32, u32) {
     let area = u64::from(width) * u64::from(height);
-    if area <= MAX_AREA {
+    if area <= max_area {
         return (width, height);
     }
-    let scale = (MAX_AREA as f64 / area as f64).sqrt();
+    let scale = (max_area as f64 / area as f64).sqrt();
     ((f64::from(width) * scale) as u32, (f64::from(height) * scale) as u32)
 }
 
@@ -341,10 +341,10 @@ mod tests {
 
     #[test]
     fn sizes_are_truncated_not_rounded() {
-        assert_eq!(size_within_area(4000, 3000), (1182, 886));
-        assert_eq!(size_within_area(1920, 1080), (1365, 768));
-        assert_eq!(size_within_area(1024, 1024), (1024, 1024));
-        assert_eq!(size_within_area(200, 100), (200, 100), "never enlarged");
+        assert_eq!(size_within_area(4000, 3000, MAX_AREA), (1182, 886));
+        assert_eq!(size_within_area(1920, 1080, MAX_AREA), (1365, 768));
+        assert_eq!(size_within_area(1024, 1024, MAX_AREA), (1024, 1024));
+        assert_eq!(size_within_area(200, 100, MAX_AREA), (200, 100), "never enlarged");
     }
 
     #[test]

@@ -11,6 +11,31 @@ use super::resize::{self, Shrinking};
 use super::{RgbImage, zeroed};
 use crate::Result;
 
+/// How a reference image becomes what the model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preparation {
+    /// What happens to its alpha channel.
+    pub transparency: Transparency,
+    /// Pixels above which it is shrunk.
+    pub max_area: u64,
+    /// Whether it is turned as its EXIF or TIFF orientation says.
+    pub is_turned: bool,
+    /// Whether its color profile is applied.
+    pub is_converted: bool,
+}
+
+impl Preparation {
+    /// Most pixels of a prepared image: 4096x4096.
+    pub const MOST_AREA: u64 = 4096 * 4096;
+}
+
+impl Default for Preparation {
+    fn default() -> Self {
+        let (transparency, max_area) = (Transparency::default(), resize::MAX_AREA);
+        Preparation { transparency, max_area, is_turned: true, is_converted: true }
+    }
+}
+
 /// What is known of a picture before its first row.
 pub(super) struct Head {
     pub(super) width: u32,
@@ -21,10 +46,16 @@ pub(super) struct Head {
     pub(super) orientation: Orientation,
 }
 
+impl Head {
+    fn orientation(&self, preparation: &Preparation) -> Orientation {
+        if preparation.is_turned { self.orientation } else { Orientation::NoTransforms }
+    }
+}
+
 /// Takes the rows of a picture from the top, `[width, 3]` each.
 pub(super) trait Rows: Sized {
     /// Before the first row.
-    fn start(head: &Head) -> Result<Self>;
+    fn start(head: &Head, preparation: &Preparation) -> Result<Self>;
     /// The next row.
     fn row(&mut self, row: &[u8]);
 }
@@ -38,8 +69,9 @@ pub(super) struct Whole {
 }
 
 impl Rows for Whole {
-    fn start(head: &Head) -> Result<Self> {
-        let Head { width, height, orientation, .. } = *head;
+    fn start(head: &Head, preparation: &Preparation) -> Result<Self> {
+        let Head { width, height, .. } = *head;
+        let orientation = head.orientation(preparation);
         let mut pixels = zeroed(width as usize * height as usize * 3)?;
         pixels.clear();
         Ok(Whole { width, height, pixels, orientation })
@@ -59,10 +91,10 @@ impl Whole {
 }
 
 impl Rows for Shrinking {
-    fn start(head: &Head) -> Result<Self> {
-        let Head { width, height, orientation, .. } = *head;
+    fn start(head: &Head, preparation: &Preparation) -> Result<Self> {
+        let Head { width, height, .. } = *head;
         resize::check_reference(width, height)?;
-        Shrinking::new(width, height, orientation)
+        Shrinking::new(width, height, head.orientation(preparation), preparation.max_area)
     }
 
     fn row(&mut self, row: &[u8]) {
@@ -93,18 +125,18 @@ enum Color {
 
 impl<R: Rows> Flattening<R> {
     /// Before the first row of a picture that goes to an `R`.
-    pub(super) fn start(head: &Head, transparency: Transparency) -> Result<Self> {
-        let profile = head.profile.as_deref();
+    pub(super) fn start(head: &Head, preparation: &Preparation) -> Result<Self> {
+        let profile = head.profile.as_deref().filter(|_| preparation.is_converted);
         let color = match head.channels {
             1 | 2 => Color::Gray(Box::new(GrayToSrgb::new(profile))),
             _ => Color::Rgb(profile.and_then(RgbToSrgb::new)),
         };
         Ok(Flattening {
-            rows: R::start(head)?,
+            rows: R::start(head, preparation)?,
             row_bytes: head.width as usize * 3,
             channels: head.channels,
             color,
-            transparency,
+            transparency: preparation.transparency,
             was_transparent: false,
             colors: vec![],
             alpha: vec![],

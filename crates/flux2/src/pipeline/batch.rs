@@ -16,9 +16,11 @@ use super::progress::timed;
 use super::prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 use super::references::ReferenceTokens;
 use super::results::{DecodedImage, DecodedPixels, DenoiseInputs, GeneratedImage, Pixels, Timings};
+use crate::compat::{Compat, round_to_bf16};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::models::flow_transformer::Batching;
 use crate::request::{GRID_PX, GenerateRequest, ResolvedRequest};
+use crate::weights::Compute;
 use crate::{Error, Result};
 
 /// One picture of a batch.
@@ -39,6 +41,7 @@ pub struct BatchKey {
     height: u32,
     steps: u32,
     guidance: Option<f32>,
+    compat: Option<Compat>,
     reference_tokens: usize,
 }
 
@@ -52,6 +55,7 @@ impl BatchKey {
             height: request.height,
             steps: request.steps,
             guidance: request.guidance,
+            compat: request.compat,
             reference_tokens: images.map(|image| tokens(image.width()) * tokens(image.height())).sum(),
         }
     }
@@ -82,7 +86,7 @@ enum State<B: Backend> {
     Failed(Error),
 }
 
-/// The embedding of a prompt; with guidance also that of the empty prompt, and the scale.
+/// The embedding of a prompt; with guidance also that of the negative prompt, and the scale.
 type Texts<B> = (TextEmbedding<B>, Option<(TextEmbedding<B>, f32)>);
 
 /// What a picture is denoised from.
@@ -97,7 +101,7 @@ impl<B: Backend> Job<B> {
     fn inputs(&self) -> Option<DenoiseInputs<'_, B>> {
         let State::Prepared(prepared) = &self.state else { return None };
         let Prepared { texts: (text, guided), references, latents } = &**prepared;
-        let guided = guided.as_ref().map(|(empty, guidance)| (empty, *guidance));
+        let guided = guided.as_ref().map(|(negative, guidance)| (negative, *guidance));
         Some(DenoiseInputs { request: &self.request, latents, text, guided, references })
     }
 }
@@ -146,19 +150,29 @@ impl<B: Backend> Pipeline<B> {
 
     /// Steps 1 to 4 of each picture.
     fn prepare(&mut self, jobs: &mut [Job<B>], members: &mut [BatchMember]) {
-        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the empty prompt. The host always
-        // makes the noise of step 4; if another device encodes, at the same time.
+        // 1, 2. Prompt -> token ids -> text embedding; with guidance also that of the negative prompt. The host
+        // always makes the noise of step 4; if another device encodes, at the same time.
         let channels = self.networks.files.transformer.config.in_channels;
         let (threads, is_parallel) = (self.networks.threads, self.be.is_asynchronous());
         // Copies without what is large, since the jobs change meanwhile.
         let of_noise = |r: &ResolvedRequest| ResolvedRequest {
             prompt: String::new(),
+            negative_prompt: None,
+            template: None,
             references: Vec::new(),
             warnings: Vec::new(),
             ..*r
         };
         let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| of_noise(&job.request)).collect();
-        let noise = || -> Vec<_> { requests.iter().map(|r| r.initial_latents(channels, threads)).collect() };
+        let computes_in_f32 = self.networks.precision.compute() == Compute::F32;
+        let latents_of = |request: &ResolvedRequest| {
+            let mut latents = request.initial_latents(channels, threads);
+            if request.compat.is_some_and(|compat| compat.rounds_noise(computes_in_f32)) {
+                round_to_bf16(&mut latents);
+            }
+            latents
+        };
+        let noise = || -> Vec<_> { requests.iter().map(latents_of).collect() };
         let (texts, latents) = thread::scope(|scope| {
             let beside = is_parallel.then(|| thread::Builder::new().spawn_scoped(scope, noise).ok()).flatten();
             let mut texts = Vec::new();
@@ -193,8 +207,10 @@ impl<B: Backend> Pipeline<B> {
         if jobs.len() == 1 {
             return;
         }
-        let is_guided = jobs.iter().any(|job| guidance_of(&job.request).is_some());
-        let prompts = jobs.iter().map(|job| job.request.prompt.as_str()).chain(is_guided.then_some(""));
+        // Room is kept for one negative prompt, which is that of most batches.
+        let guided = jobs.iter().find(|job| guidance_of(&job.request).is_some());
+        let negative = guided.map(|job| negative_of(&job.request));
+        let prompts = jobs.iter().map(|job| job.request.prompt.as_str()).chain(negative);
         let prompts: Vec<&str> = prompts.collect();
         let cancel = CancelToken::of_all(jobs.iter().map(|job| members[job.member].cancel));
         let (all, mut elapsed) = (Cell::new(jobs.len()), Duration::ZERO);
@@ -204,14 +220,14 @@ impl<B: Backend> Pipeline<B> {
         jobs.iter_mut().for_each(|job| job.timings.text += elapsed);
     }
 
-    /// The embedding of a picture's prompt, and with guidance that of the empty prompt and the scale.
+    /// The embedding of a picture's prompt, and with guidance that of the negative prompt and the scale.
     fn texts(&mut self, job: &mut Job<B>, member: &mut BatchMember) -> Result<Texts<B>> {
         let (cancel, guidance) = (member.cancel, guidance_of(&job.request));
         let texts = timed(&mut job.timings.text, || {
             self.with_fallbacks(Phase::Text, member.observer, |this, observer| {
                 let text = this.encode_prompt(&job.request.prompt, observer, cancel)?;
-                let empty = guidance.map(|_| this.encode_prompt("", observer, cancel)).transpose()?;
-                Ok((text, empty.zip(guidance)))
+                let negative = guidance.map(|_| this.encode_prompt(negative_of(&job.request), observer, cancel));
+                Ok((text, negative.transpose()?.zip(guidance)))
             })
         })?;
         if let Some(warning) = &texts.0.warning {
@@ -291,6 +307,11 @@ impl<B: Backend> Pipeline<B> {
 /// The guidance scale of a request, if it takes a second pass.
 fn guidance_of(request: &ResolvedRequest) -> Option<f32> {
     request.guidance.filter(|guidance| *guidance > 1.0)
+}
+
+/// The prompt that guidance leads away from.
+fn negative_of(request: &ResolvedRequest) -> &str {
+    request.negative_prompt.as_deref().unwrap_or_default()
 }
 
 /// Passes events on to the pictures of a pass, but for those that are cancelled.

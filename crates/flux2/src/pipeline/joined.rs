@@ -28,7 +28,7 @@ pub(super) struct Joined<B: Backend> {
     /// f32 `[b * n_img, c]`.
     pub(super) latents: Tensor<B>,
     pub(super) prompt: Conditioning<B>,
-    /// With guidance, the conditioning with the empty prompt.
+    /// With guidance, the conditioning with the negative prompt.
     pub(super) empty: Option<Conditioning<B>>,
 }
 

@@ -18,7 +18,7 @@ use crate::weights::{Part, TextConfig};
 use crate::{Error, Result};
 
 /// Prompts that can be encoded ahead. Their embeddings stay in device memory, 16 MB each for the 4B model, together
-/// with that of the empty prompt.
+/// with that of a negative prompt.
 pub const MAX_PREPARED_PROMPTS: usize = 16;
 
 /// The output of the text encoder for one prompt.
@@ -87,7 +87,7 @@ impl<B: Backend> Prompts<B> {
         Ok(self.recent.get(prompt).expect("remembered by now"))
     }
 
-    /// Remember the embeddings of `prompts`, at most [`MAX_PREPARED_PROMPTS`] and the empty one. Those that are neither
+    /// Remember the embeddings of `prompts`, at most [`MAX_PREPARED_PROMPTS`] and a negative one. Those that are neither
     /// remembered nor on disk go through the text encoder together.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::progress::timed;
 use super::prompts::TextEmbedding;
 use super::references::ReferenceTokens;
 use crate::image::codec::IfExists;
-use crate::image::{self, ImageFormat, Parameters, RgbImage};
+use crate::image::{self, ImageFormat, Parameters, RgbImage, Rounding};
 use crate::request::ResolvedRequest;
 use crate::{Error, Result};
 
@@ -69,6 +69,7 @@ pub(super) struct DecodedPixels {
     pub(super) values: Vec<f32>,
     pub(super) width: u32,
     pub(super) height: u32,
+    pub(super) rounding: Rounding,
     /// Most threads that convert it.
     pub(super) threads: NonZeroUsize,
 }
@@ -82,7 +83,7 @@ impl DecodedPixels {
         if !self.values.iter().all(|value| value.is_finite()) {
             return Err(Error::NotFinite);
         }
-        image::from_model_output(&self.values, self.width, self.height, self.threads)
+        image::from_model_output_by(self.rounding, &self.values, self.width, self.height, self.threads)
     }
 }
 
@@ -132,7 +133,7 @@ pub struct DenoiseInputs<'a, B: Backend> {
     pub latents: &'a [f32],
     /// Embedding of the prompt.
     pub text: &'a TextEmbedding<B>,
-    /// For classifier-free guidance: the embedding of the empty prompt, and the guidance scale.
+    /// For classifier-free guidance: the embedding of the negative prompt, and the guidance scale.
     pub guided: Option<(&'a TextEmbedding<B>, f32)>,
     /// Tokens of the references, or none.
     pub references: &'a ReferenceTokens,
@@ -144,7 +145,7 @@ pub struct StepState<'a, B: Backend> {
     pub step: usize,
     /// Velocity for the prompt, f32 `[n_img, c]`.
     pub velocity: &'a Tensor<B>,
-    /// With guidance: velocity for the empty prompt.
+    /// With guidance: velocity for the negative prompt.
     pub velocity_uncond: Option<&'a Tensor<B>>,
     /// Latents after the step, f32 `[n_img, c]`.
     pub latents: &'a Tensor<B>,

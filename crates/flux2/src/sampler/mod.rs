@@ -6,4 +6,4 @@ pub mod noise;
 pub mod schedule;
 
 pub use noise::{NoiseKind, noise, noise_on};
-pub use schedule::sigmas;
+pub use schedule::{Schedule, sigmas, sigmas_by};

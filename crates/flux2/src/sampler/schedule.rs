@@ -10,6 +10,20 @@
 
 use crate::{Error, Result};
 
+/// The program whose arithmetic makes the levels. All but one follow the same formula and round in other places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// diffusers, to the bit.
+    #[default]
+    Diffusers,
+    /// `get_schedule` of black-forest-labs/flux2 and of ComfyUI's Flux2Scheduler: evenly spaced by `torch.linspace`, then
+    /// shifted in f32, to the bit.
+    Linspace,
+    /// The scheduler `discrete` of stable-diffusion.cpp: evenly spaced from 1000/1000 to 1/1000, so that the last level
+    /// before 0 is nearly 0 itself.
+    Discrete,
+}
+
 /// Largest number of steps; the schedulers of this family are defined on 1000 training steps.
 pub const MAX_STEPS: u32 = 1000;
 
@@ -35,6 +49,47 @@ pub fn sigmas(steps: u32, image_tokens: usize) -> Result<Vec<f32>> {
         shift / (shift + (1.0 / even - 1.0))
     };
     Ok((0..steps).map(level).chain([0.0]).collect())
+}
+
+/// As [`sigmas`], computed as another program does.
+///
+/// # Errors
+/// Those of [`sigmas`].
+pub fn sigmas_by(schedule: Schedule, steps: u32, image_tokens: usize) -> Result<Vec<f32>> {
+    let usual = sigmas(steps, image_tokens)?;
+    let shifted = |level: fn(u32, u32) -> f32, shift: fn(f32, f32) -> f32| {
+        let by = (empirical_mu(image_tokens, steps).exp() as f32).min(f32::MAX);
+        (0..steps).map(|i| shift(level(i, steps), by)).chain([0.0]).collect()
+    };
+    Ok(match schedule {
+        Schedule::Diffusers => usual,
+        // PyTorch divides a number by a tensor as the product with its reciprocal.
+        Schedule::Linspace => shifted(linspace, |level, by| (by + (level.recip() - 1.0)).recip() * by),
+        Schedule::Discrete => {
+            let by = empirical_mu_f32(image_tokens, steps).exp();
+            let level = |i: u32| if steps == 1 { 999.0 } else { 999.0 - 999.0 / (steps - 1) as f32 * i as f32 };
+            let shift = |timestep: f32| by / (by + (1.0 / ((timestep + 1.0) / 1000.0) - 1.0));
+            (0..steps).map(|i| shift(level(i))).chain([0.0]).collect()
+        }
+    })
+}
+
+/// Value `i` of `torch.linspace(1, 0, steps + 1)`, which counts from the nearer end.
+fn linspace(i: u32, steps: u32) -> f32 {
+    let step = -1.0 / steps as f32;
+    if i < (steps + 1) / 2 { step.mul_add(i as f32, 1.0) } else { -step * (steps - i) as f32 }
+}
+
+/// [`empirical_mu`] in f32, as stable-diffusion.cpp computes it.
+fn empirical_mu_f32(image_tokens: usize, steps: u32) -> f32 {
+    let tokens = image_tokens as f32;
+    let at_200_steps = 0.00016927_f32 * tokens + 0.456_666_66_f32;
+    if image_tokens > LARGE_IMAGE_TOKENS {
+        return at_200_steps;
+    }
+    let at_10_steps = 8.738_095e-5_f32 * tokens + 1.898_333_3_f32;
+    let per_step = (at_200_steps - at_10_steps) / 190.0;
+    per_step * steps as f32 + (at_200_steps - 200.0 * per_step)
 }
 
 /// The logarithm of the shift towards high noise.

@@ -6,6 +6,8 @@
 // The path holds here and in `fuzz`, which includes this file by its path.
 #[path = "corpus/pictures.rs"]
 mod pictures;
+#[path = "corpus/plain.rs"]
+mod plain;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -134,7 +136,11 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
             json_file(&mut files, &mut rng, &whole, 40, 15);
             index(&mut files, &parse(&whole));
         }
-        Kind::Picture => pictures::pictures(&mut files, &mut rng, fixtures),
+        Kind::Picture => {
+            pictures::pictures(&mut files, &mut rng, fixtures);
+            files.place = pictures::WHOLE;
+            plain::plain(&mut files, &mut rng, fixtures);
+        }
     }
     files.files
 }

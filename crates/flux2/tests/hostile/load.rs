@@ -91,6 +91,7 @@ impl Opened {
             (Kind::Picture, _) => {
                 let bytes = image::codec::read_file(&path)?;
                 image::metadata::read_any(&bytes)?;
+                image::metadata::read_sheet(&bytes)?;
                 if place == "picture" {
                     image::decode(&bytes, place)?;
                 }

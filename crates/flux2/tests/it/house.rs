@@ -175,14 +175,17 @@ const ROOMS: [(&str, &[Room]); 6] = [
     (
         "flux2",
         &[
+            ("compat", &["image", "sampler"]),
             ("device", &[]),
             ("event", &["vocabulary"]),
             ("error", &["device", "event"]),
             ("image", &[]),
             ("latents", &[]),
             ("models", &["latents", "weights"]),
-            ("request", &["event", "image", "latents", "sampler", "variant"]),
+            ("request", &["compat", "event", "image", "latents", "sampler", "variant"]),
             ("sampler", &[]),
+            ("sheet", &["image"]),
+            ("template", &[]),
             ("text", &["weights"]),
             ("text_cache", &["event", "weights"]),
             ("vocabulary", &["weights"]),

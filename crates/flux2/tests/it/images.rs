@@ -13,7 +13,7 @@ use flux2::image::{
     ImageFormat, Parameters, RgbImage, Transparency, decode, encode, from_model_output, metadata, open,
     prepare_reference, save, to_model_input,
 };
-use flux2::{Error, ErrorKind};
+use flux2::{Error, ErrorKind, GenerateRequest, Reference, ResolvedRequest, Variant};
 use proptest::prelude::*;
 
 const ONE: NonZeroUsize = NonZeroUsize::MIN;
@@ -36,6 +36,8 @@ fn rough(width: u32, height: u32) -> RgbImage {
 fn parameters(prompt: &str) -> Parameters {
     Parameters {
         prompt: prompt.into(),
+        negative_prompt: None,
+        template: None,
         seed: 42,
         noise: "philox".into(),
         model: "klein-4b".into(),
@@ -299,20 +301,83 @@ fn deflated(data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn gif_bmp_tiff_and_qoi_read_as_pillow() {
+    let folder = fixture_path("plain");
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let expected = |name: &String| fixture_path("plain").join(format!("{name}.expected.png")).is_file();
+    let names: Vec<String> = names.into_iter().filter(expected).collect();
+    assert!(names.len() >= 25, "{names:?}");
+    for name in names {
+        // The same limit as for the profiles of other formats.
+        let tolerance = if name == "adobe_rgb.tif" { 1 } else { 0 };
+        assert_reads_as_pillow(&format!("plain/{name}"), tolerance);
+        if let Ok(prepared) = decode_reference(&fixture(&format!("plain/{name}")), &name, Transparency::default()) {
+            let whole = prepare_reference(&open(&fixture_path(&format!("plain/{name}"))).unwrap()).unwrap();
+            assert!(prepared.image == whole, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_first_of_several_frames_or_pages_is_taken_and_known() {
+    // References have 64 pixels a side at least.
+    let large = |name: &str| Reference::from_bytes(&fixture(name), name).unwrap();
+    assert!(warnings(&large("plain/large.gif")).is_empty());
+    let gif = fixture("plain/large.gif");
+    let frame = gif.iter().rposition(|byte| *byte == 0x2c).unwrap();
+    let twice = [&gif[..gif.len() - 1], &gif[frame..]].concat();
+    let several = Reference::from_bytes(&twice, "x").unwrap();
+    assert!(several.image() == large("plain/large.gif").image());
+    assert_eq!(
+        warnings(&several),
+        ["reference image 1 has several frames or pages: the first one is taken"]
+    );
+    let tiff = fixture("plain/two_pages.tif");
+    assert_eq!(decode(&tiff, "x").unwrap(), decode(&fixture("plain/rgb_raw.tif"), "x").unwrap());
+}
+
+fn warnings(reference: &Reference) -> Vec<String> {
+    let request = GenerateRequest { references: vec![reference.clone()], ..GenerateRequest::default() };
+    let resolved = ResolvedRequest::new(&request, Variant::by_name("klein-4b").unwrap()).unwrap();
+    resolved.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn raw_photographs_are_not_taken_for_their_thumbnails() {
+    let mut tiff = fixture("plain/rgb_raw.tif");
+    assert!(decode(&tiff, "x").is_ok());
+    // NewSubfileType in place of the first tag, ImageWidth, of the little-endian directory.
+    let directory = u32::from_le_bytes(tiff[4..8].try_into().unwrap()) as usize;
+    let entries = usize::from(u16::from_le_bytes(tiff[directory..][..2].try_into().unwrap()));
+    let tags: Vec<u8> = tiff[directory + 2..][..12 * entries].to_vec();
+    let moved = tiff.len() as u32;
+    tiff[4..8].copy_from_slice(&moved.to_le_bytes());
+    tiff.extend((entries as u16 + 1).to_le_bytes());
+    tiff.extend([254u16.to_le_bytes(), 4u16.to_le_bytes()].concat());
+    tiff.extend([1u32.to_le_bytes(), 1u32.to_le_bytes()].concat());
+    tiff.extend(tags);
+    tiff.extend([0; 4]);
+    let (message, _) = refused(&tiff);
+    assert!(message.contains("thumbnail, as in a raw photograph"), "{message}");
+}
+
+#[test]
 fn empty_file() {
-    assert_eq!(refused(b"").0, "input is empty, not a PNG, JPEG or WebP picture");
+    assert_eq!(refused(b"").0, "input is empty, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture");
 }
 
 #[test]
 fn html_named_png() {
     let (message, hint) = refused(b"\n<!DOCTYPE html><title>403</title>");
-    assert_eq!(message, "input is a web page, not a PNG, JPEG or WebP picture");
-    assert_eq!(hint, "convert it to PNG, JPEG or WebP");
+    assert_eq!(message, "input is a web page, not a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI picture");
+    assert_eq!(hint, "download the picture that it shows");
 }
 
 #[test]
 fn other_formats_are_named() {
-    assert!(refused(b"GIF89a\x01\0\x01\0").0.contains("is a GIF"));
+    assert!(refused(b"\0\0\0\x1cftypheic").0.contains("HEIC"));
     assert!(refused(b"\0\0\0\x1cftypavif").0.contains("AVIF"));
     assert!(refused(b"\0").0.contains("of an unknown format"));
 }

@@ -2,6 +2,7 @@
 
 mod batch;
 mod cancel;
+mod compat;
 mod convert;
 mod documents;
 mod embedded;
@@ -29,7 +30,9 @@ mod once;
 mod parity;
 mod plan;
 mod schedule;
+mod sheets;
 mod tally;
+mod template;
 mod text_cache;
 mod tokenizer;
 #[cfg(feature = "mini")]

@@ -19,6 +19,8 @@ fn fixture(name: &str) -> Vec<u8> {
 fn ours(prompt: &str, model: &str) -> Parameters {
     Parameters {
         prompt: prompt.into(),
+        negative_prompt: None,
+        template: None,
         seed: 7,
         noise: "philox".into(),
         model: model.into(),

@@ -41,6 +41,14 @@ fn interlaced(width: u32, height: u32) -> Vec<u8> {
     [b"\x89PNG\r\n\x1a\n".as_slice(), &chunks.concat()].concat()
 }
 
+/// A gray BMP of 24 bits.
+fn bmp(width: u32, height: u32) -> Vec<u8> {
+    let offset = 54u32;
+    let size = [width, height].map(u32::to_le_bytes).concat();
+    let head = [b"BM\0\0\0\0\0\0\0\0", &offset.to_le_bytes()[..], &40u32.to_le_bytes(), &size, &[1, 0, 24, 0]].concat();
+    [&head[..], &[0; 24], &vec![99; (width * 3).next_multiple_of(4) as usize * height as usize]].concat()
+}
+
 pub fn reading_takes_what_the_header_says() {
     let whole = 3 * 3000 * 2000;
     for (name, file, is_in_rows) in [
@@ -52,6 +60,10 @@ pub fn reading_takes_what_the_header_says() {
         ("WebP", plain(ImageFormat::WebP, 3000, 2000), false),
         ("lossy WebP", fixture("large_lossy.webp"), false),
         ("lossy WebP with alpha", fixture("large_alpha.webp"), false),
+        ("GIF", fixture("plain/large.gif"), false),
+        ("TIFF", fixture("plain/large.tif"), false),
+        ("QOI", fixture("plain/large.qoi"), false),
+        ("BMP", bmp(3000, 2000), false),
     ] {
         let most = Reference::reading_bytes_of(&file, name).unwrap() - file.len();
         let (needed, _) = high_water(|| Reference::from_bytes(&file, name).unwrap());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flux2::bench::{self, Cost, Flops, Peaks, Stages};
-use flux2::image::Transparency;
+use flux2::image::Preparation;
 use flux2::plan;
 use flux2::units::Memory;
 use flux2::weights::{Location, ModelFiles};
@@ -139,7 +139,7 @@ pub fn run(args: &BenchGenerateArgs) -> Result<()> {
     };
     let request = GenerateRequest {
         prompt: PROMPT.into(),
-        references: read_references(&args.input, Transparency::default(), check)?,
+        references: read_references(&args.input, &Preparation::default(), check)?,
         width: args.width,
         height: args.height,
         steps: args.steps,

@@ -1,6 +1,10 @@
 //! `dj-flux2 generate`: from arguments to pictures on disk.
 
+mod dry_run;
+mod foreign;
+mod open;
 mod run;
+mod sheet;
 
 use std::cell::LazyCell;
 use std::num::NonZeroUsize;
@@ -10,63 +14,151 @@ use flux2::engine::{self, Engines};
 use flux2::image::metadata;
 use flux2::units::Memory;
 use flux2::weights::{Location, Lora};
-use flux2::{CancelToken, NoGpu, Remedy, Variant};
+use flux2::{CancelToken, GenerateRequest, NoGpu, Remedy, Variant};
 
 use super::{find_or_offer, residency_note};
 use crate::args::GenerateArgs;
-use crate::failure::Result;
+use crate::failure::{Failure, Result, code};
 use crate::interrupt::cancelled_by_signals;
 use crate::prepare::{self, Prepared, find_model};
-use crate::report::Report;
+use crate::report::{Report, json, print};
+use crate::settings::batch::{self, Batch, There};
+use crate::settings::grid::Grid;
 use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
 use crate::wording;
-use run::Run;
+use run::{Outcomes, Run};
+use sheet::SheetOfRun;
 
-/// Makes the pictures that `args` ask for.
+/// Makes the pictures that `args` ask for, and their sheet.
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    foreign::check(&args.foreign)?;
     check_standard_input(args)?;
-    let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
-    let mut settings = settings::resolve(args, prepare::outside(args, from.as_ref())?)?;
-    check_outputs(&settings, args)?;
+    let from = args.from.as_deref().map(|file| SourcePicture::read(file, args.sheets.cell)).transpose()?;
+    let outside = prepare::outside(args, from.as_ref())?;
+    let grid = Grid::parse(&args.sheets.grid)?;
+    let mut runs = match (&grid, &args.batch) {
+        (None, None) => vec![settings::resolve(args, outside)?],
+        (Some(_), Some(_)) => return Err(Failure::usage("a batch has no grid", "leave --batch or --grid out")),
+        (Some(grid), None) => grid.runs(args, &outside)?,
+        (None, Some(file)) => {
+            let Batch { runs, there } = batch::runs(file, args, &outside)?;
+            report_there(args, &there)?;
+            if runs.is_empty() {
+                return Ok(());
+            }
+            runs
+        }
+    };
+    let inputs = inputs(&runs, args);
+    check_outputs(&runs, &inputs)?;
+    let sheet = SheetOfRun::new(args, grid.as_ref(), &runs, &inputs)?;
 
     // Until the model is found or a download begins, Ctrl-C ends the process at once, even at a question.
     let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
-    let mut report = Report::new(settings.detail, settings.json);
-    report.threads(settings.options.threads);
-    prepare::locate(&mut settings.paths, |model| find_or_offer(model, &mut report, &cancel))?;
-    let cancel = CancelToken::clone(&cancel);
+    let Settings { detail, json, whole, fail_fast, open, .. } = runs[0];
+    let mut report = Report::new(detail, json);
+    if args.dry_run {
+        return runs.into_iter().try_for_each(|settings| dry_run::print_pictures(settings, &report));
+    }
+    let mut outcomes = Outcomes::default();
+    let is_one = runs.len() == 1;
+    for settings in &mut runs {
+        if let Err(failure) = make(settings, from.as_ref(), &mut report, &cancel, &mut outcomes) {
+            if whole == 1 || fail_fast || failure.code == code::CANCELLED || is_one {
+                return Err(failure);
+            }
+            not_made(settings, failure, &mut report, &mut outcomes)?;
+        }
+    }
+    if let Some(sheet) = sheet.filter(|_| !outcomes.made.is_empty()) {
+        sheet.write(&outcomes, whole, runs[0].metadata, &report)?;
+    }
+    if open {
+        open::open(outcomes.made.iter().filter_map(|(_, made)| made.path.as_deref()), &report);
+    }
+    outcomes.verdict(whole)
+}
 
-    let prepared = prepare::open(&settings, &report)?;
-    if let Some(picture) = &from {
+/// Says which pictures of a batch are there already.
+fn report_there(args: &GenerateArgs, there: &[There]) -> Result<()> {
+    if args.json {
+        return there.iter().try_for_each(|picture| print(&json(picture)));
+    }
+    if !there.is_empty() && !args.quiet {
+        let report = Report::new(settings::Detail::Normal, false);
+        report.note(format_args!("{} pictures of the batch are there already", there.len()));
+    }
+    Ok(())
+}
+
+/// Makes the pictures of one model.
+fn make(
+    settings: &mut Settings,
+    from: Option<&SourcePicture>,
+    report: &mut Report,
+    cancel: &LazyCell<CancelToken>,
+    outcomes: &mut Outcomes,
+) -> Result<()> {
+    report.threads(settings.options.threads);
+    prepare::locate(&mut settings.paths, |model| find_or_offer(model, report, cancel))?;
+    let cancel = CancelToken::clone(cancel);
+
+    let prepared = prepare::open(settings, report)?;
+    settings.fit(prepared.files.variant, &prepared.references);
+    if let Some(picture) = from {
         picture.check_references(&settings.references, &prepared.references)?;
-        picture.check_loras(&prepared.files.loras, &settings, &report)?;
-        picture.warn_of_differences(&prepared.files.name, &report);
+        picture.check_loras(&prepared.files.loras, settings, report)?;
+        picture.warn_of_differences(&prepared.files.name, report);
     }
     for (other, read) in prepared.files.passed_over() {
         let other = other.path().file_name().unwrap_or_default().display();
         let read = read.path().display();
         report.note(format_args!("{read} is read, {other} beside it is not"));
     }
-    let engines = open_engines(&mut settings, &prepared, &report)?;
-    describe(&engines, &settings, &report);
+    let engines = open_engines(settings, &prepared, report)?;
+    describe(&engines, settings, report);
     let Prepared { files, references } = prepared;
-    Run { settings: &settings, files, references }.all(engines.engines, &mut report, &cancel)
+    Run { settings, files, references }.all(engines.engines, report, &cancel, outcomes)
+}
+
+/// Reports the pictures of a run that ended before it began them, as those of a model that is missing.
+fn not_made(settings: &Settings, failure: Failure, report: &mut Report, outcomes: &mut Outcomes) -> Result<()> {
+    for job in settings.jobs() {
+        let place = job.index - 1;
+        let is_over = outcomes.made.iter().any(|(made, _)| *made == place)
+            || outcomes.failed.iter().any(|(failed, _)| *failed == place);
+        if !is_over {
+            report.not_made(&job, settings.whole, &failure)?;
+            outcomes.failed.push((place, failure.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The files that the runs read.
+fn inputs(runs: &[Settings], args: &GenerateArgs) -> Vec<PathBuf> {
+    let of_run = |settings: &Settings| -> Vec<PathBuf> {
+        let paths = &settings.paths;
+        let weights = std::iter::once(&paths.model)
+            .chain([&paths.transformer, &paths.text_encoder, &paths.vae].into_iter().flatten())
+            .chain(paths.loras.iter().map(|lora| &lora.location));
+        let files = settings.references.iter().chain(&args.from).chain(&args.prompt_file).chain(&args.batch);
+        files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect()
+    };
+    runs.iter().flat_map(of_run).collect()
 }
 
 /// Refuses output names and prompts that could not be written, before any work.
-fn check_outputs(settings: &Settings, args: &GenerateArgs) -> Result<()> {
-    let paths = &settings.paths;
-    let weights = std::iter::once(&paths.model)
-        .chain([&paths.transformer, &paths.text_encoder, &paths.vae].into_iter().flatten())
-        .chain(paths.loras.iter().map(|lora| &lora.location));
-    let files = settings.references.iter().chain(&args.from).chain(&args.prompt_file);
-    let inputs: Vec<PathBuf> = files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect();
-    settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
-    if settings.metadata {
-        for prompt in &settings.prompts {
-            metadata::check_prompt(prompt, settings.output.format())?;
+fn check_outputs(runs: &[Settings], inputs: &[PathBuf]) -> Result<()> {
+    let paths = runs.iter().flat_map(|settings| settings.jobs()).filter_map(|job| job.path);
+    runs[0].output.check(paths, inputs)?;
+    for settings in runs.iter().filter(|settings| settings.metadata) {
+        for i in 0..settings.pictures() {
+            let GenerateRequest { prompt, template, negative_prompt, .. } = settings.request(i);
+            let texts = [prompt, template.unwrap_or_default(), negative_prompt.unwrap_or_default()].concat();
+            metadata::check_prompt(&texts, settings.format(i))?;
         }
     }
     Ok(())
@@ -111,6 +203,9 @@ fn describe(engines: &Engines, settings: &Settings, report: &Report) {
         // A machine without a driver is not expected to use a GPU.
         let line = format!("no GPU is used: {reason}{}", with_remedy(remedy));
         if *has_driver { report.note(line) } else { report.verbose(line) }
+    }
+    if settings.looks_like_template {
+        report.note("the prompt is drawn as it is written; --expand reads {a|b} and __name__ in it");
     }
     if settings.model_is_fallback {
         report.note(fallback_note(engine.variant()));

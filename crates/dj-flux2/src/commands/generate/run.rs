@@ -4,15 +4,15 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flux2::image::Parameters;
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
-use flux2::{CancelToken, Engine, Error, Event, Reference, Timings, engine};
+use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
     Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
@@ -33,6 +33,43 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     pub files: ModelFiles,
     pub references: Vec<Reference>,
+}
+
+/// What came of the pictures of one run or of several, by their places in the whole, from 0.
+#[derive(Default)]
+pub struct Outcomes {
+    pub made: Vec<(u64, Made)>,
+    pub failed: Vec<(u64, Failure)>,
+}
+
+/// A picture that was made.
+pub struct Made {
+    /// `None` for standard output.
+    pub path: Option<PathBuf>,
+    pub parameters: Parameters,
+}
+
+impl Outcomes {
+    /// Whether all pictures, `whole` of them, were made; the reason of the first that was not if there is none.
+    pub fn verdict(self, whole: u64) -> Result<()> {
+        let failed = self.failed.len();
+        match (self.failed.into_iter().next(), self.made.is_empty()) {
+            (None, _) => Ok(()),
+            // Nothing was made, so the reason is the run's.
+            (Some((_, first)), true) => Err(first),
+            (Some(_), false) => {
+                let message = format!("{failed} of {whole} pictures failed");
+                Err(Failure { code: code::SOME_FAILED, message, hint: None })
+            }
+        }
+    }
+}
+
+/// The pictures that jobs were handed in for: their numbers in the run, from 0, and where they are written.
+type Pictures = Mutex<HashMap<JobId, (u64, Option<PathBuf>)>>;
+
+fn lock(pictures: &Pictures) -> MutexGuard<'_, HashMap<JobId, (u64, Option<PathBuf>)>> {
+    pictures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the engine's threads send to the main thread. Pictures are named by their number, from 0.
@@ -76,15 +113,14 @@ struct Saved {
 /// Writes pictures where the settings say.
 struct Writer {
     output: Output,
-    /// Seed of the first picture.
-    first_seed: u64,
+    pictures: Arc<Pictures>,
     messages: Sender<Message>,
 }
 
 impl Writer {
-    /// Number of a picture, from 0: each has the next seed.
-    fn number(&self, spec: &JobSpec) -> u64 {
-        spec.seed - self.first_seed
+    /// Number of the picture of a job, and where it is written. A job that is being handed in is waited for.
+    fn picture(&self, id: JobId) -> (u64, Option<PathBuf>) {
+        lock(&self.pictures).get(&id).cloned().expect("every job was handed in for a picture")
     }
 
     fn send(&self, message: Message) {
@@ -95,7 +131,7 @@ impl Writer {
 
 impl Sink for Writer {
     fn started(&self, of: PictureOf) {
-        let picture = self.number(of.spec);
+        let (picture, _) = self.picture(of.id);
         self.send(Message::Started { worker: of.worker, picture, steps: of.spec.steps });
     }
 
@@ -104,8 +140,7 @@ impl Sink for Writer {
     }
 
     fn save(&self, of: PictureOf, drawn: &GeneratedImage, bytes: Vec<u8>, elapsed: Duration) -> Result<(), JobFailure> {
-        let picture = self.number(of.spec);
-        let path = self.output.path(picture + 1, of.spec.seed);
+        let (picture, path) = self.picture(of.id);
         match self.output.write(path.as_deref(), &bytes) {
             Ok(path) => {
                 self.send(Message::Saved(Box::new(Saved {
@@ -129,14 +164,22 @@ impl Sink for Writer {
         }
     }
 
-    fn ended(&self, _: JobId, spec: &JobSpec, failure: Option<&JobFailure>) {
-        self.send(Message::Ended { picture: self.number(spec), failure: failure.cloned() });
+    fn ended(&self, id: JobId, _: &JobSpec, failure: Option<&JobFailure>) {
+        let (picture, _) = self.picture(id);
+        lock(&self.pictures).remove(&id);
+        self.send(Message::Ended { picture, failure: failure.cloned() });
     }
 }
 
 impl Run<'_> {
-    /// Makes all pictures.
-    pub fn all(self, engines: Vec<Box<dyn Engine>>, report: &mut Report, cancel: &CancelToken) -> Result<()> {
+    /// Makes all pictures, and adds what came of them to `outcomes`. The error is why the run ended early.
+    pub fn all(
+        self,
+        engines: Vec<Box<dyn Engine>>,
+        report: &mut Report,
+        cancel: &CancelToken,
+        outcomes: &mut Outcomes,
+    ) -> Result<()> {
         let Run { settings, files, references } = self;
         let devices: Vec<String> = engines.iter().map(|engine| engine.device().to_owned()).collect();
         let places: Vec<String> = engines.iter().map(|engine| engine.place().to_string()).collect();
@@ -147,7 +190,8 @@ impl Run<'_> {
         let (sender, messages) = channel();
         let options = options(settings, &*engines[0], engines.len(), &files, &references);
         let batch = options.max_batch;
-        let writer = Writer { output: settings.output.clone(), first_seed: settings.request.seed, messages: sender };
+        let pictures = Arc::new(Pictures::default());
+        let writer = Writer { output: settings.output.clone(), pictures: Arc::clone(&pictures), messages: sender };
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
         let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
@@ -155,6 +199,8 @@ impl Run<'_> {
         let mut series = Series {
             settings,
             jobs,
+            pictures,
+            outcomes,
             digests,
             messages,
             report,
@@ -164,9 +210,6 @@ impl Run<'_> {
             batch,
             submitted: 0,
             over: 0,
-            saved: 0,
-            failed: 0,
-            first_failure: None,
             workers: HashMap::new(),
             last_events: HashMap::new(),
             unwritten: HashMap::new(),
@@ -209,6 +252,8 @@ fn options(
 struct Series<'a> {
     settings: &'a Settings,
     jobs: Jobs,
+    pictures: Arc<Pictures>,
+    outcomes: &'a mut Outcomes,
     /// Digests of the references.
     digests: Vec<String>,
     messages: Receiver<Message>,
@@ -222,9 +267,6 @@ struct Series<'a> {
     batch: usize,
     submitted: u64,
     over: u64,
-    saved: u64,
-    failed: u64,
-    first_failure: Option<Failure>,
     /// The worker that draws a picture.
     workers: HashMap<u64, usize>,
     /// The latest event of each worker, and the picture that it came from first.
@@ -250,37 +292,48 @@ impl Series<'_> {
             }
             self.submit()?;
         }
-        match (self.first_failure.take(), self.saved) {
-            (None, _) => Ok(()),
-            // Nothing was made, so the reason is the run's.
-            (Some(first), 0) => Err(first),
-            (Some(_), _) => {
-                let message = format!("{} of {pictures} pictures failed", self.failed);
-                Err(Failure { code: code::SOME_FAILED, message, hint: None })
-            }
-        }
+        Ok(())
     }
 
     /// Hands pictures to the engine, as long as not too many wait.
     fn submit(&mut self) -> Result<()> {
         let window = self.settings.window(self.places.len(), self.batch);
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
-            let Job { prompt, seed, .. } = self.settings.job(self.submitted);
-            let request = &self.settings.request;
+            let GenerateRequest {
+                prompt,
+                negative_prompt,
+                template,
+                width,
+                height,
+                steps,
+                guidance,
+                noise,
+                compat,
+                seed,
+                ..
+            } = self.settings.request(self.submitted);
             let draft = Draft {
-                prompt: prompt.to_owned(),
-                references: self.digests.clone(),
-                width: request.width,
-                height: request.height,
-                steps: request.steps,
-                guidance: request.guidance,
-                noise: Some(request.noise),
+                prompt,
+                negative_prompt,
+                template,
+                references: self.settings.of_picture(self.submitted, &self.digests),
+                width,
+                height,
+                steps,
+                guidance,
+                noise: Some(noise),
+                compat,
                 seed: Some(seed),
-                format: Some(self.settings.output.format()),
+                format: Some(self.settings.format(self.submitted)),
+                quality: self.settings.quality,
                 metadata: Some(self.settings.metadata),
                 ..Draft::default()
             };
+            // Workers that begin the job at once wait for its number.
+            let mut pictures = lock(&self.pictures);
             let accepted = self.jobs.submit(Submission { draft, ..Submission::default() })?;
+            pictures.insert(accepted.id, (self.submitted, self.settings.job(self.submitted).path));
+            drop(pictures);
             accepted.warnings.into_iter().for_each(|warning| self.report.event(0, &Event::Warning(warning)));
             self.submitted += 1;
         }
@@ -292,12 +345,9 @@ impl Series<'_> {
             Message::Event { worker, picture, event } => self.hear_event(worker, picture, event),
             Message::Started { worker, picture, steps } => {
                 self.workers.insert(picture, worker);
-                self.report.begin(worker, &self.settings.job(picture), self.settings.pictures(), steps);
+                self.report.begin(worker, &self.settings.job(picture), self.settings.whole, steps);
             }
-            Message::Saved(saved) => {
-                self.saved += 1;
-                return self.report_saved(&saved);
-            }
+            Message::Saved(saved) => return self.made(*saved),
             Message::Unwritten { picture, failure } => drop(self.unwritten.insert(picture, failure)),
             Message::Ended { picture, failure } => {
                 self.over += 1;
@@ -331,30 +381,35 @@ impl Series<'_> {
 
     /// Counts a picture that failed. Of several it is reported now, and ends the run if that is asked for.
     fn not_made(&mut self, picture: u64, failure: Failure) -> Result<()> {
-        self.failed += 1;
-        let pictures = self.settings.pictures();
-        if self.settings.fail_fast || pictures == 1 {
+        let Settings { whole, fail_fast, .. } = self.settings;
+        if *fail_fast || *whole == 1 {
             return Err(failure);
         }
-        self.report.not_made(&self.settings.job(picture), pictures, &failure)?;
-        self.first_failure.get_or_insert(failure);
+        let job = self.settings.job(picture);
+        self.report.not_made(&job, *whole, &failure)?;
+        self.outcomes.failed.push((job.index - 1, failure));
         Ok(())
     }
 
-    fn report_saved(&mut self, saved: &Saved) -> Result<()> {
+    /// Reports a picture that has been written.
+    fn made(&mut self, saved: Saved) -> Result<()> {
         let Saved { worker, picture, batch, path, parameters, timings, kernels, rescues, total } = saved;
+        let Job { index, line, .. } = self.settings.job(picture);
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
-            index: picture + 1,
-            parameters,
-            device: &self.devices[*worker],
+            index,
+            line,
+            parameters: &parameters,
+            device: &self.devices[worker],
             lora_strengths: &self.strengths,
-            batch: *batch,
-            timings: Seconds::new(timings, *total),
+            batch,
+            timings: Seconds::new(&timings, total),
             kernels: kernels.iter().map(Kernel::new).collect(),
             rescues: rescues.iter().map(RescueRecord::new).collect(),
         };
-        self.report.saved(*worker, path.as_deref(), &record, *total)
+        let reported = self.report.saved(worker, path.as_deref(), &record, total);
+        self.outcomes.made.push((index - 1, Made { path, parameters }));
+        reported
     }
 
     /// Stops what is drawn, and reports what was written by then. Later errors are those of stopping.
@@ -362,7 +417,7 @@ impl Series<'_> {
         self.jobs.drain(Duration::ZERO);
         while let Ok(message) = self.messages.try_recv() {
             if let Message::Saved(saved) = message {
-                let _ = self.report_saved(&saved);
+                let _ = self.made(*saved);
             }
         }
     }
@@ -378,6 +433,8 @@ mod tests {
 
     use super::*;
     use crate::args::{GenerateArgs, Seed};
+    use crate::choices::Choices;
+    use crate::settings::expansion::Sources;
     use crate::settings::{self, Outside};
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.
@@ -410,14 +467,19 @@ mod tests {
             is_file: Path::is_file,
             is_folder: Path::is_dir,
             prompts: ["a red fox", "a blue hare", "a cat"].map(String::from).to_vec(),
+            files: Choices::default(),
+            sources: Sources { templates: Default::default(), wildcards: None, read_wildcard: |_, _| Ok(None) },
             fresh_seed: 0,
+            cells: None,
         };
         let settings = settings::resolve(&args, outside)?;
         let files = ModelFiles::open(&settings.paths)?;
         let engines = (0..workers).map(|_| engine::open(files.clone(), &settings.options));
         let engines = engines.collect::<flux2::Result<Vec<_>>>()?;
         let mut report = Report::new(settings.detail, settings.json);
-        Run { settings: &settings, files, references: vec![] }.all(engines, &mut report, cancel)
+        let mut outcomes = Outcomes::default();
+        Run { settings: &settings, files, references: vec![] }.all(engines, &mut report, cancel, &mut outcomes)?;
+        outcomes.verdict(settings.whole)
     }
 
     fn made(workers: usize) -> Vec<(String, Vec<u8>)> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Files, Rng, bytes, mutant};
 
 /// Where a file is read completely, with its pixels.
-const WHOLE: &str = "picture";
+pub(super) const WHOLE: &str = "picture";
 /// Where only parameters are read: a changed header may ask for any number of pixels.
 const PARAMETERS: &str = "parameters";
 

@@ -1,0 +1,82 @@
+//! The help: the main flags, which fit a screen, with `--help`; all flags with `--help-all`.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::Args;
+
+/// Flags of `generate` and `plan` that `--help` shows, by their ids.
+const MAIN_OF_GENERATE: [&str; 26] = [
+    "prompt", "prompt_flag", "from", "template", "preset", "model", "lora", "input", "size", "aspect", "steps", "seed",
+    "count", "output", "json", "dry_run", "open", "quiet", "verbose", "dtype", "device", "max_memory", "help",
+    "help_all", "version", "guidance",
+];
+
+/// Flags of `serve` that `--help` shows.
+const MAIN_OF_SERVE: [&str; 15] = [
+    "model", "lora", "bind", "port", "unix", "api_key_file", "max_queue", "max_batch", "state", "device", "dtype",
+    "max_memory", "log_level", "help", "help_all",
+];
+
+/// The command line as clap takes it. Unless `all`, flags that are not among the main ones are missing from the help.
+pub fn command(all: bool) -> clap::Command {
+    let program = Args::command();
+    if all {
+        return program;
+    }
+    let names: Vec<String> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    names.iter().fold(program, |program, name| match name.as_str() {
+        "generate" | "plan" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_GENERATE)),
+        "serve" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_SERVE)),
+        _ => program,
+    })
+}
+
+fn only(command: clap::Command, main: &[&str]) -> clap::Command {
+    command.mut_args(|arg| if main.contains(&arg.get_id().as_str()) { arg } else { arg.hide(true) })
+}
+
+/// Parses a command line. `--help-all` anywhere before `--` is `--help` with all flags.
+///
+/// # Errors
+/// Clap's, which may be the help that was asked for.
+pub fn parse(mut argv: Vec<OsString>) -> Result<Args, clap::Error> {
+    let end = argv.iter().position(|arg| arg == "--").unwrap_or(argv.len());
+    let all = argv[..end].iter().position(|arg| arg == "--help-all");
+    if let Some(at) = all {
+        argv[at] = "--help".into();
+    }
+    let mut program = command(all.is_some());
+    let matches = program.try_get_matches_from_mut(argv)?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_main_flags_exist() {
+        let mut program = command(true);
+        program.build();
+        for (name, main) in [("generate", &MAIN_OF_GENERATE[..]), ("serve", &MAIN_OF_SERVE)] {
+            let Some(sub) = program.find_subcommand(name) else { continue };
+            let known = |id: &&&str| sub.get_arguments().any(|arg| arg.get_id() == **id);
+            // The version is a flag of the program.
+            let missing: Vec<_> = main.iter().filter(|id| !known(id) && **id != "version").collect();
+            assert!(missing.is_empty() || cfg!(not(unix)), "{name}: {missing:?}");
+        }
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        for name in ["generate", "plan", "serve"] {
+            let mut program = command(false).term_width(100);
+            program.build();
+            let Some(sub) = program.find_subcommand_mut(name) else { continue };
+            let lines = sub.render_help().to_string().lines().count();
+            assert!((24..=60).contains(&lines), "{name}: {lines} lines");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Flags of `sheet` and `compare`, and those of `generate` that make a sheet.
+
+use std::path::PathBuf;
+
+/// Flags of `generate` that make a sheet of its pictures, or draw a grid of them.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct SheetFlags {
+    /// Draw a picture for each value of a setting, as in steps=2,4,8 or seed=1-4, or of two with an x between them, as
+    /// in "steps=2,4 x guidance=1,3"; also size, lora-scale, model, noise, prompt-sr=WORD,OTHER,...
+    #[arg(long, value_name = "AXIS=VALUES", help_heading = "Sheet", conflicts_with_all = ["count", "prompt_file"])]
+    pub grid: Vec<String>,
+
+    /// Write a labeled sheet of all pictures of the run [default: with --grid, a name made from that of the pictures]
+    #[arg(long, value_name = "FILE", help_heading = "Sheet")]
+    pub sheet: Option<PathBuf>,
+
+    /// Dark background of the sheet
+    #[arg(long, help_heading = "Sheet")]
+    pub dark: bool,
+
+    /// The picture of a sheet that --from starts from, by its column and row from 1, as in 2,3
+    #[arg(long, value_name = "COLUMN,ROW", value_parser = parse_cell, requires = "from", help_heading = "Sheet")]
+    pub cell: Option<(usize, usize)>,
+}
+
+/// Flags of `sheet`.
+#[derive(clap::Args)]
+pub struct SheetArgs {
+    /// Pictures, in the order of their cells
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// File of the sheet, .png, .jpg or .webp; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Pictures in a row [default: as many as make the sheet about square]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub columns: Option<u32>,
+
+    /// Dark background
+    #[arg(long)]
+    pub dark: bool,
+
+    /// Do not store the parameters of the pictures in the sheet
+    #[arg(long)]
+    pub no_metadata: bool,
+
+    /// Replace a read-only file too
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print only errors and the name of the sheet
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Flags of `compare`.
+#[derive(clap::Args)]
+pub struct CompareArgs {
+    /// The first picture
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+
+    /// The second picture; it is scaled if its size is another
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+
+    /// Write the difference as a picture, four times as strong
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Write the left half of A and the right half of B in place of the difference
+    #[arg(long, requires = "output")]
+    pub wipe: bool,
+
+    /// Write A and B side by side in place of the difference
+    #[arg(long, requires = "output", conflicts_with = "wipe")]
+    pub side_by_side: bool,
+
+    /// Dark background
+    #[arg(long, requires = "output")]
+    pub dark: bool,
+
+    /// Replace a read-only file too
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Parses `2,3` into column and row.
+fn parse_cell(text: &str) -> Result<(usize, usize), &'static str> {
+    let number = |text: &str| text.trim().parse().ok().filter(|number| *number > 0);
+    let pair = text.split_once(',').and_then(|(column, row)| Some((number(column)?, number(row)?)));
+    pair.ok_or("a cell is its column and its row, from 1, as in 2,3")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_a_column_and_a_row() {
+        assert_eq!(parse_cell("2,3"), Ok((2, 3)));
+        assert_eq!(parse_cell("1, 12"), Ok((1, 12)));
+        for wrong in ["", "2", "0,1", "1,0", "2x3", "2,3,4", "-1,2"] {
+            assert!(parse_cell(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `dj-flux2 sheet`: finished pictures on one sheet, with what differs between them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flux2::image::codec::encode_sheet;
+
+use crate::args::SheetArgs;
+use crate::failure::{Failure, Result};
+use crate::output::{Existing, Output};
+use crate::report::Report;
+use crate::settings::Detail;
+use crate::sheets::{Cell, Drawn, Look, draw};
+
+/// Puts the pictures of `args` on a sheet.
+pub fn run(args: &SheetArgs) -> Result<()> {
+    let SheetArgs { files, output, columns, dark, no_metadata, force, quiet } = args;
+    if files.iter().any(|file| file.as_path() == Path::new("-")) {
+        return Err(Failure::usage("a sheet reads its pictures twice, standard input can be read once", "pass files"));
+    }
+    let report = Report::new(if *quiet { Detail::Quiet } else { Detail::Normal }, false);
+    let target = SheetFile::new(output, *force, files)?;
+    let cells = files.iter().map(|file| Cell::of_file(file)).collect::<Result<Vec<_>>>()?;
+    let look = Look { columns: columns.map(|columns| columns as usize), dark: *dark, ..Look::default() };
+    let drawn = draw(&cells, &look)?;
+    target.write(&drawn, !no_metadata, &report).map(drop)
+}
+
+/// Where a sheet is written.
+pub struct SheetFile {
+    output: Output,
+}
+
+impl SheetFile {
+    /// Checks, before any work, that a sheet can be written to `path` and would replace none of `inputs`.
+    pub fn new(path: &Path, force: bool, inputs: &[PathBuf]) -> Result<Self> {
+        let existing = if force { Existing::ReplaceReadOnly } else { Existing::Replace };
+        let output = Output::new(Some(path), 1, existing, Path::is_dir)?;
+        output.check(output.path(1, 0).into_iter(), inputs)?;
+        Ok(SheetFile { output })
+    }
+
+    /// Whether the sheet would be written to `path`.
+    pub fn is(&self, path: &Path) -> bool {
+        let place = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        self.output.path(1, 0).is_some_and(|own| place(&own) == place(path))
+    }
+
+    /// Writes the sheet, with what made its pictures, and prints where it is.
+    pub fn write(&self, drawn: &Drawn, with_parameters: bool, report: &Report) -> Result<Option<PathBuf>> {
+        if drawn.scale < 1.0 {
+            let percent = (drawn.scale * 100.0).round().max(1.0);
+            report.note(format_args!(
+                "the pictures are shown at {percent} % of their size: a sheet has at most 64 million pixels and 16384 \
+                 a side"
+            ));
+        }
+        let has_parameters = with_parameters && !drawn.parameters.cells.is_empty();
+        let parameters = has_parameters.then_some(&drawn.parameters);
+        let bytes = encode_sheet(&drawn.image, self.output.format(), parameters)?;
+        let written = self.output.write(self.output.path(1, 0).as_deref(), &bytes)?;
+        if let Some(path) = &written {
+            report.written(path)?;
+        }
+        Ok(written)
+    }
+}
