@@ -14,7 +14,7 @@ use flux2::image::{Parameters, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
 use flux2::{Device, NoiseKind, Precision};
 
-use crate::args::{Compat, GenerateArgs, Seed, parse_color};
+use crate::args::{Compat, GenerateArgs, MarkArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -90,6 +90,11 @@ pub struct Choices {
     pub existing: Choice<Existing>,
     /// Whether parameters are stored in the picture.
     pub metadata: Choice<bool>,
+    /// File of the previews.
+    pub preview: Choice<PathBuf>,
+    pub watermark: Choice<bool>,
+    /// Key and certificates that pictures are signed with.
+    pub credentials: Choice<[PathBuf; 2]>,
     pub fail_fast: Choice<bool>,
     pub json: Choice<bool>,
     pub detail: Choice<Detail>,
@@ -126,6 +131,9 @@ impl Choices {
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
+            preview: self.preview.or(lower.preview),
+            watermark: self.watermark.or(lower.watermark),
+            credentials: self.credentials.or(lower.credentials),
             fail_fast: self.fail_fast.or(lower.fail_fast),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
@@ -150,6 +158,7 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
+        let MarkArgs { watermark, c2pa_key, c2pa_cert } = &args.marks;
         let compat = args.compat.map(|Compat::Diffusers| Transparency::Dropped);
         let existing = match (args.no_clobber, args.force) {
             (true, _) => Some(Existing::Keep),
@@ -179,6 +188,9 @@ impl Choices {
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
+            preview: flag.choice(args.previews.preview.clone()),
+            watermark: flag.choice(watermark.then_some(true)),
+            credentials: flag.choice(c2pa_key.clone().zip(c2pa_cert.clone()).map(|(key, cert)| [key, cert])),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),

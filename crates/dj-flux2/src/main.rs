@@ -22,6 +22,7 @@ mod args;
 mod cache_folder;
 mod choices;
 mod commands;
+mod credentials;
 mod failure;
 mod gpu_options;
 #[cfg(feature = "hub")]

@@ -33,6 +33,7 @@ pub fn outside<'a>(args: &GenerateArgs, from: Option<&'a SourcePicture>) -> Resu
         model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
+        preview_cache: cache_folder::previews(|name| std::env::var_os(name)),
         from,
         is_file: Path::is_file,
         is_folder: Path::is_dir,

@@ -13,7 +13,7 @@ use flux2::vocabulary::Vocabulary;
 use flux2::weights::{Location, LoraPath, ModelFiles};
 use flux2::{
     BatchMember, Batching, CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths,
-    Precision, Residency, ResolvedRequest, Result, Variant, engine, plan,
+    Observer, Precision, Residency, ResolvedRequest, Result, Variant, engine, plan,
 };
 
 use crate::failure::JobFailure;
@@ -364,14 +364,30 @@ impl LoadedModel for EngineModel {
     fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
         // All members share one observer, which is called for one of them at a time.
         let observer = RefCell::new(observer);
-        let observe = |index| {
-            let observer = &observer;
-            move |event: &Event| (observer.borrow_mut())(index, event)
-        };
-        let mut observers: Vec<_> = (0..batch.len()).map(observe).collect();
+        let mut observers: Vec<OfPicture> = Vec::new();
+        for (index, one) in batch.iter().enumerate() {
+            observers.push(OfPicture { index, observer: &observer, wants_previews: one.wants_previews });
+        }
         let members = batch.iter().zip(&mut observers);
         let mut members: Vec<_> =
             members.map(|(one, observer)| BatchMember { request: one.request, observer, cancel: one.cancel }).collect();
         self.engine.generate_batch(&mut members, Batching::SameBytes)
+    }
+}
+
+/// The observer of one picture of a batch.
+struct OfPicture<'a> {
+    index: usize,
+    observer: &'a RefCell<&'a mut dyn FnMut(usize, &Event)>,
+    wants_previews: &'a dyn Fn() -> bool,
+}
+
+impl Observer for OfPicture<'_> {
+    fn on_event(&mut self, event: &Event) {
+        (self.observer.borrow_mut())(self.index, event);
+    }
+
+    fn wants_previews(&self) -> bool {
+        (self.wants_previews)()
     }
 }

@@ -96,6 +96,7 @@ mod tests {
             count: 1,
             format: ImageFormat::Png,
             metadata: true,
+            watermark: false,
         }
     }
 

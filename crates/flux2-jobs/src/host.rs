@@ -84,6 +84,8 @@ pub struct Drawing<'a> {
     pub request: &'a GenerateRequest,
     /// Stops this picture and no other of the batch.
     pub cancel: &'a CancelToken,
+    /// Tells whether previews of it are wanted, which may change while it is drawn.
+    pub wants_previews: &'a dyn Fn() -> bool,
 }
 
 /// A model on a device.

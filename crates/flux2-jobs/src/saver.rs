@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use flux2::digest::sha256;
 use flux2::image;
+use flux2::marks::watermark;
 use flux2::pipeline::GeneratedImage;
 
 use crate::event::EventKind;
@@ -76,7 +77,7 @@ fn receive(receiver: &Mutex<(u64, Receiver<Handover>)>) -> Option<(u64, Handover
 fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
     let received = Instant::now();
     let encoded = match &handover {
-        Handover::Picture(picture) => Some(encode(picture)),
+        Handover::Picture(picture) => Some(encode(shared, picture)),
         Handover::End(..) => None,
     };
     let mut next = turns.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,10 +99,20 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
     turns.changed.notify_all();
 }
 
-fn encode(picture: &DrawnPicture) -> Result<Vec<u8>, JobFailure> {
+/// The file of a picture: its watermark first, its signature last.
+fn encode(shared: &Shared, picture: &DrawnPicture) -> Result<Vec<u8>, JobFailure> {
     let DrawnPicture { spec, drawn, .. } = picture;
     let parameters = spec.metadata.then_some(&drawn.parameters);
-    catch_unwind(AssertUnwindSafe(|| image::encode(&drawn.image, spec.format, parameters)))
+    let encode = || {
+        let marked = spec.watermark.then(|| watermark::embed(&drawn.image)).transpose()?;
+        let bytes = image::encode(marked.as_ref().unwrap_or(&drawn.image), spec.format, parameters)?;
+        let upload = |digest: &str| Some(shared.uploads.get(digest).ok()??.to_vec());
+        match &shared.options.signer {
+            Some(signer) => signer.sign(bytes, spec, &drawn.parameters, &upload),
+            None => Ok(bytes),
+        }
+    };
+    catch_unwind(AssertUnwindSafe(encode))
         .unwrap_or_else(|_| {
             let reason = "the encoder panicked".to_owned();
             Err(flux2::Error::ImageEncode { format: spec.format.name(), reason })

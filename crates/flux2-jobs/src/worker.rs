@@ -148,7 +148,7 @@ impl Worker {
         let warm_up = AssertUnwindSafe(|| {
             let loaded = self.models.get(model, &self.shared)?;
             let cancel = CancelToken::new();
-            let drawing = Drawing { request: &request, cancel: &cancel };
+            let drawing = Drawing { request: &request, cancel: &cancel, wants_previews: &|| false };
             loaded.draw(&[drawing], &mut |_, _| {}).into_iter().try_for_each(|result| result.map(drop))
         });
         let result = catch_unwind(warm_up).unwrap_or_else(|_| Err(draw::panicked()));

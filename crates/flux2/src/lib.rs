@@ -47,6 +47,8 @@
 //! | [`vocabulary`] | what klein-mini was trained on, and what of a prompt it does not know |
 //! | [`text_cache`] | text embeddings on disk, reused by later runs |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
+//! | [`preview`] | latents of a step to a small picture, without the autoencoder |
+//! | [`marks`] | watermark, Content Credentials and XMP: by what machines tell that a model drew a picture |
 //! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
@@ -62,11 +64,13 @@ pub mod event;
 pub mod find;
 pub mod image;
 pub mod latents;
+pub mod marks;
 pub mod model;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
 pub mod prelude;
+pub mod preview;
 pub mod request;
 pub mod sampler;
 pub mod text;
@@ -86,6 +90,7 @@ pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use model::Model;
 pub use pipeline::{BatchKey, BatchMember, Batching, GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;
+pub use preview::PreviewOptions;
 pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;
 pub use text_cache::TextCache;

@@ -10,6 +10,8 @@ use flux2_base::digest::sha256;
 use crate::event::Warning;
 use crate::image::codec::{self, Prepared, Transparency};
 use crate::image::{RgbImage, resize};
+use crate::marks::Found;
+use crate::marks::watermark::Watermark;
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind};
 use crate::variant::Variant;
@@ -68,6 +70,8 @@ pub struct Reference {
     transparency: Option<Transparency>,
     /// Memory that it took at most to read it, in bytes: its file and what decoding needs.
     reading_bytes: usize,
+    /// What its file says about where it comes from.
+    marks: Found,
 }
 
 /// Identifies the pixels of a prepared reference.
@@ -88,7 +92,8 @@ impl Reference {
         let (sha256, source_px, reading_bytes) =
             (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());
         let image = Arc::new(resize::prepare_reference(&image).unwrap_or(image));
-        Reference { image, sha256, source_px, transparency: None, reading_bytes }
+        let marks = Found { watermark: Watermark::find(&image), ..Found::default() };
+        Reference { image, sha256, source_px, transparency: None, reading_bytes, marks }
     }
 
     /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
@@ -107,7 +112,10 @@ impl Reference {
         let reading_bytes = Self::reading_bytes_of(bytes, name)?;
         let Prepared { image, source_px, was_transparent } = codec::decode_reference(bytes, name, transparency)?;
         let transparency = was_transparent.then_some(transparency);
-        Ok(Reference { image: Arc::new(image), sha256: sha256(bytes), source_px, transparency, reading_bytes })
+        // A watermark is lost in an image that is shrunk.
+        let is_whole = [image.width(), image.height()] == source_px;
+        let marks = Found::of(bytes, Some(&image).filter(|_| is_whole));
+        Ok(Reference { image: Arc::new(image), sha256: sha256(bytes), source_px, transparency, reading_bytes, marks })
     }
 
     /// Read and decode a PNG, JPEG or WebP file; see [`from_bytes`](Self::from_bytes).
@@ -153,6 +161,11 @@ impl Reference {
     /// What happened to its alpha channel, if its file is transparent anywhere.
     pub fn transparency(&self) -> Option<Transparency> {
         self.transparency
+    }
+
+    /// The marks of its file, as far as they are found in the image that the model takes.
+    pub fn marks(&self) -> &Found {
+        &self.marks
     }
 
     /// SHA-256 in lower-case hex: of the file it came from, or of its pixels if it came from none.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
+use super::marks::{MarkArgs, PreviewArgs};
 use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
 
 /// Help of `--model`; what it takes depends on the features of the build.
@@ -127,6 +128,12 @@ pub struct GenerateArgs {
     /// Do not store the prompt, the seed and the other parameters in the picture
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
+
+    #[command(flatten)]
+    pub previews: PreviewArgs,
+
+    #[command(flatten)]
+    pub marks: MarkArgs,
 
     /// Stop at the first picture that fails; without it the others are made
     #[arg(long, help_heading = "Output")]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod generate;
+mod marks;
 #[cfg(feature = "serve")]
 mod serve;
 mod values;
@@ -13,6 +14,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
+pub use marks::{MarkArgs, PreviewArgs};
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
 use values::thread_count;

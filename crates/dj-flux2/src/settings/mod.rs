@@ -11,16 +11,18 @@ pub mod loras;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use flux2::image::Transparency;
+use flux2::image::{ImageFormat, Transparency};
+use flux2::marks::watermark;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
-    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, Residency, ResolvedRequest, TextCache, Variant,
+    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, PreviewOptions, Residency, ResolvedRequest, TextCache, Variant,
 };
 
 use crate::args::GenerateArgs;
 use crate::choices::{Choice, Choices, Origin, Sourced};
+use crate::credentials;
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
@@ -33,6 +35,8 @@ pub struct Outside<'a> {
     pub gpu: GpuOptions,
     /// Folder of text embeddings, from the environment.
     pub text_cache: Option<PathBuf>,
+    /// Folder of what previews are made with, from the environment.
+    pub preview_cache: Option<PathBuf>,
     /// The picture of `--from`.
     pub from: Option<&'a SourcePicture>,
     /// Tells whether a file exists.
@@ -78,6 +82,12 @@ pub struct Settings {
     pub output: Output,
     /// Whether parameters are stored in the pictures.
     pub metadata: bool,
+    /// Where previews are written.
+    pub preview: Option<PathBuf>,
+    /// Whether the pictures get an invisible watermark.
+    pub watermark: bool,
+    /// Key and certificates that they are signed with.
+    pub credentials: Option<[PathBuf; 2]>,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
     /// Whether results are JSON lines.
@@ -102,11 +112,12 @@ pub enum Detail {
 
 /// Decides a run.
 pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, is_folder, prompts, fresh_seed } = outside;
+    let Outside { model, gpu, text_cache, preview_cache, from, is_file, is_folder, prompts, fresh_seed } = outside;
     let choices = Choices::from_args(args, prompts, is_file)
         .or(Choices::from_environment(model, text_cache))
         .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)));
-    let settings = decide(choices, from, gpu, is_folder, fresh_seed)?;
+    let mut settings = decide(choices, from, gpu, is_folder, fresh_seed)?;
+    settings.options.previews.cache = preview_cache;
     check(&settings)?;
     Ok(settings)
 }
@@ -161,6 +172,7 @@ fn decide(
         residency: if pictures > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
         max_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
+        previews: PreviewOptions::default(),
     };
     let (output, existing) = (value(choices.output), value(choices.existing).unwrap_or_default());
     Ok(Settings {
@@ -179,6 +191,9 @@ fn decide(
         seed_is_fresh: seed.is_none(),
         output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
+        preview: value(choices.preview),
+        watermark: value(choices.watermark).unwrap_or(false),
+        credentials: value(choices.credentials),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
@@ -201,6 +216,19 @@ fn check(settings: &Settings) -> Result<()> {
     if settings.request.seed.checked_add(last).is_none() {
         let message = format!("seed {} has no {} seeds after it", settings.request.seed, last);
         return Err(Failure::usage(message, format!("use -S {} or less", u64::MAX - last)));
+    }
+    let (width, height) = (settings.request.width, settings.request.height);
+    if let (true, Some((width, height))) = (settings.watermark, width.zip(height)) {
+        watermark::check_size(width, height)?;
+    }
+    if let Some(preview) = &settings.preview
+        && !matches!(ImageFormat::from_path(preview), Ok(ImageFormat::Png | ImageFormat::Jpeg))
+    {
+        let message = format!("{} is no name for a preview", preview.display());
+        return Err(Failure::usage(message, "end the name of --preview in .png or .jpg"));
+    }
+    if settings.credentials.is_some() && !cfg!(feature = "c2pa") {
+        return Err(credentials::not_built());
     }
     let count = settings.references.len();
     if count > MAX_REFERENCES {
@@ -263,6 +291,7 @@ mod tests {
             model: None,
             gpu: GpuOptions::default(),
             text_cache: None,
+            preview_cache: None,
             from: None,
             is_file: |_| false,
             is_folder: |_| false,

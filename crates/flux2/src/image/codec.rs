@@ -19,7 +19,7 @@ use image::metadata::Orientation;
 use image::{ExtendedColorType, ImageDecoder, ImageEncoder};
 
 use super::jpeg::{self, Fault};
-use super::metadata::{self, PngText, PngTextKind};
+use super::metadata::{self, PngText, PngTextKind, xmp};
 use super::resize::Shrinking;
 use super::rows::{Flattening, Head, Rows, Whole};
 use super::{Parameters, RgbImage, color, container};
@@ -389,7 +389,8 @@ fn orientation(exif: &[impl AsRef<[u8]>]) -> Orientation {
 
 /// Encode a picture as the bytes of a file, with its parameters.
 ///
-/// PNG is compressed at the middle setting, WebP without loss, JPEG at quality 95 without chroma subsampling.
+/// PNG is compressed at the middle setting, WebP without loss, JPEG at quality 95 without chroma subsampling. With
+/// parameters, the file also has the XMP packet that says how the picture came about.
 ///
 /// # Errors
 /// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for parameters over 64 kB in a JPEG, over 16 MB in others.
@@ -410,7 +411,11 @@ pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Paramet
             write_image(WebPEncoder::new_lossless(&mut out), image, exif).map_err(failed)?;
         }
     }
-    Ok(out)
+    let packet = parameters.map(|parameters| xmp::packet(parameters.source_type()));
+    Ok(match packet {
+        Some(packet) => xmp::embed(out, format, &packet),
+        None => out,
+    })
 }
 
 fn encode_png(
@@ -459,7 +464,24 @@ pub enum IfExists {
 /// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Neither leaves a file behind.
 pub fn save(path: &Path, bytes: &[u8], if_exists: IfExists) -> Result<()> {
     let target = target(path, if_exists)?;
-    write_and_rename(&target, bytes, if_exists).map_err(|error| unwritable(path, error))
+    write_and_rename(&target, bytes, if_exists, Durability::Disk).map_err(|error| unwritable(path, error))
+}
+
+/// As [`save`], replacing the file, without waiting for the disk: after a crash of the system the file may be the one
+/// before, or empty. Whoever reads it meanwhile sees the old or the new one as a whole.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn save_for_now(path: &Path, bytes: &[u8]) -> Result<()> {
+    let target = target(path, IfExists::Replace)?;
+    write_and_rename(&target, bytes, IfExists::Replace, Durability::Memory).map_err(|error| unwritable(path, error))
+}
+
+/// What a write waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    Disk,
+    Memory,
 }
 
 /// Check before long work whether [`save`] could write there, as far as possible without writing.
@@ -512,7 +534,7 @@ fn unwritable(path: &Path, error: io::Error) -> Error {
     }
 }
 
-fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Result<()> {
+fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists, durability: Durability) -> io::Result<()> {
     let folder = folder_of(target);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".dj-flux2-").suffix(".tmp");
@@ -525,13 +547,17 @@ fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Res
     if let (IfExists::Replace, Ok(replaced)) = (if_exists, target.metadata()) {
         file.as_file().set_permissions(replaced.permissions())?;
     }
-    file.as_file().sync_all()?;
+    if durability == Durability::Disk {
+        file.as_file().sync_all()?;
+    }
     match if_exists {
         IfExists::Replace => file.persist(target)?,
         IfExists::Fail => file.persist_noclobber(target)?,
     };
     // Some file systems cannot sync a folder; the file itself is safe.
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = File::open(folder)
+        && durability == Durability::Disk
+    {
         let _ = folder.sync_all();
     }
     Ok(())

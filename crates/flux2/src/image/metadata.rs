@@ -7,6 +7,7 @@
 //! | JPEG, WebP | EXIF ImageDescription                | the JSON, in ASCII with `\u` escapes; this is read |
 //! | JPEG, WebP | EXIF UserComment                     | the line that other tools show, in UTF-16        |
 //! | JPEG, WebP | EXIF Software                        | `dj-flux2 VERSION`                               |
+//! | all        | XMP                                  | that a model drew the picture; see [`xmp`]       |
 //!
 //! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
 //! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
@@ -18,6 +19,7 @@ mod a1111;
 mod comfyui;
 mod other;
 mod texts;
+pub mod xmp;
 
 use std::fmt::Write as _;
 use std::io::Cursor;
@@ -28,6 +30,7 @@ pub use other::OtherParameters;
 use texts::Texts;
 
 use super::ImageFormat;
+use xmp::SourceType;
 use crate::{Error, Result};
 
 /// Identifies pictures of this program: keyword of the PNG chunk, first word of EXIF Software.
@@ -99,6 +102,11 @@ impl Parameters {
             "{prompt}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
              Model: {model}, Version: {software} {version}"
         )
+    }
+
+    /// How the picture came about, for its XMP packet.
+    pub fn source_type(&self) -> SourceType {
+        SourceType::Drawn
     }
 
     fn json(&self) -> String {

@@ -14,7 +14,7 @@
 
 pub mod codec;
 mod color;
-mod container;
+pub(crate) mod container;
 mod jpeg;
 pub mod metadata;
 pub mod resize;

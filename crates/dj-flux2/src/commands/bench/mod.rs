@@ -32,6 +32,7 @@ fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptio
         residency: Residency::OneAtATime,
         max_memory: None,
         text_cache: None,
+        previews: PreviewOptions::default(),
     })
 }
 

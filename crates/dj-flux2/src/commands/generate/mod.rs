@@ -16,6 +16,7 @@ use super::{find_or_offer, residency_note};
 use crate::args::GenerateArgs;
 use crate::failure::Result;
 use crate::interrupt::cancelled_by_signals;
+use crate::output::check_preview;
 use crate::prepare::{self, Prepared, find_model};
 use crate::report::Report;
 use crate::settings::{self, Settings};
@@ -64,6 +65,9 @@ fn check_outputs(settings: &Settings, args: &GenerateArgs) -> Result<()> {
     let files = settings.references.iter().chain(&args.from).chain(&args.prompt_file);
     let inputs: Vec<PathBuf> = files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect();
     settings.output.check(settings.jobs().filter_map(|job| job.path), &inputs)?;
+    if let Some(preview) = &settings.preview {
+        check_preview(preview, settings.jobs().filter_map(|job| job.path).chain(inputs))?;
+    }
     if settings.metadata {
         for prompt in &settings.prompts {
             metadata::check_prompt(prompt, settings.output.format())?;

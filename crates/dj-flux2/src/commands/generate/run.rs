@@ -8,18 +8,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use flux2::image::Parameters;
+use flux2::event::Preview;
+use flux2::image::{self, ImageFormat, Parameters};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Engine, Error, Event, Reference, Timings};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
-    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
+    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Signer, Sink,
+    Submission,
 };
 
+use crate::credentials;
 use crate::failure::{Failure, Result, code};
-use crate::output::Output;
+use crate::output::{Output, write_preview};
 use crate::report::Report;
 use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
 use crate::settings::Settings;
@@ -75,6 +78,8 @@ struct Writer {
     output: Output,
     /// Seed of the first picture.
     first_seed: u64,
+    /// Whether previews are wanted.
+    previews: bool,
     messages: Sender<Message>,
 }
 
@@ -98,6 +103,10 @@ impl Sink for Writer {
 
     fn event(&self, of: PictureOf, event: &Event) {
         self.send(Message::Event { worker: of.worker, event: event.clone() });
+    }
+
+    fn wants_previews(&self) -> bool {
+        self.previews
     }
 
     fn save(&self, of: PictureOf, drawn: &GeneratedImage, bytes: Vec<u8>, elapsed: Duration) -> Result<(), JobFailure> {
@@ -141,9 +150,16 @@ impl Run<'_> {
             report.workers(places.iter().cloned());
         }
         let (sender, messages) = channel();
-        let writer = Writer { output: settings.output.clone(), first_seed: settings.request.seed, messages: sender };
+        let writer = Writer {
+            output: settings.output.clone(),
+            first_seed: settings.request.seed,
+            previews: settings.preview.is_some(),
+            messages: sender,
+        };
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
-        let jobs = Jobs::start_with_sink(options(settings, places.len()), Arc::new(host), Arc::new(writer))?;
+        let signer = signer(settings, &references)?;
+        let options = Options { signer, ..options(settings, places.len()) };
+        let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
         let mut series = Series {
@@ -162,12 +178,24 @@ impl Run<'_> {
             first_failure: None,
             workers: HashMap::new(),
             unwritten: HashMap::new(),
+            preview_failed: false,
         };
         let result = series.run(cancel);
         if result.is_err() {
             series.stop();
         }
         result
+    }
+}
+
+/// What signs the pictures, if that is asked for. It reads the files of the references again.
+fn signer(settings: &Settings, references: &[Reference]) -> Result<Option<Arc<dyn Signer>>> {
+    let digests = references.iter().map(|reference| reference.sha256().to_owned());
+    let files = digests.zip(settings.references.iter().cloned()).collect();
+    let files = settings.credentials.as_ref().map(|[key, certificates]| (key.as_path(), certificates.as_path(), files));
+    match files {
+        Some((key, certificates, files)) => credentials::signer(Some((key, certificates)), files),
+        None => Ok(None),
     }
 }
 
@@ -208,6 +236,8 @@ struct Series<'a> {
     workers: HashMap<u64, usize>,
     /// Why pictures that are drawn could not be written.
     unwritten: HashMap<u64, Failure>,
+    /// Whether a preview could not be written.
+    preview_failed: bool,
 }
 
 impl Series<'_> {
@@ -255,6 +285,7 @@ impl Series<'_> {
                 seed: Some(seed),
                 format: Some(self.settings.output.format()),
                 metadata: Some(self.settings.metadata),
+                watermark: Some(self.settings.watermark),
                 ..Draft::default()
             };
             let accepted = self.jobs.submit(Submission { draft, ..Submission::default() })?;
@@ -266,6 +297,7 @@ impl Series<'_> {
 
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
+            Message::Event { event: Event::Preview(preview), .. } => self.show(&preview),
             Message::Event { worker, event } => self.report.event(worker, &event),
             Message::Started { worker, picture, steps } => {
                 self.workers.insert(picture, worker);
@@ -286,6 +318,19 @@ impl Series<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes a preview. That it cannot be written is no failure of the picture.
+    fn show(&mut self, preview: &Preview) {
+        let Some(path) = self.settings.preview.as_deref().filter(|_| !self.preview_failed) else { return };
+        let write = || {
+            let bytes = image::encode(&preview.image, ImageFormat::from_path(path)?, None)?;
+            write_preview(path, &bytes)
+        };
+        if let Err(error) = write() {
+            self.preview_failed = true;
+            self.report.warning(format_args!("there are no more previews: {error}"));
+        }
     }
 
     /// A failure names the device where there are several.
@@ -372,6 +417,7 @@ mod tests {
             model: None,
             gpu: GpuOptions::default(),
             text_cache: None,
+            preview_cache: None,
             from: None,
             is_file: Path::is_file,
             is_folder: Path::is_dir,
