@@ -13,6 +13,7 @@ mod interrupt;
 #[cfg(all(target_os = "linux", feature = "mini"))]
 mod limits;
 mod lora;
+mod marks;
 mod metadata;
 #[cfg(feature = "mini")]
 mod mini;
