@@ -5,7 +5,7 @@
 In:  assets/mini/vae, the pictures of docs/images.
 Out: R2 of red, green and blue on tiles of the pictures, at an eighth of their size: for a map fitted to other tiles, for
      the constants of the program, and for maps that need no pictures: from random latents, decoded, and from drawn
-     shapes, encoded. `preview/fit.rs` does the one called "areas".
+     shapes, encoded. `preview/fit.rs` does the one called "smooth patches".
 
 Needs torch, diffusers, numpy and Pillow.
 """
@@ -73,8 +73,10 @@ def noise(scale=1.0):
     return scale * torch.randn(COUNT, CHANNELS, SIDE, SIDE)
 
 
-def area(*shape):
-    return torch.randn(COUNT, CHANNELS // 4, *shape).repeat_interleave(4, 1)
+def smooth(knots):
+    z = torch.randn(COUNT, CHANNELS // 4, knots, knots)
+    size = (2 * SIDE, 2 * SIDE)
+    return patched(torch.nn.functional.interpolate(z, size=size, mode="bilinear", align_corners=True))
 
 
 def shapes():
@@ -113,12 +115,11 @@ def main():
     print("| found from | red | green | blue |\n|---|---|---|---|")
     show("other tiles of the pictures", fitted(a[:half], colors[:half]), a[half:], colors[half:])
     show("the constants of the program", constants())
-    smooth = torch.nn.functional.interpolate(area(3, 3), size=(SIDE, SIDE), mode="bicubic")
     for name, latents in [
         ("independent noise, decoded", noise()),
         ("half of that noise, decoded", noise(0.5)),
-        ("areas with noise, decoded", area(1, 1) + noise(0.3)),
-        ("smooth noise with noise, decoded", smooth + noise(0.3)),
+        ("even patches with noise, decoded", smooth(1) + noise(0.5)),
+        ("smooth patches with noise, decoded", smooth(3) + noise(0.5)),
     ]:
         show(name, fitted(*rows(latents, decoded(latents))))
     drawn = shapes()

@@ -364,9 +364,10 @@ impl LoadedModel for EngineModel {
     fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<GeneratedImage>> {
         // All members share one observer, which is called for one of them at a time.
         let observer = RefCell::new(observer);
-        let mut observers: Vec<OfPicture> = Vec::new();
+        let observe = |index: usize, event: &Event| (observer.borrow_mut())(index, event);
+        let mut observers = Vec::new();
         for (index, one) in batch.iter().enumerate() {
-            observers.push(OfPicture { index, observer: &observer, wants_previews: one.wants_previews });
+            observers.push(OfPicture { index, observe: &observe, wants_previews: one.wants_previews });
         }
         let members = batch.iter().zip(&mut observers);
         let mut members: Vec<_> =
@@ -378,13 +379,13 @@ impl LoadedModel for EngineModel {
 /// The observer of one picture of a batch.
 struct OfPicture<'a> {
     index: usize,
-    observer: &'a RefCell<&'a mut dyn FnMut(usize, &Event)>,
+    observe: &'a dyn Fn(usize, &Event),
     wants_previews: &'a dyn Fn() -> bool,
 }
 
 impl Observer for OfPicture<'_> {
     fn on_event(&mut self, event: &Event) {
-        (self.observer.borrow_mut())(self.index, event);
+        (self.observe)(self.index, event);
     }
 
     fn wants_previews(&self) -> bool {

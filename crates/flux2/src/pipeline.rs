@@ -297,7 +297,7 @@ impl<B: Backend> Pipeline<B> {
             }
             let direction = guided.as_ref().unwrap_or(&velocity);
             ops::euler_step(be, latents, direction, dt)?;
-            previews.queue(be, step, &pictures, [latents, direction], sigmas[step + 1], meter.observer)?;
+            previews.queue(be, step, &pictures, [&*latents, direction], sigmas[step + 1], meter.observer)?;
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
             clock.step_queued(begun, meter.observer)?;

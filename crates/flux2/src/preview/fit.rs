@@ -1,15 +1,17 @@
 //! A projection fitted to an autoencoder: least squares from latents to the colors that they are decoded to.
 //!
-//! The latents are random: one value for each channel of a picture, as an even area has, and some noise. No pictures are
-//! needed, and nothing but the decoder.
+//! The latents are random: smooth over a patch, as areas of a picture are, and some noise. No pictures are needed, and
+//! nothing but the decoder.
 
 use super::Projection;
 use crate::sampler::{NoiseKind, noise};
 
 /// Pictures that are decoded for a fit, and the tokens along each of their sides.
 pub(crate) const PATCHES: [usize; 2] = [48, 4];
-/// Standard deviation of the noise beside the value of an area.
-const NOISE: f32 = 0.3;
+/// Random values along each side of a patch, between which the latents are smooth.
+const KNOTS: usize = 3;
+/// Standard deviation of the noise beside them.
+const NOISE: f32 = 0.5;
 /// Weight of small factors beside a small error.
 const RIDGE: f64 = 1e-3;
 /// Pixels of the decoded picture for one of a preview, along each side.
@@ -19,13 +21,29 @@ const BOX: usize = 8;
 pub(crate) fn patches(channels: usize) -> impl Iterator<Item = Vec<f32>> {
     let [count, side] = PATCHES;
     (0..count as u64).map(move |seed| {
-        let areas = noise(NoiseKind::Philox, 2 * seed, channels);
+        let knots = noise(NoiseKind::Philox, 2 * seed, channels * KNOTS * KNOTS); // [c, KNOTS, KNOTS]
         let mut tokens = noise(NoiseKind::Philox, 2 * seed + 1, side * side * 4 * channels);
-        for token in tokens.chunks_exact_mut(4 * channels) {
-            token.iter_mut().enumerate().for_each(|(i, value)| *value = areas[i / 4] + NOISE * *value);
+        for (at, token) in tokens.chunks_exact_mut(4 * channels).enumerate() {
+            for (i, value) in token.iter_mut().enumerate() {
+                let (channel, sub) = (&knots[i / 4 * KNOTS * KNOTS..][..KNOTS * KNOTS], i % 4);
+                let position = [2 * (at / side) + sub / 2, 2 * (at % side) + sub % 2];
+                *value = smooth(channel, position, 2 * side) + NOISE * *value;
+            }
         }
         tokens
     })
+}
+
+/// Bilinear interpolation between `knots` `[KNOTS, KNOTS]`, the outer ones at the ends, at a position of a map `[n, n]`.
+fn smooth(knots: &[f32], position: [usize; 2], n: usize) -> f32 {
+    let [[top, down], [left, right]] = position.map(|at| {
+        let place = (at * (KNOTS - 1)) as f32 / (n - 1) as f32;
+        let before = (place as usize).min(KNOTS - 2);
+        [before as f32, place - before as f32]
+    });
+    let at = |y: usize, x: usize| knots[(top as usize + y) * KNOTS + left as usize + x];
+    let row = |y| at(y, 0) * (1.0 - right) + at(y, 1) * right;
+    row(0) * (1.0 - down) + row(1) * down
 }
 
 /// Sums of a least-squares fit, in f64.

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::path::Path;
 
 use flux2::event::{Observer, Preview, WithPreviews};
 use flux2::image::RgbImage;
@@ -64,14 +65,14 @@ fn flux2_s_map_gives_the_values_of_comfyui() {
 
 #[test]
 fn autoencoders_are_known_by_their_means() {
-    let means = |path: &str| {
-        let vae = Component::<VaeConfig>::open(std::path::Path::new(path)).unwrap();
+    let means = |path: &Path| {
+        let vae = Component::<VaeConfig>::open(path).unwrap();
         vae.map().unwrap().tensor("bn.mean").unwrap().to_f32()
     };
     assert_eq!(flux2().channels(), 32);
     let tiny = means(&fixture("tiny/klein/vae"));
     assert_eq!(Projection::known(&tiny), None);
-    let mini = means(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/mini/vae"));
+    let mini = means(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/mini/vae")));
     assert_eq!(Projection::known(&mini).map(|known| known.channels()), Some(16));
     assert_eq!(Projection::known(&mini[..60]), None);
 }
