@@ -22,7 +22,6 @@ use flux2::{
 
 use crate::args::GenerateArgs;
 use crate::choices::{Choice, Choices, Origin, Sourced};
-use crate::credentials;
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
@@ -226,9 +225,6 @@ fn check(settings: &Settings) -> Result<()> {
     {
         let message = format!("{} is no name for a preview", preview.display());
         return Err(Failure::usage(message, "end the name of --preview in .png or .jpg"));
-    }
-    if settings.credentials.is_some() && !cfg!(feature = "c2pa") {
-        return Err(credentials::not_built());
     }
     let count = settings.references.len();
     if count > MAX_REFERENCES {

@@ -130,21 +130,92 @@ fn marks_of_references_that_are_lost_are_warned_of() {
     assert!(draw(&["--no-metadata", "--watermark"]).contains("carries a mark in its metadata that a model drew it"));
 }
 
-#[cfg(not(feature = "c2pa"))]
+// ---- Content Credentials ----
+
 #[test]
-fn a_program_without_content_credentials_says_how_to_get_them() {
+fn without_the_program_that_signs_one_sentence_says_how_to_get_it() {
     let cli = Cli::with_tiny_model();
+    cli.write("key.pem", "a key");
+    cli.write("chain.pem", "a chain");
     let both = ["--c2pa-key", "key.pem", "--c2pa-cert", "chain.pem"];
     snapshot!(cli.run(["a fox"].iter().chain(&both).chain(&QUICK)), @"
     exit code: 2
     ----- stderr -----
-    error: this program was built without Content Credentials (C2PA)
-    hint: build it with them: cargo build --release -p dj-flux2 --features c2pa
+    error: the program dj-flux2-c2pa, which signs pictures, is not there
+    hint: build it, and put it beside dj-flux2: cargo install --path extras/c2pa
     ");
     assert!(cli.run(["a fox"].iter().chain(&both[..2]).chain(&QUICK)).contains("--c2pa-cert <FILE>"));
+    let missing = ["a fox", "--c2pa-key", "none.pem", "--c2pa-cert", "chain.pem"];
+    assert!(cli.run(missing.iter().chain(&QUICK)).contains("none.pem"));
     // They are seen and not verified.
-    let png = fs::read(fixture("marks/trainedAlgorithmicMedia.png")).unwrap();
+    cli.write("signed.png", with_manifest(&fs::read(fixture("marks/trainedAlgorithmicMedia.png")).unwrap()));
+    assert!(cli.stdout(["info", "signed.png"]).contains("signed      Content Credentials (C2PA), not verified\n"));
+    let json: Value = serde_json::from_str(&cli.stdout(["info", "--json", "signed.png"])).unwrap();
+    assert_eq!(json["marks"]["credentials"], serde_json::json!({"state": "not_verified", "ingredients": 0}));
+}
+
+/// A PNG with a manifest that is none.
+fn with_manifest(png: &[u8]) -> Vec<u8> {
     let chunk = [&4u32.to_be_bytes()[..], b"caBXjumb", &[0; 4]].concat();
-    cli.write("signed.png", [&png[..33], &chunk, &png[33..]].concat());
-    assert!(cli.stdout(["info", "signed.png"]).contains("signed      Content Credentials (C2PA), not verified: this"));
+    [&png[..33], &chunk, &png[33..]].concat()
+}
+
+/// A program in the place of the one that signs: it notes what it is asked, and adds a word to the file.
+#[cfg(unix)]
+#[test]
+fn the_program_that_signs_gets_the_finished_file_the_manifest_and_the_references() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let cli = Cli::with_tiny_model();
+    let script = r#"#!/bin/sh
+cat > "$0.$1.json"
+case $1 in
+    read) echo '{"active_manifest": "a", "validation_state": "Valid", "validation_status": [{"code": "untrusted"}],
+        "manifests": {"a": {"claim_generator_info": [{"name": "x", "version": "1"}], "signature_info": {"issuer": "me"},
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [{"action": "c2pa.created"}]}}]}}}' ;;
+    sign) file=$(sed 's/.*"file":"\([^"]*picture\)".*/\1/' "$0.sign.json"); cat "$file"; printf signed
+        ls "$(dirname "$file")" > "$0.files" ;;
+esac
+[ ! -e refuse ] || { echo "an unfit certificate" >&2; exit 1; }
+"#;
+    let program = cli.path("bin").join("dj-flux2-c2pa");
+    fs::create_dir(cli.path("bin")).unwrap();
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["key.pem", "chain.pem"] {
+        cli.write(name, name);
+    }
+    let reference = fs::read(fixture("golden/references/wide.png")).unwrap();
+    cli.write("in.png", with_manifest(&reference));
+    let path = format!("{}:/usr/bin:/bin", cli.path("bin").display());
+    let run = |args: &[&str]| {
+        let output = cli.command(args).env("PATH", &path).output().unwrap();
+        crate::cli::shown(&output)
+    };
+    let draw = ["a fox", "-i", "in.png", "-s", "1", "-S", "7", "--size", "64x64"];
+    let plain = run(&[&draw[..], &["-o", "plain.png"]].concat());
+    assert!(plain.contains("warning: reference image 1 carries Content Credentials (C2PA)"), "{plain}");
+    let signed = [&draw[..], &["-o", "fox.png", "--c2pa-key", "key.pem", "--c2pa-cert", "chain.pem"]].concat();
+    let shown = run(&signed);
+    assert!(shown.starts_with("exit code: 0") && !shown.contains("warning:"), "{shown}");
+    assert_eq!(cli.read("fox.png"), [&cli.read("plain.png")[..], b"signed"].concat());
+    let request: Value = serde_json::from_slice(&cli.read("bin/dj-flux2-c2pa.sign.json")).unwrap();
+    assert_eq!((&request["key"], &request["certificates"]), (&"key.pem".into(), &"chain.pem".into()));
+    let action = &request["manifest"]["assertions"][0]["data"]["actions"][0];
+    assert_eq!((&action["action"], &action["softwareAgent"]["kind"]), (&"c2pa.created".into(), &"klein".into()));
+    assert!(action["digitalSourceType"].as_str().unwrap().ends_with("/trainedAlgorithmicMedia"));
+    assert_eq!(action["parameters"]["ingredientIds"], serde_json::json!(["input_1"]));
+    assert_eq!(request["ingredients"][0]["of"]["relationship"], "inputTo");
+    assert_eq!(cli.read("bin/dj-flux2-c2pa.files"), b"input-1\npicture\n");
+    let picture = request["file"].as_str().unwrap();
+    assert!(!fs::exists(picture).unwrap(), "{picture} is left behind");
+    // What the program finds is what `info` says.
+    assert!(run(&["info", "in.png"]).contains(
+        "signed      Content Credentials (C2PA), valid, by a certificate that is not known to be trusted; signed by me; \
+         made by x 1; c2pa.created; untrusted\n"
+    ));
+    // A key that cannot sign is found before any work.
+    cli.write("refuse", "");
+    let shown = run(&signed);
+    assert!(shown.contains("the Content Credentials cannot be made: an unfit certificate"), "{shown}");
 }

@@ -1,19 +1,20 @@
 //! Content Credentials: a manifest of the C2PA in a file, which says by whom and how a picture was made, and is signed.
 //!
-//! In:  the bytes of a file. Out: whether there are any; with the feature `c2pa`, whether they are valid, and files that
-//!      are signed.
-
-#[cfg(feature = "c2pa")]
-mod sign;
-#[cfg(feature = "c2pa")]
-mod verify;
+//! In:  the bytes of a file; what made a picture. Out: whether there are credentials; what a manifest says ([`manifest`]);
+//!      what a verification found ([`Credentials`]).
+//!
+//! Signing and verifying take more than 170 crates of others. A program of its own does them, `dj-flux2-c2pa` in the
+//! folder `extras/c2pa`, with the manifest and the report that are written and read here.
 
 use std::fmt;
 
-use crate::image::{ImageFormat, container};
+use serde_json::{Value, json};
 
-#[cfg(feature = "c2pa")]
-pub use sign::{Ingredient, Signer};
+use crate::image::metadata::SOFTWARE;
+use crate::image::{ImageFormat, Parameters, container};
+
+/// Most names of actions and problems that are listed.
+const MOST_LISTED: usize = 8;
 
 /// What is known of the Content Credentials of a file.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
@@ -40,7 +41,7 @@ pub struct Credentials {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// This library was built without the feature that verifies them.
+    /// Nobody has verified them.
     #[default]
     NotVerified,
     /// The file was changed since it was signed, or the credentials are damaged.
@@ -51,15 +52,48 @@ pub enum State {
     Trusted,
 }
 
+impl Credentials {
+    /// What the report of the C2PA's library on a file says, as JSON: its `validation_state`, and of the active manifest
+    /// the signature, the program, the actions and the ingredients.
+    pub fn of_report(report: &Value) -> Self {
+        let manifest = report["active_manifest"].as_str().map(|active| &report["manifests"][active]);
+        let manifest = manifest.unwrap_or(&Value::Null);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let texts = |values: Vec<Value>, name: &str| -> Vec<String> {
+            values.iter().filter_map(|value| text(&value[name])).take(MOST_LISTED).collect()
+        };
+        let assertions = list(&manifest["assertions"]);
+        let is_actions = |it: &&Value| it["label"].as_str().is_some_and(|label| label.starts_with("c2pa.actions"));
+        let actions = assertions.iter().filter(is_actions).flat_map(|it| list(&it["data"]["actions"]));
+        let (generator, signature) = (&manifest["claim_generator_info"][0], &manifest["signature_info"]);
+        Credentials {
+            state: match report["validation_state"].as_str() {
+                Some("Valid") => State::Valid,
+                Some("Trusted") => State::Trusted,
+                _ => State::Invalid,
+            },
+            signer: text(&signature["common_name"]).or_else(|| text(&signature["issuer"])),
+            program: text(&generator["name"]).map(|name| match generator["version"].as_str() {
+                Some(version) => format!("{name} {version}"),
+                None => name,
+            }),
+            actions: texts(actions.collect(), "action"),
+            ingredients: list(&manifest["ingredients"]).len(),
+            problems: texts(list(&report["validation_status"]), "code"),
+        }
+    }
+}
+
 impl fmt::Display for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Content Credentials (C2PA), ")?;
-        match self.state {
-            State::NotVerified => f.write_str("not verified: this build cannot")?,
-            State::Invalid => f.write_str("not valid")?,
-            State::Valid => f.write_str("valid, by a certificate that is not known to be trusted")?,
-            State::Trusted => f.write_str("valid and trusted")?,
-        }
+        f.write_str(match self.state {
+            State::NotVerified => "not verified",
+            State::Invalid => "not valid",
+            State::Valid => "valid, by a certificate that is not known to be trusted",
+            State::Trusted => "valid and trusted",
+        })?;
         if let Some(signer) = &self.signer {
             write!(f, "; signed by {signer}")?;
         }
@@ -79,16 +113,68 @@ impl fmt::Display for Credentials {
     }
 }
 
-/// What is known of the Content Credentials in a file that [carries some](are_in).
-pub fn read(file: &[u8]) -> Credentials {
-    #[cfg(feature = "c2pa")]
-    let credentials = verify::verify(file);
-    #[cfg(not(feature = "c2pa"))]
-    let credentials = {
-        let _ = file;
-        Credentials::default()
+/// A file that a picture was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relationship {
+    /// The picture is this one, changed.
+    Parent,
+    /// A model saw it.
+    Input,
+}
+
+impl Relationship {
+    /// Its name in a manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Relationship::Parent => "parentOf",
+            Relationship::Input => "inputTo",
+        }
+    }
+}
+
+/// The label by which a manifest names ingredient `number`, from 1.
+pub fn ingredient_label(number: usize) -> String {
+    format!("input_{number}")
+}
+
+/// The manifest of a picture, as the C2PA's library reads it: which program and model drew it, and what it was made from.
+/// The ingredients are added by their labels, in the order in which they are given here.
+pub fn manifest(made: &Parameters, format: ImageFormat, ingredients: &[Relationship]) -> Value {
+    let mut agent = json!({"name": made.model});
+    if let Some(variant) = &made.variant {
+        agent["kind"] = variant.as_str().into();
+    }
+    let labels = |wanted: Relationship| {
+        let of = ingredients.iter().zip(1..).filter(move |(relationship, _)| **relationship == wanted);
+        of.map(|(_, number)| ingredient_label(number)).collect::<Vec<_>>()
     };
-    credentials
+    let (parents, inputs) = (labels(Relationship::Parent), labels(Relationship::Input));
+    let mut drawn = json!({
+        "action": if parents.is_empty() { "c2pa.created" } else { "c2pa.edited" },
+        "softwareAgent": agent,
+        "digitalSourceType": made.source_type().address(),
+    });
+    if !inputs.is_empty() {
+        drawn["parameters"] = json!({"ingredientIds": inputs});
+    }
+    let mut actions = vec![drawn];
+    if !parents.is_empty() {
+        actions.insert(0, json!({"action": "c2pa.opened", "parameters": {"ingredientIds": parents}}));
+    }
+    json!({
+        "claim_generator_info": [{"name": SOFTWARE, "version": env!("CARGO_PKG_VERSION")}],
+        "format": media_type(format),
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
+    })
+}
+
+/// The media type of a file.
+pub const fn media_type(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "image/png",
+        ImageFormat::Jpeg => "image/jpeg",
+        ImageFormat::WebP => "image/webp",
+    }
 }
 
 /// Whether a PNG, JPEG or WebP carries Content Credentials, valid or not.

@@ -4,7 +4,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::marks::{Found, credentials};
+use flux2::marks::Found;
 use flux2::Result;
 use flux2::image;
 use flux2::text::Tokenizer;
@@ -92,9 +92,6 @@ impl Opened {
             (Kind::Picture, _) => {
                 let bytes = image::codec::read_file(&path)?;
                 Found::of(&bytes, None);
-                if credentials::are_in(&bytes) {
-                    credentials::read(&bytes);
-                }
                 image::metadata::read_any(&bytes)?;
                 if place == "picture" {
                     Found::of(&bytes, Some(&image::decode(&bytes, place)?));

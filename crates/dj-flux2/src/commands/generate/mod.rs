@@ -3,6 +3,7 @@
 mod run;
 
 use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use flux2::{CancelToken, NoGpu, Remedy, Variant};
 
 use super::{find_or_offer, residency_note};
 use crate::args::GenerateArgs;
+use crate::credentials;
 use crate::failure::Result;
 use crate::interrupt::cancelled_by_signals;
 use crate::output::check_preview;
@@ -31,6 +33,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let from = args.from.as_deref().map(SourcePicture::read).transpose()?;
     let mut settings = settings::resolve(args, prepare::outside(args, from.as_ref())?)?;
     check_outputs(&settings, args)?;
+    if let Some([key, certificates]) = &settings.credentials {
+        credentials::signer(Some((key, certificates)), HashMap::new())?;
+    }
 
     // Until the model is found or a download begins, Ctrl-C ends the process at once, even at a question.
     let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);

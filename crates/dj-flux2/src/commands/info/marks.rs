@@ -1,10 +1,12 @@
 //! Marks of a picture, for people and as JSON.
 
 use flux2::image::decode;
-use flux2::marks::credentials::{self, Credentials};
+use flux2::marks::credentials::Credentials;
 use flux2::marks::watermark::{self, FLUX, Watermark};
 use flux2::marks::Found;
 use serde::Serialize;
+
+use crate::credentials;
 
 /// The marks of a picture, and what was looked for in vain.
 pub struct Marks {
