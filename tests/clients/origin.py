@@ -48,6 +48,11 @@ async def socket(websockets, running):
         frames = [json.loads(frame) async for frame in connection]
     assert frames[0]["type"] == "progress" and set(frames[0]) == {"type", "status", "queue_position", "progress"}
     assert frames[-1] == {"type": "complete", "status": "completed", "seed": 3, "error": None}, frames[-1]
+    token = submit(running, {"prompt": "a fox", "width": 64, "height": 64, "steps": 40, "seed": 3})
+    async with websockets.connect(f"{base}/ws/{token}?previews=true") as connection:
+        frames = [json.loads(frame) async for frame in connection]
+    shown = [frame["preview"] for frame in frames[:-1]]
+    assert any(shown) and base64.b64decode([preview for preview in shown if preview][0]).startswith(b"\x89PNG")
     async with websockets.connect(f"{base}/ws/{'0' * 32}") as connection:
         assert json.loads(await connection.recv())["type"] == "error"
         await connection.wait_closed()

@@ -18,6 +18,11 @@ pub fn text_cache(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     }
 }
 
+/// The folder of what previews are made with; `None` if no variable says where.
+pub fn previews(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    Some(user_caches(env)?.join("dj-flux2").join("previews"))
+}
+
 /// The user's cache folder, by the conventions of the operating system. A relative path is ignored: it would be another
 /// folder in every directory the program is started from.
 pub fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

@@ -15,7 +15,7 @@ use flux2::image::{Parameters, Quality, Stored, Transparency};
 use flux2::weights::{Location, LoraPath};
 use flux2::{Compat, Device, NoiseKind, Precision};
 
-use crate::args::{Area, Aspect, GenerateArgs, Seed, parse_color};
+use crate::args::{Area, Aspect, GenerateArgs, MarkArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
@@ -129,6 +129,11 @@ pub struct Choices {
     pub metadata: Choice<bool>,
     /// Quality of lossy formats.
     pub quality: Choice<Quality>,
+    /// File of the previews.
+    pub preview: Choice<PathBuf>,
+    pub watermark: Choice<bool>,
+    /// Key and certificates that pictures are signed with.
+    pub credentials: Choice<[PathBuf; 2]>,
     pub fail_fast: Choice<bool>,
     /// Whether finished pictures are shown.
     pub open: Choice<bool>,
@@ -177,6 +182,9 @@ impl Choices {
             existing: self.existing.or(lower.existing),
             metadata: self.metadata.or(lower.metadata),
             quality: self.quality.or(lower.quality),
+            preview: self.preview.or(lower.preview),
+            watermark: self.watermark.or(lower.watermark),
+            credentials: self.credentials.or(lower.credentials),
             fail_fast: self.fail_fast.or(lower.fail_fast),
             open: self.open.or(lower.open),
             json: self.json.or(lower.json),
@@ -216,6 +224,7 @@ impl Choices {
         // The noise of a program that was typed also replaces what a picture records.
         let noise = args.noise.as_ref().map(typed_noise).or(compat.map(|compat| Ok(compat.noise())));
         let quality = Some(args.quality.chosen()).filter(|quality| *quality != Quality::default());
+        let MarkArgs { watermark, c2pa_key, c2pa_cert } = &args.marks;
         let existing = match (args.no_clobber, args.force) {
             (true, _) => Some(Existing::Keep),
             (_, true) => Some(Existing::ReplaceReadOnly),
@@ -230,7 +239,8 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
-            transparency: flag.choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
+            transparency: flag
+                .choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
             height: flag.choice(args.size.map(|(_, height)| height).or(args.height)),
             aspect: flag.choice(args.aspect),
@@ -251,6 +261,9 @@ impl Choices {
             existing: flag.choice(existing),
             metadata: flag.choice(args.no_metadata.then_some(false)),
             quality: flag.choice(quality),
+            preview: flag.choice(args.previews.preview.clone()),
+            watermark: flag.choice(watermark.then_some(true)),
+            credentials: flag.choice(c2pa_key.clone().zip(c2pa_cert.clone()).map(|(key, cert)| [key, cert])),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
             open: flag.choice(args.open.then_some(true)),
             json: flag.choice(args.json.then_some(true)),

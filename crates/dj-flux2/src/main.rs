@@ -27,6 +27,7 @@ mod choices;
 mod commands;
 mod completion;
 mod config;
+mod credentials;
 mod failure;
 mod gpu_options;
 #[cfg(feature = "hub")]
@@ -49,9 +50,9 @@ mod wording;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::Command;
 #[cfg(feature = "serve")]
 use args::Args;
+use args::Command;
 
 fn main() -> ExitCode {
     interrupt::ignore_file_size_signal();

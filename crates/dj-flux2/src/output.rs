@@ -174,6 +174,26 @@ impl Output {
     }
 }
 
+/// Replaces the preview at `path`. It need not outlive a crash of the system.
+pub fn write_preview(path: &Path, bytes: &[u8]) -> flux2::Result<()> {
+    let _writing = WRITING.read().unwrap_or_else(PoisonError::into_inner);
+    codec::save_for_now(path, bytes)
+}
+
+/// Checks that previews can be written to `path`, and that it is none of `files`, which this run reads or writes.
+pub fn check_preview(path: &Path, files: impl Iterator<Item = PathBuf>) -> Result<()> {
+    let mut folders = HashMap::new();
+    let resolved = resolve(path, &mut folders);
+    if let Some(file) = files.into_iter().find(|file| resolve(file, &mut folders) == resolved) {
+        let message = format!("{} is also {} of this run", path.display(), file.display());
+        return Err(Failure::usage(message, "choose another name for --preview"));
+    }
+    if path.is_dir() {
+        return Err(Failure::usage(format!("{} is a folder", path.display()), "name a file with --preview"));
+    }
+    Ok(codec::check_save(path, IfExists::Replace)?)
+}
+
 /// Saves `bytes` at `path`, or under the next number that no file has. Other runs may do the same at the same time:
 /// whoever creates a name first has it.
 fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf> {

@@ -50,6 +50,7 @@ pub fn outside_with<'a>(
         model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
         text_cache: cache_folder::text_cache(|name| std::env::var_os(name)),
+        preview_cache: cache_folder::previews(|name| std::env::var_os(name)),
         from,
         is_file: Path::is_file,
         is_folder: Path::is_dir,
@@ -168,7 +169,8 @@ pub fn read_references(
             references.push(same.clone());
             continue;
         }
-        let reading = Reference::reading_bytes_to(preparation, &bytes, &name).and_then(|bytes| check(&references, bytes));
+        let reading =
+            Reference::reading_bytes_to(preparation, &bytes, &name).and_then(|bytes| check(&references, bytes));
         let reference = reading.and_then(|()| Reference::prepared(&bytes, &name, preparation));
         references.push(reference.map_err(|error| unread(error, &name))?);
     }

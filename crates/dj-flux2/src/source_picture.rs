@@ -41,13 +41,17 @@ fn parameters_of(sheet: &SheetParameters, (column, row): (usize, usize), file: &
 }
 
 /// The parameters that this or another program stored in the picture `file`, which holds `bytes`.
-pub fn parameters_in(bytes: &[u8], file: &Path) -> Result<Stored> {
-    let stored = metadata::read_any(bytes).map_err(|e| Failure::image(e).of_file(file))?;
-    stored.ok_or_else(|| {
+fn parameters_in(bytes: &[u8], file: &Path) -> Result<Stored> {
+    stored_in(bytes, file)?.ok_or_else(|| {
         let message = format!("{} holds no parameters that are understood", name_of(file));
         let hint = "pass a picture as its program wrote it: many sites and editors remove the parameters";
         Failure::new(code::BAD_IMAGE, message, hint)
     })
+}
+
+/// The parameters that this or another program stored in the bytes of the picture `file`, if there are any.
+pub fn stored_in(bytes: &[u8], file: &Path) -> Result<Option<Stored>> {
+    metadata::read_any(bytes).map_err(|e| Failure::image(e).of_file(file))
 }
 
 impl Taken {

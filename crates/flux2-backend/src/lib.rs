@@ -55,6 +55,6 @@ pub use ops::group_norm::GroupNorm;
 pub use ops::modulated_layer_norm::ModulatedLayerNorm;
 pub use ops::norm_rope::{Rope, RopeLayout};
 pub use quant::encode::encode;
-pub use runtime::{KernelRun, MemoryUse, Runtime};
+pub use runtime::{KernelRun, MemoryUse, PendingDownload, Runtime};
 pub use tensor::{Tensor, Weight};
 pub use threads::Threads;

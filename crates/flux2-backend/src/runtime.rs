@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::{Compute, DType, Error, Format, HostTensor, Result, Tensor};
 
+/// Values on their way to the host: waits for them and returns them.
+pub type PendingDownload = Box<dyn FnOnce() -> Result<Vec<f32>> + Send>;
+
 /// A device that holds tensors.
 ///
 /// A backend is a cheap handle: clones share the device, its memory pool and its threads.
@@ -56,6 +59,15 @@ pub trait Runtime: Clone + Send + Sync + Sized + 'static {
     /// # Errors
     /// What went wrong on the device until now.
     fn download(&self, x: &Tensor<Self>) -> Result<Vec<f32>>;
+    /// As [`download`](Self::download) of `x` as it is now, to be waited for later: an asynchronous device copies it
+    /// between the calls enqueued before and after this one, and the host can enqueue more meanwhile.
+    ///
+    /// # Errors
+    /// If there is no memory for the copy.
+    fn start_download(&self, x: &Tensor<Self>) -> Result<PendingDownload> {
+        let values = self.download(x)?;
+        Ok(Box::new(move || Ok(values)))
+    }
     /// Loads a matrix `[out, in]` in `format`; as stored if its rows are not whole blocks of that format.
     ///
     /// # Errors

@@ -61,6 +61,12 @@ pub enum Remedy {
     OverwritePicture,
     /// Store no parameters in the picture, or choose a format with more room.
     OmitParameters,
+    /// Store the parameters in the picture, and with them that a model drew it.
+    KeepParameters,
+    /// Put a watermark into the picture.
+    AddWatermark,
+    /// Sign the picture with a key and a certificate, so that it names what it was made from.
+    SignPicture,
     /// List what the model knows.
     ListVocabulary,
 
@@ -175,6 +181,9 @@ impl fmt::Display for Remedy {
             Remedy::UseDefaultGuidance => "leave the guidance out for the scale the model was made for",
             Remedy::ScaleLoraFinitely => "use a finite scale, such as 0.8",
             Remedy::OverwritePicture => "choose another name, or allow overwriting",
+            Remedy::KeepParameters => "store the parameters, and with them that a model drew it",
+            Remedy::AddWatermark => "put a watermark into the picture too",
+            Remedy::SignPicture => "sign the picture, which then names what it was made from",
             Remedy::OmitParameters => "shorten it, write a .png, which holds more than a .jpg, or store no parameters",
             Remedy::ListVocabulary => "list what the model knows, and use words of it",
             Remedy::ChooseDevice => "use the device auto or cpu",

@@ -100,6 +100,7 @@ mod tests {
             format: ImageFormat::Png,
             quality: Quality::default(),
             metadata: true,
+            watermark: false,
         }
     }
 

@@ -63,13 +63,14 @@ pub enum EventKind {
         /// Number of all steps.
         steps: u32,
     },
-    /// What a picture looks like so far; may be dropped.
+    /// What a picture looks like so far, at an eighth of its size; may be dropped. Only once somebody has asked for
+    /// [previews](crate::Jobs::want_previews).
     Preview {
         /// The picture, from 0.
         picture: u32,
         /// Number of the step that it shows, from 1.
         step: u32,
-        /// A PNG or JPEG.
+        /// A file in the format of the job.
         bytes: Arc<[u8]>,
     },
     /// A picture is saved.
@@ -127,6 +128,7 @@ struct Inner {
     progress: VecDeque<Arc<JobEvent>>,
     wakers: Vec<Waker>,
     readers: usize,
+    wants_previews: bool,
 }
 
 impl EventLog {
@@ -138,6 +140,7 @@ impl EventLog {
             progress: VecDeque::new(),
             wakers: Vec::new(),
             readers: 0,
+            wants_previews: false,
         };
         Arc::new(EventLog { inner: Mutex::new(inner), changed: Condvar::new() })
     }
@@ -178,6 +181,16 @@ impl EventLog {
     /// Whether anybody reads.
     pub fn has_readers(&self) -> bool {
         self.lock().readers > 0
+    }
+
+    /// Ask for previews from now on.
+    pub fn want_previews(&self) {
+        self.lock().wants_previews = true;
+    }
+
+    /// Whether anybody has asked for previews.
+    pub fn wants_previews(&self) -> bool {
+        self.lock().wants_previews
     }
 
     /// Read the events after number `after`.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flux2::digest::sha256;
+use flux2::event::Preview;
 use flux2::image::{Parameters, RgbImage};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
@@ -190,6 +191,7 @@ impl LoadedModel for FakeModel {
             let elapsed = start.elapsed();
             times.push(elapsed);
             each(&|steps| Event::Step { step, steps, elapsed }, observer);
+            self.preview(step, batch, &resolved, observer);
         }
         let finish = |(one, request): (&Drawing, Result<ResolvedRequest>)| {
             let request = request?;
@@ -198,7 +200,8 @@ impl LoadedModel for FakeModel {
             let timings = Timings { steps: times.clone(), ..Timings::default() };
             let key = self.key.clone();
             let convert = move || {
-                let (image, parameters) = (gradient(&request, &key)?, parameters(&request, &key, variant));
+                let (image, parameters) =
+                    (gradient(&request, &key, [request.width, request.height])?, parameters(&request, &key, variant));
                 Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
             };
             Ok(Box::new(convert) as Drawn)
@@ -208,6 +211,30 @@ impl LoadedModel for FakeModel {
 }
 
 impl FakeModel {
+    /// Previews of a step where they are wanted: the colors of the picture, grayer the earlier the step is.
+    fn preview(
+        &self,
+        step: u32,
+        batch: &[Drawing],
+        resolved: &[Result<ResolvedRequest>],
+        observer: &mut dyn FnMut(usize, &Event),
+    ) {
+        for (index, (one, request)) in batch.iter().zip(resolved).enumerate() {
+            let Ok(request) = request else { continue };
+            if !(one.wants_previews)() {
+                continue;
+            }
+            let small =
+                gradient(request, &self.key, [request.width / 8, request.height / 8]).map(RgbImage::into_pixels);
+            let faded = |byte: u8| (128 * (request.steps - step) + u32::from(byte) * step) / request.steps;
+            let pixels = small.map(|pixels| pixels.into_iter().map(|byte| faded(byte) as u8).collect());
+            let image = pixels.and_then(|pixels| RgbImage::new(request.width / 8, request.height / 8, pixels));
+            if let Ok(image) = image {
+                observer(index, &Event::Preview(Preview { step, steps: request.steps, image: image.into() }));
+            }
+        }
+    }
+
     fn fail_on_demand(&self, request: &ResolvedRequest) -> Result<()> {
         let failure = self.options.failures.iter().find(|(text, _)| request.prompt.contains(text.as_str()));
         let Some((_, class)) = failure else { return Ok(()) };
@@ -229,25 +256,25 @@ impl FakeModel {
     }
 }
 
-/// A picture that differs for every request: two colors from its digest, one at each end.
-fn gradient(request: &ResolvedRequest, model: &ModelKey) -> Result<RgbImage> {
+/// A picture of any size that differs for every request: two colors from its digest, one at each end.
+fn gradient(request: &ResolvedRequest, model: &ModelKey, [wide, high]: [u32; 2]) -> Result<RgbImage> {
     let ResolvedRequest { prompt, width, height, steps, guidance, seed, noise, references, .. } = request;
     let references: Vec<_> = references.iter().map(|reference| reference.sha256().to_owned()).collect();
     let text = format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model}");
     let digest = sha256(text.as_bytes());
     let color = |at: usize| u32::from(u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap_or_default());
-    let span = width + height - 2;
+    let span = wide + high - 2;
     let pixel = |x: u32, y: u32, channel: usize| {
         let (from, to, at) = (color(channel), color(channel + 3), x + y);
         ((from * (span - at) + to * at) / span) as u8
     };
-    let mut pixels = Vec::with_capacity(*width as usize * *height as usize * 3);
-    for y in 0..*height {
-        for x in 0..*width {
+    let mut pixels = Vec::with_capacity(wide as usize * high as usize * 3);
+    for y in 0..high {
+        for x in 0..wide {
             pixels.extend((0..3).map(|channel| pixel(x, y, channel)));
         }
     }
-    RgbImage::new(*width, *height, pixels)
+    RgbImage::new(wide, high, pixels)
 }
 
 fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Variant) -> Parameters {

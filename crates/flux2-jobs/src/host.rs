@@ -89,6 +89,8 @@ pub struct Drawing<'a> {
     pub request: &'a GenerateRequest,
     /// Stops this picture and no other of the batch.
     pub cancel: &'a CancelToken,
+    /// Tells whether previews of it are wanted, which may change while it is drawn.
+    pub wants_previews: &'a dyn Fn() -> bool,
 }
 
 /// A picture that a device has drawn. Calling it converts its colors, which needs no device: the thread that saves the

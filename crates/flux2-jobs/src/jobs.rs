@@ -168,6 +168,13 @@ impl Jobs {
         Some(job.log.subscribe(after))
     }
 
+    /// Make [previews](crate::EventKind::Preview) of a job from now on, if there is such a job.
+    pub fn want_previews(&self, id: JobId) {
+        if let Some(job) = self.shared().lock().jobs.get(&id) {
+            job.log.want_previews();
+        }
+    }
+
     /// Cancel a job, queued or running. `None` if there is no such job.
     pub fn cancel(&self, id: JobId) -> Option<CancelOutcome> {
         let shared = self.shared();

@@ -76,7 +76,7 @@ pub use gallery::NotChanged;
 pub use host::{ModelHost, ModelInfo};
 pub use id::{JobId, ParseJobIdError};
 pub use jobs::{CancelOutcome, Drained, Jobs, Readiness};
-pub use options::{Affinity, Options, Retention};
+pub use options::{Affinity, Options, Retention, Signer};
 pub use sink::{PictureOf, Sink};
 pub use spec::{JobSpec, LoraKey, ModelKey};
 pub use stats::{Histogram, Stats};

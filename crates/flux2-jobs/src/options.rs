@@ -1,7 +1,13 @@
 //! How an engine is run.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use flux2::image::Parameters;
+
+use crate::spec::JobSpec;
 
 /// How an engine is run. The default keeps everything in memory.
 #[derive(Clone, Debug)]
@@ -34,6 +40,26 @@ pub struct Options {
     pub starts_paused: bool,
     /// Whether a picture that was drawn before, as far as it is kept, is returned instead of drawn again.
     pub reuse_pictures: bool,
+    /// Whether every picture gets an invisible watermark.
+    pub watermark: bool,
+    /// Signs every picture.
+    pub signer: Option<Arc<dyn Signer>>,
+}
+
+/// Signs the files of pictures: the last that is done to them.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// The file of a picture with its signature. `reference` gives the bytes of a reference image's file by its digest,
+    /// as far as they are kept.
+    ///
+    /// # Errors
+    /// Why it cannot be signed; the job fails.
+    fn sign(
+        &self,
+        file: Vec<u8>,
+        spec: &JobSpec,
+        made: &Parameters,
+        reference: &dyn Fn(&str) -> Option<Vec<u8>>,
+    ) -> flux2::Result<Vec<u8>>;
 }
 
 impl Default for Options {
@@ -52,6 +78,8 @@ impl Default for Options {
             max_upload_bytes: 1 << 30,
             starts_paused: false,
             reuse_pictures: false,
+            watermark: false,
+            signer: None,
         }
     }
 }

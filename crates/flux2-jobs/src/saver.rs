@@ -12,6 +12,7 @@ use std::time::Instant;
 use flux2::digest::sha256;
 use flux2::image::Embedded;
 use flux2::image::codec::encode_with;
+use flux2::marks::watermark;
 use flux2::pipeline::GeneratedImage;
 
 use crate::event::EventKind;
@@ -96,7 +97,7 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
     let (id, outcome) = match handover {
         Handover::Picture(picture) => {
             let DrawnPicture { about, drawn } = *picture;
-            let encoded = encode(&about.spec, drawn);
+            let encoded = encode(shared, &about.spec, drawn);
             (about.id, Ok((about, encoded)))
         }
         Handover::End(id, end) => (id, Err(end)),
@@ -121,12 +122,18 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
     turns.changed.notify_all();
 }
 
-/// Convert the colors of a picture, and encode it.
-fn encode(spec: &JobSpec, drawn: Drawn) -> Result<Encoded, JobFailure> {
+/// The file of a picture: its colors are converted, then come its watermark, the format and the signature.
+fn encode(shared: &Shared, spec: &JobSpec, drawn: Drawn) -> Result<Encoded, JobFailure> {
     let encode = || {
         let (made, converted) = (drawn()?, Instant::now());
         let embedded = spec.metadata.then_some(Embedded::Picture(&made.parameters));
-        let bytes = encode_with(&made.image, spec.format, &spec.quality, embedded)?;
+        let marked = spec.watermark.then(|| watermark::embed(&made.image)).transpose()?;
+        let bytes = encode_with(marked.as_ref().unwrap_or(&made.image), spec.format, &spec.quality, embedded)?;
+        let upload = |digest: &str| Some(shared.uploads.get(digest).ok()??.to_vec());
+        let bytes = match &shared.options.signer {
+            Some(signer) => signer.sign(bytes, spec, &made.parameters, &upload)?,
+            None => bytes,
+        };
         Ok(Encoded { made, bytes, converted })
     };
     catch_unwind(AssertUnwindSafe(encode))

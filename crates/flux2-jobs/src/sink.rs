@@ -33,6 +33,11 @@ pub trait Sink: Send + Sync + 'static {
     /// An event of a picture, or of the prompts that are encoded before it.
     fn event(&self, of: PictureOf, event: &Event);
 
+    /// Whether [`event`](Self::event) is to get previews.
+    fn wants_previews(&self) -> bool {
+        false
+    }
+
     /// A picture is drawn and encoded: write it. Called in the order in which pictures were drawn, one at a time.
     /// `elapsed` is the time since the picture was begun.
     ///

@@ -50,6 +50,9 @@ pub struct JobSpec {
     pub quality: Quality,
     /// Whether the parameters are stored in the files.
     pub metadata: bool,
+    /// Whether the pictures get an invisible watermark.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watermark: bool,
 }
 
 /// Identifies a loaded model: pictures of two jobs with equal keys are drawn by the same weights.

@@ -45,6 +45,9 @@ pub struct Draft {
     pub quality: Quality,
     /// Whether the parameters are stored in the files; they are by default.
     pub metadata: Option<bool>,
+    /// Whether the pictures get an invisible watermark; by default only where [`Options::watermark`](crate::Options)
+    /// says so, which cannot be turned off.
+    pub watermark: Option<bool>,
 }
 
 /// A model as it is asked for.
@@ -72,6 +75,8 @@ pub struct Submission {
     pub deadline: Option<Duration>,
     /// A second submission of the same owner with the same key returns the job of the first.
     pub idempotency_key: Option<String>,
+    /// Whether previews are wanted from the first step on; see [`Jobs::want_previews`](crate::Jobs::want_previews).
+    pub previews: bool,
 }
 
 /// The order of jobs of different urgency.

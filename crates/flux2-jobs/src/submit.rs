@@ -4,8 +4,10 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use flux2::event::InputMark;
 use flux2::image::ImageFormat;
-use flux2::{GenerateRequest, ResolvedRequest, Warning};
+use flux2::marks::watermark::check_size;
+use flux2::{GenerateRequest, Reference, ResolvedRequest, Warning};
 
 use crate::event::{EventKind, EventLog};
 use crate::failure::{FailureClass, JobFailure};
@@ -41,7 +43,7 @@ impl Shared {
     }
 
     fn try_submit(&self, submission: Submission) -> Result<Accepted, Refused> {
-        let Submission { draft, owner, priority, deadline, idempotency_key } = submission;
+        let Submission { draft, owner, priority, deadline, idempotency_key, previews } = submission;
         let owner: Arc<str> = owner.into();
         let key = idempotency_key.clone().map(|key| (Arc::clone(&owner), key));
         // A full queue is answered before any work.
@@ -89,6 +91,9 @@ impl Shared {
             return self.repeat_or_refuse(key.as_ref(), seconds)?.ok_or_else(|| Refused::Storage(failed()));
         }
         let job = Job::new(row.clone(), EventLog::new(self.first_seq));
+        if previews {
+            job.log.want_previews();
+        }
         state.keys.extend(key.clone().map(|key| (key, id)));
         state.jobs.insert(id, job);
         state.uncommitted += 1;
@@ -149,6 +154,8 @@ impl Shared {
 
     /// Fill in every default and check every limit.
     pub(crate) fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
+        let metadata = draft.metadata.unwrap_or(true);
+        let watermark = draft.watermark.unwrap_or(false) || self.options.watermark;
         let Draft {
             model,
             prompt,
@@ -165,7 +172,7 @@ impl Shared {
             count,
             format,
             quality,
-            metadata,
+            ..
         } = draft;
         let model = self.host.resolve(&model)?;
         let (count, max) = (count.unwrap_or(1), self.options.max_count);
@@ -184,7 +191,13 @@ impl Shared {
         let images = self.references.all(&references, &self.uploads)?;
         let resolved = ResolvedRequest::new(&GenerateRequest { references: images, ..request }, model.variant)?;
         let work = self.host.work(&model.key, &resolved);
-        let ResolvedRequest { prompt, negative_prompt, template, width, height, steps, guidance, warnings, .. } = resolved;
+        if watermark {
+            check_size(resolved.width, resolved.height)?;
+        }
+        let lost = marks_not_kept(&resolved, metadata, watermark, self.options.signer.is_some());
+        let ResolvedRequest { prompt, negative_prompt, template, width, height, steps, guidance, mut warnings, .. } =
+            resolved;
+        warnings.extend(lost);
         let spec = JobSpec {
             model: model.key,
             prompt,
@@ -201,7 +214,8 @@ impl Shared {
             count,
             format: format.unwrap_or(ImageFormat::Png),
             quality,
-            metadata: metadata.unwrap_or(true),
+            metadata,
+            watermark,
         };
         Ok(Resolved { spec, work, warnings })
     }
@@ -260,6 +274,21 @@ impl State {
         let retry_after = over.max(next).max(Duration::from_secs(1));
         Err(Refused::Full { jobs, wait, retry_after })
     }
+}
+
+/// Marks of the reference images that the pictures will not carry.
+fn marks_not_kept(request: &ResolvedRequest, metadata: bool, watermark: bool, is_signed: bool) -> Vec<Warning> {
+    let lost = |(reference, number): (&Reference, usize)| {
+        let marks = reference.marks();
+        let lost = [
+            (InputMark::SourceType, marks.says_drawn() && !metadata),
+            (InputMark::Watermark, marks.watermark.is_some() && !watermark),
+            (InputMark::Credentials, marks.has_credentials && !is_signed),
+        ];
+        let lost = lost.into_iter().filter(|(_, is_lost)| *is_lost);
+        lost.map(move |(mark, _)| Warning::MarkNotKept { reference: number, mark })
+    };
+    request.references.iter().zip(1..).flat_map(lost).collect()
 }
 
 /// Releases uploads that were held for a job that is not accepted.

@@ -148,7 +148,7 @@ impl Worker {
         let warm_up = AssertUnwindSafe(|| {
             let loaded = self.models.get(model, &self.shared)?;
             let cancel = CancelToken::new();
-            let drawing = Drawing { request: &request, cancel: &cancel };
+            let drawing = Drawing { request: &request, cancel: &cancel, wants_previews: &|| false };
             loaded
                 .draw(&[drawing], &mut |_, _| {})
                 .into_iter()

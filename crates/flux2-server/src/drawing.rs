@@ -31,6 +31,8 @@ pub struct Order {
     pub deadline: Option<Duration>,
     /// Names the order, so that sending it again asks for nothing new.
     pub idempotency_key: Option<String>,
+    /// Whether previews are wanted from the first step on.
+    pub previews: bool,
 }
 
 /// A reference image.
@@ -125,7 +127,7 @@ fn check_limits(app: &App, order: &Order) -> Result<()> {
 }
 
 fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted> {
-    let Order { mut draft, images, priority, deadline, idempotency_key } = order;
+    let Order { mut draft, images, priority, deadline, idempotency_key, previews } = order;
     for image in images {
         draft.references.push(match image {
             Image::Upload(digest) => digest,
@@ -147,7 +149,8 @@ fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted>
     }
     // Priorities are declared from the most urgent to the least.
     let priority = priority.max(caller.key.as_ref().map_or(Priority::High, |key| key.priority));
-    let submission = Submission { draft, owner: caller.owner.clone(), priority, deadline, idempotency_key };
+    let owner = caller.owner.clone();
+    let submission = Submission { draft, owner, priority, deadline, idempotency_key, previews };
     let accepted = app.jobs.submit(submission)?;
     drop(counting);
     tracing::info!(job = %accepted.id, owner = caller.owner, repeat = accepted.is_repeat, "accepted");

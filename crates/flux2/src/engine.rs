@@ -31,6 +31,7 @@ use crate::device::Device;
 use crate::event::{CancelToken, Event, Observer};
 use crate::pipeline::{BatchMember, Batching, DecodedImage, GeneratedImage, Residency};
 use crate::plan::MemoryPlan;
+use crate::preview::PreviewOptions;
 use crate::request::GenerateRequest;
 use crate::text_cache::TextCache;
 use crate::variant::Variant;
@@ -136,6 +137,8 @@ pub struct EngineOptions {
     pub max_memory: Option<usize>,
     /// Where text embeddings are kept from run to run; `None` keeps none.
     pub text_cache: Option<TextCache>,
+    /// How previews are made for an [`Observer`] that wants them.
+    pub previews: PreviewOptions,
 }
 
 /// Parameters of the text encoder below which [`Device::Auto`] is the CPU. A process takes 0.7 s to a picture of

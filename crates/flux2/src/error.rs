@@ -217,6 +217,20 @@ pub enum Error {
         /// Bytes that are written to the format and read from it.
         max: usize,
     },
+    /// A picture with too few pixels for a watermark.
+    #[error("a picture of {width}x{height} is too small for the watermark: it needs as many pixels as 256x256")]
+    WatermarkTooSmall {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// Content Credentials that could not be made: an unfit key or certificate, or a file that cannot hold them.
+    #[error("the Content Credentials cannot be made: {reason}")]
+    Credentials {
+        /// What is wrong.
+        reason: String,
+    },
     /// An output name that does not say which format is meant.
     #[error("{}: {}", path.display(), match path.extension() {
         Some(extension) => format!("no picture format is called `{}`", extension.display()),
@@ -370,6 +384,7 @@ impl Error {
             | Error::Guidance { .. }
             | Error::NegativePrompt { .. }
             | Error::ReferenceCount { .. }
+            | Error::WatermarkTooSmall { .. }
             | Error::UnknownExtension { .. }
             | Error::OutputExists { .. }
             | Error::SheetTooLarge { .. }
@@ -430,6 +445,10 @@ impl Error {
             Error::ImageAspect { .. } => Remedy::advice("crop it"),
             Error::ImageParameters { .. } => Remedy::advice("pass a picture as it was written, not edited since"),
             Error::ImageParametersTooLong { .. } => Remedy::OmitParameters,
+            Error::WatermarkTooSmall { .. } => Remedy::advice("ask for 256x256 pixels or more, or for no watermark"),
+            Error::Credentials { .. } => Remedy::advice(
+                "use a key and a chain of certificates, the signer's first, that are made for Content Credentials",
+            ),
             Error::UnknownExtension { .. } => Remedy::advice("end the name in .png, .jpg, .jpeg or .webp"),
             Error::OutputExists { .. } => Remedy::OverwritePicture,
             Error::SheetTooLarge { .. } => Remedy::advice("put fewer pictures on a sheet"),

@@ -4,12 +4,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flux2_backend::DType;
 pub use flux2_base::CancelToken;
 use flux2_base::{Part, Remedy};
 
+use crate::image::RgbImage;
 use crate::vocabulary::{PictureSizes, UnknownWords};
 
 /// A stage of a run. Variants are in the order of a run.
@@ -69,6 +71,8 @@ pub enum Event {
         /// Time of this step.
         elapsed: Duration,
     },
+    /// What a picture looks like after a step. Only for an [`Observer`] that wants it.
+    Preview(Preview),
     /// A stage is finished.
     PhaseFinished {
         /// The stage that is finished.
@@ -80,6 +84,17 @@ pub enum Event {
     Warning(Warning),
     /// A text embedding was read from disk or could not be written. Changes no picture; for verbose output.
     TextCache(TextCacheEvent),
+}
+
+/// What a picture looks like so far: the estimate of a denoising step of the finished picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preview {
+    /// Number of the step, from 1.
+    pub step: u32,
+    /// Number of all steps.
+    pub steps: u32,
+    /// An eighth of the picture's size in both directions.
+    pub image: Arc<RgbImage>,
 }
 
 /// Result of a [`TextCache`](crate::TextCache) for a prompt.
@@ -226,6 +241,18 @@ pub enum Warning {
         /// Number of the reference, from 1.
         reference: usize,
     },
+    /// A reference image carries a mark that the picture will not.
+    MarkNotKept {
+        /// Number of the reference image, from 1.
+        reference: usize,
+        /// What it carries.
+        mark: InputMark,
+    },
+    /// Previews are wanted and cannot be made. The pictures are.
+    NoPreviews {
+        /// What is in the way.
+        reason: String,
+    },
     /// A prompt that names no subject the model knows, or of which it knows few words.
     UnknownWords {
         /// Name of the variant.
@@ -235,12 +262,38 @@ pub enum Warning {
     },
 }
 
+/// A mark of a reference image by which machines tell where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputMark {
+    /// A word in its metadata that says that a model drew it or a part of it.
+    SourceType,
+    /// An invisible watermark.
+    Watermark,
+    /// Content Credentials of the C2PA.
+    Credentials,
+}
+
+impl fmt::Display for InputMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InputMark::SourceType => "a mark in its metadata that a model drew it",
+            InputMark::Watermark => "an invisible watermark",
+            InputMark::Credentials => "Content Credentials (C2PA)",
+        })
+    }
+}
+
 impl Warning {
     /// What the caller can do about it, as data that front ends word.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Warning::ManySteps { steps, .. } => Some(Remedy::UseAsSeed(*steps)),
             Warning::UnknownWords { .. } => Some(Remedy::ListVocabulary),
+            Warning::MarkNotKept { mark, .. } => Some(match mark {
+                InputMark::SourceType => Remedy::KeepParameters,
+                InputMark::Watermark => Remedy::AddWatermark,
+                InputMark::Credentials => Remedy::SignPicture,
+            }),
             Warning::Unoptimized => {
                 Some(Remedy::advice("build it in release mode, or optimize the dependencies of the debug profile"))
             }
@@ -274,7 +327,10 @@ impl fmt::Display for Warning {
                 write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
             }
             Warning::NegativePromptIgnored { guidance } => {
-                write!(f, "the negative prompt has no effect: guidance {guidance} is none, above 1 it leads away from it")
+                write!(
+                    f,
+                    "the negative prompt has no effect: guidance {guidance} is none, above 1 it leads away from it"
+                )
             }
             Warning::ManySteps { steps, default } => {
                 write!(f, "{steps} steps on a model made for {default}")
@@ -285,6 +341,10 @@ impl fmt::Display for Warning {
             Warning::FirstFrame { reference } => {
                 write!(f, "reference image {reference} has several frames or pages: the first one is taken")
             }
+            Warning::MarkNotKept { reference, mark } => {
+                write!(f, "reference image {reference} carries {mark}, and the picture will not")
+            }
+            Warning::NoPreviews { reason } => write!(f, "there are no previews: {reason}"),
             Warning::UnknownWords { variant, unknown: UnknownWords { names_subject, words, nearest } } => {
                 match names_subject {
                     true => write!(f, "{variant} does not know most words of the prompt")?,
@@ -308,6 +368,46 @@ impl fmt::Display for Warning {
 pub trait Observer {
     /// Handles one event.
     fn on_event(&mut self, event: &Event);
+
+    /// Whether [`Event::Preview`]s are wanted. Asked at every step, so the answer may change.
+    fn wants_previews(&self) -> bool {
+        false
+    }
+
+    /// Handles an event of one picture of those that are drawn together, by its place among them. An observer of one
+    /// picture need not tell them apart.
+    fn on_event_of(&mut self, _picture: usize, event: &Event) {
+        self.on_event(event);
+    }
+
+    /// [`wants_previews`](Self::wants_previews) of one picture of those that are drawn together.
+    fn wants_preview_of(&self, _picture: usize) -> bool {
+        self.wants_previews()
+    }
+}
+
+/// An observer that wants previews.
+///
+/// ```no_run
+/// use flux2::event::{Event, Observer, WithPreviews};
+///
+/// let mut observer = WithPreviews(|event: &Event| {
+///     if let Event::Preview(preview) = event {
+///         println!("step {}: {:?}", preview.step, preview.image);
+///     }
+/// });
+/// # let _: &mut dyn Observer = &mut observer;
+/// ```
+pub struct WithPreviews<F: FnMut(&Event)>(pub F);
+
+impl<F: FnMut(&Event)> Observer for WithPreviews<F> {
+    fn on_event(&mut self, event: &Event) {
+        self.0(event);
+    }
+
+    fn wants_previews(&self) -> bool {
+        true
+    }
 }
 
 impl<F: FnMut(&Event)> Observer for F {

@@ -50,6 +50,8 @@
 //! | [`compat`] | the rules of other programs, to reproduce their pictures |
 //! | [`image`] | codecs, preparation of reference images, parameters stored in pictures |
 //! | [`sheet`] | pictures in equal cells with texts, comparisons of two pictures |
+//! | [`preview`] | latents of a step to a small picture, without the autoencoder |
+//! | [`marks`] | watermark, Content Credentials and XMP: by what machines tell that a model drew a picture |
 //! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
@@ -66,11 +68,13 @@ pub mod event;
 pub mod find;
 pub mod image;
 pub mod latents;
+pub mod marks;
 pub mod model;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
 pub mod prelude;
+pub mod preview;
 pub mod request;
 pub mod sampler;
 pub mod sheet;
@@ -93,6 +97,7 @@ pub use event::{CancelToken, Event, Observer, Phase, Warning};
 pub use model::Model;
 pub use pipeline::{BatchKey, BatchMember, Batching, DecodedImage, GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;
+pub use preview::PreviewOptions;
 pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;
 pub use text_cache::TextCache;

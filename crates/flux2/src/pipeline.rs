@@ -11,6 +11,7 @@
 //! | `loading` | how a network is loaded: number format, placement, cancellation |
 //! | `prompts`, `references` | embeddings and reference tokens, remembered in bounded caches (`recent`) |
 //! | [`ladder`] | what a stage falls back to when memory is short |
+//! | `previews` | pictures of single steps, where they are wanted |
 //! | `progress` | events, cancellation and timing of a stage |
 //! | `results` | what the steps take and return |
 
@@ -19,6 +20,7 @@ mod joined;
 pub mod ladder;
 mod loading;
 mod networks;
+mod previews;
 mod progress;
 mod prompts;
 mod recent;
@@ -41,6 +43,7 @@ pub use results::{DecodedImage, DenoiseInputs, Denoised, GeneratedImage, StepSta
 use joined::{Batch, Joined};
 use ladder::Ladder;
 use networks::Networks;
+use previews::{Previewer, Previews};
 use progress::{Meter, StepClock, phase};
 use prompts::Prompts;
 use references::EncodedReferences;
@@ -66,6 +69,7 @@ pub struct Pipeline<B: Backend> {
     prompts: Prompts<B>,
     references: EncodedReferences,
     ladder: Ladder,
+    previewer: Previewer,
     /// What the model knows, if it is one of few words.
     vocabulary: Option<Vocabulary>,
 }
@@ -94,6 +98,7 @@ impl<B: Backend> Pipeline<B> {
             networks: Networks::new(be.clone(), files, residency),
             references: EncodedReferences::new(),
             ladder: Ladder::default(),
+            previewer: Previewer::default(),
             be,
         })
     }
@@ -249,6 +254,7 @@ impl<B: Backend> Pipeline<B> {
         cancels: &[CancelToken],
     ) -> Result<DenoisedTogether<B>> {
         let cancel = &CancelToken::of_all(cancels);
+        self.prepare_previews(inputs.len(), observer, cancel)?;
         let (be, procedure) = (&self.be, self.variant().procedure);
         let c = self.networks.files.transformer.config.in_channels;
         let transformer = self.networks.transformer(observer, cancel)?;
@@ -274,25 +280,31 @@ impl<B: Backend> Pipeline<B> {
         }
         let guidance = inputs[0].guided.map(|(_, guidance)| guidance);
 
+        let mut previews = Previews::new(&self.previewer, [h, w], request.steps);
         let mut clock = StepClock::start(be, request.steps);
         for (step, modulation) in modulations.iter().enumerate() {
             batch.keep(|picture| !cancels[picture].is_cancelled());
+            let pictures = batch.places();
             let Joined { latents, prompt, empty } = batch.joined(be)?;
             let begun = be.mark()?;
             let velocity = transformer.forward(latents, prompt, modulation, &mut || meter.tick())?;
             let dt = sigmas[step + 1] - sigmas[step];
-            let mut velocity_uncond = None;
+            let (mut velocity_uncond, mut guided) = (None, None);
             if let Some((empty, guidance)) = empty.as_ref().zip(guidance) {
                 let uncond = transformer.forward(latents, empty, modulation, &mut || meter.tick())?;
-                ops::euler_step(be, latents, &ops::guide(be, &uncond, &velocity, guidance)?, dt)?;
+                guided = Some(ops::guide(be, &uncond, &velocity, guidance)?);
                 velocity_uncond = Some(uncond);
-            } else {
-                ops::euler_step(be, latents, &velocity, dt)?;
             }
+            let direction = guided.as_ref().unwrap_or(&velocity);
+            ops::euler_step(be, latents, direction, dt)?;
+            previews.queue(be, step, &pictures, [&*latents, direction], sigmas[step + 1], meter.observer)?;
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
             clock.step_queued(begun, meter.observer)?;
+            previews.show(clock.reported(), meter.observer)?;
         }
+        clock.wait_for_all(meter.observer)?;
+        previews.show(clock.reported(), meter.observer)?;
         let (steps, idle) = clock.finish(meter.observer)?;
         meter.finish();
         let latents = batch.finish(inputs.len());

@@ -11,6 +11,8 @@ use crate::compat::Compat;
 use crate::event::Warning;
 use crate::image::codec::{self, Prepared, Transparency};
 use crate::image::{Preparation, RgbImage, Rounding, resize};
+use crate::marks::Found;
+use crate::marks::watermark::Watermark;
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind, Schedule};
 use crate::variant::Variant;
@@ -80,6 +82,8 @@ pub struct Reference {
     has_more_frames: bool,
     /// Memory that it took at most to read it, in bytes: its file and what decoding needs.
     reading_bytes: usize,
+    /// What its file says about where it comes from.
+    marks: Found,
 }
 
 /// Identifies the pixels of a prepared reference.
@@ -103,7 +107,8 @@ impl Reference {
             (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());
         let image = Arc::new(resize::prepare_reference(&image).unwrap_or(image));
         let (preparation, has_more_frames) = (Preparation::default(), false);
-        Reference { image, sha256, source_px, transparency: None, preparation, has_more_frames, reading_bytes }
+        let marks = Found { watermark: Watermark::find(&image), ..Found::default() };
+        Reference { image, sha256, source_px, transparency: None, preparation, has_more_frames, reading_bytes, marks }
     }
 
     /// Decode an image file of any [format that is read](crate::image::InputFormat), over white where it is transparent. `name` is what errors call it.
@@ -128,11 +133,13 @@ impl Reference {
     /// As [`from_bytes`](Self::from_bytes).
     pub fn prepared(bytes: &[u8], name: &str, preparation: &Preparation) -> Result<Self> {
         let reading_bytes = Self::reading_bytes_to(preparation, bytes, name)?;
-        let Prepared { image, source_px, was_transparent, has_more_frames } =
-            codec::prepare(bytes, name, preparation)?;
+        let Prepared { image, source_px, was_transparent, has_more_frames } = codec::prepare(bytes, name, preparation)?;
         let transparency = was_transparent.then_some(preparation.transparency);
+        // A watermark is lost in an image that is shrunk.
+        let is_whole = [image.width(), image.height()] == source_px;
+        let marks = Found::of(bytes, Some(&image).filter(|_| is_whole));
         let (image, sha256, preparation) = (Arc::new(image), sha256(bytes), *preparation);
-        Ok(Reference { image, sha256, source_px, transparency, preparation, has_more_frames, reading_bytes })
+        Ok(Reference { image, sha256, source_px, transparency, preparation, has_more_frames, reading_bytes, marks })
     }
 
     /// Read and decode an image file; see [`from_bytes`](Self::from_bytes).
@@ -193,6 +200,11 @@ impl Reference {
     /// What happened to its alpha channel, if its file is transparent anywhere.
     pub fn transparency(&self) -> Option<Transparency> {
         self.transparency
+    }
+
+    /// The marks of its file, as far as they are found in the image that the model takes.
+    pub fn marks(&self) -> &Found {
+        &self.marks
     }
 
     /// SHA-256 in lower-case hex: of the file it came from, or of its pixels if it came from none.

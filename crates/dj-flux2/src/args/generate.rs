@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use flux2::Device;
 
 use super::expansion::ExpansionArgs;
+use super::marks::{MarkArgs, PreviewArgs};
 use super::quality::QualityFlags;
 use super::sheet::SheetFlags;
 use super::values::{
@@ -167,6 +168,12 @@ pub struct GenerateArgs {
 
     #[command(flatten)]
     pub quality: QualityFlags,
+
+    #[command(flatten)]
+    pub previews: PreviewArgs,
+
+    #[command(flatten)]
+    pub marks: MarkArgs,
 
     /// Stop at the first picture that fails; without it the others are made
     #[arg(long, help_heading = "Output")]

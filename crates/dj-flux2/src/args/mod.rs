@@ -5,6 +5,7 @@ mod config;
 mod expansion;
 mod generate;
 mod help;
+mod marks;
 mod quality;
 #[cfg(feature = "serve")]
 mod serve;
@@ -22,6 +23,7 @@ pub use config::{
 };
 pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
+pub use marks::MarkArgs;
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
 pub use sheet::{CompareArgs, SheetArgs};

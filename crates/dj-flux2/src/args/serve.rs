@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use flux2::Device;
 
+use super::marks::MarkArgs;
 use super::values::{Dtype, Quantize, parse_memory, thread_count};
 
 /// Flags of `serve`.
@@ -139,6 +140,9 @@ pub struct ServeArgs {
     /// Return a picture that was drawn before, as far as it is kept, instead of drawing it again
     #[arg(long, help_heading = "Keeping")]
     pub reuse_pictures: bool,
+
+    #[command(flatten)]
+    pub marks: MarkArgs,
 
     /// Number format of the computation [default: bf16]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]

@@ -1,17 +1,22 @@
-//! `dj-flux2 info`: prints the parameters stored in a picture.
+//! `dj-flux2 info`: prints the parameters stored in a picture, and the marks by which machines can tell where it comes
+//! from.
+
+mod marks;
 
 use std::path::Path;
 
 use flux2::Variant;
 use flux2::image::metadata::{SheetCell, SheetParameters, read_sheet};
 use flux2::image::{OtherParameters, Parameters, Stored};
+use serde::Serialize;
 
 use super::inspect;
 use crate::args::{InfoArgs, InspectArgs};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, code};
 use crate::report::{json, print, shown};
-use crate::source_picture::parameters_in;
-use crate::typed_paths::read_picture;
+use crate::source_picture::stored_in;
+use crate::typed_paths::{name_of, read_picture};
+use marks::{Marks, MarksRecord};
 
 /// Prints the parameters stored in the picture of `args`.
 ///
@@ -23,23 +28,32 @@ pub fn run(args: &InfoArgs) -> Result<()> {
     print_parameters(&args.file, args.json)
 }
 
-/// Prints what is stored in a picture.
+/// Prints what is stored in a picture, and its marks.
 pub fn print_parameters(file: &Path, as_json: bool) -> Result<()> {
     let bytes = read_picture(file)?;
     if let Some(sheet) = read_sheet(&bytes).map_err(|e| Failure::image(e).of_file(file))? {
         return print_sheet(&sheet, as_json);
     }
-    let stored = parameters_in(&bytes, file)?;
-    if as_json {
-        return match &stored {
-            Stored::Ours(parameters) => print(&json(parameters)),
-            Stored::Other(parameters) => print(&json(parameters)),
-        };
+    let (stored, marks) = (stored_in(&bytes, file)?, Marks::of(&bytes, &name_of(file)));
+    if stored.is_none() && marks.is_none() {
+        let message = format!("{} holds neither parameters that are understood nor marks", name_of(file));
+        let hint = "pass a picture as its program wrote it: many sites and editors remove them";
+        return Err(Failure::new(code::BAD_IMAGE, message, hint));
     }
-    let rows = match &stored {
-        Stored::Ours(parameters) => rows(parameters),
-        Stored::Other(parameters) => rows_of_other(parameters),
+    if as_json {
+        let marks = marks.record();
+        return print(&match &stored {
+            Some(Stored::Ours(parameters)) => json(&Described { parameters: Some(&**parameters), marks }),
+            Some(Stored::Other(parameters)) => json(&Described { parameters: Some(&**parameters), marks }),
+            None => json(&Described::<Parameters> { parameters: None, marks }),
+        });
+    }
+    let mut rows = match &stored {
+        Some(Stored::Ours(parameters)) => rows(parameters),
+        Some(Stored::Other(parameters)) => rows_of_other(parameters),
+        None => vec![],
     };
+    rows.extend(marks.rows());
     rows.iter().try_for_each(|(name, value)| print(&format!("{name:<11} {}", shown(value))))
 }
 
@@ -55,6 +69,14 @@ fn print_sheet(sheet: &SheetParameters, as_json: bool) -> Result<()> {
         print(&format!("{:<11} {}", format!("cell {column},{row}"), shown(&what)))?;
     }
     print(&format!("{:<11} {}", "software", shown(&format!("{software} {version}"))))
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Described<'a, T: Serialize> {
+    #[serde(flatten)]
+    parameters: Option<&'a T>,
+    marks: MarksRecord<'a>,
 }
 
 /// Whether `path` is a folder, a file of weights by its name, or the name of a published model.

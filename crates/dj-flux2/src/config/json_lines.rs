@@ -47,7 +47,10 @@ fn line(flags: &Flags, text: &str, place: Place) -> Result<Line> {
     let object: Map<String, Json> = serde_json::from_str(text).map_err(|error| {
         let reason = error.to_string();
         let reason = reason.split(" at line").next().unwrap_or_default().to_owned();
-        place.refuse(format_args!("no JSON object: {reason}"), "write one object on each line, as in {\"prompt\": \"a fox\"}")
+        place.refuse(
+            format_args!("no JSON object: {reason}"),
+            "write one object on each line, as in {\"prompt\": \"a fox\"}",
+        )
     })?;
     let (mut prompt, mut settings) = (None, Vec::new());
     for (key, value) in object {
@@ -128,7 +131,10 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         for (text, message) in [
             ("{\"stpes\": 4}", "jobs.jsonl:1: there is no setting stpes"),
-            ("{}\n{\"steps\": \"many\"}", "jobs.jsonl:2: invalid value 'many' for '--steps <N>': it is no whole number from 0 on"),
+            (
+                "{}\n{\"steps\": \"many\"}",
+                "jobs.jsonl:2: invalid value 'many' for '--steps <N>': it is no whole number from 0 on",
+            ),
             ("[1]", "jobs.jsonl:1: no JSON object: invalid type: sequence, expected a map"),
             ("{\"prompt\": 5}", "jobs.jsonl:1: prompt is not a text"),
             ("{\"batch\": \"x\"}", "jobs.jsonl:1: batch cannot be set in a line"),

@@ -16,12 +16,14 @@ pub mod size;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use flux2::image::{Preparation, Quality};
+use flux2::image::{ImageFormat, Preparation, Quality};
+use flux2::marks::watermark;
 use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
-    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, Residency, ResolvedRequest, TextCache, Variant,
+    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, PreviewOptions, Residency, ResolvedRequest,
+    TextCache, Variant,
 };
 
 use crate::args::{GenerateArgs, Seed};
@@ -42,6 +44,8 @@ pub struct Outside<'a> {
     pub gpu: GpuOptions,
     /// Folder of text embeddings, from the environment.
     pub text_cache: Option<PathBuf>,
+    /// Folder of what previews are made with, from the environment.
+    pub preview_cache: Option<PathBuf>,
     /// The picture of `--from`.
     pub from: Option<&'a SourcePicture>,
     /// Tells whether a file exists.
@@ -105,6 +109,12 @@ pub struct Settings {
     pub metadata: bool,
     /// Quality of lossy formats.
     pub quality: Quality,
+    /// Where previews are written.
+    pub preview: Option<PathBuf>,
+    /// Whether the pictures get an invisible watermark.
+    pub watermark: bool,
+    /// Key and certificates that they are signed with.
+    pub credentials: Option<[PathBuf; 2]>,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
     /// Whether finished pictures are shown.
@@ -137,12 +147,26 @@ pub fn resolve(args: &GenerateArgs, outside: Outside) -> Result<Settings> {
 
 /// Decides a run from `typed` choices, over those from outside.
 pub fn resolve_choices(typed: Choices, outside: Outside) -> Result<Settings> {
-    let Outside { model, gpu, text_cache, from, is_file, is_folder, files, sources, fresh_seed, cells, .. } = outside;
+    let Outside {
+        model,
+        gpu,
+        text_cache,
+        preview_cache,
+        from,
+        is_file,
+        is_folder,
+        files,
+        sources,
+        fresh_seed,
+        cells,
+        ..
+    } = outside;
     let choices = typed
         .or(Choices::from_environment(model, text_cache))
         .or(from.map_or_else(Choices::default, |picture| Choices::from_picture(picture, is_file)))
         .or(files);
-    let settings = decide(choices, from, gpu, &sources, is_folder, fresh_seed, cells)?;
+    let mut settings = decide(choices, from, gpu, &sources, is_folder, fresh_seed, cells)?;
+    settings.options.previews.cache = preview_cache;
     check(&settings)?;
     Ok(settings)
 }
@@ -202,6 +226,7 @@ fn decide(
         residency: if whole > 1 { Residency::KeepForNext } else { Residency::OneAtATime },
         max_memory: None,
         text_cache: value(choices.text_cache).flatten().map(TextCache::new),
+        previews: PreviewOptions::default(),
     };
     let (output, existing) = (value(choices.output), value(choices.existing).unwrap_or_default());
     Ok(Settings {
@@ -226,6 +251,9 @@ fn decide(
         output: Output::new(output.as_deref(), whole, existing, is_folder)?,
         metadata: value(choices.metadata).unwrap_or(true),
         quality: value(choices.quality).unwrap_or_default(),
+        preview: value(choices.preview),
+        watermark: value(choices.watermark).unwrap_or(false),
+        credentials: value(choices.credentials),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         open: value(choices.open).unwrap_or(false),
         json: value(choices.json).unwrap_or(false),
@@ -281,6 +309,16 @@ fn check(settings: &Settings) -> Result<()> {
     if !is_list && settings.request.seed.checked_add(last).is_none() {
         let message = format!("seed {} has no {} seeds after it", settings.request.seed, last);
         return Err(Failure::usage(message, format!("use -S {} or less", u64::MAX - last)));
+    }
+    let (width, height) = (settings.request.width, settings.request.height);
+    if let (true, Some((width, height))) = (settings.watermark, width.zip(height)) {
+        watermark::check_size(width, height)?;
+    }
+    if let Some(preview) = &settings.preview
+        && !matches!(ImageFormat::from_path(preview), Ok(ImageFormat::Png | ImageFormat::Jpeg))
+    {
+        let message = format!("{} is no name for a preview", preview.display());
+        return Err(Failure::usage(message, "end the name of --preview in .png or .jpg"));
     }
     let count = settings.references.len();
     if count > MAX_REFERENCES {

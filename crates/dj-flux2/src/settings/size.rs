@@ -153,7 +153,8 @@ mod tests {
         let choices = sides(Origin::Flag, None, Some(576)).or(shape(Origin::Flag, Some(WIDE), None));
         assert_eq!(fitted(choices, 512), (Some(1024), Some(576)));
         // A side alone leaves the other one to the model.
-        let choices = sides(Origin::Flag, Some(256), None).or(shape(Origin::User("c".into()), None, Some(Area::Times(4.0))));
+        let choices =
+            sides(Origin::Flag, Some(256), None).or(shape(Origin::User("c".into()), None, Some(Area::Times(4.0))));
         assert_eq!(fitted(choices, 512), (Some(256), None));
     }
 

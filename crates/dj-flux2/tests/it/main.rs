@@ -16,6 +16,7 @@ mod interrupt;
 #[cfg(all(target_os = "linux", feature = "mini"))]
 mod limits;
 mod lora;
+mod marks;
 mod metadata;
 #[cfg(feature = "mini")]
 mod mini;
@@ -27,8 +28,8 @@ mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
 mod settings_files;
-mod templates;
 mod sheets;
+mod templates;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::quant::encode::encode;
-use crate::runtime::KernelLog;
+use crate::runtime::{KernelLog, PendingDownload};
 use crate::threads::Threads;
 use crate::{Compute, DType, Error, Format, HostTensor, KernelRun, MemoryUse, Result, Runtime, Tensor};
 
@@ -34,6 +34,7 @@ use ops::cudnn::Cudnn;
 use product::cublaslt::{CublasLt, WORKSPACE};
 pub use product::matrix::Matrix;
 use product::quantized::{Quantized, QuantizedDType};
+use runtime::download::Downloads;
 use runtime::driver::{self, Device, Event, Geometry};
 pub use runtime::driver::{GpuInfo, Unavailable};
 use runtime::energy;
@@ -89,6 +90,7 @@ pub struct CudaBackend {
     kernels: Arc<Kernels>,
     offloader: Arc<Offloader>,
     pool: Arc<Pool>,
+    downloads: Downloads,
     device: Arc<Device>,
     threads: Arc<Threads>,
     compute: Compute,
@@ -174,7 +176,8 @@ impl CudaBackend {
         let cublaslt = Arc::new(CublasLt::new(compute, &pool, choices)?);
         let offloader = Arc::new(Offloader::new(&device, &pool, &threads));
         let (kernels, log, staging) = (Arc::new(kernels), KernelLog::default(), Arc::default());
-        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, device, threads, compute, log, staging })
+        let downloads = Downloads::default();
+        Ok(CudaBackend { cudnn, cublaslt, kernels, offloader, pool, downloads, device, threads, compute, log, staging })
     }
 
     /// Properties of the GPU.
@@ -297,6 +300,15 @@ impl Runtime for CudaBackend {
         Ok(values)
     }
 
+    fn start_download(&self, x: &Tensor<Self>) -> Result<PendingDownload> {
+        let x = if x.dtype() == DType::F32 { self.contiguous(x)? } else { ops::cast::cast(self, x, DType::F32)? };
+        let count = x.rows() * x.cols();
+        if self.device.dry_run {
+            return Ok(Box::new(move || Ok(vec![0.0; count])));
+        }
+        self.downloads.start(&self.device, x.address(), count)
+    }
+
     fn load_matrix(&self, matrix: HostTensor, format: Format) -> Result<Matrix> {
         if let Some(code) = QuantizedDType::of(format) {
             return self.load_quantized(&matrix, code);
@@ -312,6 +324,7 @@ impl Runtime for CudaBackend {
 
     fn trim(&self) {
         self.offloader.clear();
+        self.downloads.clear();
         *self.staging.lock().expect("no panic while the lock is held") = None;
         // An error here will surface at the next driver call.
         let _ = self.pool.trim();

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use flux2::weights::ModelFiles;
 use flux2::{
-    BatchMember, Batching, CancelToken, Engine, EngineOptions, Event, GenerateRequest, Residency, Result, engine, plan,
+    BatchMember, Batching, CancelToken, Engine, EngineOptions, Event, GenerateRequest, Observer, Residency, Result,
+    engine, plan,
 };
 
 use crate::host::{Drawing, Drawn, LoadedModel};
@@ -91,15 +92,32 @@ impl LoadedModel for EngineModel {
     fn draw(&mut self, batch: &[Drawing], observer: &mut dyn FnMut(usize, &Event)) -> Vec<Result<Drawn>> {
         // All members share one observer, which is called for one of them at a time.
         let observer = RefCell::new(observer);
-        let observe = |index| {
-            let observer = &observer;
-            move |event: &Event| (observer.borrow_mut())(index, event)
-        };
-        let mut observers: Vec<_> = (0..batch.len()).map(observe).collect();
+        let observe = |index: usize, event: &Event| (observer.borrow_mut())(index, event);
+        let mut observers = Vec::new();
+        for (index, one) in batch.iter().enumerate() {
+            observers.push(OfPicture { index, observe: &observe, wants_previews: one.wants_previews });
+        }
         let members = batch.iter().zip(&mut observers);
         let mut members: Vec<_> =
             members.map(|(one, observer)| BatchMember { request: one.request, observer, cancel: one.cancel }).collect();
         let drawn = self.engine.draw_batch(&mut members, Batching::SameBytes);
         drawn.into_iter().map(|drawn| drawn.map(|decoded| Box::new(|| decoded.convert()) as Drawn)).collect()
+    }
+}
+
+/// The observer of one picture of a batch.
+struct OfPicture<'a> {
+    index: usize,
+    observe: &'a dyn Fn(usize, &Event),
+    wants_previews: &'a dyn Fn() -> bool,
+}
+
+impl Observer for OfPicture<'_> {
+    fn on_event(&mut self, event: &Event) {
+        (self.observe)(self.index, event);
+    }
+
+    fn wants_previews(&self) -> bool {
+        (self.wants_previews)()
     }
 }

@@ -38,6 +38,7 @@ fn row(owner: &str) -> Row {
             format: ImageFormat::WebP,
             quality: Quality::default(),
             metadata: false,
+            watermark: true,
         },
         times: Times { accepted: time(1), started: Some(time(20)), finished: None, deadline: Some(time(9_999)) },
         attempts: 3,

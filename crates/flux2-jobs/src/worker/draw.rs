@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flux2::event::Preview;
+use flux2::image;
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result};
 
 use super::{Taken, Task, Worker};
-use crate::event::EventKind;
+use crate::event::{EventKind, EventLog};
 use crate::failure::JobFailure;
 use crate::host::{Drawing, Drawn};
 use crate::saver::{About, DrawnPicture, Handover};
@@ -220,8 +222,18 @@ impl Worker {
             }
             observe(&shared, of(batch[index]), event);
         };
-        let drawings: Vec<Drawing> =
-            batch.iter().map(|one| Drawing { request: &one.request, cancel: &one.job.cancel }).collect();
+        let sink_wants = shared.sink.as_ref().is_some_and(|sink| sink.wants_previews());
+        let logs: Vec<_> = {
+            let state = shared.lock();
+            batch.iter().map(|one| state.jobs.get(&one.job.id).map(|job| Arc::clone(&job.log))).collect()
+        };
+        let wants = |log: &Option<Arc<EventLog>>| sink_wants || log.as_ref().is_some_and(|log| log.wants_previews());
+        let wants: Vec<_> = logs.iter().map(|log| move || wants(log)).collect();
+        let drawings: Vec<Drawing> = batch
+            .iter()
+            .zip(&wants)
+            .map(|(one, wants)| Drawing { request: &one.request, cancel: &one.job.cancel, wants_previews: wants })
+            .collect();
         let results = loaded.draw(&drawings, &mut observer);
         let each = begun.elapsed() / u32::try_from(batch.len()).unwrap_or(u32::MAX);
         self.learn(batch, &results, each);
@@ -273,6 +285,7 @@ fn observe(shared: &Shared, of: PictureOf, event: &Event) {
         Event::PhaseStarted { phase, .. } => EventKind::Stage { picture: of.picture, name: phase.name() },
         Event::Step { step, steps, .. } => EventKind::Step { picture: of.picture, step: *step, steps: *steps },
         Event::Warning(warning) => EventKind::Warning { text: warning.to_string() },
+        Event::Preview(preview) => return show(shared, of, preview),
         _ => return,
     };
     let mut state = shared.lock();
@@ -295,6 +308,16 @@ fn observe(shared: &Shared, of: PictureOf, event: &Event) {
         _ => {}
     }
     job.log.push_progress(kind);
+}
+
+/// Tell readers what a picture looks like, if one of them has asked for it.
+fn show(shared: &Shared, of: PictureOf, preview: &Preview) {
+    let log = shared.lock().jobs.get(&of.id).map(|job| Arc::clone(&job.log));
+    let Some(log) = log.filter(|log| log.wants_previews()) else { return };
+    // That a preview cannot be encoded is no failure of the picture.
+    if let Ok(bytes) = image::encode(&preview.image, of.spec.format, None) {
+        log.push_progress(EventKind::Preview { picture: of.picture, step: preview.step, bytes: bytes.into() });
+    }
 }
 
 fn failure_of(refused: Refused) -> JobFailure {

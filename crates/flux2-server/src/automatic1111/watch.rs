@@ -5,12 +5,15 @@ use std::time::{Duration, SystemTime};
 use axum::extract::State as AppState;
 use axum::{Extension, Json};
 use flux2_jobs::{EventKind, Filter, JobState, JobView, Next};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::wire::{ProgressResponse, State};
 use crate::access::Caller;
 use crate::app::App;
 use crate::error::{DetailBody, Result};
+use crate::extract::Query;
 use crate::native::wire::time_text;
 use crate::values::to_base64;
 
@@ -23,12 +26,29 @@ fn jobs_in(app: &App, caller: &Caller, state: JobState) -> Vec<JobView> {
     app.jobs.list(&filter, None, MAX_JOBS).jobs
 }
 
+/// What of the progress is wanted.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ProgressQuery {
+    /// Whether `current_image` is left out.
+    skip_current_image: Option<bool>,
+}
+
 /// How far the caller's running job is.
 #[utoipa::path(get, path = "/sdapi/v1/progress", tag = "automatic1111",
+    params(ProgressQuery),
     responses((status = 200, description = "The progress; all zero if nothing runs.", body = ProgressResponse),
               (status = "default", description = "An error.", body = DetailBody)))]
-pub async fn progress(AppState(app): AppState<App>, Extension(caller): Extension<Caller>) -> Json<ProgressResponse> {
+pub async fn progress(
+    AppState(app): AppState<App>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<ProgressQuery>,
+) -> Json<ProgressResponse> {
     let Some(job) = jobs_in(&app, &caller, JobState::Running).pop() else { return Json(ProgressResponse::default()) };
+    let is_shown = !query.skip_current_image.unwrap_or(false);
+    if is_shown {
+        app.jobs.want_previews(job.id);
+    }
     let (done, text) = match &job.progress {
         Some(p) => {
             let steps = f64::from(p.steps.max(1));
@@ -51,7 +71,7 @@ pub async fn progress(AppState(app): AppState<App>, Extension(caller): Extension
             sampling_steps: job.spec.steps,
             ..State::default()
         },
-        current_image: preview(&app, &job),
+        current_image: if is_shown { preview(&app, &job) } else { None },
         textinfo: text,
     })
 }

@@ -63,7 +63,7 @@ pub async fn create(
     };
     let mut images = references.into_iter().map(image).collect::<Result<Vec<_>>>()?;
     images.extend(fields.files.iter().map(|file| Image::Sent(file.bytes.clone())));
-    let order = Order { draft, images, priority, deadline, idempotency_key };
+    let order = Order { draft, images, priority, deadline, idempotency_key, previews: false };
     let accepted = drawing::submit(&app, &caller, order).await?;
     let job = Job::from(job_of(&app, &caller, accepted.id)?);
     let location = [(header::LOCATION, job.links.this.clone())];
@@ -165,6 +165,8 @@ pub struct EventsQuery {
     /// As the header `Last-Event-ID`, which wins.
     #[param(minimum = 0)]
     after: Option<u64>,
+    /// Whether previews are made for this reader, from now on; they are by default.
+    previews: Option<bool>,
 }
 
 /// Events of a job as server-sent events, until it is over. `id` is the number to go on after, `event` is `queued`,
@@ -195,6 +197,9 @@ pub async fn events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let subscription = app.jobs.events(job.id, after).ok_or_else(ApiError::no_job)?;
+    if query.previews.unwrap_or(true) {
+        app.jobs.want_previews(job.id);
+    }
     let path = format!("/api/v1/jobs/{}", job.id);
     let keep_alive = KeepAlive::new().interval(app.options.times.keep_alive).text("keep-alive");
     let events = stream::unfold((app, subscription, path), async |(app, mut subscription, path)| {

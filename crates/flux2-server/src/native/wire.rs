@@ -56,6 +56,9 @@ pub struct JobRequest {
     /// Whether the parameters are stored in the files; they are by default.
     #[serde(deserialize_with = "lenient")]
     pub metadata: Option<bool>,
+    /// Whether the images get an invisible watermark; where the server marks all images, they do in any case.
+    #[serde(deserialize_with = "lenient")]
+    pub watermark: Option<bool>,
     /// Urgency.
     pub priority: Option<Urgency>,
     /// Seconds from now after which the job is no longer wanted.
@@ -144,6 +147,7 @@ impl JobRequest {
             count: self.count,
             format: self.format.map(Into::into),
             metadata: self.metadata,
+            watermark: self.watermark,
             ..Draft::default()
         };
         Ok((draft, deadline.transpose()?))
@@ -237,6 +241,8 @@ pub struct Resolved {
     pub format: Format,
     /// Whether parameters are stored in the files.
     pub metadata: bool,
+    /// Whether the images get an invisible watermark.
+    pub watermark: bool,
 }
 
 /// How far a job is.
@@ -339,6 +345,7 @@ impl From<JobView> for Job {
                 count: spec.count,
                 format: spec.format.into(),
                 metadata: spec.metadata,
+                watermark: spec.watermark,
             },
             created_at: time_text(times.accepted),
             started_at: times.started.map(time_text),

@@ -89,7 +89,8 @@ async fn answer(
     }
     wanted.warnings.extend(unknown_fields(unknown));
     let images = images.into_iter().map(Image::Sent).collect();
-    let order = Order { draft, images, priority, deadline: None, idempotency_key };
+    let previews = wanted.stream && wanted.partial_images > 0;
+    let order = Order { draft, images, priority, deadline: None, idempotency_key, previews };
     let waiter = drawing::submit_and_wait(app, caller, order).await?;
     if wanted.stream {
         return Ok(stream(app.clone(), waiter, kind, wanted));

@@ -40,13 +40,14 @@ struct Streaming {
     id: JobId,
     kind: Kind,
     wanted: Wanted,
-    previews: u32,
+    /// The picture that was shown last, from 0, and how many of its previews.
+    shown: (u32, u32),
 }
 
 /// The events of a job until it is over. A failure is the last event.
 pub fn stream(app: App, waiter: Waiter, kind: Kind, wanted: Wanted) -> Response {
     let keep_alive = KeepAlive::new().interval(app.options.times.keep_alive).text("keep-alive");
-    let state = Streaming { app, id: waiter.id(), waiter: Some(waiter), kind, wanted, previews: 0 };
+    let state = Streaming { app, id: waiter.id(), waiter: Some(waiter), kind, wanted, shown: (0, 0) };
     let events = stream::unfold(state, async |mut state| {
         let event = state.next().await.transpose()?;
         let event = event.unwrap_or_else(|error| {
@@ -67,9 +68,8 @@ impl Streaming {
             let Some(waiter) = &mut self.waiter else { return Ok(None) };
             let Some(event) = waiter.next().await? else { return Ok(None) };
             match &event.kind {
-                EventKind::Preview { bytes, .. } if self.previews < self.wanted.partial_images => {
-                    let index = self.previews;
-                    self.previews += 1;
+                EventKind::Preview { picture, step, bytes } => {
+                    let Some(index) = self.index_of_preview(*picture, *step)? else { continue };
                     let more = json!({ "b64_json": to_base64(bytes), "partial_image_index": index });
                     return Ok(Some(self.event("partial_image", more)?));
                 }
@@ -79,6 +79,18 @@ impl Streaming {
                 _ => {}
             }
         }
+    }
+
+    /// The index of a preview of a picture among those that are sent; `None` if it is not sent. They are spread evenly
+    /// over the steps.
+    fn index_of_preview(&mut self, picture: u32, step: u32) -> Result<Option<u32>> {
+        let (steps, most) = (self.job()?.spec.steps, self.wanted.partial_images);
+        let sent = if self.shown.0 == picture { self.shown.1 } else { 0 };
+        if !is_due(step, steps, sent, most) {
+            return Ok(None);
+        }
+        self.shown = (picture, sent + 1);
+        Ok(Some(sent))
     }
 
     async fn completed(&self, image: &ImageInfo) -> Result<(String, Value)> {
@@ -109,5 +121,32 @@ impl Streaming {
 
     fn job(&self) -> Result<JobView> {
         self.app.jobs.get(self.id).ok_or_else(ApiError::no_job)
+    }
+}
+
+/// Whether the preview of a step is sent, if `sent` of at most `most` were: the next one is due at as large a share of
+/// the steps, and one is sent for a step.
+fn is_due(step: u32, steps: u32, sent: u32, most: u32) -> bool {
+    let due = u64::from(step) * (u64::from(most) + 1) / u64::from(steps.max(1));
+    u64::from(sent) < due.min(u64::from(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn previews_are_spread_over_the_steps() {
+        let sent = |steps, most| {
+            let mut sent = Vec::new();
+            (1..=steps).for_each(|step| sent.extend(is_due(step, steps, sent.len() as u32, most).then_some(step)));
+            sent
+        };
+        assert_eq!(sent(4, 3), [1, 2, 3]);
+        assert_eq!(sent(4, 1), [2]);
+        assert_eq!(sent(50, 3), [13, 25, 38]);
+        assert_eq!(sent(2, 3), [1, 2]);
+        assert_eq!(sent(1, 3), [1]);
+        assert!(sent(9, 0).is_empty());
     }
 }

@@ -7,7 +7,8 @@ use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use axum::response::Response;
-use flux2_jobs::{JobState, JobView};
+use flux2_jobs::{EventKind, JobState, JobView, Next};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::wire::{progress_message, status};
@@ -15,7 +16,8 @@ use crate::access::Caller;
 use crate::app::App;
 use crate::drawing::job_of;
 use crate::error::ApiError;
-use crate::extract::{Path, Upgrade};
+use crate::extract::{Path, Query, Upgrade};
+use crate::values::to_base64;
 
 /// Close code for a token that names no job.
 const UNKNOWN_TOKEN: u16 = 4004;
@@ -24,11 +26,19 @@ const MAX_FRAME: usize = 4096;
 /// Shortest time between frames of progress.
 const PACE: Duration = Duration::from_millis(100);
 
+/// What the frames hold.
+#[derive(Deserialize)]
+pub struct SocketQuery {
+    /// Whether they have the latest preview, as base64; the Python program's have none.
+    previews: Option<bool>,
+}
+
 /// Sends a frame for each change of a job, and a last one when it is over.
 pub async fn connect(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(token): Path<String>,
+    Query(query): Query<SocketQuery>,
     Upgrade(upgrade): Upgrade,
 ) -> Response {
     let upgrade = upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
@@ -36,7 +46,7 @@ pub async fn connect(
         let job = token.parse().map_err(|_| ApiError::no_job()).and_then(|id| job_of(&app, &caller, id));
         // A client that is gone is no error.
         let _ = match job {
-            Ok(job) => watch(&app, job, &mut socket).await,
+            Ok(job) => watch(&app, job, query.previews.unwrap_or(false), &mut socket).await,
             Err(error) => refuse(&error, &mut socket).await,
         };
     })
@@ -51,25 +61,44 @@ async fn send(socket: &mut WebSocket, frame: Value) -> Result<(), axum::Error> {
     socket.send(Message::Text(frame.to_string().into())).await
 }
 
-async fn watch(app: &App, job: JobView, socket: &mut WebSocket) -> Result<(), axum::Error> {
+async fn watch(app: &App, job: JobView, previews: bool, socket: &mut WebSocket) -> Result<(), axum::Error> {
     let id = job.id;
     let Some(mut events) = app.jobs.events(id, job.last_event) else { return Ok(()) };
+    if previews {
+        app.jobs.want_previews(id);
+    }
+    let mut preview = None;
     let (mut job, mut last) = (Some(job), Value::Null);
     while let Some(now) = job {
         if now.state.is_final() {
             send(socket, last_frame(&now)).await?;
             return socket.send(Message::Close(None)).await;
         }
-        let frame = json!({
+        let mut frame = json!({
             "type": "progress", "status": status(now.state), "queue_position": now.position,
             "progress": progress_message(&now),
         });
+        if previews {
+            frame["preview"] = preview.clone().into();
+        }
         if frame != last {
             send(socket, frame.clone()).await?;
             last = frame;
         }
         tokio::select! {
-            _ = poll_fn(|context| events.poll_next(context)) => tokio::time::sleep(PACE).await,
+            first = poll_fn(|context| events.poll_next(context)) => {
+                tokio::time::sleep(PACE).await;
+                let mut event = first;
+                while let Some(found) = event {
+                    if let EventKind::Preview { bytes, .. } = &found.kind {
+                        preview = Some(to_base64(bytes));
+                    }
+                    event = match events.next(Duration::ZERO) {
+                        Next::Event(event) => Some(event),
+                        Next::Timeout | Next::End => None,
+                    };
+                }
+            }
             () = app.drained() => return socket.send(Message::Close(None)).await,
             received = socket.recv() => if !matches!(received, Some(Ok(_))) { return Ok(()) },
         }

@@ -6,9 +6,10 @@ use axum::body::Body;
 use axum::http::Method;
 use flux2::digest::sha256;
 use flux2::image::codec;
+use flux2::marks::watermark::Watermark;
 use serde_json::{Value, json};
 
-use crate::site::{Site, base64, png, request};
+use crate::site::{Site, base64, png, request, unbase64};
 
 const JOBS: &str = "/api/v1/jobs";
 
@@ -70,6 +71,53 @@ fn events_are_read_again_from_any_number() {
     assert_eq!(site.get(&format!("{path}?after={last}")).status, 204);
     let odd = site.send(request(Method::GET, &path, &[("last-event-id", "x")], Body::empty()));
     assert_eq!(odd.error().0, 400);
+}
+
+#[test]
+fn previews_are_events_unless_the_reader_wants_none() {
+    let previews = |query: &str| {
+        let site = Site::with(|setup| setup.fake.step = Duration::from_millis(100));
+        let job = site.post(JOBS, small()).expect(202);
+        let events = site.get(&format!("{JOBS}/{}/events{query}", id(&job))).events();
+        assert!(events.iter().any(|(name, _)| name == "step") && events.last().unwrap().0 == "done");
+        events.into_iter().filter(|(name, _)| name == "preview").map(|(_, data)| data).collect::<Vec<_>>()
+    };
+    let seen = previews("");
+    assert!(!seen.is_empty());
+    let shown = codec::decode(&unbase64(&seen[0]["b64_json"]), "it").unwrap();
+    assert_eq!((shown.width(), shown.height(), &seen[0]["image"]), (8, 10, &json!(0)));
+    assert!(seen.iter().all(|data| (1..=4).contains(&data["step"].as_u64().unwrap())));
+    assert_eq!(previews("?previews=false").len(), 0);
+    assert_eq!(Site::new().get("/api/v1/capabilities").expect(200)["features"]["previews"], true);
+}
+
+#[test]
+fn a_watermark_is_the_request_s_or_the_server_s() {
+    let large = |watermark: Option<bool>| {
+        let mut request = json!({ "prompt": "a red fox", "size": "256x256", "seed": 7 });
+        if let Some(watermark) = watermark {
+            request["watermark"] = watermark.into();
+        }
+        request
+    };
+    let marked = |site: &Site, request: Value| {
+        let job = site.post(JOBS, request).expect(202);
+        let done = site.wait(id(&job));
+        let file = site.get(done["images"][0]["url"].as_str().unwrap());
+        let found = Watermark::find(&codec::decode(&file.body, "it").unwrap()).is_some();
+        assert_eq!(done["request"]["watermark"], found);
+        found
+    };
+    let site = Site::new();
+    assert!(!marked(&site, large(None)) && !marked(&site, large(Some(false))) && marked(&site, large(Some(true))));
+    let mut request = small();
+    request["watermark"] = true.into();
+    let refused = site.post(JOBS, request);
+    assert_eq!(refused.error().0, 400);
+    assert!(refused.text().contains("64x80 is too small for the watermark"), "{}", refused.text());
+    let site = Site::with(|setup| setup.jobs.watermark = true);
+    assert!(marked(&site, large(None)) && marked(&site, large(Some(false))));
+    assert_eq!(site.post(JOBS, small()).error().0, 400);
 }
 
 #[test]

@@ -122,6 +122,29 @@ fn a_stream_has_an_event_for_each_image() {
 }
 
 #[test]
+fn previews_are_spread_over_the_steps_before_their_image() {
+    let site = Site::with(|setup| setup.fake.step = Duration::from_millis(40));
+    let mut request = small("a fox");
+    request["stream"] = true.into();
+    request["steps"] = 8.into();
+    for most in 0..=3 {
+        request["partial_images"] = most.into();
+        request["seed"] = (100 + most).into();
+        let events = site.post(PATH, request.clone()).events();
+        let (last, previews) = events.split_last().unwrap();
+        assert_eq!(last.0, "image_generation.completed");
+        // A reader that is late finds the latest two.
+        assert!(previews.len() <= most && (most == 0) == previews.is_empty(), "{most}: {}", previews.len());
+        for (index, (name, data)) in previews.iter().enumerate() {
+            assert_eq!((name.as_str(), data["type"].as_str()), ("image_generation.partial_image", Some(name.as_str())));
+            assert_eq!((&data["partial_image_index"], &data["output_format"]), (&json!(index), &json!("png")));
+            let shown = codec::decode(&unbase64(&data["b64_json"]), "it").unwrap();
+            assert_eq!((shown.width(), shown.height()), (8, 10));
+        }
+    }
+}
+
+#[test]
 fn failures_are_errors_with_all_keys_and_say_whether_to_retry() {
     let site = Site::new();
     let answer = site.post(PATH, small(OUT_OF_MEMORY));

@@ -118,7 +118,8 @@ impl<B: Backend> OpenDevice for Opened<B> {
         let pipeline = Pipeline::of_files(self.be, files, options.residency)?
             .with_precision(options.precision)
             .with_threads(threads)
-            .with_text_cache(options.text_cache.clone());
+            .with_text_cache(options.text_cache.clone())
+            .with_previews(options.previews.clone());
         let memory = match &self.dry_run {
             DryRun::Processor => None,
             DryRun::Gpu(info, _) => Some(gpu::memory(info)),

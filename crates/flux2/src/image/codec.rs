@@ -14,13 +14,13 @@ use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
+use image::ImageDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::ImageDecoder;
 
 use super::input::{self, Foreign, InputFormat};
 use super::jpeg::{self, Fault};
-use super::metadata::{PngText, PngTextKind, SheetParameters};
+use super::metadata::{PngText, PngTextKind, SheetParameters, xmp};
 use super::plain::{self, Plain};
 use super::quality::{Embedded, Quality};
 use super::resize::{MAX_AREA, Shrinking};
@@ -153,8 +153,10 @@ pub struct Flattened {
 /// # Errors
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
 pub fn decode_transparent(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Flattened> {
-    Input::new(bytes, what)?
-        .decode(&Preparation { transparency, ..Preparation::default() }, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
+    Input::new(bytes, what)?.decode(
+        &Preparation { transparency, ..Preparation::default() },
+        |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent },
+    )
 }
 
 /// A reference image as the model takes it.
@@ -420,6 +422,9 @@ pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Paramet
 
 /// Encode a picture as the bytes of a file, with parameters in it.
 ///
+/// PNG is compressed at the middle setting. With parameters, the file also has the XMP packet that says how the picture
+/// came about.
+///
 /// # Errors
 /// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for parameters over 64 kB in a JPEG, over 16 MB in others.
 pub fn encode_with(
@@ -444,7 +449,10 @@ pub fn encode_with(
             out = quality.webp(image, exif).map_err(failed)?;
         }
     }
-    Ok(out)
+    Ok(match embedded {
+        Some(embedded) => xmp::embed(out, format, &xmp::packet(embedded.source_type())),
+        None => out,
+    })
 }
 
 /// Encode a sheet as the bytes of a file, with the parameters of its pictures.
@@ -494,7 +502,24 @@ pub enum IfExists {
 /// [`Error::OutputExists`] if it exists and may not be replaced; [`Error::Io`]. Neither leaves a file behind.
 pub fn save(path: &Path, bytes: &[u8], if_exists: IfExists) -> Result<()> {
     let target = target(path, if_exists)?;
-    write_and_rename(&target, bytes, if_exists).map_err(|error| unwritable(path, error))
+    write_and_rename(&target, bytes, if_exists, Durability::Disk).map_err(|error| unwritable(path, error))
+}
+
+/// As [`save`], replacing the file, without waiting for the disk: after a crash of the system the file may be the one
+/// before, or empty. Whoever reads it meanwhile sees the old or the new one as a whole.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn save_for_now(path: &Path, bytes: &[u8]) -> Result<()> {
+    let target = target(path, IfExists::Replace)?;
+    write_and_rename(&target, bytes, IfExists::Replace, Durability::Memory).map_err(|error| unwritable(path, error))
+}
+
+/// What a write waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    Disk,
+    Memory,
 }
 
 /// Check before long work whether [`save`] could write there, as far as possible without writing.
@@ -547,7 +572,7 @@ fn unwritable(path: &Path, error: io::Error) -> Error {
     }
 }
 
-fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Result<()> {
+fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists, durability: Durability) -> io::Result<()> {
     let folder = folder_of(target);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".dj-flux2-").suffix(".tmp");
@@ -560,13 +585,17 @@ fn write_and_rename(target: &Path, bytes: &[u8], if_exists: IfExists) -> io::Res
     if let (IfExists::Replace, Ok(replaced)) = (if_exists, target.metadata()) {
         file.as_file().set_permissions(replaced.permissions())?;
     }
-    file.as_file().sync_all()?;
+    if durability == Durability::Disk {
+        file.as_file().sync_all()?;
+    }
     match if_exists {
         IfExists::Replace => file.persist(target)?,
         IfExists::Fail => file.persist_noclobber(target)?,
     };
     // Some file systems cannot sync a folder; the file itself is safe.
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = File::open(folder)
+        && durability == Durability::Disk
+    {
         let _ = folder.sync_all();
     }
     Ok(())

@@ -11,10 +11,10 @@ use flate2::read::ZlibDecoder;
 const MAX_RAW_PROFILE: u64 = 1 << 20;
 
 /// A whole chunk: where it starts, its kind, its data.
-pub(super) type Chunk<'a> = (usize, [u8; 4], &'a [u8]);
+pub(crate) type Chunk<'a> = (usize, [u8; 4], &'a [u8]);
 
 /// The chunks of a PNG whose data is whole.
-pub(super) fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+pub(crate) fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let mut at = 8;
     std::iter::from_fn(move || {
         let (head, rest) = bytes.get(at..)?.split_first_chunk::<8>()?;
@@ -91,7 +91,7 @@ fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Markers and data of the segments of a JPEG before its pixels.
-pub(super) fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub(crate) fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     const PIXELS: u8 = 0xda;
     let mut rest = bytes.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -105,7 +105,7 @@ pub(super) fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 }
 
 /// Kind and data of the chunks of a WebP, or `None` unless every one lies inside the file.
-pub(super) fn webp_chunks(bytes: &[u8]) -> Option<Vec<([u8; 4], &[u8])>> {
+pub(crate) fn webp_chunks(bytes: &[u8]) -> Option<Vec<([u8; 4], &[u8])>> {
     let size = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
     let end = 8 + size(4)?;
     let mut at = 12;

@@ -9,6 +9,7 @@
 //! | JPEG, WebP | EXIF Software                        | `dj-flux2 VERSION`                               |
 //! | sheet, PNG | iTXt `dj-flux2-sheet`                | the parameters of all cells as JSON              |
 //! | sheet, JPEG, WebP | EXIF ImageDescription         | the same                                         |
+//! | all        | XMP                                  | that a model drew the picture; see [`xmp`]       |
 //!
 //! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
 //! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
@@ -21,6 +22,7 @@ mod comfyui;
 mod other;
 mod sheet;
 mod texts;
+pub mod xmp;
 
 use std::fmt::Write as _;
 use std::io::Cursor;
@@ -33,6 +35,7 @@ use texts::Texts;
 
 use super::ImageFormat;
 use crate::{Error, Result};
+use xmp::SourceType;
 
 /// Identifies pictures of this program: keyword of the PNG chunk, first word of EXIF Software.
 pub const SOFTWARE: &str = "dj-flux2";
@@ -105,11 +108,17 @@ impl Parameters {
     pub fn line(&self) -> String {
         let Self { prompt, seed, steps, width, height, model, software, version, .. } = self;
         let (guidance, model) = (self.guidance.unwrap_or(1.0), a1111::quoted(model));
-        let negative = self.negative_prompt.as_ref().map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
+        let negative =
+            self.negative_prompt.as_ref().map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
         format!(
             "{prompt}{negative}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
              Model: {model}, Version: {software} {version}"
         )
+    }
+
+    /// How the picture came about, for its XMP packet.
+    pub fn source_type(&self) -> SourceType {
+        SourceType::Drawn
     }
 
     fn json(&self) -> String {

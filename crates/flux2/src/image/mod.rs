@@ -17,7 +17,7 @@
 
 pub mod codec;
 mod color;
-mod container;
+pub(crate) mod container;
 mod input;
 mod jpeg;
 pub mod metadata;
@@ -31,9 +31,9 @@ use std::num::NonZeroUsize;
 pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
 pub use input::InputFormat;
 pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
-pub use rows::Preparation;
 pub use quality::{Chroma, Embedded, Percent, Quality};
 pub use resize::prepare_reference;
+pub use rows::Preparation;
 
 use crate::{Error, Result};
 use flux2_base::parallel::in_shares;

@@ -7,6 +7,7 @@ use image::{ExtendedColorType, ImageEncoder as _};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::{Deserialize, Serialize};
 
+use super::metadata::xmp::SourceType;
 use super::metadata::{self, PngText, SheetParameters};
 use super::{ImageFormat, Parameters, RgbImage};
 use crate::Result;
@@ -124,6 +125,14 @@ pub enum Embedded<'a> {
 }
 
 impl Embedded<'_> {
+    /// How the picture came about, for its XMP packet.
+    pub(super) fn source_type(self) -> SourceType {
+        match self {
+            Embedded::Picture(parameters) => parameters.source_type(),
+            Embedded::Sheet(_) => SourceType::Composite,
+        }
+    }
+
     pub(super) fn png_texts(self) -> Result<Vec<PngText>> {
         match self {
             Embedded::Picture(parameters) => metadata::png_texts(parameters).map(Vec::from),

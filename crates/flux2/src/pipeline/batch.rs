@@ -337,4 +337,16 @@ impl Observer for Shared<'_> {
             }
         }
     }
+
+    fn on_event_of(&mut self, picture: usize, event: &Event) {
+        if let Some((observer, cancel)) = self.each[..self.taken.get()].get_mut(picture)
+            && !cancel.is_cancelled()
+        {
+            observer.on_event(event);
+        }
+    }
+
+    fn wants_preview_of(&self, picture: usize) -> bool {
+        self.each.get(picture).is_some_and(|(observer, _)| observer.wants_previews())
+    }
 }

@@ -53,6 +53,11 @@ impl<'a, B: Backend> Batch<'a, B> {
         self.pictures.retain(is_kept);
     }
 
+    /// Places of the pictures among those added, in the order of their rows.
+    pub(super) fn places(&self) -> Vec<usize> {
+        self.pictures.iter().map(|picture| picture.place).collect()
+    }
+
     /// The pictures together, to be denoised further.
     ///
     /// # Errors

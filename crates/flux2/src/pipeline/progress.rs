@@ -34,6 +34,16 @@ impl<'a, B: Backend> StepClock<'a, B> {
         if self.be.is_done(end)? { self.wait(queued, observer) } else { Ok(()) }
     }
 
+    /// Number of steps that are finished and reported.
+    pub(super) fn reported(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Wait until all steps that are queued are finished, and report them.
+    pub(super) fn wait_for_all(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.wait(self.marks.len(), observer)
+    }
+
     /// Wait until the first `count` steps are finished, and report each.
     fn wait(&mut self, count: usize, observer: &mut dyn Observer) -> Result<()> {
         for [_, end] in &self.marks[self.steps.len()..count] {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flux2::Result;
 use flux2::image;
+use flux2::marks::Found;
 use flux2::text::Tokenizer;
 use flux2::weights::{
     Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
@@ -90,10 +91,11 @@ impl Opened {
             }
             (Kind::Picture, _) => {
                 let bytes = image::codec::read_file(&path)?;
+                Found::of(&bytes, None);
                 image::metadata::read_any(&bytes)?;
                 image::metadata::read_sheet(&bytes)?;
                 if place == "picture" {
-                    image::decode(&bytes, place)?;
+                    Found::of(&bytes, Some(&image::decode(&bytes, place)?));
                 }
                 Opened::Picture
             }

@@ -6,7 +6,7 @@ mod compare;
 mod generate;
 mod ops;
 
-use flux2::{EngineOptions, Residency};
+use flux2::{EngineOptions, PreviewOptions, Residency};
 
 use crate::args::{Bench, BenchArgs, BenchFlags, Quantize};
 use crate::failure::Result;
@@ -32,6 +32,7 @@ fn options(flags: &BenchFlags, quantize: Option<Quantize>) -> Result<EngineOptio
         residency: Residency::OneAtATime,
         max_memory: None,
         text_cache: None,
+        previews: PreviewOptions::default(),
     })
 }
 

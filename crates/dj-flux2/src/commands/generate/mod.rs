@@ -7,6 +7,7 @@ mod run;
 mod sheet;
 
 use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -18,8 +19,10 @@ use flux2::{CancelToken, GenerateRequest, NoGpu, Remedy, Variant};
 
 use super::{find_or_offer, residency_note};
 use crate::args::GenerateArgs;
+use crate::credentials;
 use crate::failure::{Failure, Result, code};
 use crate::interrupt::cancelled_by_signals;
+use crate::output::check_preview;
 use crate::prepare::{self, Prepared, find_model};
 use crate::report::{Report, json, print};
 use crate::settings::batch::{self, Batch, There};
@@ -53,6 +56,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     };
     let inputs = inputs(&runs, args);
     check_outputs(&runs, &inputs)?;
+    if let Some([key, certificates]) = &runs[0].credentials {
+        credentials::signer(Some((key, certificates)), HashMap::new())?;
+    }
     let sheet = SheetOfRun::new(args, grid.as_ref(), &runs, &inputs)?;
 
     // Until the model is found or a download begins, Ctrl-C ends the process at once, even at a question.
@@ -152,8 +158,11 @@ fn inputs(runs: &[Settings], args: &GenerateArgs) -> Vec<PathBuf> {
 
 /// Refuses output names and prompts that could not be written, before any work.
 fn check_outputs(runs: &[Settings], inputs: &[PathBuf]) -> Result<()> {
-    let paths = runs.iter().flat_map(|settings| settings.jobs()).filter_map(|job| job.path);
-    runs[0].output.check(paths, inputs)?;
+    let paths = || runs.iter().flat_map(|settings| settings.jobs()).filter_map(|job| job.path);
+    runs[0].output.check(paths(), inputs)?;
+    if let Some(preview) = &runs[0].preview {
+        check_preview(preview, paths().chain(inputs.iter().cloned()))?;
+    }
     for settings in runs.iter().filter(|settings| settings.metadata) {
         for i in 0..settings.pictures() {
             let GenerateRequest { prompt, template, negative_prompt, .. } = settings.request(i);

@@ -8,18 +8,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flux2::image::Parameters;
+use flux2::event::Preview;
+use flux2::image::{self, ImageFormat, Parameters};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
-    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
+    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Signer, Sink,
+    Submission,
 };
 
+use crate::credentials;
 use crate::failure::{Failure, Result, code};
-use crate::output::Output;
+use crate::output::{Output, write_preview};
 use crate::report::Report;
 use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
 use crate::settings::Settings;
@@ -114,6 +117,8 @@ struct Saved {
 struct Writer {
     output: Output,
     pictures: Arc<Pictures>,
+    /// Whether previews are wanted.
+    previews: bool,
     messages: Sender<Message>,
 }
 
@@ -136,7 +141,11 @@ impl Sink for Writer {
     }
 
     fn event(&self, of: PictureOf, event: &Event) {
-        self.send(Message::Event { worker: of.worker, picture: self.number(of.spec), event: event.clone() });
+        self.send(Message::Event { worker: of.worker, picture: self.picture(of.id).0, event: event.clone() });
+    }
+
+    fn wants_previews(&self) -> bool {
+        self.previews
     }
 
     fn save(&self, of: PictureOf, drawn: &GeneratedImage, bytes: Vec<u8>, elapsed: Duration) -> Result<(), JobFailure> {
@@ -188,10 +197,17 @@ impl Run<'_> {
             report.workers(places.iter().cloned());
         }
         let (sender, messages) = channel();
+        let signer = signer(settings, &references)?;
         let options = options(settings, &*engines[0], engines.len(), &files, &references);
+        let options = Options { signer, ..options };
         let batch = options.max_batch;
         let pictures = Arc::new(Pictures::default());
-        let writer = Writer { output: settings.output.clone(), pictures: Arc::clone(&pictures), messages: sender };
+        let writer = Writer {
+            output: settings.output.clone(),
+            pictures: Arc::clone(&pictures),
+            previews: settings.preview.is_some(),
+            messages: sender,
+        };
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
         let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
@@ -213,12 +229,24 @@ impl Run<'_> {
             workers: HashMap::new(),
             last_events: HashMap::new(),
             unwritten: HashMap::new(),
+            preview_failed: false,
         };
         let result = series.run(cancel);
         if result.is_err() {
             series.stop();
         }
         result
+    }
+}
+
+/// What signs the pictures, if that is asked for. It reads the files of the references again.
+fn signer(settings: &Settings, references: &[Reference]) -> Result<Option<Arc<dyn Signer>>> {
+    let digests = references.iter().map(|reference| reference.sha256().to_owned());
+    let files = digests.zip(settings.references.iter().cloned()).collect();
+    let files = settings.credentials.as_ref().map(|[key, certificates]| (key.as_path(), certificates.as_path(), files));
+    match files {
+        Some((key, certificates, files)) => credentials::signer(Some((key, certificates)), files),
+        None => Ok(None),
     }
 }
 
@@ -235,7 +263,7 @@ fn options(
     let savers = if settings.max_memory.is_some() { 1 } else { workers + 1 };
     // No worker takes pictures that another one could begin at once.
     let share = pictures.div_ceil(workers);
-    let like = settings.request_for(&settings.job(0), references);
+    let like = GenerateRequest { references: settings.of_picture(0, references), ..settings.request(0) };
     Options {
         max_queued: usize::MAX,
         max_wait: Duration::MAX,
@@ -273,6 +301,8 @@ struct Series<'a> {
     last_events: HashMap<usize, (u64, Event)>,
     /// Why pictures that are drawn could not be written.
     unwritten: HashMap<u64, Failure>,
+    /// Whether a preview could not be written.
+    preview_failed: bool,
 }
 
 impl Series<'_> {
@@ -327,6 +357,7 @@ impl Series<'_> {
                 format: Some(self.settings.format(self.submitted)),
                 quality: self.settings.quality,
                 metadata: Some(self.settings.metadata),
+                watermark: Some(self.settings.watermark),
                 ..Draft::default()
             };
             // Workers that begin the job at once wait for its number.
@@ -342,6 +373,7 @@ impl Series<'_> {
 
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
+            Message::Event { event: Event::Preview(preview), .. } => self.show(&preview),
             Message::Event { worker, picture, event } => self.hear_event(worker, picture, event),
             Message::Started { worker, picture, steps } => {
                 self.workers.insert(picture, worker);
@@ -368,6 +400,19 @@ impl Series<'_> {
         if !is_repeat {
             self.report.event(worker, &event);
             self.last_events.insert(worker, (picture, event));
+        }
+    }
+
+    /// Writes a preview. That it cannot be written is no failure of the picture.
+    fn show(&mut self, preview: &Preview) {
+        let Some(path) = self.settings.preview.as_deref().filter(|_| !self.preview_failed) else { return };
+        let write = || {
+            let bytes = image::encode(&preview.image, ImageFormat::from_path(path)?, None)?;
+            write_preview(path, &bytes)
+        };
+        if let Err(error) = write() {
+            self.preview_failed = true;
+            self.report.warning(format_args!("there are no more previews: {error}"));
         }
     }
 
@@ -463,6 +508,7 @@ mod tests {
             model: None,
             gpu: GpuOptions::default(),
             text_cache: None,
+            preview_cache: None,
             from: None,
             is_file: Path::is_file,
             is_folder: Path::is_dir,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flux2::weights::{Location, ModelFiles};
-use flux2::{EngineOptions, ModelPaths, Residency, TextCache, Variant};
+use flux2::{EngineOptions, ModelPaths, PreviewOptions, Residency, TextCache, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
 use flux2_jobs::{FailureClass, ModelHost};
@@ -103,6 +103,7 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
             residency: Residency::KeepAll,
             max_memory: None,
             text_cache: text_cache.map(TextCache::new),
+            previews: PreviewOptions { cache: cache_folder::previews(|name| std::env::var_os(name)) },
         },
         max_devices: None,
         memory: args.max_memory,

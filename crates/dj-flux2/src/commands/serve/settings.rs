@@ -1,5 +1,6 @@
 //! What the flags of `serve` mean, besides the models. Reads nothing but what is passed in.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use flux2_server::{Key, KeySource, Limits, ServerOptions, Times, TlsFiles};
 
 use crate::args::{BackendKind, ServeArgs};
 use crate::cache_folder::user_state;
+use crate::credentials;
 use crate::failure::{Failure, Result};
 
 /// The variable with an API key, for containers.
@@ -50,6 +52,11 @@ pub fn resolve(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Resu
                 ..Retention::default()
             },
             reuse_pictures: args.reuse_pictures,
+            watermark: args.marks.watermark,
+            signer: credentials::signer(
+                args.marks.c2pa_key.as_deref().zip(args.marks.c2pa_cert.as_deref()),
+                HashMap::new(),
+            )?,
             ..Options::default()
         },
         tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),

@@ -25,6 +25,10 @@ pub(super) fn pictures(files: &mut Files, rng: &mut Rng, fixtures: &Path) {
     for name in ["display_p3.jpg", "progressive.jpg", "orientation_6.jpg"] {
         parts(files, name, &read(format!("images/{name}")), Container::Jpeg);
     }
+    for (extension, container) in [("png", Container::Png), ("webp", Container::WebP), ("jpg", Container::Jpeg)] {
+        let name = format!("compositeWithTrainedAlgorithmicMedia.{extension}");
+        parts(files, &name, &read(format!("marks/{name}")), container);
+    }
     files.place = PARAMETERS;
     let grey = read("images/grey.png".into());
     json_texts(files, rng, &grey, |name| read(format!("metadata/{name}")));
@@ -32,6 +36,7 @@ pub(super) fn pictures(files: &mut Files, rng: &mut Rng, fixtures: &Path) {
     graphs(files, &grey);
     compressed(files, &grey);
     exif(files, &grey);
+    marks(files, &grey);
     for name in ["ours_exif.png", "a1111.webp", "a1111.jpg", "comfyui_flux2.png"] {
         let whole = read(format!("metadata/{name}"));
         bytes(files, rng, &whole, whole.len(), 10);
@@ -254,6 +259,36 @@ fn compressed(files: &mut Files, png: &[u8]) {
         ("zTXt that is cut", [b"dj-flux2\0\0", &bomb[..bomb.len() / 2]].concat()),
     ] {
         files.add(what, with_text(png, b"zTXt", &data));
+    }
+}
+
+/// XMP packets that say much or nothing, and manifests of Content Credentials that are none.
+fn marks(files: &mut Files, png: &[u8]) {
+    let word = "x:DigitalSourceType=\"http://cv.iptc.org/newscodes/digitalsourcetype/";
+    let xmp = |packet: &[u8]| with_text(png, b"iTXt", &[b"XML:com.adobe.xmp\0\0\0\0\0", packet].concat());
+    for (what, packet) in [
+        ("XMP of no bytes", vec![]),
+        ("XMP that ends in the word", word.as_bytes().to_vec()),
+        ("XMP with a word of a megabyte", [word.as_bytes(), &[b'x'; 1 << 20]].concat()),
+        ("XMP with 50000 words", word.repeat(50_000).into_bytes()),
+        ("XMP of 8 megabytes", vec![b'<'; 8 << 20]),
+        ("XMP that is no UTF-8", [word.as_bytes(), &[0xff; 1000]].concat()),
+        ("XMP of 100000 open elements", "<a:b>".repeat(100_000).into_bytes()),
+    ] {
+        files.add(what, xmp(&packet));
+    }
+    let length = |bytes: u32| bytes.to_be_bytes();
+    let superbox = |inner: &[u8]| [&length(inner.len() as u32 + 8)[..], b"jumb", inner].concat();
+    let nested = (0..2000).fold(Vec::new(), |inner, _| superbox(&inner));
+    for (what, manifest) in [
+        ("a manifest of no bytes", vec![]),
+        ("a manifest that is no box", b"c2pa".to_vec()),
+        ("a manifest longer than its chunk", [&length(u32::MAX)[..], b"jumb"].concat()),
+        ("a manifest of length 1 and no longer one", [&length(1)[..], b"jumb"].concat()),
+        ("2000 boxes in each other", nested),
+        ("100000 empty boxes", superbox(&[&length(8)[..], b"free"].concat().repeat(100_000))),
+    ] {
+        files.add(what, with_text(png, b"caBX", &manifest));
     }
 }
 

@@ -1,0 +1,221 @@
+//! Marks of pictures, and previews, from the command line.
+
+use std::fs;
+
+use flux2::image::metadata::xmp;
+use flux2::image::{ImageFormat, RgbImage, decode, encode};
+use flux2::marks::watermark::Watermark;
+use serde_json::Value;
+
+use crate::cli::{Cli, QUICK, fixture};
+use crate::snapshot;
+
+/// A picture that is large enough for a watermark.
+const LARGE: [&str; 6] = ["--size", "256x256", "-s", "1", "-S", "7"];
+
+fn picture(cli: &Cli, name: &str) -> RgbImage {
+    decode(&cli.read(name), name).unwrap()
+}
+
+// ---- previews ----
+
+#[test]
+fn the_preview_is_a_small_picture_that_stays_and_changes_nothing() {
+    let cli = Cli::with_tiny_model();
+    let large = ["a fox", "--size", "64x96", "-s", "2", "-S", "7"];
+    cli.stdout(large.iter().chain(&["-o", "plain.png"]));
+    for preview in ["now.png", "now.jpg"] {
+        cli.stdout(large.iter().chain(&["-o", "fox.png", "--preview", preview]));
+        assert_eq!(cli.read("fox.png"), cli.read("plain.png"), "a watched picture is another one");
+        assert_eq!(ImageFormat::of(&cli.read(preview)), ImageFormat::from_path(preview.as_ref()).ok());
+        let shown = picture(&cli, preview);
+        assert_eq!((shown.width(), shown.height()), (8, 12));
+        assert_eq!(xmp::read(&cli.read(preview)), None);
+    }
+    assert_eq!(cli.files(), ["fox.png", "now.jpg", "now.png", "plain.png"]);
+    // The preview of one step is that of the finished latents, so it follows the picture.
+    cli.stdout(["a fox", "--preview", "one.png"].iter().chain(&QUICK));
+    cli.stdout(["a fox", "--preview", "other.png", "-W", "64", "-H", "64", "-s", "1", "-S", "8"]);
+    assert_ne!(cli.read("one.png"), cli.read("other.png"));
+}
+
+#[test]
+fn a_preview_that_cannot_be_is_refused_before_the_work() {
+    let cli = Cli::with_tiny_model();
+    cli.write("in.png", fs::read(fixture("golden/references/wide.png")).unwrap());
+    let refused = |args: &[&str]| {
+        let shown = cli.run(["a fox", "-o", "fox.png"].iter().chain(args).chain(&QUICK));
+        assert!(shown.starts_with("exit code: 2"), "{shown}");
+        shown
+    };
+    assert!(refused(&["--preview", "now.webp"]).contains("end the name of --preview in .png or .jpg"));
+    assert!(refused(&["--preview", "./fox.png"]).contains("choose another name for --preview"));
+    assert!(refused(&["--preview", "in.png", "-i", "in.png"]).contains("choose another name for --preview"));
+    fs::create_dir(cli.path("folder.png")).unwrap();
+    assert!(refused(&["--preview", "folder.png"]).contains("is a folder"));
+    assert!(!cli.run(["a fox", "--preview", "none/now.png"].iter().chain(&QUICK)).starts_with("exit code: 0"));
+    assert!(!cli.files().contains(&"fox.png".to_owned()));
+}
+
+// ---- watermark ----
+
+#[test]
+fn a_watermark_is_in_the_pixels_and_info_finds_it() {
+    let cli = Cli::with_tiny_model();
+    let draw = |name: &str, more: &[&str]| cli.stdout(["a fox", "-o", name].iter().chain(&LARGE).chain(more));
+    draw("plain.png", &[]);
+    draw("marked.png", &["--watermark"]);
+    draw("marked.jpg", &["--watermark", "--no-metadata"]);
+    assert_eq!(Watermark::find(&picture(&cli, "plain.png")), None);
+    assert_eq!(Watermark::find(&picture(&cli, "marked.png")).map(|found| found.right), Some(46));
+    let info = |name: &str| cli.stdout(["info", name]);
+    assert!(info("plain.png").contains("watermark   none found: "), "{}", info("plain.png"));
+    assert!(info("marked.png").contains("watermark   FLUX, 46 of 46 bits; by chance in one of 7e13"));
+    // A file without parameters is told about as well, if it has a mark.
+    assert!(info("marked.jpg").starts_with("source      not said by its metadata (XMP)\nwatermark   FLUX, "));
+    let json: Value = serde_json::from_str(&cli.stdout(["info", "--json", "marked.png"])).unwrap();
+    assert_eq!((&json["marks"]["watermark"]["right"], &json["seed"]), (&46.into(), &7.into()));
+    assert_eq!(json["marks"]["source_type"], "trainedAlgorithmicMedia");
+    let json: Value = serde_json::from_str(&cli.stdout(["info", "--json", "plain.png"])).unwrap();
+    assert!(json["marks"]["watermark"].is_null() && json["marks"]["credentials"].is_null());
+}
+
+#[test]
+fn a_small_picture_is_not_watermarked() {
+    let cli = Cli::with_tiny_model();
+    snapshot!(cli.run(["a fox", "--watermark"].iter().chain(&QUICK)), @"
+    exit code: 2
+    ----- stderr -----
+    error: a picture of 64x64 is too small for the watermark: it needs as many pixels as 256x256
+    hint: ask for 256x256 pixels or more, or for no watermark
+    ");
+    // The size of a reference is known only when it is read.
+    cli.write("in.png", fs::read(fixture("golden/references/wide.png")).unwrap());
+    let shown = cli.run(["a fox", "-i", "in.png", "-s", "1", "--watermark"]);
+    assert!(shown.starts_with("exit code: 2") && shown.contains("96x64 is too small"), "{shown}");
+    assert_eq!(cli.files(), ["in.png"]);
+}
+
+// ---- XMP ----
+
+#[test]
+fn the_source_type_goes_with_the_parameters() {
+    let cli = Cli::with_tiny_model();
+    for name in ["fox.png", "fox.jpg", "fox.webp"] {
+        cli.stdout(["a fox", "-o", name].iter().chain(&QUICK));
+        assert_eq!(xmp::read(&cli.read(name)).as_deref(), Some("trainedAlgorithmicMedia"), "{name}");
+        assert!(cli.stdout(["info", name]).contains("source      trainedAlgorithmicMedia, by its metadata (XMP)\n"));
+        cli.stdout(["a fox", "--no-metadata", "-o", name].iter().chain(&QUICK));
+        assert_eq!(xmp::read(&cli.read(name)), None, "{name}");
+    }
+    let shown = cli.run(["info", "fox.png"]);
+    assert!(shown.starts_with("exit code: 6") && shown.contains("neither parameters that are understood nor marks"));
+}
+
+// ---- marks of inputs ----
+
+#[test]
+fn marks_of_references_that_are_lost_are_warned_of() {
+    let cli = Cli::with_tiny_model();
+    let marked = decode(&fs::read(fixture("marks/after.png")).unwrap(), "it").unwrap();
+    let png = encode(&marked, ImageFormat::Png, None).unwrap();
+    cli.write("mark.png", xmp::embed(png, ImageFormat::Png, &xmp::packet(xmp::SourceType::Drawn)));
+    let draw = |more: &[&str]| cli.run(["a fox", "-i", "mark.png", "-o", "fox.png"].iter().chain(&LARGE).chain(more));
+    let shown = draw(&[]);
+    assert!(shown.contains(
+        "warning: reference image 1 carries an invisible watermark, and the picture will not; add --watermark"
+    ));
+    assert!(!shown.contains("in its metadata"), "{shown}");
+    assert!(!draw(&["--watermark"]).contains("warning:"));
+    assert!(draw(&["--no-metadata", "--watermark"]).contains("carries a mark in its metadata that a model drew it"));
+}
+
+// ---- Content Credentials ----
+
+#[test]
+fn without_the_program_that_signs_one_sentence_says_how_to_get_it() {
+    let cli = Cli::with_tiny_model();
+    cli.write("key.pem", "a key");
+    cli.write("chain.pem", "a chain");
+    let both = ["--c2pa-key", "key.pem", "--c2pa-cert", "chain.pem"];
+    snapshot!(cli.run(["a fox"].iter().chain(&both).chain(&QUICK)), @"
+    exit code: 2
+    ----- stderr -----
+    error: the program dj-flux2-c2pa, which signs pictures, is not there
+    hint: build it, and put it beside dj-flux2: cargo install --path extras/c2pa
+    ");
+    assert!(cli.run(["a fox"].iter().chain(&both[..2]).chain(&QUICK)).contains("--c2pa-cert <FILE>"));
+    let missing = ["a fox", "--c2pa-key", "none.pem", "--c2pa-cert", "chain.pem"];
+    assert!(cli.run(missing.iter().chain(&QUICK)).contains("none.pem"));
+    // They are seen and not verified.
+    cli.write("signed.png", with_manifest(&fs::read(fixture("marks/trainedAlgorithmicMedia.png")).unwrap()));
+    assert!(cli.stdout(["info", "signed.png"]).contains("signed      Content Credentials (C2PA), not verified\n"));
+    let json: Value = serde_json::from_str(&cli.stdout(["info", "--json", "signed.png"])).unwrap();
+    assert_eq!(json["marks"]["credentials"], serde_json::json!({"state": "not_verified", "ingredients": 0}));
+}
+
+/// A PNG with a manifest that is none.
+fn with_manifest(png: &[u8]) -> Vec<u8> {
+    let chunk = [&4u32.to_be_bytes()[..], b"caBXjumb", &[0; 4]].concat();
+    [&png[..33], &chunk, &png[33..]].concat()
+}
+
+/// A program in the place of the one that signs: it notes what it is asked, and adds a word to the file.
+#[cfg(unix)]
+#[test]
+fn the_program_that_signs_gets_the_finished_file_the_manifest_and_the_references() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let cli = Cli::with_tiny_model();
+    let script = r#"#!/bin/sh
+cat > "$0.$1.json"
+case $1 in
+    read) echo '{"active_manifest": "a", "validation_state": "Valid", "validation_status": [{"code": "untrusted"}],
+        "manifests": {"a": {"claim_generator_info": [{"name": "x", "version": "1"}], "signature_info": {"issuer": "me"},
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [{"action": "c2pa.created"}]}}]}}}' ;;
+    sign) file=$(sed 's/.*"file":"\([^"]*picture\)".*/\1/' "$0.sign.json"); cat "$file"; printf signed
+        ls "$(dirname "$file")" > "$0.files" ;;
+esac
+[ ! -e refuse ] || { echo "an unfit certificate" >&2; exit 1; }
+"#;
+    let program = cli.path("bin").join("dj-flux2-c2pa");
+    fs::create_dir(cli.path("bin")).unwrap();
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["key.pem", "chain.pem"] {
+        cli.write(name, name);
+    }
+    let reference = fs::read(fixture("golden/references/wide.png")).unwrap();
+    cli.write("in.png", with_manifest(&reference));
+    let path = format!("{}:/usr/bin:/bin", cli.path("bin").display());
+    let run = |args: &[&str]| {
+        let output = cli.command(args).env("PATH", &path).output().unwrap();
+        crate::cli::shown(&output)
+    };
+    let draw = ["a fox", "-i", "in.png", "-s", "1", "-S", "7", "--size", "64x64"];
+    let plain = run(&[&draw[..], &["-o", "plain.png"]].concat());
+    assert!(plain.contains("warning: reference image 1 carries Content Credentials (C2PA)"), "{plain}");
+    let signed = [&draw[..], &["-o", "fox.png", "--c2pa-key", "key.pem", "--c2pa-cert", "chain.pem"]].concat();
+    let shown = run(&signed);
+    assert!(shown.starts_with("exit code: 0") && !shown.contains("warning:"), "{shown}");
+    assert_eq!(cli.read("fox.png"), [&cli.read("plain.png")[..], b"signed"].concat());
+    let request: Value = serde_json::from_slice(&cli.read("bin/dj-flux2-c2pa.sign.json")).unwrap();
+    assert_eq!((&request["key"], &request["certificates"]), (&"key.pem".into(), &"chain.pem".into()));
+    let action = &request["manifest"]["assertions"][0]["data"]["actions"][0];
+    assert_eq!((&action["action"], &action["softwareAgent"]["kind"]), (&"c2pa.created".into(), &"klein".into()));
+    assert!(action["digitalSourceType"].as_str().unwrap().ends_with("/trainedAlgorithmicMedia"));
+    assert_eq!(action["parameters"]["ingredientIds"], serde_json::json!(["input_1"]));
+    assert_eq!(request["ingredients"][0]["of"]["relationship"], "inputTo");
+    assert_eq!(cli.read("bin/dj-flux2-c2pa.files"), b"input-1\npicture\n");
+    let picture = request["file"].as_str().unwrap();
+    assert!(!fs::exists(picture).unwrap(), "{picture} is left behind");
+    // What the program finds is what `info` says.
+    assert!(run(&["info", "in.png"]).contains(
+        "signed      Content Credentials (C2PA), valid, by a certificate that is not known to be trusted; signed by me; \
+         made by x 1; c2pa.created; untrusted\n"
+    ));
+    // A key that cannot sign is found before any work.
+    cli.write("refuse", "");
+    let shown = run(&signed);
+    assert!(shown.contains("the Content Credentials cannot be made: an unfit certificate"), "{shown}");
+}
