@@ -16,6 +16,7 @@ pub fn outside() -> Outside<'static> {
         model: None,
         gpu: GpuOptions::default(),
         text_cache: None,
+        preview_cache: None,
         from: None,
         is_file: |_| false,
         is_folder: |_| false,
