@@ -34,11 +34,10 @@ class Disk:
 
     def fill(self, leave: int) -> None:
         """Takes all room but `leave` bytes."""
-        with open(self.inside / "filler", "wb") as filler:
+        with open(self.inside / "filler", "wb", buffering=0) as filler:
             try:
-                while True:
-                    filler.write(bytes(4096))
-                    filler.flush()
+                while filler.write(bytes(4096)):
+                    pass
             except OSError:
                 pass
         size = (self.inside / "filler").stat().st_size
@@ -57,10 +56,12 @@ def main():
         disk = Disk(folder)
         try:
             running = disk.start()
-            full(disk, running)
-            no_room_for_the_journal(disk, running)
-            read_only(disk, running)
-            running.kill()
+            try:
+                full(disk, running)
+                no_room_for_the_journal(disk, running)
+                read_only(disk, running)
+            finally:
+                running.kill()
             consistent(disk)
         finally:
             disk.holder.kill()
