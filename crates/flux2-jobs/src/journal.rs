@@ -185,6 +185,8 @@ fn open_database(path: &Path) -> Result<(Connection, Vec<Row>, u64), String> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // The log begins anew after so many pages, so that it takes little of a disk that gets full.
+        connection.pragma_update(None, "wal_autocheckpoint", 32)?;
         // In KiB. Jobs are read at the start only, so pages that stay in memory save nothing.
         connection.pragma_update(None, "cache_size", -256)?;
         let check: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;

@@ -241,28 +241,9 @@ impl Shared {
         };
         let finished = SystemTime::now();
         let mut row = job.row();
-        (row.state, row.times.finished, row.outcome.failure) = (next, Some(finished), failure.clone());
-        loop {
-            let pending = self.begin(Change::Put(Box::new(row.clone())));
-            drop(state);
-            let is_written = pending.is_none_or(|pending| pending.wait().is_ok());
-            state = self.lock();
-            if is_written {
-                break;
-            }
-            // A full disk, say. Until it is written the job is not over, and the next start draws it again.
-            match state.mode {
-                Mode::Stopping => return false,
-                Mode::Draining(until) if Instant::now() >= until => {
-                    state.leave_to_next_start(id);
-                    drop(state);
-                    self.notify();
-                    return false;
-                }
-                _ => {}
-            }
-            state = self.wait(state, RETRY);
-        }
+        (row.state, row.times.finished, row.outcome.failure) = (next, Some(finished), failure);
+        let Some((mut state, row)) = self.write_end(state, row) else { return false };
+        let (next, failure) = (row.state, row.outcome.failure);
         let State { jobs, stats, running, ended, .. } = &mut *state;
         let Some(job) = jobs.get_mut(&id) else { return false };
         *running -= usize::from(job.state == JobState::Running);
@@ -285,6 +266,42 @@ impl Shared {
         self.apply_retention();
         self.notify();
         true
+    }
+
+    /// Write the end of a job to the journal, waiting until that is possible. Returns what was written; `None` if the
+    /// engine ends before, and the job is drawn again at the next start.
+    ///
+    /// Pictures may have taken the last room of a disk. If the journal has none for longer than a moment, the job gives
+    /// its pictures back, and fails for this reason.
+    fn write_end<'a>(&'a self, mut state: MutexGuard<'a, State>, mut row: Row) -> Option<(MutexGuard<'a, State>, Row)> {
+        let begun = Instant::now();
+        loop {
+            let pending = self.begin(Change::Put(Box::new(row.clone())));
+            drop(state);
+            let written = pending.map_or(Ok(()), Pending::wait);
+            state = self.lock();
+            let Err(failure) = written else { return Some((state, row)) };
+            match state.mode {
+                Mode::Stopping => return None,
+                Mode::Draining(until) if Instant::now() >= until => {
+                    state.leave_to_next_start(row.id);
+                    self.notify();
+                    return None;
+                }
+                _ => {}
+            }
+            if begun.elapsed() < RETRY {
+                state = self.wait(state, RETRY - begun.elapsed().min(RETRY));
+            } else if row.outcome.images.is_empty() {
+                state = self.wait(state, RETRY);
+            } else {
+                state.give_pictures_back(row.id, self);
+                row.outcome.images.clear();
+                if row.state == JobState::Done {
+                    (row.state, row.outcome.failure) = (JobState::Failed, Some(failure));
+                }
+            }
+        }
     }
 
     /// Forget jobs that are over, the oldest first, as far as the options say. The newest one stays. Those with a
@@ -351,10 +368,7 @@ impl State {
         (job.started, job.times.started, job.device) = (Some(Instant::now()), Some(now), Some(device.to_owned()));
         // Pictures that were saved before a failure of the device are drawn again.
         job.outcome.drawn.clear();
-        for image in job.outcome.images.drain(..) {
-            shared.pictures.release(&image.sha256);
-            shared.pictures.remove_unheld(&image.sha256);
-        }
+        job.give_pictures_back(&shared.pictures);
         job.cancel = CancelToken::new();
         job.put_back = false;
         self.running += 1;
@@ -362,6 +376,13 @@ impl State {
         shared.write(Change::Put(Box::new(job.row())));
         job.log.push_state(EventKind::Started { device: device.to_owned() });
         Some(job.cancel.clone())
+    }
+
+    /// Remove the pictures of a job, unless others hold them.
+    fn give_pictures_back(&mut self, id: JobId, shared: &Shared) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.give_pictures_back(&shared.pictures);
+        }
     }
 
     /// Count a job that has ended, which the journal could not be told, as waiting for the next start.

@@ -11,6 +11,7 @@ use crate::id::JobId;
 use crate::journal::{Outcome, Row};
 use crate::scheduler::Waiting;
 use crate::spec::JobSpec;
+use crate::store::Store;
 use crate::submission::Priority;
 use crate::view::{JobState, JobView, Progress, Times};
 
@@ -47,6 +48,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Remove its pictures, unless others hold them.
+    pub fn give_pictures_back(&mut self, pictures: &Store) {
+        for image in self.outcome.images.drain(..) {
+            pictures.release(&image.sha256);
+            pictures.remove_unheld(&image.sha256);
+        }
+    }
+
     pub fn new(row: Row, log: Arc<EventLog>) -> Self {
         let Row { id, owner, idempotency_key, priority, state, spec, times, attempts, work, device, outcome } = row;
         Job {
