@@ -1,6 +1,5 @@
 //! The sheet of a run: all its pictures with labels, or those of a grid between its axes.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use flux2::image::Stored;
@@ -74,10 +73,9 @@ fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
             // Placeholders are about single pictures.
             let plain: String = template.split(['{', '}']).step_by(2).collect();
             let path = Path::new(&plain);
-            let mut stem: OsString = path.file_stem().unwrap_or_default().to_owned();
-            stem = stem.to_string_lossy().trim_matches(['-', '_', '.', ' ']).to_owned().into();
-            let stem = if stem.is_empty() { "output".into() } else { stem.to_string_lossy().into_owned() };
-            path.with_file_name(named(&stem, 1))
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let stem = Some(stem.trim_matches(['-', '_', '.', ' '])).filter(|stem| !stem.is_empty());
+            path.with_file_name(named(stem.unwrap_or("output"), 1))
         }
         Output::New { folder, .. } => {
             let folder = Path::new(folder);
