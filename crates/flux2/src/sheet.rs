@@ -16,9 +16,9 @@ mod text;
 pub use compare::Difference;
 pub use layout::{MAX_PIXELS, MAX_SIDE};
 
+use crate::Result;
 use crate::image::RgbImage;
 use crate::image::resize::resize_lanczos;
-use crate::Result;
 use canvas::Canvas;
 use layout::Layout;
 
@@ -73,7 +73,8 @@ impl Sheet {
     /// Lay out a sheet and draw its texts.
     ///
     /// # Errors
-    /// [`Error::SheetTooLarge`](crate::Error::SheetTooLarge) if pictures would be too small to be seen; an error if memory cannot be allocated.
+    /// [`Error::SheetTooLarge`](crate::Error::SheetTooLarge) if pictures would be too small to be seen; an error if
+    /// memory cannot be allocated.
     ///
     /// # Panics
     /// If the number of labels is neither zero nor that of the cells.

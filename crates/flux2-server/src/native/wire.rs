@@ -144,6 +144,7 @@ impl JobRequest {
             count: self.count,
             format: self.format.map(Into::into),
             metadata: self.metadata,
+            ..Draft::default()
         };
         Ok((draft, deadline.transpose()?))
     }

@@ -16,8 +16,8 @@ pub enum Schedule {
     /// diffusers, to the bit.
     #[default]
     Diffusers,
-    /// `get_schedule` of black-forest-labs/flux2 and of ComfyUI's Flux2Scheduler: evenly spaced by `torch.linspace`, then
-    /// shifted in f32, to the bit.
+    /// `get_schedule` of black-forest-labs/flux2, and ComfyUI's Flux2Scheduler, to the bit: evenly spaced by
+    /// `torch.linspace`, then shifted in f32.
     Linspace,
     /// The scheduler `discrete` of stable-diffusion.cpp: evenly spaced from 1000/1000 to 1/1000, so that the last level
     /// before 0 is nearly 0 itself.

@@ -8,7 +8,7 @@ use super::run::Outcomes;
 use crate::args::GenerateArgs;
 use crate::commands::sheet::SheetFile;
 use crate::failure::{Failure, Result};
-use crate::output::Output;
+use crate::output::{Existing, Output};
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::settings::grid::Grid;
@@ -33,12 +33,18 @@ impl<'a> SheetOfRun<'a> {
             (None, Some(_)) => name_beside(&runs[0].output, Path::exists),
             (None, None) => return Ok(None),
         };
-        if runs[0].output == Output::Stdout {
-            let hint = "write the pictures to files, with -o NAME.png";
-            return Err(Failure::usage("the picture goes to standard output, and a sheet is made of files", hint));
+        if runs[0].output == Output::Stdout || path == Path::new("-") {
+            let hint = "write both to files, with -o NAME.png and --sheet NAME.png";
+            return Err(Failure::usage("a sheet is a file, made of files", hint));
         }
-        let file = SheetFile::new(&path, args.force, inputs)?;
-        if let Some(job) = runs.iter().flat_map(Settings::jobs).find(|job| job.path.as_deref().is_some_and(|p| file.is(p)))
+        let existing = match (args.no_clobber, args.force) {
+            (true, _) => Existing::Keep,
+            (_, true) => Existing::ReplaceReadOnly,
+            _ => Existing::Replace,
+        };
+        let file = SheetFile::new(&path, existing, inputs)?;
+        if let Some(job) =
+            runs.iter().flat_map(Settings::jobs).find(|job| job.path.as_deref().is_some_and(|p| file.is(p)))
         {
             let message = format!("the sheet and picture {} would both be {}", job.index, path.display());
             return Err(Failure::usage(message, "choose another name for the sheet, with --sheet NAME.png"));
@@ -61,8 +67,8 @@ impl<'a> SheetOfRun<'a> {
     }
 }
 
-/// The name of a sheet that nobody named: that of the pictures with `-sheet` behind it. Where pictures get names that no
-/// file has, so does the sheet.
+/// The name of a sheet that nobody named: that of the pictures with `-sheet` behind it. Where pictures get names that
+/// no file has, so does the sheet.
 fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
     let named = |stem: &str, number: u64| match number {
         1 => format!("{stem}-sheet.png"),
@@ -89,7 +95,6 @@ fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Existing;
 
     #[test]
     fn a_sheet_that_nobody_named_has_the_name_of_its_pictures() {
