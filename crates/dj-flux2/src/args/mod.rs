@@ -17,9 +17,9 @@ pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
-pub use sheet::{CompareArgs, SheetArgs, SheetFlags};
+pub use sheet::{CompareArgs, SheetArgs};
 use values::thread_count;
-pub use values::{Compat, Component, Dtype, Quantize, Seed, parse_color, parse_size};
+pub use values::{Component, Dtype, Quantize, Seed, parse_color, parse_size};
 
 /// The whole command line.
 #[derive(Parser)]
