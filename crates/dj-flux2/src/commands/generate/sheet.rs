@@ -79,7 +79,9 @@ fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
             // Placeholders are about single pictures.
             let plain: String = template.split(['{', '}']).step_by(2).collect();
             let path = Path::new(&plain);
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // Of a name that is a placeholder only the extension is left.
+            let stem = name.rsplit_once('.').map_or(&*name, |(stem, _)| stem);
             let stem = Some(stem.trim_matches(['-', '_', '.', ' '])).filter(|stem| !stem.is_empty());
             path.with_file_name(named(stem.unwrap_or("output"), 1))
         }
