@@ -8,11 +8,11 @@
 //! | `diffusers` | PyTorch on the CPU, in the format of the run | its scheduler | at most 1024² pixels | nearest |
 //! | `bfl`, `dj-flux2` | PyTorch on CUDA, bf16 | `get_schedule` | 2024² if it is the only one, else 1024² | truncated |
 //! | `comfy` | PyTorch on the CPU, f32 | `Flux2Scheduler` | as large as they are | truncated |
-//! | `sdcpp` | the generator of stable-diffusion.cpp, f32 | `discrete` | as for diffusers: its own way is not followed | nearest |
+//! | `sdcpp` | its own generator, f32 | `discrete` | as for diffusers, which is not its way | nearest |
 //!
-//! None of these programs reads color profiles, and all drop the alpha channel. `bfl`, `dj-flux2` and `sdcpp` do not turn
-//! pictures as their EXIF says. Read in: diffusers 0.42.1, black-forest-labs/flux2 `sampling.py` and `cli.py`, the node
-//! `Flux2Scheduler` of ComfyUI, `denoiser.hpp` and `util.cpp` of stable-diffusion.cpp, djkunkel/dj-flux2
+//! None of these programs reads color profiles, and all drop the alpha channel. `bfl`, `dj-flux2` and `sdcpp` do not
+//! turn pictures as their EXIF says. Read in: diffusers 0.42.1, black-forest-labs/flux2 `sampling.py` and `cli.py`, the
+//! node `Flux2Scheduler` of ComfyUI, `denoiser.hpp` and `util.cpp` of stable-diffusion.cpp, djkunkel/dj-flux2
 //! `generate_image.py`.
 
 use std::fmt;

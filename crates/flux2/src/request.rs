@@ -111,7 +111,8 @@ impl Reference {
         Reference { image, sha256, source_px, transparency: None, preparation, has_more_frames, reading_bytes, marks }
     }
 
-    /// Decode an image file of any [format that is read](crate::image::InputFormat), over white where it is transparent. `name` is what errors call it.
+    /// Decode an image file of any [format that is read](crate::image::InputFormat), over white where it is transparent.
+    /// `name` is what errors call it.
     ///
     /// # Errors
     /// Any of the image errors, all of kind [`ErrorKind::BadImage`](crate::ErrorKind::BadImage).

@@ -73,7 +73,8 @@ impl Sheet {
     /// Lay out a sheet and draw its texts.
     ///
     /// # Errors
-    /// [`Error::SheetTooLarge`](crate::Error::SheetTooLarge) if pictures would be too small to be seen; an error if memory cannot be allocated.
+    /// [`Error::SheetTooLarge`](crate::Error::SheetTooLarge) if pictures would be too small to be seen; an error if
+    /// memory cannot be allocated.
     ///
     /// # Panics
     /// If the number of labels is neither zero nor that of the cells.

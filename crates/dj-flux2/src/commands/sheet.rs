@@ -19,7 +19,8 @@ pub fn run(args: &SheetArgs) -> Result<()> {
         return Err(Failure::usage("a sheet reads its pictures twice, standard input can be read once", "pass files"));
     }
     let report = Report::new(if *quiet { Detail::Quiet } else { Detail::Normal }, false);
-    let target = SheetFile::new(output, *force, files)?;
+    let existing = if *force { Existing::ReplaceReadOnly } else { Existing::Replace };
+    let target = SheetFile::new(output, existing, files)?;
     let cells = files.iter().map(|file| Cell::of_file(file)).collect::<Result<Vec<_>>>()?;
     let look = Look { columns: columns.map(|columns| columns as usize), dark: *dark, ..Look::default() };
     let drawn = draw(&cells, &look)?;
@@ -33,8 +34,7 @@ pub struct SheetFile {
 
 impl SheetFile {
     /// Checks, before any work, that a sheet can be written to `path` and would replace none of `inputs`.
-    pub fn new(path: &Path, force: bool, inputs: &[PathBuf]) -> Result<Self> {
-        let existing = if force { Existing::ReplaceReadOnly } else { Existing::Replace };
+    pub fn new(path: &Path, existing: Existing, inputs: &[PathBuf]) -> Result<Self> {
         let output = Output::new(Some(path), 1, existing, Path::is_dir)?;
         output.check(output.path(1, 0).into_iter(), inputs)?;
         Ok(SheetFile { output })

@@ -1,7 +1,8 @@
 //! Grids: one picture for each value of a setting, or for each pair of values of two.
 //!
-//! In:  the texts of `--grid`. Out: [`Grid`], which replaces flags in a command line, cell by cell. The values of an axis
-//! are read as those of the flag are, so that nothing here knows what they mean.
+//! In:  the texts of `--grid`.
+//! Out: [`Grid`], which replaces flags in a command line, cell by cell. The values of an axis are read as those of the
+//!      flag are, so that nothing here knows what they mean.
 
 use std::ffi::OsString;
 

@@ -32,6 +32,8 @@ fn no_arguments() {
       inspect   Describe a file or folder of weights without loading it
       plan      Print how much memory a picture needs, without making it
       serve     Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+      sheet     Put finished pictures on one labeled sheet
+      compare   Say how two pictures and their parameters differ, and show it
       bench     Time single ops or whole pictures on this machine
       convert   Convert a model to another number format (resumable)
       doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
@@ -67,6 +69,8 @@ fn help() {
       inspect   Describe a file or folder of weights without loading it
       plan      Print how much memory a picture needs, without making it
       serve     Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+      sheet     Put finished pictures on one labeled sheet
+      compare   Say how two pictures and their parameters differ, and show it
       bench     Time single ops or whole pictures on this machine
       convert   Convert a model to another number format (resumable)
       doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
@@ -90,7 +94,7 @@ fn help() {
 #[cfg(all(feature = "hub", feature = "mini"))]
 #[test]
 fn help_for_generate() {
-    snapshot!(refused(&["generate", "--help"]), @r"
+    snapshot!(refused(&["generate", "--help"]), @r#"
     exit code: 0
     ----- stdout -----
     Make pictures from a prompt and, optionally, reference images
@@ -122,9 +126,10 @@ fn help_for_generate() {
                                 --image, --ref-image]
           --background <COLOR>  Color that shows where reference images are transparent: a CSS name, or
                                 #RRGGBB [default: white]
-          --compat <PROGRAM>    Do as another program does: `diffusers` drops the alpha channel of
-                                reference images, so that the model sees the colors hidden under
-                                transparency; --background overrides it [possible values: diffusers]
+          --compat <PROGRAM>    Do as another program does, so that a seed gives what it gives: noise,
+                                noise levels, sizes and alpha channel of reference images, rounding;
+                                --noise and --background override their part [possible values:
+                                diffusers, bfl, comfy, sdcpp, dj-flux2]
       -W, --width <PX>          Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
                                 reference's, or 512; 128 with klein-mini]
       -H, --height <PX>         Height in pixels, with the same limits
@@ -138,16 +143,32 @@ fn help_for_generate() {
       -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
 
     Output:
-      -o, --output <FILE>  Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed}
-                           and {index} are replaced; missing folders are made [default: output.png, or
-                           the next output-2.png, ... that is not there]
-          --no-clobber     Fail instead of replacing an existing file
-          --force          Replace a read-only file too
-          --no-metadata    Do not store the prompt, the seed and the other parameters in the picture
-          --fail-fast      Stop at the first picture that fails; without it the others are made
-          --json           Print one JSON object per picture on standard output
-      -q, --quiet          Print only errors and random seeds
-      -v, --verbose        Also print model, device and the time of every stage
+      -o, --output <FILE>         Output file, .png, .jpg or .webp, or a folder; `-` is standard output;
+                                  {seed} and {index} are replaced; missing folders are made [default:
+                                  output.png, or the next output-2.png, ... that is not there]
+          --no-clobber            Fail instead of replacing an existing file
+          --force                 Replace a read-only file too
+          --no-metadata           Do not store the prompt, the seed and the other parameters in the
+                                  picture
+          --jpeg-quality <N>      Quality of a JPEG, 1 to 100 [default: 95]
+          --jpeg-chroma <CHROMA>  Colors of a JPEG: 444, of all pixels, or 420, one for each 2x2, in a
+                                  smaller file [default: 444]
+          --webp-quality <N>      Quality of a WebP, 1 to 100, with loss [default: without loss]
+          --fail-fast             Stop at the first picture that fails; without it the others are made
+          --json                  Print one JSON object per picture on standard output
+      -q, --quiet                 Print only errors and random seeds
+      -v, --verbose               Also print model, device and the time of every stage
+
+    Sheet:
+          --grid <AXIS=VALUES>  Draw a picture for each value of a setting, as in steps=2,4,8 or
+                                seed=1-4, or of two with an x between them, as in "steps=2,4 x
+                                guidance=1,3"; also size, lora-scale, model, noise,
+                                prompt-sr=WORD,OTHER,...
+          --sheet <FILE>        Write a labeled sheet of all pictures of the run [default: with --grid,
+                                a name made from that of the pictures]
+          --dark                Dark background of the sheet
+          --cell <COLUMN,ROW>   The picture of a sheet that --from starts from, by its column and row
+                                from 1, as in 2,3
 
     Running:
           --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,
@@ -163,7 +184,7 @@ fn help_for_generate() {
           --allow-quantize     Quantize weights (to q8_0 or q4_k, on a GPU to fp8 or int8) if the run
                                cannot keep to --max-memory otherwise; a note says so
           --no-text-cache      Neither read nor write the cache of text embeddings on disk
-    ");
+    "#);
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }
 

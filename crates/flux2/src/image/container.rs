@@ -171,3 +171,23 @@ pub(super) fn webp_repaired<'a>(bytes: &'a [u8], chunks: &[([u8; 4], &[u8])]) ->
     repaired[4..8].copy_from_slice(&size.to_le_bytes());
     Cow::Owned(repaired)
 }
+
+/// A WebP of one chunk of pixels, with a block of EXIF behind them.
+pub(super) fn webp_with_exif(bytes: &[u8], size: [u32; 2], exif: &[u8]) -> Vec<u8> {
+    const HAS_EXIF: u8 = 0x08;
+    let [width, height] = size.map(|px| (px - 1).to_le_bytes());
+    let head = [&[HAS_EXIF, 0, 0, 0], &width[..3], &height[..3]].concat();
+    let mut file = b"RIFF\0\0\0\0WEBP".to_vec();
+    let mut chunk = |kind: &[u8; 4], data: &[u8]| {
+        file.extend_from_slice(kind);
+        file.extend_from_slice(&(data.len() as u32).to_le_bytes());
+        file.extend_from_slice(data);
+        file.resize(file.len().next_multiple_of(2), 0);
+    };
+    chunk(b"VP8X", &head);
+    webp_chunks(bytes).unwrap_or_default().iter().for_each(|(kind, data)| chunk(kind, data));
+    chunk(b"EXIF", exif);
+    let length = (file.len() - 8) as u32;
+    file[4..8].copy_from_slice(&length.to_le_bytes());
+    file
+}

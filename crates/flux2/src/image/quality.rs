@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metadata::xmp::SourceType;
 use super::metadata::{self, PngText, SheetParameters};
-use super::{ImageFormat, Parameters, RgbImage};
+use super::{ImageFormat, Parameters, RgbImage, container};
 use crate::Result;
 
 /// The colors of a JPEG: all of them, or one for each 2x2 pixels.
@@ -105,6 +105,14 @@ impl Quality {
     /// The bytes of a WebP, or the encoder's message.
     pub(super) fn webp(&self, image: &RgbImage, exif: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
         let (width, height) = (image.width(), image.height());
+        if let Some(percent) = self.webp {
+            let encoder = webp::Encoder::from_rgb(image.pixels(), width, height);
+            let lossy = encoder.encode_simple(false, f32::from(percent.get())).map_err(|e| format!("{e:?}"))?;
+            return Ok(match exif {
+                Some(exif) => container::webp_with_exif(&lossy, [width, height], &exif),
+                None => lossy.to_vec(),
+            });
+        }
         let mut bytes = Vec::new();
         let mut encoder = WebPEncoder::new_lossless(&mut bytes);
         if let Some(exif) = exif {

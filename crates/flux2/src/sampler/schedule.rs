@@ -16,8 +16,8 @@ pub enum Schedule {
     /// diffusers, to the bit.
     #[default]
     Diffusers,
-    /// `get_schedule` of black-forest-labs/flux2 and of ComfyUI's Flux2Scheduler: evenly spaced by `torch.linspace`, then
-    /// shifted in f32, to the bit.
+    /// `get_schedule` of black-forest-labs/flux2, and ComfyUI's Flux2Scheduler, to the bit: evenly spaced by
+    /// `torch.linspace`, then shifted in f32.
     Linspace,
     /// The scheduler `discrete` of stable-diffusion.cpp: evenly spaced from 1000/1000 to 1/1000, so that the last level
     /// before 0 is nearly 0 itself.
@@ -87,7 +87,7 @@ fn empirical_mu_f32(image_tokens: usize, steps: u32) -> f32 {
     if image_tokens > LARGE_IMAGE_TOKENS {
         return at_200_steps;
     }
-    let at_10_steps = 8.738_095e-5_f32 * tokens + 1.898_333_3_f32;
+    let at_10_steps = 8.738_095_5e-5_f32 * tokens + 1.898_333_3_f32;
     let per_step = (at_200_steps - at_10_steps) / 190.0;
     per_step * steps as f32 + (at_200_steps - 200.0 * per_step)
 }

@@ -213,7 +213,8 @@ fn bytes_are_those_of_each_program() {
     for compat in Compat::ALL {
         let name = if compat == Compat::DjFlux2 { "bfl" } else { compat.name() };
         let expected: Vec<u8> = numbers(&bytes[name]).into_iter().map(|byte| byte as u8).collect();
-        assert_eq!(rounded(compat), expected, "{compat}");
+        let wrong = rounded(compat).iter().zip(&expected).position(|(got, expected)| got != expected);
+        assert_eq!(wrong.map(|at| (values[at], rounded(compat)[at], expected[at])), None, "{compat}");
         different += usize::from(rounded(compat) != rounded(Compat::Diffusers));
     }
     assert!(different >= 3, "the programs differ");

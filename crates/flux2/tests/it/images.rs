@@ -7,12 +7,13 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::image::codec::{IfExists, MAX_SIDE, decode_reference, decode_transparent, read_file};
+use flux2::image::codec::{IfExists, MAX_SIDE, decode_reference, decode_transparent, encode_with, read_file};
 use flux2::image::resize::resize_lanczos;
 use flux2::image::{
-    ImageFormat, Parameters, RgbImage, Transparency, decode, encode, from_model_output, metadata, open,
-    prepare_reference, save, to_model_input,
+    Chroma, Embedded, ImageFormat, Parameters, Percent, Quality, RgbImage, Transparency, decode, encode,
+    from_model_output, metadata, open, prepare_reference, save, to_model_input,
 };
+use flux2::sheet::Difference;
 use flux2::{Error, ErrorKind, GenerateRequest, Reference, ResolvedRequest, Variant};
 use proptest::prelude::*;
 
@@ -301,6 +302,40 @@ fn deflated(data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn quality_decides_how_far_a_lossy_file_is_from_the_picture() {
+    let smooth = fixture("colour_444.jpg.expected.png");
+    let picture = decode(&smooth, "x").unwrap();
+    let percent = |percent| Percent::new(percent).unwrap();
+    let file_of = |picture: &RgbImage, format, quality: &Quality| {
+        let embedded = Some(parameters("Füchse"));
+        let bytes = encode_with(picture, format, quality, embedded.as_ref().map(Embedded::Picture)).unwrap();
+        assert_eq!(metadata::read(&bytes).unwrap(), embedded, "{format:?} {quality:?}");
+        let apart = Difference::between(picture, &decode(&bytes, "x").unwrap()).unwrap();
+        (bytes.len(), apart.psnr.unwrap_or(f64::INFINITY))
+    };
+    let file = |format, quality: &Quality| file_of(&picture, format, quality);
+    let usual = Quality::default();
+    // Colors that differ from pixel to pixel.
+    let colorful = rough(64, 48);
+    for quality in [20, 60, 95] {
+        let jpeg = |chroma| file_of(&colorful, ImageFormat::Jpeg, &Quality { jpeg: percent(quality), chroma, ..usual });
+        let (full, quarter) = (jpeg(Chroma::Full), jpeg(Chroma::Quarter));
+        assert!(quarter.0 < full.0 && full.1 > quarter.1, "{quality}: {full:?} {quarter:?}");
+    }
+    let jpeg = |quality| file(ImageFormat::Jpeg, &Quality { jpeg: percent(quality), ..usual });
+    assert!(jpeg(20).0 < jpeg(80).0 && jpeg(80).1 > jpeg(20).1 && jpeg(95).1 > 38.0, "{:?}", jpeg(95));
+    let webp = |webp| file(ImageFormat::WebP, &Quality { webp, ..usual });
+    assert!(webp(None).1.is_infinite());
+    let (low, high) = (webp(Some(percent(20))), webp(Some(percent(95))));
+    assert!(low.0 < high.0 && high.1 > low.1 && high.1 > 34.0 && low.1 > 20.0, "{low:?} {high:?}");
+    // Without parameters it is a plain file.
+    let quality = Quality { webp: Some(percent(80)), ..usual };
+    let plain = encode_with(&picture, ImageFormat::WebP, &quality, None).unwrap();
+    assert_eq!(&plain[12..16], b"VP8 ");
+    assert!(Percent::new(0).is_none() && Percent::new(101).is_none());
+}
+
+#[test]
 fn gif_bmp_tiff_and_qoi_read_as_pillow() {
     let folder = fixture_path("plain");
     let mut names: Vec<String> =
@@ -326,7 +361,8 @@ fn the_first_of_several_frames_or_pages_is_taken_and_known() {
     let large = |name: &str| Reference::from_bytes(&fixture(name), name).unwrap();
     assert!(warnings(&large("plain/large.gif")).is_empty());
     let gif = fixture("plain/large.gif");
-    let frame = gif.iter().rposition(|byte| *byte == 0x2c).unwrap();
+    // A frame at 0,0 that is 3000 pixels wide.
+    let frame = gif.windows(7).position(|bytes| bytes == [0x2c, 0, 0, 0, 0, 0xb8, 0x0b]).unwrap();
     let twice = [&gif[..gif.len() - 1], &gif[frame..]].concat();
     let several = Reference::from_bytes(&twice, "x").unwrap();
     assert!(several.image() == large("plain/large.gif").image());

@@ -175,7 +175,6 @@ impl Sink for Writer {
 
     fn ended(&self, id: JobId, _: &JobSpec, failure: Option<&JobFailure>) {
         let (picture, _) = self.picture(id);
-        lock(&self.pictures).remove(&id);
         self.send(Message::Ended { picture, failure: failure.cloned() });
     }
 }

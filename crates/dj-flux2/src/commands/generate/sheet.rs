@@ -1,6 +1,5 @@
 //! The sheet of a run: all its pictures with labels, or those of a grid between its axes.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use flux2::image::Stored;
@@ -9,7 +8,7 @@ use super::run::Outcomes;
 use crate::args::GenerateArgs;
 use crate::commands::sheet::SheetFile;
 use crate::failure::{Failure, Result};
-use crate::output::Output;
+use crate::output::{Existing, Output};
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::settings::grid::Grid;
@@ -34,11 +33,16 @@ impl<'a> SheetOfRun<'a> {
             (None, Some(_)) => name_beside(&runs[0].output, Path::exists),
             (None, None) => return Ok(None),
         };
-        if runs[0].output == Output::Stdout {
-            let hint = "write the pictures to files, with -o NAME.png";
-            return Err(Failure::usage("the picture goes to standard output, and a sheet is made of files", hint));
+        if runs[0].output == Output::Stdout || path == Path::new("-") {
+            let hint = "write both to files, with -o NAME.png and --sheet NAME.png";
+            return Err(Failure::usage("a sheet is a file, made of files", hint));
         }
-        let file = SheetFile::new(&path, args.force, inputs)?;
+        let existing = match (args.no_clobber, args.force) {
+            (true, _) => Existing::Keep,
+            (_, true) => Existing::ReplaceReadOnly,
+            _ => Existing::Replace,
+        };
+        let file = SheetFile::new(&path, existing, inputs)?;
         if let Some(job) =
             runs.iter().flat_map(Settings::jobs).find(|job| job.path.as_deref().is_some_and(|p| file.is(p)))
         {
@@ -63,8 +67,8 @@ impl<'a> SheetOfRun<'a> {
     }
 }
 
-/// The name of a sheet that nobody named: that of the pictures with `-sheet` behind it. Where pictures get names that no
-/// file has, so does the sheet.
+/// The name of a sheet that nobody named: that of the pictures with `-sheet` behind it. Where pictures get names that
+/// no file has, so does the sheet.
 fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
     let named = |stem: &str, number: u64| match number {
         1 => format!("{stem}-sheet.png"),
@@ -75,10 +79,11 @@ fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
             // Placeholders are about single pictures.
             let plain: String = template.split(['{', '}']).step_by(2).collect();
             let path = Path::new(&plain);
-            let mut stem: OsString = path.file_stem().unwrap_or_default().to_owned();
-            stem = stem.to_string_lossy().trim_matches(['-', '_', '.', ' ']).to_owned().into();
-            let stem = if stem.is_empty() { "output".into() } else { stem.to_string_lossy().into_owned() };
-            path.with_file_name(named(&stem, 1))
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // Of a name that is a placeholder only the extension is left.
+            let stem = name.rsplit_once('.').map_or(&*name, |(stem, _)| stem);
+            let stem = Some(stem.trim_matches(['-', '_', '.', ' '])).filter(|stem| !stem.is_empty());
+            path.with_file_name(named(stem.unwrap_or("output"), 1))
         }
         Output::New { folder, .. } => {
             let folder = Path::new(folder);
@@ -92,7 +97,6 @@ fn name_beside(output: &Output, exists: fn(&Path) -> bool) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Existing;
 
     #[test]
     fn a_sheet_that_nobody_named_has_the_name_of_its_pictures() {
