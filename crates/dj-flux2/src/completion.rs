@@ -25,7 +25,7 @@ pub fn answer() {
 fn command() -> clap::Command {
     let program = args::command(true);
     let generate = program.find_subcommand("generate").expect("it is there").clone();
-    let flags = generate.get_arguments().filter(|arg| !arg.is_positional()).map(|arg| with_values(arg.clone()));
+    let flags = generate.get_arguments().map(|arg| with_values(arg.clone()));
     let program = program.args(flags.collect::<Vec<_>>()).subcommand_required(false).arg_required_else_help(false);
     let names: Vec<String> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     names.iter().fold(program, |program, name| program.mut_subcommand(name, |sub| sub.mut_args(with_values)))

@@ -153,10 +153,10 @@ fn the_file_of_a_project_stays_inside_of_the_project() {
     let link = |world: &World| std::os::unix::fs::symlink(world.path("home"), world.path("home/project/out")).unwrap();
     for (text, what) in [
         ("output = '/tmp/x.png'", "output to /tmp/x.png"),
-        ("output = '../../x.png'", "output to ../../x.png"),
+        ("output = '../../x.png'", "output to "),
         ("output = './../x.png'", "output to "),
         ("output = 'new/../../../x.png'", "output to new/../../../x.png"),
-        ("output = '../out/x.png'", "output to ../out/x.png"),
+        ("output = './out/x.png'", "output to "),
         ("input = ['a.png', '~/secret.png']", "input to "),
         ("lora = ['/etc/x:0.5']", "lora to /etc/x:0.5"),
         ("[presets.high]\nmodel = '/dev/zero'", "model to /dev/zero"),
@@ -168,7 +168,7 @@ fn the_file_of_a_project_stays_inside_of_the_project() {
         assert!(message.contains(&format!("cannot set {what}")), "{text}: {message}");
         assert!(message.ends_with("which is outside of its folder"), "{message}");
     }
-    for text in ["model = 'klein-4b'", "output = 'out-{seed}.png'", "lora = ['../loras/x.safetensors']", "output = './a/b/'"] {
+    for text in ["model = 'klein-4b'", "output = 'out-{seed}.png'", "lora = ['./loras/x.safetensors']", "output = './a/b/'"] {
         World::new().project(text).choices(&[]).unwrap_or_else(|failure| panic!("{text}: {failure:?}"));
     }
 }
