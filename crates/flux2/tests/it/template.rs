@@ -148,7 +148,7 @@ fn expansion_is_bounded() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_panics(text in "([{}|$_\\\\=a1-]|\\PC|__animal__|__circle__|\\{2\\$\\$){0,60}", seed: u64) {

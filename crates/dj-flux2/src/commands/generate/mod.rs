@@ -62,6 +62,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.dry_run {
         return runs.into_iter().try_for_each(|settings| dry_run::print_pictures(settings, &report));
     }
+    if let Some(picture) = from.as_ref().filter(|_| !args.preset.is_empty()) {
+        let file = picture.file.display();
+        report.note(format_args!("what {file} stores goes before --preset; flags such as --aspect go before both"));
+    }
     let mut outcomes = Outcomes::default();
     let is_one = runs.len() == 1;
     for settings in &mut runs {
