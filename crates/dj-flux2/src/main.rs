@@ -49,9 +49,9 @@ mod wording;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::Command;
 #[cfg(feature = "serve")]
 use args::Args;
+use args::Command;
 
 fn main() -> ExitCode {
     interrupt::ignore_file_size_signal();

@@ -32,8 +32,8 @@ pub enum Output {
         format: ImageFormat,
         existing: Existing,
     },
-    /// PNG files under names that no other file has: `output.png`, `output-2.png` and so on in the current folder, names
-    /// with the time and the seed in a folder that was named.
+    /// PNG files under names that no other file has: `output.png`, `output-2.png` and so on in the current folder, and
+    /// names with the time and the seed in a folder that was named.
     New {
         /// With the same placeholders; empty if none was named.
         folder: String,

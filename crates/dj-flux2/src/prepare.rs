@@ -168,7 +168,8 @@ pub fn read_references(
             references.push(same.clone());
             continue;
         }
-        let reading = Reference::reading_bytes_to(preparation, &bytes, &name).and_then(|bytes| check(&references, bytes));
+        let reading =
+            Reference::reading_bytes_to(preparation, &bytes, &name).and_then(|bytes| check(&references, bytes));
         let reference = reading.and_then(|()| Reference::prepared(&bytes, &name, preparation));
         references.push(reference.map_err(|error| unread(error, &name))?);
     }

@@ -8,15 +8,50 @@ use super::Args;
 
 /// Flags of `generate` and `plan` that `--help` shows, by their ids.
 const MAIN_OF_GENERATE: [&str; 25] = [
-    "prompt", "prompt_file", "batch", "from", "template", "preset", "model", "lora", "input", "size", "aspect", "steps",
-    "guidance", "seed", "count", "output", "json", "dry_run", "open", "quiet", "verbose", "device", "max_memory", "help",
+    "prompt",
+    "prompt_file",
+    "batch",
+    "from",
+    "template",
+    "preset",
+    "model",
+    "lora",
+    "input",
+    "size",
+    "aspect",
+    "steps",
+    "guidance",
+    "seed",
+    "count",
+    "output",
+    "json",
+    "dry_run",
+    "open",
+    "quiet",
+    "verbose",
+    "device",
+    "max_memory",
+    "help",
     "help_all",
 ];
 
 /// Flags of `serve` that `--help` shows.
 const MAIN_OF_SERVE: [&str; 15] = [
-    "model", "lora", "bind", "port", "unix", "api_key_file", "max_queue", "max_batch", "state", "device", "dtype",
-    "max_memory", "log_level", "help", "help_all",
+    "model",
+    "lora",
+    "bind",
+    "port",
+    "unix",
+    "api_key_file",
+    "max_queue",
+    "max_batch",
+    "state",
+    "device",
+    "dtype",
+    "max_memory",
+    "log_level",
+    "help",
+    "help_all",
 ];
 
 /// The command line as clap takes it. Unless `all`, flags that are not among the main ones are missing from the help.

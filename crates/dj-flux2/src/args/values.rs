@@ -120,7 +120,8 @@ pub struct Aspect {
 
 /// Parses `16:9`.
 pub fn parse_aspect(text: &str) -> Result<Aspect, &'static str> {
-    const WRONG: &str = "a shape is two numbers with a colon between them, as in 16:9, at most 64 times as long as wide";
+    const WRONG: &str =
+        "a shape is two numbers with a colon between them, as in 16:9, at most 64 times as long as wide";
     let (width, height) = text.split_once([':', '/', 'x']).ok_or(WRONG)?;
     let side = |text: &str| text.trim().parse::<f64>().ok().filter(|side| side.is_finite() && *side > 0.0).ok_or(WRONG);
     let aspect = Aspect { width: side(width)?, height: side(height)? };

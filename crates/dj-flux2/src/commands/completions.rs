@@ -69,9 +69,9 @@ fn usual_shell(env: impl Fn(&str) -> Option<OsString>) -> Result<What> {
 fn place(shell: What, env: impl Fn(&str) -> Option<OsString>) -> Result<(PathBuf, Option<String>)> {
     let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || -> Result<PathBuf> {
-        folder("HOME").or_else(|| folder("USERPROFILE")).ok_or_else(|| {
-            Failure::usage("HOME is not set", "print the script and put it where the shell reads it")
-        })
+        folder("HOME")
+            .or_else(|| folder("USERPROFILE"))
+            .ok_or_else(|| Failure::usage("HOME is not set", "print the script and put it where the shell reads it"))
     };
     let below_home = |variable: &str, usual: &str| -> Result<PathBuf> {
         folder(variable).map_or_else(|| Ok(home()?.join(usual)), Ok)

@@ -7,7 +7,6 @@ use crate::failure::{Failure, Result, code};
 pub fn run(args: &ManPagesArgs) -> Result<()> {
     let folder = &args.folder;
     let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(args::command(true), folder));
-    written.map_err(|error| {
-        Failure::new(code::FAILURE, format!("{}: {error}", folder.display()), "name another folder")
-    })
+    written
+        .map_err(|error| Failure::new(code::FAILURE, format!("{}: {error}", folder.display()), "name another folder"))
 }

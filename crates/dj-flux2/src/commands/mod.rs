@@ -1,9 +1,9 @@
 //! One file per subcommand, and what several of them share.
 
 pub mod bench;
+pub mod compare;
 pub mod completions;
 pub mod config;
-pub mod compare;
 pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]

@@ -73,7 +73,12 @@ pub fn run(args: &PresetsArgs) -> Result<()> {
 }
 
 /// What a picture with the preset takes. This machine is measured for the first one.
-fn predict(args: &PresetsArgs, config: &Config, name: &str, rates: &mut Option<Option<bench::Rates>>) -> Result<Prediction> {
+fn predict(
+    args: &PresetsArgs,
+    config: &Config,
+    name: &str,
+    rates: &mut Option<Option<bench::Rates>>,
+) -> Result<Prediction> {
     let presets = vec![name.to_owned()];
     let generate = GenerateArgs { model: args.model.clone(), preset: presets.clone(), ..GenerateArgs::default() };
     let files = config.choices(&presets, Path::is_file)?;

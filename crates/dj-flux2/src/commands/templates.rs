@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::args::TemplatesArgs;
-use crate::config::flags::Flags;
 use crate::config;
+use crate::config::flags::Flags;
 use crate::failure::{Failure, Result};
 use crate::report::{json, print, shown};
 use crate::templates;

@@ -244,7 +244,9 @@ pub fn setting(flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<S
     let name = arg.get_long().expect("it was found by its long name").to_owned();
     let value = match (item.as_bool(), flags::takes_value(arg)) {
         (Some(on), false) => Value::Switch(on),
-        (None, false) => return Err(place.refuse(format_args!("{key} is true or false"), format!("write {key} = true"))),
+        (None, false) => {
+            return Err(place.refuse(format_args!("{key} is true or false"), format!("write {key} = true")));
+        }
         (_, true) => {
             let is_array = item.as_array().is_some();
             let texts = texts(item).ok_or_else(|| {

@@ -47,7 +47,10 @@ fn line(flags: &Flags, text: &str, place: Place) -> Result<Line> {
     let object: Map<String, Json> = serde_json::from_str(text).map_err(|error| {
         let reason = error.to_string();
         let reason = reason.split(" at line").next().unwrap_or_default().to_owned();
-        place.refuse(format_args!("no JSON object: {reason}"), "write one object on each line, as in {\"prompt\": \"a fox\"}")
+        place.refuse(
+            format_args!("no JSON object: {reason}"),
+            "write one object on each line, as in {\"prompt\": \"a fox\"}",
+        )
     })?;
     let (mut prompt, mut settings) = (None, Vec::new());
     for (key, value) in object {
@@ -114,8 +117,9 @@ mod tests {
 
     #[test]
     fn a_line_has_flags_prompt_and_output() {
-        let text = "{\"prompt\": \"a fox\", \"seed\": [1, 5], \"no_metadata\": true, \"size\": \"64x64\", \"steps\": null}\n\n\
-                    {\"output\": \"b.png\", \"lora\": [\"a:0.5\"], \"guidance\": 2.5, \"seed\": \"3-4\", \"json\": false}";
+        let text = r#"{"prompt": "a fox", "seed": [1, 5], "no_metadata": true, "size": "64x64", "steps": null}
+
+            {"output": "b.png", "lora": ["a:0.5"], "guidance": 2.5, "seed": "3-4", "json": false}"#;
         let lines = read(text).unwrap();
         assert_eq!((lines[0].prompt.as_deref(), lines[0].place.line), (Some("a fox"), 1));
         assert_eq!(lines[0].args.seed, Some(Seed::List(vec![1, 5])));
@@ -128,7 +132,10 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         for (text, message) in [
             ("{\"stpes\": 4}", "jobs.jsonl:1: there is no setting stpes"),
-            ("{}\n{\"steps\": \"many\"}", "jobs.jsonl:2: invalid value 'many' for '--steps <N>': it is no whole number from 0 on"),
+            (
+                "{}\n{\"steps\": \"many\"}",
+                "jobs.jsonl:2: invalid value 'many' for '--steps <N>': it is no whole number from 0 on",
+            ),
             ("[1]", "jobs.jsonl:1: no JSON object: invalid type: sequence, expected a map"),
             ("{\"prompt\": 5}", "jobs.jsonl:1: prompt is not a text"),
             ("{\"batch\": \"x\"}", "jobs.jsonl:1: batch cannot be set in a line"),

@@ -92,7 +92,8 @@ fn check(flags: &Flags, setting: &mut Setting, folders: Folders) -> Result<()> {
     let root = place.file.parent().unwrap_or(Path::new(""));
     for path in paths(flags, setting) {
         // A LoRA may have its scale behind a colon.
-        let file = path.rsplit_once(':').filter(|(_, scale)| scale.parse::<f32>().is_ok()).map_or(&**path, |(file, _)| file);
+        let file =
+            path.rsplit_once(':').filter(|(_, scale)| scale.parse::<f32>().is_ok()).map_or(&**path, |(file, _)| file);
         if !is_inside(&folders.current.join(file), root) {
             let message = format!("the file of a project cannot set {name} to {path}, which is outside of its folder");
             return Err(place.refuse(message, "use a path inside the project, or put it into your own file"));
@@ -103,7 +104,9 @@ fn check(flags: &Flags, setting: &mut Setting, folders: Folders) -> Result<()> {
 
 /// Whether `path` is below `root` once links are followed. What is not there yet has none.
 fn is_inside(path: &Path, root: &Path) -> bool {
-    let Ok(root) = (if root.as_os_str().is_empty() { Path::new(".") } else { root }).canonicalize() else { return false };
+    let Ok(root) = (if root.as_os_str().is_empty() { Path::new(".") } else { root }).canonicalize() else {
+        return false;
+    };
     let mut missing = PathBuf::new();
     for above in path.ancestors() {
         if above.symlink_metadata().is_ok() {

@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_preset_inherits_and_overrides() {
-        let presets = with("[presets.mine]\ninherits = ['high', 'wide']\nsteps = 8\n[presets.tall]\ninherits = 'mine'\naspect = '1:3'");
+        let presets = with(
+            "[presets.mine]\ninherits = ['high', 'wide']\nsteps = 8\n[presets.tall]\ninherits = 'mine'\naspect = '1:3'",
+        );
         assert_eq!(named(&presets, "mine").unwrap(), "area=4x aspect=16:9 steps=8");
         assert_eq!(named(&presets, "tall").unwrap(), "area=4x steps=8 aspect=1:3");
         let replaced = with("[presets.high]\nsize = '640x640'");
@@ -166,7 +168,8 @@ mod tests {
         let unknown = named(&presets, "c").unwrap_err();
         assert_eq!(unknown.message, "config.toml:6: no preset is called hihg");
         assert_eq!(unknown.hint.unwrap(), "the nearest name is high; `dj-flux2 presets` lists them");
-        let doubling: String = (1..60).map(|i| format!("[presets.p{i}]\ninherits = ['p{0}', 'p{0}']\n", i - 1)).collect();
+        let doubling: String =
+            (1..60).map(|i| format!("[presets.p{i}]\ninherits = ['p{0}', 'p{0}']\n", i - 1)).collect();
         let many = named(&with(&format!("[presets.p0]\nsteps = 1\n{doubling}")), "p59").unwrap_err();
         assert!(many.message.contains("more than 100 times"), "{many:?}");
         assert_eq!(named(&presets, "potrait").unwrap_err().message, "no preset is called potrait");

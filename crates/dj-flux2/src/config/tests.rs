@@ -64,8 +64,7 @@ fn project_goes_before_user_and_a_preset_before_both() {
         .user("steps = 8\nguidance = 2.5\nseed = 1\n[presets.quick]\nsteps = 2\n")
         .project("seed = 5\nsteps = 6\n");
     let choices = world.choices(&["quick"]).unwrap();
-    let (user, project) =
-        (world.path("home/.config/dj-flux2/config.toml"), world.path("home/project/.dj-flux2.toml"));
+    let (user, project) = (world.path("home/.config/dj-flux2/config.toml"), world.path("home/project/.dj-flux2.toml"));
     assert_eq!(choices.steps, Some(Origin::Preset("quick".into()).of(2)));
     assert_eq!(choices.seed, Some(Origin::Project(project.clone()).of(crate::args::Seed::Number(5))));
     assert_eq!(choices.guidance, Some(Origin::User(user).of(2.5)));
@@ -97,7 +96,8 @@ fn a_switch_that_is_off_hides_one_below() {
 fn every_kind_of_value_is_read() {
     let world = World::new().user(
         "model = 'klein-4b'\nsize = '512x768'\nlora = ['a.safetensors:0.5', 'b']\nseed = '1,4-5'\nguidance = 3\n\
-         verbose = true\nmax-memory = '6GiB'\nallow-quantize = true\ndtype = 'f32'\nvar = ['light=dusk']\nnoise = 'torch-cpu'",
+         verbose = true\nmax-memory = '6GiB'\nallow-quantize = true\ndtype = 'f32'\nvar = ['light=dusk']\n\
+         noise = 'torch-cpu'",
     );
     let choices = world.choices(&[]).unwrap();
     assert_eq!((choices.width.unwrap().value, choices.height.unwrap().value), (512, 768));
@@ -168,7 +168,9 @@ fn the_file_of_a_project_stays_inside_of_the_project() {
         assert!(message.contains(&format!("cannot set {what}")), "{text}: {message}");
         assert!(message.ends_with("which is outside of its folder"), "{message}");
     }
-    for text in ["model = 'klein-4b'", "output = 'out-{seed}.png'", "lora = ['./loras/x.safetensors']", "output = './a/b/'"] {
+    for text in
+        ["model = 'klein-4b'", "output = 'out-{seed}.png'", "lora = ['./loras/x.safetensors']", "output = './a/b/'"]
+    {
         World::new().project(text).choices(&[]).unwrap_or_else(|failure| panic!("{text}: {failure:?}"));
     }
 }
@@ -187,7 +189,8 @@ fn the_file_of_a_project_cannot_do_what_only_the_user_may() {
 
 #[test]
 fn presets_have_files_of_their_own_too() {
-    let world = World::new().with("home/.config/dj-flux2/presets/mine.toml", "about = 'x'\ninherits = 'wide'\nsteps = 2");
+    let world =
+        World::new().with("home/.config/dj-flux2/presets/mine.toml", "about = 'x'\ninherits = 'wide'\nsteps = 2");
     let choices = world.choices(&["mine"]).unwrap();
     assert!(choices.aspect.is_some() && choices.steps.is_some());
 }
@@ -213,7 +216,18 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
         let Some(name) = arg.get_long().filter(|name| *name != "preset") else { continue };
         let samples = match flags::takes_value(arg) {
             false => vec!["true"],
-            true => vec!["'1'", "'64x64'", "'16:9'", "'white'", "'a=b'", "'bf16'", "'1GiB'", "'diffusers'", "'cpu'", "'1,1'"],
+            true => vec![
+                "'1'",
+                "'64x64'",
+                "'16:9'",
+                "'white'",
+                "'a=b'",
+                "'bf16'",
+                "'1GiB'",
+                "'diffusers'",
+                "'cpu'",
+                "'1,1'",
+            ],
         };
         let outcomes: Vec<Result<Choices>> =
             samples.iter().map(|sample| World::new().user(&format!("{name} = {sample}")).choices(&[])).collect();
@@ -274,7 +288,9 @@ mod editing {
 
     #[test]
     fn what_cannot_be_read_again_is_not_written() {
-        for (name, value) in [("stpes", "4"), ("steps", "many"), ("json", "maybe"), ("a.b.c", "1"), ("prompt", "x"), ("", "x")] {
+        for (name, value) in
+            [("stpes", "4"), ("steps", "many"), ("json", "maybe"), ("a.b.c", "1"), ("prompt", "x"), ("", "x")]
+        {
             assert!(set("steps = 4\n", name, &[value]).is_err(), "{name}");
         }
         let world = World::new().user("steps = \n");

@@ -111,7 +111,14 @@ impl Builder<'_> {
                 continue;
             }
             let size = settings.size;
-            cells.push(Cell { place: place_of, request, size, line: Some(place.line), path: Some(path), references: None });
+            cells.push(Cell {
+                place: place_of,
+                request,
+                size,
+                line: Some(place.line),
+                path: Some(path),
+                references: None,
+            });
         }
         self.pictures += count;
         settings.output = output;

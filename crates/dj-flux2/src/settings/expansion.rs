@@ -112,7 +112,8 @@ impl<'a> Plan<'a> {
         let is_on = |choice: &Option<crate::choices::Sourced<bool>>| choice.as_ref().is_some_and(|choice| choice.value);
         let all = is_on(&choices.all);
         // A folder in a file of settings is where wildcards are, and no wish to use them in every prompt.
-        let typed_folder = choices.wildcards.as_ref().is_some_and(|folder| matches!(folder.origin, Origin::Flag | Origin::Line));
+        let typed_folder =
+            choices.wildcards.as_ref().is_some_and(|folder| matches!(folder.origin, Origin::Flag | Origin::Line));
         let expand = is_on(&choices.expand) || all || choices.variables.is_some() || typed_folder;
         // A recorded prompt has been expanded.
         let is_recorded = choices.prompts.as_ref().is_some_and(|prompts| prompts.is_recorded());
@@ -146,9 +147,8 @@ impl<'a> Plan<'a> {
             return Err(self.refusal(TemplateError::NoVariable { name: unused.clone() }));
         }
         // With their values, so that template and seed alone give the prompt.
-        let with = |template: Template, (name, value): (&String, &String)| {
-            template.with(name, &Template::literal(value))
-        };
+        let with =
+            |template: Template, (name, value): (&String, &String)| template.with(name, &Template::literal(value));
         let template = self.variables.iter().fold(template.clone(), with);
         let recorded = template.to_string();
         Ok((template, recorded))

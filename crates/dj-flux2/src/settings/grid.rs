@@ -274,7 +274,10 @@ mod tests {
     #[test]
     fn axes_have_lists_and_ranges() {
         let two = grid(&["steps=2,4,8 x seed=1-3"]);
-        assert_eq!((two.x.setting, two.x.values.as_slice()), (Setting::Steps, ["2", "4", "8"].map(String::from).as_slice()));
+        assert_eq!(
+            (two.x.setting, two.x.values.as_slice()),
+            (Setting::Steps, ["2", "4", "8"].map(String::from).as_slice())
+        );
         let y = two.y.clone().unwrap();
         assert_eq!((y.setting, y.values), (Setting::Seed, ["1", "2", "3"].map(String::from).to_vec()));
         assert_eq!(grid(&["steps=2,4,8", "seed=1..3"]), two);

@@ -7,8 +7,8 @@ use flux2::pipeline::MAX_PREPARED_PROMPTS;
 use flux2::{GenerateRequest, Reference, Variant};
 
 use super::Settings;
-use super::size::Size;
 use super::expansion::{Prompt, seed_of};
+use super::size::Size;
 
 /// Most pictures that wait at a time: they take memory.
 const MAX_WAITING: u64 = 4096;
@@ -64,7 +64,14 @@ impl Settings {
         if let Some(Cell { place, line, request, path, .. }) = self.cells.get(i as usize) {
             let (index, seed) = (place + 1, request.seed);
             let path = path.clone().or_else(|| self.output.path(index, seed));
-            return Job { index, line: *line, prompt: &request.prompt, template: request.template.as_deref(), seed, path };
+            return Job {
+                index,
+                line: *line,
+                prompt: &request.prompt,
+                template: request.template.as_deref(),
+                seed,
+                path,
+            };
         }
         let (index, seed) = (i + 1, seed_of(&self.seed, self.request.seed, i));
         let Prompt { text, template } = &self.prompts[(i / self.per_prompt) as usize];

@@ -18,8 +18,8 @@ pub struct Size {
 }
 
 impl Size {
-    /// What the choices say. Of two that contradict each other, the one of the higher source counts; sides below a shape
-    /// or a number of pixels are what these start from.
+    /// What the choices say. Of two that contradict each other, the one of the higher source counts; sides below a
+    /// shape or a number of pixels are what these start from.
     pub fn of(choices: &Choices) -> Result<Self> {
         let Choices { width, height, aspect, area, .. } = choices;
         let [w, h] = [rank(width), rank(height)];
@@ -153,7 +153,8 @@ mod tests {
         let choices = sides(Origin::Flag, None, Some(576)).or(shape(Origin::Flag, Some(WIDE), None));
         assert_eq!(fitted(choices, 512), (Some(1024), Some(576)));
         // A side alone leaves the other one to the model.
-        let choices = sides(Origin::Flag, Some(256), None).or(shape(Origin::User("c".into()), None, Some(Area::Times(4.0))));
+        let choices =
+            sides(Origin::Flag, Some(256), None).or(shape(Origin::User("c".into()), None, Some(Area::Times(4.0))));
         assert_eq!(fitted(choices, 512), (Some(256), None));
     }
 

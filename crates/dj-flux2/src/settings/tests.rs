@@ -173,8 +173,7 @@ fn a_picture_names_its_loras_and_they_are_looked_for_here_and_beside_it() {
     let adapters = |p: &Path| p.ends_with("adapter_model.safetensors");
     assert_eq!(found("..", &[], adapters).unwrap_err().code, code::MODEL_MISSING);
     for name in ["style", "../style", "/style", "a/b"] {
-        let is_elsewhere =
-            |p: &Path| !["style.safetensors", "style", "pictures"].iter().any(|at| p.starts_with(at));
+        let is_elsewhere = |p: &Path| !["style.safetensors", "style", "pictures"].iter().any(|at| p.starts_with(at));
         let failure = found(name, &[], is_elsewhere);
         assert_eq!(failure.unwrap_err().code, code::MODEL_MISSING, "{name}");
     }

@@ -118,7 +118,8 @@ fn a_picture_that_fails_does_not_end_the_batch() {
     let output = cli.output_with_input(&[&["--batch", "-", "--json"], &QUICK[..4], &["-s", "1"]].concat(), lines);
     assert_eq!(output.status.code(), Some(7), "{}", shown(&output));
     assert_eq!(cli.files(), ["b.png"]);
-    let first: serde_json::Value = serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    let first: serde_json::Value =
+        serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
     assert_eq!((&first["line"], &first["error"]["code"]), (&1.into(), &3.into()));
 }
 

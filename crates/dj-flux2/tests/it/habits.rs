@@ -23,7 +23,10 @@ fn names_of_flags_in_other_programs() {
 fn what_has_no_meaning_here_is_refused_in_one_sentence() {
     let cli = Cli::with_tiny_model();
     for (args, sentence) in [
-        (["--sampler", "euler"], "there is no sampler to choose: FLUX.2 [klein] is a flow model, drawn with Euler steps"),
+        (
+            ["--sampler", "euler"],
+            "there is no sampler to choose: FLUX.2 [klein] is a flow model, drawn with Euler steps",
+        ),
         (["--sampling-method", "euler"], "there is no sampler to choose"),
         (["--scheduler", "karras"], "there is no scheduler to choose"),
         (["--clip-skip", "2"], "there are no CLIP layers to skip"),
@@ -51,14 +54,19 @@ fn a_base_model_is_led_away_from_the_negative_prompt() {
     assert_eq!(parameters(&cli, "negative.png")["negative_prompt"], "a blue hare");
     assert!(cli.stdout(["info", "negative.png"]).contains("a blue hare"));
     // The empty one is that of a run without.
-    let empty = cli.stdout(["a red fox", "--variant", "klein-base", "-g", "3", "--negative-prompt", "", "-o", "e.png", "--no-metadata"].iter().chain(&QUICK));
+    let empty = cli.stdout(
+        ["a red fox", "--variant", "klein-base", "-g", "3", "--negative-prompt", "", "-o", "e.png", "--no-metadata"]
+            .iter()
+            .chain(&QUICK),
+    );
     assert_eq!(empty, "e.png\n");
     cli.fox("p.png", &["--variant", "klein-base", "-g", "3", "--no-metadata"]);
     assert_eq!(cli.read("e.png"), cli.read("p.png"));
     // It is made again from the picture.
     cli.stdout(["generate", "--from", "negative.png", "-o", "again.png"]);
     assert_eq!(cli.read("again.png"), negative);
-    let output = cli.output(["a fox", "--variant", "klein-base", "-g", "1", "--negative-prompt", "x"].iter().chain(&QUICK));
+    let output =
+        cli.output(["a fox", "--variant", "klein-base", "-g", "1", "--negative-prompt", "x"].iter().chain(&QUICK));
     assert!(shown(&output).contains("the negative prompt has no effect"), "{}", shown(&output));
 }
 

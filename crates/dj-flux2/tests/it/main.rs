@@ -27,8 +27,8 @@ mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
 mod settings_files;
-mod templates;
 mod sheets;
+mod templates;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;

@@ -29,7 +29,10 @@ fn a_picture_is_made_as_the_files_say() {
     // A flag goes before the files, and these are read for a plan too.
     let output = run(&cli, config, &["a red fox", "-S", "12", "-s", "1"]);
     assert!(output.status.success(), "{}", shown(&output));
-    assert_eq!((&parameters(&cli, "mine.png")["seed"], &parameters(&cli, "mine.png")["steps"]), (&12.into(), &1.into()));
+    assert_eq!(
+        (&parameters(&cli, "mine.png")["seed"], &parameters(&cli, "mine.png")["steps"]),
+        (&12.into(), &1.into())
+    );
     let plan = run(&cli, config, &["plan", "--json"]);
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&plan.stdout).unwrap()["width"], 64);
     let off = run(&cli, config, &["plan", "--json", "--config", "off"]);

@@ -188,8 +188,11 @@ fn axes_may_be_sizes_noise_words_and_models() {
     assert_eq!([first.seed, second.seed], [5, 900]);
     // Without an axis of seeds all cells have the same one.
     let shown = cli.stdout(["a red fox", "-q", "--size", "64x64", "--grid", "steps=1,2", "--json"]);
-    let seeds: Vec<serde_json::Value> =
-        shown.lines().take(2).map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seed"].clone()).collect();
+    let seeds: Vec<serde_json::Value> = shown
+        .lines()
+        .take(2)
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seed"].clone())
+        .collect();
     assert_eq!(seeds[0], seeds[1]);
 }
 
@@ -295,8 +298,7 @@ fn a_comparison_is_drawn_in_three_ways() {
     };
     let cell = |image: &RgbImage, x: u32| cut(image, [4 + 68 * x, 4], [64, 64]);
     let difference = cell(&drawn(&[]), 0);
-    let amplified: Vec<u8> =
-        a.pixels().iter().zip(b.pixels()).map(|(a, b)| a.abs_diff(*b).saturating_mul(4)).collect();
+    let amplified: Vec<u8> = a.pixels().iter().zip(b.pixels()).map(|(a, b)| a.abs_diff(*b).saturating_mul(4)).collect();
     assert!(difference.pixels() == amplified);
     let wiped = cell(&drawn(&["--wipe"]), 0);
     assert!(cut(&wiped, [0, 0], [31, 64]) == cut(&a, [0, 0], [31, 64]));

@@ -43,7 +43,11 @@ fn a_prompt_is_drawn_as_it_is_written_unless_it_is_to_be_expanded() {
     let json = "{\"subject\": \"a {red|blue} fox\", \"style\": \"__x__\"}";
     assert_eq!(planned(&cli, &[json]), [(json.to_owned(), None)]);
     let output = cli.output([&["a {red|blue} fox"], &QUICK[..]].concat());
-    assert!(shown(&output).contains("note: the prompt is drawn as it is written; --expand reads"), "{}", shown(&output));
+    assert!(
+        shown(&output).contains("note: the prompt is drawn as it is written; --expand reads"),
+        "{}",
+        shown(&output)
+    );
     assert!(!shown(&cli.output([&["a {fox}"], &QUICK[..]].concat())).contains("--expand"));
     // A template does not expand the prompt that it is given.
     assert_eq!(prompts(&cli, &["{x|y}", "-t", "a {subject}"]), ["a {x|y}"]);
@@ -76,12 +80,17 @@ fn what_cannot_be_expanded_is_refused() {
         (&["x", "-t", "watercolour"][..], "no template is called watercolour\nhint: the nearest name is watercolor"),
         (&["x", "-t", "a {fox"], "template a {fox: the brace at character 3 of the template has no partner"),
         (&["x", "-t", "a {fox}"], "the template a {fox} has no {subject}, so the prompt would not be drawn"),
-        (&["a {light} fox", "--expand"], "the template has a variable {light}, which has no value\nhint: give it one with --var light=TEXT"),
+        (
+            &["a {light} fox", "--expand"],
+            "the template has a variable {light}, which has no value\nhint: give it one with --var light=TEXT",
+        ),
         (&["a fox", "--var", "light=x"], "the template has no variable {light}"),
         (&["__x__", "--expand"], "there is no wildcard __x__"),
         (&["__x__", "--wildcards", "such"], "there is no wildcard __x__\nhint: put x.txt into such, or name a folder"),
-        (&["{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}", "--all"],
-            "the template stands for more than 100000 prompts\nhint: leave --all out"),
+        (
+            &["{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}{a|b}", "--all"],
+            "the template stands for more than 100000 prompts\nhint: leave --all out",
+        ),
         (&["a fox", "--var", "1=x"], "a name and its value are needed, as in light=dusk"),
     ] {
         let shown = cli.run(args);

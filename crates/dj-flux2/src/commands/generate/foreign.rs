@@ -13,7 +13,9 @@ pub fn check(args: &ForeignArgs) -> Result<()> {
         (max_sequence_length, "the length of prompts is the model's own: FLUX.2 [klein] reads 512 tokens"),
     ];
     match refusals.iter().find(|(flag, _)| flag.is_some()) {
-        Some((_, why)) => Err(Failure::usage(*why, "leave the flag out; --steps and --seed are what changes a picture")),
+        Some((_, why)) => {
+            Err(Failure::usage(*why, "leave the flag out; --steps and --seed are what changes a picture"))
+        }
         None => Ok(()),
     }
 }

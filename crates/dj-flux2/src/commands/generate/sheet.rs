@@ -39,7 +39,8 @@ impl<'a> SheetOfRun<'a> {
             return Err(Failure::usage("the picture goes to standard output, and a sheet is made of files", hint));
         }
         let file = SheetFile::new(&path, args.force, inputs)?;
-        if let Some(job) = runs.iter().flat_map(Settings::jobs).find(|job| job.path.as_deref().is_some_and(|p| file.is(p)))
+        if let Some(job) =
+            runs.iter().flat_map(Settings::jobs).find(|job| job.path.as_deref().is_some_and(|p| file.is(p)))
         {
             let message = format!("the sheet and picture {} would both be {}", job.index, path.display());
             return Err(Failure::usage(message, "choose another name for the sheet, with --sheet NAME.png"));
