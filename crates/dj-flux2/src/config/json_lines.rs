@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
+use super::check_effect;
 use super::file::{NOT_SETTINGS, unknown};
 use super::flags::{self, Flags, Place, Setting, Value, generate_args};
 use crate::args::GenerateArgs;
@@ -61,6 +62,8 @@ fn line(flags: &Flags, text: &str, place: Place) -> Result<Line> {
             (key, value) => settings.push(setting(flags, key, &value, &place)?),
         }
     }
+    let is_preset = |setting: &&Setting| setting.name == "preset";
+    settings.iter().filter(|setting| !is_preset(setting)).try_for_each(|setting| check_effect(setting, |_| false))?;
     let args = generate_args(&settings)?;
     Ok(Line { place, prompt, args })
 }
@@ -140,6 +143,7 @@ mod tests {
             ("{\"prompt\": 5}", "jobs.jsonl:1: prompt is not a text"),
             ("{\"batch\": \"x\"}", "jobs.jsonl:1: batch cannot be set in a line"),
             ("{\"steps\": [1, 2]}", "jobs.jsonl:1: steps is one value, not a list"),
+            ("{\"grid\": \"steps=1,2\"}", "jobs.jsonl:1: grid belongs to one run and cannot be set in a file"),
             ("{\"quiet\": 1}", "jobs.jsonl:1: quiet is true or false"),
             ("{\"steps\": {}}", "jobs.jsonl:1: steps is not a text or a number"),
             ("\n \n", "jobs.jsonl has no line"),

@@ -18,6 +18,7 @@ use flux2::{CancelToken, GenerateRequest, NoGpu, Remedy, Variant};
 
 use super::{find_or_offer, residency_note};
 use crate::args::GenerateArgs;
+use crate::config;
 use crate::failure::{Failure, Result, code};
 use crate::interrupt::cancelled_by_signals;
 use crate::prepare::{self, Prepared, find_model};
@@ -43,7 +44,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         (Some(_), Some(_)) => return Err(Failure::usage("a batch has no grid", "leave --batch or --grid out")),
         (Some(grid), None) => grid.runs(args, &outside)?,
         (None, Some(file)) => {
-            let Batch { runs, there } = batch::runs(file, args, &outside)?;
+            let Batch { runs, there } =
+                batch::runs(file, args, &config::load(args.config.as_deref())?.presets, &outside)?;
             report_there(args, &there)?;
             if runs.is_empty() {
                 return Ok(());
