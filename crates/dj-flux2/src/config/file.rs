@@ -100,11 +100,11 @@ pub fn parse(text: &str, path: &Path) -> Result<File> {
         match key {
             "serve" => {
                 // A build without `serve` reads past it: another build of the program may have one.
-                let _table = reader.table(key, item, &place)?;
+                let table = reader.table(key, item, &place)?;
                 #[cfg(feature = "serve")]
-                {
-                    file.serve = reader.serve(_table)?;
-                }
+                file.serve.extend(reader.serve(table)?);
+                #[cfg(not(feature = "serve"))]
+                let _ = table;
                 file.serve_place = Some(place);
             }
             "presets" => {
