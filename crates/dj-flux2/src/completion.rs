@@ -1,5 +1,5 @@
-//! Completion of a command line while it is typed: the shell starts this program with a variable set, and it answers with
-//! flags and values. Models are those on this disk; nothing is loaded and the network is not used.
+//! Completion of a command line while it is typed: the shell starts this program with a variable set, and it answers
+//! with flags and values. Models are those on this disk; nothing is loaded and the network is not used.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -20,12 +20,12 @@ pub fn answer() {
     CompleteEnv::with_factory(command).var(VARIABLE).complete();
 }
 
-/// The command line with what completes its values. Flags of `generate` are also those of the program, as it need not be
-/// typed.
+/// The command line with what completes its values. Flags of `generate` are also those of the program, as it need not
+/// be typed.
 fn command() -> clap::Command {
     let program = args::command(true);
     let generate = program.find_subcommand("generate").expect("it is there").clone();
-    let flags = generate.get_arguments().filter(|arg| !arg.is_positional()).map(|arg| with_values(arg.clone()));
+    let flags = generate.get_arguments().map(|arg| with_values(arg.clone()));
     let program = program.args(flags.collect::<Vec<_>>()).subcommand_required(false).arg_required_else_help(false);
     let names: Vec<String> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     names.iter().fold(program, |program, name| program.mut_subcommand(name, |sub| sub.mut_args(with_values)))

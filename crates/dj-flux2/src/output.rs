@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use flux2::Error;
 use flux2::image::ImageFormat;
@@ -31,9 +32,10 @@ pub enum Output {
         format: ImageFormat,
         existing: Existing,
     },
-    /// PNG files under names that no other file has: `output.png`, `output-2.png` and so on.
+    /// PNG files under names that no other file has: `output.png`, `output-2.png` and so on in the current folder, and
+    /// names with the time and the seed in a folder that was named.
     New {
-        /// With the same placeholders; empty is the current folder.
+        /// With the same placeholders; empty if none was named.
         folder: String,
         /// Whether the run makes several, which are numbered from 1.
         several: bool,
@@ -100,6 +102,9 @@ impl Output {
         match self {
             Output::Stdout => None,
             Output::Files { template, .. } => Some(fill(template, index, seed).into()),
+            Output::New { folder, .. } if !folder.is_empty() => {
+                Some(Path::new(&fill(folder, index, seed)).join(format!("{}-{seed}.png", time())))
+            }
             Output::New { folder, several } => {
                 let number = if *several { Some(index) } else { None };
                 Some(Path::new(&fill(folder, index, seed)).join(numbered(number)))
@@ -164,8 +169,10 @@ impl Output {
         };
         let folder = parent(path);
         fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
-        let Output::Files { existing, .. } = self else {
-            return save_new(path, bytes).map(Some);
+        let existing = match self {
+            Output::Files { existing, .. } => existing,
+            Output::New { folder, .. } if !folder.is_empty() => return save_in_folder(path, bytes).map(Some),
+            Output::New { .. } | Output::Stdout => return save_new(path, bytes).map(Some),
         };
         // It may have become read-only since the check.
         check_read_only(path, *existing)?;
@@ -192,6 +199,28 @@ pub fn check_preview(path: &Path, files: impl Iterator<Item = PathBuf>) -> Resul
         return Err(Failure::usage(format!("{} is a folder", path.display()), "name a file with --preview"));
     }
     Ok(codec::check_save(path, IfExists::Replace)?)
+}
+
+/// The time at which the run began, in UTC, as in `20261201-093000`.
+fn time() -> &'static str {
+    static TIME: OnceLock<String> = OnceLock::new();
+    TIME.get_or_init(|| {
+        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        time.chars().filter(|c| !matches!(c, '-' | ':' | 'Z')).map(|c| if c == 'T' { '-' } else { c }).collect()
+    })
+}
+
+/// Saves `bytes` at `path`, or with the next number behind its name that no file has.
+fn save_in_folder(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or(STEM);
+    let numbered = (2u64..).map(|number| path.with_file_name(format!("{stem}-{number}.png")));
+    for path in std::iter::once(path.to_owned()).chain(numbered) {
+        match codec::save(&path, bytes, IfExists::Fail) {
+            Err(Error::OutputExists { .. }) => {}
+            result => return result.map(|()| path).map_err(Failure::from),
+        }
+    }
+    unreachable!("a folder does not hold 2^64 files")
 }
 
 /// Saves `bytes` at `path`, or under the next number that no file has. Other runs may do the same at the same time:
@@ -375,11 +404,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gets_the_usual_names() {
-        assert_eq!(names("out/", 1), ["out/output.png"]);
-        assert_eq!(names("out/", 2), ["out/output-1.png", "out/output-2.png"]);
-        assert_eq!(names("there", 1), ["there/output.png"]);
+    fn names_in_a_folder_are_time_and_seed() {
+        let time = time();
+        assert!(time.len() == 15 && time.chars().all(|c| c.is_ascii_digit() || c == '-'), "{time}");
+        assert_eq!(names("out/", 2), [format!("out/{time}-41.png"), format!("out/{time}-42.png")]);
+        assert_eq!(names("there", 1), [format!("there/{time}-41.png")]);
         assert!(made("nowhere", 1).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let save = || save_in_folder(&folder.path().join("x-41.png"), b"x").unwrap();
+        let made = [save(), save(), save()].map(|path| path.file_name().unwrap().to_owned());
+        assert_eq!(made, ["x-41.png", "x-41-2.png", "x-41-3.png"]);
     }
 
     #[test]

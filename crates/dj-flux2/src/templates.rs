@@ -20,8 +20,8 @@ pub fn built_in() -> BTreeMap<String, NamedTemplate> {
     file::parse(BUILT_IN, Path::new("templates")).expect("the templates of the program are right").templates
 }
 
-/// The lines of the wildcard `name`, a file in `folder`; empty lines and those that begin with `#` are skipped. `None` if
-/// there is no such file.
+/// The lines of the wildcard `name`, a file in `folder`; empty lines and those that begin with `#` are skipped. `None`
+/// if there is no such file.
 pub fn read_wildcard(folder: &Path, name: &str) -> Result<Option<Arc<[String]>>> {
     let path = folder.join(format!("{name}.txt"));
     let mut text = String::new();

@@ -150,7 +150,8 @@ pub struct GenerateArgs {
     pub count: Option<u32>,
 
     /// Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed} and {index} are replaced; missing
-    /// folders are made [default: output.png, or the next output-2.png, ... that is not there]
+    /// folders are made; in a folder, names are time and seed [default: output.png, or the next output-2.png, ... that
+    /// is not there]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 

@@ -36,6 +36,7 @@ pub struct File {
     /// Flags of `generate`.
     pub generate: Vec<Setting>,
     /// Flags of `serve`.
+    #[cfg(feature = "serve")]
     pub serve: Vec<Setting>,
     /// Where the table of `serve` begins, if there is one.
     pub serve_place: Option<Place>,
@@ -98,8 +99,12 @@ pub fn parse(text: &str, path: &Path) -> Result<File> {
         let place = reader.place(document.as_table(), key);
         match key {
             "serve" => {
+                // A build without `serve` reads past it: another build of the program may have one.
                 let table = reader.table(key, item, &place)?;
-                file.serve = reader.serve(table)?;
+                #[cfg(feature = "serve")]
+                file.serve.extend(reader.serve(table)?);
+                #[cfg(not(feature = "serve"))]
+                let _ = table;
                 file.serve_place = Some(place);
             }
             "presets" => {
@@ -170,16 +175,10 @@ impl Reader<'_> {
         setting(flags, key, item, place)
     }
 
+    #[cfg(feature = "serve")]
     fn serve(&self, table: &Table) -> Result<Vec<Setting>> {
-        #[cfg(feature = "serve")]
-        {
-            let flags = Flags::of_serve();
-            let read = |(key, item)| self.setting(&flags, key, item, &self.place(table, key));
-            table.iter().map(read).collect()
-        }
-        // Another build of the program reads it.
-        #[cfg(not(feature = "serve"))]
-        Ok(table.iter().take(0).map(|_| unreachable!("nothing is taken")).collect())
+        let flags = Flags::of_serve();
+        table.iter().map(|(key, item)| self.setting(&flags, key, item, &self.place(table, key))).collect()
     }
 
     fn preset(&self, flags: &Flags, table: &Table) -> Result<Preset> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
+use super::check_effect;
 use super::file::{NOT_SETTINGS, unknown};
 use super::flags::{self, Flags, Place, Setting, Value, generate_args};
 use crate::args::GenerateArgs;
@@ -61,6 +62,8 @@ fn line(flags: &Flags, text: &str, place: Place) -> Result<Line> {
             (key, value) => settings.push(setting(flags, key, &value, &place)?),
         }
     }
+    let is_preset = |setting: &&Setting| setting.name == "preset";
+    settings.iter().filter(|setting| !is_preset(setting)).try_for_each(|setting| check_effect(setting, |_| false))?;
     let args = generate_args(&settings)?;
     Ok(Line { place, prompt, args })
 }
@@ -117,8 +120,9 @@ mod tests {
 
     #[test]
     fn a_line_has_flags_prompt_and_output() {
-        let text = "{\"prompt\": \"a fox\", \"seed\": [1, 5], \"no_metadata\": true, \"size\": \"64x64\", \"steps\": null}\n\n\
-                    {\"output\": \"b.png\", \"lora\": [\"a:0.5\"], \"guidance\": 2.5, \"seed\": \"3-4\", \"json\": false}";
+        let text = r#"{"prompt": "a fox", "seed": [1, 5], "no_metadata": true, "size": "64x64", "steps": null}
+
+            {"output": "b.png", "lora": ["a:0.5"], "guidance": 2.5, "seed": "3-4", "json": false}"#;
         let lines = read(text).unwrap();
         assert_eq!((lines[0].prompt.as_deref(), lines[0].place.line), (Some("a fox"), 1));
         assert_eq!(lines[0].args.seed, Some(Seed::List(vec![1, 5])));
@@ -139,6 +143,7 @@ mod tests {
             ("{\"prompt\": 5}", "jobs.jsonl:1: prompt is not a text"),
             ("{\"batch\": \"x\"}", "jobs.jsonl:1: batch cannot be set in a line"),
             ("{\"steps\": [1, 2]}", "jobs.jsonl:1: steps is one value, not a list"),
+            ("{\"grid\": \"steps=1,2\"}", "jobs.jsonl:1: grid belongs to one run and cannot be set in a file"),
             ("{\"quiet\": 1}", "jobs.jsonl:1: quiet is true or false"),
             ("{\"steps\": {}}", "jobs.jsonl:1: steps is not a text or a number"),
             ("\n \n", "jobs.jsonl has no line"),

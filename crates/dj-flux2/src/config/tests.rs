@@ -96,7 +96,8 @@ fn a_switch_that_is_off_hides_one_below() {
 fn every_kind_of_value_is_read() {
     let world = World::new().user(
         "model = 'klein-4b'\nsize = '512x768'\nlora = ['a.safetensors:0.5', 'b']\nseed = '1,4-5'\nguidance = 3\n\
-         verbose = true\nmax-memory = '6GiB'\nallow-quantize = true\ndtype = 'f32'\nvar = ['light=dusk']\nnoise = 'torch-cpu'",
+         verbose = true\nmax-memory = '6GiB'\nallow-quantize = true\ndtype = 'f32'\nvar = ['light=dusk']\n\
+         noise = 'torch-cpu'",
     );
     let choices = world.choices(&[]).unwrap();
     assert_eq!((choices.width.unwrap().value, choices.height.unwrap().value), (512, 768));
@@ -152,10 +153,10 @@ fn the_file_of_a_project_stays_inside_of_the_project() {
     let link = |world: &World| std::os::unix::fs::symlink(world.path("home"), world.path("home/project/out")).unwrap();
     for (text, what) in [
         ("output = '/tmp/x.png'", "output to /tmp/x.png"),
-        ("output = '../../x.png'", "output to ../../x.png"),
+        ("output = '../../x.png'", "output to "),
         ("output = './../x.png'", "output to "),
         ("output = 'new/../../../x.png'", "output to new/../../../x.png"),
-        ("output = '../out/x.png'", "output to ../out/x.png"),
+        ("output = './out/x.png'", "output to "),
         ("input = ['a.png', '~/secret.png']", "input to "),
         ("lora = ['/etc/x:0.5']", "lora to /etc/x:0.5"),
         ("[presets.high]\nmodel = '/dev/zero'", "model to /dev/zero"),
@@ -168,7 +169,7 @@ fn the_file_of_a_project_stays_inside_of_the_project() {
         assert!(message.ends_with("which is outside of its folder"), "{message}");
     }
     for text in
-        ["model = 'klein-4b'", "output = 'out-{seed}.png'", "lora = ['../loras/x.safetensors']", "output = './a/b/'"]
+        ["model = 'klein-4b'", "output = 'out-{seed}.png'", "lora = ['./loras/x.safetensors']", "output = './a/b/'"]
     {
         World::new().project(text).choices(&[]).unwrap_or_else(|failure| panic!("{text}: {failure:?}"));
     }

@@ -15,6 +15,8 @@ use super::jobs::Cell;
 use super::{MAX_PICTURES, Outside, Settings, resolve_choices, value};
 use crate::args::{GenerateArgs, Seed};
 use crate::choices::{Choices, Origin};
+use crate::config::Presets;
+use crate::config::flags::generate_args;
 use crate::config::json_lines::{self, Line};
 use crate::failure::{Failure, Result};
 use crate::output::{Existing, Output};
@@ -45,13 +47,13 @@ pub struct There {
 }
 
 /// Reads the lines of `file` and decides their runs.
-pub fn runs(file: &Path, args: &GenerateArgs, outside: &Outside) -> Result<Batch> {
+pub fn runs(file: &Path, args: &GenerateArgs, presets: &Presets, outside: &Outside) -> Result<Batch> {
     let stem = match file.to_str() {
         Some("-") => "batch".to_owned(),
         _ => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     };
     let lines = json_lines::parse(&read_file(file)?, Path::new(&name_of(file)))?;
-    let mut builder = Builder { stem, args, outside, runs: Vec::new(), there: Vec::new(), pictures: 0 };
+    let mut builder = Builder { stem, args, presets, outside, runs: Vec::new(), there: Vec::new(), pictures: 0 };
     for (i, line) in lines.into_iter().enumerate() {
         builder.add(i as u64, line)?;
     }
@@ -64,6 +66,7 @@ pub fn runs(file: &Path, args: &GenerateArgs, outside: &Outside) -> Result<Batch
 struct Builder<'a> {
     stem: String,
     args: &'a GenerateArgs,
+    presets: &'a Presets,
     outside: &'a Outside<'a>,
     /// What the pictures of a run have in common, and the run.
     runs: Vec<(String, Settings)>,
@@ -80,7 +83,9 @@ impl Builder<'_> {
         let prompt = prompt.ok_or_else(|| place.refuse("there is no prompt", "add \"prompt\": \"a red fox\""))?;
         let (outside, is_file) = (self.outside, self.outside.is_file);
         let own = Choices::from_args_of(Origin::Line, &args, vec![prompt], is_file);
-        let mut choices = own.or(Choices::from_args(self.args, vec![], is_file));
+        let of_preset = generate_args(&self.presets.settings(&args.preset).map_err(named)?)?;
+        let of_preset = Choices::from_args_of(Origin::Preset(args.preset.join(",")), &of_preset, vec![], is_file);
+        let mut choices = own.or(of_preset).or(Choices::from_args(self.args, vec![], is_file));
         let files = outside.files.clone();
         let output = choices.output.take().or(files.output.clone());
         let existing = choices.existing.clone().or(files.existing.clone());

@@ -18,8 +18,8 @@ pub struct Size {
 }
 
 impl Size {
-    /// What the choices say. Of two that contradict each other, the one of the higher source counts; sides below a shape
-    /// or a number of pixels are what these start from.
+    /// What the choices say. Of two that contradict each other, the one of the higher source counts; sides below a
+    /// shape or a number of pixels are what these start from.
     pub fn of(choices: &Choices) -> Result<Self> {
         let Choices { width, height, aspect, area, .. } = choices;
         let [w, h] = [rank(width), rank(height)];

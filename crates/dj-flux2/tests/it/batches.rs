@@ -69,6 +69,18 @@ fn standard_input_folders_and_names() {
 }
 
 #[test]
+fn a_line_may_choose_a_preset() {
+    let cli = Cli::with_tiny_model();
+    let input =
+        "{\"prompt\": \"a\", \"seed\": 1, \"preset\": \"draft,wide\"}\n{\"prompt\": \"a\", \"preset\": \"hihg\"}\n";
+    let lines: Vec<&str> = input.lines().collect();
+    let output = cli.output_with_input(&["--batch", "-", "--dry-run"], lines[0]);
+    assert!(shown(&output).contains("batch-1.png: 336x192, 4 steps, seed 1: a"), "{}", shown(&output));
+    let refused = shown(&cli.output_with_input(&["--batch", "-", "--dry-run"], input));
+    assert!(refused.contains("standard input:2: no preset is called hihg"), "{refused}");
+}
+
+#[test]
 fn lines_have_references_and_models_of_their_own() {
     let cli = Cli::with_tiny_model();
     let fox = cli.fox("a.png", &[]);

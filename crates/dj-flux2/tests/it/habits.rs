@@ -106,7 +106,7 @@ fn a_shape_is_what_is_drawn() {
     let cli = Cli::with_tiny_model();
     cli.stdout(["a red fox", "--aspect", "2:1", "--area", "96x96", "-s", "1", "-S", "7", "-o", "fox.png"]);
     let made = parameters(&cli, "fox.png");
-    assert_eq!((&made["width"], &made["height"]), (&144.into(), &64.into()));
+    assert_eq!((&made["width"], &made["height"]), (&128.into(), &64.into()));
 }
 
 #[test]

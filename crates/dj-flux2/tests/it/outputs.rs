@@ -50,10 +50,15 @@ fn folders_are_made() {
     let made = |args: &[&str]| cli.stdout(["a red fox"].iter().chain(&QUICK).chain(args));
     assert_eq!(made(&["-n", "2", "-o", "out/{index}-{seed}.png"]), "out/1-7.png\nout/2-8.png\n");
     assert_eq!(made(&["-n", "2", "-o", "a/{index}/fox.png"]), "a/1/fox.png\na/2/fox.png\n");
-    // A folder as such: the usual names in it.
-    assert_eq!(made(&["-o", "new/"]), "new/output.png\n");
-    assert_eq!(made(&["-o", "new"]), "new/output-2.png\n");
-    assert_eq!(made(&["-o", "."]), "./output.png\n");
+    // A folder as such: names of time and seed in it, and none is replaced.
+    let names: Vec<String> = ["new/", "new", "new", "."].iter().map(|folder| made(&["-o", folder])).collect();
+    for (name, folder) in names.iter().zip(["new", "new", "new", "."]) {
+        let name = name.trim_end();
+        let in_folder = name.strip_prefix(&format!("{folder}/")).unwrap();
+        assert!(in_folder[15..].starts_with("-7") && in_folder.starts_with("20"), "{name}");
+        assert!(cli.path(name).is_file());
+    }
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{names:?}");
     assert_eq!(made(&["-o", "{{a}}/fox.png"]), "{a}/fox.png\n");
     assert!(cli.path("{a}/fox.png").is_file());
     // A run that is refused makes none.

@@ -1,7 +1,7 @@
 //! The examples of the guide: every block marked `console` is run, and must print what stands there.
 //!
-//! A line `$ COMMAND` is given to a shell in a folder that all blocks of a document share, which is the home folder too.
-//! In the lines below it, `[..]` stands for any text in a line and `...` for any number of lines. Warnings and notes of
+//! A line `$ COMMAND` is given to a shell in a folder that all blocks of a document share, which is the home folder
+//! too. In the lines below it, `[..]` stands for any text in a line and `...` for any number of lines. Warnings and notes of
 //! this machine are left out.
 
 use std::process::Command;

@@ -27,21 +27,26 @@ fn no_arguments() {
     Usage: dj-flux2 <COMMAND>
 
     Commands:
-      generate  Make pictures from a prompt and, optionally, reference images
-      info      Print the parameters that a picture was made with
-      inspect   Describe a file or folder of weights without loading it
-      plan      Print how much memory a picture needs, without making it
-      serve     Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
-      sheet     Put finished pictures on one labeled sheet
-      compare   Say how two pictures and their parameters differ, and show it
-      bench     Time single ops or whole pictures on this machine
-      convert   Convert a model to another number format (resumable)
-      doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
-      download  Download a model (resumable)
-      models    List the published models and those on this disk
-      verify    Check the files of downloaded models against their hashes
-      remove    Delete a downloaded model from this disk
-      help      Print this message or the help of the given subcommand(s)
+      generate     Make pictures from a prompt and, optionally, reference images
+      info         Print the parameters that a picture was made with
+      inspect      Describe a file or folder of weights without loading it
+      plan         Print how much memory a picture needs, without making it
+      serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+      presets      List the presets, with the seconds and the memory that they take on this machine
+      templates    List the templates of prompts
+      config       Show and change the files of settings
+      sheet        Put finished pictures on one labeled sheet
+      compare      Say how two pictures and their parameters differ, and show it
+      bench        Time single ops or whole pictures on this machine
+      convert      Convert a model to another number format (resumable)
+      completions  Print the completions of a shell, or install them
+      man-pages    Write the manual pages into a folder
+      doctor       Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
+      download     Download a model (resumable)
+      models       List the published models and those on this disk
+      verify       Check the files of downloaded models against their hashes
+      remove       Delete a downloaded model from this disk
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
@@ -49,7 +54,7 @@ fn no_arguments() {
 
     `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
     prompt.
-    `dj-flux2 generate --help` lists them.
+    `dj-flux2 generate --help` lists the main ones, --help-all has the rest.
     "#);
 }
 
@@ -64,21 +69,26 @@ fn help() {
     Usage: dj-flux2 <COMMAND>
 
     Commands:
-      generate  Make pictures from a prompt and, optionally, reference images
-      info      Print the parameters that a picture was made with
-      inspect   Describe a file or folder of weights without loading it
-      plan      Print how much memory a picture needs, without making it
-      serve     Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
-      sheet     Put finished pictures on one labeled sheet
-      compare   Say how two pictures and their parameters differ, and show it
-      bench     Time single ops or whole pictures on this machine
-      convert   Convert a model to another number format (resumable)
-      doctor    Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
-      download  Download a model (resumable)
-      models    List the published models and those on this disk
-      verify    Check the files of downloaded models against their hashes
-      remove    Delete a downloaded model from this disk
-      help      Print this message or the help of the given subcommand(s)
+      generate     Make pictures from a prompt and, optionally, reference images
+      info         Print the parameters that a picture was made with
+      inspect      Describe a file or folder of weights without loading it
+      plan         Print how much memory a picture needs, without making it
+      serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+      presets      List the presets, with the seconds and the memory that they take on this machine
+      templates    List the templates of prompts
+      config       Show and change the files of settings
+      sheet        Put finished pictures on one labeled sheet
+      compare      Say how two pictures and their parameters differ, and show it
+      bench        Time single ops or whole pictures on this machine
+      convert      Convert a model to another number format (resumable)
+      completions  Print the completions of a shell, or install them
+      man-pages    Write the manual pages into a folder
+      doctor       Check this machine: CPU, GPUs, NVIDIA libraries, cache folders
+      download     Download a model (resumable)
+      models       List the published models and those on this disk
+      verify       Check the files of downloaded models against their hashes
+      remove       Delete a downloaded model from this disk
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
@@ -86,7 +96,7 @@ fn help() {
 
     `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
     prompt.
-    `dj-flux2 generate --help` lists them.
+    `dj-flux2 generate --help` lists the main ones, --help-all has the rest.
     "#);
     assert_eq!(refused(&["help"]), refused(&["--help"]));
 }

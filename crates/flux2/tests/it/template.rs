@@ -71,14 +71,15 @@ fn a_seed_always_gives_the_same_prompt() {
     let text = "{red|green|blue} __animal__, {2$$sun|rain|snow|fog}";
     // These may never change: pictures are made again from their seed and their template.
     let prompts: Vec<String> = (0..4).map(|seed| one(text, seed).unwrap()).collect();
-    insta::assert_debug_snapshot!(prompts);
+    let expected = ["green cat, sun, snow", "blue dog, rain, snow", "blue cat, snow, fog", "blue cat, sun, snow"];
+    assert_eq!(prompts, expected);
     let different: std::collections::BTreeSet<_> = (0..300).map(|seed| one(text, seed).unwrap()).collect();
     assert_eq!(different.len(), 3 * 3 * 6, "each combination is drawn by some seed");
 }
 
 #[test]
 fn what_is_wrong_is_named() {
-    let error = |text| one(text, 0).unwrap_err();
+    let error = |text: &str| one(text, 0).unwrap_err();
     assert_eq!(error("a {b|c"), TemplateError::Unclosed { at: 3 });
     assert_eq!(error("a }"), TemplateError::Unclosed { at: 3 });
     assert_eq!(error("{a=b"), TemplateError::Unclosed { at: 1 });
@@ -147,7 +148,7 @@ fn expansion_is_bounded() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_panics(text in "([{}|$_\\\\=a1-]|\\PC|__animal__|__circle__|\\{2\\$\\$){0,60}", seed: u64) {

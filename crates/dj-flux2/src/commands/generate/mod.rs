@@ -19,6 +19,7 @@ use flux2::{CancelToken, GenerateRequest, NoGpu, Remedy, Variant};
 
 use super::{find_or_offer, residency_note};
 use crate::args::GenerateArgs;
+use crate::config;
 use crate::credentials;
 use crate::failure::{Failure, Result, code};
 use crate::interrupt::cancelled_by_signals;
@@ -46,7 +47,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         (Some(_), Some(_)) => return Err(Failure::usage("a batch has no grid", "leave --batch or --grid out")),
         (Some(grid), None) => grid.runs(args, &outside)?,
         (None, Some(file)) => {
-            let Batch { runs, there } = batch::runs(file, args, &outside)?;
+            let Batch { runs, there } =
+                batch::runs(file, args, &config::load(args.config.as_deref())?.presets, &outside)?;
             report_there(args, &there)?;
             if runs.is_empty() {
                 return Ok(());
@@ -67,6 +69,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let mut report = Report::new(detail, json);
     if args.dry_run {
         return runs.into_iter().try_for_each(|settings| dry_run::print_pictures(settings, &report));
+    }
+    if let Some(picture) = from.as_ref().filter(|_| !args.preset.is_empty()) {
+        let file = picture.file.display();
+        report.note(format_args!("what {file} stores goes before --preset; flags such as --aspect go before both"));
     }
     let mut outcomes = Outcomes::default();
     let is_one = runs.len() == 1;
