@@ -135,6 +135,7 @@ export async function open(site, { path: where = "/", mayFail = false, ...option
 /** Close a page whose scripts must have had no errors. @param {any} page */
 export async function close(page) {
     if (!page.mayFail && page.problems.length > 0) throw new Error(`errors in the page: ${page.problems.join("\n")}`);
+    await page.unrouteAll({ behavior: "ignoreErrors" });
     await page.context().close();
 }
 
