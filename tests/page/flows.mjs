@@ -216,7 +216,10 @@ export const tests = {
         await job.getByRole("button", { name: "Half the size" }).click();
         await page.locator(".job").waitFor({ state: "detached" });
         same(
-            [await page.getByLabel("Width", { exact: true }).inputValue(), await page.getByLabel("Height", { exact: true }).inputValue()],
+            [
+                await page.getByLabel("Width", { exact: true }).inputValue(),
+                await page.getByLabel("Height", { exact: true }).inputValue(),
+            ],
             ["512", "512"],
         );
     }),
