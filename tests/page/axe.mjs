@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { cells, check, close, draw, FOLDER, open, png, Site } from "./site.mjs";
+import { cells, check, close, draw, FOLDER, open, png, Site, toGallery } from "./site.mjs";
 
 const AXE = readFileSync(path.join(FOLDER, "node_modules/axe-core/axe.min.js"), "utf8");
 const TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
@@ -32,9 +32,12 @@ function smallTargets(page) {
 
 function inState(width, colorScheme) {
     return async () => {
-        const site = await Site.start(["--fake-step-ms", "300", "--fake-fail", "broken=out_of_memory"]);
+        const site = await Site.start(["--fake-step-ms", "3000", "--fake-fail", "broken=out_of_memory"]);
         try {
-            await site.drawn([{ prompt: "a red fox" }, { prompt: "a <b>bold</b> owl" }]);
+            await site.drawn([
+                { prompt: "a red fox", steps: 1 },
+                { prompt: "a <b>bold</b> owl", steps: 1 },
+            ]);
             const isTouch = width < 500;
             const viewport = { width, height: 900 };
             // axe makes elements from text, which the policy of the page forbids.
@@ -51,6 +54,7 @@ function inState(width, colorScheme) {
                 .locator("#reference-files")
                 .setInputFiles({ name: "a.png", mimeType: "image/png", buffer: png(96, 64) });
             await page.locator(".reference").waitFor();
+            if (isTouch) await page.getByText("Size and settings").click();
             await page.getByRole("radio", { name: "Free" }).click();
             await page.getByRole("button", { name: "Templates" }).click();
             await draw(page, "broken");
@@ -60,6 +64,7 @@ function inState(width, colorScheme) {
             await page.locator(".job.queued").waitFor();
             found.push(...(await findings(page, "jobs")));
             check((await overflow()) <= 0, "the page with jobs scrolls sideways");
+            await toGallery(page);
             await page.locator(".cell .open").first().click();
             await page.locator("dialog[open]").waitFor();
             found.push(...(await findings(page, "picture")));

@@ -46,13 +46,13 @@ export const tests = {
 
     "time, size and memory are predicted while typing": flow([], async (page) => {
         await page.getByLabel("Prompt", { exact: true }).fill("a fox");
-        await page.locator(".takes", { hasText: /about .* · up to .* of memory/ }).waitFor();
+        await page.locator(".takes", { hasText: /s · up to .* of memory/ }).waitFor();
         await page.getByRole("radio", { name: "3:2" }).click();
-        await page.locator(".size-shown", { hasText: /1248 × 832 · 1 megapixels/ }).waitFor();
+        await page.locator(".size-shown", { hasText: /624 × 416 · 0.3 megapixels/ }).waitFor();
         await page.getByRole("radio", { name: "Free" }).click();
-        await page.getByLabel("Width").fill("1000");
-        await page.getByLabel("Width").blur();
-        same(await page.getByLabel("Width").inputValue(), "1008", "the next multiple of 16");
+        await page.getByLabel("Width", { exact: true }).fill("1000");
+        await page.getByLabel("Width", { exact: true }).blur();
+        same(await page.getByLabel("Width", { exact: true }).inputValue(), "1008", "the next multiple of 16");
     }),
 
     "steps and guidance are offered where the model has them": flow([], async (page) => {
@@ -149,7 +149,7 @@ export const tests = {
         await page.getByText("Only the painted part changes.").waitFor();
     }),
 
-    "several jobs: progress, places, cancelling both kinds": flow(["--fake-step-ms", "400"], async (page) => {
+    "several jobs: progress, places, cancelling both kinds": flow(["--fake-step-ms", "2500"], async (page) => {
         for (const prompt of ["first", "second", "third"]) await draw(page, prompt);
         await page.locator(".job.running", { hasText: "first" }).waitFor();
         await page.locator(".job.queued", { hasText: "third" }).getByText("Number 2 in the queue").waitFor();
@@ -166,7 +166,7 @@ export const tests = {
         same(await cells(page).count(), 1);
     }),
 
-    "a reload in the middle of a job": flow(["--fake-step-ms", "700"], async (page) => {
+    "a reload in the middle of a job": flow(["--fake-step-ms", "2500"], async (page) => {
         await draw(page, "a slow fox");
         await page.locator(".job.running", { hasText: /step \d of 4/ }).waitFor();
         await page.reload();
@@ -196,7 +196,7 @@ export const tests = {
         }
     },
 
-    "a full queue": flow(["--fake-step-ms", "300", "--max-queue", "1"], async (page) => {
+    "a full queue": flow(["--fake-step-ms", "2000", "--max-queue", "1"], async (page) => {
         await draw(page, "one");
         await page.locator(".job.running").waitFor();
         await draw(page, "two");
@@ -216,7 +216,10 @@ export const tests = {
         await job.getByRole("button", { name: "Half the size" }).click();
         await page.locator(".job").waitFor({ state: "detached" });
         same(
-            [await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()],
+            [
+                await page.getByLabel("Width", { exact: true }).inputValue(),
+                await page.getByLabel("Height", { exact: true }).inputValue(),
+            ],
             ["512", "512"],
         );
     }),
@@ -326,14 +329,14 @@ export const tests = {
             ),
         );
         await page.getByRole("button", { name: "Landscape" }).click();
-        await page.locator(".size-shown", { hasText: "1248 × 832" }).waitFor();
+        await page.locator(".size-shown", { hasText: "624 × 416" }).waitFor();
         await page.getByLabel("Name of the preset").fill("mine");
         await page.getByRole("button", { name: "Save these settings" }).click();
         await page.getByRole("button", { name: "Standard" }).click();
-        await page.locator(".size-shown", { hasText: "1024 × 1024" }).waitFor();
+        await page.locator(".size-shown", { hasText: "512 × 512" }).waitFor();
         await page.reload();
         await page.getByRole("button", { name: "mine", exact: true }).click();
-        await page.locator(".size-shown", { hasText: "1248 × 832" }).waitFor();
+        await page.locator(".size-shown", { hasText: "624 × 416" }).waitFor();
     }),
 
     "the page in German": flow([], async (page) => {

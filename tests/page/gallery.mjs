@@ -124,7 +124,7 @@ export const tests = {
         same(jobs[1].images[0].sha256, jobs[2].images[0].sha256, "the same picture");
         await act("Use these settings");
         same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "a red fox");
-        same(await page.getByLabel("Width").inputValue(), "256");
+        same(await page.getByLabel("Width", { exact: true }).inputValue(), "256");
         same(await page.getByLabel("Seed", { exact: true }).inputValue(), "1");
         await act("Use as reference");
         await page.locator(".reference", { hasText: "Image 1" }).waitFor();
@@ -149,7 +149,10 @@ export const tests = {
             await page.getByText("All settings of this picture are in place.").last().waitFor();
             same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "two red foxes", format);
             same(
-                [await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()],
+                [
+                    await page.getByLabel("Width", { exact: true }).inputValue(),
+                    await page.getByLabel("Height", { exact: true }).inputValue(),
+                ],
                 ["320", "256"],
             );
             await page.reload();
@@ -165,7 +168,10 @@ export const tests = {
         same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "a castle");
         same(await page.getByLabel("Seed", { exact: true }).inputValue(), "99");
         same(
-            [await page.getByLabel("Width").inputValue(), await page.getByLabel("Height").inputValue()],
+            [
+                await page.getByLabel("Width", { exact: true }).inputValue(),
+                await page.getByLabel("Height", { exact: true }).inputValue(),
+            ],
             ["512", "768"],
         );
         await drop(page, ".zone >> nth=1", [{ name: "plain.png", bytes: png(64, 64) }]);

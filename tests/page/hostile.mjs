@@ -1,6 +1,6 @@
 // Input that wants to be more than text, or more than fits.
 
-import { check, close, draw, drop, open, png, same, Site, until } from "./site.mjs";
+import { check, close, draw, drop, open, png, same, Site, toGallery, until } from "./site.mjs";
 
 const MARKUP = `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"'\`</textarea>{{7*7}}`;
 
@@ -87,7 +87,8 @@ export const tests = {
             for (const width of [1440, 360]) {
                 const page = await open(site, { viewport: { width, height: 800 } });
                 await draw(page, "x".repeat(10_000));
-                await page.locator(".cell").first().waitFor();
+                await page.locator(".job").waitFor({ state: "detached" });
+                await toGallery(page);
                 await page.locator(".cell .open").first().click();
                 check(
                     (await page.evaluate(() => document.querySelector(".side").scrollWidth - innerWidth)) <= 0,

@@ -65,13 +65,20 @@ export class Site {
         const made = [];
         for (const request of requests) {
             const seed = made.length + 1;
-            made.push(await this.call("POST", "/api/v1/jobs", { width: 256, height: 256, seed, ...request }));
+            const job = await this.call("POST", "/api/v1/jobs", { width: 256, height: 256, seed, ...request });
+            if (!job.id) throw new Error(JSON.stringify(job));
+            made.push(job);
         }
-        const last = made.at(-1);
-        await until(
-            "the jobs are done",
-            async () => (await this.call("GET", `/api/v1/jobs/${last.id}`)).state === "done",
-        );
+        for (const { id } of made) {
+            let state = "";
+            const isDone = async () => {
+                state = (await this.call("GET", `/api/v1/jobs/${id}`)).state;
+                return state === "done";
+            };
+            await until("a job is done", isDone).catch((error) => {
+                throw new Error(`${error.message}: ${state}`);
+            });
+        }
         return made;
     }
 }
@@ -135,6 +142,7 @@ export async function open(site, { path: where = "/", mayFail = false, ...option
 /** Close a page whose scripts must have had no errors. @param {any} page */
 export async function close(page) {
     if (!page.mayFail && page.problems.length > 0) throw new Error(`errors in the page: ${page.problems.join("\n")}`);
+    await page.unrouteAll({ behavior: "ignoreErrors" });
     await page.context().close();
 }
 
@@ -147,6 +155,12 @@ export async function draw(page, prompt) {
 /** Cells of the gallery. @param {import("playwright-core").Page} page */
 export function cells(page) {
     return page.locator(".cell");
+}
+
+/** Scroll to the gallery, whose cells are there only near the screen. @param {import("playwright-core").Page} page */
+export async function toGallery(page) {
+    await page.locator("flux-gallery").evaluate((gallery) => gallery.scrollIntoView());
+    await cells(page).first().waitFor();
 }
 
 /**

@@ -51,6 +51,8 @@ impl Estimates {
     pub fn seconds(&self, spec: &JobSpec, work: f64) -> f64 {
         let speed = || self.by_model.get(&spec.model).copied().or(self.speed).unwrap_or(FIRST_SPEED);
         let picture = self.by_shape.get(&Shape::of(spec)).copied().unwrap_or_else(|| work / speed());
+        // A model that takes no time for no work has no speed.
+        let picture = if picture.is_finite() { picture } else { 0.0 };
         picture * f64::from(spec.count)
     }
 
@@ -116,6 +118,14 @@ mod tests {
         estimates.learn(&spec("b", 64), 100.0, Duration::from_secs(1));
         assert_eq!(estimates.seconds(&spec("b", 128), 100.0), 1.0);
         assert_eq!(estimates.seconds(&spec("a", 128), 100.0), 10.0);
+    }
+
+    #[test]
+    fn work_of_nothing_takes_no_time() {
+        let mut estimates = Estimates::default();
+        estimates.learn(&spec("a", 64), 0.0, Duration::from_millis(1));
+        assert_eq!(estimates.seconds(&spec("a", 128), 0.0), 0.0);
+        assert_eq!(estimates.seconds(&spec("b", 128), 0.0), 0.0);
     }
 
     #[test]

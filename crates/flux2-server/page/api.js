@@ -39,7 +39,7 @@ function setOnline(is) {
  * @throws {ApiError}
  */
 export async function send(method, path, { json, body, headers = {}, signal } = {}) {
-    const all = new Headers(headers);
+    const all = new Headers({ "x-requested-with": "page", ...headers });
     if (settings.value.key) all.set("authorization", `Bearer ${settings.value.key}`);
     if (json !== undefined) all.set("content-type", "application/json");
     if (body) all.set("content-type", body.type || "application/octet-stream");

@@ -90,8 +90,12 @@ export class Mask {
             context.globalCompositeOperation = mark.kind === "eraser" ? "destination-out" : "source-over";
             context.lineWidth = 2 * mark.radius;
             context.lineCap = context.lineJoin = "round";
-            context.beginPath();
             const [[x, y]] = mark.points;
+            // A line from a point to itself is not drawn.
+            context.beginPath();
+            context.arc(x, y, mark.radius, 0, 2 * Math.PI);
+            context.fill();
+            context.beginPath();
             context.moveTo(x, y);
             for (const [px, py] of mark.points) context.lineTo(px, py);
             context.stroke();

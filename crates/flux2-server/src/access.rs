@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -24,6 +24,10 @@ const NOBODY: &str = "local";
 /// Routes that need no key: they tell nothing about anybody's work, or their names are secrets.
 const OPEN: [&str; 7] =
     ["/", "/page/{version}/{*file}", "/health", "/ready", "/openapi.json", "/docs", "/v1/files/{name}"];
+
+/// Header of the server's own page, which asks for a key itself. Told that a password would do, a browser would open a
+/// window for one.
+const PAGE: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
@@ -91,7 +95,13 @@ fn is_known_host(host: &str, listed: &[String]) -> bool {
 pub async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let caller = match caller(&app, &request) {
         Ok(caller) => caller,
-        Err(error) => return error.into_response(),
+        Err(error) => {
+            let mut response = error.into_response();
+            if request.headers().contains_key(PAGE) {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            return response;
+        }
     };
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;

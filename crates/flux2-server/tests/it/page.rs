@@ -30,7 +30,11 @@ fn the_page_is_served_to_everybody_and_brings_its_own_policy() {
         let kind = file.header("content-type");
         assert!(["text/javascript", "text/css", "image/svg+xml"].iter().any(|known| kind.starts_with(known)), "{path}");
     }
-    assert_eq!(site.get("/api/v1/capabilities").status, 401);
+    // A browser that is told of passwords opens a window of its own for one.
+    let headers = [("x-requested-with", "page")];
+    let refused = site.send(request(Method::GET, "/api/v1/capabilities", &headers, Body::empty()));
+    assert_eq!((refused.status.as_u16(), refused.header("www-authenticate")), (401, "Bearer"));
+    assert_eq!(refused.headers.get_all("www-authenticate").iter().count(), 1);
 }
 
 #[test]
