@@ -14,7 +14,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
-pub use marks::{MarkArgs, PreviewArgs};
+pub use marks::MarkArgs;
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
 use values::thread_count;

@@ -6,7 +6,7 @@ mod compare;
 mod generate;
 mod ops;
 
-use flux2::{EngineOptions, Residency};
+use flux2::{EngineOptions, PreviewOptions, Residency};
 
 use crate::args::{Bench, BenchArgs, BenchFlags, Quantize};
 use crate::failure::Result;
