@@ -83,6 +83,10 @@ pub struct Choices {
     /// `None` inside asks for a random one.
     pub seed: Choice<Option<u64>>,
     pub noise: Choice<Result<NoiseKind>>,
+    /// How many times as wide and high the finished pictures become.
+    pub upscale: Choice<f32>,
+    /// Name or file of what enlarges them.
+    pub upscaler: Choice<PathBuf>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
@@ -122,6 +126,8 @@ impl Choices {
             guidance: self.guidance.or(lower.guidance),
             seed: self.seed.or(lower.seed),
             noise: self.noise.or(lower.noise),
+            upscale: self.upscale.or(lower.upscale),
+            upscaler: self.upscaler.or(lower.upscaler),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
@@ -175,6 +181,8 @@ impl Choices {
                 Seed::Random => None,
             })),
             noise: flag.choice(args.noise.as_ref().map(typed_noise)),
+            upscale: flag.choice(args.upscale.upscale),
+            upscaler: flag.choice(args.upscale.upscaler.clone()),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
@@ -237,6 +245,8 @@ impl Choices {
             guidance: origin.choice(made.guidance),
             seed: origin.choice(Some(Some(made.seed))),
             noise: origin.choice(Some(noise)),
+            upscale: origin.choice(made.upscale.as_ref().and_then(|upscale| upscale.by)),
+            upscaler: origin.choice(made.upscale.as_ref().map(|upscale| upscale.upscaler.clone().into())),
             precision: origin.choice(Some(precision)),
             ..Choices::default()
         }

@@ -13,6 +13,7 @@
 //! not_found       a name that leads to no model     cache_folder   where text embeddings are kept
 //! mistyped        a word that is hardly a prompt        typed_paths    `-`, addresses, files that stand for folders
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
+//! upscalers       a name or file that enlarges pictures
 //! wording         what the library says as data, in the words of the command line
 //! ```
 
@@ -36,6 +37,7 @@ mod report;
 mod settings;
 mod source_picture;
 mod typed_paths;
+mod upscalers;
 mod usage;
 mod wording;
 
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
     let result = match &args.command {
         Command::Generate(args) => commands::generate::run(args),
         Command::Info(args) => commands::info::run(args),
+        Command::Upscale(args) => commands::upscale::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Plan(args) => commands::plan::run(args),
         #[cfg(feature = "serve")]

@@ -10,7 +10,8 @@ use flux2::digest::sha256;
 use flux2::image::{Parameters, RgbImage};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
-    CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Variant,
+    CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Upscaling,
+    Variant,
 };
 
 use crate::failure::{FailureClass, JobFailure};
@@ -191,6 +192,13 @@ impl LoadedModel for FakeModel {
             self.fail_on_demand(&request)?;
             let timings = Timings { steps: times.clone(), ..Timings::default() };
             let (image, parameters) = (gradient(&request, &self.key)?, parameters(&request, &self.key, variant));
+            let image = match &request.upscale {
+                Some(Upscaling { size, .. }) => {
+                    let [width, height] = size.of([image.width(), image.height()])?;
+                    flux2::image::resize::resize_lanczos(&image, width, height)?
+                }
+                None => image,
+            };
             Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
         };
         batch.iter().zip(resolved).map(finish).collect()
@@ -256,6 +264,7 @@ fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Var
         loras: vec![],
         background: None,
         compat: None,
+        upscale: request.upscale.as_ref().map(Upscaling::parameters),
         software: flux2::image::metadata::SOFTWARE.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     }

@@ -142,6 +142,7 @@ fn keep(shared: &Shared, picture: DrawnPicture, bytes: Vec<u8>, received: Instan
         references: seconds(timings.references),
         steps: timings.steps.iter().copied().map(seconds).collect(),
         decode: seconds(timings.decode),
+        upscale: seconds(timings.upscale),
         save: seconds(received.elapsed()),
         batch: u32::try_from(batch).unwrap_or(u32::MAX),
         cache,

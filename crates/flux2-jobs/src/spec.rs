@@ -38,6 +38,18 @@ pub struct JobSpec {
     pub format: ImageFormat,
     /// Whether the parameters are stored in the files.
     pub metadata: bool,
+    /// How the pictures are enlarged once they are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upscale: Option<UpscaleSpec>,
+}
+
+/// How pictures are enlarged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpscaleSpec {
+    /// Name of the upscaler as the [`ModelHost`](crate::ModelHost) knows it.
+    pub upscaler: String,
+    /// How many times as wide and high.
+    pub by: f32,
 }
 
 /// Identifies a loaded model: pictures of two jobs with equal keys are drawn by the same weights.

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use flux2::image::ImageFormat;
-use flux2::{GenerateRequest, ResolvedRequest, Warning};
+use flux2::{GenerateRequest, ResolvedRequest, UpscaleSize, Upscaling, Warning};
 
 use crate::event::{EventKind, EventLog};
 use crate::failure::{FailureClass, JobFailure};
+use crate::host;
 use crate::id::JobId;
 use crate::journal::{Change, Outcome, Row};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, UpscaleSpec};
 use crate::state::{End, Job, Mode, Shared, State, picture_key};
 use crate::stats;
-use crate::submission::{Accepted, Draft, Refused, Submission};
+use crate::submission::{Accepted, Draft, Refused, Submission, UpscaleChoice};
 use crate::view::{CacheHits, DrawingRecord, ImageInfo, JobState, Times};
 
 /// Longest wait for a journal or for another submission with the same key.
@@ -150,8 +151,8 @@ impl Shared {
 
     /// Fill in every default and check every limit.
     fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
-        let Draft { model, prompt, references, width, height, steps, guidance, noise, seed, count, format, metadata } =
-            draft;
+        let Draft { model, prompt, references, width, height, steps, guidance, noise, seed, count, .. } = draft;
+        let Draft { format, metadata, upscale, .. } = draft;
         let model = self.host.resolve(&model)?;
         let (count, max) = (count.unwrap_or(1), self.options.max_count);
         if !(1..=max).contains(&count) {
@@ -162,7 +163,26 @@ impl Shared {
             return Err(Refused::SeedRange { seed, count });
         }
         let noise = noise.unwrap_or_default();
-        let request = GenerateRequest { prompt, width, height, steps, guidance, seed, noise, ..Default::default() };
+        let upscaling = upscale.as_ref().map(|UpscaleChoice { by, upscaler }| {
+            let upscaler = host::upscaler(&*self.host, upscaler.as_deref())?;
+            Ok::<_, Refused>(Upscaling { upscaler, size: UpscaleSize::By(*by) })
+        });
+        let upscaling = upscaling.transpose()?;
+        let upscale = upscaling
+            .as_ref()
+            .zip(upscale.as_ref())
+            .map(|(known, asked)| UpscaleSpec { upscaler: known.upscaler.name().to_owned(), by: asked.by });
+        let request = GenerateRequest {
+            prompt,
+            width,
+            height,
+            steps,
+            guidance,
+            seed,
+            noise,
+            upscale: upscaling,
+            ..Default::default()
+        };
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
@@ -182,6 +202,7 @@ impl Shared {
             count,
             format: format.unwrap_or(ImageFormat::Png),
             metadata: metadata.unwrap_or(true),
+            upscale,
         };
         Ok(Resolved { spec, work, warnings })
     }

@@ -54,6 +54,11 @@ impl Location {
         None
     }
 
+    /// The upscaler that comes with this library; `None` in a build without it.
+    pub fn builtin_upscaler() -> Option<Self> {
+        None
+    }
+
     /// Its path. Paths in a table begin with the table's name.
     pub fn path(&self) -> &Path {
         &self.path

@@ -10,6 +10,7 @@ use flux2_backend::DType;
 pub use flux2_base::CancelToken;
 use flux2_base::{Part, Remedy};
 
+use crate::upscale::UpscaleReport;
 use crate::vocabulary::{PictureSizes, UnknownWords};
 
 /// A stage of a run. Variants are in the order of a run.
@@ -25,6 +26,8 @@ pub enum Phase {
     Denoise,
     /// Latents to pixels.
     Decode,
+    /// Pixels to more pixels.
+    Upscale,
 }
 
 impl Phase {
@@ -38,6 +41,7 @@ impl Phase {
             Phase::References => "references",
             Phase::Denoise => "denoise",
             Phase::Decode => "decode",
+            Phase::Upscale => "upscale",
         }
     }
 }
@@ -78,6 +82,8 @@ pub enum Event {
     },
     /// Something the caller should know; the run goes on.
     Warning(Warning),
+    /// A picture was enlarged; for verbose output.
+    Upscaled(UpscaleReport),
     /// A text embedding was read from disk or could not be written. Changes no picture; for verbose output.
     TextCache(TextCacheEvent),
 }

@@ -12,6 +12,7 @@ use crate::image::codec::{self, Prepared, Transparency};
 use crate::image::{RgbImage, resize};
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind};
+use crate::upscale::Upscaling;
 use crate::variant::Variant;
 use crate::{Error, Result, latents};
 
@@ -45,6 +46,8 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
+    /// How the picture is enlarged once it is drawn; `None` leaves it as it is.
+    pub upscale: Option<Upscaling>,
 }
 
 impl GenerateRequest {
@@ -180,6 +183,8 @@ pub struct ResolvedRequest {
     pub seed: u64,
     /// The generator that turns the seed into noise.
     pub noise: NoiseKind,
+    /// How the picture is enlarged once it is drawn.
+    pub upscale: Option<Upscaling>,
     /// Parts of the request that are ignored or probably not meant.
     pub warnings: Vec<Warning>,
 }
@@ -195,8 +200,9 @@ impl ResolvedRequest {
     /// Fill in what `variant` has defaults for, check the limits.
     ///
     /// # Errors
-    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or
-    /// an image error for a reference that is too small or too narrow.
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`],
+    /// [`Error::UpscaleFactor`], [`Error::UpscaleSize`], or an image error for a reference that is too small or too
+    /// narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {
@@ -227,6 +233,7 @@ impl ResolvedRequest {
         references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
+        request.upscale.as_ref().map_or(Ok([0; 2]), |upscaling| upscaling.size.of([width, height]))?;
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
             references,
@@ -236,6 +243,7 @@ impl ResolvedRequest {
             guidance,
             seed: request.seed,
             noise: request.noise,
+            upscale: request.upscale.clone(),
             warnings,
         })
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
+use super::upscale::UpscaleFlags;
 use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
 
 /// Help of `--model`; what it takes depends on the features of the build.
@@ -110,6 +111,9 @@ pub struct GenerateArgs {
     #[arg(short = 'n', long, value_name = "N", help_heading = "Picture")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub count: Option<u32>,
+
+    #[command(flatten)]
+    pub upscale: UpscaleFlags,
 
     /// Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed} and {index} are replaced; missing
     /// folders are made [default: output.png, or the next output-2.png, ... that is not there]

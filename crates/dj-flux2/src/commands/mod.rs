@@ -15,6 +15,7 @@ pub mod plan;
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod upscale;
 #[cfg(feature = "hub")]
 pub mod verify;
 

@@ -12,11 +12,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use flux2::image::Transparency;
-use flux2::request::MAX_REFERENCES;
+use flux2::request::{GRID_PX, MAX_REFERENCES};
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
-    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, Residency, ResolvedRequest, TextCache, Variant,
+    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, Residency, ResolvedRequest, TextCache, UpscaleSize,
+    Variant,
 };
 
 use crate::args::GenerateArgs;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub transparency: Transparency,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
+    /// How the finished pictures are enlarged; opened before they are drawn.
+    pub upscale: Option<UpscaleSetting>,
     /// Pictures per prompt.
     pub count: u32,
     /// Whether nobody chose the seed.
@@ -84,6 +87,15 @@ pub struct Settings {
     pub json: bool,
     /// How much is printed on standard error.
     pub detail: Detail,
+}
+
+/// How finished pictures are enlarged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpscaleSetting {
+    /// How many times as wide and high they become.
+    pub by: f32,
+    /// Name or file of what enlarges them; `None` is the built-in upscaler.
+    pub upscaler: Option<PathBuf>,
 }
 
 /// Most pictures in one run: all their names are checked before the first one is made.
@@ -141,6 +153,13 @@ fn decide(
         ..Default::default()
     };
     let model = model?;
+    let upscaler = choices.upscaler;
+    if let (None, Some(Sourced { origin: Origin::Flag, .. })) = (&choices.upscale, &upscaler) {
+        let hint = "add --upscale 2 or --upscale 4, or use `dj-flux2 upscale` for a picture that is there";
+        return Err(Failure::usage("--upscaler says with what pictures are enlarged, and nothing says how far", hint));
+    }
+    let upscale = value(choices.upscale).filter(|by| *by != 1.0);
+    let upscale = upscale.map(|by| UpscaleSetting { by, upscaler: value(upscaler) });
     let loras_are_recorded = choices.loras.as_ref().is_some_and(Sourced::is_recorded);
     // A recorded variant counts only if the files turn out to be another one.
     let (recorded, typed): (Vec<_>, Vec<_>) = choices.variant.into_iter().partition(Sourced::is_recorded);
@@ -175,6 +194,7 @@ fn decide(
         references: value(choices.references).unwrap_or_default(),
         transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
         request,
+        upscale,
         count,
         seed_is_fresh: seed.is_none(),
         output: Output::new(output.as_deref(), pictures, existing, is_folder)?,
@@ -205,6 +225,10 @@ fn check(settings: &Settings) -> Result<()> {
     let count = settings.references.len();
     if count > MAX_REFERENCES {
         return Err(Error::ReferenceCount { count, max: MAX_REFERENCES }.into());
+    }
+    if let Some(UpscaleSetting { by, .. }) = settings.upscale {
+        let sides = [settings.request.width, settings.request.height].map(|side| side.unwrap_or(GRID_PX));
+        UpscaleSize::By(by).of(sides)?;
     }
     // Every variant has the same limits; the defaults that this one fills in are dropped.
     ResolvedRequest::new(&settings.request, Variant::by_name("klein-base")?)?;
@@ -286,6 +310,7 @@ mod tests {
             references: vec![],
             background: None,
             compat: None,
+            upscale: None,
             loras: vec![],
             software: "dj-flux2".into(),
             version: "0.1.0".into(),

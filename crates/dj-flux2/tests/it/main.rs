@@ -26,4 +26,5 @@ mod serve;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;
+mod upscale;
 mod usage;

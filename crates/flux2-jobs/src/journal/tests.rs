@@ -34,6 +34,7 @@ fn row(owner: &str) -> Row {
             count: 2,
             format: ImageFormat::WebP,
             metadata: false,
+            upscale: Some(crate::spec::UpscaleSpec { upscaler: "lanczos".into(), by: 2.0 }),
         },
         times: Times { accepted: time(1), started: Some(time(20)), finished: None, deadline: Some(time(9_999)) },
         attempts: 3,

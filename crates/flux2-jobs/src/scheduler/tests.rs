@@ -23,6 +23,7 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
         count: 1,
         format: ImageFormat::Png,
         metadata: true,
+        upscale: None,
     }
 }
 

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flux2::pipeline::{GeneratedImage, MAX_PREPARED_PROMPTS};
-use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result};
+use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result, UpscaleSize, Upscaling};
 
 use super::{Taken, Task, Worker};
 use crate::event::EventKind;
 use crate::failure::JobFailure;
-use crate::host::Drawing;
+use crate::host::{self, Drawing};
 use crate::saver::{DrawnPicture, Handover};
 use crate::scheduler::Wish;
 use crate::sink::PictureOf;
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, UpscaleSpec};
 use crate::state::{End, Shared, too_late};
 use crate::submission::Refused;
 use crate::view::{CacheHits, Progress};
@@ -32,7 +32,12 @@ pub(super) fn panicked() -> Error {
 }
 
 /// The request of one picture of a job.
-fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> GenerateRequest {
+fn request_of(
+    spec: &JobSpec,
+    picture: u32,
+    references: &[Reference],
+    upscaling: Option<&Upscaling>,
+) -> GenerateRequest {
     GenerateRequest {
         prompt: spec.prompt.clone(),
         references: references.to_vec(),
@@ -42,6 +47,18 @@ fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> Generat
         guidance: spec.guidance,
         seed: spec.seed + u64::from(picture),
         noise: spec.noise,
+        upscale: upscaling.cloned(),
+    }
+}
+
+impl Shared {
+    /// How the pictures of a job are enlarged.
+    fn upscaling(&self, spec: &JobSpec) -> Result<Option<Upscaling>, Refused> {
+        let of = |UpscaleSpec { upscaler, by }: &UpscaleSpec| {
+            let upscaler = host::upscaler(&*self.host, Some(upscaler))?;
+            Ok(Upscaling { upscaler, size: UpscaleSize::By(*by) })
+        };
+        spec.upscale.as_ref().map(of).transpose()
     }
 }
 
@@ -54,18 +71,20 @@ impl Worker {
             Err(error) => return self.end_early(&first, error.into()),
             Ok(loaded) => {
                 let most = shared.options.max_batch.max(1);
-                if most == 1 { 1 } else { loaded.largest_batch(&request_of(&first.spec, 0, &[]), most).max(1) }
+                let request = || request_of(&first.spec, 0, &[], None);
+                if most == 1 { 1 } else { loaded.largest_batch(&request(), most).max(1) }
             }
         };
         let jobs = self.fill(first, most);
         let mut pictures = Vec::new();
         let mut ended = Vec::new();
         for job in &jobs {
-            match shared.references.all(&job.spec.references, &shared.uploads) {
-                Ok(references) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
+            let references = shared.references.all(&job.spec.references, &shared.uploads);
+            match references.and_then(|references| Ok((references, shared.upscaling(&job.spec)?))) {
+                Ok((references, upscaling)) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
                     job,
                     picture,
-                    request: request_of(&job.spec, picture, &references),
+                    request: request_of(&job.spec, picture, &references, upscaling.as_ref()),
                 })),
                 Err(refused) => {
                     ended.push(job.id);

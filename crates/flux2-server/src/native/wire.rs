@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use flux2::{NoiseKind, Precision};
-use flux2_jobs::{Draft, EventKind, FailureClass, ImageInfo, JobFailure, JobView, LoraKey, ModelChoice, Priority};
+use flux2_jobs::{
+    Draft, EventKind, FailureClass, ImageInfo, JobFailure, JobView, LoraKey, ModelChoice, Priority, UpscaleChoice,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -56,6 +58,12 @@ pub struct JobRequest {
     /// Whether the parameters are stored in the files; they are by default.
     #[serde(deserialize_with = "lenient")]
     pub metadata: Option<bool>,
+    /// How many times as wide and high the finished images become: 1 to 16, as 2 or 4.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1, maximum = 16)]
+    pub upscale: Option<f32>,
+    /// Name of the upscaler, by default the first of `/api/v1/capabilities`.
+    pub upscaler: Option<String>,
     /// Urgency.
     pub priority: Option<Urgency>,
     /// Seconds from now after which the job is no longer wanted.
@@ -77,6 +85,11 @@ pub struct LoraRequest {
 
 fn one() -> f32 {
     1.0
+}
+
+/// What a request says about enlarging; nothing for a factor of 1.
+pub fn upscale_choice(by: Option<f32>, upscaler: Option<String>) -> Option<UpscaleChoice> {
+    by.filter(|by| *by != 1.0).map(|by| UpscaleChoice { by, upscaler })
 }
 
 /// Urgency of a job.
@@ -144,6 +157,7 @@ impl JobRequest {
             count: self.count,
             format: self.format.map(Into::into),
             metadata: self.metadata,
+            upscale: upscale_choice(self.upscale, self.upscaler),
         };
         Ok((draft, deadline.transpose()?))
     }
@@ -236,6 +250,10 @@ pub struct Resolved {
     pub format: Format,
     /// Whether parameters are stored in the files.
     pub metadata: bool,
+    /// How many times as wide and high the finished images become; null if they stay as they are.
+    pub upscale: Option<f32>,
+    /// Name of the upscaler.
+    pub upscaler: Option<String>,
 }
 
 /// How far a job is.
@@ -336,6 +354,8 @@ impl From<JobView> for Job {
                 count: spec.count,
                 format: spec.format.into(),
                 metadata: spec.metadata,
+                upscale: spec.upscale.as_ref().map(|upscale| upscale.by),
+                upscaler: spec.upscale.as_ref().map(|upscale| upscale.upscaler.clone()),
             },
             created_at: time_text(times.accepted),
             started_at: times.started.map(time_text),

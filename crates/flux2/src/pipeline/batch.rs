@@ -151,6 +151,7 @@ impl<B: Backend> Pipeline<B> {
             prompt: String::new(),
             references: Vec::new(),
             warnings: Vec::new(),
+            upscale: None,
             ..*r
         };
         let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| of_noise(&job.request)).collect();
@@ -272,6 +273,13 @@ impl<B: Backend> Pipeline<B> {
             })
             .collect();
         self.networks.after_decoding();
+        let images: Vec<_> = images
+            .into_iter()
+            .map(|(mut job, image)| {
+                let image = image.and_then(|image| self.upscaled(image, &mut job, members));
+                (job, image)
+            })
+            .collect();
         let (kernels, rescues) = (self.be.take_kernels_run(), self.ladder.take());
         let finish = |(job, image): (Job<B>, Result<RgbImage>)| {
             let Job { member, request, timings, .. } = job;
@@ -280,6 +288,19 @@ impl<B: Backend> Pipeline<B> {
             (member, image.map(|image| GeneratedImage { image, parameters, timings, kernels, rescues }))
         };
         images.into_iter().map(finish).collect()
+    }
+}
+
+impl<B: Backend> Pipeline<B> {
+    /// Step 8 of a picture, if that is asked for.
+    fn upscaled(&mut self, image: RgbImage, job: &mut Job<B>, members: &mut [BatchMember]) -> Result<RgbImage> {
+        let Some(upscaling) = job.request.upscale.clone() else { return Ok(image) };
+        let BatchMember { observer, cancel, .. } = &mut members[job.member];
+        timed(&mut job.timings.upscale, || {
+            self.with_fallbacks(Phase::Upscale, *observer, |this, observer| {
+                this.upscale(&image, &upscaling, observer, cancel)
+            })
+        })
     }
 }
 

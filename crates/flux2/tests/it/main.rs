@@ -32,5 +32,6 @@ mod schedule;
 mod tally;
 mod text_cache;
 mod tokenizer;
+mod upscale;
 #[cfg(feature = "mini")]
 mod vocabulary;

@@ -21,6 +21,7 @@ use crate::report::Report;
 use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
+use crate::upscalers;
 use crate::wording;
 use run::Run;
 
@@ -38,6 +39,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     prepare::locate(&mut settings.paths, |model| find_or_offer(model, &mut report, &cancel))?;
     let cancel = CancelToken::clone(&cancel);
 
+    settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;
     let prepared = prepare::open(&settings, &report)?;
     if let Some(picture) = &from {
         picture.check_references(&settings.references, &prepared.references)?;

@@ -16,6 +16,7 @@ use flux2::{CancelToken, Engine, Error, Event, Reference, Timings};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
     Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
+    UpscaleChoice,
 };
 
 use crate::failure::{Failure, Result, code};
@@ -143,6 +144,10 @@ impl Run<'_> {
         let (sender, messages) = channel();
         let writer = Writer { output: settings.output.clone(), first_seed: settings.request.seed, messages: sender };
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
+        let host = match &settings.request.upscale {
+            Some(upscaling) => host.with_upscaler(upscaling.upscaler.clone()),
+            None => host,
+        };
         let jobs = Jobs::start_with_sink(options(settings, places.len()), Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
@@ -255,6 +260,8 @@ impl Series<'_> {
                 seed: Some(seed),
                 format: Some(self.settings.output.format()),
                 metadata: Some(self.settings.metadata),
+                // The first upscaler of the host.
+                upscale: self.settings.upscale.as_ref().map(|setting| UpscaleChoice { by: setting.by, upscaler: None }),
                 ..Draft::default()
             };
             let accepted = self.jobs.submit(Submission { draft, ..Submission::default() })?;
