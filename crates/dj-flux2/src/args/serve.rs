@@ -23,7 +23,7 @@ pub struct ServeArgs {
 
     /// Upscaler that requests may name, as for `generate`; repeat it for several, the first is the default; downloaded
     /// ones and the built-in one are offered too
-    #[arg(long, value_name = "UPSCALER", help_heading = "Models")]
+    #[arg(long, value_name = "NAME", help_heading = "Models")]
     pub upscaler: Vec<PathBuf>,
 
     /// Another name for a model, for clients with a fixed list, as in gpt-image-1=klein-4b; repeat it for several

@@ -17,7 +17,7 @@ pub struct UpscaleFlags {
 
     /// What enlarges it: `lanczos`, a downloaded upscaler, or a Real-ESRGAN file, .safetensors or .pth [default: the
     /// built-in upscaler]
-    #[arg(long, value_name = "UPSCALER", help_heading = "Picture")]
+    #[arg(long, value_name = "NAME", help_heading = "Picture")]
     pub upscaler: Option<PathBuf>,
 }
 
@@ -41,7 +41,7 @@ pub struct UpscaleArgs {
     pub to: Option<UpscaleSize>,
 
     /// `lanczos`, a downloaded upscaler, or a Real-ESRGAN file, .safetensors or .pth [default: the built-in upscaler]
-    #[arg(long, value_name = "UPSCALER")]
+    #[arg(long, value_name = "NAME")]
     pub upscaler: Option<PathBuf>,
 
     /// Fail instead of replacing an existing file

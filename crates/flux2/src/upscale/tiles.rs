@@ -72,7 +72,13 @@ pub(super) fn plan(config: &UpscalerConfig, size: [u32; 2], tiling: Tiling) -> P
             kept: [kept_columns.clone(), kept_rows.clone()],
         })
     });
-    Plan { tiles: tiles.collect(), is_exact: is_one || overlap >= radius }
+    // At an edge of the picture a tile ends where the picture does.
+    let sees_all = |axis: usize, [kept, seen]: &[Range<usize>; 2]| {
+        let (before, behind) = (kept.start - seen.start, seen.end.saturating_sub(kept.end));
+        (seen.start == 0 || before >= radius) && (seen.end == padded[axis] || behind >= radius)
+    };
+    let is_exact = columns.iter().all(|part| sees_all(0, part)) && rows.iter().all(|part| sees_all(1, part));
+    Plan { tiles: tiles.collect(), is_exact }
 }
 
 impl Tile {
