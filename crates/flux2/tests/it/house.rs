@@ -118,7 +118,7 @@ fn the_sampler_does_not_know_the_networks() {
 const CRATES: [(&str, &[&str]); 8] = [
     ("flux2-base", &[]),
     ("flux2-backend", &[]),
-    ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini"]),
+    ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini", "flux2-upscaler"]),
     ("flux2-hub", &["flux2-base"]),
     ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
     ("flux2-jobs", &["flux2"]),
