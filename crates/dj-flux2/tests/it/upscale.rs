@@ -46,6 +46,22 @@ fn a_picture_by_a_factor_or_to_a_size() {
     assert!(cli.read("f32.png") != cli.read("in-upscaled.png"), "the number format counts");
 }
 
+/// Its bytes are those of the file that it was embedded from, under `--dtype` too.
+#[cfg(feature = "upscaler")]
+#[test]
+fn a_network_is_the_default() {
+    let cli = with_network();
+    cli.stdout(["upscale", "in.png"]);
+    let made = open(&cli, "in-upscaled.png");
+    assert_eq!((made.width(), made.height()), (80, 48));
+    let file = fixture("../assets/upscaler/compact-x4.safetensors");
+    cli.stdout(["upscale", "in.png", "-o", "file.png", "--upscaler", file.to_str().unwrap()]);
+    cli.stdout(["upscale", "in.png", "-o", "name.png", "--upscaler", "Compact-x4", "--by", "4"]);
+    assert!(open(&cli, "file.png") == made && open(&cli, "name.png") == made);
+    cli.fox("fox.png", &["--upscale", "2"]);
+    assert!(cli.stdout(["info", "fox.png"]).contains("upscaled    2 times by compact-x4\n"));
+}
+
 #[test]
 fn what_is_printed() {
     let cli = with_network();

@@ -257,6 +257,28 @@ fn bf16_is_nearly_f32_and_infinite_weights_are_an_error() {
     assert!(matches!(broken, Err(Error::NotFinite)));
 }
 
+/// Pictures of the documentation, reduced to a quarter and enlarged again.
+#[cfg(feature = "upscaler")]
+#[test]
+fn the_built_in_network_restores_more_than_resampling() {
+    let upscaler = Upscaler::builtin();
+    let Upscaler::Network(file) = &upscaler else { panic!("{upscaler:?}") };
+    assert_eq!((file.name.as_str(), file.config.scale(), file.container()), ("compact-x4", 4, "safetensors"));
+    assert!(file.bytes <= 1_300_000, "{}", file.bytes);
+    let engine = UpscaleEngine::open(upscaler.clone(), &options(2)).unwrap();
+    for name in ["cat", "tiger"] {
+        let picture = flux2::image::open(&fixture("../docs/images").join(format!("{name}.png"))).unwrap();
+        let small = resize_lanczos(&picture, 32, 32).unwrap();
+        let decibels = |made: &RgbImage| {
+            let squares = made.pixels().iter().zip(picture.pixels()).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
+            10.0 * (255.0 * 255.0 / (squares.sum::<f64>() / picture.pixels().len() as f64)).log10()
+        };
+        let network = decibels(&upscale(&engine, &small, by(4.0)).image);
+        let resampled = decibels(&resize_lanczos(&small, 128, 128).unwrap());
+        assert!(network > resampled + 3.0, "{name}: {network:.1} dB, Lanczos {resampled:.1}");
+    }
+}
+
 // ---- after drawing ----
 
 fn tiny() -> ModelFiles {
