@@ -1,9 +1,9 @@
 //! Files of releases: downloaded by hash, resumed, and never with the hub's token.
 
+use flux2::digest::sha256;
 use flux2::hub::release::ReleaseFile;
 use flux2::hub::{Error, Hub, HubOptions, Token};
 use flux2::{CancelToken, TransferEvent};
-use flux2::digest::sha256;
 use tempfile::TempDir;
 
 use super::server::{Answer, Repo, Request, Server, bytes};
