@@ -120,6 +120,10 @@ pub struct Choices {
     pub all: Choice<bool>,
     /// The program whose rules are followed.
     pub compat: Choice<Result<Compat>>,
+    /// How many times as wide and high the finished pictures become.
+    pub upscale: Choice<f32>,
+    /// Name or file of what enlarges them.
+    pub upscaler: Choice<PathBuf>,
     /// Pictures per prompt.
     pub count: Choice<u32>,
     /// File name, perhaps with placeholders; `-` is standard output.
@@ -177,6 +181,8 @@ impl Choices {
             wildcards: self.wildcards.or(lower.wildcards),
             all: self.all.or(lower.all),
             compat: self.compat.or(lower.compat),
+            upscale: self.upscale.or(lower.upscale),
+            upscaler: self.upscaler.or(lower.upscaler),
             count: self.count.or(lower.count),
             output: self.output.or(lower.output),
             existing: self.existing.or(lower.existing),
@@ -256,6 +262,8 @@ impl Choices {
             expand: flag.choice(args.expansion.expand.then_some(true)),
             wildcards: flag.choice(args.expansion.wildcards.clone()),
             all: flag.choice(args.expansion.all.then_some(true)),
+            upscale: flag.choice(args.upscale.upscale),
+            upscaler: flag.choice(args.upscale.upscaler.clone()),
             count: flag.choice(args.count),
             output: flag.choice(args.output.clone()),
             existing: flag.choice(existing),
@@ -325,6 +333,8 @@ impl Choices {
             seed: origin.choice(Some(Seed::Number(made.seed))),
             noise: origin.choice(Some(noise)),
             compat: origin.choice(recorded_compat(made).transpose()),
+            upscale: origin.choice(made.upscale.as_ref().and_then(|upscale| upscale.by)),
+            upscaler: origin.choice(made.upscale.as_ref().map(|upscale| upscale.upscaler.clone().into())),
             precision: origin.choice(Some(precision)),
             ..Choices::default()
         }

@@ -11,6 +11,11 @@ use flux2::hub::{Hub, HubOptions, Proxies, Token};
 
 use crate::failure::{Failure, Result};
 
+/// How the hub is reached, with the options of the environment of this process.
+pub fn hub_options(cache: PathBuf) -> HubOptions {
+    options(|name: &str| std::env::var_os(name), cache)
+}
+
 /// The hub, with the options of the environment of this process.
 pub fn hub() -> Result<Hub> {
     let env = |name: &str| std::env::var_os(name);

@@ -15,6 +15,7 @@
 //! gpu_options     where a GPU's libraries are       hub_options    how the hub is reached, where models are kept
 //! config          files of settings, presets        templates      templates of prompts, wildcards
 //! completion      answers to a shell that completes a command line
+//! upscalers       a name or file that enlarges pictures
 //! wording         what the library says as data, in the words of the command line
 //! sheets          labels and cells of sheets
 //! ```
@@ -44,6 +45,7 @@ mod sheets;
 mod source_picture;
 mod templates;
 mod typed_paths;
+mod upscalers;
 mod usage;
 mod wording;
 
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
     let result = match &args.command {
         Command::Generate(args) => commands::generate::run(args),
         Command::Info(args) => commands::info::run(args),
+        Command::Upscale(args) => commands::upscale::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Plan(args) => commands::plan::run(args),
         #[cfg(feature = "serve")]

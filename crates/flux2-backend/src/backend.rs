@@ -71,4 +71,10 @@ pub trait Backend: Runtime {
         mean: &Tensor<Self>,
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>>;
+    /// See [`crate::ops::prelu()`].
+    fn prelu(&self, x: &mut Tensor<Self>, slope: &Tensor<Self>) -> Result<()>;
+    /// See [`crate::ops::add_scaled()`].
+    fn add_scaled(&self, x: &mut Tensor<Self>, y: &Tensor<Self>, scale: f32) -> Result<()>;
+    /// See [`crate::ops::pixel_shuffle()`]. The result is `scale` times as large in both directions.
+    fn pixel_shuffle(&self, x: &Tensor<Self>, base: &Tensor<Self>, scale: usize) -> Result<Tensor<Self>>;
 }

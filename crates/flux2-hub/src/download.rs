@@ -265,7 +265,7 @@ impl Worker<'_> {
 
     /// Receives what one response holds of the rest of a file.
     fn receive(&self, number: usize, file: &PlannedFile, partial: &mut Partial) -> Result<(), RequestError> {
-        let response = self.client.file(&self.plan.commit, &file.path, partial.len)?;
+        let response = self.client.file(&self.plan.commit, file, partial.len)?;
         if self.starts_over(&response, file, partial.len)? {
             partial.restart()?;
         }

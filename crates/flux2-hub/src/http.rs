@@ -11,6 +11,7 @@ use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCAT
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::{Agent, Body, Proxy};
 
+use crate::listing::PlannedFile;
 use crate::{Error, Hub, Patience, Proxies, RepoId, Result, Token};
 
 /// Longest list of files accepted, in bytes.
@@ -168,8 +169,9 @@ impl<'a> Client<'a> {
     }
 
     /// A file of a commit from byte `from` on. The status of the response is 200, 206 or 416.
-    pub fn file(&self, commit: &str, file: &str, from: u64) -> Result<Response<Body>, RequestError> {
-        self.get(&format!("/{}/resolve/{commit}/{}", self.repo, escaped(file)), from)
+    pub fn file(&self, commit: &str, file: &PlannedFile, from: u64) -> Result<Response<Body>, RequestError> {
+        let usual = || format!("/{}/resolve/{commit}/{}", self.repo, escaped(&file.path));
+        self.get(&file.address.clone().unwrap_or_else(usual), from)
     }
 
     /// Requests a path below the endpoint and follows redirects.

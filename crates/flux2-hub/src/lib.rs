@@ -27,6 +27,7 @@
 //! | `listing` | the hub's list of a repository, checked; which of its files are needed |
 //! | `http` | requests: redirects, token, proxies, meaning of a status |
 //! | `download` | files of a plan: several at once, resumed, verified, locked |
+//! | [`release`] | files of releases on GitHub, with hashes that are known beforehand |
 //!
 //! Of a model, this crate knows the names of its files only.
 
@@ -36,6 +37,7 @@ pub mod environment;
 mod error;
 mod http;
 mod listing;
+pub mod release;
 mod snapshot;
 mod verify;
 

@@ -33,6 +33,8 @@ pub struct PlannedFile {
     /// Length in bytes.
     pub size: u64,
     pub(crate) digest: Digest,
+    /// Path below the endpoint, if it is not the hub's usual one.
+    pub(crate) address: Option<String>,
 }
 
 impl Plan {
@@ -148,7 +150,7 @@ fn parse(repo: &RepoId, json: &[u8]) -> std::result::Result<Option<Plan>, String
         let (Some(size), Some(digest)) = (size, hash.as_deref().and_then(Digest::new)) else {
             return Err(format!("{path} has no size or no hash"));
         };
-        files.push(PlannedFile { path, size, digest });
+        files.push(PlannedFile { path, size, digest, address: None });
     }
     // Small files first show whether access is granted; large files in parallel end at about the same time.
     files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));

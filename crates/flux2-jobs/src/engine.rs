@@ -9,15 +9,16 @@ use std::thread::available_parallelism;
 
 use flux2::bench::Cost;
 use flux2::engine::Engines;
+use flux2::image::RgbImage;
 use flux2::vocabulary::Vocabulary;
-use flux2::weights::{Location, LoraPath, ModelFiles};
+use flux2::weights::{Format, Location, LoraPath, ModelFiles};
 use flux2::{
-    Device as Place, Engine, EngineOptions, GenerateRequest, ModelPaths, Precision, ResolvedRequest, Result, Variant,
-    engine, plan,
+    CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision,
+    ResolvedRequest, Result, UpscaleEngine, Upscaler, Upscaling, Variant, engine, plan,
 };
 
 use crate::failure::JobFailure;
-use crate::host::{Device, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest};
+use crate::host::{Device, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest, usual_upscalers};
 use crate::spec::{LoraKey, ModelKey};
 use crate::submission::{ModelChoice, Refused};
 use model::EngineModel;
@@ -36,6 +37,8 @@ pub struct EngineHostOptions {
     pub models: Vec<OfferedModel>,
     /// LoRAs by name.
     pub loras: BTreeMap<String, Location>,
+    /// Upscalers that are offered before [the usual ones](crate::host::usual_upscalers).
+    pub upscalers: Vec<Upscaler>,
     /// How models are run: device, threads, GPU libraries, residency, text cache. The precision is the default of a
     /// job.
     pub engine: EngineOptions,
@@ -79,6 +82,8 @@ struct Inner {
     ready: Mutex<Option<Vec<Box<dyn Engine>>>>,
     /// Whether models share the memory of a device.
     shares_memory: bool,
+    /// The upscaler of the last picture outside of the queue.
+    upscaler: Mutex<Option<(String, UpscaleEngine)>>,
 }
 
 /// Name of a model, and the LoRAs of a job.
@@ -106,6 +111,16 @@ impl EngineHost {
         Self::with(options, vec![((name, vec![]), files)], Some(engines))
     }
 
+    /// The same with an upscaler that is offered before all others.
+    ///
+    /// # Panics
+    /// If the host was cloned before.
+    pub fn with_upscaler(mut self, upscaler: Upscaler) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("the only handle of the host");
+        inner.options.upscalers.insert(0, upscaler);
+        self
+    }
+
     fn with(
         options: EngineHostOptions,
         files: Vec<(OpenKey, ModelFiles)>,
@@ -113,8 +128,8 @@ impl EngineHost {
     ) -> Self {
         let shares_memory = ready.is_none();
         let (files, ready) = (Mutex::new(files), Mutex::new(ready));
-        let (costs, peaks) = (Mutex::default(), Mutex::default());
-        EngineHost { inner: Arc::new(Inner { options, files, costs, peaks, ready, shares_memory }) }
+        let (costs, peaks, upscaler) = (Mutex::default(), Mutex::default(), Mutex::default());
+        EngineHost { inner: Arc::new(Inner { options, files, costs, peaks, ready, shares_memory, upscaler }) }
     }
 }
 
@@ -177,6 +192,29 @@ impl ModelHost for EngineHost {
 
     fn loras(&self) -> Vec<String> {
         self.inner.options.loras.keys().cloned().collect()
+    }
+
+    fn upscalers(&self) -> Vec<Upscaler> {
+        let mut all = self.inner.options.upscalers.clone();
+        for usual in usual_upscalers() {
+            if !all.iter().any(|known| known.name() == usual.name()) {
+                all.push(usual);
+            }
+        }
+        all
+    }
+
+    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling) -> Result<RgbImage> {
+        let name = upscaling.upscaler.name();
+        let mut ready = lock(&self.inner.upscaler);
+        if ready.as_ref().is_none_or(|(known, _)| known != name) {
+            *ready = None;
+            let precision = Precision::new(self.inner.options.engine.precision.compute(), Format::AsStored);
+            let options = self.inner.engine_options(precision.unwrap_or_default());
+            *ready = Some((name.to_owned(), UpscaleEngine::open(upscaling.upscaler.clone(), &options)?));
+        }
+        let (_, engine) = ready.as_ref().expect("opened above");
+        Ok(engine.upscale(image, upscaling.size, &mut |_: &Event| {}, &CancelToken::new())?.image)
     }
 
     fn resolve(&self, choice: &ModelChoice) -> Result<ResolvedModel, Refused> {
@@ -246,7 +284,8 @@ impl ModelHost for EngineHost {
         let (first, engines) = match prepared {
             Some(engines) => (key(&inner.options.models[0]), engines),
             None => {
-                // A small model runs on the processor where there is a choice; if there is a large one, all run on GPUs.
+                // A small model runs on the processor where there is a choice; if there is a large one, all run on
+                // GPUs.
                 let opened = inner.options.models.iter().map(|model| Ok((key(model), inner.files(&key(model))?)));
                 let opened = opened.collect::<Result<Vec<_>>>()?;
                 let options = inner.engine_options(inner.options.engine.precision);

@@ -20,6 +20,8 @@ struct Shape {
     steps: u32,
     is_guided: bool,
     references: usize,
+    /// Bits of the factor of enlarging, and with what.
+    upscale: Option<(u32, String)>,
 }
 
 impl Shape {
@@ -30,6 +32,7 @@ impl Shape {
             steps: spec.steps,
             is_guided: spec.guidance.is_some_and(|guidance| guidance > 1.0),
             references: spec.references.len(),
+            upscale: spec.upscale.as_ref().map(|upscale| (upscale.by.to_bits(), upscale.upscaler.clone())),
         }
     }
 }
@@ -103,6 +106,7 @@ mod tests {
             quality: Quality::default(),
             metadata: true,
             watermark: false,
+            upscale: None,
         }
     }
 

@@ -11,7 +11,8 @@ use flux2::event::Preview;
 use flux2::image::{Parameters, RgbImage};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
-    CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Variant,
+    CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Upscaling,
+    Variant,
 };
 
 use crate::failure::{FailureClass, JobFailure};
@@ -200,8 +201,15 @@ impl LoadedModel for FakeModel {
             let timings = Timings { steps: times.clone(), ..Timings::default() };
             let key = self.key.clone();
             let convert = move || {
-                let (image, parameters) =
-                    (gradient(&request, &key, [request.width, request.height])?, parameters(&request, &key, variant));
+                let image = gradient(&request, &key, [request.width, request.height])?;
+                let image = match &request.upscale {
+                    Some(Upscaling { size, .. }) => {
+                        let [width, height] = size.of([image.width(), image.height()])?;
+                        flux2::image::resize::resize_lanczos(&image, width, height)?
+                    }
+                    None => image,
+                };
+                let parameters = parameters(&request, &key, variant);
                 Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
             };
             Ok(Box::new(convert) as Drawn)
@@ -295,6 +303,7 @@ fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Var
         loras: vec![],
         background: None,
         compat: None,
+        upscale: request.upscale.as_ref().map(Upscaling::parameters),
         software: flux2::image::metadata::SOFTWARE.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     }

@@ -2,8 +2,14 @@
 //!
 //! [`engine`](crate::engine) implements them with [`flux2::Engine`], [`fake`](crate::fake) for tests of front ends.
 
+use std::sync::LazyLock;
+
+use flux2::image::RgbImage;
 use flux2::pipeline::GeneratedImage;
-use flux2::{CancelToken, Event, GenerateRequest, ResolvedRequest, Result, Variant};
+use flux2::{
+    CancelToken, EngineOptions, Event, GenerateRequest, ResolvedRequest, Result, UpscaleEngine, Upscaler, Upscaling,
+    Variant,
+};
 
 use crate::failure::JobFailure;
 use crate::spec::ModelKey;
@@ -17,6 +23,21 @@ pub trait ModelHost: Send + Sync + 'static {
     /// Names of the LoRAs that are offered.
     fn loras(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The upscalers that are offered, the default first.
+    fn upscalers(&self) -> Vec<Upscaler> {
+        usual_upscalers()
+    }
+
+    /// Enlarge a picture that is there, outside of the queue: on this thread, one at a time.
+    ///
+    /// # Errors
+    /// If the size is not possible, there is no device or no memory.
+    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling) -> Result<RgbImage> {
+        let options = EngineOptions { device: flux2::Device::Cpu, ..EngineOptions::default() };
+        let engine = UpscaleEngine::open(upscaling.upscaler.clone(), &options)?;
+        Ok(engine.upscale(image, upscaling.size, &mut |_: &Event| {}, &CancelToken::new())?.image)
     }
 
     /// The model that is asked for, every default filled in.
@@ -38,6 +59,27 @@ pub trait ModelHost: Send + Sync + 'static {
     /// # Errors
     /// If there is none.
     fn devices(&self) -> Result<Vec<Box<dyn Device>>, JobFailure>;
+}
+
+/// The upscalers of the library: the built-in network, if there is one, and Lanczos.
+pub fn usual_upscalers() -> Vec<Upscaler> {
+    static USUAL: LazyLock<Vec<Upscaler>> = LazyLock::new(|| match Upscaler::builtin() {
+        Upscaler::Lanczos => vec![Upscaler::Lanczos],
+        network => vec![network, Upscaler::Lanczos],
+    });
+    USUAL.clone()
+}
+
+/// The upscaler of a name, in upper or lower case; the first without a name.
+///
+/// # Errors
+/// [`Refused::UnknownUpscaler`].
+pub(crate) fn upscaler(host: &dyn ModelHost, name: Option<&str>) -> Result<Upscaler, Refused> {
+    let offered = host.upscalers();
+    let Some(name) = name else { return Ok(offered.into_iter().next().unwrap_or(Upscaler::Lanczos)) };
+    let names: Vec<String> = offered.iter().map(|upscaler| upscaler.name().to_owned()).collect();
+    let found = offered.into_iter().find(|upscaler| upscaler.name().eq_ignore_ascii_case(name));
+    found.ok_or_else(|| Refused::UnknownUpscaler { name: name.to_owned(), nearest: nearest(name, &names) })
 }
 
 /// A model that is offered.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use flux2::Reference;
+use flux2::image::RgbImage;
+use flux2::{Reference, UpscaleSize, Upscaling};
 
 use crate::event::Subscription;
 use crate::failure::{FailureClass, JobFailure};
-use crate::host::{ModelHost, ModelInfo};
+use crate::host::{self, ModelHost, ModelInfo};
 use crate::id::JobId;
 use crate::janitor;
 use crate::options::Options;
@@ -253,6 +254,21 @@ impl Jobs {
     /// Names of the LoRAs that are offered.
     pub fn loras(&self) -> Vec<String> {
         self.shared().host.loras()
+    }
+
+    /// The upscalers that are offered, the default first.
+    pub fn upscalers(&self) -> Vec<flux2::Upscaler> {
+        self.shared().host.upscalers()
+    }
+
+    /// Enlarge a picture that is there, without a job. Takes as long as the upscaler does.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownUpscaler`]; [`Refused::Invalid`] if the size is not possible, or there is no memory.
+    pub fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, size: UpscaleSize) -> Result<RgbImage, Refused> {
+        let host = &*self.shared().host;
+        let upscaling = Upscaling { upscaler: host::upscaler(host, upscaler)?, size };
+        Ok(host.enlarge(image, &upscaling)?)
     }
 
     /// Load a model on every device in the background, and draw a small picture with it that is not kept. Until then

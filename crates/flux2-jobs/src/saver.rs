@@ -187,6 +187,7 @@ fn keep(shared: &Shared, about: About, encoded: Encoded) -> Result<(), JobFailur
         references: seconds(timings.references),
         steps: timings.steps.iter().copied().map(seconds).collect(),
         decode: seconds(timings.decode),
+        upscale: seconds(timings.upscale),
         save: seconds(converted.elapsed()),
         batch: u32::try_from(batch).unwrap_or(u32::MAX),
         cache,

@@ -53,6 +53,18 @@ pub struct JobSpec {
     /// Whether the pictures get an invisible watermark.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub watermark: bool,
+    /// How the pictures are enlarged once they are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upscale: Option<UpscaleSpec>,
+}
+
+/// How pictures are enlarged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpscaleSpec {
+    /// Name of the upscaler as the [`ModelHost`](crate::ModelHost) knows it.
+    pub upscaler: String,
+    /// How many times as wide and high.
+    pub by: f32,
 }
 
 /// Identifies a loaded model: pictures of two jobs with equal keys are drawn by the same weights.

@@ -48,6 +48,17 @@ pub struct Draft {
     /// Whether the pictures get an invisible watermark; by default only where [`Options::watermark`](crate::Options)
     /// says so, which cannot be turned off.
     pub watermark: Option<bool>,
+    /// How the pictures are enlarged once they are drawn; they are not by default.
+    pub upscale: Option<UpscaleChoice>,
+}
+
+/// Enlarging as it is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpscaleChoice {
+    /// How many times as wide and high.
+    pub by: f32,
+    /// Name of the upscaler; by default the host's first.
+    pub upscaler: Option<String>,
 }
 
 /// A model as it is asked for.
@@ -173,6 +184,14 @@ pub enum Refused {
         /// The most similar name that is served, if one is similar.
         nearest: Option<String>,
     },
+    /// No upscaler of this name is served.
+    #[error("there is no upscaler {name:?}")]
+    UnknownUpscaler {
+        /// The name.
+        name: String,
+        /// The most similar name that is served, if one is similar.
+        nearest: Option<String>,
+    },
     /// No upload has this digest.
     #[error("there is no upload {digest:?}")]
     UnknownBlob {
@@ -195,6 +214,7 @@ impl Refused {
             Refused::Draining => "draining",
             Refused::Invalid(_) | Refused::Count { .. } | Refused::SeedRange { .. } => "invalid",
             Refused::UnknownModel { .. } | Refused::UnknownLora { .. } => "unknown_model",
+            Refused::UnknownUpscaler { .. } => "unknown_upscaler",
             Refused::UnknownBlob { .. } => "unknown_upload",
             Refused::Unavailable(_) => "unavailable",
             Refused::Storage(_) => "storage",

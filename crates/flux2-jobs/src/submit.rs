@@ -7,16 +7,17 @@ use std::time::{Duration, SystemTime};
 use flux2::event::InputMark;
 use flux2::image::ImageFormat;
 use flux2::marks::watermark::check_size;
-use flux2::{GenerateRequest, Reference, ResolvedRequest, Warning};
+use flux2::{GenerateRequest, Reference, ResolvedRequest, UpscaleSize, Upscaling, Warning};
 
 use crate::event::{EventKind, EventLog};
 use crate::failure::{FailureClass, JobFailure};
+use crate::host;
 use crate::id::JobId;
 use crate::journal::{Change, Outcome, Row};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, UpscaleSpec};
 use crate::state::{End, Job, Mode, Shared, State, picture_key};
 use crate::stats;
-use crate::submission::{Accepted, Draft, Refused, Submission};
+use crate::submission::{Accepted, Draft, Refused, Submission, UpscaleChoice};
 use crate::view::{CacheHits, DrawingRecord, ImageInfo, JobState, Times};
 
 /// Longest wait for a journal or for another submission with the same key.
@@ -172,6 +173,7 @@ impl Shared {
             count,
             format,
             quality,
+            upscale,
             ..
         } = draft;
         let model = self.host.resolve(&model)?;
@@ -184,8 +186,18 @@ impl Shared {
             return Err(Refused::SeedRange { seed, count });
         }
         let noise = noise.unwrap_or_default();
+        let upscaling = upscale.as_ref().map(|UpscaleChoice { by, upscaler }| {
+            let upscaler = host::upscaler(&*self.host, upscaler.as_deref())?;
+            Ok::<_, Refused>(Upscaling { upscaler, size: UpscaleSize::By(*by) })
+        });
+        let upscaling = upscaling.transpose()?;
+        let upscale = upscaling
+            .as_ref()
+            .zip(upscale.as_ref())
+            .map(|(known, asked)| UpscaleSpec { upscaler: known.upscaler.name().to_owned(), by: asked.by });
         let texts = GenerateRequest { prompt, negative_prompt, template, ..Default::default() };
-        let request = GenerateRequest { width, height, steps, guidance, seed, noise, compat, ..texts };
+        let request =
+            GenerateRequest { width, height, steps, guidance, seed, noise, compat, upscale: upscaling, ..texts };
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
@@ -216,6 +228,7 @@ impl Shared {
             quality,
             metadata,
             watermark,
+            upscale,
         };
         Ok(Resolved { spec, work, warnings })
     }

@@ -146,6 +146,9 @@ pub struct DrawingRecord {
     pub steps: Vec<f64>,
     /// Seconds from latents to pixels.
     pub decode: f64,
+    /// Seconds from pixels to more pixels.
+    #[serde(default)]
+    pub upscale: f64,
     /// Seconds from pixels to a saved file.
     pub save: f64,
     /// Pictures that were drawn together with this one, this one included.

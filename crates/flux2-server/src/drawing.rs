@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
-use flux2_jobs::{Accepted, Draft, Filter, JobEvent, JobId, JobState, JobView, Picture, Priority, Submission};
+use flux2_jobs::{
+    Accepted, Draft, Filter, JobEvent, JobId, JobState, JobView, Picture, Priority, Submission, UpscaleChoice,
+};
 
 use crate::access::Caller;
 use crate::app::App;
@@ -15,6 +17,8 @@ use crate::error::{ApiError, Result};
 
 /// Longest `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// How many times more pixels than an image that is drawn an enlarged one may have.
+pub const MAX_GROWTH: u64 = 16;
 /// Time after which a client whose limit of jobs is reached should ask again.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -114,6 +118,14 @@ fn check_limits(app: &App, order: &Order) -> Result<()> {
     for image in &order.images {
         if let Image::Sent(bytes) = image {
             check_image_bytes(bytes.len(), limits.image_bytes, "image")?;
+        }
+    }
+    if let Some(UpscaleChoice { by, .. }) = &draft.upscale {
+        let drawn = draft.width.zip(draft.height).map_or(1, |(width, height)| u64::from(width) * u64::from(height));
+        let (pixels, most) = (drawn as f64 * f64::from(*by).powi(2), limits.pixels.saturating_mul(MAX_GROWTH));
+        if pixels > most as f64 {
+            let message = format!("{by} times as large is more than {most} pixels, the most that this server makes");
+            return Err(ApiError::invalid("upscale", message).code("invalid_size"));
         }
     }
     if let (Some(width), Some(height)) = (draft.width, draft.height)

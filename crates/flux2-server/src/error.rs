@@ -240,6 +240,8 @@ impl From<Error> for ApiError {
             Error::Steps { .. } => Self::invalid("steps", message),
             Error::Guidance { .. } => Self::invalid("guidance", message),
             Error::ReferenceCount { .. } => Self::invalid("image", message),
+            Error::UpscaleFactor { .. } => Self::invalid("upscale", message),
+            Error::UpscaleSize { .. } => Self::invalid("upscale", message).code("invalid_size"),
             _ => match error.kind() {
                 ErrorKind::Usage => Self::new(StatusCode::BAD_REQUEST, "invalid_value", message),
                 ErrorKind::BadImage => Self::invalid("image", message).code("invalid_image"),
@@ -286,6 +288,10 @@ impl From<Refused> for ApiError {
             Refused::UnknownModel { name, nearest } => Self::no_model(&name, nearest.as_deref()),
             Refused::UnknownLora { nearest, .. } => {
                 let error = Self::new(StatusCode::NOT_FOUND, "lora_not_found", message).of("loras");
+                ApiError { hint: nearest.map(|nearest| format!("use {nearest}")), ..error }
+            }
+            Refused::UnknownUpscaler { nearest, .. } => {
+                let error = Self::new(StatusCode::BAD_REQUEST, "upscaler_not_found", message).of("upscaler");
                 ApiError { hint: nearest.map(|nearest| format!("use {nearest}")), ..error }
             }
             Refused::UnknownBlob { .. } => Self::new(StatusCode::NOT_FOUND, "upload_not_found", message)

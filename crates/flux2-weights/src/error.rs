@@ -10,6 +10,7 @@ use crate::json::ConfigProblem;
 use crate::lora::LoraProblem;
 use crate::mismatch::Mismatch;
 use crate::tensor_file::FileProblem;
+use crate::upscaler::UpscalerProblem;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -104,6 +105,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: LoraProblem,
+    },
+    /// A file of tensors that is no upscaler, or none that is supported.
+    #[error("{}: {problem}", path.display())]
+    Upscaler {
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: UpscalerProblem,
     },
     /// The scale of a LoRA is infinite or not a number.
     #[error("a LoRA cannot be scaled by {scale}")]
@@ -233,6 +242,7 @@ impl Error {
                  in a dtype of f32, f16, bf16, f8_e4m3, i8 or GGML's q4_0 to q6_k",
             ),
             Error::Lora { problem, .. } => problem.remedy(),
+            Error::Upscaler { problem, .. } => problem.remedy(),
             Error::LoraScale { .. } => Remedy::ScaleLoraFinitely,
             Error::TensorTwice { .. } => Remedy::advice("keep one of the two files in the folder"),
             Error::PartsDisagree { part, .. } => {

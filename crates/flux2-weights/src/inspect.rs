@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read as _;
 
 use flux2_base::Part;
 
@@ -14,8 +15,10 @@ use crate::layout::{Detected, Layout};
 use crate::location::Location;
 use crate::lora::{CONFIG_FILE, Lora, LoraPath, LoraProblem, Strength, file_of};
 use crate::model_files::{find_tokenizer, kind_of_folder};
+use crate::pth::is_pth;
 use crate::sizes::transformer_sizes;
 use crate::tensor_file::{FileMetadata, Printable, TensorFile};
+use crate::upscaler::UpscalerFile;
 use crate::variant::{Kind, Variant};
 use crate::{Error, Result};
 
@@ -44,7 +47,7 @@ pub struct InspectedPart {
     pub location: Location,
     /// What its tensors are.
     pub kind: PartKind,
-    /// `safetensors` or `gguf`; empty if there is no such file.
+    /// `safetensors`, `gguf` or `pth`; empty if there is no such file.
     pub container: &'static str,
     /// Number of files.
     pub files: usize,
@@ -75,6 +78,8 @@ pub enum PartKind {
     Network(Part, Layout),
     /// A LoRA, and the number of transformer matrices it changes; 0 if it fits no known transformer.
     Lora(usize),
+    /// A network that enlarges pictures, and how many times it enlarges them.
+    Upscaler(usize),
     /// Something else that is recognized.
     Other(&'static str),
     /// Not recognized.
@@ -87,6 +92,7 @@ impl fmt::Display for PartKind {
             PartKind::Network(part, layout) => write!(f, "{part}, {layout} names"),
             PartKind::Lora(0) => f.write_str("LoRA"),
             PartKind::Lora(matrices) => write!(f, "LoRA for {matrices} matrices of the transformer"),
+            PartKind::Upscaler(scale) => write!(f, "upscaler, {scale}x"),
             PartKind::Other(what) => f.write_str(what),
             PartKind::Unknown => f.write_str("nothing this program knows"),
         }
@@ -107,6 +113,9 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
     if location.join(CONFIG_FILE).is_file() {
         let part = InspectedPart { location: location.clone(), ..InspectedPart::of(&file_of(location)?, Kind::ALL)? };
         return Ok(Inspection { parts: vec![part], model: None });
+    }
+    if let Some(upscaler) = upscaler_at(location)? {
+        return Ok(Inspection { parts: vec![InspectedPart::of_upscaler(&upscaler)], model: None });
     }
     if !location.is_dir() {
         let networks = Checkpoint::open(location)?.parts();
@@ -139,6 +148,20 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
     Ok(Inspection { parts, model: Some(InspectedModel { variants, has_tokenizer }) })
 }
 
+/// The upscaler in a file, if it is one. A PyTorch file can be nothing else.
+fn upscaler_at(location: &Location) -> Result<Option<UpscalerFile>> {
+    if !location.is_file() {
+        return Ok(None);
+    }
+    let mut start = Vec::new();
+    location.reader()?.take(512).read_to_end(&mut start).map_err(|e| location.io(e))?;
+    match is_pth(&start) {
+        true => UpscalerFile::open(location).map(Some),
+        // A GGUF file or a LoRA has its own reader, whose error counts.
+        false => Ok(UpscalerFile::recognize(location).unwrap_or(None)),
+    }
+}
+
 /// Describes a file of several networks: a whole model, if it holds all three.
 fn file_of_networks(location: &Location, networks: &[Part]) -> Result<Inspection> {
     let mut parts = Vec::new();
@@ -153,6 +176,11 @@ fn file_of_networks(location: &Location, networks: &[Part]) -> Result<Inspection
 
 impl InspectedPart {
     fn missing(location: &Location, problem: Error) -> Self {
+        InspectedPart { problem: Some(problem), ..InspectedPart::empty(location) }
+    }
+
+    /// A part of which nothing is known.
+    fn empty(location: &Location) -> Self {
         InspectedPart {
             location: location.clone(),
             kind: PartKind::Unknown,
@@ -166,7 +194,21 @@ impl InspectedPart {
             strength: None,
             variants: vec![],
             metadata: BTreeMap::new(),
-            problem: Some(problem),
+            problem: None,
+        }
+    }
+
+    fn of_upscaler(file: &UpscalerFile) -> Self {
+        InspectedPart {
+            kind: PartKind::Upscaler(file.config.scale()),
+            container: file.container(),
+            files: 1,
+            bytes: file.bytes,
+            dtypes: counted(file.dtypes()),
+            sizes: Some(file.config.to_string()),
+            parameters: Some(file.parameters()),
+            problem: None,
+            ..InspectedPart::empty(&file.location)
         }
     }
 
@@ -176,34 +218,20 @@ impl InspectedPart {
     }
 
     fn described(location: &Location, checkpoint: Checkpoint, kinds: &[Kind]) -> Result<Self> {
-        let mut dtypes: Vec<(String, usize, u64)> = Vec::new();
-        for tensor in checkpoint.tensors() {
-            let (name, bytes) = (tensor.dtype.to_string(), tensor.range.len() as u64);
-            match dtypes.iter_mut().find(|known| known.0 == name) {
-                Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
-                None => dtypes.push((name, 1, bytes)),
-            }
-        }
-        dtypes.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
+        let dtypes = counted(checkpoint.tensors().map(|tensor| (tensor.dtype.to_string(), tensor.range.len() as u64)));
         let (container, metadata) = match checkpoint.files.first().map(|file| &file.metadata) {
             Some(FileMetadata::Safetensors(texts)) => ("safetensors", shown(texts)),
             Some(FileMetadata::Gguf(values)) => ("gguf", shown(&values.texts())),
             None => ("", BTreeMap::new()),
         };
         let part = InspectedPart {
-            location: location.clone(),
-            kind: PartKind::Unknown,
             container,
             files: checkpoint.files.len(),
             passed_over: checkpoint.passed_over().to_vec(),
             bytes: dtypes.iter().map(|(_, _, bytes)| bytes).sum(),
             dtypes,
-            sizes: None,
-            parameters: None,
-            strength: None,
-            variants: vec![],
             metadata,
-            problem: None,
+            ..InspectedPart::empty(location)
         };
         Ok(match checkpoint.detect() {
             Some(Detected::Part(Part::Transformer, dialect)) => {
@@ -278,6 +306,19 @@ impl InspectedPart {
         }
         Ok(self)
     }
+}
+
+/// Element types, each with the number of its tensors and their bytes; the most bytes first.
+fn counted(tensors: impl Iterator<Item = (String, u64)>) -> Vec<(String, usize, u64)> {
+    let mut dtypes: Vec<(String, usize, u64)> = Vec::new();
+    for (name, bytes) in tensors {
+        match dtypes.iter_mut().find(|known| known.0 == name) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
+            None => dtypes.push((name, 1, bytes)),
+        }
+    }
+    dtypes.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
+    dtypes
 }
 
 /// Short texts, safe to print.

@@ -20,6 +20,8 @@
 //! | `lora` | LoRAs, merged into the transformer's matrices when it is loaded |
 //! | `quantize` | the number formats of a run; which weights are quantized |
 //! | `convert` | a model in another number format, as files |
+//! | `pth` | PyTorch files, read without executing them |
+//! | `upscaler` | networks that enlarge pictures: which kind a file holds, its sizes, its names |
 //! | `variant`, `sizes` | the members of the family; the sizes they are published in |
 //! | `synthetic` | models without files: published sizes, random weights |
 //!
@@ -37,11 +39,13 @@ mod location;
 mod lora;
 mod mismatch;
 mod model_files;
+mod pth;
 mod quantize;
 mod safetensors;
 mod sizes;
 pub mod synthetic;
 mod tensor_file;
+mod upscaler;
 pub mod variant;
 
 pub use flux2_backend::{Compute, Format};
@@ -58,8 +62,10 @@ pub use location::{EmbeddedFile, Location};
 pub use lora::{AlphaSource, Lora, LoraPath, LoraProblem, Strength, WithLoras};
 pub use mismatch::{Mismatch, WrongShape, nearest_name};
 pub use model_files::{ModelFiles, ModelPaths};
+pub use pth::PthProblem;
 pub use quantize::Precision;
 pub use tensor_file::{FileProblem, check_file};
+pub use upscaler::{RrdbConfig, SrvggConfig, UpscalerConfig, UpscalerFile, UpscalerProblem};
 pub use variant::Variant;
 
 /// Longest JSON file accepted, in bytes; an index of shards has about 100 kB.

@@ -54,6 +54,14 @@ impl Location {
         None
     }
 
+    /// The upscaler that comes with this library, compact-x4; `None` without the feature `upscaler`.
+    pub fn builtin_upscaler() -> Option<Self> {
+        #[cfg(feature = "upscaler")]
+        return Some(Location::embedded("built-in", flux2_upscaler::FILES).join(flux2_upscaler::FILES[0].0));
+        #[cfg(not(feature = "upscaler"))]
+        None
+    }
+
     /// Its path. Paths in a table begin with the table's name.
     pub fn path(&self) -> &Path {
         &self.path

@@ -14,6 +14,7 @@ use flux2_base::Remedy;
 
 use crate::gguf;
 use crate::location::{Location, Stat};
+use crate::pth::PthProblem;
 use crate::safetensors;
 use crate::{Error, Result};
 
@@ -408,6 +409,9 @@ pub enum FileProblem {
         /// Elements of a block.
         block: usize,
     },
+    /// A PyTorch file that is not read.
+    #[error(transparent)]
+    Pth(#[from] PthProblem),
     /// The file goes on after the last tensor.
     #[error("{bytes} bytes follow the last tensor")]
     Trailing {
@@ -426,6 +430,9 @@ impl FileProblem {
             FileProblem::OtherFormat { .. } => "pass a .safetensors or .gguf file",
             FileProblem::Text { .. } => {
                 "pass a .safetensors or .gguf file; if this one was downloaded, the text is the server's answer in its place"
+            }
+            FileProblem::Pth(problem) if problem.is_of_format() => {
+                "load it in Python with torch.load(path, weights_only=True) and save its tensors as safetensors"
             }
             FileProblem::GgufVersion { .. } => "convert it anew with a current version of the program it comes from",
             FileProblem::TooShort { .. }

@@ -70,6 +70,33 @@ pub enum Error {
         max: usize,
     },
 
+    /// A picture cannot be enlarged so many times.
+    #[error("{factor} times as large: 1 to {max} times is possible")]
+    UpscaleFactor {
+        /// The factor that was asked for.
+        factor: f32,
+        /// Largest factor.
+        max: f32,
+    },
+    /// A picture cannot be enlarged to this size.
+    #[error(
+        "{width}x{height} is no size for an enlarged picture: at most {max_side} pixels a side and {max_pixels} in all"
+    )]
+    UpscaleSize {
+        /// Width that was asked for, in pixels.
+        width: u32,
+        /// Height that was asked for, in pixels.
+        height: u32,
+        /// Longest side in pixels.
+        max_side: u32,
+        /// Most pixels.
+        max_pixels: u64,
+    },
+
+    /// A source whose color profile cannot be written.
+    #[error("the color profile of the source converts its colors to others, and not back")]
+    SourceProfile,
+
     // ---- weights ----
     /// The model's files cannot be loaded.
     #[error(transparent)]
@@ -385,6 +412,8 @@ impl Error {
             | Error::NegativePrompt { .. }
             | Error::ReferenceCount { .. }
             | Error::WatermarkTooSmall { .. }
+            | Error::UpscaleFactor { .. }
+            | Error::UpscaleSize { .. }
             | Error::UnknownExtension { .. }
             | Error::OutputExists { .. }
             | Error::SheetTooLarge { .. }
@@ -397,6 +426,7 @@ impl Error {
             | Error::ImageFileTooLarge { .. }
             | Error::ImageTooSmall { .. }
             | Error::ImageAspect { .. }
+            | Error::SourceProfile
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
             Error::Weights(error) => error.kind(),
             #[cfg(feature = "hub")]
@@ -426,6 +456,9 @@ impl Error {
                 Remedy::advice("say in the prompt what the picture shows, or use a base model, as klein-base-4b")
             }
             Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
+            Error::UpscaleFactor { max, .. } => Remedy::advice(format!("use a factor from 1 to {max}, such as 2 or 4")),
+            Error::UpscaleSize { .. } => Remedy::advice("ask for a smaller result"),
+            Error::SourceProfile => Remedy::advice("convert it to sRGB in an image editor"),
             Error::Weights(error) => return error.remedy(),
             #[cfg(feature = "hub")]
             Error::Hub(error) => return error.remedy(),

@@ -12,6 +12,7 @@ pub use flux2_base::CancelToken;
 use flux2_base::{Part, Remedy};
 
 use crate::image::RgbImage;
+use crate::upscale::UpscaleReport;
 use crate::vocabulary::{PictureSizes, UnknownWords};
 
 /// A stage of a run. Variants are in the order of a run.
@@ -27,6 +28,8 @@ pub enum Phase {
     Denoise,
     /// Latents to pixels.
     Decode,
+    /// Pixels to more pixels.
+    Upscale,
 }
 
 impl Phase {
@@ -40,6 +43,7 @@ impl Phase {
             Phase::References => "references",
             Phase::Denoise => "denoise",
             Phase::Decode => "decode",
+            Phase::Upscale => "upscale",
         }
     }
 }
@@ -82,6 +86,8 @@ pub enum Event {
     },
     /// Something the caller should know; the run goes on.
     Warning(Warning),
+    /// A picture was enlarged; for verbose output.
+    Upscaled(UpscaleReport),
     /// A text embedding was read from disk or could not be written. Changes no picture; for verbose output.
     TextCache(TextCacheEvent),
 }

@@ -34,6 +34,7 @@
 //! |---|---|
 //! | [`model`], [`prelude`] | a model by its name, the short way to an engine; what most programs import |
 //! | [`pipeline`] | the recipe in numbered steps; which network is resident when |
+//! | [`upscale`] | pictures enlarged by a network or by Lanczos |
 //! | [`engine`] | a pipeline as a trait object, with the device chosen |
 //! | [`device`] | the choice of a device |
 //! | [`plan`] | the memory of a run, computed beforehand by a dry run |
@@ -81,6 +82,7 @@ pub mod sheet;
 pub mod template;
 pub mod text;
 pub mod text_cache;
+pub mod upscale;
 pub mod vocabulary;
 
 pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, environment, units};
@@ -101,6 +103,7 @@ pub use preview::PreviewOptions;
 pub use request::{GenerateRequest, Reference, ResolvedRequest};
 pub use sampler::NoiseKind;
 pub use text_cache::TextCache;
+pub use upscale::{UpscaleEngine, UpscaleSize, Upscaler, Upscaling};
 pub use variant::Variant;
 pub use weights::{ModelPaths, Precision};
 

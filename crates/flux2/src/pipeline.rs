@@ -44,19 +44,22 @@ use joined::{Batch, Joined};
 use ladder::Ladder;
 use networks::Networks;
 use previews::{Previewer, Previews};
-use progress::{Meter, StepClock, phase};
+pub(crate) use progress::phase;
+use progress::{Meter, StepClock};
 use prompts::Prompts;
 use references::EncodedReferences;
 use results::{DecodedPixels, DenoisedTogether};
 
 use crate::compat::Compat;
-use crate::event::{CancelToken, Observer, Phase, Warning};
+use crate::device::Device;
+use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, Transparency, metadata};
 pub use crate::models::flow_transformer::Batching;
 use crate::models::flow_transformer::References;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
 use crate::text::Tokenizer;
 use crate::text_cache::TextCache;
+use crate::upscale::{Enlarge, Tiling, Upscaler, UpscalerSlot, Upscaling, with_events, with_smaller_tiles};
 use crate::variant::{Procedure, Variant};
 use crate::vocabulary::Vocabulary;
 use crate::weights::{Lora, ModelFiles, ModelPaths, Precision};
@@ -70,6 +73,8 @@ pub struct Pipeline<B: Backend> {
     references: EncodedReferences,
     ladder: Ladder,
     previewer: Previewer,
+    /// The upscaler of the last picture, if it may stay loaded.
+    upscaler: UpscalerSlot<B>,
     /// What the model knows, if it is one of few words.
     vocabulary: Option<Vocabulary>,
 }
@@ -99,6 +104,7 @@ impl<B: Backend> Pipeline<B> {
             references: EncodedReferences::new(),
             ladder: Ladder::default(),
             previewer: Previewer::default(),
+            upscaler: UpscalerSlot::new(),
             be,
         })
     }
@@ -111,6 +117,7 @@ impl<B: Backend> Pipeline<B> {
         self.networks.set_precision(precision);
         self.prompts.clear();
         self.references.clear();
+        self.upscaler.release();
         self
     }
 
@@ -346,6 +353,37 @@ impl<B: Backend> Pipeline<B> {
         Ok(DecodedPixels { values: values?, rounding, width, height, threads })
     }
 
+    /// Step 8. A larger picture, with the tiles that the residency and the device allow.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], or if the upscaler cannot be read.
+    fn upscale(
+        &mut self,
+        image: &RgbImage,
+        upscaling: &Upscaling,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<RgbImage> {
+        let to = upscaling.size.of([image.width(), image.height()])?;
+        let place = if self.be.is_asynchronous() { Device::Cuda(None) } else { Device::Cpu };
+        let tiling = if self.networks.keeps_little() { Tiling::small() } else { Tiling::usual(place) };
+        let name = upscaling.upscaler.name();
+        let network = match &upscaling.upscaler {
+            Upscaler::Lanczos => None,
+            Upscaler::Network(file) => Some(self.upscaler.get(&self.be, file)? as &dyn Enlarge),
+        };
+        let threads = self.networks.threads;
+        let (image, report) = with_smaller_tiles(network, tiling, |network| {
+            with_events(image, to, name, network, threads, observer, cancel)
+        })?;
+        observer.on_event(&Event::Upscaled(report));
+        if self.networks.releases() {
+            self.upscaler.release();
+        }
+        self.be.trim();
+        Ok(image)
+    }
+
     /// What the model was never trained on, if it says what it was trained on.
     fn unknown(&self, request: &ResolvedRequest) -> impl Iterator<Item = Warning> + use<B> {
         let (variant, width, height) = (self.variant().name, request.width, request.height);
@@ -386,6 +424,7 @@ impl<B: Backend> Pipeline<B> {
             background,
             compat,
             loras: self.loras().iter().map(lora).collect(),
+            upscale: request.upscale.as_ref().map(Upscaling::parameters),
             software: metadata::SOFTWARE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         }

@@ -15,12 +15,13 @@ use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{BatchMember, Batching, MAX_PREPARED_PROMPTS, Pipeline, Residency};
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
 use crate::text::Tokenizer;
+use crate::upscale::Tiling;
 use crate::variant::Variant;
-use crate::weights::{ModelFiles, Precision};
+use crate::weights::{ModelFiles, Precision, UpscalerFile};
 use crate::{Error, Result};
 
 /// Host memory of the program itself, beside tensors, weights and the tokenizer: code and threads. Measured on Linux.
-const CODE_BYTES: usize = 24 << 20;
+pub(crate) const CODE_BYTES: usize = 24 << 20;
 
 /// Host memory that a run of the model takes whatever its requests are, in bytes: the program itself and the tokenizer.
 ///
@@ -152,6 +153,18 @@ pub fn check_reading(
         return Ok(());
     }
     Err(Error::MemoryLimit { limit, least, stage: Phase::References, formats: vec![] })
+}
+
+/// The most memory of the device of `options` that an upscaler takes for `[h, w]` pixels at a time, the program
+/// included.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device, or a tensor cannot be read.
+pub(crate) fn upscaler_peak(file: &UpscalerFile, options: &EngineOptions, size: [usize; 2]) -> Result<usize> {
+    match DryRun::of(options)? {
+        DryRun::Processor => cpu::upscaler_peak(file, options, size),
+        DryRun::Gpu(info, _) => gpu::upscaler_peak(&info, file, options, size),
+    }
 }
 
 /// A device to plan for. It is never opened, and a GPU need not be there.
@@ -413,7 +426,11 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
         let same_references = a.references.len() == b.references.len()
             && a.references.iter().zip(&b.references).all(|(a, b)| a.is_clone_of(b));
         let rest = |r: &GenerateRequest| (r.width, r.height, r.steps, r.guidance, r.noise);
-        same_references && a.prompt == b.prompt && rest(a) == rest(b)
+        let same_size = match (&a.upscale, &b.upscale) {
+            (Some(a), Some(b)) => a.upscaler.is_same(&b.upscaler) && a.size == b.size,
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same_references && same_size && a.prompt == b.prompt && rest(a) == rest(b)
     };
     let mut unlike: Vec<&GenerateRequest> = Vec::new();
     for request in requests {
@@ -434,12 +451,16 @@ impl StagePeaks {
         order: Order,
     ) -> Result<()> {
         let finished = if order == Order::Together { requests.len() } else { 1 };
-        let [mut encoded, mut picture] = [0; 2];
+        let [mut encoded, mut picture, mut enlarged] = [0; 3];
         for request in unlike(requests) {
             let request = ResolvedRequest::new(request, variant)?;
             let channels = request.references.iter().map(|r| r.image().pixels().len()).max();
             encoded = encoded.max(channels.unwrap_or_default());
             picture = picture.max(3 * request.width as usize * request.height as usize);
+            if let Some(upscaling) = &request.upscale {
+                enlarged =
+                    enlarged.max(upscaling.host_bytes([request.width, request.height], Tiling::usual(Device::Cpu))?);
+            }
         }
         let images = ReferenceImages::of(requests);
         for StageMemory { stage, memory } in &mut self.stages {
@@ -447,6 +468,7 @@ impl StagePeaks {
             memory.allocated += match stage {
                 Phase::References => size_of::<f32>() * encoded,
                 Phase::Decode => size_of::<f32>() * picture * finished,
+                Phase::Upscale => enlarged,
                 _ => 0,
             };
             // In its text stage the first request has no tokens yet.

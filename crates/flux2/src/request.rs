@@ -15,6 +15,7 @@ use crate::marks::Found;
 use crate::marks::watermark::Watermark;
 use crate::sampler::schedule::MAX_STEPS;
 use crate::sampler::{self, NoiseKind, Schedule};
+use crate::upscale::Upscaling;
 use crate::variant::Variant;
 use crate::{Error, Result, latents};
 
@@ -55,6 +56,8 @@ pub struct GenerateRequest {
     /// The program whose noise levels and rounding are followed. Its noise is chosen by `noise`, and references are
     /// prepared as it does by [`Reference::prepared`].
     pub compat: Option<Compat>,
+    /// How the picture is enlarged once it is drawn; `None` leaves it as it is.
+    pub upscale: Option<Upscaling>,
 }
 
 impl GenerateRequest {
@@ -239,6 +242,8 @@ pub struct ResolvedRequest {
     pub noise: NoiseKind,
     /// The program whose noise levels and rounding are followed.
     pub compat: Option<Compat>,
+    /// How the picture is enlarged once it is drawn.
+    pub upscale: Option<Upscaling>,
     /// Parts of the request that are ignored or probably not meant.
     pub warnings: Vec<Warning>,
 }
@@ -255,7 +260,8 @@ impl ResolvedRequest {
     ///
     /// # Errors
     /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`],
-    /// [`Error::NegativePrompt`], or an image error for a reference that is too small or too narrow.
+    /// [`Error::NegativePrompt`], [`Error::UpscaleFactor`], [`Error::UpscaleSize`], or an image error for a reference
+    /// that is too small or too narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {
@@ -297,6 +303,7 @@ impl ResolvedRequest {
         references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
+        request.upscale.as_ref().map_or(Ok([0; 2]), |upscaling| upscaling.size.of([width, height]))?;
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
@@ -309,6 +316,7 @@ impl ResolvedRequest {
             seed: request.seed,
             noise: request.noise,
             compat: request.compat,
+            upscale: request.upscale.clone(),
             warnings,
         })
     }

@@ -9,6 +9,7 @@ use super::expansion::ExpansionArgs;
 use super::marks::{MarkArgs, PreviewArgs};
 use super::quality::QualityFlags;
 use super::sheet::SheetFlags;
+use super::upscale::UpscaleFlags;
 use super::values::{
     Area, Aspect, Compat, Dtype, Quantize, Seed, parse_area, parse_aspect, parse_color, parse_memory, parse_seed,
     parse_size, thread_count,
@@ -148,6 +149,9 @@ pub struct GenerateArgs {
     #[arg(short = 'n', long, value_name = "N", help_heading = "Picture")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub count: Option<u32>,
+
+    #[command(flatten)]
+    pub upscale: UpscaleFlags,
 
     /// Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed} and {index} are replaced; missing
     /// folders are made; in a folder, names are time and seed [default: output.png, or the next output-2.png, ... that

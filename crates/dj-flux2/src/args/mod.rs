@@ -10,6 +10,7 @@ mod quality;
 #[cfg(feature = "serve")]
 mod serve;
 mod sheet;
+mod upscale;
 mod values;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ pub use marks::MarkArgs;
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
 pub use sheet::{CompareArgs, SheetArgs};
+pub use upscale::UpscaleArgs;
 use values::thread_count;
 pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size};
 
@@ -53,6 +55,8 @@ pub enum Command {
     /// Make pictures from a prompt and, optionally, reference images
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Generate(Box<GenerateArgs>),
+    /// Enlarge pictures with a network or by Lanczos
+    Upscale(Box<UpscaleArgs>),
     /// Print the parameters that a picture was made with
     Info(InfoArgs),
     /// Describe a file or folder of weights without loading it
@@ -157,7 +161,8 @@ pub struct ConvertArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct DownloadArgs {
-    /// klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, or a Hugging Face repository as owner/name
+    /// klein-4b, klein-base-4b, klein-9b, klein-base-9b, klein-9b-kv, a Hugging Face repository as owner/name, or an
+    /// upscaler such as realesr-general-x4v3
     #[arg(value_name = "MODEL", default_value = "klein-4b")]
     pub model: String,
 

@@ -31,6 +31,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME=FILE", value_parser = parse_pair, help_heading = "Models")]
     pub lora: Vec<(String, String)>,
 
+    /// Upscaler that requests may name, as for `generate`; repeat it for several, the first is the default; downloaded
+    /// ones and the built-in one are offered too
+    #[arg(long, value_name = "NAME", help_heading = "Models")]
+    pub upscaler: Vec<PathBuf>,
+
     /// Another name for a model, for clients with a fixed list, as in gpt-image-1=klein-4b; repeat it for several
     #[arg(long, value_name = "NAME=MODEL", value_parser = parse_pair, help_heading = "Models")]
     pub alias: Vec<(String, String)>,

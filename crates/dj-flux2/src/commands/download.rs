@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal as _};
 
 use flux2::find::{FindError, ModelFinder, repo_of, variant_of};
 use flux2::hub::Plan;
+use flux2::upscale::published::by_name;
 use flux2::weights::Location;
 use flux2::{CancelToken, Variant};
 
@@ -15,9 +16,13 @@ use crate::interrupt::cancelled_by_signals;
 use crate::report::{Report, Size, print};
 use crate::settings::Detail;
 use crate::typed_paths;
+use crate::upscalers::published::download;
 
 /// Downloads the model that `args` name.
 pub fn run(args: &DownloadArgs) -> Result<()> {
+    if let Some(published) = by_name(&args.model) {
+        return download(published, args);
+    }
     let repo = repo_of(&args.model)?;
     let hub = hub_options::hub()?;
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);

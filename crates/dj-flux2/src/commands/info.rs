@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flux2::Variant;
 use flux2::image::metadata::{SheetCell, SheetParameters, read_sheet};
-use flux2::image::{OtherParameters, Parameters, Stored};
+use flux2::image::{OtherParameters, Parameters, Stored, UpscaleParameters};
 use serde::Serialize;
 
 use super::inspect;
@@ -82,7 +82,7 @@ struct Described<'a, T: Serialize> {
 /// Whether `path` is a folder, a file of weights by its name, or the name of a published model.
 fn is_weights(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    let is_named_so = matches!(extension.as_deref(), Some("gguf" | "safetensors" | "sft"));
+    let is_named_so = matches!(extension.as_deref(), Some("gguf" | "safetensors" | "sft" | "pth"));
     let is_model = || !path.exists() && path.to_str().is_some_and(|name| Variant::by_name(name).is_ok());
     is_named_so || path.is_dir() || is_model()
 }
@@ -104,10 +104,19 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     rows.push(("size", format!("{}x{}", p.width, p.height)));
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));
     rows.extend(p.loras.iter().map(|lora| ("lora", format!("{}, scale {}, {}", lora.name, lora.scale, lora.sha256))));
+    rows.extend(p.upscale.iter().map(|upscale| ("upscaled", upscaled(upscale))));
     rows.extend(p.background.iter().map(|color| ("background", color.clone())));
     rows.extend(p.compat.iter().map(|reference| ("compat", reference.clone())));
     rows.push(("software", format!("{} {}", p.software, p.version)));
     rows
+}
+
+fn upscaled(UpscaleParameters { upscaler, by, width, height }: &UpscaleParameters) -> String {
+    let side = |side: &Option<u32>| side.map_or_else(String::new, |side| side.to_string());
+    match by {
+        Some(by) => format!("{by} times by {upscaler}"),
+        None => format!("to {}x{} by {upscaler}", side(width), side(height)),
+    }
 }
 
 fn rows_of_other(p: &OtherParameters) -> Vec<(&'static str, String)> {

@@ -22,6 +22,7 @@ pub mod remove;
 pub mod serve;
 pub mod sheet;
 pub mod templates;
+pub mod upscale;
 #[cfg(feature = "hub")]
 pub mod verify;
 

@@ -21,6 +21,7 @@ use crate::settings::grid::Grid;
 use crate::settings::{self, Outside};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::{self, check_standard_input};
+use crate::upscalers;
 
 /// The plan, as `--json` prints it.
 #[derive(Serialize)]
@@ -73,6 +74,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             Ok(named.clone())
         }
     })?;
+    settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;
     let report = Report::new(settings.detail, settings.json);
     report.threads(settings.options.threads);
     let Prepared { files, references } = match missing {

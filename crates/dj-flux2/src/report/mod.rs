@@ -258,6 +258,9 @@ impl Report {
                 self.warning(wording::warning(warning));
                 self.warned.push(warning.clone());
             }
+            Event::Upscaled(how) if self.detail == Detail::Verbose => {
+                self.line_of(worker, format_args!("upscaled by {how}"));
+            }
             Event::TextCache(what) if self.detail == Detail::Verbose => self.line_of(worker, what),
             _ => {}
         }

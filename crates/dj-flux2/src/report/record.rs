@@ -134,6 +134,8 @@ pub struct Seconds {
     references: f64,
     steps: Vec<f64>,
     decode: f64,
+    #[serde(skip_serializing_if = "is_zero")]
+    upscale: f64,
     total: f64,
 }
 
@@ -146,7 +148,12 @@ impl Seconds {
             references: s(timings.references),
             steps: timings.steps.iter().copied().map(s).collect(),
             decode: s(timings.decode),
+            upscale: s(timings.upscale),
             total: s(total),
         }
     }
+}
+
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }

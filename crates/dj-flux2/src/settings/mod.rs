@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 
 use flux2::image::{ImageFormat, Preparation, Quality};
 use flux2::marks::watermark;
-use flux2::request::MAX_REFERENCES;
+use flux2::request::{GRID_PX, MAX_REFERENCES};
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
     EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, PreviewOptions, Residency, ResolvedRequest,
-    TextCache, Variant,
+    TextCache, UpscaleSize, Variant,
 };
 
 use crate::args::{GenerateArgs, Seed};
@@ -93,6 +93,8 @@ pub struct Settings {
     pub preparation: Preparation,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
+    /// How the finished pictures are enlarged; opened before they are drawn.
+    pub upscale: Option<UpscaleSetting>,
     /// What is chosen of the size; the rest is in `request` after [`fit`](Self::fit).
     pub size: Size,
     /// The seeds of the run, if somebody chose them.
@@ -123,6 +125,15 @@ pub struct Settings {
     pub json: bool,
     /// How much is printed on standard error.
     pub detail: Detail,
+}
+
+/// How finished pictures are enlarged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpscaleSetting {
+    /// How many times as wide and high they become.
+    pub by: f32,
+    /// Name or file of what enlarges them; `None` is the built-in upscaler.
+    pub upscaler: Option<PathBuf>,
 }
 
 /// Most pictures in one run: all their names are checked before the first one is made.
@@ -206,6 +217,13 @@ fn decide(
         ..Default::default()
     };
     let model = model?;
+    let upscaler = choices.upscaler;
+    if let (None, Some(Sourced { origin: Origin::Flag, .. })) = (&choices.upscale, &upscaler) {
+        let hint = "add --upscale 2 or --upscale 4, or use `dj-flux2 upscale` for a picture that is there";
+        return Err(Failure::usage("--upscaler says with what pictures are enlarged, and nothing says how far", hint));
+    }
+    let upscale = value(choices.upscale).filter(|by| *by != 1.0);
+    let upscale = upscale.map(|by| UpscaleSetting { by, upscaler: value(upscaler) });
     let loras_are_recorded = choices.loras.as_ref().is_some_and(Sourced::is_recorded);
     // A recorded variant counts only if the files turn out to be another one.
     let (recorded, typed): (Vec<_>, Vec<_>) = choices.variant.into_iter().partition(Sourced::is_recorded);
@@ -243,6 +261,7 @@ fn decide(
         references,
         preparation,
         request,
+        upscale,
         size,
         cells: Vec::new(),
         whole,
@@ -329,6 +348,10 @@ fn check(settings: &Settings) -> Result<()> {
         return Err(Failure::usage(message, "add --max-memory SIZE, or use --quantize to quantize in any case"));
     }
     size::check(settings.request.width, settings.request.height)?;
+    if let Some(UpscaleSetting { by, .. }) = settings.upscale {
+        let sides = [settings.request.width, settings.request.height].map(|side| side.unwrap_or(GRID_PX));
+        UpscaleSize::By(by).of(sides)?;
+    }
     // Every variant has the same limits; the defaults that this one fills in are dropped.
     ResolvedRequest::new(&settings.request, Variant::by_name("klein-base")?)?;
     Ok(())

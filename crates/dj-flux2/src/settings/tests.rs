@@ -45,6 +45,7 @@ fn recorded_parameters() -> Parameters {
         references: vec![],
         background: None,
         compat: None,
+        upscale: None,
         loras: vec![],
         software: "dj-flux2".into(),
         version: "0.1.0".into(),

@@ -551,3 +551,18 @@ fn a_hundred_kills_end_with_the_right_bytes() {
     assert_eq!(blobs, expected);
     assert!(hub.run(&["verify", "-q"]).contains("7 files, all whole"));
 }
+
+#[test]
+fn an_upscaler_of_other_bytes_is_refused() {
+    let path = "/xinntao/Real-ESRGAN/releases/download/v0.2.5.0/realesr-animevideov3.pth";
+    let hub = Hub::start(Repo::default().with(path, bytes(5, 2_504_012)), |_| Answer::File);
+    let output = |args: &[&str]| {
+        let (releases, caches) = (("DJ_FLUX2_RELEASES", &hub.server.url), ("XDG_CACHE_HOME", hub.cli.path("own")));
+        hub.shown(&hub.command(args).envs([releases]).envs([caches]).output().unwrap())
+    };
+    let said = output(&["download", "realesr-animevideov3"]);
+    assert!(said.starts_with("exit code: 1\n") && said.contains("realesr-animevideov3.pth: its hash is "), "{said}");
+    assert!(hub.server.seen().iter().all(|request| request.file == path), "only this file is asked for");
+    let said = output(&["upscale", "in.png", "--upscaler", "realesr-animevideov3"]);
+    assert!(said.contains("dj-flux2 download realesr-animevideov3"), "{said}");
+}

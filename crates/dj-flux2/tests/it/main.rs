@@ -35,4 +35,5 @@ mod text_cache;
 mod threads;
 #[cfg(all(unix, feature = "mini", feature = "hub"))]
 mod transcripts;
+mod upscale;
 mod usage;

@@ -28,6 +28,7 @@ fn no_arguments() {
 
     Commands:
       generate     Make pictures from a prompt and, optionally, reference images
+      upscale      Enlarge pictures with a network or by Lanczos
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
@@ -70,6 +71,7 @@ fn help() {
 
     Commands:
       generate     Make pictures from a prompt and, optionally, reference images
+      upscale      Enlarge pictures with a network or by Lanczos
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
@@ -151,6 +153,10 @@ fn help_for_generate() {
           --noise <KIND>        Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
                                 [default: philox]
       -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
+          --upscale <FACTOR>    Enlarge each finished picture so many times in width and height, as in 2
+                                or 4; at most 16
+          --upscaler <NAME>     What enlarges it: `lanczos`, a downloaded upscaler, or a Real-ESRGAN
+                                file, .safetensors or .pth [default: the built-in upscaler]
 
     Output:
       -o, --output <FILE>         Output file, .png, .jpg or .webp, or a folder; `-` is standard output;

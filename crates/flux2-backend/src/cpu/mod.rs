@@ -13,6 +13,7 @@
 
 #![allow(unsafe_code)] // kernels: each block has a SAFETY comment
 
+mod add_scaled;
 mod attention;
 mod buffer;
 mod cast;
@@ -34,6 +35,8 @@ mod modulated_layer_norm;
 mod norm_rope;
 mod patchify;
 mod peak;
+mod pixel_shuffle;
+mod prelu;
 mod rms_norm;
 mod silu;
 
@@ -350,5 +353,17 @@ impl Backend for CpuBackend {
 
     fn euler_step(&self, x: &mut Tensor<Self>, velocity: &Tensor<Self>, dt: f32) -> Result<()> {
         euler_step::euler_step(self, x, velocity, dt)
+    }
+
+    fn prelu(&self, x: &mut Tensor<Self>, slope: &Tensor<Self>) -> Result<()> {
+        prelu::prelu(self, x, slope)
+    }
+
+    fn add_scaled(&self, x: &mut Tensor<Self>, y: &Tensor<Self>, scale: f32) -> Result<()> {
+        add_scaled::add_scaled(self, x, y, scale)
+    }
+
+    fn pixel_shuffle(&self, x: &Tensor<Self>, base: &Tensor<Self>, scale: usize) -> Result<Tensor<Self>> {
+        pixel_shuffle::pixel_shuffle(self, x, base, scale)
     }
 }

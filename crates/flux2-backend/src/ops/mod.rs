@@ -4,8 +4,8 @@
 //! backend; and `reference`, the formula in f64 on plain slices, which the op matrix compares every backend with.
 //!
 //! Operands of products and attention may be batches `[b, n, d]`: `b` items of `n` rows each. Each item of the result
-//! is the same bytes as that of the item alone, whatever the others are. Rows `[b * n, d]` without a batch axis may differ
-//! from that in the order of their sums, as a kernel is chosen by the number of rows.
+//! is the same bytes as that of the item alone, whatever the others are. Rows `[b * n, d]` without a batch axis may
+//! differ from that in the order of their sums, as a kernel is chosen by the number of rows.
 //!
 //! In contracts, "compute" is the dtype [`crate::Compute::dtype`] of the backend. Operands of products are compute;
 //! residual streams, shifts, scales, gates, norm weights, biases and rope tables are f32. Tensors may be strided
@@ -30,7 +30,11 @@
 //! | [`conv2d()`], [`conv2d_f32`], [`conv2d_add`] | convolution with fused norm, SiLU and residual | autoencoder |
 //! | [`group_norm()`], [`group_norm_statistics`] | `(x - mean) / std * weight + bias` | autoencoder |
 //! | [`patchify()`], [`unpatchify`] | 2x2 pixels to one normalized token and back | autoencoder |
+//! | [`prelu()`] | `x < 0 ? slope * x : x` | upscalers |
+//! | [`add_scaled()`] | `x += scale * y` | upscalers |
+//! | [`pixel_shuffle()`] | channels to pixels, added to a map of repeated pixels | upscalers |
 
+pub mod add_scaled;
 pub mod attention;
 pub mod cast;
 pub mod concat_cols;
@@ -46,9 +50,12 @@ pub mod linear_swiglu;
 pub mod modulated_layer_norm;
 pub mod norm_rope;
 pub mod patchify;
+pub mod pixel_shuffle;
+pub mod prelu;
 pub mod rms_norm;
 pub mod silu;
 
+pub use add_scaled::add_scaled;
 pub use attention::attention;
 pub use cast::cast;
 pub use concat_cols::concat_cols;
@@ -64,6 +71,8 @@ pub use linear_swiglu::linear_swiglu;
 pub use modulated_layer_norm::modulated_layer_norm;
 pub use norm_rope::norm_rope;
 pub use patchify::{patchify, unpatchify};
+pub use pixel_shuffle::pixel_shuffle;
+pub use prelu::prelu;
 pub use rms_norm::rms_norm;
 pub use silu::silu;
 

@@ -28,6 +28,7 @@ macro_rules! matrix {
 }
 
 matrix!(
+    add_scaled,
     attention,
     cast,
     concat_cols,
@@ -43,6 +44,8 @@ matrix!(
     modulated_layer_norm,
     norm_rope,
     patchify,
+    pixel_shuffle,
+    prelu,
     rms_norm,
     silu,
 );
@@ -79,6 +82,21 @@ fn every_op_has_a_row() {
         let is_there = |room| src.join("cuda").join(room).join(&name).with_extension("rs").is_file();
         assert!(is_there("ops") || is_there("product"), "no CUDA kernel for {name}");
     }
+}
+
+fn add_scaled<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for shape in [&[1, 1][..], &[3, 17], &[5, 7, 9], &[40, 12, 64]] {
+        let (y, ys) = window(be, "y", shape, compute)?;
+        let (mut x, xs) = tensor(be, "x", shape, compute)?;
+        ops::add_scaled(be, &mut x, &y, 0.2)?;
+        check(be, &x, shape, compute, &ops::add_scaled::reference(&xs, &ys, 0.2), 1)?;
+    }
+    // Both aligned for wide loads.
+    let (mut x, xs) = tensor(be, "x", &[33, 64], compute)?;
+    let (y, ys) = tensor(be, "y", &[33, 64], compute)?;
+    ops::add_scaled(be, &mut x, &y, -1.5)?;
+    check(be, &x, &[33, 64], compute, &ops::add_scaled::reference(&xs, &ys, -1.5), 1)
 }
 
 fn attention<B: Backend>(be: &B) -> Result<()> {
@@ -697,6 +715,28 @@ fn patchify<B: Backend>(be: &B) -> Result<()> {
     Ok(())
 }
 
+fn pixel_shuffle<B: Backend>(be: &B) -> Result<()> {
+    for ([h, w, c], s) in [([1, 1, 1], 1), ([1, 1, 1], 3), ([3, 5, 3], 2), ([7, 30, 3], 4), ([64, 9, 2], 2)] {
+        let (x, xs) = window(be, "x", &[h, w, c * s * s], F32)?;
+        let (base, bases) = window(be, "base", &[h, w, c], F32)?;
+        let expected = ops::pixel_shuffle::reference(&xs, &bases, [h, w, c], s);
+        check(be, &ops::pixel_shuffle(be, &x, &base)?, &[h * s, w * s, c], F32, &expected, 1)?;
+    }
+    Ok(())
+}
+
+fn prelu<B: Backend>(be: &B) -> Result<()> {
+    let compute = be.compute().dtype();
+    for shape in [&[1, 1][..], &[3, 17], &[5, 7, 9], &[40, 12, 64]] {
+        let (slope, slopes) = tensor(be, "slope", &shape[shape.len() - 1..], F32)?;
+        for (mut x, xs) in [tensor(be, "x", shape, compute)?, window(be, "x", shape, compute)?] {
+            ops::prelu(be, &mut x, &slope)?;
+            check(be, &x, shape, compute, &ops::prelu::reference(&xs, &slopes), 1)?;
+        }
+    }
+    Ok(())
+}
+
 fn rms_norm<B: Backend>(be: &B) -> Result<()> {
     for [n, d] in [[1, 1], [1, 7], [3, 17], [5, 128], [2, 3072], [600, 33]] {
         let (x, xs) = window(be, "x", &[n, d], F32)?;
@@ -855,6 +895,14 @@ fn wrong_shapes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("unpatchify: tokens", unpatch(&[6, 6], &[6], &[6]));
     refused("unpatchify: mean", unpatch(&[6, 4], &[1], &[4]));
     refused("unpatchify: std", unpatch(&[6, 4], &[4], &[1]));
+    refused("add_scaled: y", ops::add_scaled(be, &mut c(&[2, 3])?, &c(&[2, 4])?, 1.0));
+    refused("prelu: slope", ops::prelu(be, &mut c(&[2, 3])?, &f(&[2])?));
+    let shuffle = |x: &[usize], base: &[usize]| ops::pixel_shuffle(be, &f(x)?, &f(base)?).map(drop);
+    refused("pixel_shuffle: x", shuffle(&[2, 12], &[2, 2, 3]));
+    refused("pixel_shuffle: x", shuffle(&[2, 2, 13], &[2, 2, 3]));
+    refused("pixel_shuffle: x", shuffle(&[2, 2, 2], &[2, 2, 3]));
+    refused("pixel_shuffle: base", shuffle(&[2, 2, 12], &[2, 3]));
+    refused("pixel_shuffle: base", shuffle(&[2, 2, 12], &[2, 3, 3]));
     refused("rms_norm: x", ops::rms_norm(be, &f(&[3])?, &f(&[3])?, EPS).map(drop));
     refused("rms_norm: weight", ops::rms_norm(be, &f(&[2, 3])?, &f(&[2])?, EPS).map(drop));
     Ok(())
@@ -934,6 +982,13 @@ fn wrong_dtypes_are_named<B: Backend>(be: &B) -> Result<()> {
     refused("norm_rope: weight", ops::norm_rope(be, &c(m)?, &c(v)?, &rope()?, EPS).map(drop));
     refused("patchify: mean", ops::patchify(be, &c(&[2, 2, 1])?, &c(v)?, &f(v)?).map(drop));
     refused("unpatchify: tokens", ops::unpatchify(be, &c(m)?, [1, 2], &f(v)?, &f(v)?).map(drop));
+    refused("add_scaled: x", ops::add_scaled(be, &mut f(m)?, &c(m)?, 1.0));
+    refused("add_scaled: y", ops::add_scaled(be, &mut c(m)?, &f(m)?, 1.0));
+    refused("prelu: x", ops::prelu(be, &mut f(m)?, &f(v)?));
+    refused("prelu: slope", ops::prelu(be, &mut c(m)?, &c(v)?));
+    let one = || f(&[2, 2, 1]);
+    refused("pixel_shuffle: x", ops::pixel_shuffle(be, &c(&[2, 2, 4])?, &one()?).map(drop));
+    refused("pixel_shuffle: base", ops::pixel_shuffle(be, &f(&[2, 2, 4])?, &c(&[2, 2, 1])?).map(drop));
     refused("rms_norm: x", ops::rms_norm(be, &c(m)?, &f(v)?, EPS).map(drop));
     refused("rms_norm: weight", ops::rms_norm(be, &f(m)?, &c(v)?, EPS).map(drop));
     refused("silu: x", ops::silu(be, &c(m)?).map(drop));
@@ -978,6 +1033,7 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
     let norm = GroupNorm { groups: 8, weight: w.clone(), bias: v.clone(), eps: EPS };
     let tokens = x.reshape("tokens", [n, d])?;
     let results = [
+        ("add_scaled", in_place(&xc, |x| ops::add_scaled(be, x, &xc, -0.3))?),
         ("cast", xc.clone()),
         ("concat_rows", ops::concat_rows(be, &[&x, &y])?),
         ("euler_step", in_place(&x, |x| ops::euler_step(be, x, &y, -0.1))?),
@@ -991,6 +1047,11 @@ fn elementwise(be: &CpuBackend) -> Result<Vec<(&'static str, Vec<u32>)>> {
         ),
         ("norm_rope, interleaved", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Interleaved)?, EPS)?),
         ("norm_rope, halves", ops::norm_rope(be, &xc, &w, &rope(RopeLayout::Halves)?, EPS)?),
+        (
+            "pixel_shuffle",
+            ops::pixel_shuffle(be, &y.reshape("y", [10, 31, d])?, &x.slice_cols(0..34).reshape("x", [10, 31, 34])?)?,
+        ),
+        ("prelu", in_place(&xc, |x| ops::prelu(be, x, &w))?),
         ("rms_norm", ops::rms_norm(be, &x, &w, EPS)?),
         ("silu", ops::silu(be, &x)?),
         ("linear_swiglu of int8", ops::linear_swiglu(be, &xc, &bytes, &bytes)?),

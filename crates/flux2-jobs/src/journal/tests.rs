@@ -39,6 +39,7 @@ fn row(owner: &str) -> Row {
             quality: Quality::default(),
             metadata: false,
             watermark: true,
+            upscale: Some(crate::spec::UpscaleSpec { upscaler: "lanczos".into(), by: 2.0 }),
         },
         times: Times { accepted: time(1), started: Some(time(20)), finished: None, deadline: Some(time(9_999)) },
         attempts: 3,

@@ -28,6 +28,7 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
         quality: Quality::default(),
         metadata: true,
         watermark: false,
+        upscale: None,
     }
 }
 

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use flux2::event::Preview;
 use flux2::image;
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result};
+use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result, UpscaleSize, Upscaling};
 
 use super::{Taken, Task, Worker};
 use crate::event::{EventKind, EventLog};
 use crate::failure::JobFailure;
-use crate::host::{Drawing, Drawn};
+use crate::host::{self, Drawing, Drawn};
 use crate::saver::{About, DrawnPicture, Handover};
 use crate::scheduler::Wish;
 use crate::sink::PictureOf;
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, UpscaleSpec};
 use crate::state::{End, Shared, too_late};
 use crate::submission::Refused;
 use crate::view::{CacheHits, Progress};
@@ -34,7 +34,12 @@ pub(super) fn panicked() -> Error {
 }
 
 /// The request of one picture of a job.
-fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> GenerateRequest {
+fn request_of(
+    spec: &JobSpec,
+    picture: u32,
+    references: &[Reference],
+    upscaling: Option<&Upscaling>,
+) -> GenerateRequest {
     GenerateRequest {
         prompt: spec.prompt.clone(),
         negative_prompt: spec.negative_prompt.clone(),
@@ -47,6 +52,18 @@ fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> Generat
         seed: spec.seed + u64::from(picture),
         noise: spec.noise,
         compat: spec.compat,
+        upscale: upscaling.cloned(),
+    }
+}
+
+impl Shared {
+    /// How the pictures of a job are enlarged.
+    fn upscaling(&self, spec: &JobSpec) -> Result<Option<Upscaling>, Refused> {
+        let of = |UpscaleSpec { upscaler, by }: &UpscaleSpec| {
+            let upscaler = host::upscaler(&*self.host, Some(upscaler))?;
+            Ok(Upscaling { upscaler, size: UpscaleSize::By(*by) })
+        };
+        spec.upscale.as_ref().map(of).transpose()
     }
 }
 
@@ -61,7 +78,7 @@ impl Worker {
             Ok(loaded) => {
                 // References that cannot be read fail with their job.
                 let references = shared.references.all(&first.spec.references, &shared.uploads).unwrap_or_default();
-                let request = request_of(&first.spec, 0, &references);
+                let request = request_of(&first.spec, 0, &references, None);
                 loaded.largest_batch(&request, shared.options.max_batch).max(1)
             }
         };
@@ -69,11 +86,12 @@ impl Worker {
         let mut pictures = Vec::new();
         let mut ended = Vec::new();
         for job in &jobs {
-            match shared.references.all(&job.spec.references, &shared.uploads) {
-                Ok(references) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
+            let references = shared.references.all(&job.spec.references, &shared.uploads);
+            match references.and_then(|references| Ok((references, shared.upscaling(&job.spec)?))) {
+                Ok((references, upscaling)) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
                     job,
                     picture,
-                    request: request_of(&job.spec, picture, &references),
+                    request: request_of(&job.spec, picture, &references, upscaling.as_ref()),
                 })),
                 Err(refused) => {
                     ended.push(job.id);

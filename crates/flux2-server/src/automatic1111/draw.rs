@@ -74,5 +74,9 @@ async fn draw(app: &App, caller: &Caller, request: Request, edits: bool) -> Resu
 
 fn ignored(wire: &DrawRequest) -> Vec<String> {
     let has_negative = wire.negative_prompt.as_ref().is_some_and(|prompt| !prompt.is_empty());
-    has_negative.then(|| "negative_prompt is not supported and was ignored".to_owned()).into_iter().collect()
+    let ignored = [
+        (has_negative, "negative_prompt is not supported and was ignored"),
+        (wire.enable_hr == Some(true), "enable_hr enlarges the finished images; they are not denoised a second time"),
+    ];
+    ignored.into_iter().filter(|(is_set, _)| *is_set).map(|(_, text)| text.to_owned()).collect()
 }

@@ -76,12 +76,15 @@ pub async fn schedulers() -> Json<Value> {
     Json(json!([automatic]))
 }
 
-/// Lists no upscaler but the one that does nothing.
+/// Lists the upscalers, first the one that does nothing.
 #[utoipa::path(get, path = "/sdapi/v1/upscalers", tag = "automatic1111",
     responses((status = 200, description = "The upscalers.", body = Vec<Object>),
               (status = "default", description = "An error.", body = DetailBody)))]
-pub async fn upscalers() -> Json<Value> {
-    Json(json!([{ "name": "None", "model_name": null, "model_path": null, "model_url": null, "scale": 4.0 }]))
+pub async fn upscalers(State(app): State<App>) -> Json<Vec<Value>> {
+    let item = |name: &str, scale: usize| json!({ "name": name, "model_name": null, "model_path": null, "model_url": null, "scale": scale as f64 });
+    let offered = app.jobs.upscalers();
+    let offered = offered.iter().map(|upscaler| item(upscaler.name(), upscaler.scale().unwrap_or(4)));
+    Json(std::iter::once(item("None", 4)).chain(offered).collect())
 }
 
 /// Lists the LoRAs.

@@ -5,9 +5,11 @@
 //! | `wire` | types of requests and answers |
 //! | `draw` | `txt2img` and `img2img` |
 //! | `watch` | progress, interruption |
+//! | `extras` | enlarging an image that is there |
 //! | `lists` | options, and lists of what there is |
 
 mod draw;
+mod extras;
 mod lists;
 mod watch;
 mod wire;
@@ -34,5 +36,6 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(lists::loras))
         .routes(routes!(lists::memory))
         .routes(routes!(lists::png_info))
+        .routes(routes!(extras::extra_single_image))
         .layer(map_response(as_detail))
 }

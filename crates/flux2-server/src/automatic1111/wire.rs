@@ -1,13 +1,14 @@
 //! Types of AUTOMATIC1111's API.
 
 use flux2::image::Parameters;
-use flux2_jobs::{Draft, JobView, ModelChoice};
+use flux2_jobs::{Draft, JobView, ModelChoice, UpscaleChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::drawing::Image;
 use crate::error::{ApiError, Result};
+use crate::native::wire::upscale_choice;
 use crate::openai::wire::no_mask;
 use crate::values::{image_bytes, lenient, one_or_many, seed};
 
@@ -49,6 +50,15 @@ pub struct DrawRequest {
     /// Not supported.
     #[schema(value_type = Option<String>)]
     pub mask: Option<Value>,
+    /// Whether the finished images are enlarged. They are not denoised a second time.
+    #[serde(deserialize_with = "lenient")]
+    pub enable_hr: Option<bool>,
+    /// How many times as wide and high they become; 2 by default.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1, maximum = 16)]
+    pub hr_scale: Option<f32>,
+    /// Name of the upscaler; those of latents stand for the default one.
+    pub hr_upscaler: Option<String>,
     /// Whether the images are in the answer; they are by default.
     #[serde(deserialize_with = "lenient")]
     pub send_images: Option<bool>,
@@ -86,9 +96,17 @@ impl DrawRequest {
             guidance: self.cfg_scale,
             seed: self.seed,
             count: Some(count),
+            upscale: self.upscale(),
             ..Draft::default()
         };
         Ok((draft, images.collect::<Result<_>>()?))
+    }
+
+    fn upscale(&self) -> Option<UpscaleChoice> {
+        let by = self.enable_hr.unwrap_or(false).then(|| self.hr_scale.unwrap_or(2.0));
+        // The web UI's default, which works on latents, is no choice of a network.
+        let named = self.hr_upscaler.clone().filter(|name| !name.starts_with("Latent") && name != "None");
+        upscale_choice(by, named)
     }
 }
 
@@ -143,6 +161,7 @@ fn line(job: &JobView, seed: u64) -> String {
         loras: Vec::new(),
         background: None,
         compat: None,
+        upscale: None,
         software: flux2::image::metadata::SOFTWARE.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };

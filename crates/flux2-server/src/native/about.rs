@@ -50,6 +50,8 @@ pub struct Capabilities {
     pub models: Vec<Model>,
     /// Names of LoRAs.
     pub loras: Vec<String>,
+    /// Upscalers, the default first.
+    pub upscalers: Vec<UpscalerOf>,
     /// Number formats.
     pub formats: Vec<Format>,
     /// Kinds of noise.
@@ -58,6 +60,21 @@ pub struct Capabilities {
     pub limits: RequestLimits,
     /// What is built in, by name.
     pub features: BTreeMap<&'static str, bool>,
+}
+
+/// An upscaler.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UpscalerOf {
+    /// Its name.
+    pub name: String,
+    /// How many times as wide and high its network makes an image; other sizes are made from that. Null for Lanczos.
+    pub scale: Option<usize>,
+}
+
+impl UpscalerOf {
+    fn new(upscaler: &flux2::Upscaler) -> Self {
+        UpscalerOf { name: upscaler.name().to_owned(), scale: upscaler.scale() }
+    }
 }
 
 /// What requests may ask for.
@@ -166,13 +183,14 @@ pub async fn capabilities(State(app): State<App>) -> Json<Capabilities> {
         ("previews", true),
         ("watermark", true),
         ("masks", false),
-        ("upscaling", false),
+        ("upscaling", true),
     ];
     Json(Capabilities {
         version: env!("CARGO_PKG_VERSION"),
         is_fake: app.options.is_fake,
         models: all_models(&app),
         loras: app.jobs.loras(),
+        upscalers: app.jobs.upscalers().iter().map(UpscalerOf::new).collect(),
         formats: vec![Format::Png, Format::Jpeg, Format::Webp],
         noise: vec!["philox", "torch-cpu", "torch-cuda"],
         limits: RequestLimits {

@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use flux2::{NoiseKind, Precision};
-use flux2_jobs::{Draft, EventKind, FailureClass, ImageInfo, JobFailure, JobView, LoraKey, ModelChoice, Priority};
+use flux2_jobs::{
+    Draft, EventKind, FailureClass, ImageInfo, JobFailure, JobView, LoraKey, ModelChoice, Priority, UpscaleChoice,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -59,6 +61,12 @@ pub struct JobRequest {
     /// Whether the images get an invisible watermark; where the server marks all images, they do in any case.
     #[serde(deserialize_with = "lenient")]
     pub watermark: Option<bool>,
+    /// How many times as wide and high the finished images become: 1 to 16, as 2 or 4.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1, maximum = 16)]
+    pub upscale: Option<f32>,
+    /// Name of the upscaler, by default the first of `/api/v1/capabilities`.
+    pub upscaler: Option<String>,
     /// Urgency.
     pub priority: Option<Urgency>,
     /// Seconds from now after which the job is no longer wanted.
@@ -80,6 +88,11 @@ pub struct LoraRequest {
 
 fn one() -> f32 {
     1.0
+}
+
+/// What a request says about enlarging; nothing for a factor of 1.
+pub fn upscale_choice(by: Option<f32>, upscaler: Option<String>) -> Option<UpscaleChoice> {
+    by.filter(|by| *by != 1.0).map(|by| UpscaleChoice { by, upscaler })
 }
 
 /// Urgency of a job.
@@ -148,6 +161,7 @@ impl JobRequest {
             format: self.format.map(Into::into),
             metadata: self.metadata,
             watermark: self.watermark,
+            upscale: upscale_choice(self.upscale, self.upscaler),
             ..Draft::default()
         };
         Ok((draft, deadline.transpose()?))
@@ -243,6 +257,10 @@ pub struct Resolved {
     pub metadata: bool,
     /// Whether the images get an invisible watermark.
     pub watermark: bool,
+    /// How many times as wide and high the finished images become; null if they stay as they are.
+    pub upscale: Option<f32>,
+    /// Name of the upscaler.
+    pub upscaler: Option<String>,
 }
 
 /// How far a job is.
@@ -346,6 +364,8 @@ impl From<JobView> for Job {
                 format: spec.format.into(),
                 metadata: spec.metadata,
                 watermark: spec.watermark,
+                upscale: spec.upscale.as_ref().map(|upscale| upscale.by),
+                upscaler: spec.upscale.as_ref().map(|upscale| upscale.upscaler.clone()),
             },
             created_at: time_text(times.accepted),
             started_at: times.started.map(time_text),

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::body::File;
 use crate::error::{ApiError, Result};
-use crate::native::wire::{LoraRequest, Urgency, parse_noise};
+use crate::native::wire::{LoraRequest, Urgency, parse_noise, upscale_choice};
 use crate::values::{Format, image_bytes, lenient, one_or_many, parse_size, seed};
 
 /// Most previews of an image.
@@ -73,6 +73,12 @@ pub struct ImagesRequest {
     /// LoRAs to add, in order.
     #[serde(deserialize_with = "one_or_many")]
     pub loras: Vec<LoraRequest>,
+    /// How many times as wide and high the finished images become: 1 to 16, as 2 or 4.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(minimum = 1, maximum = 16)]
+    pub upscale: Option<f32>,
+    /// Name of the upscaler.
+    pub upscaler: Option<String>,
     /// Urgency.
     pub priority: Option<Urgency>,
     /// Reference images of an edit, as base64 or data URLs.
@@ -193,6 +199,7 @@ impl ImagesRequest {
             seed: self.seed,
             count: self.n,
             format: self.output_format.map(Into::into),
+            upscale: upscale_choice(self.upscale, self.upscaler),
             ..Draft::default()
         };
         Ok((draft, images, wanted))

@@ -1,12 +1,13 @@
 //! Types of the origin's API.
 
+use flux2::upscale::LANCZOS;
 use flux2_jobs::{Draft, JobState, JobView, ModelChoice};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::drawing::Image;
 use crate::error::{ApiError, Result};
-use crate::native::wire::time_text;
+use crate::native::wire::{time_text, upscale_choice};
 use crate::openai::wire::{ModelList, ModelObject};
 use crate::values::{image_bytes, one_or_many};
 
@@ -35,9 +36,9 @@ pub struct GenerateRequest {
     /// Reference images as base64: one or a list.
     #[serde(deserialize_with = "one_or_many")]
     pub input_image_base64: Vec<String>,
-    /// Not supported: 1 or nothing.
+    /// How many times as wide and high the finished image becomes: 2 or 4; 1 or nothing leaves it as it is.
     pub upscale: Option<u32>,
-    /// Accepted and ignored.
+    /// `lanczos`, which is the default, `realesrgan` for the server's own network, or the name of an upscaler.
     pub upscale_method: Option<String>,
 }
 
@@ -51,9 +52,14 @@ impl GenerateRequest {
             let status = axum::http::StatusCode::UNPROCESSABLE_ENTITY;
             ApiError::new(status, "invalid_value", "Field required").of("prompt")
         })?;
-        if self.upscale.is_some_and(|factor| factor != 1) {
-            return Err(ApiError::invalid("upscale", "upscaling is not supported").hint("leave upscale out"));
+        if let Some(factor) = self.upscale.filter(|factor| ![1, 2, 4].contains(factor)) {
+            return Err(ApiError::invalid("upscale", format!("{factor} times: 2 or 4 is possible")).hint("use 2 or 4"));
         }
+        let upscaler = match self.upscale_method.as_deref() {
+            Some("realesrgan") => None,
+            Some(name) => Some(name.to_owned()),
+            None => Some(LANCZOS.to_owned()),
+        };
         let images =
             self.input_image_base64.iter().map(|text| image_bytes(text, "input_image_base64").map(Image::Sent));
         let draft = Draft {
@@ -64,6 +70,7 @@ impl GenerateRequest {
             steps: self.steps,
             guidance: self.guidance,
             seed: self.seed,
+            upscale: upscale_choice(self.upscale.map(|factor| factor as f32), upscaler),
             ..Draft::default()
         };
         Ok((draft, images.collect::<Result<_>>()?))

@@ -103,3 +103,44 @@ fn lists_have_the_fields_that_clients_read() {
     }
     assert!(site.get("/sdapi/v1/memory").expect(200)["cuda"].is_object());
 }
+
+#[test]
+fn images_are_enlarged_when_they_are_drawn_or_later() {
+    let site = Site::new();
+    let size = |image: &Value| {
+        let image = flux2::image::decode(&unbase64(image), "it").unwrap();
+        (image.width(), image.height())
+    };
+    let draw = |more: Value| {
+        let mut request = json!({"prompt": "p", "width": 64, "height": 80, "steps": 1, "enable_hr": true});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        site.post("/sdapi/v1/txt2img", request)
+    };
+    let body = draw(json!({"hr_upscaler": "Latent (nearest)"})).expect(200);
+    assert_eq!(size(&body["images"][0]), (128, 160));
+    assert!(body["info"].as_str().unwrap().contains("not denoised a second time"));
+    let body = draw(json!({"hr_scale": 3, "hr_upscaler": "Lanczos"})).expect(200);
+    assert_eq!(size(&body["images"][0]), (192, 240));
+    assert_eq!(draw(json!({"hr_upscaler": "SwinIR"})).expect(400)["error"], "upscaler_not_found");
+    assert_eq!(size(&draw(json!({"enable_hr": false})).expect(200)["images"][0]), (64, 80));
+    let names = site.get("/sdapi/v1/upscalers").expect(200);
+    let names: Vec<&str> = names.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect();
+    assert_eq!((names[0], *names.last().unwrap()), ("None", "lanczos"));
+
+    let enlarge = |request: Value| site.post("/sdapi/v1/extra-single-image", request);
+    let image = base64(&png(20, 10));
+    let body = enlarge(json!({"image": image, "upscaling_resize": 3, "upscaler_1": "lanczos"})).expect(200);
+    assert_eq!(size(&body["image"]), (60, 30));
+    let to = json!({"image": image, "resize_mode": 1, "upscaling_resize_w": 50, "upscaling_resize_h": 40,
+        "upscaler_1": "None"});
+    assert_eq!(size(&enlarge(to).expect(200)["image"]), (50, 40));
+    for wrong in [
+        json!({"image": image, "upscaling_resize": 17}),
+        json!({"image": image, "upscaler_1": "SwinIR"}),
+        json!({"image": "aGk="}),
+        json!({}),
+        json!({"image": image, "resize_mode": 2}),
+    ] {
+        assert!(enlarge(wrong.clone()).expect(400)["detail"].is_string(), "{wrong}");
+    }
+}

@@ -241,3 +241,29 @@ fn the_server_is_ready_after_a_picture_and_not_while_it_drains() {
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(site.get("/health").status, 200);
 }
+
+#[test]
+fn finished_images_are_enlarged() {
+    let site = Site::new();
+    let capabilities = site.get("/api/v1/capabilities").expect(200);
+    assert_eq!(capabilities["features"]["upscaling"], true);
+    let upscalers = capabilities["upscalers"].as_array().unwrap();
+    assert_eq!(upscalers.last().unwrap(), &json!({"name": "lanczos", "scale": null}));
+    let request = json!({"prompt": "p", "size": "64x80", "upscale": 2, "upscaler": "lanczos"});
+    let job = site.wait(id(&site.post(JOBS, request).expect(202)));
+    assert_eq!((&job["images"][0]["width"], &job["images"][0]["height"]), (&json!(128), &json!(160)));
+    assert_eq!((&job["request"]["width"], &job["request"]["upscale"]), (&json!(64), &json!(2.0)));
+    let file = site.get(job["images"][0]["url"].as_str().unwrap());
+    let parameters = flux2::image::metadata::read(&file.body).unwrap().unwrap();
+    assert_eq!(parameters.upscale.map(|upscale| upscale.by), Some(Some(2.0)));
+    for (wrong, code) in [
+        (json!({"upscale": 17}), "invalid_value"),
+        (json!({"upscale": 0.5}), "invalid_value"),
+        (json!({"upscale": 16, "size": "4096x64"}), "invalid_size"),
+        (json!({"upscale": 2, "upscaler": "lanzcos"}), "upscaler_not_found"),
+    ] {
+        let mut request = small();
+        request.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        assert_eq!(site.post(JOBS, request).error().1, code, "{wrong}");
+    }
+}

@@ -195,6 +195,7 @@ fn cases<B: Backend>(compute: Compute, format: Format) -> Vec<Case<B>> {
         rms_norm(compute, 512, 2560),
         norm_rope(compute, 4608, 24, 128),
         group_norm(compute, 512, 128),
+        prelu(compute, 256, 64),
     ]);
     cases
 }
@@ -352,6 +353,22 @@ fn group_norm<B: Backend>(compute: Compute, side: usize, channels: usize) -> Cas
             let (weight, bias, be) = (vector(be, channels, 1.0)?, vector(be, channels, 0.0)?, be.clone());
             let norm = GroupNorm { groups: 32, weight, bias, eps: 1e-6 };
             runs(move || ops::group_norm(&be, &x, &norm))
+        }),
+    }
+}
+
+/// Two operations an element, of an upscaler.
+fn prelu<B: Backend>(compute: Compute, side: usize, channels: usize) -> Case<B> {
+    Case {
+        op: "prelu",
+        shape: vec![side, side, channels],
+        format: Format::AsStored,
+        flop: 2.0 * (side * side * channels) as f64,
+        bytes: 2 * side * side * channels * compute.dtype().bytes(1),
+        prepare: Box::new(move |be: &B| {
+            let mut x = matrix(be, side * side, channels)?;
+            let (slope, be) = (vector(be, channels, 0.2)?, be.clone());
+            runs(move || ops::prelu(&be, &mut x, &slope))
         }),
     }
 }

@@ -40,6 +40,8 @@ impl Stages {
                 Phase::Text => self.text += *elapsed,
                 Phase::References => self.references += *elapsed,
                 Phase::Decode => self.decode += *elapsed,
+                // What is timed draws no enlarged picture.
+                Phase::Upscale => {}
                 Phase::Denoise => {}
             },
             Event::Step { elapsed, .. } if is_first => self.steps.push(*elapsed),

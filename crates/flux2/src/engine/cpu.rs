@@ -9,7 +9,8 @@ use super::{EngineOptions, NoGpu};
 use crate::device::Device;
 use crate::plan::{self, DryRun, MemoryPlan, Order};
 use crate::request::GenerateRequest;
-use crate::weights::ModelFiles;
+use crate::upscale::OnDevice;
+use crate::weights::{ModelFiles, UpscalerFile};
 use crate::{Error, Result};
 
 /// Formats that weights may be rounded to in order to take less memory, the most exact first.
@@ -39,6 +40,11 @@ pub(crate) fn plan(
     let mut run = plan::dry_run(backend(options, true)?, files, precision, residency, requests, order)?;
     run.add_host_memory(files.variant, requests, order)?;
     Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: plan::program_bytes(files)? })
+}
+
+/// See [`plan::upscaler_peak`].
+pub(crate) fn upscaler_peak(file: &UpscalerFile, options: &EngineOptions, size: [usize; 2]) -> Result<usize> {
+    Ok(OnDevice::load(&backend(options, true)?, file)?.peak(size)?.total() + plan::CODE_BYTES)
 }
 
 /// Instruction set of the kernels and number of threads.

@@ -15,7 +15,8 @@ use crate::Result;
 use crate::device::Device;
 use crate::plan::{self, DryRun, MemoryPlan, Order};
 use crate::request::GenerateRequest;
-use crate::weights::{ModelFiles, Precision};
+use crate::upscale::OnDevice;
+use crate::weights::{ModelFiles, Precision, UpscalerFile};
 
 pub use flux2_backend::cuda::GpuInfo;
 
@@ -98,6 +99,17 @@ pub(crate) fn plan(
     let run = plan::dry_run(be, files, precision, residency, requests, order)?;
     let device = format!("{}, {}", Device::Cuda(Some(ordinal)), gpu.name);
     Ok(MemoryPlan { device, stages: run.stages, program: cuda::CONTEXT_BYTES })
+}
+
+/// See [`plan::upscaler_peak`].
+pub(crate) fn upscaler_peak(
+    gpu: &GpuInfo,
+    file: &UpscalerFile,
+    options: &EngineOptions,
+    size: [usize; 2],
+) -> Result<usize> {
+    let be = CudaBackend::dry_run(gpu.clone(), options.precision.compute(), None)?;
+    Ok(OnDevice::load(&be, file)?.peak(size)?.total() + cuda::CONTEXT_BYTES)
 }
 
 /// Formats that weights may be rounded to in order to take less memory. Block formats save none: a GPU keeps weights as

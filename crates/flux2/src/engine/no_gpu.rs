@@ -8,7 +8,7 @@ use super::{Devices, EngineOptions, GpuOptions, NoGpu, SystemLibrary};
 use crate::Result;
 use crate::plan::{MemoryPlan, Order};
 use crate::request::GenerateRequest;
-use crate::weights::ModelFiles;
+use crate::weights::{ModelFiles, UpscalerFile};
 
 /// Describes a GPU; without values, since there are no GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,15 @@ pub(crate) fn plan(
     _requests: &[GenerateRequest],
     _order: Order,
 ) -> Result<MemoryPlan> {
+    match *gpu {}
+}
+
+pub(crate) fn upscaler_peak(
+    gpu: &GpuInfo,
+    _file: &UpscalerFile,
+    _options: &EngineOptions,
+    _size: [usize; 2],
+) -> Result<usize> {
     match *gpu {}
 }
 

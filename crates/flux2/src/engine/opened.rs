@@ -13,8 +13,9 @@ use crate::event::{CancelToken, Event, Observer, Warning};
 use crate::pipeline::{BatchMember, Batching, DecodedImage, Pipeline};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
+use crate::upscale::{Enlarge, OnDevice};
 use crate::variant::Variant;
-use crate::weights::{Lora, ModelFiles, Precision};
+use crate::weights::{Lora, ModelFiles, Precision, UpscalerFile};
 
 /// A device that is ready to run a model or to be timed.
 pub(crate) trait OpenDevice: Send {
@@ -23,6 +24,12 @@ pub(crate) trait OpenDevice: Send {
 
     /// This device for a dry run.
     fn dry_run(&self) -> DryRun;
+
+    /// The device as an option would name it.
+    fn place(&self) -> Device;
+
+    /// Why it is the CPU, if a GPU was looked for.
+    fn why_no_gpu(&self) -> Option<NoGpu>;
 
     /// See [`bench::peaks`].
     fn peaks(&self, precision: Precision) -> Peaks;
@@ -57,6 +64,12 @@ pub(crate) trait OpenDevice: Send {
         count: usize,
         planned: &[GenerateRequest],
     ) -> Result<Box<dyn Engine>>;
+
+    /// An upscaler on this device.
+    ///
+    /// # Errors
+    /// As [`OnDevice::load`].
+    fn into_upscaler(self: Box<Self>, file: &UpscalerFile) -> Result<Box<dyn Enlarge>>;
 }
 
 /// The one implementation.
@@ -80,6 +93,14 @@ impl<B: Backend> OpenDevice for Opened<B> {
 
     fn dry_run(&self) -> DryRun {
         self.dry_run.clone()
+    }
+
+    fn place(&self) -> Device {
+        self.place
+    }
+
+    fn why_no_gpu(&self) -> Option<NoGpu> {
+        self.no_gpu.clone()
     }
 
     fn peaks(&self, precision: Precision) -> Peaks {
@@ -125,6 +146,10 @@ impl<B: Backend> OpenDevice for Opened<B> {
             DryRun::Gpu(info, _) => Some(gpu::memory(info)),
         };
         Ok(Box::new(Loaded { pipeline, device, place: self.place, memory, no_gpu: self.no_gpu, limit }))
+    }
+
+    fn into_upscaler(self: Box<Self>, file: &UpscalerFile) -> Result<Box<dyn Enlarge>> {
+        Ok(Box::new(OnDevice::load(&self.be, file)?))
     }
 }
 

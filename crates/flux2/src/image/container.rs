@@ -172,11 +172,20 @@ pub(super) fn webp_repaired<'a>(bytes: &'a [u8], chunks: &[([u8; 4], &[u8])]) ->
     Cow::Owned(repaired)
 }
 
-/// A WebP of one chunk of pixels, with a block of EXIF behind them.
-pub(super) fn webp_with_exif(bytes: &[u8], size: [u32; 2], exif: &[u8]) -> Vec<u8> {
-    const HAS_EXIF: u8 = 0x08;
+/// What a WebP holds beside its pixels.
+pub(super) struct WebpExtras<'a> {
+    pub(super) has_alpha: bool,
+    pub(super) profile: Option<&'a [u8]>,
+    pub(super) exif: Option<&'a [u8]>,
+}
+
+/// A still WebP with a color profile before its pixels and a block of EXIF behind them.
+pub(super) fn webp_with(bytes: &[u8], size: [u32; 2], extras: &WebpExtras) -> Vec<u8> {
+    let WebpExtras { has_alpha, profile, exif } = *extras;
+    let flags = [(has_alpha, 0x10), (profile.is_some(), 0x20), (exif.is_some(), 0x08)];
+    let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
     let [width, height] = size.map(|px| (px - 1).to_le_bytes());
-    let head = [&[HAS_EXIF, 0, 0, 0], &width[..3], &height[..3]].concat();
+    let head = [&[flags, 0, 0, 0], &width[..3], &height[..3]].concat();
     let mut file = b"RIFF\0\0\0\0WEBP".to_vec();
     let mut chunk = |kind: &[u8; 4], data: &[u8]| {
         file.extend_from_slice(kind);
@@ -185,8 +194,10 @@ pub(super) fn webp_with_exif(bytes: &[u8], size: [u32; 2], exif: &[u8]) -> Vec<u
         file.resize(file.len().next_multiple_of(2), 0);
     };
     chunk(b"VP8X", &head);
-    webp_chunks(bytes).unwrap_or_default().iter().for_each(|(kind, data)| chunk(kind, data));
-    chunk(b"EXIF", exif);
+    profile.iter().for_each(|profile| chunk(b"ICCP", profile));
+    let pixels = webp_chunks(bytes).unwrap_or_default();
+    pixels.iter().filter(|(kind, _)| kind != b"VP8X").for_each(|(kind, data)| chunk(kind, data));
+    exif.iter().for_each(|exif| chunk(b"EXIF", exif));
     let length = (file.len() - 8) as u32;
     file[4..8].copy_from_slice(&length.to_le_bytes());
     file

@@ -14,8 +14,8 @@
 //! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
 //! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
 //!
-//! The JSON is also read where other programs put it when they save a picture again: in tEXt and zTXt, and in the EXIF of
-//! a PNG. `other` reads what other programs store of their own, `texts` finds the texts of a file.
+//! The JSON is also read where other programs put it when they save a picture again: in tEXt and zTXt, and in the EXIF
+//! of a PNG. `other` reads what other programs store of their own, `texts` finds the texts of a file.
 
 mod a1111;
 mod comfyui;
@@ -86,6 +86,9 @@ pub struct Parameters {
     /// LoRAs that were added to the model, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraParameters>,
+    /// How the picture was enlarged once it was drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upscale: Option<UpscaleParameters>,
     /// Name of the program: [`SOFTWARE`].
     pub software: String,
     /// Version of the program.
@@ -101,6 +104,22 @@ pub struct LoraParameters {
     pub scale: f32,
     /// SHA-256 of its file.
     pub sha256: String,
+}
+
+/// How a picture was enlarged.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct UpscaleParameters {
+    /// Name of the upscaler's file, without folder and extension; `lanczos` if it is no network.
+    pub upscaler: String,
+    /// How many times as wide and high; none if a width or height was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<f32>,
+    /// Width that was asked for, in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Height that was asked for, in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
 }
 
 impl Parameters {
@@ -132,8 +151,8 @@ impl Parameters {
 /// # Errors
 /// [`Error::ImageParametersTooLong`] for a prompt that does not leave 4 kB for everything else.
 pub fn check_prompt(prompt: &str, format: ImageFormat) -> Result<()> {
-    // An escape takes six bytes for each UTF-16 unit. In EXIF the JSON is ASCII; in a PNG only control characters and two
-    // others are escaped.
+    // An escape takes six bytes for each UTF-16 unit. In EXIF the JSON is ASCII; in a PNG only control characters and
+    // two others are escaped.
     let plain = |c: char| c.is_ascii() && !c.is_ascii_control() && c != '"' && c != '\\';
     let escaped = |c: char| match format {
         ImageFormat::Png if !c.is_ascii() => c.len_utf8(),

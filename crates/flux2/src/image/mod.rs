@@ -9,6 +9,7 @@
 //! container chunks and segments that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
 //! rows      decoded rows -> sRGB without transparency     a large picture need not be in memory as a whole
+//! original  an image in the colors of its file         what is not painted over keeps its bytes
 //! resize    reference image -> size the model takes       bit for bit as Pillow and diffusers do it
 //! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
 //! ```
@@ -21,6 +22,7 @@ pub(crate) mod container;
 mod input;
 mod jpeg;
 pub mod metadata;
+pub mod original;
 mod plain;
 mod quality;
 pub mod resize;
@@ -28,9 +30,10 @@ mod rows;
 
 use std::num::NonZeroUsize;
 
-pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
+pub use codec::{ImageFormat, Transparency, decode, encode, encode_attached, open, save};
 pub use input::InputFormat;
-pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
+pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored, UpscaleParameters};
+pub use original::{Attached, Original};
 pub use quality::{Chroma, Embedded, Percent, Quality};
 pub use resize::prepare_reference;
 pub use rows::Preparation;
@@ -184,7 +187,8 @@ pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZe
     from_model_output_by(Rounding::HalfToEven, values, width, height, threads)
 }
 
-/// Run a decoder. Its panic becomes an error: a bug in a decoder must not end the program, since files come from anywhere.
+/// Run a decoder. Its panic becomes an error: a bug in a decoder must not end the program, since files come from
+/// anywhere.
 fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(decoder)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
@@ -195,7 +199,7 @@ fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
 
 /// Allocate pixels, with an error rather than an abort if there is no room: their number comes from a file or a
 /// request.
-fn zeroed(bytes: usize) -> Result<Vec<u8>> {
+pub(crate) fn zeroed(bytes: usize) -> Result<Vec<u8>> {
     let mut pixels = Vec::new();
     pixels.try_reserve_exact(bytes).map_err(|_| flux2_backend::Error::OutOfMemory { bytes })?;
     pixels.resize(bytes, 0);

@@ -7,9 +7,11 @@ use image::{ExtendedColorType, ImageEncoder as _};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::{Deserialize, Serialize};
 
+use super::codec::ToWrite;
+use super::container::{self, WebpExtras};
 use super::metadata::xmp::SourceType;
 use super::metadata::{self, PngText, SheetParameters};
-use super::{ImageFormat, Parameters, RgbImage, container};
+use super::{ImageFormat, Parameters};
 use crate::Result;
 
 /// The colors of a JPEG: all of them, or one for each 2x2 pixels.
@@ -86,9 +88,9 @@ impl Default for Quality {
 
 impl Quality {
     /// The bytes of a JPEG, or the encoder's message.
-    pub(super) fn jpeg(&self, image: &RgbImage, exif: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
+    pub(super) fn jpeg(&self, file: &ToWrite, exif: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
         let side = |px: u32| u16::try_from(px).map_err(|_| format!("{px} pixels a side, a JPEG has 65535"));
-        let (width, height) = (side(image.width())?, side(image.height())?);
+        let (width, height) = (side(file.image.width())?, side(file.image.height())?);
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes, self.jpeg.get());
         encoder.set_sampling_factor(match self.chroma {
@@ -98,19 +100,26 @@ impl Quality {
         if let Some(exif) = exif {
             encoder.add_exif_metadata(&exif).map_err(|e| e.to_string())?;
         }
-        encoder.encode(image.pixels(), width, height, ColorType::Rgb).map_err(|e| e.to_string())?;
+        if let Some(profile) = file.profile {
+            encoder.add_icc_profile(profile).map_err(|e| e.to_string())?;
+        }
+        encoder.encode(file.pixels, width, height, ColorType::Rgb).map_err(|e| e.to_string())?;
         Ok(bytes)
     }
 
     /// The bytes of a WebP, or the encoder's message.
-    pub(super) fn webp(&self, image: &RgbImage, exif: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
-        let (width, height) = (image.width(), image.height());
+    pub(super) fn webp(&self, file: &ToWrite, exif: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
+        let (width, height) = (file.image.width(), file.image.height());
         if let Some(percent) = self.webp {
-            let encoder = webp::Encoder::from_rgb(image.pixels(), width, height);
+            let encoder = match file.has_alpha {
+                true => webp::Encoder::from_rgba(file.pixels, width, height),
+                false => webp::Encoder::from_rgb(file.pixels, width, height),
+            };
             let lossy = encoder.encode_simple(false, f32::from(percent.get())).map_err(|e| format!("{e:?}"))?;
-            return Ok(match exif {
-                Some(exif) => container::webp_with_exif(&lossy, [width, height], &exif),
-                None => lossy.to_vec(),
+            let beside = WebpExtras { has_alpha: file.has_alpha, profile: file.profile, exif: exif.as_deref() };
+            return Ok(match beside {
+                WebpExtras { profile: None, exif: None, .. } => lossy.to_vec(),
+                beside => container::webp_with(&lossy, [width, height], &beside),
             });
         }
         let mut bytes = Vec::new();
@@ -118,7 +127,11 @@ impl Quality {
         if let Some(exif) = exif {
             encoder.set_exif_metadata(exif).map_err(|e| e.to_string())?;
         }
-        encoder.write_image(image.pixels(), width, height, ExtendedColorType::Rgb8).map_err(|e| e.to_string())?;
+        if let Some(profile) = file.profile {
+            encoder.set_icc_profile(profile.to_vec()).map_err(|e| e.to_string())?;
+        }
+        let color = if file.has_alpha { ExtendedColorType::Rgba8 } else { ExtendedColorType::Rgb8 };
+        encoder.write_image(file.pixels, width, height, color).map_err(|e| e.to_string())?;
         Ok(bytes)
     }
 }

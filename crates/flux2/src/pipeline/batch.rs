@@ -161,6 +161,7 @@ impl<B: Backend> Pipeline<B> {
             template: None,
             references: Vec::new(),
             warnings: Vec::new(),
+            upscale: None,
             ..*r
         };
         let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| of_noise(&job.request)).collect();
@@ -292,15 +293,35 @@ impl<B: Backend> Pipeline<B> {
             })
             .collect();
         self.networks.after_decoding();
+        let finished: Vec<_> = decoded
+            .into_iter()
+            .map(|(mut job, pixels)| {
+                let pixels = pixels.and_then(|pixels| self.upscaled(pixels, &mut job, members));
+                (job, pixels)
+            })
+            .collect();
         let (kernels, rescues) = (self.be.take_kernels_run(), self.ladder.take());
-        let finish = |(job, pixels): (Job<B>, Result<DecodedPixels>)| {
+        let finish = |(job, pixels): (Job<B>, Result<Pixels>)| {
             let Job { member, request, timings, .. } = job;
             let (kernels, rescues) = (kernels.clone(), rescues.clone());
             let parameters = self.parameters(&request);
-            let pixels = pixels.map(Pixels::Decoded);
             (member, pixels.map(|pixels| DecodedImage { pixels, parameters, timings, kernels, rescues }))
         };
-        decoded.into_iter().map(finish).collect()
+        finished.into_iter().map(finish).collect()
+    }
+}
+
+impl<B: Backend> Pipeline<B> {
+    /// Step 8 of a picture, if that is asked for. An upscaler takes 8-bit colors.
+    fn upscaled(&mut self, pixels: DecodedPixels, job: &mut Job<B>, members: &mut [BatchMember]) -> Result<Pixels> {
+        let Some(upscaling) = job.request.upscale.clone() else { return Ok(Pixels::Decoded(pixels)) };
+        let image = timed(&mut job.timings.decode, || pixels.convert())?;
+        let BatchMember { observer, cancel, .. } = &mut members[job.member];
+        timed(&mut job.timings.upscale, || {
+            self.with_fallbacks(Phase::Upscale, *observer, |this, observer| {
+                this.upscale(&image, &upscaling, observer, cancel).map(Pixels::Converted)
+            })
+        })
     }
 }
 

@@ -174,6 +174,16 @@ impl<B: Backend> Networks<B> {
         self.be.trim();
     }
 
+    /// Whether a network is released when its stage is over.
+    pub(super) fn releases(&self) -> bool {
+        self.residency.releases()
+    }
+
+    /// Whether as little as possible is in memory at a time.
+    pub(super) fn keeps_little(&self) -> bool {
+        self.residency.kept_blocks().is_some()
+    }
+
     // ---- policy ----
 
     fn terms(&self, part: Part) -> Terms {

@@ -75,7 +75,7 @@ pub(super) fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -
 
 /// Run `work` between the events of a phase. Each call of its pulse reports a finished unit and checks for
 /// cancellation.
-pub(super) fn phase<T>(
+pub(crate) fn phase<T>(
     observer: &mut dyn Observer,
     cancel: &CancelToken,
     phase: Phase,

@@ -123,6 +123,8 @@ pub struct Timings {
     pub idle: Duration,
     /// Latents to pixels.
     pub decode: Duration,
+    /// Pixels to more pixels, if that was asked for.
+    pub upscale: Duration,
 }
 
 /// What the denoising loop starts from.

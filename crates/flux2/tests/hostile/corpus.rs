@@ -8,6 +8,8 @@
 mod pictures;
 #[path = "corpus/plain.rs"]
 mod plain;
+#[path = "corpus/pth.rs"]
+mod pth;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,10 +32,12 @@ pub enum Kind {
     Tokenizer,
     Index,
     Picture,
+    /// An upscaler as PyTorch saves it.
+    Pth,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Safetensors,
         Kind::Gguf,
         Kind::Lora,
@@ -44,6 +48,7 @@ impl Kind {
         Kind::Tokenizer,
         Kind::Index,
         Kind::Picture,
+        Kind::Pth,
     ];
 }
 
@@ -135,6 +140,11 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
             let whole = read("klein/text_encoder/model.safetensors.index.json");
             json_file(&mut files, &mut rng, &whole, 40, 15);
             index(&mut files, &parse(&whole));
+        }
+        Kind::Pth => {
+            files.place = "upscaler.pth";
+            let (whole, legacy) = (read("../golden/upscale/srvgg_x4.pth"), read("../golden/pth/legacy.pth"));
+            pth::pth(&mut files, &mut rng, &whole, &legacy);
         }
         Kind::Picture => {
             pictures::pictures(&mut files, &mut rng, fixtures);

@@ -9,8 +9,8 @@ use flux2::image;
 use flux2::marks::Found;
 use flux2::text::Tokenizer;
 use flux2::weights::{
-    Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,
-    WithLoras,
+    Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, UpscalerFile, VaeConfig,
+    WeightSource, WithLoras,
 };
 use tempfile::TempDir;
 
@@ -65,6 +65,7 @@ pub enum Opened {
     Model(Box<ModelFiles>),
     Tokenizer(Tokenizer),
     Picture,
+    Upscaler(UpscalerFile),
 }
 
 impl Opened {
@@ -99,6 +100,7 @@ impl Opened {
                 }
                 Opened::Picture
             }
+            (Kind::Pth, _) => Opened::Upscaler(UpscalerFile::open(&path.into())?),
             (Kind::Tokenizer, _) => Opened::Tokenizer(Tokenizer::from_file(path)?),
             (_, Some("transformer")) => Opened::Transformer(Component::<TransformerConfig>::open(folder)?),
             (_, Some("text_encoder")) => Opened::TextEncoder(Component::<TextConfig>::open(folder)?),
@@ -124,6 +126,12 @@ impl Opened {
                 whole(&files.vae, &[])
             }
             Opened::Picture => Ok(()),
+            Opened::Upscaler(file) => {
+                let names = file.config.expected_tensors().into_iter().map(|(name, _)| name);
+                Ok(names
+                    .map(|name| file.tensor(&name).map(|tensor| drop(tensor.to_f32())))
+                    .collect::<Result<_, _>>()?)
+            }
             Opened::Tokenizer(tokenizer) => {
                 tokenizer.encode_prompt("a red fox, ein Fuchs \u{1f98a}", 64);
                 Ok(())

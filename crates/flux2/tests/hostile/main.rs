@@ -84,12 +84,14 @@ fn the_whole_files_are_accepted() {
     let (_meter, model) = (alone(), Model::new(&fixtures()));
     for (kind, place) in [
         (Kind::Lora, "lora.safetensors"),
+        (Kind::Pth, "upscaler.pth"),
         (Kind::Config, "transformer/config.json"),
         (Kind::Config, "model_index.json"),
         (Kind::Tokenizer, "tokenizer/tokenizer.json"),
         (Kind::Index, "text_encoder/model.safetensors.index.json"),
     ] {
         fs::copy(fixtures().join("tiny/lora.safetensors"), model.path("lora.safetensors")).unwrap();
+        fs::copy(fixtures().join("golden/upscale/srvgg_x4.pth"), model.path("upscaler.pth")).unwrap();
         Opened::open(kind, &model.path(""), place).unwrap().read().unwrap();
     }
 }
@@ -140,6 +142,12 @@ fn tokenizers() {
 #[test]
 fn indices() {
     check(Kind::Index, 32 * MIB);
+}
+
+/// The tables of a pickle have a fixed size.
+#[test]
+fn pytorch_files() {
+    check(Kind::Pth, 16 * MIB);
 }
 
 /// A compressed text may have 16 MB, and is copied once.

@@ -51,6 +51,7 @@ fn parameters(prompt: &str) -> Parameters {
         references: vec![flux2::digest::sha256(b"abc")],
         background: Some("#ffffff".into()),
         compat: None,
+        upscale: None,
         loras: vec![],
         software: metadata::SOFTWARE.into(),
         version: "0.1.0".into(),

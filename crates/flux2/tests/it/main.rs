@@ -37,5 +37,6 @@ mod tally;
 mod template;
 mod text_cache;
 mod tokenizer;
+mod upscale;
 #[cfg(feature = "mini")]
 mod vocabulary;

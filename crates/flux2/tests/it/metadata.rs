@@ -33,6 +33,7 @@ fn ours(prompt: &str, model: &str) -> Parameters {
         references: vec![],
         background: None,
         compat: None,
+        upscale: None,
         loras: vec![],
         software: metadata::SOFTWARE.into(),
         version: "0.1.0".into(),

@@ -231,4 +231,18 @@ impl Backend for Tally {
     ) -> Result<Tensor<Self>> {
         self.result(COMPUTE, [2 * h, 2 * w, tokens.cols() / 4])
     }
+
+    fn prelu(&self, x: &mut Tensor<Self>, _: &Tensor<Self>) -> Result<()> {
+        self.op("prelu", x, COMPUTE).map(drop)
+    }
+
+    fn add_scaled(&self, x: &mut Tensor<Self>, _: &Tensor<Self>, _: f32) -> Result<()> {
+        self.op("add_scaled", x, COMPUTE).map(drop)
+    }
+
+    fn pixel_shuffle(&self, x: &Tensor<Self>, base: &Tensor<Self>, scale: usize) -> Result<Tensor<Self>> {
+        self.note("pixel_shuffle", x.rows());
+        let [h, w, c] = base.dims("pixel_shuffle: base")?;
+        self.result(DType::F32, [h * scale, w * scale, c])
+    }
 }

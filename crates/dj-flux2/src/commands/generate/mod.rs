@@ -31,6 +31,7 @@ use crate::settings::grid::Grid;
 use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
+use crate::upscalers;
 use crate::wording;
 use run::{Outcomes, Run};
 use sheet::SheetOfRun;
@@ -117,6 +118,7 @@ fn make(
     prepare::locate(&mut settings.paths, |model| find_or_offer(model, report, cancel))?;
     let cancel = CancelToken::clone(cancel);
 
+    settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;
     let prepared = prepare::open(settings, report)?;
     settings.fit(prepared.files.variant, &prepared.references);
     if let Some(picture) = from {

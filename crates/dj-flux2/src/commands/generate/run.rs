@@ -17,7 +17,7 @@ use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Timin
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
     Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Signer, Sink,
-    Submission,
+    Submission, UpscaleChoice,
 };
 
 use crate::credentials;
@@ -208,6 +208,10 @@ impl Run<'_> {
             messages: sender,
         };
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
+        let host = match &settings.request.upscale {
+            Some(upscaling) => host.with_upscaler(upscaling.upscaler.clone()),
+            None => host,
+        };
         let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
@@ -357,6 +361,8 @@ impl Series<'_> {
                 quality: self.settings.quality,
                 metadata: Some(self.settings.metadata),
                 watermark: Some(self.settings.watermark),
+                // The first upscaler of the host.
+                upscale: self.settings.upscale.as_ref().map(|setting| UpscaleChoice { by: setting.by, upscaler: None }),
                 ..Draft::default()
             };
             // Workers that begin the job at once wait for its number.

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Result, code};
 use crate::gpu_options::gpu_options;
 use crate::prepare::find_model;
 use crate::settings::formats::{precision, threads};
+use crate::upscalers;
 
 /// What draws, and the names of its models, the default first.
 pub struct Host {
@@ -95,6 +96,7 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
     Ok(EngineHostOptions {
         models: offered.into_iter().map(model).collect::<Result<_>>()?,
         loras: args.lora.iter().map(|(name, file)| (name.clone(), Location::from(file.as_str()))).collect(),
+        upscalers: upscalers::offered(&args.upscaler)?,
         engine: EngineOptions {
             device: args.device.unwrap_or_default(),
             precision: precision(args.dtype, args.quantize)?,

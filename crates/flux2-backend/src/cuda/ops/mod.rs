@@ -2,6 +2,7 @@
 //!
 //! Products with weights are in [`product`].
 
+pub(crate) mod add_scaled;
 pub(crate) mod attention;
 pub(crate) mod cast;
 pub(crate) mod concat_cols;
@@ -15,6 +16,8 @@ pub(crate) mod guide;
 pub(crate) mod modulated_layer_norm;
 pub(crate) mod norm_rope;
 pub(crate) mod patchify;
+pub(crate) mod pixel_shuffle;
+pub(crate) mod prelu;
 pub(crate) mod rms_norm;
 pub(crate) mod silu;
 
@@ -121,5 +124,17 @@ impl Backend for CudaBackend {
         std: &Tensor<Self>,
     ) -> Result<Tensor<Self>> {
         patchify::unpatchify(self, tokens, size, mean, std)
+    }
+
+    fn prelu(&self, x: &mut Tensor<Self>, slope: &Tensor<Self>) -> Result<()> {
+        prelu::prelu(self, x, slope)
+    }
+
+    fn add_scaled(&self, x: &mut Tensor<Self>, y: &Tensor<Self>, scale: f32) -> Result<()> {
+        add_scaled::add_scaled(self, x, y, scale)
+    }
+
+    fn pixel_shuffle(&self, x: &Tensor<Self>, base: &Tensor<Self>, scale: usize) -> Result<Tensor<Self>> {
+        pixel_shuffle::pixel_shuffle(self, x, base, scale)
     }
 }

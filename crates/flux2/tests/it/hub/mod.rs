@@ -1,5 +1,6 @@
 //! Downloads from a loopback server that misbehaves in every way a server can. No network, seeded bytes.
 
+mod release;
 pub mod server;
 
 use std::fs;

@@ -1,0 +1,194 @@
+//! `upscale`, and `--upscale` of `generate`.
+
+use std::fs;
+
+use flux2::image::resize::resize_lanczos;
+use flux2::image::{self, RgbImage, codec};
+
+use crate::cli::{Cli, QUICK, fixture, shown};
+use crate::snapshot;
+
+fn open(cli: &Cli, name: &str) -> RgbImage {
+    image::open(&cli.path(name)).unwrap()
+}
+
+/// A folder with a picture and a network, whose file is `net.pth`.
+fn with_network() -> Cli {
+    let cli = Cli::with_tiny_model();
+    cli.write("net.pth", fs::read(fixture("golden/upscale/srvgg_x4.pth")).unwrap());
+    let pixels = (0..20 * 12 * 3).map(|i| (i * 37 % 251) as u8).collect();
+    let picture = RgbImage::new(20, 12, pixels).unwrap();
+    cli.write("in.png", image::encode(&picture, image::ImageFormat::Png, None).unwrap());
+    cli
+}
+
+#[test]
+fn a_picture_by_a_factor_or_to_a_size() {
+    let cli = with_network();
+    let source = open(&cli, "in.png");
+    for (args, [w, h]) in [
+        (&["--by", "3"][..], [60, 36]),
+        (&["--to", "50x"], [50, 30]),
+        (&["--to", "x30"], [50, 30]),
+        (&["--to", "9x31"], [9, 31]),
+        (&[], [40, 24]),
+    ] {
+        cli.stdout(["upscale", "in.png", "-o", "out.png", "--upscaler", "lanczos"].iter().chain(args));
+        assert!(open(&cli, "out.png") == resize_lanczos(&source, w, h).unwrap(), "{args:?}");
+    }
+    // The scale of a network is its default.
+    cli.stdout(["upscale", "in.png", "--upscaler", "net.pth"]);
+    let four = open(&cli, "in-upscaled.png");
+    assert_eq!((four.width(), four.height()), (80, 48));
+    cli.stdout(["upscale", "in.png", "-o", "two.png", "--by", "2", "--upscaler", "net.pth"]);
+    assert!(open(&cli, "two.png") == resize_lanczos(&four, 40, 24).unwrap());
+    cli.stdout(["upscale", "in.png", "-o", "f32.png", "--upscaler", "net.pth", "--dtype", "f32"]);
+    assert!(cli.read("f32.png") != cli.read("in-upscaled.png"), "the number format counts");
+}
+
+/// Its bytes are those of the file that it was embedded from, under `--dtype` too.
+#[cfg(feature = "upscaler")]
+#[test]
+fn a_network_is_the_default() {
+    let cli = with_network();
+    cli.stdout(["upscale", "in.png"]);
+    let made = open(&cli, "in-upscaled.png");
+    assert_eq!((made.width(), made.height()), (80, 48));
+    let file = fixture("../assets/upscaler/compact-x4.safetensors");
+    cli.stdout(["upscale", "in.png", "-o", "file.png", "--upscaler", file.to_str().unwrap()]);
+    cli.stdout(["upscale", "in.png", "-o", "name.png", "--upscaler", "Compact-x4", "--by", "4"]);
+    assert!(open(&cli, "file.png") == made && open(&cli, "name.png") == made);
+    cli.fox("fox.png", &["--upscale", "2"]);
+    assert!(cli.stdout(["info", "fox.png"]).contains("upscaled    2 times by compact-x4\n"));
+}
+
+#[test]
+fn what_is_printed() {
+    let cli = with_network();
+    snapshot!(cli.run(["upscale", "in.png", "-o", "out.png", "--upscaler", "net.pth", "-v", "--device", "cpu"]), @"");
+    let record: serde_json::Value =
+        serde_json::from_str(&cli.stdout(["upscale", "in.png", "--upscaler", "net.pth", "--json"])).unwrap();
+    let parts = (&record["path"], &record["width"], &record["upscaler"], &record["tiles"], &record["is_exact"]);
+    assert_eq!(parts, (&"in-upscaled.png".into(), &80.into(), &"net".into(), &1.into(), &true.into()));
+}
+
+#[test]
+fn several_pictures_go_to_a_folder() {
+    let cli = with_network();
+    cli.write("b.png", cli.read("in.png"));
+    cli.stdout(["upscale", "in.png", "b.png", "-o", "large/", "--upscaler", "lanczos"]);
+    assert_eq!(open(&cli, "large/in.png").width(), 40);
+    assert_eq!(cli.read("large/in.png"), cli.read("large/b.png"));
+    snapshot!(cli.run(["upscale", "in.png", "b.png", "-o", "one.png"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "-o", "in.png"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "large/in.png", "-o", "other/"]), @"");
+}
+
+#[test]
+fn what_cannot_be_done_says_why() {
+    let cli = with_network();
+    for args in [
+        &["nowhere.png"][..],
+        &["in.png", "--upscaler", "nothing"],
+        &["in.png", "--upscaler", "in.png"],
+        &["in.png", "--by", "17"],
+        &["in.png", "--to", "20000x"],
+        &["in.png", "--by", "2", "--to", "9x"],
+        &["in.png", "--dtype", "int8"],
+        &["in.png", "-o", "out.gif"],
+        &["in.png", "--upscaler", "net.pth", "--max-memory", "1MiB", "--device", "cpu"],
+    ] {
+        let output = cli.output(["upscale"].iter().chain(args));
+        assert!(!output.status.success(), "{args:?}: {}", shown(&output));
+    }
+    snapshot!(cli.run(["upscale", "in.png", "--to", "20000x", "--upscaler", "lanczos"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "--upscaler", "nothing"]), @"");
+    #[cfg(feature = "hub")]
+    snapshot!(cli.run(["upscale", "in.png", "--upscaler", "realesrgan-x4plus"]), @"");
+}
+
+#[test]
+fn alpha_profile_and_orientation_are_kept() {
+    let cli = Cli::without_model();
+    for (name, copy) in [("rgba.png", "a.png"), ("adobe_rgb.png", "b.png"), ("orientation_6.jpg", "c.png")] {
+        let bytes = fs::read(fixture(&format!("images/{name}"))).unwrap();
+        let source = codec::decode_original(&bytes, name).unwrap();
+        cli.write(name, &bytes);
+        cli.stdout(["upscale", name, "-o", copy, "--by", "2", "--upscaler", "lanczos"]);
+        let made = codec::decode_original(&cli.read(copy), copy).unwrap();
+        let [w, h] = [source.image.width(), source.image.height()];
+        assert!(made.image == resize_lanczos(&source.image, 2 * w, 2 * h).unwrap(), "{name}");
+        assert_eq!(made.attached.profile, source.attached.profile, "{name}");
+        assert_eq!(made.attached.alpha.is_some(), source.attached.alpha.is_some(), "{name}");
+        if let (Some(alpha), Some(before)) = (made.attached.alpha, source.attached.alpha) {
+            assert_eq!(alpha.len(), 4 * before.len());
+            // In a flat region the channel is what it was.
+            assert_eq!((alpha.iter().min(), alpha.iter().max()), (before.iter().min(), before.iter().max()));
+        }
+    }
+}
+
+#[test]
+fn parameters_stay_with_how_it_was_enlarged() {
+    let cli = with_network();
+    cli.fox("fox.png", &[]);
+    cli.stdout(["upscale", "fox.png", "-o", "large.png", "--to", "100x", "--upscaler", "net.pth"]);
+    let info = cli.stdout(["info", "large.png"]);
+    assert!(info.contains("prompt      a red fox\n") && info.contains("upscaled    to 100x by net\n"), "{info}");
+    cli.stdout(["upscale", "fox.png", "-o", "bare.png", "--no-metadata"]);
+    assert_eq!(cli.output(["info", "bare.png"]).status.code(), Some(6));
+}
+
+// ---- after drawing ----
+
+#[test]
+fn generate_enlarges_what_it_draws() {
+    let cli = with_network();
+    cli.fox("fox.png", &[]);
+    cli.stdout(["upscale", "fox.png", "-o", "alone.png", "--by", "2", "--upscaler", "net.pth"]);
+    cli.fox("large.png", &["--upscale", "2", "--upscaler", "net.pth"]);
+    assert!(open(&cli, "large.png") == open(&cli, "alone.png"));
+    let info = cli.stdout(["info", "large.png"]);
+    assert!(info.contains("size        64x64\n") && info.contains("upscaled    2 times by net\n"), "{info}");
+    // Of several pictures each, with their seconds in the record.
+    let args = ["a red fox", "-n", "2", "--upscale", "3", "--upscaler", "lanczos", "--json", "-o", "many.png"];
+    let records = cli.stdout(args.iter().chain(&QUICK));
+    for line in records.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&record["upscale"]["by"], &record["width"]), (&3.0.into(), &64.into()));
+        assert!(record["timings"]["upscale"].as_f64() > Some(0.0));
+    }
+    assert_eq!([open(&cli, "many-1.png").width(), open(&cli, "many-2.png").width()], [192, 192]);
+}
+
+#[test]
+fn a_picture_that_was_enlarged_is_made_again() {
+    let cli = with_network();
+    let first = cli.fox("large.png", &["--upscale", "2", "--upscaler", "lanczos"]);
+    cli.stdout(["--from", "large.png", "-o", "again.png"]);
+    assert!(cli.read("again.png") == first);
+    cli.stdout(["--from", "large.png", "-o", "plain.png", "--upscale", "1"]);
+    assert_eq!(open(&cli, "plain.png").width(), 64);
+    cli.stdout(["--from", "large.png", "-o", "net.png", "--upscaler", "net.pth"]);
+    assert!(cli.stdout(["info", "net.png"]).contains("upscaled    2 times by net\n"));
+    snapshot!(cli.run(["a fox", "--upscaler", "lanczos"]), @"");
+}
+
+#[test]
+fn a_plan_counts_it() {
+    let cli = with_network();
+    let peak = |args: &[&str]| {
+        let plan = cli.stdout(["plan", "a fox", "--json", "--device", "cpu"].iter().chain(&QUICK).chain(args));
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        plan["stages"].as_array().unwrap().iter().any(|stage| stage["stage"] == "upscale")
+    };
+    assert!(!peak(&[]) && peak(&["--upscale", "4", "--upscaler", "net.pth"]));
+}
+
+#[test]
+fn inspect_knows_an_upscaler() {
+    let cli = with_network();
+    snapshot!(cli.run(["inspect", "net.pth"]), @"");
+    cli.write("old.pth", fs::read(fixture("golden/pth/legacy.pth")).unwrap());
+    snapshot!(cli.run(["inspect", "old.pth"]), @"");
+}

@@ -1,0 +1,235 @@
+//! Upscalers, networks that enlarge pictures: the Real-ESRGAN family.
+//!
+//! In:  a `.safetensors` or `.pth` file. Out: [`UpscalerConfig`], and tensors under one vocabulary of names.
+//!
+//! | network | canonical names, with `.weight` and `.bias` |
+//! |---|---|
+//! | RRDBNet | `conv_first`, `body.{b}.rdb{1..3}.conv{1..5}`, `conv_body`, `conv_up{1..}`, `conv_hr`, `conv_last` |
+//! | SRVGGNetCompact | `body.{2i}`, and `body.{2i+1}.weight`, the slopes of a PReLU |
+//!
+//! Sizes follow from the shapes of the tensors; names of files mean nothing, but for one case that shapes cannot tell.
+
+mod config;
+mod names;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read as _;
+
+use flux2_backend::{DType, HostBytes, HostTensor};
+use flux2_base::Remedy;
+
+use crate::location::Location;
+use crate::mismatch::{Mismatch, WrongShape};
+use crate::pth::{self, PthFile};
+use crate::tensor_file::{Printable, StoredDType, StoredTensor, TensorFile};
+use crate::{Error, Result, WeightSource};
+
+pub use config::{RrdbConfig, SrvggConfig, UpscalerConfig};
+use names::Scheme;
+
+/// A checked file of an upscaler. Its weights are mapped, and read when the network is loaded.
+pub struct UpscalerFile {
+    /// Its file.
+    pub location: Location,
+    /// Name of the file without its extension.
+    pub name: String,
+    /// Sizes of the network.
+    pub config: UpscalerConfig,
+    /// Bytes of the tensors.
+    pub bytes: u64,
+    source: Source,
+    /// Stored name of each canonical one.
+    stored: BTreeMap<String, String>,
+}
+
+/// Where tensors come from.
+enum Source {
+    Safetensors(TensorFile, HostBytes),
+    Pth(PthFile),
+}
+
+impl Source {
+    fn open(location: &Location) -> Result<Self> {
+        let mut start = Vec::new();
+        if location.stat()?.is_file {
+            location.reader()?.take(512).read_to_end(&mut start).map_err(|e| location.io(e))?;
+        }
+        if pth::is_pth(&start) {
+            return Ok(Source::Pth(PthFile::open(location)?));
+        }
+        let file = TensorFile::open(location)?;
+        let bytes = file.bytes()?;
+        Ok(Source::Safetensors(file, bytes))
+    }
+
+    fn tensors(&self) -> Box<dyn Iterator<Item = (&String, &StoredTensor)> + '_> {
+        match self {
+            Source::Safetensors(file, _) => Box::new(file.tensors.iter()),
+            Source::Pth(file) => Box::new(file.tensors()),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        match self {
+            Source::Safetensors(file, bytes) => {
+                let StoredTensor { dtype, shape, range } = &file.tensors[name];
+                let StoredDType::Known(dtype) = dtype else { unreachable!("{name} was checked") };
+                Ok(HostTensor::new(*dtype, shape.clone(), bytes.slice(range.clone()))?)
+            }
+            Source::Pth(file) => file.tensor(name),
+        }
+    }
+}
+
+impl fmt::Debug for UpscalerFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UpscalerFile({}, {})", self.location.path().display(), self.config)
+    }
+}
+
+impl UpscalerFile {
+    /// Opens and checks an upscaler.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Checkpoint`] if it is no file of tensors; [`Error::Upscaler`] if it is no upscaler
+    /// that is supported; [`Error::Tensors`] if tensors are missing, left over or of another shape than the others say.
+    pub fn open(location: &Location) -> Result<Self> {
+        let source = Source::open(location)?;
+        let path = || location.path().to_owned();
+        let name = location.stem().unwrap_or_default();
+        let (config, stored) = match checked(&source, &name) {
+            Ok(Ok(checked)) => checked,
+            Ok(Err(mismatch)) => return Err(Error::Tensors { path: path(), mismatch: Box::new(mismatch) }),
+            Err(problem) => return Err(Error::Upscaler { path: path(), problem }),
+        };
+        let bytes = source.tensors().map(|(_, tensor)| tensor.range.len() as u64).sum();
+        Ok(UpscalerFile { location: location.clone(), name, config, bytes, stored, source })
+    }
+
+    /// As [`open`](Self::open); `None` for a file of tensors that is no upscaler.
+    pub(crate) fn recognize(location: &Location) -> Result<Option<Self>> {
+        match Self::open(location) {
+            Err(Error::Upscaler { problem: UpscalerProblem::Unknown, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// `safetensors` or `pth`.
+    pub fn container(&self) -> &'static str {
+        match self.source {
+            Source::Safetensors(..) => "safetensors",
+            Source::Pth(_) => "pth",
+        }
+    }
+
+    /// Element types, each with the number of its tensors and their bytes.
+    pub(crate) fn dtypes(&self) -> impl Iterator<Item = (String, u64)> {
+        self.source.tensors().map(|(_, tensor)| (tensor.dtype.to_string(), tensor.range.len() as u64))
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        let shapes = self.config.expected_tensors();
+        shapes.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    }
+}
+
+/// Sizes of the network in the file called `file`, and the stored name of each canonical one.
+fn checked(
+    source: &Source,
+    file: &str,
+) -> Result<Result<(UpscalerConfig, BTreeMap<String, String>), Mismatch>, UpscalerProblem> {
+    let names: Vec<&str> = source.tensors().map(|(name, _)| name.as_str()).collect();
+    let scheme = Scheme::detect(&names)?;
+    let mut mismatch = Mismatch::default();
+    let mut found: BTreeMap<String, (&String, &StoredTensor)> = BTreeMap::new();
+    for (stored, tensor) in source.tensors() {
+        match scheme.canonical(stored) {
+            Some(name) if !found.contains_key(&name) => drop(found.insert(name, (stored, tensor))),
+            _ => mismatch.unused.push(stored.clone()),
+        }
+    }
+    let shape = |name: &str| found.get(name).map(|(_, tensor)| &tensor.shape[..]);
+    let config = UpscalerConfig::of(scheme.network(), found.keys().map(String::as_str), shape, file)?;
+    let mut stored_names = BTreeMap::new();
+    for (name, expected) in config.expected_tensors() {
+        let Some((stored, tensor)) = found.remove(&name) else {
+            mismatch.missing.push(name);
+            continue;
+        };
+        if tensor.shape != expected {
+            mismatch.shapes.push(WrongShape { name: stored.clone(), found: tensor.shape.clone(), expected });
+        } else if !matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)) {
+            mismatch.dtypes.push((stored.clone(), tensor.dtype.to_string()));
+        }
+        stored_names.insert(name, stored.clone());
+    }
+    mismatch.unused.extend(found.into_values().map(|(stored, _)| stored.clone()));
+    if mismatch.count() == 0 {
+        return Ok(Ok((config, stored_names)));
+    }
+    mismatch.suggest_names(stored_names.values());
+    Ok(Err(mismatch))
+}
+
+impl WeightSource for UpscalerFile {
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        let stored = self.stored.get(name).ok_or_else(|| Error::UnknownWeight { name: name.to_owned() })?;
+        self.source.tensor(stored)
+    }
+}
+
+/// Why a file of tensors is no upscaler that is supported.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpscalerProblem {
+    /// No network of the family has these names.
+    #[error("no upscaler that is known: neither an RRDBNet (ESRGAN, Real-ESRGAN, BSRGAN) nor an SRVGGNetCompact")]
+    Unknown,
+    /// A network of the family with something that is not supported.
+    #[error("an upscaler with {what}, which is not supported (`{}`)", Printable(name))]
+    Unsupported {
+        /// What it has.
+        what: &'static str,
+        /// Stored name of a tensor that shows it.
+        name: String,
+    },
+    /// Channels of other pictures than RGB.
+    #[error(
+        "an upscaler from {input} to {output} channels: the input must be RGB, at most unshuffled by 4, the output RGB"
+    )]
+    Channels {
+        /// Channels that the first convolution reads.
+        input: usize,
+        /// Channels that the last convolution makes.
+        output: usize,
+    },
+    /// A size that no network of the family has.
+    #[error("an upscaler with {found} {what}, {least} to {most} are supported")]
+    Size {
+        /// What is counted.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// Fewest supported.
+        least: usize,
+        /// Most supported.
+        most: usize,
+    },
+    /// A model that enlarges three times.
+    #[error("an upscaler for 3x by its name, whose tensors cannot be told from those of a 2x one")]
+    ThreeTimes,
+}
+
+impl UpscalerProblem {
+    pub(crate) fn remedy(&self) -> Remedy {
+        Remedy::advice(match self {
+            UpscalerProblem::ThreeTimes => "use a model for 2x or 4x; any size can be made from its result",
+            _ => "pass a Real-ESRGAN, ESRGAN, BSRGAN or SRVGGNetCompact model, as .safetensors or .pth",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
