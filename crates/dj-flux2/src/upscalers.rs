@@ -38,7 +38,7 @@ pub fn find(typed: Option<&Path>) -> Result<Upscaler> {
     Err(Failure::new(
         code::MODEL_MISSING,
         format!("no upscaler is called {}", typed.display()),
-        format!("pass `lanczos`, {}or the path of a .safetensors or .pth file", names_of_published()),
+        format!("pass {}, or the path of a .safetensors or .pth file", known_names().join(", ")),
     ))
 }
 
@@ -64,15 +64,13 @@ pub fn of(setting: Option<&UpscaleSetting>) -> Result<Option<Upscaling>> {
     setting.map(opened).transpose()
 }
 
-#[cfg(feature = "hub")]
-fn names_of_published() -> String {
-    let names: Vec<&str> = flux2::upscale::published::PUBLISHED.iter().map(|published| published.name).collect();
-    format!("one of {}, ", names.join(", "))
-}
-
-#[cfg(not(feature = "hub"))]
-fn names_of_published() -> String {
-    String::new()
+/// Names that need no file: what is built in, and what can be downloaded.
+fn known_names() -> Vec<String> {
+    let mut names = vec![LANCZOS.to_owned()];
+    names.extend(Some(Upscaler::builtin().name().to_owned()).filter(|name| name != LANCZOS));
+    #[cfg(feature = "hub")]
+    names.extend(flux2::upscale::published::PUBLISHED.iter().map(|published| published.name.to_owned()));
+    names
 }
 
 #[cfg(feature = "hub")]

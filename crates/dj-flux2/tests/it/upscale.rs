@@ -65,7 +65,14 @@ fn a_network_is_the_default() {
 #[test]
 fn what_is_printed() {
     let cli = with_network();
-    snapshot!(cli.run(["upscale", "in.png", "-o", "out.png", "--upscaler", "net.pth", "-v", "--device", "cpu"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "-o", "out.png", "--upscaler", "net.pth", "-v", "--device", "cpu"]), @"
+    exit code: 0
+    ----- stderr -----
+    upscaler net, device cpu, [SIMD], bf16
+    upscale [TIME]
+    upscaled by net, whole
+    saved out.png (80x48, [TIME])
+    ");
     let record: serde_json::Value =
         serde_json::from_str(&cli.stdout(["upscale", "in.png", "--upscaler", "net.pth", "--json"])).unwrap();
     let parts = (&record["path"], &record["width"], &record["upscaler"], &record["tiles"], &record["is_exact"]);
@@ -79,9 +86,24 @@ fn several_pictures_go_to_a_folder() {
     cli.stdout(["upscale", "in.png", "b.png", "-o", "large/", "--upscaler", "lanczos"]);
     assert_eq!(open(&cli, "large/in.png").width(), 40);
     assert_eq!(cli.read("large/in.png"), cli.read("large/b.png"));
-    snapshot!(cli.run(["upscale", "in.png", "b.png", "-o", "one.png"]), @"");
-    snapshot!(cli.run(["upscale", "in.png", "-o", "in.png"]), @"");
-    snapshot!(cli.run(["upscale", "in.png", "large/in.png", "-o", "other/"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "b.png", "-o", "one.png"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: 2 pictures and one output file
+    hint: pass a folder with -o, ending in a slash if it is not there yet
+    ");
+    snapshot!(cli.run(["upscale", "in.png", "-o", "in.png"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: in.png is an input of this run and would be replaced
+    hint: choose another name with -o
+    ");
+    snapshot!(cli.run(["upscale", "in.png", "large/in.png", "-o", "other/"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: in.png and large/in.png would both be other/in.png
+    hint: enlarge them one by one, each with -o
+    ");
 }
 
 #[test]
@@ -101,10 +123,22 @@ fn what_cannot_be_done_says_why() {
         let output = cli.output(["upscale"].iter().chain(args));
         assert!(!output.status.success(), "{args:?}: {}", shown(&output));
     }
-    snapshot!(cli.run(["upscale", "in.png", "--to", "20000x", "--upscaler", "lanczos"]), @"");
-    snapshot!(cli.run(["upscale", "in.png", "--upscaler", "nothing"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "--to", "20000x", "--upscaler", "lanczos"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: 20000x12000 is no size for an enlarged picture: at most 16384 pixels a side and 128000000 in all
+    hint: ask for a smaller result
+    ");
+    let unknown = cli.run(["upscale", "in.png", "--upscaler", "nothing"]);
+    let names = if cfg!(feature = "upscaler") { "lanczos, compact-x4, " } else { "lanczos, " };
+    assert!(unknown.contains(&format!("no upscaler is called nothing\nhint: pass {names}")), "{unknown}");
     #[cfg(feature = "hub")]
-    snapshot!(cli.run(["upscale", "in.png", "--upscaler", "realesrgan-x4plus"]), @"");
+    snapshot!(cli.run(["upscale", "in.png", "--upscaler", "realesrgan-x4plus"]), @"
+    exit code: 3
+    ----- stderr -----
+    error: realesrgan-x4plus is not on this disk
+    hint: run `dj-flux2 download realesrgan-x4plus`
+    ");
 }
 
 #[test]
@@ -171,7 +205,12 @@ fn a_picture_that_was_enlarged_is_made_again() {
     assert_eq!(open(&cli, "plain.png").width(), 64);
     cli.stdout(["--from", "large.png", "-o", "net.png", "--upscaler", "net.pth"]);
     assert!(cli.stdout(["info", "net.png"]).contains("upscaled    2 times by net\n"));
-    snapshot!(cli.run(["a fox", "--upscaler", "lanczos"]), @"");
+    snapshot!(cli.run(["a fox", "--upscaler", "lanczos"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: --upscaler says with what pictures are enlarged, and nothing says how far
+    hint: add --upscale 2 or --upscale 4, or use `dj-flux2 upscale` for a picture that is there
+    ");
 }
 
 #[test]
@@ -188,7 +227,21 @@ fn a_plan_counts_it() {
 #[test]
 fn inspect_knows_an_upscaler() {
     let cli = with_network();
-    snapshot!(cli.run(["inspect", "net.pth"]), @"");
+    snapshot!(cli.run(["inspect", "net.pth"]), @"
+    exit code: 0
+    ----- stdout -----
+    net.pth
+      what        upscaler, 4x
+      container   pth
+      tensors     22 kB: f32 22 kB in 14
+      sizes       SRVGGNetCompact 4x, 3 convolutions, 8 channels
+      parameters  0.01 million
+    ");
     cli.write("old.pth", fs::read(fixture("golden/pth/legacy.pth")).unwrap());
-    snapshot!(cli.run(["inspect", "old.pth"]), @"");
+    snapshot!(cli.run(["inspect", "old.pth"]), @"
+    exit code: 1
+    ----- stderr -----
+    error: old.pth: a PyTorch file in an old format, that of PyTorch before version 1.6, which is not read
+    hint: load it in Python with torch.load(path, weights_only=True) and save its tensors as safetensors
+    ");
 }
