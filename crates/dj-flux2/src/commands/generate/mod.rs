@@ -1,5 +1,6 @@
 //! `dj-flux2 generate`: from arguments to pictures on disk.
 
+mod outcomes;
 mod run;
 mod sheet;
 
@@ -24,7 +25,8 @@ use crate::settings::{self, Settings};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
 use crate::wording;
-use run::{Outcomes, Run};
+use outcomes::Outcomes;
+use run::Run;
 use sheet::SheetOfRun;
 
 /// Makes the pictures that `args` ask for, and their sheet.
