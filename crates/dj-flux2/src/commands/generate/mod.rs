@@ -3,6 +3,7 @@
 mod dry_run;
 mod foreign;
 mod open;
+mod outcomes;
 mod run;
 mod sheet;
 
@@ -33,7 +34,8 @@ use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
 use crate::upscalers;
 use crate::wording;
-use run::{Outcomes, Run};
+use outcomes::Outcomes;
+use run::Run;
 use sheet::SheetOfRun;
 
 /// Makes the pictures that `args` ask for, and their sheet.

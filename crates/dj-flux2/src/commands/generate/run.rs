@@ -20,8 +20,9 @@ use flux2_jobs::{
     Submission, UpscaleChoice,
 };
 
+use super::outcomes::{Made, Outcomes};
 use crate::credentials;
-use crate::failure::{Failure, Result, code};
+use crate::failure::{Failure, Result};
 use crate::output::{Output, write_preview};
 use crate::report::Report;
 use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
@@ -36,36 +37,6 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     pub files: ModelFiles,
     pub references: Vec<Reference>,
-}
-
-/// What came of the pictures of one run or of several, by their places in the whole, from 0.
-#[derive(Default)]
-pub struct Outcomes {
-    pub made: Vec<(u64, Made)>,
-    pub failed: Vec<(u64, Failure)>,
-}
-
-/// A picture that was made.
-pub struct Made {
-    /// `None` for standard output.
-    pub path: Option<PathBuf>,
-    pub parameters: Parameters,
-}
-
-impl Outcomes {
-    /// Whether all pictures, `whole` of them, were made; the reason of the first that was not if there is none.
-    pub fn verdict(self, whole: u64) -> Result<()> {
-        let failed = self.failed.len();
-        match (self.failed.into_iter().next(), self.made.is_empty()) {
-            (None, _) => Ok(()),
-            // Nothing was made, so the reason is the run's.
-            (Some((_, first)), true) => Err(first),
-            (Some(_), false) => {
-                let message = format!("{failed} of {whole} pictures failed");
-                Err(Failure { code: code::SOME_FAILED, message, hint: None })
-            }
-        }
-    }
 }
 
 /// The pictures that jobs were handed in for: their numbers in the run, from 0, and where they are written.
@@ -485,6 +456,7 @@ mod tests {
     use crate::args::{GenerateArgs, Seed};
     use crate::choices::Choices;
     use crate::settings::expansion::Sources;
+    use crate::failure::code;
     use crate::settings::{self, Outside};
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flux2::image::Stored;
 
-use super::run::Outcomes;
+use super::outcomes::Outcomes;
 use crate::args::GenerateArgs;
 use crate::commands::sheet::SheetFile;
 use crate::failure::{Failure, Result};
