@@ -2,8 +2,8 @@
 
 use crate::failure::{FailureClass, JobFailure};
 use crate::id::JobId;
-use crate::journal::Change;
 use crate::jobs::Jobs;
+use crate::journal::Change;
 use crate::state::Job;
 
 /// Why a picture was not changed.

@@ -292,8 +292,8 @@ impl Shared {
             let plain = state.ended.iter().take(state.ended.len() - 1).position(is_plain);
             let id = state.ended[plain.unwrap_or(0)];
             let finished = state.jobs.get(&id).and_then(|job| job.times.finished);
-            let is_old = plain.is_some()
-                && oldest_time.is_some_and(|oldest| finished.is_none_or(|finished| finished < oldest));
+            let is_old =
+                plain.is_some() && oldest_time.is_some_and(|oldest| finished.is_none_or(|finished| finished < oldest));
             let is_over = state.ended.len() > retention.jobs || self.pictures.bytes() > retention.bytes;
             if !is_old && !is_over {
                 break;

@@ -175,7 +175,8 @@ mod tests {
     /// Texts that users type are data, never markup: no module has a way to make elements from text.
     #[test]
     fn no_module_parses_markup_or_code() {
-        let words = ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "style=\""];
+        let words =
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "style=\""];
         for (name, asset) in &PAGE.files {
             let text = String::from_utf8_lossy(&asset.bytes);
             let found = words.iter().find(|word| text.contains(**word));

@@ -78,7 +78,8 @@ fn nobody_changes_the_pictures_of_others() {
     let headers = [("authorization", "Bearer a-key")];
     let job = site.post_with(JOBS, &headers, json!({"prompt": "p", "size": "64x64"})).expect(202);
     let image = format!("{JOBS}/{}/images/0", job["id"].as_str().unwrap());
-    let bob = |method, path: &str| site.send(request(method, path, &[("authorization", "Bearer b-key")], Body::empty()));
+    let bob =
+        |method, path: &str| site.send(request(method, path, &[("authorization", "Bearer b-key")], Body::empty()));
     assert_eq!(bob(Method::DELETE, &image).error().1, "job_not_found");
     assert_eq!(bob(Method::PUT, &format!("{image}/favorite")).error().1, "job_not_found");
 }

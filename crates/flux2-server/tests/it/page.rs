@@ -54,7 +54,9 @@ fn the_page_has_only_its_own_files() {
     let site = Site::new();
     let path = files(site.get("/").text()).remove(0);
     let folder = path.rsplit_once('/').unwrap().0;
-    for name in ["../src/lib.rs", "..%2fsrc%2flib.rs", "%2e%2e/Cargo.toml", "panels", "panels/", "none.js", "main.js%00"] {
+    for name in
+        ["../src/lib.rs", "..%2fsrc%2flib.rs", "%2e%2e/Cargo.toml", "panels", "panels/", "none.js", "main.js%00"]
+    {
         assert_eq!(site.get(&format!("{folder}/{name}")).error().1, "not_found", "{name}");
     }
 }
