@@ -220,7 +220,7 @@ export const tests = {
                 await page.getByLabel("Width", { exact: true }).inputValue(),
                 await page.getByLabel("Height", { exact: true }).inputValue(),
             ],
-            ["512", "512"],
+            ["256", "256"],
         );
     }),
 

@@ -164,7 +164,7 @@ export const tests = {
             "a castle\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 99, " +
             "Size: 512x768, Model hash: abc, Model: sdxl";
         await drop(page, ".zone >> nth=1", [{ name: "b.png", bytes: png(64, 64, [1, 2, 3], { parameters }) }]);
-        await page.getByText("What is known of this picture is in place.").waitFor();
+        await page.locator(".notice", { hasText: "What is known of this picture is in place." }).waitFor();
         same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "a castle");
         same(await page.getByLabel("Seed", { exact: true }).inputValue(), "99");
         same(
@@ -175,7 +175,7 @@ export const tests = {
             ["512", "768"],
         );
         await drop(page, ".zone >> nth=1", [{ name: "plain.png", bytes: png(64, 64) }]);
-        await page.getByText("plain.png has no settings.").waitFor();
+        await page.locator(".notice", { hasText: "plain.png has no settings." }).waitFor();
         await page.locator(".reference", { hasText: "plain.png" }).waitFor();
     }),
 

@@ -129,7 +129,7 @@ export const en = {
     allModels: "All models",
     favorites: "Favorites",
     nothingYet: "Your pictures appear here",
-    nothingYetHelp: "Describe one on the left and press Draw. Or drop a picture to use its settings.",
+    nothingYetHelp: "Describe one and press Draw. Or drop a picture to use its settings.",
     nothingFound: "No picture matches",
     showAll: "Show all",
     selectMany: "Select several",
