@@ -180,7 +180,7 @@ fn any_size_is_made_from_the_networks_result() {
         (by(2.0), [60, 40]),
         (by(3.3), [99, 66]),
         (UpscaleSize::To { width: Some(100), height: None }, [100, 67]),
-        (UpscaleSize::To { width: Some(31), height: Some(90) }, [31, 90]),
+        (UpscaleSize::To { width: Some(31), height: Some(70) }, [31, 70]),
     ] {
         let Upscaled { image, report, .. } = upscale(&engine, &picture, size);
         assert!(image == resize_lanczos(&four_times, w, h).unwrap(), "{size:?}");
@@ -215,7 +215,7 @@ fn less_memory_takes_smaller_tiles_for_the_same_bytes() {
 #[test]
 fn progress_is_counted_and_a_token_stops_it() {
     let folder = TempDir::new().unwrap();
-    for case in ["srvgg_x4", "rrdb_x4"] {
+    for (case, factor) in [("srvgg_x4", 16.0), ("rrdb_x4", 4.0)] {
         let engine = ready(&upscaler_of(case, &folder), 1).with_tiling(Tiling { whole: 0, side: 32 });
         let (mut units, mut done, mut reports) = (0, 0, 0);
         let mut watch = |event: &Event| match event {
@@ -224,8 +224,8 @@ fn progress_is_counted_and_a_token_stops_it() {
             Event::Upscaled(_) => reports += 1,
             _ => {}
         };
-        engine.upscale(&noisy(70, 40), by(16.0), &mut watch, &CancelToken::new()).unwrap();
-        assert!(units > 20 && units == done && reports == 1, "{case}: {done} of {units}");
+        engine.upscale(&noisy(70, 40), by(factor), &mut watch, &CancelToken::new()).unwrap();
+        assert!(units > 5 && units == done && reports == 1, "{case}: {done} of {units}");
         let cancel = CancelToken::new();
         let mut seen = 0;
         let mut stop = |event: &Event| {
