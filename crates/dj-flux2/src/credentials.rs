@@ -1,8 +1,8 @@
 //! Content Credentials by the program `dj-flux2-c2pa`, which is built apart: signing the files of pictures, verifying
 //! those of anybody.
 //!
-//! Files go to it through a temporary folder, and a request as JSON. It is looked for beside this program, then among the
-//! programs of the system.
+//! Files go to it through a temporary folder, and a request as JSON. It is looked for beside this program, then among
+//! the programs of the system.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -35,10 +35,7 @@ struct Signing {
 
 /// What signs with a key and certificates, if they are given: `references` are files by their digests. Whether the key
 /// can sign is tried now.
-pub fn signer(
-    files: Option<(&Path, &Path)>,
-    references: HashMap<String, PathBuf>,
-) -> Result<Option<Arc<dyn Signer>>> {
+pub fn signer(files: Option<(&Path, &Path)>, references: HashMap<String, PathBuf>) -> Result<Option<Arc<dyn Signer>>> {
     let Some((key, certificates)) = files else { return Ok(None) };
     let read = |path: &Path| {
         fs::read_to_string(path).map_err(|source| Failure::from(Error::Io { path: path.to_owned(), source }))

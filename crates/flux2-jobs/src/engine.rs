@@ -211,7 +211,8 @@ impl ModelHost for EngineHost {
         let (first, engines) = match prepared {
             Some(engines) => (key(&inner.options.models[0]), engines),
             None => {
-                // A small model runs on the processor where there is a choice; if there is a large one, all run on GPUs.
+                // A small model runs on the processor where there is a choice; if there is a large one, all run on
+                // GPUs.
                 let opened = inner.options.models.iter().map(|model| Ok((key(model), inner.files(&key(model))?)));
                 let opened = opened.collect::<Result<Vec<_>>>()?;
                 let options = inner.engine_options(inner.options.engine.precision);

@@ -192,7 +192,10 @@ impl LoadedModel for FakeModel {
             one.cancel.check()?;
             self.fail_on_demand(&request)?;
             let timings = Timings { steps: times.clone(), ..Timings::default() };
-            let (image, parameters) = (gradient(&request, &self.key, [request.width, request.height])?, parameters(&request, &self.key, variant));
+            let (image, parameters) = (
+                gradient(&request, &self.key, [request.width, request.height])?,
+                parameters(&request, &self.key, variant),
+            );
             Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
         };
         batch.iter().zip(resolved).map(finish).collect()
@@ -213,7 +216,8 @@ impl FakeModel {
             if !(one.wants_previews)() {
                 continue;
             }
-            let small = gradient(request, &self.key, [request.width / 8, request.height / 8]).map(RgbImage::into_pixels);
+            let small =
+                gradient(request, &self.key, [request.width / 8, request.height / 8]).map(RgbImage::into_pixels);
             let faded = |byte: u8| (128 * (request.steps - step) + u32::from(byte) * step) / request.steps;
             let pixels = small.map(|pixels| pixels.into_iter().map(|byte| faded(byte) as u8).collect());
             let image = pixels.and_then(|pixels| RgbImage::new(request.width / 8, request.height / 8, pixels));

@@ -6,8 +6,8 @@
 //! cargo run --release --example previews -- FOLDER 1024 cuda          # a model
 //! ```
 //!
-//! Prints the time of the map to colors for 1024x1024, the PSNR of the preview of each step against the finished picture
-//! (both an eighth of its size), and the time of a step with and without previews, in turns.
+//! Prints the time of the map to colors for 1024x1024, the PSNR of the preview of each step against the finished
+//! picture (both an eighth of its size), and the time of a step with and without previews, in turns.
 
 #![allow(clippy::print_stdout)] // its result
 
@@ -39,7 +39,10 @@ fn main() -> Result<()> {
         Some(synthetic) => synthetic,
         None => {
             let builtin = Location::builtin().filter(|_| model == KLEIN_MINI);
-            ModelFiles::open(&ModelPaths { model: builtin.unwrap_or_else(|| model.as_str().into()), ..Default::default() })?
+            ModelFiles::open(&ModelPaths {
+                model: builtin.unwrap_or_else(|| model.as_str().into()),
+                ..Default::default()
+            })?
         }
     };
     let mut engine = engine::open(files, &options)?;
@@ -125,7 +128,10 @@ fn delay(engine: &mut dyn Engine, side: Option<u32>) -> Result<()> {
         times.sort_by(f64::total_cmp);
         1e3 * times[times.len() / 2]
     });
-    println!("median step: {without:.3} ms without previews, {with:.3} ms with: {:+.2} %", 100.0 * (with / without - 1.0));
+    println!(
+        "median step: {without:.3} ms without previews, {with:.3} ms with: {:+.2} %",
+        100.0 * (with / without - 1.0)
+    );
     Ok(())
 }
 

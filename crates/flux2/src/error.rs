@@ -210,9 +210,7 @@ pub enum Error {
         max: usize,
     },
     /// A picture with too few pixels for a watermark.
-    #[error(
-        "a picture of {width}x{height} is too small for the watermark: it needs as many pixels as 256x256"
-    )]
+    #[error("a picture of {width}x{height} is too small for the watermark: it needs as many pixels as 256x256")]
     WatermarkTooSmall {
         /// Width in pixels.
         width: u32,

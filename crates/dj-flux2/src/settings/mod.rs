@@ -17,7 +17,8 @@ use flux2::request::MAX_REFERENCES;
 use flux2::variant::KLEIN_MINI;
 use flux2::weights::Location;
 use flux2::{
-    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, PreviewOptions, Residency, ResolvedRequest, TextCache, Variant,
+    EngineOptions, Error, GenerateRequest, GpuOptions, ModelPaths, PreviewOptions, Residency, ResolvedRequest,
+    TextCache, Variant,
 };
 
 use crate::args::GenerateArgs;

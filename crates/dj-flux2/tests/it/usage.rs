@@ -138,16 +138,24 @@ fn help_for_generate() {
       -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
 
     Output:
-      -o, --output <FILE>  Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed}
-                           and {index} are replaced; missing folders are made [default: output.png, or
-                           the next output-2.png, ... that is not there]
-          --no-clobber     Fail instead of replacing an existing file
-          --force          Replace a read-only file too
-          --no-metadata    Do not store the prompt, the seed and the other parameters in the picture
-          --fail-fast      Stop at the first picture that fails; without it the others are made
-          --json           Print one JSON object per picture on standard output
-      -q, --quiet          Print only errors and random seeds
-      -v, --verbose        Also print model, device and the time of every stage
+      -o, --output <FILE>   Output file, .png, .jpg or .webp, or a folder; `-` is standard output;
+                            {seed} and {index} are replaced; missing folders are made [default:
+                            output.png, or the next output-2.png, ... that is not there]
+          --no-clobber      Fail instead of replacing an existing file
+          --force           Replace a read-only file too
+          --no-metadata     Do not store the prompt, the seed and the other parameters in the picture
+          --preview <FILE>  Write what the picture looks like after each step, an eighth of its size, to
+                            this .png or .jpg; it is replaced as a whole, so that a viewer can watch it
+          --fail-fast       Stop at the first picture that fails; without it the others are made
+          --json            Print one JSON object per picture on standard output
+      -q, --quiet           Print only errors and random seeds
+      -v, --verbose         Also print model, device and the time of every stage
+
+    Marks:
+          --watermark         Put an invisible watermark into the pixels, which says that a FLUX model
+                              drew them; 256x256 pixels at least
+          --c2pa-key <FILE>   Sign the pictures with Content Credentials (C2PA): the private key, as PEM
+          --c2pa-cert <FILE>  Certificate of --c2pa-key, as PEM, followed by those it is signed with
 
     Running:
           --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,

@@ -12,8 +12,8 @@
 //! Nothing local is stored: no path, no user, no time. Reference images are identified by the SHA-256 of their files.
 //! The line has the format that AUTOMATIC1111's web UI writes and other tools parse.
 //!
-//! The JSON is also read where other programs put it when they save a picture again: in tEXt and zTXt, and in the EXIF of
-//! a PNG. `other` reads what other programs store of their own, `texts` finds the texts of a file.
+//! The JSON is also read where other programs put it when they save a picture again: in tEXt and zTXt, and in the EXIF
+//! of a PNG. `other` reads what other programs store of their own, `texts` finds the texts of a file.
 
 mod a1111;
 mod comfyui;
@@ -30,8 +30,8 @@ pub use other::OtherParameters;
 use texts::Texts;
 
 use super::ImageFormat;
-use xmp::SourceType;
 use crate::{Error, Result};
+use xmp::SourceType;
 
 /// Identifies pictures of this program: keyword of the PNG chunk, first word of EXIF Software.
 pub const SOFTWARE: &str = "dj-flux2";
@@ -120,8 +120,8 @@ impl Parameters {
 /// # Errors
 /// [`Error::ImageParametersTooLong`] for a prompt that does not leave 4 kB for everything else.
 pub fn check_prompt(prompt: &str, format: ImageFormat) -> Result<()> {
-    // An escape takes six bytes for each UTF-16 unit. In EXIF the JSON is ASCII; in a PNG only control characters and two
-    // others are escaped.
+    // An escape takes six bytes for each UTF-16 unit. In EXIF the JSON is ASCII; in a PNG only control characters and
+    // two others are escaped.
     let plain = |c: char| c.is_ascii() && !c.is_ascii_control() && c != '"' && c != '\\';
     let escaped = |c: char| match format {
         ImageFormat::Png if !c.is_ascii() => c.len_utf8(),

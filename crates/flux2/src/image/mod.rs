@@ -132,7 +132,8 @@ pub fn from_model_output(values: &[f32], width: u32, height: u32, threads: NonZe
     RgbImage::new(width, height, pixels)
 }
 
-/// Run a decoder. Its panic becomes an error: a bug in a decoder must not end the program, since files come from anywhere.
+/// Run a decoder. Its panic becomes an error: a bug in a decoder must not end the program, since files come from
+/// anywhere.
 fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(decoder)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().copied();

@@ -16,7 +16,8 @@ pub(super) struct Known {
 impl Known {
     /// Whether latents with these means, `[4 * c]`, are those of this autoencoder.
     pub(super) fn is_of(&self, means: &[f32]) -> bool {
-        means.len() == 4 * self.factors.len() && means.iter().zip(self.means).all(|(mean, own)| (mean - own).abs() < 1e-4)
+        means.len() == 4 * self.factors.len()
+            && means.iter().zip(self.means).all(|(mean, own)| (mean - own).abs() < 1e-4)
     }
 
     pub(super) fn projection(&self) -> Projection {

@@ -34,7 +34,8 @@ pub(crate) fn patches(channels: usize) -> impl Iterator<Item = Vec<f32>> {
     })
 }
 
-/// Bilinear interpolation between `knots` `[KNOTS, KNOTS]`, the outer ones at the ends, at a position of a map `[n, n]`.
+/// Bilinear interpolation between `knots` `[KNOTS, KNOTS]`, the outer ones at the ends, at a position of a map `[n,
+/// n]`.
 fn smooth(knots: &[f32], position: [usize; 2], n: usize) -> f32 {
     let [[top, down], [left, right]] = position.map(|at| {
         let place = (at * (KNOTS - 1)) as f32 / (n - 1) as f32;
@@ -144,8 +145,7 @@ mod tests {
             let small = truth.colors(&tokens, [side, side]);
             let wide = 2 * side * BOX;
             let pixel = |y: usize, x: usize| &small[3 * ((y / BOX) * 2 * side + x / BOX)..][..3];
-            let pixels: Vec<f32> =
-                (0..wide).flat_map(|y| (0..wide).flat_map(move |x| pixel(y, x).to_vec())).collect();
+            let pixels: Vec<f32> = (0..wide).flat_map(|y| (0..wide).flat_map(move |x| pixel(y, x).to_vec())).collect();
             fit.add(&tokens, [side, side], &pixels);
         }
         let found = fit.solve().unwrap();

@@ -4,9 +4,9 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::marks::Found;
 use flux2::Result;
 use flux2::image;
+use flux2::marks::Found;
 use flux2::text::Tokenizer;
 use flux2::weights::{
     Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, VaeConfig, WeightSource,

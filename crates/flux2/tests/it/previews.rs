@@ -211,7 +211,8 @@ fn an_unknown_autoencoder_is_fitted_and_kept() {
     let draw = || {
         let previews = PreviewOptions { cache: Some(cache.clone()) };
         let options = EngineOptions { device: Device::Cpu, precision: Precision::F32, previews, ..Default::default() };
-        let mut engine = engine::load(&ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }, &options);
+        let mut engine =
+            engine::load(&ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }, &options);
         let request = GenerateRequest { width: Some(64), height: Some(64), ..request(3, 1) };
         watched(&mut **engine.as_mut().unwrap(), &request).1
     };

@@ -1,9 +1,9 @@
 //! Marks of a picture, for people and as JSON.
 
 use flux2::image::decode;
+use flux2::marks::Found;
 use flux2::marks::credentials::Credentials;
 use flux2::marks::watermark::{self, FLUX, Watermark};
-use flux2::marks::Found;
 use serde::Serialize;
 
 use crate::credentials;
@@ -57,7 +57,12 @@ impl Marks {
         };
         let watermark = match (&self.found.watermark, &self.no_watermark) {
             (Some(Watermark { message, right, chance }), _) => {
-                format!("{}, {right} of {} bits; by chance in one of {:.0e}", message.name, message.length, 1.0 / chance)
+                format!(
+                    "{}, {right} of {} bits; by chance in one of {:.0e}",
+                    message.name,
+                    message.length,
+                    1.0 / chance
+                )
             }
             (None, Ok(Watermark { message, right, .. })) => {
                 format!("none found: {right} of {} bits of {} are right", message.length, message.name)

@@ -52,7 +52,10 @@ pub fn resolve(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Resu
             },
             reuse_pictures: args.reuse_pictures,
             watermark: args.marks.watermark,
-            signer: credentials::signer(args.marks.c2pa_key.as_deref().zip(args.marks.c2pa_cert.as_deref()), HashMap::new())?,
+            signer: credentials::signer(
+                args.marks.c2pa_key.as_deref().zip(args.marks.c2pa_cert.as_deref()),
+                HashMap::new(),
+            )?,
             ..Options::default()
         },
         tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),

@@ -8,8 +8,8 @@ use cudarc::driver::result;
 
 use super::driver::{Device, check};
 use super::pinned::Staging;
-use crate::runtime::PendingDownload;
 use crate::Result;
+use crate::runtime::PendingDownload;
 
 /// Pinned buffers that wait for the next copy. Pinning takes longer than a small copy, so they are kept.
 #[derive(Clone, Default)]
