@@ -1,8 +1,8 @@
 //! Content Credentials by the program `dj-flux2-c2pa`, which is built apart: signing the files of pictures, verifying
 //! those of anybody.
 //!
-//! Files go to it through a temporary folder, and a request as JSON. It is looked for beside this program, then among the
-//! programs of the system.
+//! Files go to it through a temporary folder, and a request as JSON. It is looked for beside this program, then among
+//! the programs of the system.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -35,8 +35,8 @@ pub struct Options {
     pub retention: Retention,
     /// Most bytes of all uploads; the least recently used ones that no waiting job needs are dropped.
     pub max_upload_bytes: u64,
-    /// Whether no job is drawn before [`Jobs::resume`](crate::Jobs::resume): so that the first worker sees all jobs of a
-    /// series, and encodes their prompts together.
+    /// Whether no job is drawn before [`Jobs::resume`](crate::Jobs::resume): so that the first worker sees all jobs of
+    /// a series, and encodes their prompts together.
     pub starts_paused: bool,
     /// Whether a picture that was drawn before, as far as it is kept, is returned instead of drawn again.
     pub reuse_pictures: bool,

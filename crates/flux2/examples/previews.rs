@@ -6,8 +6,8 @@
 //! cargo run --release --example previews -- FOLDER 1024 cuda          # a model
 //! ```
 //!
-//! Prints the time of the map to colors for 1024x1024, the PSNR of the preview of each step against the finished picture
-//! (both an eighth of its size), and the time of a step with and without previews, in turns.
+//! Prints the time of the map to colors for 1024x1024, the PSNR of the preview of each step against the finished
+//! picture (both an eighth of its size), and the time of a step with and without previews, in turns.
 
 #![allow(clippy::print_stdout)] // its result
 

@@ -6,8 +6,8 @@
 //! dj-flux2-c2pa read      a report on standard output, as JSON
 //! ```
 //!
-//! The request is JSON on standard input, one of the structs below. Errors go to standard error, with exit code 1. Nothing
-//! is fetched from the network.
+//! The request is JSON on standard input, one of the structs below. Errors go to standard error, with exit code 1.
+//! Nothing is fetched from the network.
 
 use std::io::{Cursor, Read as _, Write as _};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Parts of PNG, JPEG and WebP files: what the decoders' crates refuse though every pixel is there, and EXIF where they do
-//! not look for it.
+//! Parts of PNG, JPEG and WebP files: what the decoders' crates refuse though every pixel is there, and EXIF where they
+//! do not look for it.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -26,8 +26,8 @@ pub(crate) fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     })
 }
 
-/// The PNG with an IEND chunk, which the decoder asks for. A chunk that is cut is left out: if it held pixels, the decoder
-/// misses them.
+/// The PNG with an IEND chunk, which the decoder asks for. A chunk that is cut is left out: if it held pixels, the
+/// decoder misses them.
 pub(super) fn png_with_end(bytes: &[u8]) -> Cow<'_, [u8]> {
     let Some((start, kind, data)) = png_chunks(bytes).last() else { return Cow::Borrowed(bytes) };
     if &kind == b"IEND" {
@@ -130,8 +130,8 @@ pub(super) fn webp_memory_of_pixel(chunks: &[([u8; 4], &[u8])]) -> usize {
     }
 }
 
-/// The WebP without what the decoder refuses or changes: flags of metadata that it does not hold, and an animation whose
-/// only frame is the whole picture, which the decoder would blend with a loss.
+/// The WebP without what the decoder refuses or changes: flags of metadata that it does not hold, and an animation
+/// whose only frame is the whole picture, which the decoder would blend with a loss.
 pub(super) fn webp_repaired<'a>(bytes: &'a [u8], chunks: &[([u8; 4], &[u8])]) -> Cow<'a, [u8]> {
     const ANIMATION: u8 = 0x02;
     let data = |wanted: &[u8; 4]| chunks.iter().find(|(kind, _)| kind == wanted).map(|&(_, data)| data);

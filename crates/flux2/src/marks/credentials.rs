@@ -1,6 +1,7 @@
 //! Content Credentials: a manifest of the C2PA in a file, which says by whom and how a picture was made, and is signed.
 //!
-//! In:  the bytes of a file; what made a picture. Out: whether there are credentials; what a manifest says ([`manifest`]);
+//! In:  the bytes of a file; what made a picture. Out: whether there are credentials; what a manifest says
+//!      ([`manifest`]);
 //!      what a verification found ([`Credentials`]).
 //!
 //! Signing and verifying take more than 170 crates of others. A program of its own does them, `dj-flux2-c2pa` in the
@@ -53,8 +54,8 @@ pub enum State {
 }
 
 impl Credentials {
-    /// What the report of the C2PA's library on a file says, as JSON: its `validation_state`, and of the active manifest
-    /// the signature, the program, the actions and the ingredients.
+    /// What the report of the C2PA's library on a file says, as JSON: its `validation_state`, and of the active
+    /// manifest the signature, the program, the actions and the ingredients.
     pub fn of_report(report: &Value) -> Self {
         let manifest = report["active_manifest"].as_str().map(|active| &report["manifests"][active]);
         let manifest = manifest.unwrap_or(&Value::Null);
@@ -137,8 +138,8 @@ pub fn ingredient_label(number: usize) -> String {
     format!("input_{number}")
 }
 
-/// The manifest of a picture, as the C2PA's library reads it: which program and model drew it, and what it was made from.
-/// The ingredients are added by their labels, in the order in which they are given here.
+/// The manifest of a picture, as the C2PA's library reads it: which program and model drew it, and what it was made
+/// from. The ingredients are added by their labels, in the order in which they are given here.
 pub fn manifest(made: &Parameters, format: ImageFormat, ingredients: &[Relationship]) -> Value {
     let mut agent = json!({"name": made.model});
     if let Some(variant) = &made.variant {

@@ -3,10 +3,10 @@
 //!
 //! In:  8-bit RGB. Out: the same with 46 bits in its blue-difference channel; or the bits that are there.
 //!
-//! The channel U of YUV is averaged over 2x2 pixels (times 2, as the low band of a Haar transform). In each block of 4x4
-//! of these, the largest value but the first carries a bit: its remainder by 36 is above or below 18. Bits repeat from
-//! block to block, and a decoder takes the majority. The package itself often marks a value that is not the largest any
-//! more once the pixels are rounded; here it stays the largest by a margin.
+//! The channel U of YUV is averaged over 2x2 pixels (times 2, as the low band of a Haar transform). In each block of
+//! 4x4 of these, the largest value but the first carries a bit: its remainder by 36 is above or below 18. Bits repeat
+//! from block to block, and a decoder takes the majority. The package itself often marks a value that is not the
+//! largest any more once the pixels are rounded; here it stays the largest by a margin.
 //!
 //! It survives an even change of colors and a JPEG of high quality, not scaling, not cropping by an odd number of
 //! pixels. That nothing is found says nothing.
@@ -16,7 +16,8 @@ use crate::{Error, Result};
 
 /// Least number of pixels of a picture that holds the watermark.
 pub const MIN_PIXELS: u64 = 256 * 256;
-/// The message of FLUX pictures: 0x2afe879cf52e of Black Forest Labs without its leading zeros, as the package is given.
+/// The message of FLUX pictures: 0x2afe879cf52e of Black Forest Labs without its leading zeros, as the package is
+/// given.
 pub const FLUX: Message = Message { name: "FLUX", bits: 0x2afe_879c_f52e, length: 46 };
 /// The message that diffusers puts into pictures of Stable Diffusion XL. It is read, never written.
 pub const SDXL: Message = Message { name: "Stable Diffusion XL", bits: 0xb3ec_907b_b19e, length: 48 };
@@ -61,8 +62,8 @@ pub struct Watermark {
 }
 
 impl Watermark {
-    /// The watermark of a picture; `None` if none of the known messages is there beyond doubt, or the picture is smaller
-    /// than [`MIN_PIXELS`].
+    /// The watermark of a picture; `None` if none of the known messages is there beyond doubt, or the picture is
+    /// smaller than [`MIN_PIXELS`].
     pub fn find(image: &RgbImage) -> Option<Self> {
         let is_found = |found: &Watermark| found.chance <= MOST_CHANCE;
         [FLUX, SDXL].into_iter().filter_map(|message| read(image, message)).find(is_found)

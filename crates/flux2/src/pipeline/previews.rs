@@ -30,8 +30,8 @@ impl<B: Backend> Pipeline<B> {
         self
     }
 
-    /// Find the map to colors, which costs nothing if the autoencoder is known. For another one it is fitted only if one
-    /// of the first `pictures` of `observer` wants previews. That there is none is no failure of a picture.
+    /// Find the map to colors, which costs nothing if the autoencoder is known. For another one it is fitted only if
+    /// one of the first `pictures` of `observer` wants previews. That there is none is no failure of a picture.
     ///
     /// # Errors
     /// [`Error::Cancelled`].

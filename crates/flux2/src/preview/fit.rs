@@ -34,7 +34,8 @@ pub(crate) fn patches(channels: usize) -> impl Iterator<Item = Vec<f32>> {
     })
 }
 
-/// Bilinear interpolation between `knots` `[KNOTS, KNOTS]`, the outer ones at the ends, at a position of a map `[n, n]`.
+/// Bilinear interpolation between `knots` `[KNOTS, KNOTS]`, the outer ones at the ends, at a position of a map `[n,
+/// n]`.
 fn smooth(knots: &[f32], position: [usize; 2], n: usize) -> f32 {
     let [[top, down], [left, right]] = position.map(|at| {
         let place = (at * (KNOTS - 1)) as f32 / (n - 1) as f32;

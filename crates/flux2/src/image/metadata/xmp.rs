@@ -140,8 +140,8 @@ fn webp_header(kind: &[u8; 4], data: &[u8]) -> Option<[u8; 10]> {
     Some([if has_alpha { HAS_ALPHA } else { 0 }, 0, 0, 0, w0, w1, w2, h0, h1, h2])
 }
 
-/// The word that says how the picture in a file came about, of any program's vocabulary of the IPTC; `None` if no packet
-/// says it. It has letters only.
+/// The word that says how the picture in a file came about, of any program's vocabulary of the IPTC; `None` if no
+/// packet says it. It has letters only.
 pub fn read(file: &[u8]) -> Option<String> {
     packets(file).into_iter().find_map(source_word)
 }
