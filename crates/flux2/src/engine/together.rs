@@ -38,7 +38,8 @@ mod tests {
             useful_batch(place, &files, &request)
         };
         let gpu = Device::Cuda(Some(0));
-        assert_eq!((batch(Device::Cpu, "klein-mini", 128), batch(gpu, "klein-mini", 256)), (8, 8));
+        assert!(batch(Device::Cpu, "klein-mini", 128) >= 4, "{}", batch(Device::Cpu, "klein-mini", 128));
+        assert_eq!(batch(gpu, "klein-mini", 256), MAX_USEFUL_BATCH);
         assert_eq!((batch(Device::Cpu, "klein-4b", 64), batch(gpu, "klein-4b", 1024)), (1, 1));
         assert!((2..8).contains(&batch(gpu, "klein-4b", 512)), "{}", batch(gpu, "klein-4b", 512));
         assert_eq!(batch(gpu, "klein-4b", 100), 1, "no model draws this size");
