@@ -135,11 +135,11 @@ impl UpscalerFile {
     }
 }
 
-/// Sizes of the network in the file called `file`, and the stored name of each canonical one.
-fn checked(
-    source: &Source,
-    file: &str,
-) -> Result<Result<(UpscalerConfig, BTreeMap<String, String>), Mismatch>, UpscalerProblem> {
+/// Sizes of a network, and the stored name of each canonical one.
+type Checked = (UpscalerConfig, BTreeMap<String, String>);
+
+/// What the file called `file` holds.
+fn checked(source: &Source, file: &str) -> Result<Result<Checked, Mismatch>, UpscalerProblem> {
     let names: Vec<&str> = source.tensors().map(|(name, _)| name.as_str()).collect();
     let scheme = Scheme::detect(&names)?;
     let mut mismatch = Mismatch::default();

@@ -59,7 +59,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     check_standard_input(args)?;
     let from = args.from.as_deref().map(|file| SourcePicture::read(file, args.sheets.cell)).transpose()?;
     let mut outside = Outside { text_cache: None, ..prepare::outside(args, from.as_ref())? };
-    if outside.prompts.is_empty() && !from.as_ref().is_some_and(|picture| picture.prompt().is_some()) {
+    if outside.prompts.is_empty() && from.as_ref().is_none_or(|picture| picture.prompt().is_none()) {
         outside.prompts.push(String::new()); // the prompt does not matter for memory
     }
     let mut settings = match Grid::parse(&args.sheets.grid)? {

@@ -37,7 +37,7 @@ pub type Emit<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + 'a;
 /// An upscaler of either kind.
 pub enum Upscaler<B: Backend> {
     /// See [`Rrdb`].
-    Rrdb(Rrdb<B>),
+    Rrdb(Box<Rrdb<B>>),
     /// See [`Srvgg`].
     Srvgg(Srvgg<B>),
 }
@@ -50,7 +50,7 @@ impl<B: Backend> Upscaler<B> {
     pub fn load(be: &B, config: &UpscalerConfig, source: &dyn WeightSource) -> Result<Self> {
         let w = Loader::new(be, source);
         Ok(match config {
-            UpscalerConfig::Rrdb(config) => Upscaler::Rrdb(Rrdb::load(&w, config)?),
+            UpscalerConfig::Rrdb(config) => Upscaler::Rrdb(Box::new(Rrdb::load(&w, config)?)),
             UpscalerConfig::Srvgg(config) => Upscaler::Srvgg(Srvgg::load(&w, config)?),
         })
     }

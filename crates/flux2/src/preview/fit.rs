@@ -111,8 +111,7 @@ fn solve(mut a: Vec<f64>, mut b: Vec<[f64; 3]>) -> Option<Vec<[f64; 3]>> {
     let n = b.len();
     for i in 0..n {
         let pivot = a[i * n + i];
-        // NaN is no pivot either.
-        if !(pivot > 0.0) {
+        if pivot.is_nan() || pivot <= 0.0 {
             return None;
         }
         for row in i + 1..n {
@@ -122,10 +121,10 @@ fn solve(mut a: Vec<f64>, mut b: Vec<[f64; 3]>) -> Option<Vec<[f64; 3]>> {
         }
     }
     for i in (0..n).rev() {
-        for k in 0..3 {
+        b[i] = std::array::from_fn(|k| {
             let known: f64 = (i + 1..n).map(|col| a[i * n + col] * b[col][k]).sum();
-            b[i][k] = (b[i][k] - known) / a[i * n + i];
-        }
+            (b[i][k] - known) / a[i * n + i]
+        });
     }
     Some(b)
 }

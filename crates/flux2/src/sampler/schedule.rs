@@ -77,7 +77,7 @@ pub fn sigmas_by(schedule: Schedule, steps: u32, image_tokens: usize) -> Result<
 /// Value `i` of `torch.linspace(1, 0, steps + 1)`, which counts from the nearer end.
 fn linspace(i: u32, steps: u32) -> f32 {
     let step = -1.0 / steps as f32;
-    if i < (steps + 1) / 2 { step.mul_add(i as f32, 1.0) } else { -step * (steps - i) as f32 }
+    if i < steps.div_ceil(2) { step.mul_add(i as f32, 1.0) } else { -step * (steps - i) as f32 }
 }
 
 /// [`empirical_mu`] in f32, as stable-diffusion.cpp computes it.

@@ -127,10 +127,8 @@ impl Opened {
             }
             Opened::Picture => Ok(()),
             Opened::Upscaler(file) => {
-                let names = file.config.expected_tensors().into_iter().map(|(name, _)| name);
-                Ok(names
-                    .map(|name| file.tensor(&name).map(|tensor| drop(tensor.to_f32())))
-                    .collect::<Result<_, _>>()?)
+                let mut names = file.config.expected_tensors().into_iter().map(|(name, _)| name);
+                Ok(names.try_for_each(|name| file.tensor(&name).map(|tensor| drop(tensor.to_f32())))?)
             }
             Opened::Tokenizer(tokenizer) => {
                 tokenizer.encode_prompt("a red fox, ein Fuchs \u{1f98a}", 64);

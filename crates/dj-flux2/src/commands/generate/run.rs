@@ -455,8 +455,8 @@ mod tests {
     use super::*;
     use crate::args::{GenerateArgs, Seed};
     use crate::choices::Choices;
-    use crate::settings::expansion::Sources;
     use crate::failure::code;
+    use crate::settings::expansion::Sources;
     use crate::settings::{self, Outside};
 
     /// Makes two pictures for each of three prompts in `folder`, with `workers` engines on the CPU.
