@@ -31,6 +31,7 @@ pub fn places(kind: Kind) -> &'static [&'static str] {
         Kind::Tokenizer => &["tokenizer/tokenizer.json"],
         Kind::Index => &["text_encoder/model.safetensors.index.json"],
         Kind::Picture => &["picture"],
+        Kind::Mask => &["mask"],
     }
 }
 

@@ -20,6 +20,8 @@ struct Shape {
     steps: u32,
     is_guided: bool,
     references: usize,
+    /// The source and what is done with it, which decide how much of it is drawn.
+    source: Option<String>,
 }
 
 impl Shape {
@@ -30,6 +32,7 @@ impl Shape {
             steps: spec.steps,
             is_guided: spec.guidance.is_some_and(|guidance| guidance > 1.0),
             references: spec.references.len(),
+            source: spec.source.as_ref().map(|source| format!("{source:?}")),
         }
     }
 }
@@ -87,6 +90,7 @@ mod tests {
             model: ModelKey { name: name.into(), loras: vec![], precision: Precision::BF16 },
             prompt: String::new(),
             references: vec![],
+            source: None,
             width,
             height: 64,
             steps: 4,

@@ -6,8 +6,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flux2::canvas::Placed;
 use flux2::digest::sha256;
-use flux2::image::{Parameters, RgbImage};
+use flux2::image::{Attached, Parameters, RgbImage, SourceParameters};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
     CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Variant,
@@ -191,7 +192,11 @@ impl LoadedModel for FakeModel {
             self.fail_on_demand(&request)?;
             let timings = Timings { steps: times.clone(), ..Timings::default() };
             let (image, parameters) = (gradient(&request, &self.key)?, parameters(&request, &self.key, variant));
-            Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
+            let (image, attached) = match &request.source {
+                Some(source) => source.paste(image)?,
+                None => (image, Attached::default()),
+            };
+            Ok(GeneratedImage { image, attached, parameters, timings, kernels: vec![], rescues: vec![] })
         };
         batch.iter().zip(resolved).map(finish).collect()
     }
@@ -223,7 +228,8 @@ impl FakeModel {
 fn gradient(request: &ResolvedRequest, model: &ModelKey) -> Result<RgbImage> {
     let ResolvedRequest { prompt, width, height, steps, guidance, seed, noise, references, .. } = request;
     let references: Vec<_> = references.iter().map(|reference| reference.sha256().to_owned()).collect();
-    let text = format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model}");
+    let source = request.source.as_ref().map(Placed::source);
+    let text = format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model} {source:?}");
     let digest = sha256(text.as_bytes());
     let color = |at: usize| u32::from(u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap_or_default());
     let span = width + height - 2;
@@ -241,6 +247,7 @@ fn gradient(request: &ResolvedRequest, model: &ModelKey) -> Result<RgbImage> {
 }
 
 fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Variant) -> Parameters {
+    let [width, height] = request.picture_px();
     Parameters {
         prompt: request.prompt.clone(),
         seed: request.seed,
@@ -250,8 +257,9 @@ fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Var
         dtype: Precision::to_string(&model.precision),
         steps: request.steps,
         guidance: request.guidance,
-        width: request.width,
-        height: request.height,
+        width,
+        height,
+        source: request.source.as_ref().map(SourceParameters::from),
         references: request.references.iter().map(|reference| reference.sha256().to_owned()).collect(),
         loras: vec![],
         background: None,

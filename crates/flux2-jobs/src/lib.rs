@@ -42,6 +42,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canvas;
 pub mod engine;
 mod estimate;
 pub mod event;
@@ -66,6 +67,7 @@ mod submit;
 pub mod view;
 mod worker;
 
+pub use canvas::{Painting, SourceSpec};
 pub use event::{EventKind, JobEvent, Next, Subscription};
 pub use failure::{FailureClass, JobFailure};
 pub use host::{ModelHost, ModelInfo};

@@ -70,7 +70,7 @@ impl Shared {
         };
         let id = row.id;
         let mut held = Held { shared: self, digests: Vec::new() };
-        for digest in row.spec.references.iter().filter(|digest| !self.references.is_pinned(digest)) {
+        for digest in row.spec.uploads().filter(|digest| !self.references.is_pinned(digest)) {
             if !self.uploads.hold(digest) {
                 return Err(Refused::UnknownBlob { digest: digest.clone() });
             }
@@ -150,8 +150,8 @@ impl Shared {
 
     /// Fill in every default and check every limit.
     fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
-        let Draft { model, prompt, references, width, height, steps, guidance, noise, seed, count, format, metadata } =
-            draft;
+        let Draft { model, prompt, references, source, width, height, .. } = draft;
+        let Draft { steps, guidance, noise, seed, count, format, metadata, .. } = draft;
         let model = self.host.resolve(&model)?;
         let (count, max) = (count.unwrap_or(1), self.options.max_count);
         if !(1..=max).contains(&count) {
@@ -166,13 +166,17 @@ impl Shared {
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
-        let resolved = ResolvedRequest::new(&GenerateRequest { references: images, ..request }, model.variant)?;
+        let painted = source.as_ref().map(|source| self.references.source(source, &self.uploads)).transpose()?;
+        let request = GenerateRequest { references: images, source: painted, ..request };
+        let resolved = ResolvedRequest::new(&request, model.variant)?;
         let work = self.host.work(&model.key, &resolved);
-        let ResolvedRequest { prompt, width, height, steps, guidance, warnings, .. } = resolved;
+        let [width, height] = resolved.picture_px();
+        let ResolvedRequest { prompt, steps, guidance, warnings, .. } = resolved;
         let spec = JobSpec {
             model: model.key,
             prompt,
             references,
+            source,
             width,
             height,
             steps,

@@ -240,6 +240,14 @@ impl From<Error> for ApiError {
             Error::Steps { .. } => Self::invalid("steps", message),
             Error::Guidance { .. } => Self::invalid("guidance", message),
             Error::ReferenceCount { .. } => Self::invalid("image", message),
+            Error::SizeOfSource { axis, .. } => Self::invalid(axis, message).code("invalid_size"),
+            Error::SourceTooSmall { .. } | Error::SourceProfile | Error::CanvasTooLarge { .. } => {
+                Self::invalid("source", message).code("invalid_image")
+            }
+            Error::MaskSize { .. } | Error::NothingToRepaint | Error::NoTransparency | Error::MaskRange { .. } => {
+                Self::invalid("mask", message)
+            }
+            Error::Strength { .. } => Self::invalid("strength", message),
             _ => match error.kind() {
                 ErrorKind::Usage => Self::new(StatusCode::BAD_REQUEST, "invalid_value", message),
                 ErrorKind::BadImage => Self::invalid("image", message).code("invalid_image"),

@@ -37,6 +37,7 @@
 //! | [`engine`] | a pipeline as a trait object, with the device chosen |
 //! | [`device`] | the choice of a device |
 //! | [`plan`] | the memory of a run, computed beforehand by a dry run |
+//! | [`canvas`] | a picture that is painted into: source, mask, larger canvas |
 //! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
@@ -55,6 +56,7 @@
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
+pub mod canvas;
 pub mod device;
 pub mod engine;
 pub mod error;
@@ -79,6 +81,7 @@ pub use flux2_hub as hub;
 pub use flux2_weights as weights;
 pub use flux2_weights::variant;
 
+pub use canvas::{Source, SourceOptions};
 pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};

@@ -9,6 +9,7 @@
 //! | `joined` | latents and conditioning of the pictures of a pass, as one |
 //! | `networks` | the networks and the policy of what is resident when; each in a `slot` |
 //! | `loading` | how a network is loaded: number format, placement, cancellation |
+//! | `start` | what denoising starts from: noise, or a source with noise |
 //! | `prompts`, `references` | embeddings and reference tokens, remembered in bounded caches (`recent`) |
 //! | [`ladder`] | what a stage falls back to when memory is short |
 //! | `progress` | events, cancellation and timing of a stage |
@@ -25,6 +26,7 @@ mod recent;
 mod references;
 mod results;
 mod slot;
+mod start;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ pub use networks::Residency;
 pub use prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 pub use references::ReferenceTokens;
 pub use results::{DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
+pub use start::Start;
 
 use joined::{Batch, Joined};
 use ladder::Ladder;
@@ -46,12 +49,13 @@ use prompts::Prompts;
 use references::EncodedReferences;
 use results::DenoisedTogether;
 
+use crate::canvas::Placed;
 use crate::event::{CancelToken, Observer, Phase, Warning};
-use crate::image::{self, LoraParameters, Parameters, RgbImage, Transparency, metadata};
+use crate::image::{self, LoraParameters, Parameters, RgbImage, SourceParameters, Transparency, metadata};
 pub use crate::models::flow_transformer::Batching;
 use crate::models::flow_transformer::References;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
-use crate::sampler;
+use crate::sampler::Held;
 use crate::text::Tokenizer;
 use crate::text_cache::TextCache;
 use crate::variant::{Procedure, Variant};
@@ -255,10 +259,11 @@ impl<B: Backend> Pipeline<B> {
         let request = inputs[0].request;
         let [h, w] = request.grid();
 
-        let sigmas = sampler::sigmas(request.steps, h * w)?;
-        let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
+        let sigmas = inputs[0].sigmas;
+        let steps = sigmas.len() - 1;
+        let modulations = transformer.modulations(&sigmas[..steps])?;
         let cached = procedure == Procedure::KvCache && !inputs[0].references.ids.is_empty();
-        let passes = request.steps as usize * if inputs[0].guided.is_some() { 2 } else { 1 };
+        let passes = steps * if inputs[0].guided.is_some() { 2 } else { 1 };
         let passes = passes + if cached { inputs.len() } else { 0 };
         let mut meter = Meter::start(observer, cancel, Phase::Denoise, passes * transformer.blocks())?;
         let mut batch = Batch::new(transformer, batching);
@@ -274,7 +279,7 @@ impl<B: Backend> Pipeline<B> {
         }
         let guidance = inputs[0].guided.map(|(_, guidance)| guidance);
 
-        let mut clock = StepClock::start(be, request.steps);
+        let mut clock = StepClock::start(be, steps as u32);
         for (step, modulation) in modulations.iter().enumerate() {
             batch.keep(|picture| !cancels[picture].is_cancelled());
             let Joined { latents, prompt, empty } = batch.joined(be)?;
@@ -289,6 +294,7 @@ impl<B: Backend> Pipeline<B> {
             } else {
                 ops::euler_step(be, latents, &velocity, dt)?;
             }
+            hold(be, inputs[0].held, latents, step, sigmas[step + 1])?;
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
             clock.step_queued(begun, meter.observer)?;
@@ -340,7 +346,7 @@ impl<B: Backend> Pipeline<B> {
         let (variant, width, height) = (self.variant().name, request.width, request.height);
         let size = self.vocabulary.as_ref().map(|known| known.pictures).filter(|sizes| !sizes.contains(width, height));
         let size = size.map(|trained| Warning::UntrainedSize { width, height, variant, trained });
-        let is_edit = !request.references.is_empty();
+        let is_edit = !request.references.is_empty() || request.sees_source();
         let unknown = self.vocabulary.as_ref().and_then(|known| known.unknown_words(&request.prompt, is_edit));
         size.into_iter().chain(unknown.map(|unknown| Warning::UnknownWords { variant, unknown }))
     }
@@ -351,10 +357,14 @@ impl<B: Backend> Pipeline<B> {
             |lora: &Lora| LoraParameters { name: lora.name.clone(), scale: lora.scale, sha256: lora.sha256.clone() };
         // Recorded once: a request has one background for all its references.
         let transparency = request.references.iter().find_map(Reference::transparency);
-        let (background, compat) = match transparency {
+        let of_source = request.source.as_ref().map(Placed::source);
+        let of_source = of_source.filter(|source| source.is_transparent()).map(|source| source.options().transparency);
+        let [width, height] = request.picture_px();
+        let source = request.source.as_ref().map(SourceParameters::from);
+        let (background, compat) = match transparency.or(of_source) {
             Some(Transparency::Over(color)) => (Some(image::hexadecimal(color)), None),
             Some(Transparency::Dropped) => (None, Some("diffusers".to_owned())),
-            None => (None, None),
+            None => (None, source.as_ref().and_then(|source| source.rule.clone())),
         };
         Parameters {
             prompt: request.prompt.clone(),
@@ -365,9 +375,10 @@ impl<B: Backend> Pipeline<B> {
             dtype: self.networks.precision.to_string(),
             steps: request.steps,
             guidance: request.guidance,
-            width: request.width,
-            height: request.height,
+            width,
+            height,
             references: request.references.iter().map(|r| r.sha256().to_owned()).collect(),
+            source,
             background,
             compat,
             loras: self.loras().iter().map(lora).collect(),
@@ -375,4 +386,14 @@ impl<B: Backend> Pipeline<B> {
             version: env!("CARGO_PKG_VERSION").into(),
         }
     }
+}
+
+/// Set the held tokens of the latents of a picture after a step, which leaves noise of level `sigma`. They pass through
+/// the host, which takes little beside a step.
+fn hold<B: Backend>(be: &B, held: Option<&Held>, latents: &mut Tensor<B>, step: usize, sigma: f32) -> Result<()> {
+    let Some(held) = held.filter(|held| held.holds_after(step)) else { return Ok(()) };
+    let mut values = be.download(latents)?;
+    held.apply(&mut values, step, sigma);
+    *latents = be.upload(latents.shape(), &values)?;
+    Ok(())
 }

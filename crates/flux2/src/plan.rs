@@ -9,6 +9,7 @@ use std::cell::RefCell;
 
 use flux2_backend::{Backend, Format, MemoryUse};
 
+use crate::canvas::Source;
 use crate::device::Device;
 use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
@@ -383,7 +384,7 @@ pub(crate) fn dry_run<B: Backend>(
     }
     let mut reference_bytes = 0;
     for request in unlike(requests) {
-        pipeline.generate(request, &mut watch, &cancel)?;
+        pipeline.generate(&outline(request), &mut watch, &cancel)?;
         reference_bytes = reference_bytes.max(pipeline.reference_bytes());
     }
     Ok(StagePeaks { stages: watch.stages, reference_bytes })
@@ -397,6 +398,7 @@ fn dry_run_together<B: Backend>(
 ) -> Result<StagePeaks> {
     let (watch, cancel) = (RefCell::new(watch), CancelToken::new());
     let mut observers: Vec<_> = requests.iter().map(|_| |event: &Event| watch.borrow_mut().on_event(event)).collect();
+    let requests: Vec<GenerateRequest> = requests.iter().map(outline).collect();
     let members = requests.iter().zip(&mut observers);
     let members = members.map(|(request, observer)| BatchMember { request, observer, cancel: &cancel });
     let made = pipeline.generate_batch(&mut members.collect::<Vec<_>>(), Batching::SameBytes);
@@ -412,7 +414,11 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
         let same_references = a.references.len() == b.references.len()
             && a.references.iter().zip(&b.references).all(|(a, b)| a.is_clone_of(b));
         let rest = |r: &GenerateRequest| (r.width, r.height, r.steps, r.guidance, r.noise);
-        same_references && a.prompt == b.prompt && rest(a) == rest(b)
+        let same_source = match (&a.source, &b.source) {
+            (Some(a), Some(b)) => a.is_clone_of(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same_references && same_source && a.prompt == b.prompt && rest(a) == rest(b)
     };
     let mut unlike: Vec<&GenerateRequest> = Vec::new();
     for request in requests {
@@ -423,6 +429,11 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
     unlike
 }
 
+/// A request whose source has no pixels, since nothing is drawn.
+fn outline(request: &GenerateRequest) -> GenerateRequest {
+    GenerateRequest { source: request.source.as_ref().map(Source::outline), ..request.clone() }
+}
+
 impl StagePeaks {
     /// Add what the host holds beside the backend's tensors: reference images, the largest of them as f32 while it is
     /// encoded, their tokens from then on, the finished pixels as f32. Reference images are read in their stage.
@@ -430,16 +441,19 @@ impl StagePeaks {
         let [mut encoded, mut picture] = [0; 2];
         for request in unlike(requests) {
             let request = ResolvedRequest::new(request, variant)?;
-            let channels = request.references.iter().map(|r| r.image().pixels().len()).max();
-            encoded = encoded.max(channels.unwrap_or_default());
-            picture = picture.max(3 * request.width as usize * request.height as usize);
+            let channels = |[width, height]: [u32; 2]| 3 * width as usize * height as usize;
+            let drawn = [request.width, request.height];
+            let images = request.reference_px().chain(request.source.as_ref().map(|_| drawn));
+            encoded = encoded.max(images.map(channels).max().unwrap_or_default());
+            let pasting = request.source.as_ref().map_or(0, |source| source.source().pasting_bytes());
+            picture = picture.max(size_of::<f32>() * channels(drawn) + pasting);
         }
         let images = ReferenceImages::of(requests);
         for StageMemory { stage, memory } in &mut self.stages {
             memory.allocated += images.held;
             memory.allocated += match stage {
                 Phase::References => size_of::<f32>() * encoded,
-                Phase::Decode => size_of::<f32>() * picture,
+                Phase::Decode => picture,
                 _ => 0,
             };
             // In its text stage the first request has no tokens yet.
@@ -472,6 +486,14 @@ impl ReferenceImages {
                 known.push(reference);
                 images.reading = images.reading.max(images.held + reference.reading_bytes());
                 images.held += reference.image().pixels().len();
+            }
+        }
+        let mut known: Vec<&Source> = Vec::new();
+        for source in requests.iter().filter_map(|request| request.source.as_ref()) {
+            if !known.iter().any(|known| known.is_clone_of(source)) {
+                known.push(source);
+                images.reading = images.reading.max(images.held + source.reading_bytes());
+                images.held += source.held_bytes();
             }
         }
         images

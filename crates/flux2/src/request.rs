@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use flux2_base::digest::sha256;
 
+use crate::canvas::{Placed, Source};
 use crate::event::Warning;
 use crate::image::codec::{self, Prepared, Transparency};
 use crate::image::{RgbImage, resize};
@@ -31,8 +32,11 @@ const MAX_GUIDANCE: f32 = 100.0;
 pub struct GenerateRequest {
     /// Description of the picture; may be empty.
     pub prompt: String,
-    /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1.
+    /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1, or from
+    /// 2 if there is a source that is a reference too.
     pub references: Vec<Reference>,
+    /// A picture to paint into. It gives the size.
+    pub source: Option<Source>,
     /// Width in pixels; by default that of the first prepared reference, or what the model was made for.
     pub width: Option<u32>,
     /// Height in pixels; by default as the width.
@@ -89,6 +93,12 @@ impl Reference {
             (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());
         let image = Arc::new(resize::prepare_reference(&image).unwrap_or(image));
         Reference { image, sha256, source_px, transparency: None, reading_bytes }
+    }
+
+    /// An image that needs no preparation: of any size on the grid.
+    pub(crate) fn prepared(image: RgbImage) -> Self {
+        let (sha256, source_px) = (sha256(image.pixels()), [image.width(), image.height()]);
+        Reference { image: Arc::new(image), sha256, source_px, transparency: None, reading_bytes: 0 }
     }
 
     /// Decode a PNG, JPEG or WebP file, over white where it is transparent. `name` is what errors call it.
@@ -168,9 +178,11 @@ pub struct ResolvedRequest {
     pub prompt: String,
     /// References, scaled down to at most a megapixel and cropped to the grid.
     pub references: Vec<Reference>,
-    /// Width in pixels, a multiple of [`GRID_PX`].
+    /// The picture to paint into, with the region of it that is drawn.
+    pub source: Option<Placed>,
+    /// Width in pixels of what is drawn, a multiple of [`GRID_PX`].
     pub width: u32,
-    /// Height in pixels, a multiple of [`GRID_PX`].
+    /// Height in pixels of what is drawn, a multiple of [`GRID_PX`].
     pub height: u32,
     /// Denoising steps, at least 1.
     pub steps: u32,
@@ -195,8 +207,8 @@ impl ResolvedRequest {
     /// Fill in what `variant` has defaults for, check the limits.
     ///
     /// # Errors
-    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`], or
-    /// an image error for a reference that is too small or too narrow.
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::SizeOfSource`], [`Error::Steps`], [`Error::Guidance`],
+    /// [`Error::ReferenceCount`], or an image error for a reference that is too small or too narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {
@@ -225,11 +237,21 @@ impl ResolvedRequest {
         check("height", request.height)?;
         let references = request.references.clone();
         references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
+        let source = request.source.as_ref().map(|source| source.place(draws_well(variant)));
+        if let Some(source) = &source {
+            let given = [("width", request.width), ("height", request.height)];
+            if let Some((axis, px)) = given.into_iter().find_map(|(axis, px)| Some((axis, px?))) {
+                return Err(Error::SizeOfSource { axis, px });
+            }
+            warnings.extend(source_warnings(source));
+        }
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
+        let [width, height] = source.as_ref().map_or([width, height], |source| source.region().drawn);
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
             references,
+            source,
             width,
             height,
             steps,
@@ -240,10 +262,40 @@ impl ResolvedRequest {
         })
     }
 
+    /// Width and height of the finished picture in pixels.
+    pub fn picture_px(&self) -> [u32; 2] {
+        self.source.as_ref().map_or([self.width, self.height], |source| source.source().canvas_px())
+    }
+
+    /// Whether the model sees the source beside what it draws.
+    pub fn sees_source(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.source().options().as_reference)
+    }
+
+    /// Width and height in pixels of everything that the model sees beside what it draws: the source, the references.
+    pub fn reference_px(&self) -> impl Iterator<Item = [u32; 2]> {
+        let source = self.sees_source().then_some([self.width, self.height]);
+        source.into_iter().chain(self.references.iter().map(|r| [r.image.width(), r.image.height()]))
+    }
+
     /// Rows and columns of image tokens: `[height, width]` in units of [`GRID_PX`].
     pub fn grid(&self) -> [usize; 2] {
         [self.height, self.width].map(|px| (px / GRID_PX) as usize)
     }
+}
+
+/// About the most pixels of a source that `variant` draws at once: pictures of twice its usual side.
+fn draws_well(variant: &Variant) -> u64 {
+    u64::from(2 * variant.default_px).pow(2)
+}
+
+/// What of a source is probably not meant.
+fn source_warnings(source: &Placed) -> impl Iterator<Item = Warning> {
+    let region = source.region();
+    let is_full = source.source().mask_is_full().then_some(Warning::FullMask);
+    let reduced =
+        region.is_reduced.then(|| Warning::RegionReduced { region: region.size(), drawn: region.drawn });
+    is_full.into_iter().chain(reduced)
 }
 
 fn check_size(axis: &'static str, px: u32) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
+use super::canvas::CanvasArgs;
 use super::values::{Compat, Dtype, Quantize, Seed, parse_color, parse_memory, parse_seed, parse_size, thread_count};
 
 /// Help of `--model`; what it takes depends on the features of the build.
@@ -73,9 +74,13 @@ pub struct GenerateArgs {
     pub background: Option<[u8; 3]>,
 
     /// Do as another program does: `diffusers` drops the alpha channel of reference images, so that the model sees the
-    /// colors hidden under transparency; --background overrides it
+    /// colors hidden under transparency (--background overrides it), and paints into --source by the rules of its
+    /// inpainting pipeline
     #[arg(long, value_name = "PROGRAM", help_heading = "Picture")]
     pub compat: Option<Compat>,
+
+    #[command(flatten)]
+    pub canvas: CanvasArgs,
 
     /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512; 128 with klein-mini]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]

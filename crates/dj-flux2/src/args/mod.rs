@@ -1,6 +1,7 @@
 //! What was typed, and nothing more: the command line as clap types. Its meaning is decided in `settings`.
 
 mod bench;
+mod canvas;
 mod generate;
 #[cfg(feature = "serve")]
 mod serve;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+pub use canvas::CanvasArgs;
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use generate::GenerateArgs;
 #[cfg(feature = "serve")]

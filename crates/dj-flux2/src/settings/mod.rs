@@ -4,6 +4,7 @@
 //! Out: [`Settings`], checked as far as possible without the model. Steps and guidance that nobody chose stay open: the
 //!      model's defaults fill them in.
 
+pub mod canvas;
 pub mod formats;
 pub mod jobs;
 pub mod loras;
@@ -24,6 +25,7 @@ use crate::choices::{Choice, Choices, Origin, Sourced};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
+use canvas::SourceSettings;
 
 /// What a run depends on besides its flags.
 pub struct Outside<'a> {
@@ -66,6 +68,8 @@ pub struct Settings {
     pub prompts: Vec<String>,
     /// Files of the reference images, in order.
     pub references: Vec<PathBuf>,
+    /// The picture that is painted into.
+    pub source: Option<SourceSettings>,
     /// What happens to their transparency.
     pub transparency: Transparency,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
@@ -130,10 +134,14 @@ fn decide(
             "split them over several runs",
         ));
     }
+    let transparency = value(choices.transparency).transpose()?.unwrap_or_default();
+    let source = canvas::decide(choices.canvas, transparency, from.is_some_and(SourcePicture::has_source))?;
+    // The size of a picture of --from is not that of a source.
+    let size = |choice: Choice<u32>| value(choice.filter(|size| source.is_none() || !size.is_recorded()));
     let seed = value(choices.seed).flatten();
     let request = GenerateRequest {
-        width: value(choices.width),
-        height: value(choices.height),
+        width: size(choices.width),
+        height: size(choices.height),
         steps: value(choices.steps),
         guidance: value(choices.guidance),
         seed: seed.unwrap_or(fresh_seed),
@@ -173,7 +181,8 @@ fn decide(
         may_round: value(choices.allow_quantize).unwrap_or(false),
         prompts,
         references: value(choices.references).unwrap_or_default(),
-        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        source,
+        transparency,
         request,
         count,
         seed_is_fresh: seed.is_none(),
@@ -284,6 +293,7 @@ mod tests {
             width: 128,
             height: 96,
             references: vec![],
+            source: None,
             background: None,
             compat: None,
             loras: vec![],

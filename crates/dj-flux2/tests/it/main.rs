@@ -2,6 +2,7 @@
 
 mod again;
 mod bench;
+mod canvas;
 mod cli;
 mod convert;
 mod files;

@@ -14,6 +14,7 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
         model: key(model),
         prompt: prompt.into(),
         references: vec![],
+        source: None,
         width: 64,
         height: 64,
         steps: 4,

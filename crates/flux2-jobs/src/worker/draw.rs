@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flux2::pipeline::{GeneratedImage, MAX_PREPARED_PROMPTS};
-use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result};
+use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result, Source};
 
 use super::{Taken, Task, Worker};
 use crate::event::EventKind;
@@ -31,13 +31,15 @@ pub(super) fn panicked() -> Error {
     Error::Io { path: "the model".into(), source }
 }
 
-/// The request of one picture of a job.
-fn request_of(spec: &JobSpec, picture: u32, references: &[Reference]) -> GenerateRequest {
+/// The request of one picture of a job. A source gives the size.
+fn request_of(spec: &JobSpec, picture: u32, references: &[Reference], source: Option<&Source>) -> GenerateRequest {
+    let own = |side: u32| source.is_none().then_some(side);
     GenerateRequest {
         prompt: spec.prompt.clone(),
         references: references.to_vec(),
-        width: Some(spec.width),
-        height: Some(spec.height),
+        source: source.cloned(),
+        width: own(spec.width),
+        height: own(spec.height),
         steps: Some(spec.steps),
         guidance: spec.guidance,
         seed: spec.seed + u64::from(picture),
@@ -54,18 +56,23 @@ impl Worker {
             Err(error) => return self.end_early(&first, error.into()),
             Ok(loaded) => {
                 let most = shared.options.max_batch.max(1);
-                if most == 1 { 1 } else { loaded.largest_batch(&request_of(&first.spec, 0, &[]), most).max(1) }
+                match most == 1 || first.spec.source.is_some() {
+                    true => 1,
+                    false => loaded.largest_batch(&request_of(&first.spec, 0, &[], None), most).max(1),
+                }
             }
         };
         let jobs = self.fill(first, most);
         let mut pictures = Vec::new();
         let mut ended = Vec::new();
         for job in &jobs {
-            match shared.references.all(&job.spec.references, &shared.uploads) {
-                Ok(references) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
+            let references = shared.references.all(&job.spec.references, &shared.uploads);
+            let source = job.spec.source.as_ref().map(|source| shared.references.source(source, &shared.uploads));
+            match references.and_then(|references| Ok((references, source.transpose()?))) {
+                Ok((references, source)) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
                     job,
                     picture,
-                    request: request_of(&job.spec, picture, &references),
+                    request: request_of(&job.spec, picture, &references, source.as_ref()),
                 })),
                 Err(refused) => {
                     ended.push(job.id);
@@ -221,7 +228,7 @@ impl Worker {
         self.learn(batch, &results, each);
         let wrap = |((one, result), [ran_text, ran_references]): ((&&Pictured, Result<GeneratedImage>), [bool; 2])| {
             let (id, spec, picture) = of(one);
-            let references = !spec.references.is_empty() && !ran_references;
+            let references = (!spec.references.is_empty() || spec.source.is_some()) && !ran_references;
             let cache = CacheHits { text: !ran_text, references, picture: false };
             let batch = batch.len();
             result.map(|drawn| DrawnPicture { id, spec, picture, worker, drawn, begun, batch, cache })

@@ -6,11 +6,13 @@
 //! | `jobs` | jobs, their events |
 //! | `images` | finished images and thumbnails |
 //! | `about` | models, capabilities, statistics, and their types |
-//! | `uploads` | reference images by digest |
+//! | `source` | fields of a request that paints into a picture |
+//! | `uploads` | images by digest |
 
 mod about;
 mod images;
 mod jobs;
+mod source;
 mod uploads;
 pub mod wire;
 

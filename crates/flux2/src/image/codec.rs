@@ -21,7 +21,8 @@ use image::{ExtendedColorType, ImageDecoder, ImageEncoder};
 use super::jpeg::{self, Fault};
 use super::metadata::{self, PngText, PngTextKind};
 use super::resize::Shrinking;
-use super::rows::{Flattening, Head, Rows, Whole};
+use super::original::{Attached, Keeping, KeepingSamples, Original, Unconverted};
+use super::rows::{Flattening, Head, Rows, Samples, Whole};
 use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};
 
@@ -186,6 +187,36 @@ pub fn reference_memory(bytes: &[u8], what: &str) -> Result<usize> {
     super::caught(|| input.reference_memory()).unwrap_or_else(|panic| Err(input.broken(panic)))
 }
 
+/// Decode `bytes` to an upright picture in the colors of its file. `what` names it in errors.
+///
+/// # Errors
+/// Those of [`decode_transparent`].
+pub fn decode_original(bytes: &[u8], what: &str) -> Result<Original> {
+    let input = Input::new(bytes, what)?;
+    let decode = || Ok(input.samples(Keeping::start)?.finish());
+    super::caught(decode).unwrap_or_else(|panic| Err(input.broken(panic)))
+}
+
+/// Decode `bytes` to upright samples, whatever they mean: no color profile is applied. `what` names them in errors.
+///
+/// # Errors
+/// Those of [`decode_transparent`].
+pub(crate) fn decode_unconverted(bytes: &[u8], what: &str) -> Result<Unconverted> {
+    let input = Input::new(bytes, what)?;
+    let decode = || Ok(input.samples(KeepingSamples::start)?.finish());
+    super::caught(decode).unwrap_or_else(|panic| Err(input.broken(panic)))
+}
+
+/// Memory that decoding takes at most beside `bytes` and the result, and width and height in the file, from the header
+/// alone. `what` names it in errors.
+///
+/// # Errors
+/// Those of [`decode_transparent`] about the header.
+pub(crate) fn decoder_memory(bytes: &[u8], what: &str) -> Result<(usize, [u32; 2])> {
+    let input = Input::new(bytes, what)?;
+    super::caught(|| input.decoder_memory()).unwrap_or_else(|panic| Err(input.broken(panic)))
+}
+
 /// What kind of file `bytes` that are no supported image seem to be, for the error.
 fn look(bytes: &[u8]) -> &'static str {
     let text = bytes.trim_ascii_start();
@@ -233,22 +264,31 @@ impl<'a> Input<'a> {
     /// Decode to an `R`. Returns what `finish` makes of it and of whether the file is transparent anywhere.
     fn decode<R: Rows, T>(&self, transparency: Transparency, finish: impl FnOnce(R, bool) -> T) -> Result<T> {
         let decode = || {
-            let start = |head: &Head| Flattening::<R>::start(head, transparency);
-            let rows = match self.format {
-                ImageFormat::Png => self.png(start)?,
-                ImageFormat::Jpeg => self.jpeg(start)?,
-                ImageFormat::WebP => self.webp(start)?,
-            };
+            let rows = self.samples(|head| Flattening::<R>::start(head, transparency))?;
             let (rows, was_transparent) = rows.finish();
             Ok(finish(rows, was_transparent))
         };
         super::caught(decode).unwrap_or_else(|panic| Err(self.broken(panic)))
     }
 
+    /// Decode to what `start` makes of the header. A decoder that panics is the caller's to catch.
+    fn samples<S: Samples>(&self, start: impl FnOnce(&Head) -> Result<S>) -> Result<S> {
+        match self.format {
+            ImageFormat::Png => self.png(start),
+            ImageFormat::Jpeg => self.jpeg(start),
+            ImageFormat::WebP => self.webp(start),
+        }
+    }
+
     /// See [`reference_memory`].
     fn reference_memory(&self) -> Result<usize> {
+        Ok(self.decoder_memory()?.0 + SHRINKING_MEMORY)
+    }
+
+    /// Memory that the decoder takes at most beside the file and the result, and the size in the file.
+    fn decoder_memory(&self) -> Result<(usize, [u32; 2])> {
         let file = self.bytes.len();
-        let format = match self.format {
+        Ok(match self.format {
             ImageFormat::Png => {
                 let mut decoder = png::Decoder::new(Cursor::new(self.bytes));
                 let header = decoder.read_header_info().map_err(|e| self.broken(e))?;
@@ -257,12 +297,14 @@ impl<'a> Input<'a> {
                 // Passes of an interlaced picture cover all of it. A palette or a transparent color adds channels.
                 let pixels = if interlaced { 4 * width as usize * height as usize } else { 0 };
                 let inflated = MAX_PNG_CHUNKS.min(MAX_INFLATION * container::png_profile_length(self.bytes));
-                pixels + PROFILE_MEMORY * inflated + if container::png_lacks_end(self.bytes) { file } else { 0 }
+                let copy = if container::png_lacks_end(self.bytes) { file } else { 0 };
+                (pixels + PROFILE_MEMORY * inflated + copy, [width, height])
             }
             ImageFormat::Jpeg => {
                 let size = jpeg::size(self.bytes).map_err(|fault| self.fault(fault))?;
                 self.check_size(size.width, size.height)?;
-                size.memory + PROFILE_MEMORY * jpeg::most_profile_bytes(self.bytes)
+                let memory = size.memory + PROFILE_MEMORY * jpeg::most_profile_bytes(self.bytes);
+                (memory, [size.width, size.height])
             }
             ImageFormat::WebP => {
                 let chunks = container::webp_chunks(self.bytes).ok_or_else(|| self.broken(CUT_SHORT))?;
@@ -271,10 +313,10 @@ impl<'a> Input<'a> {
                 self.check_size(width, height)?;
                 let profile = chunks.iter().find(|(kind, _)| kind == b"ICCP").map_or(0, |(_, data)| data.len());
                 let pixel = container::webp_memory_of_pixel(&chunks);
-                width as usize * height as usize * pixel + PROFILE_MEMORY * profile + 2 * file
+                let pixels = width as usize * height as usize * pixel;
+                (pixels + PROFILE_MEMORY * profile + 2 * file, [width, height])
             }
-        };
-        Ok(format + SHRINKING_MEMORY)
+        })
     }
 
     fn broken(&self, reason: impl ToString) -> Error {
@@ -297,7 +339,7 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    fn png<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
+    fn png<S: Samples>(&self, start: impl FnOnce(&Head) -> Result<S>) -> Result<S> {
         // The limit is for decompressed chunks; pixels are bounded by the size of the picture.
         let limits = png::Limits { bytes: MAX_PNG_CHUNKS };
         let bytes = container::png_with_end(self.bytes);
@@ -340,7 +382,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn jpeg<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
+    fn jpeg<S: Samples>(&self, start: impl FnOnce(&Head) -> Result<S>) -> Result<S> {
         let fault = |fault| self.fault(fault);
         let jpeg::Size { width, height, .. } = jpeg::size(self.bytes).map_err(fault)?;
         self.check_size(width, height)?;
@@ -351,7 +393,7 @@ impl<'a> Input<'a> {
         Ok(rows)
     }
 
-    fn webp<R: Rows>(&self, start: impl FnOnce(&Head) -> Result<Flattening<R>>) -> Result<Flattening<R>> {
+    fn webp<S: Samples>(&self, start: impl FnOnce(&Head) -> Result<S>) -> Result<S> {
         // The decoder allocates the declared size of a chunk before it reads it.
         let chunks = |bytes| container::webp_chunks(bytes).ok_or_else(|| self.broken(CUT_SHORT));
         let found = chunks(self.bytes)?;
@@ -394,35 +436,64 @@ fn orientation(exif: &[impl AsRef<[u8]>]) -> Orientation {
 /// # Errors
 /// [`Error::ImageEncode`]; [`Error::ImageParametersTooLong`] for parameters over 64 kB in a JPEG, over 16 MB in others.
 pub fn encode(image: &RgbImage, format: ImageFormat, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
+    encode_attached(image, &Attached::default(), format, parameters)
+}
+
+/// As [`encode`], with the alpha channel and the color profile that belong to the picture. A JPEG has no alpha channel:
+/// there the picture is put over white.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_attached(
+    image: &RgbImage,
+    attached: &Attached,
+    format: ImageFormat,
+    parameters: Option<&Parameters>,
+) -> Result<Vec<u8>> {
+    let (pixels, has_alpha) = attached.samples(image, format)?;
+    let file = ToWrite { image, pixels: &pixels, has_alpha, profile: attached.profile.as_deref() };
     let failed = |reason: String| Error::ImageEncode { format: format.name(), reason };
     let mut out = Vec::new();
     match format {
         ImageFormat::Png => {
             let texts = parameters.map(metadata::png_texts).transpose()?;
-            encode_png(image, texts.into_iter().flatten(), &mut out).map_err(|e| failed(e.to_string()))?;
+            encode_png(&file, texts.into_iter().flatten(), &mut out).map_err(|e| failed(e.to_string()))?;
         }
         ImageFormat::Jpeg => {
             let exif = parameters.map(|p| metadata::exif(p, format)).transpose()?;
-            write_image(JpegEncoder::new_with_quality(&mut out, 95), image, exif).map_err(failed)?;
+            write_image(JpegEncoder::new_with_quality(&mut out, 95), &file, exif).map_err(failed)?;
         }
         ImageFormat::WebP => {
             let exif = parameters.map(|p| metadata::exif(p, format)).transpose()?;
-            write_image(WebPEncoder::new_lossless(&mut out), image, exif).map_err(failed)?;
+            write_image(WebPEncoder::new_lossless(&mut out), &file, exif).map_err(failed)?;
         }
     }
     Ok(out)
 }
 
+/// What is written to a file besides its parameters.
+struct ToWrite<'a> {
+    image: &'a RgbImage,
+    /// `[height, width, 3]`, or `[height, width, 4]` with alpha.
+    pixels: &'a [u8],
+    has_alpha: bool,
+    profile: Option<&'a [u8]>,
+}
+
 fn encode_png(
-    image: &RgbImage,
+    file: &ToWrite,
     texts: impl Iterator<Item = PngText>,
     out: &mut Vec<u8>,
 ) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(out, image.width, image.height);
-    encoder.set_color(png::ColorType::Rgb);
+    let mut info = png::Info::with_size(file.image.width, file.image.height);
+    info.icc_profile = file.profile.map(Into::into);
+    let mut encoder = png::Encoder::with_info(out, info)?;
+    encoder.set_color(if file.has_alpha { png::ColorType::Rgba } else { png::ColorType::Rgb });
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Balanced);
-    encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+    if file.profile.is_none() {
+        encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+    }
     for text in texts {
         match text.kind {
             PngTextKind::Latin1 => encoder.add_text_chunk(text.keyword.into(), text.text)?,
@@ -430,15 +501,19 @@ fn encode_png(
         }
     }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&image.pixels)?;
+    writer.write_image_data(file.pixels)?;
     writer.finish()
 }
 
-fn write_image(mut encoder: impl ImageEncoder, image: &RgbImage, exif: Option<Vec<u8>>) -> Result<(), String> {
+fn write_image(mut encoder: impl ImageEncoder, file: &ToWrite, exif: Option<Vec<u8>>) -> Result<(), String> {
+    if let Some(profile) = file.profile {
+        encoder.set_icc_profile(profile.to_vec()).map_err(|e| e.to_string())?;
+    }
     if let Some(exif) = exif {
         encoder.set_exif_metadata(exif).map_err(|e| e.to_string())?;
     }
-    encoder.write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8).map_err(|e| e.to_string())
+    let color = if file.has_alpha { ExtendedColorType::Rgba8 } else { ExtendedColorType::Rgb8 };
+    encoder.write_image(file.pixels, file.image.width, file.image.height, color).map_err(|e| e.to_string())
 }
 
 /// What to do if the file to write exists.

@@ -38,6 +38,54 @@ impl RgbToSrgb {
     }
 }
 
+/// The color space of an RGB profile, for pixels that are converted to sRGB and back.
+pub(super) struct RgbSpace {
+    to_srgb: Option<RgbToSrgb>,
+    /// The way back: `None` if the space is sRGB itself, an error if the profile holds no way back.
+    from_srgb: Option<Result<RgbToSrgb, NoWayBack>>,
+}
+
+/// A profile that describes colors and not how to make them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoWayBack;
+
+impl RgbSpace {
+    /// `None` if the profile is broken or of another kind.
+    pub(super) fn new(profile: &[u8]) -> Option<Self> {
+        let to_srgb = transform(profile, DataColorSpace::Rgb, Layout::Rgb)?;
+        if is_srgb(&*to_srgb) {
+            return Some(RgbSpace { to_srgb: None, from_srgb: None });
+        }
+        let back = |target: ColorProfile| {
+            let made = ColorProfile::new_srgb().create_transform_8bit(Layout::Rgb, &target, Layout::Rgb, options());
+            made.map(|transform| RgbToSrgb { transform, converted: vec![] }).map_err(|_| NoWayBack)
+        };
+        let from_srgb = ColorProfile::new_from_slice(profile).map_err(|_| NoWayBack).and_then(back);
+        let to_srgb = RgbToSrgb { transform: to_srgb, converted: vec![] };
+        Some(RgbSpace { to_srgb: Some(to_srgb), from_srgb: Some(from_srgb) })
+    }
+
+    /// Convert pixels of this space to sRGB in place.
+    pub(super) fn to_srgb(&mut self, pixels: &mut [u8]) {
+        if let Some(transform) = &mut self.to_srgb {
+            pixels.chunks_mut(3 * CHUNK).for_each(|pixels| transform.apply(pixels));
+        }
+    }
+
+    /// Convert pixels of sRGB to this space in place.
+    ///
+    /// # Errors
+    /// If the profile holds no way back.
+    pub(super) fn from_srgb(&mut self, pixels: &mut [u8]) -> Result<(), NoWayBack> {
+        match &mut self.from_srgb {
+            None => {}
+            Some(Ok(transform)) => pixels.chunks_mut(3 * CHUNK).for_each(|pixels| transform.apply(pixels)),
+            Some(Err(no_way_back)) => return Err(*no_way_back),
+        }
+        Ok(())
+    }
+}
+
 /// The profile of a PNG's code points (H.273), which take the place of an embedded one. `None` for a space that this
 /// cannot express: high dynamic range, video range, YCbCr.
 pub(super) fn profile_of_code_points(primaries: u8, transfer: u8, matrix: u8, is_full_range: bool) -> Option<Vec<u8>> {
@@ -88,8 +136,11 @@ fn transform(profile: &[u8], space: DataColorSpace, layout: Layout) -> Option<Tr
     if space == DataColorSpace::Gray && source.pcs == DataColorSpace::Lab {
         gray_lab_to_xyz(&mut source)?;
     }
-    let options = TransformOptions { rendering_intent: RenderingIntent::RelativeColorimetric, ..Default::default() };
-    source.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgb, options).ok()
+    source.create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgb, options()).ok()
+}
+
+fn options() -> TransformOptions {
+    TransformOptions { rendering_intent: RenderingIntent::RelativeColorimetric, ..Default::default() }
 }
 
 /// A gray profile whose curve gives lightness, as one whose curve gives luminance: the only kind that moxcms converts.

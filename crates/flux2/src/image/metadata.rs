@@ -17,6 +17,7 @@
 mod a1111;
 mod comfyui;
 mod other;
+mod source;
 mod texts;
 
 use std::fmt::Write as _;
@@ -25,6 +26,7 @@ use std::io::Cursor;
 use exif::{Field, In, Tag, Value};
 
 pub use other::OtherParameters;
+pub use source::SourceParameters;
 use texts::Texts;
 
 use super::ImageFormat;
@@ -64,6 +66,9 @@ pub struct Parameters {
     /// SHA-256, in hexadecimal, of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
+    /// The picture that was painted into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceParameters>,
     /// Color, as `#rrggbb`, that transparent reference images were put over; `None` if none is transparent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<String>,

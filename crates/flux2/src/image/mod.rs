@@ -6,6 +6,7 @@
 //! container chunks and segments that the decoders' crates do not handle
 //! color     embedded ICC profile -> sRGB
 //! rows      decoded rows -> sRGB without transparency     a large picture need not be in memory as a whole
+//! original  an image in the colors of its file         what is not painted over keeps its bytes
 //! resize    reference image -> size the model takes       bit for bit as Pillow and diffusers do it
 //! metadata  Parameters <-> text in the file               what made the picture, so that it can be made again
 //! ```
@@ -17,13 +18,15 @@ mod color;
 mod container;
 mod jpeg;
 pub mod metadata;
+pub mod original;
 pub mod resize;
 mod rows;
 
 use std::num::NonZeroUsize;
 
-pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
-pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
+pub use codec::{ImageFormat, Transparency, decode, encode, encode_attached, open, save};
+pub use metadata::{LoraParameters, OtherParameters, Parameters, SourceParameters, Stored};
+pub use original::{Attached, Original};
 pub use resize::prepare_reference;
 
 use crate::{Error, Result};
@@ -143,7 +146,7 @@ fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
 
 /// Allocate pixels, with an error rather than an abort if there is no room: their number comes from a file or a
 /// request.
-fn zeroed(bytes: usize) -> Result<Vec<u8>> {
+pub(crate) fn zeroed(bytes: usize) -> Result<Vec<u8>> {
     let mut pixels = Vec::new();
     pixels.try_reserve_exact(bytes).map_err(|_| flux2_backend::Error::OutOfMemory { bytes })?;
     pixels.resize(bytes, 0);

@@ -140,7 +140,7 @@ pub fn check_reference(width: u32, height: u32) -> Result<()> {
 }
 
 /// The size a reference image is shrunk to. Both sides are truncated, as Python's `int` does, not rounded.
-fn size_within_area(width: u32, height: u32) -> (u32, u32) {
+pub(crate) fn size_within_area(width: u32, height: u32) -> (u32, u32) {
     let area = u64::from(width) * u64::from(height);
     if area <= MAX_AREA {
         return (width, height);
@@ -169,7 +169,7 @@ pub fn resize_lanczos(image: &RgbImage, width: u32, height: u32) -> Result<RgbIm
         return Err(Error::ImageBuffer { width, height, len: 0 });
     }
     let first = vertical_first([image.width, image.height], [width, height]);
-    let mut resampling = Resampling::new(windows(image.width, width), windows(image.height, height), first)?;
+    let mut resampling = Resampling::<3>::new(windows(image.width, width), windows(image.height, height), first)?;
     image.rows().for_each(|row| resampling.row(row));
     Ok(resampling.finish())
 }
@@ -182,9 +182,25 @@ fn vertical_first(from: [u32; 2], to: [u32; 2]) -> bool {
     to[1] < from[1] && lost(1) > 2 * lost(0)
 }
 
-/// A picture that is resampled row by row. Weights and sums are integers, so the order in which sums grow does not
-/// change them.
-struct Resampling {
+/// Resize `pixels` `[height, width, C]` by Lanczos with three lobes, each channel by itself, as Pillow computes it.
+///
+/// # Errors
+/// If memory for the result cannot be allocated.
+///
+/// # Panics
+/// If a side is zero or `pixels` has another length.
+pub(crate) fn lanczos_channels<const C: usize>(pixels: &[u8], from: [u32; 2], to: [u32; 2]) -> Result<Vec<u8>> {
+    assert_eq!(pixels.len(), from[0] as usize * from[1] as usize * C, "lanczos_channels: {from:?} pixels of {C}");
+    assert!(to[0] > 0 && to[1] > 0, "lanczos_channels: to {to:?}");
+    let (columns, rows) = (windows(from[0], to[0]), windows(from[1], to[1]));
+    let mut resampling = Resampling::<C>::new(columns, rows, vertical_first(from, to))?;
+    pixels.chunks_exact(from[0] as usize * C).for_each(|row| resampling.row(row));
+    Ok(resampling.pixels)
+}
+
+/// A picture of `C` channels that is resampled row by row. Weights and sums are integers, so the order in which sums
+/// grow does not change them.
+struct Resampling<const C: usize = 3> {
     columns: Vec<Window>,
     rows: Vec<Window>,
     /// Whether the pass over rows comes before the one over columns.
@@ -200,9 +216,9 @@ struct Resampling {
     pixels: Vec<u8>,
 }
 
-impl Resampling {
+impl<const C: usize> Resampling<C> {
     fn new(columns: Vec<Window>, rows: Vec<Window>, rows_first: bool) -> Result<Self> {
-        let mut pixels = super::zeroed(columns.len() * rows.len() * 3)?;
+        let mut pixels = super::zeroed(columns.len() * rows.len() * C)?;
         pixels.clear();
         let (sums, spare, between) = (VecDeque::new(), Vec::new(), Vec::new());
         Ok(Resampling { columns, rows, rows_first, seen: 0, sums, spare, between, pixels })
@@ -215,7 +231,7 @@ impl Resampling {
             row
         } else {
             between.clear();
-            combine_columns(&self.columns, row, &mut between);
+            combine_columns::<C>(&self.columns, row, &mut between);
             &between
         };
         let (y, begun) = (self.seen, self.done() + self.sums.len());
@@ -238,7 +254,7 @@ impl Resampling {
 
     /// Output rows that are complete.
     fn done(&self) -> usize {
-        self.pixels.len() / (self.columns.len() * 3)
+        self.pixels.len() / (self.columns.len() * C)
     }
 
     fn finish_row(&mut self) {
@@ -246,13 +262,16 @@ impl Resampling {
         if self.rows_first {
             self.between.clear();
             self.between.extend(sums.iter().map(|&sum| to_byte(sum)));
-            combine_columns(&self.columns, &self.between, &mut self.pixels);
+            combine_columns::<C>(&self.columns, &self.between, &mut self.pixels);
         } else {
             self.pixels.extend(sums.iter().map(|&sum| to_byte(sum)));
         }
         self.spare.push(sums);
     }
 
+}
+
+impl Resampling {
     /// The picture, after the last row of the input.
     fn finish(self) -> RgbImage {
         debug_assert!(self.sums.is_empty() && self.done() == self.rows.len(), "all rows have come");
@@ -261,10 +280,10 @@ impl Resampling {
 }
 
 /// Resample a row, and append the result to `out`.
-fn combine_columns(windows: &[Window], row: &[u8], out: &mut Vec<u8>) {
+fn combine_columns<const C: usize>(windows: &[Window], row: &[u8], out: &mut Vec<u8>) {
     for window in windows {
-        let mut sums = [HALF; 3];
-        for (pixel, weight) in row[window.start * 3..].as_chunks::<3>().0.iter().zip(&window.weights) {
+        let mut sums = [HALF; C];
+        for (pixel, weight) in row[window.start * C..].as_chunks::<C>().0.iter().zip(&window.weights) {
             for (sum, &byte) in sums.iter_mut().zip(pixel) {
                 *sum += i32::from(byte) * weight;
             }

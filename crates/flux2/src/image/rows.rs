@@ -21,6 +21,12 @@ pub(super) struct Head {
     pub(super) orientation: Orientation,
 }
 
+/// Takes the samples of a picture as its decoder returns them, rows from the top.
+pub(super) trait Samples: Sized {
+    /// The next row, `[width, channels]`.
+    fn row(&mut self, samples: &[u8]);
+}
+
 /// Takes the rows of a picture from the top, `[width, 3]` each.
 pub(super) trait Rows: Sized {
     /// Before the first row.
@@ -112,20 +118,6 @@ impl<R: Rows> Flattening<R> {
         })
     }
 
-    /// The next row, `[width, channels]`.
-    pub(super) fn row(&mut self, samples: &[u8]) {
-        let colors = self.channels - usize::from(self.has_alpha());
-        // A profile is applied to as many pixels at a time, wherever rows end: vectorized code may round the last ones
-        // of a call in another way.
-        for pixel in samples.chunks_exact(self.channels) {
-            self.colors.extend_from_slice(&pixel[..colors]);
-            self.alpha.extend(pixel.get(colors));
-            if self.colors.len() == color::CHUNK * colors {
-                self.convert();
-            }
-        }
-    }
-
     fn has_alpha(&self) -> bool {
         self.channels.is_multiple_of(2)
     }
@@ -161,8 +153,23 @@ impl<R: Rows> Flattening<R> {
     }
 }
 
+impl<R: Rows> Samples for Flattening<R> {
+    fn row(&mut self, samples: &[u8]) {
+        let colors = self.channels - usize::from(self.has_alpha());
+        // A profile is applied to as many pixels at a time, wherever rows end: vectorized code may round the last ones
+        // of a call in another way.
+        for pixel in samples.chunks_exact(self.channels) {
+            self.colors.extend_from_slice(&pixel[..colors]);
+            self.alpha.extend(pixel.get(colors));
+            if self.colors.len() == color::CHUNK * colors {
+                self.convert();
+            }
+        }
+    }
+}
+
 /// A pixel over a background, rounded to the nearest level, as viewers blend: without linear light.
-fn over(pixel: [u8; 3], alpha: u8, background: [u8; 3]) -> [u8; 3] {
+pub(super) fn over(pixel: [u8; 3], alpha: u8, background: [u8; 3]) -> [u8; 3] {
     let blend = |i: usize| u32::from(pixel[i]) * u32::from(alpha) + u32::from(background[i]) * u32::from(255 - alpha);
     std::array::from_fn(|i| ((blend(i) + 127) / 255) as u8)
 }

@@ -14,10 +14,10 @@ use flux2_backend::{Backend, Tensor};
 use super::Pipeline;
 use super::progress::timed;
 use super::prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
-use super::references::ReferenceTokens;
 use super::results::{DenoiseInputs, GeneratedImage, Timings};
+use super::start::Start;
 use crate::event::{CancelToken, Event, Observer, Phase};
-use crate::image::RgbImage;
+use crate::image::{Attached, RgbImage};
 use crate::models::flow_transformer::Batching;
 use crate::request::{GRID_PX, GenerateRequest, ResolvedRequest};
 use crate::{Error, Result};
@@ -41,19 +41,21 @@ pub struct BatchKey {
     steps: u32,
     guidance: Option<f32>,
     reference_tokens: usize,
+    /// Whether it has a source: noise levels and held tokens are those of one picture.
+    is_alone: bool,
 }
 
 impl BatchKey {
-    /// The key of a request; requests with equal keys can be denoised in one pass.
+    /// The key of a request; requests with equal keys can be denoised in one pass, unless they have sources.
     pub fn of(request: &ResolvedRequest) -> Self {
         let tokens = |px: u32| (px / GRID_PX) as usize;
-        let images = request.references.iter().map(|reference| reference.image());
         BatchKey {
             width: request.width,
             height: request.height,
             steps: request.steps,
             guidance: request.guidance,
-            reference_tokens: images.map(|image| tokens(image.width()) * tokens(image.height())).sum(),
+            reference_tokens: request.reference_px().map(|[width, height]| tokens(width) * tokens(height)).sum(),
+            is_alone: request.source.is_some(),
         }
     }
 
@@ -89,17 +91,16 @@ type Texts<B> = (TextEmbedding<B>, Option<(TextEmbedding<B>, f32)>);
 /// What a picture is denoised from.
 struct Prepared<B: Backend> {
     texts: Texts<B>,
-    references: ReferenceTokens,
-    /// Noise, `[n_img, c]`.
-    latents: Vec<f32>,
+    start: Start,
 }
 
 impl<B: Backend> Job<B> {
     fn inputs(&self) -> Option<DenoiseInputs<'_, B>> {
         let State::Prepared(prepared) = &self.state else { return None };
-        let Prepared { texts: (text, guided), references, latents } = &**prepared;
+        let Prepared { texts: (text, guided), start: Start { latents, sigmas, held, references } } = &**prepared;
         let guided = guided.as_ref().map(|(empty, guidance)| (empty, *guidance));
-        Some(DenoiseInputs { request: &self.request, latents, text, guided, references })
+        let held = held.as_ref();
+        Some(DenoiseInputs { request: &self.request, latents, sigmas, held, text, guided, references })
     }
 }
 
@@ -125,7 +126,7 @@ impl<B: Backend> Pipeline<B> {
             warnings.for_each(|warning| member.observer.on_event(&Event::Warning(warning)));
             let key = BatchKey::of(&request);
             let job = Job { member: i, request, timings: Timings::default(), state: State::Resolved };
-            match groups.iter_mut().find(|(known, _)| *known == key) {
+            match groups.iter_mut().find(|(known, _)| *known == key && !key.is_alone) {
                 Some((_, jobs)) => jobs.push(job),
                 None => groups.push((key, vec![job])),
             }
@@ -150,6 +151,7 @@ impl<B: Backend> Pipeline<B> {
         let of_noise = |r: &ResolvedRequest| ResolvedRequest {
             prompt: String::new(),
             references: Vec::new(),
+            source: None,
             warnings: Vec::new(),
             ..*r
         };
@@ -165,19 +167,19 @@ impl<B: Backend> Pipeline<B> {
             let latents = beside.map_or_else(|| Ok(noise()), |beside| beside.join());
             (texts, latents.unwrap_or_else(|panic| resume_unwind(panic)))
         });
-        // 3. References -> tokens.
-        for ((job, texts), latents) in jobs.iter_mut().zip(texts).zip(latents) {
+        // 3. References -> tokens, and with a source the start of step 4.
+        for ((job, texts), noise) in jobs.iter_mut().zip(texts).zip(latents) {
             let BatchMember { observer, cancel, .. } = &mut members[job.member];
-            let references = texts.and_then(|texts| {
-                let references = timed(&mut job.timings.references, || {
+            let prepared = texts.and_then(|texts| {
+                let start = timed(&mut job.timings.references, || {
                     self.with_fallbacks(Phase::References, *observer, |this, observer| {
-                        this.encode_references(&job.request.references, observer, cancel)
+                        this.start(&job.request, noise.clone(), observer, cancel)
                     })
                 })?;
-                Ok((texts, references))
+                Ok(Prepared { texts, start })
             });
-            job.state = match references {
-                Ok((texts, references)) => State::Prepared(Box::new(Prepared { texts, references, latents })),
+            job.state = match prepared {
+                Ok(prepared) => State::Prepared(Box::new(prepared)),
                 Err(error) => State::Failed(error),
             };
         }
@@ -251,7 +253,7 @@ impl<B: Backend> Pipeline<B> {
 
     /// Step 7 of all pictures that have latents. Returns the result of each with its place among the members.
     fn decode_all(&mut self, jobs: Vec<Job<B>>, members: &mut [BatchMember]) -> Vec<(usize, Result<GeneratedImage>)> {
-        let mut decode = |job: &mut Job<B>| -> Result<RgbImage> {
+        let mut decode = |job: &mut Job<B>| -> Result<(RgbImage, Attached)> {
             let latents = match std::mem::replace(&mut job.state, State::Resolved) {
                 State::Denoised(latents) => latents,
                 State::Failed(error) => return Err(error),
@@ -260,7 +262,11 @@ impl<B: Backend> Pipeline<B> {
             let BatchMember { observer, cancel, .. } = &mut members[job.member];
             timed(&mut job.timings.decode, || {
                 self.with_fallbacks(Phase::Decode, *observer, |this, observer| {
-                    this.decode_and_keep(&latents, &job.request, observer, cancel)
+                    let drawn = this.decode_and_keep(&latents, &job.request, observer, cancel)?;
+                    match &job.request.source {
+                        Some(source) => source.paste(drawn),
+                        None => Ok((drawn, Attached::default())),
+                    }
                 })
             })
         };
@@ -273,11 +279,13 @@ impl<B: Backend> Pipeline<B> {
             .collect();
         self.networks.after_decoding();
         let (kernels, rescues) = (self.be.take_kernels_run(), self.ladder.take());
-        let finish = |(job, image): (Job<B>, Result<RgbImage>)| {
+        let finish = |(job, image): (Job<B>, Result<(RgbImage, Attached)>)| {
             let Job { member, request, timings, .. } = job;
             let (kernels, rescues) = (kernels.clone(), rescues.clone());
             let parameters = self.parameters(&request);
-            (member, image.map(|image| GeneratedImage { image, parameters, timings, kernels, rescues }))
+            let made =
+                |(image, attached)| GeneratedImage { image, attached, parameters, timings, kernels, rescues };
+            (member, image.map(made))
         };
         images.into_iter().map(finish).collect()
     }

@@ -10,14 +10,17 @@ use super::prompts::TextEmbedding;
 use super::references::ReferenceTokens;
 use crate::Result;
 use crate::image::codec::IfExists;
-use crate::image::{self, ImageFormat, Parameters, RgbImage};
+use crate::image::{self, Attached, ImageFormat, Parameters, RgbImage};
 use crate::request::ResolvedRequest;
+use crate::sampler::Held;
 
 /// A picture and how it came about.
 #[derive(Clone, Debug)]
 pub struct GeneratedImage {
     /// The picture.
     pub image: RgbImage,
+    /// What belongs to its pixels: of a picture with a source, its alpha channel and its color profile.
+    pub attached: Attached,
     /// Everything needed to make it again; stored in the file.
     pub parameters: Parameters,
     /// How long the stages took.
@@ -37,7 +40,12 @@ impl GeneratedImage {
     /// [`image::save`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let bytes = image::encode(&self.image, ImageFormat::from_path(path)?, Some(&self.parameters))?;
+        let bytes = image::encode_attached(
+            &self.image,
+            &self.attached,
+            ImageFormat::from_path(path)?,
+            Some(&self.parameters),
+        )?;
         image::save(path, &bytes, IfExists::Replace)
     }
 }
@@ -59,10 +67,14 @@ pub struct Timings {
 
 /// What the denoising loop starts from.
 pub struct DenoiseInputs<'a, B: Backend> {
-    /// Gives the size and the number of steps.
+    /// Gives the size.
     pub request: &'a ResolvedRequest,
-    /// [Noise of the seed](ResolvedRequest::initial_latents), `[n_img, c]`.
+    /// What denoising starts from, `[n_img, c]`: see [`Start`](super::Start).
     pub latents: &'a [f32],
+    /// Noise levels from that of the latents down to 0, at least two.
+    pub sigmas: &'a [f32],
+    /// Tokens that are held to a source. Such a picture is denoised alone.
+    pub held: Option<&'a Held>,
     /// Embedding of the prompt.
     pub text: &'a TextEmbedding<B>,
     /// For classifier-free guidance: the embedding of the empty prompt, and the guidance scale.

@@ -28,10 +28,12 @@ pub enum Kind {
     Tokenizer,
     Index,
     Picture,
+    /// The mask of a source, and what is done with it.
+    Mask,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Safetensors,
         Kind::Gguf,
         Kind::Lora,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::Tokenizer,
         Kind::Index,
         Kind::Picture,
+        Kind::Mask,
     ];
 }
 
@@ -135,6 +138,7 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
             index(&mut files, &parse(&whole));
         }
         Kind::Picture => pictures::pictures(&mut files, &mut rng, fixtures),
+        Kind::Mask => pictures::masks(&mut files, &mut rng, fixtures),
     }
     files.files
 }

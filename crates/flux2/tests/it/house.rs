@@ -175,13 +175,14 @@ const ROOMS: [(&str, &[Room]); 6] = [
     (
         "flux2",
         &[
+            ("canvas", &["image"]),
             ("device", &[]),
             ("event", &["vocabulary"]),
             ("error", &["device", "event"]),
             ("image", &[]),
             ("latents", &[]),
             ("models", &["latents", "weights"]),
-            ("request", &["event", "image", "latents", "sampler", "variant"]),
+            ("request", &["canvas", "event", "image", "latents", "sampler", "variant"]),
             ("sampler", &[]),
             ("text", &["weights"]),
             ("text_cache", &["event", "weights"]),
@@ -191,6 +192,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
     (
         "flux2-jobs",
         &[
+            ("canvas", &[]),
             ("estimate", &["spec"]),
             ("event", &["failure", "view"]),
             ("failure", &[]),
@@ -198,7 +200,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("journal", &["failure", "id", "spec", "submission", "view"]),
             ("options", &[]),
             ("scheduler", &["id", "options", "spec", "submission"]),
-            ("spec", &[]),
+            ("spec", &["canvas"]),
             ("store", &[]),
         ],
     ),
@@ -211,7 +213,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("connection", &["access", "listen", "options", "tls"]),
             ("document", &[]),
             ("extract", &[]),
-            ("drawing", &["access", "app", "body"]),
+            ("drawing", &["access", "app", "body", "values"]),
             ("health", &["app", "metrics"]),
             ("keys", &[]),
             ("links", &[]),

@@ -2,6 +2,7 @@
 
 mod batch;
 mod cancel;
+mod canvas;
 mod convert;
 mod documents;
 mod embedded;
@@ -16,6 +17,7 @@ mod house;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
+mod inpaint;
 mod jpegs;
 mod kernels;
 mod layouts;
@@ -24,6 +26,7 @@ mod lora;
 mod lora_kinds;
 mod metadata;
 mod mini;
+mod mini_canvas;
 mod noise;
 mod once;
 mod parity;

@@ -15,7 +15,8 @@ use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Engine, Error, Event, Reference, Timings};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
-    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Sink, Submission,
+    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Sink,
+    SourceSpec, Submission,
 };
 
 use crate::failure::{Failure, Result, code};
@@ -146,6 +147,7 @@ impl Run<'_> {
         let jobs = Jobs::start_with_sink(options(settings, places.len()), Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
+        settings.request.source.iter().for_each(|source| jobs.put_source(source.clone()));
         let mut series = Series {
             settings,
             jobs,
@@ -247,6 +249,11 @@ impl Series<'_> {
             let draft = Draft {
                 prompt: prompt.to_owned(),
                 references: self.digests.clone(),
+                source: request.source.as_ref().map(|source| SourceSpec {
+                    source: source.sha256().to_owned(),
+                    mask: source.mask_sha256().map(str::to_owned),
+                    painting: Painting::default(),
+                }),
                 width: request.width,
                 height: request.height,
                 steps: request.steps,
