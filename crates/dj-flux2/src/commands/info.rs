@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use flux2::Variant;
-use flux2::image::{OtherParameters, Parameters, Stored};
+use flux2::image::{OtherParameters, Parameters, SourceParameters, Stored};
 
 use super::inspect;
 use crate::args::{InfoArgs, InspectArgs};

@@ -82,6 +82,7 @@ pub struct ImagesRequest {
     pub image: Vec<ImageField>,
     /// What of the first image is repainted, as an image: where it is transparent, or white if it is opaque. The first
     /// image is painted into then, and gives the size.
+    #[schema(value_type = Option<String>)]
     pub mask: Option<ImageField>,
     /// How far the first image is replaced: less than 1 starts from it instead of from noise.
     #[serde(alias = "denoising_strength", deserialize_with = "lenient")]
