@@ -34,9 +34,15 @@ pub(super) fn paste(
     let mut covers = Covers::new(mask, region, feather);
     for (y, drawn) in (top..bottom).zip(drawn.pixels().chunks_exact(3 * (right - left))) {
         let row = y * width + left..y * width + right;
-        let opacity = alpha.as_mut().map(|alpha| &mut alpha[row.clone()]);
-        let pixels = &mut pixels[3 * row.start..3 * row.end];
-        blend_row(pixels, opacity, drawn.as_chunks::<3>().0, covers.next_row());
+        let drawn = drawn.as_chunks::<3>().0;
+        let covers = covers.next_row();
+        match &mut alpha {
+            None => blend_row(&mut pixels[3 * row.start..3 * row.end], drawn, covers),
+            Some(alpha) => {
+                let (pixels, alpha) = (&mut pixels[3 * row.start..3 * row.end], &mut alpha[row.clone()]);
+                blend_transparent_row(pixels, alpha, drawn, covers, &mask.bytes[row]);
+            }
+        }
     }
     let image = RgbImage::new(mask.width, mask.height, pixels)?;
     Ok((image, Attached { alpha, profile: canvas.attached.profile.clone() }))
@@ -94,28 +100,33 @@ impl<'a> Covers<'a> {
     }
 }
 
-/// Paint over a row. What is painted is opaque.
-fn blend_row(pixels: &mut [u8], mut alpha: Option<&mut [u8]>, drawn: &[[u8; 3]], covers: &[f32]) {
-    for (i, (pixel, drawn)) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(drawn).enumerate() {
-        let cover = covers[i];
+/// Paint over a row of opaque pixels.
+fn blend_row(pixels: &mut [u8], drawn: &[[u8; 3]], covers: &[f32]) {
+    for ((pixel, drawn), &cover) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(drawn).zip(covers) {
+        *pixel = std::array::from_fn(|c| blend(pixel[c], drawn[c], cover));
+    }
+}
+
+/// Paint over a row. What is painted is opaque, also within the feather: there is nothing below a transparent pixel that
+/// it should be blended with.
+fn blend_transparent_row(pixels: &mut [u8], alpha: &mut [u8], drawn: &[[u8; 3]], covers: &[f32], mask: &[u8]) {
+    for (i, pixel) in pixels.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+        let (cover, opacity) = (covers[i], f32::from(alpha[i]));
         if cover == 0.0 {
             continue;
         }
-        let opacity = alpha.as_deref().map_or(255, |alpha| alpha[i]);
-        if opacity == 255 {
-            *pixel = std::array::from_fn(|c| blend(pixel[c], drawn[c], cover));
+        if alpha[i] == 255 {
+            *pixel = std::array::from_fn(|c| blend(pixel[c], drawn[i][c], cover));
             continue;
         }
         // The color of a transparent pixel counts as far as it shows.
-        let below = f32::from(opacity) * (1.0 - cover);
-        let result = below + 255.0 * cover;
+        let result = opacity + (f32::from(mask[i]) / 127.5).min(1.0) * (255.0 - opacity);
+        let below = opacity * (1.0 - cover);
         *pixel = std::array::from_fn(|c| {
-            let sum = f32::from(pixel[c]) * below + f32::from(drawn[c]) * 255.0 * cover;
+            let sum = f32::from(pixel[c]) * below + f32::from(drawn[i][c]) * (result - below);
             (sum / result + 0.5) as u8
         });
-        if let Some(alpha) = alpha.as_deref_mut() {
-            alpha[i] = (result + 0.5) as u8;
-        }
+        alpha[i] = (result + 0.5) as u8;
     }
 }
 
@@ -130,12 +141,13 @@ mod tests {
 
     #[test]
     fn a_transparent_pixel_becomes_opaque_as_it_is_painted() {
-        let mut pixels = [10, 20, 30].repeat(3);
-        let mut alpha = [0, 0, 128];
-        let drawn = [[200, 100, 50]; 3];
-        blend_row(&mut pixels, Some(&mut alpha), &drawn, &[0.0, 0.5, 1.0]);
-        assert_eq!((&pixels[..3], &pixels[3..6], &pixels[6..]), (&[10, 20, 30][..], &[200, 100, 50][..], &[200, 100, 50][..]));
-        assert_eq!(alpha, [0, 128, 255]);
+        let mut pixels = [10, 20, 30].repeat(4);
+        let mut alpha = [0, 0, 128, 0];
+        let drawn = [[200, 100, 50]; 4];
+        blend_transparent_row(&mut pixels, &mut alpha, &drawn, &[0.0, 0.5, 1.0, 0.25], &[0, 255, 255, 51]);
+        assert_eq!(pixels[..3], [10, 20, 30]);
+        assert_eq!(pixels[3..], [200, 100, 50].repeat(3));
+        assert_eq!(alpha, [0, 255, 255, 102]);
     }
 
     #[test]
