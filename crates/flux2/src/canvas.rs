@@ -5,11 +5,13 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `options` | how a source is painted into |
 //! | `mask` | the bytes of a mask: from a file or transparency, grown, inverted |
 //! | `outpaint` | a larger canvas |
 //! | `region` | the part of a canvas that is drawn, and its size |
+//! | `placed` | that part as the model takes it, and the result |
 //! | `tokens` | how much of each token is repainted |
-//! | `paste` | the result: what was drawn, put into the canvas |
+//! | `paste` | what was drawn, put into the canvas |
 //! | `distance` | exact distances between pixels |
 //! | `record` | what is stored with the picture |
 //! | `diffusers` | source and mask as diffusers prepares them |
@@ -20,8 +22,10 @@
 mod diffusers;
 mod distance;
 mod mask;
+mod options;
 mod outpaint;
 mod paste;
+mod placed;
 mod record;
 mod region;
 mod tokens;
@@ -33,13 +37,15 @@ use std::sync::Arc;
 use flux2_base::digest::sha256;
 
 use crate::image::codec::{self, Transparency};
-use crate::image::resize::{GRID, lanczos_channels, resize_lanczos};
-use crate::image::{Attached, Original, RgbImage};
+use crate::image::resize::GRID;
+use crate::image::{Original, RgbImage};
 use crate::{Error, Result};
 
 pub use mask::MAX_GROW;
+pub use options::{Rule, SourceOptions};
 pub use outpaint::{Fill, OVERLAP_PX, Outpaint, ParseSideError, Side};
 pub use paste::{FEATHER_PX, MAX_FEATHER};
+pub use placed::{Placed, Work};
 pub use region::{CONTEXT_PX, Region};
 pub use tokens::TokenMask;
 pub(crate) use tokens::start_of;
@@ -53,90 +59,6 @@ pub const MIN_SOURCE_PX: u32 = 16;
 const MAX_MASK_TIMES: usize = 16;
 /// See [`MAX_MASK_TIMES`].
 const MAX_MASK_PX: usize = 4 << 20;
-
-/// How a source is painted into.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SourceOptions {
-    /// Repaint where the source is transparent, instead of a mask from a file.
-    pub mask_from_alpha: bool,
-    /// Repaint what the mask keeps, and keep the rest.
-    pub mask_invert: bool,
-    /// Pixels by which the repainted part grows, at most [`MAX_GROW`].
-    pub mask_grow: u32,
-    /// A larger canvas.
-    pub outpaint: Option<Outpaint>,
-    /// How far the source is replaced: 1 starts from noise, less from the source with as much less noise; over 0.
-    pub strength: f64,
-    /// Width in pixels of the transition inside the mask, at most [`MAX_FEATHER`]; by default [`FEATHER_PX`].
-    pub feather: Option<u32>,
-    /// Whether the model sees the source as its first reference image.
-    pub as_reference: bool,
-    /// What the model sees where the source is transparent.
-    pub transparency: Transparency,
-    /// Whose rules are kept.
-    pub rule: Rule,
-    /// About the most pixels that are drawn at once; by default as many as the model draws well.
-    pub area: Option<u64>,
-    /// Least width of the surroundings that are drawn with the repainted part of a large canvas, in pixels.
-    pub context: u32,
-}
-
-impl Default for SourceOptions {
-    fn default() -> Self {
-        SourceOptions {
-            mask_from_alpha: false,
-            mask_invert: false,
-            mask_grow: 0,
-            outpaint: None,
-            strength: 1.0,
-            feather: None,
-            as_reference: true,
-            transparency: Transparency::default(),
-            rule: Rule::Own,
-            area: None,
-            context: CONTEXT_PX,
-        }
-    }
-}
-
-/// Whose rules a source is painted into by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rule {
-    /// Those of this module.
-    #[default]
-    Own,
-    /// Those of diffusers' `Flux2KleinInpaintPipeline`: the source is squeezed to multiples of 16, a mask has two
-    /// values, strength skips steps, and nothing is pasted back.
-    Diffusers,
-}
-
-impl SourceOptions {
-    /// Check what depends on no image.
-    ///
-    /// # Errors
-    /// [`Error::Strength`], [`Error::MaskRange`], [`Error::NotInDiffusers`].
-    pub fn check(&self) -> Result<()> {
-        if !(self.strength > 0.0 && self.strength <= 1.0) {
-            return Err(Error::Strength { strength: self.strength });
-        }
-        let feather = self.feather.unwrap_or_default();
-        for (what, pixels, max) in [("mask growth", self.mask_grow, MAX_GROW), ("feather", feather, MAX_FEATHER)] {
-            if pixels > max {
-                return Err(Error::MaskRange { what, pixels, max });
-            }
-        }
-        let others = [
-            ("mask from transparency", self.mask_from_alpha),
-            ("growing of masks", self.mask_grow > 0),
-            ("larger canvas", self.outpaint.is_some()),
-            ("feather", self.feather.is_some()),
-        ];
-        match others.into_iter().find(|(_, is_asked)| *is_asked && self.rule == Rule::Diffusers) {
-            Some((what, _)) => Err(Error::NotInDiffusers { what }),
-            None => Ok(()),
-        }
-    }
-}
 
 /// A source to paint into. Clones share its pixels.
 #[derive(Clone)]
@@ -402,140 +324,6 @@ fn own_canvas(source: Original, file: Option<(&[u8], &str)>, options: &SourceOpt
     };
     let bounded = |mask: Mask| mask.bounds().map(|bounds| (mask, bounds)).ok_or(Error::NothingToRepaint);
     Ok(Canvas::Own { original, mask: mask.map(bounded).transpose()? })
-}
-
-/// A source with the region of it that is drawn.
-#[derive(Clone, Debug)]
-pub struct Placed {
-    source: Source,
-    region: Region,
-}
-
-/// A region as it is drawn.
-pub struct Work {
-    /// The region in sRGB, without transparency.
-    pub image: RgbImage,
-    /// How much of each token is repainted.
-    pub tokens: TokenMask,
-}
-
-impl Placed {
-    /// The source.
-    pub fn source(&self) -> &Source {
-        &self.source
-    }
-
-    /// The region that is drawn.
-    pub fn region(&self) -> Region {
-        self.region
-    }
-
-    /// What the model sees of the region, and what it repaints.
-    ///
-    /// # Errors
-    /// If memory cannot be allocated.
-    pub fn work(&self) -> Result<Work> {
-        let [width, height] = self.region.drawn;
-        let Inner { canvas, options, .. } = &*self.source.inner;
-        if self.source.is_outline {
-            let image = RgbImage::new(width, height, crate::image::zeroed(3 * width as usize * height as usize)?)?;
-            return Ok(Work { image, tokens: TokenMask::outline([width, height], self.source.has_mask()) });
-        }
-        match canvas {
-            Canvas::Diffusers { image, mask } => {
-                let tokens = TokenMask::of_centers(mask.as_deref(), [width, height]);
-                Ok(Work { image: image.clone(), tokens })
-            }
-            Canvas::Own { original, mask } => {
-                let image = original.cut(self.region.edges, options.transparency)?;
-                let mask = mask.as_ref().map(|(mask, _)| self.cut(mask));
-                let from = self.region.size();
-                let (image, mask) = match self.region.is_reduced {
-                    true => (resize_lanczos(&image, width, height)?, mask.map(|m| self.reduced(&m)).transpose()?),
-                    false => {
-                        let pixels = padded::<3>(image.pixels(), from, [width, height])?;
-                        let mask = mask.map(|mask| padded::<1>(&mask, from, [width, height])).transpose()?;
-                        (RgbImage::new(width, height, pixels)?, mask)
-                    }
-                };
-                Ok(Work { image, tokens: TokenMask::of_largest(mask.as_deref(), [width, height]) })
-            }
-        }
-    }
-
-    /// The region's part of the mask.
-    fn cut(&self, mask: &Mask) -> Vec<u8> {
-        let [left, top, right, bottom] = self.region.edges.map(|edge| edge as usize);
-        let width = mask.width as usize;
-        (top..bottom).flat_map(|y| &mask.bytes[y * width + left..y * width + right]).copied().collect()
-    }
-
-    /// Lanczos overshoots at edges, which leaves almost black and almost white.
-    fn reduced(&self, mask: &[u8]) -> Result<Vec<u8>> {
-        let mut mask = lanczos_channels::<1>(mask, self.region.size(), self.region.drawn)?;
-        mask::clean(&mut mask);
-        Ok(mask)
-    }
-
-    /// The finished picture: what the model drew of the region, put into the source; and what belongs to its pixels.
-    ///
-    /// # Errors
-    /// [`Error::ImageBuffer`] if `drawn` has another size than the region while it is drawn; [`Error::SourceProfile`];
-    /// or if memory cannot be allocated.
-    pub fn paste(&self, drawn: RgbImage) -> Result<(RgbImage, Attached)> {
-        let Region { edges, drawn: expected, is_reduced } = self.region;
-        let (width, height) = (drawn.width(), drawn.height());
-        if [width, height] != expected {
-            return Err(Error::ImageBuffer { width, height, len: drawn.pixels().len() });
-        }
-        let Inner { canvas: Canvas::Own { original, mask }, options, .. } = &*self.source.inner else {
-            return Ok((drawn, Attached::default()));
-        };
-        if self.source.is_outline {
-            return Ok((drawn, Attached::default()));
-        }
-        let [full_width, full_height] = self.region.size();
-        let drawn = match is_reduced {
-            true => resize_lanczos(&drawn, full_width, full_height)?,
-            false => cropped(&drawn, self.region.size())?,
-        };
-        let drawn = original.of_srgb(drawn)?;
-        let feather = options.feather.unwrap_or(FEATHER_PX);
-        match mask {
-            Some((mask, _)) => paste::paste(original, mask, &self.region, &drawn, feather),
-            // Everything is painted over, and keeps its outline.
-            None => {
-                debug_assert_eq!(edges[..2], [0, 0], "without a mask the region is all of the canvas");
-                Ok((drawn, original.attached.clone()))
-            }
-        }
-    }
-}
-
-/// `plane` of `C` channels, enlarged at the right and the bottom by repeating its edges.
-fn padded<const C: usize>(plane: &[u8], from: [u32; 2], to: [u32; 2]) -> Result<Vec<u8>> {
-    let ([width, height], [to_width, to_height]) = (from.map(|side| side as usize), to.map(|side| side as usize));
-    let mut out = crate::image::zeroed(to_width * to_height * C)?;
-    for (y, row) in out.chunks_exact_mut(to_width * C).enumerate() {
-        let source = &plane[y.min(height - 1) * width * C..][..width * C];
-        let (inside, beyond) = row.split_at_mut(width * C);
-        inside.copy_from_slice(source);
-        beyond.chunks_exact_mut(C).for_each(|pixel| pixel.copy_from_slice(&source[(width - 1) * C..]));
-    }
-    Ok(out)
-}
-
-/// The top left part of an image.
-fn cropped(image: &RgbImage, [width, height]: [u32; 2]) -> Result<RgbImage> {
-    if [width, height] == [image.width(), image.height()] {
-        return Ok(image.clone());
-    }
-    let mut pixels = crate::image::zeroed(3 * width as usize * height as usize)?;
-    let rows = image.pixels().chunks_exact(3 * image.width() as usize);
-    for (row, source) in pixels.chunks_exact_mut(3 * width as usize).zip(rows) {
-        row.copy_from_slice(&source[..3 * width as usize]);
-    }
-    RgbImage::new(width, height, pixels)
 }
 
 /// Side of a token in pixels.

@@ -5,6 +5,8 @@
 //! A plan is a dry run: the recipe runs on a backend that allocates as usual and computes nothing. There is no second
 //! account of what is in memory when, which could differ from the first.
 
+mod host;
+
 use std::cell::RefCell;
 
 use flux2_backend::{Backend, Format, MemoryUse};
@@ -14,9 +16,8 @@ use crate::device::Device;
 use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{BatchMember, Batching, MAX_PREPARED_PROMPTS, Pipeline, Residency};
-use crate::request::{GenerateRequest, Reference, ResolvedRequest};
+use crate::request::{GenerateRequest, Reference};
 use crate::text::Tokenizer;
-use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision};
 use crate::{Error, Result};
 
@@ -432,72 +433,6 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
 /// A request whose source has no pixels, since nothing is drawn.
 fn outline(request: &GenerateRequest) -> GenerateRequest {
     GenerateRequest { source: request.source.as_ref().map(Source::outline), ..request.clone() }
-}
-
-impl StagePeaks {
-    /// Add what the host holds beside the backend's tensors: reference images, the largest of them as f32 while it is
-    /// encoded, their tokens from then on, the finished pixels as f32. Reference images are read in their stage.
-    pub(crate) fn add_host_memory(&mut self, variant: &'static Variant, requests: &[GenerateRequest]) -> Result<()> {
-        let [mut encoded, mut picture] = [0; 2];
-        for request in unlike(requests) {
-            let request = ResolvedRequest::new(request, variant)?;
-            let channels = |[width, height]: [u32; 2]| 3 * width as usize * height as usize;
-            let drawn = [request.width, request.height];
-            let images = request.reference_px().chain(request.source.as_ref().map(|_| drawn));
-            encoded = encoded.max(images.map(channels).max().unwrap_or_default());
-            let pasting = request.source.as_ref().map_or(0, |source| source.source().pasting_bytes());
-            picture = picture.max(size_of::<f32>() * channels(drawn) + pasting);
-        }
-        let images = ReferenceImages::of(requests);
-        for StageMemory { stage, memory } in &mut self.stages {
-            memory.allocated += images.held;
-            memory.allocated += match stage {
-                Phase::References => size_of::<f32>() * encoded,
-                Phase::Decode => picture,
-                _ => 0,
-            };
-            // In its text stage the first request has no tokens yet.
-            if *stage != Phase::Text || requests.len() > 1 {
-                memory.allocated += self.reference_bytes;
-            }
-            if *stage == Phase::References && memory.total() < images.reading {
-                *memory = MemoryUse { allocated: images.reading, mapped: 0 };
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Host memory of the reference images of a run, in bytes.
-#[derive(Default)]
-struct ReferenceImages {
-    /// Of all of them once they are read. Requests that share an image share its memory.
-    held: usize,
-    /// While they are read one after the other, at its peak.
-    reading: usize,
-}
-
-impl ReferenceImages {
-    fn of(requests: &[GenerateRequest]) -> Self {
-        let mut images = Self::default();
-        let mut known: Vec<&Reference> = Vec::new();
-        for reference in requests.iter().flat_map(|request| &request.references) {
-            if !known.iter().any(|known| known.is_clone_of(reference)) {
-                known.push(reference);
-                images.reading = images.reading.max(images.held + reference.reading_bytes());
-                images.held += reference.image().pixels().len();
-            }
-        }
-        let mut known: Vec<&Source> = Vec::new();
-        for source in requests.iter().filter_map(|request| request.source.as_ref()) {
-            if !known.iter().any(|known| known.is_clone_of(source)) {
-                known.push(source);
-                images.reading = images.reading.max(images.held + source.reading_bytes());
-                images.held += source.held_bytes();
-            }
-        }
-        images
-    }
 }
 
 /// Asks the backend for its peak whenever a stage ends.

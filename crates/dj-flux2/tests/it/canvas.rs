@@ -110,7 +110,12 @@ fn parameters_are_recorded_and_taken_again() {
     for line in ["strength    0.5", "mask grown  2 px", "feather     3 px", "outpaint    16,0,0,0 px, filled with edge"] {
         assert!(lines.contains(line), "{line} in {lines}");
     }
-    snapshot!(cli.run(["generate", "--from", "first.png", "-o", "again.png"]), @"");
+    snapshot!(cli.run(["generate", "--from", "first.png", "-o", "again.png"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the picture of --from was painted into another one, which is not given
+    hint: pass the files it was made with, --source and, if it had one, --mask
+    ");
     cli.write("other.png", png(80, 64, |x, _| [if x < 20 { 255 } else { 0 }; 3]));
     let output = cli.output(["generate", "--from", "first.png", "-o", "b.png", "--source", "source.png", "--mask", "other.png"]);
     assert!(output.status.success());
@@ -122,21 +127,81 @@ fn parameters_are_recorded_and_taken_again() {
 fn what_makes_no_sense_is_refused() {
     let cli = cli();
     let run = |args: &[&str]| cli.run(["generate", "a red fox", "-o", "out.png"].iter().chain(args));
-    snapshot!(run(&["--mask", "mask.png"]), @"");
-    snapshot!(run(&["--source", "source.png", "-W", "64"]), @"");
-    snapshot!(run(&["--source", "source.png", "--strength", "0"]), @"");
-    snapshot!(run(&["--source", "source.png", "--mask-grow", "3"]), @"");
-    snapshot!(run(&["--source", "source.png", "--mask-from-alpha"]), @"");
-    snapshot!(run(&["--source", "source.png", "--outpaint", "1,2,3"]), @"");
-    snapshot!(run(&["--source", "source.png", "--mask", "mask.png", "--feather", "300"]), @"");
-    snapshot!(run(&["--source", "source.png", "--compat", "diffusers", "--outpaint", "1,1,1,1"]), @"");
+    snapshot!(run(&["--mask", "mask.png"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the following required arguments were not provided: --source <FILE>
+    hint: run it with --help to see what it takes
+    ");
+    snapshot!(run(&["--source", "source.png", "-W", "64"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the argument '--source <FILE>' cannot be used with '--width <PX>'
+    hint: run it with --help to see what it takes
+    ");
+    snapshot!(run(&["--source", "source.png", "--strength", "0"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: invalid value '0' for '--strength <STRENGTH>': a strength is over 0 and at most 1: 1 starts from noise, less keeps more of the source
+    hint: run it with --help to see what it takes
+    ");
+    snapshot!(run(&["--source", "source.png", "--mask-grow", "3"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: --mask-grow has no effect without a mask
+    hint: add --mask FILE
+    ");
+    snapshot!(run(&["--source", "source.png", "--mask-from-alpha"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: source.png: the source is transparent nowhere, so its transparency is no mask
+    hint: give a mask, or a source with an alpha channel
+    ");
+    snapshot!(run(&["--source", "source.png", "--outpaint", "1,2,3"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: invalid value '1,2,3' for '--outpaint <L,T,R,B>': 3 of the 4 sides left,top,right,bottom, as in 64,0,25%,0
+    hint: run it with --help to see what it takes
+    ");
+    snapshot!(run(&["--source", "source.png", "--mask", "mask.png", "--feather", "300"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: a feather of 300 pixels; at most 256 are allowed
+    hint: use at most 256
+    ");
+    snapshot!(run(&["--source", "source.png", "--compat", "diffusers", "--outpaint", "1,1,1,1"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: diffusers has no larger canvas
+    hint: leave it out, or do not ask for the rules of diffusers
+    ");
     cli.write("black.png", png(80, 64, |_, _| [0; 3]));
-    snapshot!(run(&["--source", "source.png", "--mask", "black.png"]), @"");
+    snapshot!(run(&["--source", "source.png", "--mask", "black.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: there is nothing to repaint: the mask keeps every pixel
+    hint: paint what is to change white, or transparent, in the mask
+    ");
     cli.write("tall.png", png(64, 80, |_, _| [255; 3]));
-    snapshot!(run(&["--source", "source.png", "--mask", "tall.png"]), @"");
+    snapshot!(run(&["--source", "source.png", "--mask", "tall.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: the mask is 64x80 pixels, the source 80x64
+    hint: make the mask as large as the source, or of the same shape
+    ");
     cli.write("tiny.png", png(15, 64, |_, _| [255; 3]));
-    snapshot!(run(&["--source", "tiny.png"]), @"");
-    snapshot!(run(&["--source", "out.png"]), @"");
+    snapshot!(run(&["--source", "tiny.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: tiny.png: the source is 15x64 pixels; both sides must be at least 16
+    hint: enlarge it to at least 16 pixels a side, or give it as a reference image
+    ");
+    snapshot!(run(&["--source", "out.png"]), @"
+    exit code: 6
+    ----- stderr -----
+    error: out.png: No such file or directory (os error 2)
+    hint: correct the path
+    ");
     assert_eq!(cli.files().iter().filter(|name| *name == "out.png").count(), 0);
 }
 
@@ -144,14 +209,26 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn an_input_is_not_written_over() {
     let cli = cli();
-    snapshot!(cli.run(["a red fox", "--source", "source.png", "--mask", "mask.png", "-o", "mask.png"]), @"");
+    snapshot!(cli.run(["a red fox", "--source", "source.png", "--mask", "mask.png", "-o", "mask.png"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: mask.png is an input of this run and would be replaced
+    hint: choose another name with -o
+    ");
 }
 
 #[test]
-fn a_jpeg_and_a_reduced_region_are_warned_of() {
+fn a_jpeg_is_warned_of() {
     let cli = cli();
     let args = ["a red fox", "--source", "source.png", "--mask", "mask.png", "-o", "out.jpg"];
-    snapshot!(cli.run(args.iter().chain(&QUICK)), @"");
+    snapshot!(cli.run(args.iter().chain(&QUICK)), @"
+    exit code: 0
+    ----- stdout -----
+    out.jpg
+    ----- stderr -----
+    warning: a JPEG changes pixels that the mask keeps: write a .png or .webp to keep them exactly
+    saved out.jpg (seed 7, [TIME])
+    ");
 }
 
 #[test]

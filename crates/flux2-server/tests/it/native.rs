@@ -107,7 +107,7 @@ fn what_means_nothing_without_a_source_is_refused() {
         ("mask_grow", json!(1000), "mask"),
         ("mask_from_alpha", json!(true), "mask"),
         ("mask", json!("http://10.0.0.1/m.png"), "mask"),
-        ("outpaint", json!("16000,0,0,0"), "source"),
+        ("outpaint", json!("17000,0,0,0"), "source"),
     ] {
         let mut request = json!({"prompt": "p", "source": source, "mask": base64(&mask([80, 96], [0, 0, 9, 9], false))});
         if field == "mask_from_alpha" {

@@ -154,7 +154,7 @@ fn files_of_every_kind_keep_their_bytes() {
         let Some(bytes) = path.is_file().then(|| std::fs::read(&path).unwrap()) else { continue };
         let Ok(before) = codec::decode_original(&bytes, &name) else { continue };
         let size = [before.image.width(), before.image.height()];
-        if size[0].min(size[1]) < 16 {
+        if size[0].min(size[1]) < 16 || size[0] * size[1] > 1 << 20 {
             continue;
         }
         let mask = box_mask(size, [4, 4, 12, 12]);
