@@ -238,9 +238,10 @@ impl Choices {
             prompts: origin.choice(Some(vec![made.prompt.clone()])),
             loras: origin.choice((!made.loras.is_empty()).then(recorded_loras)),
             variant: origin.choice(made.variant.clone()),
-            canvas: made.source.as_ref().map_or_else(Default::default, |source| {
-                CanvasChoices::from_parameters(source, origin)
-            }),
+            canvas: made
+                .source
+                .as_ref()
+                .map_or_else(Default::default, |source| CanvasChoices::from_parameters(source, origin)),
             transparency: origin.choice(recorded_transparency(made).transpose()),
             // A picture that was painted into has the size of its source.
             width: origin.choice(made.source.is_none().then_some(made.width)),

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
+use flux2::canvas::Rule;
 use flux2::digest::sha256;
 use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
-use flux2::canvas::Rule;
 use flux2::image::{ImageFormat, Transparency, hexadecimal};
 use flux2::weights::{Component, Location, ModelFiles, Part, TextConfig, TransformerConfig, VaeConfig};
 use flux2::{Error, ModelPaths, Reference, Source, Variant, environment, plan};

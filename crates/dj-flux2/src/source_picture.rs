@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use flux2::{Reference, Source};
 use flux2::image::{OtherParameters, Parameters, Stored, metadata};
 use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::weights::Lora;
+use flux2::{Reference, Source};
 
 use crate::failure::{Failure, Result, code};
 use crate::report::{Report, shown};

@@ -229,7 +229,8 @@ fn gradient(request: &ResolvedRequest, model: &ModelKey) -> Result<RgbImage> {
     let ResolvedRequest { prompt, width, height, steps, guidance, seed, noise, references, .. } = request;
     let references: Vec<_> = references.iter().map(|reference| reference.sha256().to_owned()).collect();
     let source = request.source.as_ref().map(Placed::source);
-    let text = format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model} {source:?}");
+    let text =
+        format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model} {source:?}");
     let digest = sha256(text.as_bytes());
     let color = |at: usize| u32::from(u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap_or_default());
     let span = width + height - 2;

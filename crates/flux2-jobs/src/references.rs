@@ -53,8 +53,7 @@ impl References {
     pub fn source(&self, spec: &SourceSpec, uploads: &Store) -> Result<Source, Refused> {
         {
             let pinned = self.pinned_sources.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_meant =
-                |one: &&Source| one.sha256() == spec.source && one.mask_sha256() == spec.mask.as_deref();
+            let is_meant = |one: &&Source| one.sha256() == spec.source && one.mask_sha256() == spec.mask.as_deref();
             if let Some(found) = pinned.iter().find(is_meant) {
                 return Ok(found.clone());
             }

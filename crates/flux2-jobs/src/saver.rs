@@ -101,9 +101,7 @@ fn save(shared: &Shared, handover: Handover, turn: u64, turns: &Turns) {
 fn encode(picture: &DrawnPicture) -> Result<Vec<u8>, JobFailure> {
     let DrawnPicture { spec, drawn, .. } = picture;
     let parameters = spec.metadata.then_some(&drawn.parameters);
-    catch_unwind(AssertUnwindSafe(|| {
-        image::encode_attached(&drawn.image, &drawn.attached, spec.format, parameters)
-    }))
+    catch_unwind(AssertUnwindSafe(|| image::encode_attached(&drawn.image, &drawn.attached, spec.format, parameters)))
         .unwrap_or_else(|_| {
             let reason = "the encoder panicked".to_owned();
             Err(flux2::Error::ImageEncode { format: spec.format.name(), reason })

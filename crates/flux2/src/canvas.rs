@@ -134,7 +134,8 @@ impl Source {
     pub fn open(source: impl AsRef<Path>, mask: Option<&Path>, options: SourceOptions) -> Result<Self> {
         let source = source.as_ref();
         let (bytes, name) = (codec::read_file(source)?, source.display().to_string());
-        let mask = mask.map(|path| Ok::<_, Error>((codec::read_file(path)?, path.display().to_string()))).transpose()?;
+        let mask =
+            mask.map(|path| Ok::<_, Error>((codec::read_file(path)?, path.display().to_string()))).transpose()?;
         Self::from_bytes(&bytes, &name, mask.as_ref().map(|(bytes, name)| (&bytes[..], &name[..])), options)
     }
 

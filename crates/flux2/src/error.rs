@@ -64,7 +64,6 @@ pub enum Error {
         max: usize,
     },
 
-
     // ---- a source that is painted into ----
     /// A source with too short a side.
     #[error("the source is {width}x{height} pixels; both sides must be at least {min}")]

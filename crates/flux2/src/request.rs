@@ -293,8 +293,7 @@ fn draws_well(variant: &Variant) -> u64 {
 fn source_warnings(source: &Placed) -> impl Iterator<Item = Warning> {
     let region = source.region();
     let is_full = source.source().mask_is_full().then_some(Warning::FullMask);
-    let reduced =
-        region.is_reduced.then(|| Warning::RegionReduced { region: region.size(), drawn: region.drawn });
+    let reduced = region.is_reduced.then(|| Warning::RegionReduced { region: region.size(), drawn: region.drawn });
     is_full.into_iter().chain(reduced)
 }
 

@@ -21,11 +21,7 @@ pub struct SourceSettings {
 }
 
 /// Gives the choices their meaning; `None` if there is no source. `recorded` says that the picture of `--from` has one.
-pub fn decide(
-    choices: CanvasChoices,
-    transparency: Transparency,
-    recorded: bool,
-) -> Result<Option<SourceSettings>> {
+pub fn decide(choices: CanvasChoices, transparency: Transparency, recorded: bool) -> Result<Option<SourceSettings>> {
     let Some(source) = value(choices.source) else {
         return match recorded {
             true => Err(Failure::usage(

@@ -49,7 +49,11 @@ impl Settings {
         if self.prompts.len() == 1 {
             return 2 * workers + 2;
         }
-        let most = if self.references.is_empty() && self.source.is_none() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
+        let most = if self.references.is_empty() && self.source.is_none() {
+            MAX_WAITING
+        } else {
+            MAX_PREPARED_PROMPTS as u64 * workers
+        };
         (MAX_PREPARED_PROMPTS as u64 * u64::from(self.count) * workers).min(most)
     }
 

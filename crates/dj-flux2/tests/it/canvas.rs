@@ -93,7 +93,8 @@ fn every_flag_changes_the_picture() {
 #[test]
 fn parameters_are_recorded_and_taken_again() {
     let cli = cli();
-    let args = ["--mask", "mask.png", "--strength", "0.5", "--feather", "3", "--mask-grow", "2", "--outpaint", "16,0,0,0"];
+    let args =
+        ["--mask", "mask.png", "--strength", "0.5", "--feather", "3", "--mask-grow", "2", "--outpaint", "16,0,0,0"];
     let first = paint(&cli, &args);
     let stored = metadata::read(&cli.read("out.png")).unwrap().unwrap();
     let source = stored.source.unwrap();
@@ -107,7 +108,8 @@ fn parameters_are_recorded_and_taken_again() {
     cli.stdout([&again[..], &["--strength", "0.2"]].concat());
     assert!(image::open(&cli.path("again.png")).unwrap() != first);
     let lines = cli.stdout(["info", "first.png"]);
-    for line in ["strength    0.5", "mask grown  2 px", "feather     3 px", "outpaint    16,0,0,0 px, filled with edge"] {
+    for line in ["strength    0.5", "mask grown  2 px", "feather     3 px", "outpaint    16,0,0,0 px, filled with edge"]
+    {
         assert!(lines.contains(line), "{line} in {lines}");
     }
     snapshot!(cli.run(["generate", "--from", "first.png", "-o", "again.png"]), @"
@@ -117,7 +119,8 @@ fn parameters_are_recorded_and_taken_again() {
     hint: pass the files it was made with, --source and, if it had one, --mask
     ");
     cli.write("other.png", png(80, 64, |x, _| [if x < 20 { 255 } else { 0 }; 3]));
-    let output = cli.output(["generate", "--from", "first.png", "-o", "b.png", "--source", "source.png", "--mask", "other.png"]);
+    let output =
+        cli.output(["generate", "--from", "first.png", "-o", "b.png", "--source", "source.png", "--mask", "other.png"]);
     assert!(output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the mask is not the one that first.png was made with"), "{said}");

@@ -4,11 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use flux2_jobs::fake::FakeOptions;
 use flux2::image::{self, ImageFormat, RgbImage};
-use flux2_jobs::{
-    Draft, EventKind, FailureClass, JobState, Options, Painting, Refused, SourceSpec, Submission,
-};
+use flux2_jobs::fake::FakeOptions;
+use flux2_jobs::{Draft, EventKind, FailureClass, JobState, Options, Painting, Refused, SourceSpec, Submission};
 
 use crate::common::{ended, endless, events, picture, start, wait_until};
 
@@ -58,7 +56,8 @@ fn a_source_is_painted_into_after_a_restart() {
         let image = RgbImage::new(width, 64, bytes).unwrap();
         image::encode(&image, ImageFormat::Png, None).unwrap()
     };
-    let (source, mask) = (image(80, vec![90; 3 * 80 * 64]), image(80, [vec![255; 3 * 80 * 20], vec![0; 3 * 80 * 44]].concat()));
+    let (source, mask) =
+        (image(80, vec![90; 3 * 80 * 64]), image(80, [vec![255; 3 * 80 * 20], vec![0; 3 * 80 * 44]].concat()));
     let folder = tempfile::tempdir().unwrap();
     let jobs = start(in_folder(folder.path()), endless());
     let digests = [&source, &mask].map(|file| jobs.put_blob(file).unwrap());

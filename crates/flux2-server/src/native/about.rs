@@ -159,7 +159,15 @@ fn model(app: &App, info: ModelInfo, stats: &Stats) -> Model {
               (status = "default", description = "An error.", body = ErrorBody)))]
 pub async fn capabilities(State(app): State<App>) -> Json<Capabilities> {
     let limits = &app.options.limits;
-    let features = [("references", true), ("loras", true), ("events", true), ("masks", true), ("outpainting", true), ("strength", true), ("upscaling", false)];
+    let features = [
+        ("references", true),
+        ("loras", true),
+        ("events", true),
+        ("masks", true),
+        ("outpainting", true),
+        ("strength", true),
+        ("upscaling", false),
+    ];
     Json(Capabilities {
         version: env!("CARGO_PKG_VERSION"),
         is_fake: app.options.is_fake,

@@ -56,7 +56,8 @@ pub async fn create(
     let idempotency_key = drawing::idempotency_key(request.headers())?;
     let fields = body::json_or_form(&app, request).await?;
     let (wire, _) = body::typed::<JobRequest>(fields.json, StatusCode::BAD_REQUEST)?;
-    let mut images = wire.references.iter().map(|text| Image::of_text(text, "references")).collect::<Result<Vec<_>>>()?;
+    let mut images =
+        wire.references.iter().map(|text| Image::of_text(text, "references")).collect::<Result<Vec<_>>>()?;
     let (mut source, mut mask) = (None, None);
     for file in &fields.files {
         let image = Image::Sent(file.bytes.clone());

@@ -130,7 +130,8 @@ mod tests {
         let expected = [Side::Px(64), Side::Px(0), Side::Percent(25.0), Side::Px(8)];
         assert_eq!(sides(&json!("64, 0,25%,8")).unwrap(), expected);
         assert_eq!(sides(&json!([64, 0, "25%", "8"])).unwrap(), expected);
-        for wrong in [json!("64"), json!(64), json!([1, 2, 3]), json!([-1, 0, 0, 0]), json!([1.5, 0, 0, 0]), json!({})] {
+        for wrong in [json!("64"), json!(64), json!([1, 2, 3]), json!([-1, 0, 0, 0]), json!([1.5, 0, 0, 0]), json!({})]
+        {
             assert_eq!(sides(&wrong).unwrap_err().param.as_deref(), Some("outpaint"), "{wrong}");
         }
     }

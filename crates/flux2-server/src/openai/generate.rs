@@ -80,7 +80,9 @@ async fn answer(
     let priority = wire.priority.map_or_else(Default::default, Into::into);
     let Parts { draft, images, source, mut wanted } = wire.parts(fields.files)?;
     match kind {
-        Kind::Edit if images.is_empty() && source.is_none() => return Err(ApiError::invalid("image", "there is no image to edit")),
+        Kind::Edit if images.is_empty() && source.is_none() => {
+            return Err(ApiError::invalid("image", "there is no image to edit"));
+        }
         Kind::Generation if !images.is_empty() || source.is_some() => {
             let error = ApiError::invalid("image", "images are edited, not generated from");
             return Err(error.hint("send it to /v1/images/edits"));

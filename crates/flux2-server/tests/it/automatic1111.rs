@@ -41,7 +41,8 @@ fn img2img_edits_and_paints() {
     let read = |body: &Value| metadata::read(&unbase64(&body["images"][0])).unwrap().unwrap();
     assert!(read(&body).source.is_none() && read(&body).references.len() == 1);
     // As clients send it, with a size that does not count.
-    let request = json!({"prompt": "p", "init_images": [image], "denoising_strength": 0.7, "width": 512, "height": 512});
+    let request =
+        json!({"prompt": "p", "init_images": [image], "denoising_strength": 0.7, "width": 512, "height": 512});
     let body = site.post("/sdapi/v1/img2img", request).expect(200);
     assert_eq!((&info(&body)["height"], &info(&body)["denoising_strength"]), (&json!(96), &json!(0.7)));
     assert_eq!(read(&body).source.unwrap().strength, 0.7);

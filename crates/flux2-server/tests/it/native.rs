@@ -71,7 +71,11 @@ fn a_job_paints_into_a_source() {
         ("strength", None, b"0.5"),
         ("source_reference", None, b"false"),
     ];
-    let jobs = [site.post(JOBS, by_digest).expect(202), site.post(JOBS, inline).expect(202), site.post_form(JOBS, &parts).expect(202)];
+    let jobs = [
+        site.post(JOBS, by_digest).expect(202),
+        site.post(JOBS, inline).expect(202),
+        site.post_form(JOBS, &parts).expect(202),
+    ];
     let view = &jobs[0]["request"];
     assert_eq!((&view["width"], &view["height"]), (&json!(80), &json!(96)));
     assert_eq!(view["source"]["sha256"], sha256(&source));
@@ -95,8 +99,14 @@ fn what_means_nothing_without_a_source_is_refused() {
     for field in ["mask_invert", "mask_from_alpha", "source_reference"] {
         assert_eq!(refused(json!({"prompt": "p", field: true})).2, field);
     }
-    for (field, value) in [("strength", json!(0.5)), ("feather", json!(3)), ("mask_grow", json!(3)),
-        ("outpaint", json!("1,1,1,1")), ("outpaint_fill", json!("edge")), ("mask", json!(source))] {
+    for (field, value) in [
+        ("strength", json!(0.5)),
+        ("feather", json!(3)),
+        ("mask_grow", json!(3)),
+        ("outpaint", json!("1,1,1,1")),
+        ("outpaint_fill", json!("edge")),
+        ("mask", json!(source)),
+    ] {
         assert_eq!(refused(json!({"prompt": "p", field: value})).2, field);
     }
     for (field, value, param) in [
@@ -109,7 +119,8 @@ fn what_means_nothing_without_a_source_is_refused() {
         ("mask", json!("http://10.0.0.1/m.png"), "mask"),
         ("outpaint", json!("17000,0,0,0"), "source"),
     ] {
-        let mut request = json!({"prompt": "p", "source": source, "mask": base64(&mask([80, 96], [0, 0, 9, 9], false))});
+        let mut request =
+            json!({"prompt": "p", "source": source, "mask": base64(&mask([80, 96], [0, 0, 9, 9], false))});
         if field == "mask_from_alpha" {
             request = json!({"prompt": "p", "source": source});
         }

@@ -6,9 +6,7 @@ use axum::http::Method;
 use flux2::image::{ImageFormat, codec, metadata};
 use serde_json::{Value, json};
 
-use crate::site::{
-    FORM, NOT_FINITE, OUT_OF_MEMORY, Site, base64, form, mask, png, post, request, same, unbase64,
-};
+use crate::site::{FORM, NOT_FINITE, OUT_OF_MEMORY, Site, base64, form, mask, png, post, request, same, unbase64};
 
 const PATH: &str = "/v1/images/generations";
 
@@ -87,7 +85,8 @@ fn an_edit_with_a_mask_paints_into_the_first_image() {
         let parameters = metadata::read(&made).unwrap().unwrap();
         assert_eq!((parameters.references.len(), parameters.source.unwrap().strength), (1, 1.0));
     }
-    let json = json!({"prompt": "p", "image": base64(&image), "mask": base64(&mask([80, 96], edges, true)), "strength": 0.5});
+    let json =
+        json!({"prompt": "p", "image": base64(&image), "mask": base64(&mask([80, 96], edges, true)), "strength": 0.5});
     let body = site.post("/v1/images/edits", json).expect(200);
     let made = unbase64(&body["data"][0]["b64_json"]);
     assert_eq!(metadata::read(&made).unwrap().unwrap().source.unwrap().strength, 0.5);

@@ -8,9 +8,9 @@
 use std::borrow::Cow;
 
 use super::distance::Distances;
-use crate::image::{codec, zeroed};
 use crate::image::original::Unconverted;
 use crate::image::resize::lanczos_channels;
+use crate::image::{codec, zeroed};
 use crate::{Error, Result};
 
 /// Farther than this, in pixels, no mask is grown.

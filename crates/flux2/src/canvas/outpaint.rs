@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn new_pixels_repeat_the_edge_or_have_the_color_that_is_asked_for() {
         let source = source(3, 2);
-        let mut outpaint = Outpaint { overlap: 0, ..Outpaint::new([Side::Px(2), Side::Px(1), Side::Px(0), Side::Px(1)]) };
+        let mut outpaint =
+            Outpaint { overlap: 0, ..Outpaint::new([Side::Px(2), Side::Px(1), Side::Px(0), Side::Px(1)]) };
         let (canvas, mask) = outpaint.extend(&source, None).unwrap();
         assert_eq!((canvas.image.width(), canvas.image.height()), (5, 4));
         assert_eq!(canvas.image.pixel(0, 0), source.image.pixel(0, 0));

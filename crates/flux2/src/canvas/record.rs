@@ -6,8 +6,17 @@ use crate::image::{SourceParameters, hexadecimal};
 impl From<&Placed> for SourceParameters {
     fn from(placed: &Placed) -> Self {
         let (source, region) = (placed.source(), placed.region());
-        let SourceOptions { mask_from_alpha, mask_invert, mask_grow, outpaint, strength, feather, as_reference, rule, .. } =
-            source.options();
+        let SourceOptions {
+            mask_from_alpha,
+            mask_invert,
+            mask_grow,
+            outpaint,
+            strength,
+            feather,
+            as_reference,
+            rule,
+            ..
+        } = source.options();
         let fill = outpaint.as_ref().and_then(|outpaint| match outpaint.fill {
             Fill::Edge => None,
             Fill::Color(color) => Some(hexadecimal(color)),

@@ -20,8 +20,8 @@ use image::{ExtendedColorType, ImageDecoder, ImageEncoder};
 
 use super::jpeg::{self, Fault};
 use super::metadata::{self, PngText, PngTextKind};
-use super::resize::Shrinking;
 use super::original::{Attached, Keeping, KeepingSamples, Original, Unconverted};
+use super::resize::Shrinking;
 use super::rows::{Flattening, Head, Rows, Samples, Whole};
 use super::{Parameters, RgbImage, color, container};
 use crate::{Error, Result};

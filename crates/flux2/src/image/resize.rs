@@ -268,7 +268,6 @@ impl<const C: usize> Resampling<C> {
         }
         self.spare.push(sums);
     }
-
 }
 
 impl Resampling {

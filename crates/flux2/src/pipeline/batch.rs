@@ -283,8 +283,7 @@ impl<B: Backend> Pipeline<B> {
             let Job { member, request, timings, .. } = job;
             let (kernels, rescues) = (kernels.clone(), rescues.clone());
             let parameters = self.parameters(&request);
-            let made =
-                |(image, attached)| GeneratedImage { image, attached, parameters, timings, kernels, rescues };
+            let made = |(image, attached)| GeneratedImage { image, attached, parameters, timings, kernels, rescues };
             (member, image.map(made))
         };
         images.into_iter().map(finish).collect()

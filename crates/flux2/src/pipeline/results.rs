@@ -40,12 +40,8 @@ impl GeneratedImage {
     /// [`image::save`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let bytes = image::encode_attached(
-            &self.image,
-            &self.attached,
-            ImageFormat::from_path(path)?,
-            Some(&self.parameters),
-        )?;
+        let bytes =
+            image::encode_attached(&self.image, &self.attached, ImageFormat::from_path(path)?, Some(&self.parameters))?;
         image::save(path, &bytes, IfExists::Replace)
     }
 }

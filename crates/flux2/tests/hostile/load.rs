@@ -77,7 +77,9 @@ fn wide() -> Vec<u8> {
 fn paint(source: &[u8], mask: &[u8], rule: Rule) -> Result<()> {
     let outpaint = Outpaint::new([Side::Px(7), Side::Percent(10.0), Side::Px(0), Side::Px(1)]);
     let options = match rule {
-        Rule::Own => SourceOptions { mask_grow: 40, outpaint: Some(outpaint), area: Some(64 * 64), ..Default::default() },
+        Rule::Own => {
+            SourceOptions { mask_grow: 40, outpaint: Some(outpaint), area: Some(64 * 64), ..Default::default() }
+        }
         Rule::Diffusers => SourceOptions { mask_invert: true, rule, ..Default::default() },
     };
     Source::reading_bytes_of(source, "source", Some((mask, "mask")), &options)?;

@@ -179,9 +179,8 @@ fn files_of_every_kind_keep_their_bytes() {
 #[test]
 fn a_mask_is_transparency_or_white() {
     let source = png(&image(1, 32, 32));
-    let tokens = |mask: &[u8], options| {
-        place(&painted(&source, Some(mask), options).unwrap()).work().unwrap().tokens.values
-    };
+    let tokens =
+        |mask: &[u8], options| place(&painted(&source, Some(mask), options).unwrap()).work().unwrap().tokens.values;
     let white = box_mask([32, 32], [0, 0, 8, 8]);
     assert_eq!(tokens(&white, SourceOptions::default()), [1.0, 0.0, 0.0, 0.0]);
     // The same bytes of gray, with an alpha channel that repaints the other corner.
@@ -209,7 +208,8 @@ fn a_mask_of_another_size_is_scaled_and_one_of_another_shape_refused() {
     let source = png(&image(1, 100, 75));
     for size in [[50, 38], [200, 150], [400, 300], [25, 19]] {
         let mask = box_mask(size, [0, 0, size[0] / 2, size[1]]);
-        let values = place(&painted(&source, Some(&mask), SourceOptions::default()).unwrap()).work().unwrap().tokens.values;
+        let values =
+            place(&painted(&source, Some(&mask), SourceOptions::default()).unwrap()).work().unwrap().tokens.values;
         assert_eq!((values[0], values[6]), (1.0, 0.0), "{size:?}");
     }
     let mask = box_mask([75, 100], [0, 0, 9, 9]);
@@ -265,7 +265,8 @@ fn the_source_gives_the_size_and_warns_of_what_it_does() {
     let source = png(&image(1, 300, 260));
     let resolve = |source: Source| ResolvedRequest::new(&request(source), mini).unwrap();
     // klein-mini draws up to 256x256 well.
-    let region = resolve(painted(&source, Some(&box_mask([300, 260], [100, 100, 140, 140])), Default::default()).unwrap());
+    let region =
+        resolve(painted(&source, Some(&box_mask([300, 260], [100, 100, 140, 140])), Default::default()).unwrap());
     assert_eq!((region.picture_px(), region.warnings.len()), ([300, 260], 0));
     assert!(region.width * region.height <= 256 * 256 && region.width.is_multiple_of(16), "{}", region.width);
     let all = resolve(painted(&source, None, Default::default()).unwrap());
@@ -411,8 +412,13 @@ fn pictures_with_sources_are_drawn_alone_and_others_together() {
         let source = painted(&file, None, SourceOptions { strength, ..Default::default() }).unwrap();
         GenerateRequest { steps: Some(2), seed, ..request(source) }
     };
-    let plain = |seed| {
-        GenerateRequest { steps: Some(2), seed, width: Some(64), height: Some(64), source: None, ..with(1.0, seed) }
+    let plain = |seed| GenerateRequest {
+        steps: Some(2),
+        seed,
+        width: Some(64),
+        height: Some(64),
+        source: None,
+        ..with(1.0, seed)
     };
     let requests = [with(1.0, 1), plain(1), with(0.4, 1), plain(2), with(1.0, 1)];
     let alone: Vec<RgbImage> = requests.iter().map(|request| engine.generate(request).unwrap().image).collect();

@@ -123,7 +123,8 @@ fn check_on<B: Backend>(be: &B, case: &str) {
         let i = state.step;
         steps = i + 1;
         for (name, got) in [("velocity", state.velocity), ("latents", state.latents)] {
-            let (name, tolerance) = (format!("{name}_{i}"), if i == 0 && name == "velocity" { NETWORK } else { LATENTS });
+            let (name, tolerance) =
+                (format!("{name}_{i}"), if i == 0 && name == "velocity" { NETWORK } else { LATENTS });
             let (got, expected) = (be.download(got).unwrap(), golden.values(&name));
             assert_relative(&name, &got, &expected, tolerance);
             let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));

@@ -64,7 +64,9 @@ pub(super) fn masks(files: &mut Files, rng: &mut Rng, fixtures: &Path) {
             resized.splice(8..33, png_chunk(b"IHDR", &header));
             files.add(format!("{name}: a header of {width}x{height}"), resized);
         }
-        for (depth, color) in [(1u8, 0u8), (2, 0), (4, 0), (16, 0), (8, 2), (8, 3), (8, 4), (16, 4), (8, 6), (16, 6), (3, 9)] {
+        for (depth, color) in
+            [(1u8, 0u8), (2, 0), (4, 0), (16, 0), (8, 2), (8, 3), (8, 4), (16, 4), (8, 6), (16, 6), (3, 9)]
+        {
             let mut other = whole.clone();
             let header = [&whole[16..24], &[depth, color, 0, 0, 0]].concat();
             other.splice(8..33, png_chunk(b"IHDR", &header));
