@@ -15,7 +15,12 @@ fn main() -> std::io::Result<()> {
         let whole = match kind {
             Kind::Safetensors => vec!["klein-bfl/transformer.safetensors".to_owned()],
             Kind::Lora => vec!["lora.safetensors".to_owned()],
-            Kind::Gguf | Kind::Adapter | Kind::AdapterConfig | Kind::WholeModel | Kind::Picture => vec![],
+            Kind::Gguf
+            | Kind::Adapter
+            | Kind::AdapterConfig
+            | Kind::WholeModel
+            | Kind::Picture
+            | Kind::Mask => vec![],
             _ => places(kind).iter().map(|place| format!("klein/{place}")).collect(),
         };
         for (i, path) in whole.iter().enumerate() {

@@ -32,6 +32,7 @@ pub fn places(kind: Kind) -> &'static [&'static str] {
         Kind::Index => &["text_encoder/model.safetensors.index.json"],
         Kind::Picture => &["picture"],
         Kind::Pth => &["upscaler.pth"],
+        Kind::Mask => &["mask"],
     }
 }
 

@@ -17,6 +17,7 @@ import torch
 import compare
 import gguf_blocks
 import golden_cases
+import inpaint
 import lora
 import lora_lycoris
 import mini_cases
@@ -62,6 +63,7 @@ def make(out: Path) -> None:
     for case in golden_cases.CASES:
         golden_cases.write_case(case, pipelines, golden / "references", golden / f"{case.name}.safetensors")
     mini_cases.write(golden)
+    inpaint.write(tiny / "klein", golden)
     lora.write(tiny / "klein", tiny / "lora.safetensors", golden / "lora.safetensors")
     seams.write_seams(pipelines["distilled"], golden / "seams.safetensors")
     parts.write_text_encoder_fp8(

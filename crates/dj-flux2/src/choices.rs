@@ -7,6 +7,8 @@
 //! A source hands over what it says even if it cannot be understood, as an error in the field: it is no error if a
 //! higher layer gives that field.
 
+mod canvas;
+
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ use crate::failure::{Failure, Result};
 use crate::output::Existing;
 use crate::settings::{Detail, formats, loras};
 use crate::source_picture::{SourcePicture, Taken};
+
+pub use canvas::CanvasChoices;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct Choices {
     pub variant: Choice<String>,
     /// Files of the reference images.
     pub references: Choice<Vec<PathBuf>>,
+    /// The picture that is painted into.
+    pub canvas: CanvasChoices,
     /// What happens to their transparency.
     pub transparency: Choice<Result<Transparency>>,
     pub width: Choice<u32>,
@@ -154,6 +160,11 @@ pub struct Choices {
 }
 
 impl Choices {
+    /// Leave the size to a source. What is typed beside one is refused before.
+    pub fn drop_size(&mut self) {
+        (self.width, self.height, self.aspect, self.area) = (None, None, None, None);
+    }
+
     /// These choices, and those of `lower` for fields that are missing here.
     pub fn or(self, lower: Choices) -> Choices {
         Choices {
@@ -165,6 +176,7 @@ impl Choices {
             loras: self.loras.or(lower.loras),
             variant: self.variant.or(lower.variant),
             references: self.references.or(lower.references),
+            canvas: self.canvas.or(lower.canvas),
             transparency: self.transparency.or(lower.transparency),
             width: self.width.or(lower.width),
             height: self.height.or(lower.height),
@@ -245,6 +257,7 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
+            canvas: CanvasChoices::from_args(&args.canvas, compat),
             transparency: flag
                 .choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
@@ -324,9 +337,14 @@ impl Choices {
             prompts: origin.choice(Some(vec![made.prompt.clone()])),
             loras: origin.choice((!made.loras.is_empty()).then(recorded_loras)),
             variant: origin.choice(made.variant.clone()),
+            canvas: made
+                .source
+                .as_ref()
+                .map_or_else(Default::default, |source| CanvasChoices::from_parameters(source, origin)),
             transparency: origin.choice(recorded_transparency(made).transpose()),
-            width: origin.choice(Some(made.width)),
-            height: origin.choice(Some(made.height)),
+            // A picture that was painted into has the size of its source.
+            width: origin.choice(made.source.is_none().then_some(made.width)),
+            height: origin.choice(made.source.is_none().then_some(made.height)),
             steps: origin.choice(Some(made.steps)),
             guidance: origin.choice(made.guidance),
             negative_prompt: origin.choice(made.negative_prompt.clone()),

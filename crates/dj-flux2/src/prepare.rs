@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
+use flux2::canvas::Rule;
 use flux2::digest::sha256;
 use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
-use flux2::image::{Preparation, Transparency, hexadecimal};
+use flux2::image::{ImageFormat, Preparation, Transparency, hexadecimal};
 use flux2::weights::{Component, Location, ModelFiles, Part, TextConfig, TransformerConfig, VaeConfig};
-use flux2::{Error, ModelPaths, Reference, Variant, environment, plan};
+use flux2::{Error, ModelPaths, Reference, Source, Variant, environment, plan};
 
 use crate::args::GenerateArgs;
 use crate::cache_folder;
@@ -19,15 +20,17 @@ use crate::failure::{Failure, Result};
 use crate::gpu_options::gpu_options;
 use crate::prompts::read_prompts;
 use crate::report::Report;
+use crate::settings::canvas::SourceSettings;
 use crate::settings::expansion::Sources;
 use crate::settings::{Outside, Settings};
 use crate::source_picture::SourcePicture;
 use crate::{templates, typed_paths};
 
-/// A model whose files are checked, and decoded reference images.
+/// A model whose files are checked, decoded reference images, and the picture to paint into.
 pub struct Prepared {
     pub files: ModelFiles,
     pub references: Vec<Reference>,
+    pub source: Option<Source>,
 }
 
 /// Everything outside the arguments that settings depend on, read from this process and its environment.
@@ -148,7 +151,44 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
             }
         });
     }
-    Ok(Prepared { files, references })
+    let source = settings.source.as_ref().map(|of| read_source(of, |bytes| check(&references, bytes))).transpose()?;
+    if let Some((of, source)) = settings.source.as_ref().zip(source.as_ref()) {
+        note_source(of, source, settings, report);
+    }
+    Ok(Prepared { files, references, source })
+}
+
+/// Reads the picture to paint into and its mask. `check` is asked before it is decoded: with the bytes that it takes.
+fn read_source(of: &SourceSettings, check: impl Fn(usize) -> flux2::Result<()>) -> Result<Source> {
+    let SourceSettings { source, mask, options } = of;
+    let name = typed_paths::name_of(source);
+    let read = |path: &PathBuf| -> Result<(Vec<u8>, String)> {
+        let name = typed_paths::name_of(path);
+        let length = path.metadata().map_or(0, |file| file.len() as usize);
+        check(length).map_err(|error| unread(error, &name))?;
+        Ok((typed_paths::read_picture(path)?, name))
+    };
+    let (bytes, _) = read(source)?;
+    let mask = mask.as_ref().map(read).transpose()?;
+    let mask = mask.as_ref().map(|(bytes, name)| (&bytes[..], &name[..]));
+    let reading = Source::reading_bytes_of(&bytes, &name, mask, options).and_then(check);
+    let source = reading.and_then(|()| Source::from_bytes(&bytes, &name, mask, options.clone()));
+    source.map_err(|error| match error {
+        Error::SourceTooSmall { .. } | Error::SourceProfile | Error::NoTransparency => {
+            Failure::from(error).of_file(Path::new(&name))
+        }
+        error => unread(error, &name),
+    })
+}
+
+/// Says what of a source the result does not keep.
+fn note_source(of: &SourceSettings, source: &Source, settings: &Settings, report: &Report) {
+    if of.options.rule == Rule::Own && source.has_mask() && settings.output.format() == ImageFormat::Jpeg {
+        report.warning("a JPEG changes pixels that the mask keeps: write a .png or .webp to keep them exactly");
+    }
+    if source.is_transparent() && settings.output.format() == ImageFormat::Jpeg {
+        report.warning("a JPEG has no transparency: the picture is put over white");
+    }
 }
 
 /// Reads reference images. `check` is asked before each: with those before it, and the bytes that reading it takes.

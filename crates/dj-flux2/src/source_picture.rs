@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use flux2::Reference;
 use flux2::image::metadata::{self, SheetParameters};
 use flux2::image::{OtherParameters, Parameters, Stored};
 use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::weights::Lora;
+use flux2::{Reference, Source};
 
 use crate::failure::{Failure, Result, code};
 use crate::report::{Report, shown};
@@ -151,6 +151,23 @@ impl SourcePicture {
         }
     }
 
+    /// Whether it was painted into another picture.
+    pub fn has_source(&self) -> bool {
+        matches!(&self.stored, Stored::Ours(made) if made.source.is_some())
+    }
+
+    /// Warns if another picture is painted into than the one that it was made with, or by another mask.
+    pub fn check_source(&self, source: Option<&Source>, report: &Report) {
+        let Stored::Ours(made) = &self.stored else { return };
+        let Some((made, given)) = made.source.as_ref().zip(source) else { return };
+        let file = name_of(&self.file);
+        if made.sha256 != given.sha256() {
+            report.warning(format_args!("--source is not the picture that {file} was painted into"));
+        }
+        if made.mask.as_deref() != given.mask_sha256() {
+            report.warning(format_args!("the mask is not the one that {file} was made with"));
+        }
+    }
     /// The references that the picture was made with must be given again, in the same order.
     pub fn check_references(&self, paths: &[PathBuf], references: &[Reference]) -> Result<()> {
         let Stored::Ours(made) = &self.stored else { return Ok(()) };

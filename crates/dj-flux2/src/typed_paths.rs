@@ -46,6 +46,8 @@ pub fn check_standard_input(args: &GenerateArgs) -> Result<()> {
         .chain(args.batch.iter().filter(dash).map(|_| "--batch"))
         .chain(args.from.iter().filter(dash).map(|_| "--from"))
         .chain(args.input.iter().filter(dash).map(|_| "-i"))
+        .chain(args.canvas.source.iter().filter(dash).map(|_| "--source"))
+        .chain(args.canvas.mask.iter().filter(dash).map(|_| "--mask"))
         .collect();
     match readers.as_slice() {
         [first, second, ..] => Err(Failure::usage(

@@ -235,8 +235,8 @@ impl ModelHost for EngineHost {
     }
 
     fn work(&self, model: &ModelKey, request: &ResolvedRequest) -> f64 {
-        let ResolvedRequest { width, height, steps, guidance, references, .. } = request;
-        let sizes: Vec<_> = references.iter().map(|r| (r.image().width(), r.image().height())).collect();
+        let ResolvedRequest { width, height, steps, guidance, .. } = request;
+        let sizes: Vec<_> = request.reference_px().collect();
         let key = format!("{} {width} {height} {steps} {guidance:?} {sizes:?}", model.name);
         if let Some(known) = lock(&self.inner.costs).get(&key) {
             return *known;

@@ -22,6 +22,8 @@ struct Shape {
     references: usize,
     /// Bits of the factor of enlarging, and with what.
     upscale: Option<(u32, String)>,
+    /// The source and what is done with it, which decide how much of it is drawn.
+    source: Option<String>,
 }
 
 impl Shape {
@@ -33,6 +35,7 @@ impl Shape {
             is_guided: spec.guidance.is_some_and(|guidance| guidance > 1.0),
             references: spec.references.len(),
             upscale: spec.upscale.as_ref().map(|upscale| (upscale.by.to_bits(), upscale.upscaler.clone())),
+            source: spec.source.as_ref().map(|source| format!("{source:?}")),
         }
     }
 }
@@ -94,6 +97,7 @@ mod tests {
             negative_prompt: None,
             template: None,
             references: vec![],
+            source: None,
             width,
             height: 64,
             steps: 4,

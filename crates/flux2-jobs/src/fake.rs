@@ -6,9 +6,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flux2::canvas::Placed;
 use flux2::digest::sha256;
 use flux2::event::Preview;
-use flux2::image::{Parameters, RgbImage};
+use flux2::image::{Attached, Parameters, RgbImage, SourceParameters};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
     CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Upscaling,
@@ -202,15 +203,21 @@ impl LoadedModel for FakeModel {
             let key = self.key.clone();
             let convert = move || {
                 let image = gradient(&request, &key, [request.width, request.height])?;
-                let image = match &request.upscale {
+                let (image, attached) = match &request.source {
+                    Some(source) => source.paste(image)?,
+                    None => (image, Attached::default()),
+                };
+                let (image, attached) = match &request.upscale {
                     Some(Upscaling { size, .. }) => {
-                        let [width, height] = size.of([image.width(), image.height()])?;
-                        flux2::image::resize::resize_lanczos(&image, width, height)?
+                        let from = [image.width(), image.height()];
+                        let to = size.of(from)?;
+                        let attached = flux2::upscale::attached(&attached, from, to)?;
+                        (flux2::image::resize::resize_lanczos(&image, to[0], to[1])?, attached)
                     }
-                    None => image,
+                    None => (image, attached),
                 };
                 let parameters = parameters(&request, &key, variant);
-                Ok(GeneratedImage { image, parameters, timings, kernels: vec![], rescues: vec![] })
+                Ok(GeneratedImage { image, attached, parameters, timings, kernels: vec![], rescues: vec![] })
             };
             Ok(Box::new(convert) as Drawn)
         };
@@ -268,7 +275,9 @@ impl FakeModel {
 fn gradient(request: &ResolvedRequest, model: &ModelKey, [wide, high]: [u32; 2]) -> Result<RgbImage> {
     let ResolvedRequest { prompt, width, height, steps, guidance, seed, noise, references, .. } = request;
     let references: Vec<_> = references.iter().map(|reference| reference.sha256().to_owned()).collect();
-    let text = format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model}");
+    let source = request.source.as_ref().map(Placed::source);
+    let text =
+        format!("{prompt}\n{width} {height} {steps} {guidance:?} {seed} {noise} {references:?} {model} {source:?}");
     let digest = sha256(text.as_bytes());
     let color = |at: usize| u32::from(u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap_or_default());
     let span = wide + high - 2;
@@ -286,6 +295,7 @@ fn gradient(request: &ResolvedRequest, model: &ModelKey, [wide, high]: [u32; 2])
 }
 
 fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Variant) -> Parameters {
+    let [width, height] = request.picture_px();
     Parameters {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
@@ -297,8 +307,9 @@ fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Var
         dtype: Precision::to_string(&model.precision),
         steps: request.steps,
         guidance: request.guidance,
-        width: request.width,
-        height: request.height,
+        width,
+        height,
+        source: request.source.as_ref().map(SourceParameters::from),
         references: request.references.iter().map(|reference| reference.sha256().to_owned()).collect(),
         loras: vec![],
         background: None,

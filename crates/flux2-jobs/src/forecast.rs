@@ -36,10 +36,14 @@ impl Jobs {
         let Resolved { spec, work, warnings } = shared.resolve(draft)?;
         let references = shared.references.all(&spec.references, &shared.uploads)?;
         let sizes = references.iter().map(|one| [one.image().width(), one.image().height()]).collect();
+        let source =
+            spec.source.as_ref().map(|source| shared.references.source(source, &shared.uploads)).transpose()?;
+        let own = |side: u32| source.is_none().then_some(side);
         let request = GenerateRequest {
             references,
-            width: Some(spec.width),
-            height: Some(spec.height),
+            width: own(spec.width),
+            height: own(spec.height),
+            source,
             steps: Some(spec.steps),
             guidance: spec.guidance,
             ..GenerateRequest::default()

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use flux2::image::RgbImage;
-use flux2::{Reference, UpscaleSize, Upscaling};
+use flux2::{Reference, Source, UpscaleSize, Upscaling};
 
 use crate::event::Subscription;
 use crate::failure::{FailureClass, JobFailure};
@@ -244,6 +244,12 @@ impl Jobs {
     /// journaled: this is for a front end whose jobs end with it.
     pub fn put_reference(&self, reference: Reference) {
         self.shared().references.pin(reference);
+    }
+
+    /// Keep a decoded source for the life of the engine, as [`put_reference`](Self::put_reference) does with references:
+    /// for jobs that name it and its mask by their digests.
+    pub fn put_source(&self, source: Source) {
+        self.shared().references.pin_source(source);
     }
 
     /// The models that are offered, the default first.

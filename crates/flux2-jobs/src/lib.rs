@@ -43,6 +43,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canvas;
 pub mod engine;
 mod estimate;
 pub mod event;
@@ -69,6 +70,7 @@ mod submit;
 pub mod view;
 mod worker;
 
+pub use canvas::{Painting, SourceSpec};
 pub use event::{EventKind, JobEvent, Next, Subscription};
 pub use failure::{FailureClass, JobFailure};
 pub use forecast::Forecast;

@@ -10,8 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use flux2::digest::sha256;
-use flux2::image::Embedded;
-use flux2::image::codec::encode_with;
+use flux2::image::{Embedded, encode_attached};
 use flux2::marks::watermark;
 use flux2::pipeline::GeneratedImage;
 
@@ -128,7 +127,8 @@ fn encode(shared: &Shared, spec: &JobSpec, drawn: Drawn) -> Result<Encoded, JobF
         let (made, converted) = (drawn()?, Instant::now());
         let embedded = spec.metadata.then_some(Embedded::Picture(&made.parameters));
         let marked = spec.watermark.then(|| watermark::embed(&made.image)).transpose()?;
-        let bytes = encode_with(marked.as_ref().unwrap_or(&made.image), spec.format, &spec.quality, embedded)?;
+        let image = marked.as_ref().unwrap_or(&made.image);
+        let bytes = encode_attached(image, &made.attached, spec.format, &spec.quality, embedded)?;
         let upload = |digest: &str| Some(shared.uploads.get(digest).ok()??.to_vec());
         let bytes = match &shared.options.signer {
             Some(signer) => signer.sign(bytes, spec, &made.parameters, &upload)?,

@@ -228,10 +228,14 @@ impl Class {
     }
 }
 
-/// Whether jobs can be drawn together.
+/// Whether jobs can be drawn together. A picture with a source is drawn alone.
 pub(crate) fn can_batch(one: &JobSpec, other: &JobSpec) -> bool {
     let shape = |spec: &JobSpec| (spec.width, spec.height, spec.steps, spec.guidance.map(f32::to_bits));
-    one.model == other.model && shape(one) == shape(other) && one.references.len() == other.references.len()
+    one.model == other.model
+        && shape(one) == shape(other)
+        && one.references.len() == other.references.len()
+        && one.source.is_none()
+        && other.source.is_none()
 }
 
 #[cfg(test)]

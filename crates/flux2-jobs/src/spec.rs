@@ -7,6 +7,8 @@ use flux2::image::{ImageFormat, Quality};
 use flux2::{Compat, NoiseKind, Precision};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::canvas::SourceSpec;
+
 /// The pictures of a job. A repetition of it draws the same bytes on the same kind of processor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -23,9 +25,12 @@ pub struct JobSpec {
     /// SHA-256 of each reference image's bytes, in lower-case hexadecimal, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
-    /// Width in pixels.
+    /// The picture that is painted into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceSpec>,
+    /// Width of the pictures in pixels.
     pub width: u32,
-    /// Height in pixels.
+    /// Height of the pictures in pixels.
     pub height: u32,
     /// Denoising steps.
     pub steps: u32,
@@ -65,6 +70,13 @@ pub struct UpscaleSpec {
     pub upscaler: String,
     /// How many times as wide and high.
     pub by: f32,
+}
+
+impl JobSpec {
+    /// Digests of all uploads that its pictures need.
+    pub fn uploads(&self) -> impl Iterator<Item = &String> {
+        self.references.iter().chain(self.source.iter().flat_map(SourceSpec::digests))
+    }
 }
 
 /// Identifies a loaded model: pictures of two jobs with equal keys are drawn by the same weights.

@@ -199,7 +199,7 @@ impl Shared {
                 job.log.push_state(job.final_event());
                 state.ended.push_back(id);
             } else {
-                for digest in &job.spec.references {
+                for digest in job.spec.uploads() {
                     self.uploads.hold(digest);
                 }
                 let seconds = state.estimates.seconds(&job.spec, job.work);
@@ -257,7 +257,7 @@ impl Shared {
         ended.push_back(id);
         let (spec, event, log) = (Arc::clone(&job.spec), job.final_event(), Arc::clone(&job.log));
         drop(state);
-        let uploads = spec.references.iter().filter(|digest| !self.references.is_pinned(digest));
+        let uploads = spec.uploads().filter(|digest| !self.references.is_pinned(digest));
         uploads.for_each(|digest| self.uploads.release(digest));
         if let Some(sink) = &self.sink {
             sink.ended(id, &spec, failure.as_ref());

@@ -6,6 +6,7 @@ use flux2::image::{ImageFormat, Quality};
 use flux2::{Compat, Error, NoiseKind, Precision, Warning};
 use serde::{Deserialize, Serialize};
 
+use crate::canvas::SourceSpec;
 use crate::failure::JobFailure;
 use crate::id::JobId;
 use crate::spec::LoraKey;
@@ -23,6 +24,8 @@ pub struct Draft {
     pub template: Option<String>,
     /// Digests of reference images, as [`Jobs::put_blob`](crate::Jobs::put_blob) returned them.
     pub references: Vec<String>,
+    /// The picture to paint into, its files by their digests as well. It gives the size.
+    pub source: Option<SourceSpec>,
     /// Width in pixels.
     pub width: Option<u32>,
     /// Height in pixels.

@@ -73,7 +73,7 @@ impl Shared {
         };
         let id = row.id;
         let mut held = Held { shared: self, digests: Vec::new() };
-        for digest in row.spec.references.iter().filter(|digest| !self.references.is_pinned(digest)) {
+        for digest in row.spec.uploads().filter(|digest| !self.references.is_pinned(digest)) {
             if !self.uploads.hold(digest) {
                 return Err(Refused::UnknownBlob { digest: digest.clone() });
             }
@@ -157,25 +157,8 @@ impl Shared {
     pub(crate) fn resolve(&self, draft: Draft) -> Result<Resolved, Refused> {
         let metadata = draft.metadata.unwrap_or(true);
         let watermark = draft.watermark.unwrap_or(false) || self.options.watermark;
-        let Draft {
-            model,
-            prompt,
-            negative_prompt,
-            template,
-            references,
-            width,
-            height,
-            steps,
-            guidance,
-            noise,
-            compat,
-            seed,
-            count,
-            format,
-            quality,
-            upscale,
-            ..
-        } = draft;
+        let Draft { model, prompt, negative_prompt, template, references, source, width, height, .. } = draft;
+        let Draft { steps, guidance, noise, compat, seed, count, format, quality, upscale, .. } = draft;
         let model = self.host.resolve(&model)?;
         let (count, max) = (count.unwrap_or(1), self.options.max_count);
         if !(1..=max).contains(&count) {
@@ -201,14 +184,16 @@ impl Shared {
         // What costs nothing is checked before images are decoded.
         ResolvedRequest::new(&request, model.variant)?;
         let images = self.references.all(&references, &self.uploads)?;
-        let resolved = ResolvedRequest::new(&GenerateRequest { references: images, ..request }, model.variant)?;
+        let painted = source.as_ref().map(|source| self.references.source(source, &self.uploads)).transpose()?;
+        let request = GenerateRequest { references: images, source: painted, ..request };
+        let resolved = ResolvedRequest::new(&request, model.variant)?;
         let work = self.host.work(&model.key, &resolved);
+        let [width, height] = resolved.picture_px();
         if watermark {
-            check_size(resolved.width, resolved.height)?;
+            check_size(width, height)?;
         }
         let lost = marks_not_kept(&resolved, metadata, watermark, self.options.signer.is_some());
-        let ResolvedRequest { prompt, negative_prompt, template, width, height, steps, guidance, mut warnings, .. } =
-            resolved;
+        let ResolvedRequest { prompt, negative_prompt, template, steps, guidance, mut warnings, .. } = resolved;
         warnings.extend(lost);
         let spec = JobSpec {
             model: model.key,
@@ -216,6 +201,7 @@ impl Shared {
             negative_prompt,
             template,
             references,
+            source,
             width,
             height,
             steps,

@@ -101,7 +101,7 @@ export function requestOf(value) {
     if (value.guidance !== null && model?.is_distilled === false) request.guidance = value.guidance;
     if (value.isSeedLocked && value.seed !== "") request.seed = value.seed;
     if (value.source) Object.assign(request, sourceOf(value, value.source));
-    if (value.upscale > 0 && server.can("upscale")) request.upscale = value.upscale;
+    if (value.upscale > 0 && server.can("upscaling")) request.upscale = value.upscale;
     return request;
 }
 
@@ -110,7 +110,10 @@ function sourceOf(value, source) {
     /** @type {Record<string, unknown>} */
     const fields = { source: source.sha256 };
     if (value.mask) Object.assign(fields, { mask: value.mask, feather: value.feather });
-    if (value.outpaint && Object.values(value.outpaint).some((px) => px > 0)) fields.outpaint = value.outpaint;
+    if (value.outpaint && Object.values(value.outpaint).some((px) => px > 0)) {
+        const { left, top, right, bottom } = value.outpaint;
+        fields.outpaint = [left, top, right, bottom];
+    }
     if (server.can("strength") && value.strength < 1) fields.strength = value.strength;
     return fields;
 }

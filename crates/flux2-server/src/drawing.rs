@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
+use flux2::Source;
 use flux2_jobs::{
-    Accepted, Draft, Filter, JobEvent, JobId, JobState, JobView, Picture, Priority, Submission, UpscaleChoice,
+    Accepted, Draft, Filter, JobEvent, JobId, JobState, JobView, Painting, Picture, Priority, SourceSpec, Submission,
+    UpscaleChoice,
 };
 
 use crate::access::Caller;
 use crate::app::App;
 use crate::body::check_image_bytes;
 use crate::error::{ApiError, Result};
+use crate::values::image_bytes;
 
 /// Longest `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -29,6 +32,8 @@ pub struct Order {
     pub draft: Draft,
     /// Reference images, in the order that the prompt counts them.
     pub images: Vec<Image>,
+    /// The picture to paint into.
+    pub source: Option<SourceOrder>,
     /// Its urgency.
     pub priority: Priority,
     /// Time from now after which it is no longer wanted.
@@ -39,7 +44,7 @@ pub struct Order {
     pub previews: bool,
 }
 
-/// A reference image.
+/// An image of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Image {
     /// The digest of an upload.
@@ -47,6 +52,33 @@ pub enum Image {
     /// It came with the request.
     Sent(Bytes),
 }
+
+impl Image {
+    /// What a field names: an upload by its digest, or an image as base64 or a data URL.
+    ///
+    /// # Errors
+    /// As [`image_bytes`].
+    pub fn of_text(text: &str, field: &str) -> Result<Self> {
+        match text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            true => Ok(Image::Upload(text.to_owned())),
+            false => image_bytes(text, field).map(Image::Sent),
+        }
+    }
+}
+
+/// A picture to paint into.
+#[derive(Debug)]
+pub struct SourceOrder {
+    /// The picture.
+    pub source: Image,
+    /// What of it is repainted.
+    pub mask: Option<Image>,
+    /// How it is painted into.
+    pub painting: Painting,
+}
+
+/// How many times the pixels of an image that is drawn a source may have: most of a large one is not drawn.
+const SOURCE_PIXELS: u64 = 8;
 
 /// The value of `Idempotency-Key`.
 ///
@@ -115,7 +147,8 @@ fn check_limits(app: &App, order: &Order) -> Result<()> {
         let message = format!("{references} reference images; {} are allowed", limits.references);
         return Err(ApiError::invalid("image", message));
     }
-    for image in &order.images {
+    let of_source = order.source.iter().flat_map(|order| std::iter::once(&order.source).chain(&order.mask));
+    for image in order.images.iter().chain(of_source) {
         if let Image::Sent(bytes) = image {
             check_image_bytes(bytes.len(), limits.image_bytes, "image")?;
         }
@@ -139,13 +172,11 @@ fn check_limits(app: &App, order: &Order) -> Result<()> {
 }
 
 fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted> {
-    let Order { mut draft, images, priority, deadline, idempotency_key, previews } = order;
+    let Order { mut draft, images, source, priority, deadline, idempotency_key, previews } = order;
     for image in images {
-        draft.references.push(match image {
-            Image::Upload(digest) => digest,
-            Image::Sent(bytes) => app.jobs.put_blob(&bytes)?,
-        });
+        draft.references.push(digest_of(app, image)?);
     }
+    draft.source = source.map(|source| source_spec(app, source)).transpose()?;
     draft.model.name = draft.model.name.map(|name| app.resolve_alias(&name));
     let most = caller.key.as_ref().and_then(|key| key.jobs);
     // Not let go before the job is counted by others.
@@ -167,6 +198,45 @@ fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted>
     drop(counting);
     tracing::info!(job = %accepted.id, owner = caller.owner, repeat = accepted.is_repeat, "accepted");
     Ok(accepted)
+}
+
+/// What a job says of a source, once that is kept.
+///
+/// # Errors
+/// 400 if its canvas is too large, or it is no image.
+pub fn source_spec(app: &App, SourceOrder { source, mask, painting }: SourceOrder) -> Result<SourceSpec> {
+    check_source(app, &source, &painting)?;
+    let mask = mask.map(|mask| digest_of(app, mask)).transpose()?;
+    Ok(SourceSpec { source: digest_of(app, source)?, mask, painting })
+}
+
+/// The digest that names an image in a job.
+fn digest_of(app: &App, image: Image) -> Result<String> {
+    Ok(match image {
+        Image::Upload(digest) => digest,
+        Image::Sent(bytes) => app.jobs.put_blob(&bytes)?,
+    })
+}
+
+/// Refuse a source whose canvas has more pixels than the server keeps, before it is decoded.
+fn check_source(app: &App, source: &Image, painting: &Painting) -> Result<()> {
+    let bytes: Arc<[u8]> = match source {
+        Image::Sent(bytes) => Arc::from(&bytes[..]),
+        Image::Upload(digest) => match app.jobs.blob(digest)? {
+            Some(bytes) => bytes,
+            // The engine says that there is none.
+            None => return Ok(()),
+        },
+    };
+    let [width, height] = Source::canvas_px_of(&bytes, "the source", &painting.options())?;
+    let most = SOURCE_PIXELS * app.options.limits.pixels;
+    match u64::from(width) * u64::from(height) <= most {
+        true => Ok(()),
+        false => {
+            let message = format!("a canvas of {width}x{height} is more than {most} pixels, the most of a source");
+            Err(ApiError::invalid("source", message).code("invalid_size"))
+        }
+    }
 }
 
 /// A job of `caller`.

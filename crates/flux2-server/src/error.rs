@@ -242,6 +242,14 @@ impl From<Error> for ApiError {
             Error::ReferenceCount { .. } => Self::invalid("image", message),
             Error::UpscaleFactor { .. } => Self::invalid("upscale", message),
             Error::UpscaleSize { .. } => Self::invalid("upscale", message).code("invalid_size"),
+            Error::SizeOfSource { axis, .. } => Self::invalid(axis, message).code("invalid_size"),
+            Error::SourceTooSmall { .. } | Error::SourceProfile | Error::CanvasTooLarge { .. } => {
+                Self::invalid("source", message).code("invalid_image")
+            }
+            Error::MaskSize { .. } | Error::NothingToRepaint | Error::NoTransparency | Error::MaskRange { .. } => {
+                Self::invalid("mask", message)
+            }
+            Error::Strength { .. } => Self::invalid("strength", message),
             _ => match error.kind() {
                 ErrorKind::Usage => Self::new(StatusCode::BAD_REQUEST, "invalid_value", message),
                 ErrorKind::BadImage => Self::invalid("image", message).code("invalid_image"),

@@ -93,9 +93,76 @@ pub enum Error {
         max_pixels: u64,
     },
 
+    // ---- a source that is painted into ----
+    /// A source with too short a side.
+    #[error("the source is {width}x{height} pixels; both sides must be at least {min}")]
+    SourceTooSmall {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Shortest side allowed, in pixels.
+        min: u32,
+    },
+    /// A size for a picture that has the size of its source.
+    #[error("{axis} {px} is given, and the picture has the size of its source")]
+    SizeOfSource {
+        /// `width` or `height`.
+        axis: &'static str,
+        /// The size that was asked for, in pixels.
+        px: u32,
+    },
+    /// A mask of another shape than its source.
+    #[error("the mask is {}x{} pixels, the source {}x{}", mask[0], mask[1], expected[0], expected[1])]
+    MaskSize {
+        /// Width and height of the mask in pixels.
+        mask: [u32; 2],
+        /// Width and height of the upright source in pixels.
+        expected: [u32; 2],
+    },
+    /// A mask that keeps every pixel, or a larger canvas that is not larger.
+    #[error("there is nothing to repaint: the mask keeps every pixel")]
+    NothingToRepaint,
+    /// A source without the transparency that should say what is repainted.
+    #[error("the source is transparent nowhere, so its transparency is no mask")]
+    NoTransparency,
+    /// A strength that is not over 0 and at most 1.
+    #[error("strength {strength} is not over 0 and at most 1")]
+    Strength {
+        /// The strength that was asked for.
+        strength: f64,
+    },
+    /// A mask that should grow, or be feathered, too far.
+    #[error("a {what} of {pixels} pixels; at most {max} are allowed")]
+    MaskRange {
+        /// `mask growth` or `feather`.
+        what: &'static str,
+        /// Pixels that were asked for.
+        pixels: u32,
+        /// Most pixels allowed.
+        max: u32,
+    },
+    /// A canvas with more pixels than images that are read.
+    #[error("the canvas is {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are drawn")]
+    CanvasTooLarge {
+        /// Width in pixels.
+        width: u64,
+        /// Height in pixels.
+        height: u64,
+        /// Longest side allowed, in pixels.
+        max_side: u32,
+        /// Most pixels allowed.
+        max_pixels: u64,
+    },
     /// A source whose color profile cannot be written.
     #[error("the color profile of the source converts its colors to others, and not back")]
     SourceProfile,
+    /// Something that diffusers' rules do not have.
+    #[error("diffusers has no {what}")]
+    NotInDiffusers {
+        /// What was asked for.
+        what: &'static str,
+    },
 
     // ---- weights ----
     /// The model's files cannot be loaded.
@@ -414,6 +481,13 @@ impl Error {
             | Error::WatermarkTooSmall { .. }
             | Error::UpscaleFactor { .. }
             | Error::UpscaleSize { .. }
+            | Error::SizeOfSource { .. }
+            | Error::NothingToRepaint
+            | Error::NoTransparency
+            | Error::Strength { .. }
+            | Error::MaskRange { .. }
+            | Error::CanvasTooLarge { .. }
+            | Error::NotInDiffusers { .. }
             | Error::UnknownExtension { .. }
             | Error::OutputExists { .. }
             | Error::SheetTooLarge { .. }
@@ -426,7 +500,9 @@ impl Error {
             | Error::ImageFileTooLarge { .. }
             | Error::ImageTooSmall { .. }
             | Error::ImageAspect { .. }
+            | Error::SourceTooSmall { .. }
             | Error::SourceProfile
+            | Error::MaskSize { .. }
             | Error::ImageParameters { .. } => ErrorKind::BadImage,
             Error::Weights(error) => error.kind(),
             #[cfg(feature = "hub")]
@@ -458,7 +534,18 @@ impl Error {
             Error::ReferenceCount { max, .. } => Remedy::advice(format!("pass at most {max} images")),
             Error::UpscaleFactor { max, .. } => Remedy::advice(format!("use a factor from 1 to {max}, such as 2 or 4")),
             Error::UpscaleSize { .. } => Remedy::advice("ask for a smaller result"),
+            Error::SourceTooSmall { min, .. } => {
+                Remedy::advice(format!("enlarge it to at least {min} pixels a side, or give it as a reference image"))
+            }
+            Error::SizeOfSource { .. } => Remedy::advice("leave the size out, or enlarge the canvas at its sides"),
+            Error::MaskSize { .. } => Remedy::advice("make the mask as large as the source, or of the same shape"),
+            Error::NothingToRepaint => Remedy::advice("paint what is to change white, or transparent, in the mask"),
+            Error::NoTransparency => Remedy::advice("give a mask, or a source with an alpha channel"),
+            Error::Strength { .. } => Remedy::advice("use 1 to start from noise, or less to keep more of the source"),
+            Error::MaskRange { max, .. } => Remedy::advice(format!("use at most {max}")),
+            Error::CanvasTooLarge { .. } => Remedy::advice("add fewer pixels, or shrink the source"),
             Error::SourceProfile => Remedy::advice("convert it to sRGB in an image editor"),
+            Error::NotInDiffusers { .. } => Remedy::advice("leave it out, or do not ask for the rules of diffusers"),
             Error::Weights(error) => return error.remedy(),
             #[cfg(feature = "hub")]
             Error::Hub(error) => return error.remedy(),

@@ -259,6 +259,15 @@ pub enum Warning {
         /// What is in the way.
         reason: String,
     },
+    /// A mask that keeps nothing of its source.
+    FullMask,
+    /// A region of a source that is drawn smaller than it is.
+    RegionReduced {
+        /// Width and height of the region in pixels.
+        region: [u32; 2],
+        /// Width and height in pixels while it is drawn.
+        drawn: [u32; 2],
+    },
     /// A prompt that names no subject the model knows, or of which it knows few words.
     UnknownWords {
         /// Name of the variant.
@@ -351,6 +360,11 @@ impl fmt::Display for Warning {
                 write!(f, "reference image {reference} carries {mark}, and the picture will not")
             }
             Warning::NoPreviews { reason } => write!(f, "there are no previews: {reason}"),
+            Warning::FullMask => f.write_str("the mask repaints all of the source"),
+            Warning::RegionReduced { region: [w, h], drawn: [dw, dh] } => write!(
+                f,
+                "{w}x{h} pixels are more than the model draws at once, so they are drawn at {dw}x{dh} and enlarged"
+            ),
             Warning::UnknownWords { variant, unknown: UnknownWords { names_subject, words, nearest } } => {
                 match names_subject {
                     true => write!(f, "{variant} does not know most words of the prompt")?,

@@ -29,6 +29,11 @@ pub fn reference_ids(k: usize, h: usize, w: usize) -> Vec<PositionId> {
     grid_ids(REFERENCE_T_STEP * (k as u32 + 1), h, w)
 }
 
+/// The id of a reference image's token if there were one reference image less before it.
+pub fn one_reference_earlier([t, h, w, l]: PositionId) -> PositionId {
+    [t - REFERENCE_T_STEP, h, w, l]
+}
+
 fn grid_ids(t: u32, h: usize, w: usize) -> Vec<PositionId> {
     (0..h as u32).flat_map(|y| (0..w as u32).map(move |x| [t, y, x, 0])).collect()
 }

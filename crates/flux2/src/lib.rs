@@ -38,6 +38,7 @@
 //! | [`engine`] | a pipeline as a trait object, with the device chosen |
 //! | [`device`] | the choice of a device |
 //! | [`plan`] | the memory of a run, computed beforehand by a dry run |
+//! | [`canvas`] | a picture that is painted into: source, mask, larger canvas |
 //! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
@@ -61,6 +62,7 @@
 //! Nothing here prints, reads the environment or starts an async runtime.
 
 pub mod bench;
+pub mod canvas;
 pub mod compat;
 pub mod device;
 pub mod engine;
@@ -91,6 +93,7 @@ pub use flux2_hub as hub;
 pub use flux2_weights as weights;
 pub use flux2_weights::variant;
 
+pub use canvas::{Source, SourceOptions};
 pub use compat::Compat;
 pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};

@@ -9,6 +9,7 @@
 //! | `joined` | latents and conditioning of the pictures of a pass, as one |
 //! | `networks` | the networks and the policy of what is resident when; each in a `slot` |
 //! | `loading` | how a network is loaded: number format, placement, cancellation |
+//! | `start` | what denoising starts from: noise, or a source with noise |
 //! | `prompts`, `references` | embeddings and reference tokens, remembered in bounded caches (`recent`) |
 //! | [`ladder`] | what a stage falls back to when memory is short |
 //! | `previews` | pictures of single steps, where they are wanted |
@@ -27,6 +28,7 @@ mod recent;
 mod references;
 mod results;
 mod slot;
+mod start;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub use networks::Residency;
 pub use prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
 pub use references::ReferenceTokens;
 pub use results::{DecodedImage, DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
+pub use start::Start;
 
 use joined::{Batch, Joined};
 use ladder::Ladder;
@@ -50,13 +53,15 @@ use prompts::Prompts;
 use references::EncodedReferences;
 use results::{DecodedPixels, DenoisedTogether};
 
+use crate::canvas::Placed;
 use crate::compat::Compat;
 use crate::device::Device;
 use crate::event::{CancelToken, Event, Observer, Phase, Warning};
-use crate::image::{self, LoraParameters, Parameters, RgbImage, Transparency, metadata};
+use crate::image::{self, LoraParameters, Parameters, RgbImage, SourceParameters, Transparency, metadata};
 pub use crate::models::flow_transformer::Batching;
 use crate::models::flow_transformer::References;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
+use crate::sampler::Held;
 use crate::text::Tokenizer;
 use crate::text_cache::TextCache;
 use crate::upscale::{Enlarge, Tiling, Upscaler, UpscalerSlot, Upscaling, with_events, with_smaller_tiles};
@@ -268,10 +273,11 @@ impl<B: Backend> Pipeline<B> {
         let request = inputs[0].request;
         let [h, w] = request.grid();
 
-        let sigmas = request.sigmas()?;
-        let modulations = transformer.modulations(&sigmas[..sigmas.len() - 1])?;
+        let sigmas = inputs[0].sigmas;
+        let steps = sigmas.len() - 1;
+        let modulations = transformer.modulations(&sigmas[..steps])?;
         let cached = procedure == Procedure::KvCache && !inputs[0].references.ids.is_empty();
-        let passes = request.steps as usize * if inputs[0].guided.is_some() { 2 } else { 1 };
+        let passes = steps * if inputs[0].guided.is_some() { 2 } else { 1 };
         let passes = passes + if cached { inputs.len() } else { 0 };
         let mut meter = Meter::start(observer, cancel, Phase::Denoise, passes * transformer.blocks())?;
         let mut batch = Batch::new(transformer, batching);
@@ -287,8 +293,8 @@ impl<B: Backend> Pipeline<B> {
         }
         let guidance = inputs[0].guided.map(|(_, guidance)| guidance);
 
-        let mut previews = Previews::new(&self.previewer, [h, w], request.steps);
-        let mut clock = StepClock::start(be, request.steps);
+        let mut previews = Previews::new(&self.previewer, [h, w], steps as u32, inputs[0].held);
+        let mut clock = StepClock::start(be, steps as u32);
         for (step, modulation) in modulations.iter().enumerate() {
             batch.keep(|picture| !cancels[picture].is_cancelled());
             let pictures = batch.places();
@@ -305,6 +311,7 @@ impl<B: Backend> Pipeline<B> {
             let direction = guided.as_ref().unwrap_or(&velocity);
             ops::euler_step(be, latents, direction, dt)?;
             previews.queue(be, step, &pictures, [&*latents, direction], sigmas[step + 1], meter.observer)?;
+            hold(be, inputs[0].held, latents, step, sigmas[step + 1])?;
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
             clock.step_queued(begun, meter.observer)?;
@@ -319,7 +326,7 @@ impl<B: Backend> Pipeline<B> {
         Ok(DenoisedTogether { latents, steps, idle })
     }
 
-    /// Step 7. From latents, f32 `[n_img, c]`, to the picture.
+    /// Step 7. From latents, f32 `[n_img, c]`, to what was drawn, which is not put into a source here.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or if the autoencoder cannot be read.
@@ -332,7 +339,7 @@ impl<B: Backend> Pipeline<B> {
     ) -> Result<RgbImage> {
         let decoded = self.decode_and_keep(latents, request, observer, cancel);
         self.networks.after_decoding();
-        decoded?.convert()
+        Ok(decoded?.convert()?.0)
     }
 
     /// As [`decode`](Self::decode), but colors are not converted, and the decoder stays loaded for the next picture of
@@ -350,7 +357,7 @@ impl<B: Backend> Pipeline<B> {
         });
         let threads = self.networks.threads;
         let (rounding, width, height) = (request.rounding(), request.width, request.height);
-        Ok(DecodedPixels { values: values?, rounding, width, height, threads })
+        Ok(DecodedPixels { values: values?, rounding, source: None, width, height, threads })
     }
 
     /// Step 8. A larger picture, with the tiles that the residency and the device allow.
@@ -389,7 +396,7 @@ impl<B: Backend> Pipeline<B> {
         let (variant, width, height) = (self.variant().name, request.width, request.height);
         let size = self.vocabulary.as_ref().map(|known| known.pictures).filter(|sizes| !sizes.contains(width, height));
         let size = size.map(|trained| Warning::UntrainedSize { width, height, variant, trained });
-        let is_edit = !request.references.is_empty();
+        let is_edit = !request.references.is_empty() || request.sees_source();
         let unknown = self.vocabulary.as_ref().and_then(|known| known.unknown_words(&request.prompt, is_edit));
         size.into_iter().chain(unknown.map(|unknown| Warning::UnknownWords { variant, unknown }))
     }
@@ -400,13 +407,17 @@ impl<B: Backend> Pipeline<B> {
             |lora: &Lora| LoraParameters { name: lora.name.clone(), scale: lora.scale, sha256: lora.sha256.clone() };
         // Recorded once: a request has one background for all its references.
         let transparency = request.references.iter().find_map(Reference::transparency);
-        let (background, dropped_by) = match transparency {
+        let of_source = request.source.as_ref().map(Placed::source);
+        let of_source = of_source.filter(|source| source.is_transparent()).map(|source| source.options().transparency);
+        let [width, height] = request.picture_px();
+        let source = request.source.as_ref().map(SourceParameters::from);
+        let (background, dropped_by) = match transparency.or(of_source) {
             Some(Transparency::Over(color)) => (Some(image::hexadecimal(color)), None),
             // A program of that kind; others that do the same have their name in the request.
-            Some(Transparency::Dropped) => (None, Some(Compat::Diffusers)),
-            None => (None, None),
+            Some(Transparency::Dropped) => (None, Some(Compat::Diffusers.name())),
+            None => (None, source.as_ref().and_then(|source| source.rule.as_deref())),
         };
-        let compat = request.compat.or(dropped_by).map(|compat| compat.name().to_owned());
+        let compat = request.compat.map(Compat::name).or(dropped_by).map(str::to_owned);
         Parameters {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
@@ -418,9 +429,10 @@ impl<B: Backend> Pipeline<B> {
             dtype: self.networks.precision.to_string(),
             steps: request.steps,
             guidance: request.guidance,
-            width: request.width,
-            height: request.height,
+            width,
+            height,
             references: request.references.iter().map(|r| r.sha256().to_owned()).collect(),
+            source,
             background,
             compat,
             loras: self.loras().iter().map(lora).collect(),
@@ -429,4 +441,14 @@ impl<B: Backend> Pipeline<B> {
             version: env!("CARGO_PKG_VERSION").into(),
         }
     }
+}
+
+/// Set the held tokens of the latents of a picture after a step, which leaves noise of level `sigma`. They pass through
+/// the host, which takes little beside a step.
+fn hold<B: Backend>(be: &B, held: Option<&Held>, latents: &mut Tensor<B>, step: usize, sigma: f32) -> Result<()> {
+    let Some(held) = held.filter(|held| held.holds_after(step)) else { return Ok(()) };
+    let mut values = be.download(latents)?;
+    held.apply(&mut values, step, sigma);
+    *latents = be.upload(latents.shape(), &values)?;
+    Ok(())
 }

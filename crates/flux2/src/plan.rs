@@ -5,18 +5,19 @@
 //! A plan is a dry run: the recipe runs on a backend that allocates as usual and computes nothing. There is no second
 //! account of what is in memory when, which could differ from the first.
 
+mod host;
+
 use std::cell::RefCell;
 
 use flux2_backend::{Backend, Format, MemoryUse};
 
+use crate::canvas::Source;
 use crate::device::Device;
 use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::pipeline::{BatchMember, Batching, MAX_PREPARED_PROMPTS, Pipeline, Residency};
-use crate::request::{GenerateRequest, Reference, ResolvedRequest};
+use crate::request::{GenerateRequest, Reference};
 use crate::text::Tokenizer;
-use crate::upscale::Tiling;
-use crate::variant::Variant;
 use crate::weights::{ModelFiles, Precision, UpscalerFile};
 use crate::{Error, Result};
 
@@ -397,7 +398,7 @@ pub(crate) fn dry_run<B: Backend>(
     }
     let mut reference_bytes = 0;
     for request in unlike(requests) {
-        pipeline.generate(request, &mut watch, &cancel)?;
+        pipeline.generate(&outline(request), &mut watch, &cancel)?;
         reference_bytes = reference_bytes.max(pipeline.reference_bytes());
     }
     Ok(StagePeaks { stages: watch.stages, reference_bytes })
@@ -411,6 +412,7 @@ fn dry_run_together<B: Backend>(
 ) -> Result<StagePeaks> {
     let (watch, cancel) = (RefCell::new(watch), CancelToken::new());
     let mut observers: Vec<_> = requests.iter().map(|_| |event: &Event| watch.borrow_mut().on_event(event)).collect();
+    let requests: Vec<GenerateRequest> = requests.iter().map(outline).collect();
     let members = requests.iter().zip(&mut observers);
     let members = members.map(|(request, observer)| BatchMember { request, observer, cancel: &cancel });
     let made = pipeline.generate_batch(&mut members.collect::<Vec<_>>(), Batching::SameBytes);
@@ -430,7 +432,11 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
             (Some(a), Some(b)) => a.upscaler.is_same(&b.upscaler) && a.size == b.size,
             (a, b) => a.is_none() && b.is_none(),
         };
-        same_references && same_size && a.prompt == b.prompt && rest(a) == rest(b)
+        let same_source = match (&a.source, &b.source) {
+            (Some(a), Some(b)) => a.is_clone_of(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same_references && same_source && same_size && a.prompt == b.prompt && rest(a) == rest(b)
     };
     let mut unlike: Vec<&GenerateRequest> = Vec::new();
     for request in requests {
@@ -441,70 +447,9 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
     unlike
 }
 
-impl StagePeaks {
-    /// Add what the host holds beside the backend's tensors: reference images, the largest of them as f32 while it is
-    /// encoded, their tokens from then on, the finished pixels as f32. Reference images are read in their stage.
-    pub(crate) fn add_host_memory(
-        &mut self,
-        variant: &'static Variant,
-        requests: &[GenerateRequest],
-        order: Order,
-    ) -> Result<()> {
-        let finished = if order == Order::Together { requests.len() } else { 1 };
-        let [mut encoded, mut picture, mut enlarged] = [0; 3];
-        for request in unlike(requests) {
-            let request = ResolvedRequest::new(request, variant)?;
-            let channels = request.references.iter().map(|r| r.image().pixels().len()).max();
-            encoded = encoded.max(channels.unwrap_or_default());
-            picture = picture.max(3 * request.width as usize * request.height as usize);
-            if let Some(upscaling) = &request.upscale {
-                enlarged =
-                    enlarged.max(upscaling.host_bytes([request.width, request.height], Tiling::usual(Device::Cpu))?);
-            }
-        }
-        let images = ReferenceImages::of(requests);
-        for StageMemory { stage, memory } in &mut self.stages {
-            memory.allocated += images.held;
-            memory.allocated += match stage {
-                Phase::References => size_of::<f32>() * encoded,
-                Phase::Decode => size_of::<f32>() * picture * finished,
-                Phase::Upscale => enlarged,
-                _ => 0,
-            };
-            // In its text stage the first request has no tokens yet.
-            if *stage != Phase::Text || requests.len() > 1 {
-                memory.allocated += self.reference_bytes;
-            }
-            if *stage == Phase::References && memory.total() < images.reading {
-                *memory = MemoryUse { allocated: images.reading, mapped: 0 };
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Host memory of the reference images of a run, in bytes.
-#[derive(Default)]
-struct ReferenceImages {
-    /// Of all of them once they are read. Requests that share an image share its memory.
-    held: usize,
-    /// While they are read one after the other, at its peak.
-    reading: usize,
-}
-
-impl ReferenceImages {
-    fn of(requests: &[GenerateRequest]) -> Self {
-        let mut images = Self::default();
-        let mut known: Vec<&Reference> = Vec::new();
-        for reference in requests.iter().flat_map(|request| &request.references) {
-            if !known.iter().any(|known| known.is_clone_of(reference)) {
-                known.push(reference);
-                images.reading = images.reading.max(images.held + reference.reading_bytes());
-                images.held += reference.image().pixels().len();
-            }
-        }
-        images
-    }
+/// A request whose source has no pixels, since nothing is drawn.
+fn outline(request: &GenerateRequest) -> GenerateRequest {
+    GenerateRequest { source: request.source.as_ref().map(Source::outline), ..request.clone() }
 }
 
 /// Asks the backend for its peak whenever a stage ends.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use flux2_base::digest::sha256;
 
+use crate::canvas::{Placed, Source};
 use crate::compat::Compat;
 use crate::event::Warning;
 use crate::image::codec::{self, Prepared, Transparency};
@@ -39,8 +40,11 @@ pub struct GenerateRequest {
     pub negative_prompt: Option<String>,
     /// The template that the prompt was made from, to be stored in the picture.
     pub template: Option<String>,
-    /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1.
+    /// Images to edit or combine, at most [`MAX_REFERENCES`]. The prompt refers to them by their number, from 1, or from
+    /// 2 if there is a source that is a reference too.
     pub references: Vec<Reference>,
+    /// A picture to paint into. It gives the size.
+    pub source: Option<Source>,
     /// Width in pixels; by default that of the first prepared reference, or what the model was made for.
     pub width: Option<u32>,
     /// Height in pixels; by default as the width.
@@ -112,6 +116,15 @@ impl Reference {
         let (preparation, has_more_frames) = (Preparation::default(), false);
         let marks = Found { watermark: Watermark::find(&image), ..Found::default() };
         Reference { image, sha256, source_px, transparency: None, preparation, has_more_frames, reading_bytes, marks }
+    }
+
+    /// An image that needs no preparation: of any size on the grid.
+    pub(crate) fn on_grid(image: RgbImage) -> Self {
+        let (sha256, source_px) = (sha256(image.pixels()), [image.width(), image.height()]);
+        let (preparation, marks) = (Preparation::default(), Found::default());
+        let (transparency, has_more_frames, reading_bytes) = (None, false, 0);
+        let image = Arc::new(image);
+        Reference { image, sha256, source_px, transparency, preparation, has_more_frames, reading_bytes, marks }
     }
 
     /// Decode an image file of any [format that is read](crate::image::InputFormat), over white where it is transparent.
@@ -228,9 +241,11 @@ pub struct ResolvedRequest {
     pub template: Option<String>,
     /// References, scaled down to at most a megapixel and cropped to the grid.
     pub references: Vec<Reference>,
-    /// Width in pixels, a multiple of [`GRID_PX`].
+    /// The picture to paint into, with the region of it that is drawn.
+    pub source: Option<Placed>,
+    /// Width in pixels of what is drawn, a multiple of [`GRID_PX`].
     pub width: u32,
-    /// Height in pixels, a multiple of [`GRID_PX`].
+    /// Height in pixels of what is drawn, a multiple of [`GRID_PX`].
     pub height: u32,
     /// Denoising steps, at least 1.
     pub steps: u32,
@@ -259,9 +274,9 @@ impl ResolvedRequest {
     /// Fill in what `variant` has defaults for, check the limits.
     ///
     /// # Errors
-    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::Steps`], [`Error::Guidance`], [`Error::ReferenceCount`],
-    /// [`Error::NegativePrompt`], [`Error::UpscaleFactor`], [`Error::UpscaleSize`], or an image error for a reference
-    /// that is too small or too narrow.
+    /// [`Error::SizeGrid`], [`Error::SizeRange`], [`Error::SizeOfSource`], [`Error::Steps`], [`Error::Guidance`],
+    /// [`Error::ReferenceCount`], [`Error::NegativePrompt`], [`Error::UpscaleFactor`], [`Error::UpscaleSize`], or an
+    /// image error for a reference that is too small or too narrow.
     pub fn new(request: &GenerateRequest, variant: &Variant) -> Result<Self> {
         let count = request.references.len();
         if count > MAX_REFERENCES {
@@ -301,14 +316,25 @@ impl ResolvedRequest {
         };
         warnings.extend(references.iter().enumerate().filter_map(of_several));
         references.iter().try_for_each(|Reference { source_px: [w, h], .. }| resize::check_reference(*w, *h))?;
+        let source = request.source.as_ref().map(|source| source.place(draws_well(variant)));
+        if let Some(source) = &source {
+            let given = [("width", request.width), ("height", request.height)];
+            if let Some((axis, px)) = given.into_iter().find_map(|(axis, px)| Some((axis, px?))) {
+                return Err(Error::SizeOfSource { axis, px });
+            }
+            warnings.extend(source_warnings(source));
+        }
         let default = references.first().map_or([variant.default_px; 2], |r| [r.image.width(), r.image.height()]);
         let (width, height) = (request.width.unwrap_or(default[0]), request.height.unwrap_or(default[1]));
-        request.upscale.as_ref().map_or(Ok([0; 2]), |upscaling| upscaling.size.of([width, height]))?;
+        let [width, height] = source.as_ref().map_or([width, height], |source| source.region().drawn);
+        let finished = source.as_ref().map_or([width, height], |source| source.source().canvas_px());
+        request.upscale.as_ref().map_or(Ok([0; 2]), |upscaling| upscaling.size.of(finished))?;
         Ok(ResolvedRequest {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
             template: request.template.clone(),
             references,
+            source,
             width,
             height,
             steps,
@@ -321,7 +347,7 @@ impl ResolvedRequest {
         })
     }
 
-    /// The noise levels of its steps, from 1 down to 0.
+    /// The noise levels of a picture that starts from noise, from 1 down to 0.
     ///
     /// # Errors
     /// None for a request that was checked.
@@ -335,10 +361,39 @@ impl ResolvedRequest {
         self.compat.map_or_else(Rounding::default, Compat::rounding)
     }
 
+    /// Width and height of the finished picture in pixels, before it is enlarged.
+    pub fn picture_px(&self) -> [u32; 2] {
+        self.source.as_ref().map_or([self.width, self.height], |source| source.source().canvas_px())
+    }
+
+    /// Whether the model sees the source beside what it draws.
+    pub fn sees_source(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.source().options().as_reference)
+    }
+
+    /// Width and height in pixels of everything that the model sees beside what it draws: the source, the references.
+    pub fn reference_px(&self) -> impl Iterator<Item = [u32; 2]> {
+        let source = self.sees_source().then_some([self.width, self.height]);
+        source.into_iter().chain(self.references.iter().map(|r| [r.image.width(), r.image.height()]))
+    }
+
     /// Rows and columns of image tokens: `[height, width]` in units of [`GRID_PX`].
     pub fn grid(&self) -> [usize; 2] {
         [self.height, self.width].map(|px| (px / GRID_PX) as usize)
     }
+}
+
+/// About the most pixels of a source that `variant` draws at once: pictures of twice its usual side.
+fn draws_well(variant: &Variant) -> u64 {
+    u64::from(2 * variant.default_px).pow(2)
+}
+
+/// What of a source is probably not meant.
+fn source_warnings(source: &Placed) -> impl Iterator<Item = Warning> {
+    let region = source.region();
+    let is_full = source.source().mask_is_full().then_some(Warning::FullMask);
+    let reduced = region.is_reduced.then(|| Warning::RegionReduced { region: region.size(), drawn: region.drawn });
+    is_full.into_iter().chain(reduced)
 }
 
 fn check_size(axis: &'static str, px: u32) -> Result<()> {

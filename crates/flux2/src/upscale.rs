@@ -28,7 +28,7 @@ pub use tiles::{RRDB_OVERLAP, Tiling};
 
 use crate::image::codec::{MAX_PIXELS, MAX_SIDE};
 use crate::image::resize::LanczosRows;
-use crate::image::{Attached, Original, RgbImage, UpscaleParameters, resize};
+use crate::image::{Attached, RgbImage, UpscaleParameters, resize};
 use crate::models::Pulse;
 use crate::weights::{Location, UpscalerConfig, UpscalerFile};
 use crate::{Error, Result};
@@ -191,13 +191,13 @@ impl fmt::Display for UpscaleReport {
     }
 }
 
-/// What belongs to an enlarged version of `original` of width and height `to`: its color profile, and its alpha channel,
-/// enlarged by Lanczos.
+/// What belongs to a picture that is enlarged from width and height `from` to `to`: its color profile, and its alpha
+/// channel, enlarged by Lanczos.
 ///
 /// # Errors
 /// If memory cannot be allocated.
-pub fn attached(original: &Original, to: [u32; 2]) -> Result<Attached> {
-    let (from, Attached { alpha, profile }) = ([original.image.width(), original.image.height()], &original.attached);
+pub fn attached(original: &Attached, from: [u32; 2], to: [u32; 2]) -> Result<Attached> {
+    let Attached { alpha, profile } = original;
     let alpha = alpha.as_ref().map(|alpha| resize::lanczos_channels::<1>(alpha, from, to)).transpose()?;
     Ok(Attached { alpha, profile: profile.clone() })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flux2::Device;
 
+use super::canvas::CanvasArgs;
 use super::expansion::ExpansionArgs;
 use super::marks::{MarkArgs, PreviewArgs};
 use super::quality::QualityFlags;
@@ -98,9 +99,13 @@ pub struct GenerateArgs {
     pub background: Option<[u8; 3]>,
 
     /// Do as another program does, so that a seed gives what it gives: noise, noise levels, sizes and alpha channel of
-    /// reference images, rounding; --noise and --background override their part
+    /// reference images, rounding; `diffusers` also paints into --source by its rules. --noise and --background override
+    /// their part
     #[arg(long, value_name = "PROGRAM", help_heading = "Picture")]
     pub compat: Option<Compat>,
+
+    #[command(flatten)]
+    pub canvas: CanvasArgs,
 
     /// Width in pixels, a multiple of 16 from 64 to 4096 [default: the first reference's, or 512; 128 with klein-mini]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "Picture")]

@@ -1,6 +1,7 @@
 //! What was typed, and nothing more: the command line as clap types. Its meaning is decided in `settings`.
 
 mod bench;
+mod canvas;
 mod config;
 mod expansion;
 mod generate;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
+pub use canvas::CanvasArgs;
 pub use config::{
     CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ManPagesArgs, PresetsArgs, TemplatesArgs, What,
 };

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use clap::builder::RangedI64ValueParser;
+use flux2::canvas::{Fill, Side};
 
 /// Values of `--dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -177,6 +178,28 @@ pub fn parse_color(text: &str) -> Result<[u8; 3], &'static str> {
     }
 }
 
+/// Parses the sides of `--outpaint`: left, top, right and bottom.
+pub fn parse_sides(text: &str) -> Result<[Side; 4], String> {
+    let sides = text.split(',').map(|side| side.parse().map_err(|e: flux2::canvas::ParseSideError| e.to_string()));
+    let sides: Vec<Side> = sides.collect::<Result<_, _>>()?;
+    let count = sides.len();
+    sides.try_into().map_err(|_| format!("{count} of the 4 sides left,top,right,bottom, as in 64,0,25%,0"))
+}
+
+/// Parses the color of `--outpaint-fill`.
+pub fn parse_fill(text: &str) -> Result<Fill, &'static str> {
+    match text {
+        "edge" => Ok(Fill::Edge),
+        color => parse_color(color).map(Fill::Color).map_err(|_| "a fill is `edge`, a color name, or #RRGGBB"),
+    }
+}
+
+/// Parses `--strength`, without rounding it to a smaller type.
+pub fn parse_strength(text: &str) -> Result<f64, &'static str> {
+    let strength = text.parse().ok().filter(|strength| *strength > 0.0 && *strength <= 1.0);
+    strength.ok_or("a strength is over 0 and at most 1: 1 starts from noise, less keeps more of the source")
+}
+
 /// Parses `1024x768` into width and height.
 pub fn parse_size(text: &str) -> Result<(u32, u32), &'static str> {
     let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
@@ -264,6 +287,23 @@ mod tests {
         }
         for wrong in ["", "whit", "#12", "#ff880080", "transparent", "none"] {
             assert!(parse_color(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sides_are_four() {
+        let sides = [Side::Px(64), Side::Px(0), Side::Percent(25.0), Side::Px(1)];
+        assert_eq!(parse_sides("64,0,25%,1"), Ok(sides));
+        for wrong in ["", "64", "1,2,3", "1,2,3,4,5", "1,2,3,-4", "a,b,c,d"] {
+            assert!(parse_sides(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_strength_is_over_0_and_at_most_1() {
+        assert_eq!([parse_strength("0.3"), parse_strength("1")], [Ok(0.3), Ok(1.0)]);
+        for wrong in ["0", "-0.5", "1.01", "NaN", "inf", "much"] {
+            assert!(parse_strength(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flux2::Variant;
 use flux2::image::metadata::{SheetCell, SheetParameters, read_sheet};
-use flux2::image::{OtherParameters, Parameters, Stored, UpscaleParameters};
+use flux2::image::{OtherParameters, Parameters, SourceParameters, Stored, UpscaleParameters};
 use serde::Serialize;
 
 use super::inspect;
@@ -102,6 +102,7 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     rows.retain(|(name, value)| !(["negative", "template"].contains(name) && value.is_empty()));
     rows.extend(p.guidance.map(|guidance| ("guidance", guidance.to_string())));
     rows.push(("size", format!("{}x{}", p.width, p.height)));
+    rows.extend(p.source.iter().flat_map(source_rows));
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));
     rows.extend(p.loras.iter().map(|lora| ("lora", format!("{}, scale {}, {}", lora.name, lora.scale, lora.sha256))));
     rows.extend(p.upscale.iter().map(|upscale| ("upscaled", upscaled(upscale))));
@@ -131,5 +132,25 @@ fn rows_of_other(p: &OtherParameters) -> Vec<(&'static str, String)> {
     row("size", p.width.zip(p.height).map(|(width, height)| format!("{width}x{height}")));
     row("model", p.model.clone());
     p.other.iter().for_each(|(name, value)| row("other", Some(format!("{name}: {value}"))));
+    rows
+}
+
+/// What was painted into, and how.
+fn source_rows(source: &SourceParameters) -> Vec<(&'static str, String)> {
+    let SourceParameters { sha256, mask, mask_grow, outpaint, outpaint_fill, strength, feather, .. } = source;
+    let mut rows = vec![("source", sha256.clone()), ("strength", strength.to_string())];
+    rows.extend(mask.iter().map(|digest| ("mask", digest.clone())));
+    rows.extend(source.mask_from_alpha.then(|| ("mask", "transparency of the source".into())));
+    rows.extend(source.mask_invert.then(|| ("inverted", "yes".into())));
+    rows.extend((*mask_grow > 0).then(|| ("mask grown", format!("{mask_grow} px"))));
+    rows.extend(feather.map(|feather| ("feather", format!("{feather} px"))));
+    if let Some([left, top, right, bottom]) = outpaint {
+        let fill = outpaint_fill.as_deref().unwrap_or("edge");
+        rows.push(("outpaint", format!("{left},{top},{right},{bottom} px, filled with {fill}")));
+    }
+    rows.extend((!source.is_reference).then(|| ("source seen", "no".into())));
+    let ([left, top, right, bottom], [width, height]) = (source.region, source.drawn);
+    rows.push(("drawn", format!("{left},{top} to {right},{bottom} at {width}x{height}")));
+    rows.extend(source.rule.iter().map(|rule| ("rules", rule.clone())));
     rows
 }

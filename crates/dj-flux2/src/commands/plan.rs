@@ -32,6 +32,8 @@ struct Record<'a> {
     dtype: String,
     width: u32,
     height: u32,
+    /// Width and height of what is drawn, if that is a region of a source.
+    drawn: Option<[u32; 2]>,
     stages: Vec<StageRecord>,
     /// Memory of the program itself, or of its libraries on a GPU.
     program_bytes: usize,
@@ -77,10 +79,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;
     let report = Report::new(settings.detail, settings.json);
     report.threads(settings.options.threads);
-    let Prepared { files, references } = match missing {
+    let Prepared { files, references, source } = match missing {
         Some(variant) => prepare::open_published(variant, &settings, &report)?,
         None => prepare::open(&settings, &report)?,
     };
+    settings.request.source = source;
     settings.fit(files.variant, &references);
     let requests = settings.requests(&references);
     let resolved = ResolvedRequest::new(&requests[0], files.variant)?;
@@ -94,7 +97,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         seconds: seconds(&files, &resolved, &options, &report)?,
         download: missing.map(|variant| Download { variant, free_bytes: free_bytes() }),
     };
-    let (width, height) = (resolved.width, resolved.height);
+    let [width, height] = resolved.picture_px();
+    let drawn = [resolved.width, resolved.height];
     if args.json {
         let stages = plan.stages.iter().map(|at| StageRecord {
             stage: at.stage.name(),
@@ -107,6 +111,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             dtype: options.precision.to_string(),
             width,
             height,
+            drawn: resolved.source.as_ref().map(|_| drawn),
             stages: stages.collect(),
             program_bytes: plan.program,
             peak_bytes: plan.peak_bytes(),
@@ -118,7 +123,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         return print(&json(&record));
     }
     let (name, precision) = (&files.name, options.precision);
-    print(&format!("{name}, {width}x{height}, {precision}, on {}{}", plan.device, residency_note(options.residency)))?;
+    let region = match drawn == [width, height] {
+        true => String::new(),
+        false => format!(" with {}x{} drawn", drawn[0], drawn[1]),
+    };
+    let kept = residency_note(options.residency);
+    print(&format!("{name}, {width}x{height}{region}, {precision}, on {}{kept}", plan.device))?;
     table(&plan)?;
     let largest = plan.largest().stage.name();
     print(&format!(

@@ -95,7 +95,7 @@ fn predict(
         }
     })?;
     let report = Report::new(Detail::Quiet, true);
-    let Prepared { files, references } = match missing {
+    let Prepared { files, references, .. } = match missing {
         Some(variant) => prepare::open_published(variant, &settings, &report)?,
         None => prepare::open(&settings, &report)?,
     };

@@ -179,6 +179,7 @@ fn encoded(
     format: ImageFormat,
     parameters: Option<&Parameters>,
 ) -> Result<Vec<u8>> {
-    let attached = upscale::attached(original, [image.width(), image.height()])?;
+    let from = [original.image.width(), original.image.height()];
+    let attached = upscale::attached(&original.attached, from, [image.width(), image.height()])?;
     Ok(encode_attached(&image, &attached, format, &Quality::default(), parameters.map(Embedded::Picture))?)
 }

@@ -63,8 +63,29 @@ pub struct NamedTemplate {
 }
 
 /// Flags that decide what is drawn in this run alone, or where settings come from.
-pub const NOT_SETTINGS: [&str; 10] =
-    ["prompt", "prompt-file", "from", "cell", "config", "batch", "dry-run", "help", "help-all", "version"];
+pub const NOT_SETTINGS: [&str; 20] = [
+    "prompt",
+    "prompt-file",
+    "from",
+    "cell",
+    "config",
+    "batch",
+    "dry-run",
+    "help",
+    "help-all",
+    "version",
+    // A source, and what means nothing without one.
+    "source",
+    "mask",
+    "mask-from-alpha",
+    "mask-invert",
+    "mask-grow",
+    "feather",
+    "no-source-reference",
+    "outpaint",
+    "outpaint-fill",
+    "strength",
+];
 
 /// Reads the file at `path`.
 pub fn read(path: &Path) -> Result<File> {

@@ -217,7 +217,9 @@ fn is_picture_of(made: &Parameters, request: &GenerateRequest, has_seed: bool) -
         (Some(template), false) => made.template.as_ref() == Some(template),
         _ => made.prompt == request.prompt,
     };
+    // Whether it was painted into the same source is not compared.
     same_prompt
+        && made.source.is_none()
         && made.negative_prompt == request.negative_prompt
         && (!has_seed || made.seed == request.seed)
         && same(request.width, made.width)

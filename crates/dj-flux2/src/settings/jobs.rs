@@ -115,14 +115,15 @@ impl Settings {
         if self.prompts.len() == 1 && self.cells.is_empty() {
             return 2 * workers * batch + 2;
         }
-        let most = if self.references.is_empty() { MAX_WAITING } else { MAX_PREPARED_PROMPTS as u64 * workers };
+        let has_images = !self.references.is_empty() || self.source.is_some();
+        let most = if has_images { MAX_PREPARED_PROMPTS as u64 * workers } else { MAX_WAITING };
         (MAX_PREPARED_PROMPTS as u64 * self.per_prompt * workers).min(most)
     }
 
     /// What the engine is asked for to make picture `i`, counted from 0; references are added to it.
     pub fn request(&self, i: u64) -> GenerateRequest {
         match self.cells.get(i as usize) {
-            Some(cell) => cell.request.clone(),
+            Some(cell) => GenerateRequest { source: self.request.source.clone(), ..cell.request.clone() },
             None => {
                 let Job { prompt, template, seed, .. } = self.job(i);
                 let template = template.map(str::to_owned);

@@ -6,6 +6,7 @@
 //!      model's defaults fill them in.
 
 pub mod batch;
+pub mod canvas;
 pub mod expansion;
 pub mod formats;
 pub mod grid;
@@ -31,6 +32,7 @@ use crate::choices::{Choice, Choices, Origin, Sourced};
 use crate::failure::{Failure, Result, code};
 use crate::output::Output;
 use crate::source_picture::SourcePicture;
+use canvas::SourceSettings;
 use expansion::{Expanded, Prompt, Sources};
 use jobs::Cell;
 use size::Size;
@@ -91,6 +93,8 @@ pub struct Settings {
     pub references: Vec<PathBuf>,
     /// How they are prepared.
     pub preparation: Preparation,
+    /// The picture that is painted into.
+    pub source: Option<SourceSettings>,
     /// Size, steps, guidance, noise and the first seed; prompt and references are added for each picture.
     pub request: GenerateRequest,
     /// How the finished pictures are enlarged; opened before they are drawn.
@@ -193,6 +197,12 @@ fn decide(
     cells: Option<u64>,
 ) -> Result<Settings> {
     let model = chosen_model(&choices, from);
+    let transparency = value(choices.transparency.take()).transpose()?.unwrap_or_default();
+    let is_recorded = from.is_some_and(SourcePicture::has_source);
+    let source = canvas::decide(std::mem::take(&mut choices.canvas), transparency, is_recorded)?;
+    if source.is_some() {
+        choices.drop_size();
+    }
     let size = Size::of(&choices)?;
     let seed = value(choices.seed.take()).unwrap_or(Seed::Random);
     let Expanded { prompts, per_prompt, looks_like_template } = pictures(&choices, &seed, sources, fresh_seed)?;
@@ -202,7 +212,7 @@ fn decide(
     let compat = value(choices.compat).transpose()?;
     let references = value(choices.references).unwrap_or_default();
     let preparation = Preparation {
-        transparency: value(choices.transparency).transpose()?.unwrap_or_default(),
+        transparency,
         ..compat.map_or_else(Preparation::default, |compat| compat.preparation(references.len()))
     };
     let request = GenerateRequest {
@@ -260,6 +270,7 @@ fn decide(
         looks_like_template,
         references,
         preparation,
+        source,
         request,
         upscale,
         size,

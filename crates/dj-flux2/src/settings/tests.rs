@@ -43,6 +43,7 @@ fn recorded_parameters() -> Parameters {
         width: 128,
         height: 96,
         references: vec![],
+        source: None,
         background: None,
         compat: None,
         upscale: None,

@@ -3,6 +3,7 @@
 mod again;
 mod batches;
 mod bench;
+mod canvas;
 mod cli;
 mod completions;
 mod convert;

@@ -140,8 +140,9 @@ fn help_for_generate() {
                                 #RRGGBB [default: white]
           --compat <PROGRAM>    Do as another program does, so that a seed gives what it gives: noise,
                                 noise levels, sizes and alpha channel of reference images, rounding;
-                                --noise and --background override their part [possible values:
-                                diffusers, bfl, comfy, sdcpp, dj-flux2]
+                                `diffusers` also paints into --source by its rules. --noise and
+                                --background override their part [possible values: diffusers, bfl,
+                                comfy, sdcpp, dj-flux2]
       -W, --width <PX>          Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
                                 reference's, or 512; 128 with klein-mini]
       -H, --height <PX>         Height in pixels, with the same limits
@@ -157,6 +158,25 @@ fn help_for_generate() {
                                 or 4; at most 16
           --upscaler <NAME>     What enlarges it: `lanczos`, a downloaded upscaler, or a Real-ESRGAN
                                 file, .safetensors or .pth [default: the built-in upscaler]
+
+    Source:
+          --source <FILE>          Picture to paint into; the result has its size, and its pixels where
+                                   --mask keeps them
+          --mask <FILE>            What of --source is repainted: where this file is white; or where it
+                                   is transparent, if it is anywhere
+          --mask-from-alpha        Repaint where --source is transparent
+          --mask-invert            Repaint what the mask keeps, and keep the rest
+          --mask-grow <PX>         Pixels by which the repainted part grows, up to 128
+          --feather <PX>           Width of the transition inside the mask in pixels, up to 256
+                                   [default: 8]
+          --no-source-reference    Do not show --source to the model beside what it paints: to replace
+                                   or remove something
+          --outpaint <L,T,R,B>     Enlarge the canvas at its left, top, right and bottom, in pixels or
+                                   percent, as in 64,0,25%,0
+          --outpaint-fill <COLOR>  Color of the enlarged part before it is painted: `edge` repeats the
+                                   nearest pixel, or a CSS name or #RRGGBB [default: edge]
+          --strength <STRENGTH>    How far --source is replaced, over 0 to 1: 1 starts from noise, less
+                                   from the picture [default: 1]
 
     Output:
       -o, --output <FILE>         Output file, .png, .jpg or .webp, or a folder; `-` is standard output;

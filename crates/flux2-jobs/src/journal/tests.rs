@@ -27,6 +27,7 @@ fn row(owner: &str) -> Row {
             negative_prompt: Some("blur".into()),
             template: None,
             references: vec!["ab".repeat(32)],
+            source: None,
             width: 512,
             height: 256,
             steps: 4,

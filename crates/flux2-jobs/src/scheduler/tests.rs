@@ -16,6 +16,7 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
         negative_prompt: None,
         template: None,
         references: vec![],
+        source: None,
         width: 64,
         height: 64,
         steps: 4,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use flux2::event::Preview;
 use flux2::image;
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result, UpscaleSize, Upscaling};
+use flux2::{Error, ErrorKind, Event, GenerateRequest, Phase, Reference, Result, Source, UpscaleSize, Upscaling};
 
 use super::{Taken, Task, Worker};
 use crate::event::{EventKind, EventLog};
@@ -33,20 +33,23 @@ pub(super) fn panicked() -> Error {
     Error::Io { path: "the model".into(), source }
 }
 
-/// The request of one picture of a job.
+/// The request of one picture of a job. A source gives the size.
 fn request_of(
     spec: &JobSpec,
     picture: u32,
     references: &[Reference],
+    source: Option<&Source>,
     upscaling: Option<&Upscaling>,
 ) -> GenerateRequest {
+    let own = |side: u32| source.is_none().then_some(side);
     GenerateRequest {
         prompt: spec.prompt.clone(),
         negative_prompt: spec.negative_prompt.clone(),
         template: spec.template.clone(),
         references: references.to_vec(),
-        width: Some(spec.width),
-        height: Some(spec.height),
+        source: source.cloned(),
+        width: own(spec.width),
+        height: own(spec.height),
         steps: Some(spec.steps),
         guidance: spec.guidance,
         seed: spec.seed + u64::from(picture),
@@ -74,11 +77,11 @@ impl Worker {
         let model = first.spec.model.clone();
         let most = match self.models.get(&model, &shared) {
             Err(error) => return self.end_early(&first, error.into()),
-            Ok(_) if shared.options.max_batch <= 1 => 1,
+            Ok(_) if shared.options.max_batch <= 1 || first.spec.source.is_some() => 1,
             Ok(loaded) => {
                 // References that cannot be read fail with their job.
                 let references = shared.references.all(&first.spec.references, &shared.uploads).unwrap_or_default();
-                let request = request_of(&first.spec, 0, &references, None);
+                let request = request_of(&first.spec, 0, &references, None, None);
                 loaded.largest_batch(&request, shared.options.max_batch).max(1)
             }
         };
@@ -87,11 +90,14 @@ impl Worker {
         let mut ended = Vec::new();
         for job in &jobs {
             let references = shared.references.all(&job.spec.references, &shared.uploads);
-            match references.and_then(|references| Ok((references, shared.upscaling(&job.spec)?))) {
-                Ok((references, upscaling)) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
+            let source = job.spec.source.as_ref().map(|source| shared.references.source(source, &shared.uploads));
+            let inputs =
+                references.and_then(|references| Ok((references, source.transpose()?, shared.upscaling(&job.spec)?)));
+            match inputs {
+                Ok((references, source, upscaling)) => pictures.extend((0..job.spec.count).map(|picture| Pictured {
                     job,
                     picture,
-                    request: request_of(&job.spec, picture, &references, upscaling.as_ref()),
+                    request: request_of(&job.spec, picture, &references, source.as_ref(), upscaling.as_ref()),
                 })),
                 Err(refused) => {
                     ended.push(job.id);
@@ -257,7 +263,7 @@ impl Worker {
         self.learn(batch, &results, each);
         let wrap = |((one, result), [ran_text, ran_references]): ((&&Pictured, Result<Drawn>), [bool; 2])| {
             let spec = Arc::clone(&one.job.spec);
-            let references = !spec.references.is_empty() && !ran_references;
+            let references = (!spec.references.is_empty() || spec.source.is_some()) && !ran_references;
             let cache = CacheHits { text: !ran_text, references, picture: false };
             let (id, picture, batch) = (one.job.id, one.picture, batch.len());
             let is_last = picture + 1 == spec.count;

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use flux2::image::{self, ImageFormat, RgbImage};
 use flux2_jobs::fake::FakeOptions;
-use flux2_jobs::{Draft, EventKind, FailureClass, JobState, Options, Submission};
+use flux2_jobs::{Draft, EventKind, FailureClass, JobState, Options, Painting, Refused, SourceSpec, Submission};
 
 use crate::common::{ended, endless, events, picture, start, wait_until};
 
@@ -46,6 +47,43 @@ fn waiting_jobs_are_drawn_by_the_next_start_and_finished_ones_are_kept() {
     let kinds = events(&jobs, done);
     assert!(matches!(kinds[..], [(_, EventKind::ImageReady { .. }), (_, EventKind::Done)]), "{kinds:?}");
     assert!(kinds[0].0 > before.last_event);
+}
+
+/// The journal names source and mask by their digests, and holds their uploads until the job is over.
+#[test]
+fn a_source_is_painted_into_after_a_restart() {
+    let image = |width: u32, bytes: Vec<u8>| {
+        let image = RgbImage::new(width, 64, bytes).unwrap();
+        image::encode(&image, ImageFormat::Png, None).unwrap()
+    };
+    let (source, mask) =
+        (image(80, vec![90; 3 * 80 * 64]), image(80, [vec![255; 3 * 80 * 20], vec![0; 3 * 80 * 44]].concat()));
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = start(in_folder(folder.path()), endless());
+    let digests = [&source, &mask].map(|file| jobs.put_blob(file).unwrap());
+    let spec = SourceSpec {
+        source: digests[0].clone(),
+        mask: Some(digests[1].clone()),
+        painting: Painting { strength: 0.5, feather: Some(0), ..Painting::default() },
+    };
+    let draft = Draft { source: Some(spec.clone()), seed: Some(1), ..picture("fox").draft };
+    let draft = Draft { width: None, height: None, ..draft };
+    let id = jobs.submit(Submission { draft, ..picture("fox") }).unwrap().id;
+    assert_eq!((jobs.get(id).unwrap().spec.width, jobs.get(id).unwrap().spec.height), (80, 64));
+    drop(jobs);
+
+    let jobs = start(in_folder(folder.path()), FakeOptions::default());
+    let job = ended(&jobs, id);
+    assert_eq!((job.state, job.spec.source.as_ref()), (JobState::Done, Some(&spec)));
+    let drawn = image::decode(&jobs.image(id, 0).unwrap().unwrap().bytes, "it").unwrap();
+    assert_eq!((drawn.width(), drawn.height()), (80, 64));
+    assert!((20..64).all(|y| (0..80).all(|x| drawn.pixel(x, y) == [90; 3])));
+    assert!((0..80).any(|x| drawn.pixel(x, 0) != [90; 3]));
+    // An upload that is not there is refused at once.
+    let missing = SourceSpec { mask: Some("0".repeat(64)), ..spec };
+    let draft = Draft { source: Some(missing), width: None, height: None, ..picture("fox").draft };
+    let refused = jobs.submit(Submission { draft, ..picture("fox") }).unwrap_err();
+    assert!(matches!(refused, Refused::UnknownBlob { .. }), "{refused}");
 }
 
 #[test]

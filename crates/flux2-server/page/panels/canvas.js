@@ -67,7 +67,7 @@ class Canvas extends Panel {
             this.#extend(side, px);
             this.#showSide();
         };
-        const handles = server.can("outpaint") ? edges(scale, (side) => this.#outpaint[side], extend) : [];
+        const handles = server.can("outpainting") ? edges(scale, (side) => this.#outpaint[side], extend) : [];
         this.#board.replaceChildren(paper, this.#cursor, ...handles);
         this.#showSide();
         this.#dialog.showModal();
@@ -224,7 +224,7 @@ class Canvas extends Panel {
                     button("trash", t.clear, mark({ kind: "clear" }), { "data-focus": "clear" }),
                 ),
             ],
-            server.can("outpaint") && this.#outpaintFields(),
+            server.can("outpainting") && this.#outpaintFields(),
             button("check", t.useMask, () => void attempt(() => this.#use()), { shown: true, class: "button primary" }),
         );
     }

@@ -183,7 +183,7 @@ function strengthField() {
 }
 
 function upscaleField() {
-    if (!server.can("upscale")) return null;
+    if (!server.can("upscaling")) return null;
     const options = /** @type {[string, string][]} */ ([
         ["0", t.notEnlarged],
         ["2", "2×"],

@@ -75,7 +75,7 @@ function item(one, index, count) {
     show(image, ofUpload(one.sha256));
     const prepared = prediction.value?.references[index] ?? one;
     const px = prepared.width && prepared.height ? t.preparedTo(sides(prepared.width, prepared.height)) : "";
-    const mayEdit = server.can("masks") || server.can("outpaint");
+    const mayEdit = server.can("masks") || server.can("outpainting");
     const move = (/** @type {number} */ to) => () => moveTo(one.sha256, index, to);
     return h(
         "li",

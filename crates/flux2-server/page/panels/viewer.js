@@ -140,7 +140,7 @@ class Viewer extends Panel {
             ["", `${t.download} …`],
             ...(server.capabilities?.formats ?? []).map((name) => [name, name.toUpperCase()]),
         ]);
-        const masks = server.can("masks") || server.can("outpaint");
+        const masks = server.can("masks") || server.can("outpainting");
         const key = [this.#opened, image.is_favorite, server.capabilities?.features];
         fillIf(this.#side, key, () => [
             h("p", { class: "prompt-text", tabindex: 0 }, job.request.prompt),
@@ -189,7 +189,7 @@ class Viewer extends Panel {
                         close(() => actions.edit(picture)),
                         shown,
                     ),
-                server.can("upscale") &&
+                server.can("upscaling") &&
                     [2, 4].map((n) =>
                         button(
                             "larger",

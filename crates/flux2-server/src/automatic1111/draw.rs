@@ -29,7 +29,8 @@ pub async fn txt2img(
     draw(&app, &caller, request, false).await
 }
 
-/// Edits or combines reference images. There is no strength: the prompt says what is to change.
+/// Edits or combines images. The prompt says what is to change; with a mask or a strength below 1 the first image is
+/// painted into.
 #[utoipa::path(post, path = "/sdapi/v1/img2img", tag = "automatic1111", request_body = DrawRequest,
     responses((status = 200, description = "The images.", body = DrawResponse),
               (status = "default", description = "An error.", body = DetailBody)))]
@@ -44,15 +45,15 @@ pub async fn img2img(
 async fn draw(app: &App, caller: &Caller, request: Request, edits: bool) -> Result<Json<DrawResponse>> {
     let mut parameters = body::json(app, request).await?.json;
     let (wire, _) = body::typed::<DrawRequest>(parameters.clone(), StatusCode::UNPROCESSABLE_ENTITY)?;
-    let (mut draft, images) = wire.parts()?;
-    if edits == images.is_empty() {
+    let (mut draft, images, source) = wire.parts()?;
+    if edits == (images.is_empty() && source.is_none()) {
         let message = if edits { "there is no image to edit" } else { "txt2img takes no images" };
         return Err(ApiError::invalid("init_images", message).hint("img2img edits the images in init_images"));
     }
     if draft.model.name.is_none() {
         draft.model.name = app.chosen_models().get(&caller.owner).cloned();
     }
-    let waiter = drawing::submit_and_wait(app, caller, Order { draft, images, ..Order::default() }).await?;
+    let waiter = drawing::submit_and_wait(app, caller, Order { draft, images, source, ..Order::default() }).await?;
     let job = waiter.end().await?;
     // An interrupted job gives what it has.
     let pictures = match job.state {

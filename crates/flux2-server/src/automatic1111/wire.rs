@@ -1,15 +1,14 @@
 //! Types of AUTOMATIC1111's API.
 
 use flux2::image::Parameters;
-use flux2_jobs::{Draft, JobView, ModelChoice, UpscaleChoice};
+use flux2_jobs::{Draft, JobView, ModelChoice, Painting, UpscaleChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::drawing::Image;
+use crate::drawing::{Image, SourceOrder};
 use crate::error::{ApiError, Result};
 use crate::native::wire::upscale_choice;
-use crate::openai::wire::no_mask;
 use crate::values::{image_bytes, lenient, one_or_many, seed};
 
 /// A request for images. Other fields are accepted and ignored.
@@ -44,12 +43,22 @@ pub struct DrawRequest {
     #[serde(deserialize_with = "lenient")]
     #[schema(minimum = 1)]
     pub n_iter: Option<u32>,
-    /// Reference images of `img2img`, as base64 or data URLs.
+    /// Images of `img2img`, as base64 or data URLs. With a mask or a strength below 1 the first one is painted into, and
+    /// gives the size; all others are reference images.
     #[serde(deserialize_with = "one_or_many")]
     pub init_images: Vec<String>,
-    /// Not supported.
-    #[schema(value_type = Option<String>)]
-    pub mask: Option<Value>,
+    /// What of the first image is repainted, as an image: white.
+    pub mask: Option<String>,
+    /// Whether black is repainted instead of white: 0 or 1.
+    #[serde(deserialize_with = "lenient")]
+    pub inpainting_mask_invert: Option<f64>,
+    /// Width in pixels of the transition inside the mask.
+    #[serde(deserialize_with = "lenient")]
+    pub mask_blur: Option<f64>,
+    /// How far the first image is replaced; 1, the default, starts from noise.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    pub denoising_strength: Option<f64>,
     /// Whether the finished images are enlarged. They are not denoised a second time.
     #[serde(deserialize_with = "lenient")]
     pub enable_hr: Option<bool>,
@@ -75,23 +84,23 @@ pub struct OverrideSettings {
 }
 
 impl DrawRequest {
-    /// The pictures and their reference images.
+    /// The pictures, their reference images, and the picture to paint into.
     ///
     /// # Errors
     /// 400 for a value that is not allowed.
-    pub fn parts(&self) -> Result<(Draft, Vec<Image>)> {
-        if self.mask.as_ref().is_some_and(|mask| !mask.is_null()) {
-            return Err(no_mask());
-        }
+    pub fn parts(&self) -> Result<(Draft, Vec<Image>, Option<SourceOrder>)> {
         let count = self.batch_size.unwrap_or(1).checked_mul(self.n_iter.unwrap_or(1));
         let count = count.ok_or_else(|| ApiError::invalid("batch_size", "too many images"))?;
         let images = self.init_images.iter().map(|text| image_bytes(text, "init_images").map(Image::Sent));
+        let mut images = images.collect::<Result<Vec<_>>>()?;
+        let source = self.source(&mut images)?;
         let name = self.override_settings.as_ref().and_then(|settings| settings.sd_model_checkpoint.clone());
         let draft = Draft {
             model: ModelChoice { name, ..Default::default() },
             prompt: self.prompt.clone().unwrap_or_default(),
-            width: self.width,
-            height: self.height,
+            // Clients send a size with every request; a source has its own.
+            width: self.width.filter(|_| source.is_none()),
+            height: self.height.filter(|_| source.is_none()),
             steps: self.steps,
             guidance: self.cfg_scale,
             seed: self.seed,
@@ -99,7 +108,28 @@ impl DrawRequest {
             upscale: self.upscale(),
             ..Draft::default()
         };
-        Ok((draft, images.collect::<Result<_>>()?))
+        Ok((draft, images, source))
+    }
+
+    /// The picture to paint into: the first image, if there is a mask or a strength below 1. It is taken out of `images`.
+    fn source(&self, images: &mut Vec<Image>) -> Result<Option<SourceOrder>> {
+        let mask = self.mask.as_deref().filter(|mask| !mask.is_empty()).map(|mask| image_bytes(mask, "mask"));
+        let mask = mask.transpose()?.map(Image::Sent);
+        let strength = self.denoising_strength.unwrap_or(1.0);
+        if images.is_empty() || (mask.is_none() && strength == 1.0) {
+            return Ok(None);
+        }
+        let feather = self.mask_blur.map(|blur| match blur >= 0.0 {
+            true => Ok(blur.round() as u32),
+            false => Err(ApiError::invalid("mask_blur", format!("{blur} is less than 0"))),
+        });
+        let painting = Painting {
+            mask_invert: mask.is_some() && self.inpainting_mask_invert.is_some_and(|invert| invert != 0.0),
+            feather: feather.transpose()?.filter(|_| mask.is_some()),
+            strength,
+            ..Painting::default()
+        };
+        Ok(Some(SourceOrder { source: images.remove(0), mask, painting }))
     }
 
     fn upscale(&self) -> Option<UpscaleChoice> {
@@ -133,7 +163,8 @@ pub fn info(job: &JobView, ignored: &[String]) -> String {
         "negative_prompt": "", "all_negative_prompts": vec![""; seeds.len()],
         "seed": spec.seed, "all_seeds": seeds, "subseed": 0, "all_subseeds": vec![0; texts.len()],
         "width": spec.width, "height": spec.height, "steps": spec.steps, "cfg_scale": guidance,
-        "sampler_name": "Euler", "batch_size": spec.count, "denoising_strength": null,
+        "sampler_name": "Euler", "batch_size": spec.count,
+        "denoising_strength": spec.source.as_ref().map(|source| source.painting.strength),
         "sd_model_name": spec.model.name, "sd_model_hash": null, "infotexts": texts,
         "index_of_first_image": 0, "job_id": job.id.to_string(),
         "warnings": job.warnings.iter().chain(ignored).collect::<Vec<_>>(),
@@ -158,6 +189,7 @@ fn line(job: &JobView, seed: u64) -> String {
         width: spec.width,
         height: spec.height,
         references: spec.references.clone(),
+        source: None,
         loras: Vec::new(),
         background: None,
         compat: None,

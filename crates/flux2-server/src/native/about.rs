@@ -182,7 +182,9 @@ pub async fn capabilities(State(app): State<App>) -> Json<Capabilities> {
         ("events", true),
         ("previews", true),
         ("watermark", true),
-        ("masks", false),
+        ("masks", true),
+        ("outpainting", true),
+        ("strength", true),
         ("upscaling", true),
     ];
     Json(Capabilities {

@@ -10,6 +10,7 @@ use super::jobs::is_digest;
 use super::wire::JobRequest;
 use crate::app::App;
 use crate::body;
+use crate::drawing::{Image, source_spec};
 use crate::error::{ApiError, ErrorBody, Result};
 
 /// What a job would take.
@@ -46,7 +47,7 @@ pub struct SizeOf {
     pub height: u32,
 }
 
-/// Says what a job would take: size, time, memory. Nothing is drawn; reference images are digests of uploads.
+/// Says what a job would take: size, time, memory. Nothing is drawn; images are digests of uploads.
 #[utoipa::path(post, path = "/api/v1/forecast", tag = "jobs", request_body = JobRequest,
     responses((status = 200, description = "What it would take.", body = ForecastOf),
               (status = "default", description = "An error, as for a job.", body = ErrorBody)))]
@@ -58,10 +59,19 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Json<For
         let most = app.options.limits.references;
         return Err(ApiError::invalid("references", format!("at most {most} digests of uploads are allowed here")));
     }
+    let source = wire.source_order(None, None)?;
+    let is_sent = |image: &Image| matches!(image, Image::Sent(_));
+    if source.as_ref().is_some_and(|of| is_sent(&of.source) || of.mask.as_ref().is_some_and(is_sent)) {
+        return Err(ApiError::invalid("source", "digests of uploads are allowed here").hint("upload the images first"));
+    }
     let (mut draft, _) = wire.draft()?;
     draft.references = references;
     draft.model.name = draft.model.name.map(|name| app.resolve_alias(&name));
-    let forecast = app.blocking(move |app| app.jobs.forecast(draft)).await??;
+    let forecast = app.blocking(move |app| {
+        draft.source = source.map(|source| source_spec(app, source)).transpose()?;
+        Ok::<_, ApiError>(app.jobs.forecast(draft)?)
+    });
+    let forecast = forecast.await??;
     let spec = forecast.spec;
     Ok(Json(ForecastOf {
         model: spec.model.name,

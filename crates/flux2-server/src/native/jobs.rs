@@ -20,7 +20,6 @@ use crate::body;
 use crate::drawing::{self, Image, Order, job_of};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::extract::{Path, Query};
-use crate::values::image_bytes;
 
 /// Jobs of a page by default, and at most.
 const PAGE: [usize; 2] = [50, 200];
@@ -34,6 +33,12 @@ pub struct JobForm {
     /// Reference images, in order. All other fields of the JSON request may be given as text.
     #[schema(value_type = Option<Vec<String>>, format = Binary)]
     reference: Option<Vec<Vec<u8>>>,
+    /// A picture to paint into.
+    #[schema(value_type = Option<String>, format = Binary)]
+    source: Option<Vec<u8>>,
+    /// What of it is repainted.
+    #[schema(value_type = Option<String>, format = Binary)]
+    mask: Option<Vec<u8>>,
 }
 
 /// Makes a job. Reference images are sent with it, or named by the digests of uploads.
@@ -51,19 +56,25 @@ pub async fn create(
     let idempotency_key = drawing::idempotency_key(request.headers())?;
     let fields = body::json_or_form(&app, request).await?;
     let (wire, _) = body::typed::<JobRequest>(fields.json, StatusCode::BAD_REQUEST)?;
-    if let Some(file) = fields.files.iter().find(|file| !["reference", "references", "image"].contains(&&*file.field)) {
-        return Err(ApiError::invalid(&file.field, "no file is expected in this field").hint("use `reference`"));
+    let mut images =
+        wire.references.iter().map(|text| Image::of_text(text, "references")).collect::<Result<Vec<_>>>()?;
+    let (mut source, mut mask) = (None, None);
+    for file in &fields.files {
+        let image = Image::Sent(file.bytes.clone());
+        match file.field.as_str() {
+            "reference" | "references" | "image" => images.push(image),
+            "source" => source = Some(image),
+            "mask" => mask = Some(image),
+            other => {
+                let error = ApiError::invalid(other, "no file is expected in this field");
+                return Err(error.hint("use `reference`, `source` or `mask`"));
+            }
+        }
     }
+    let source = wire.source_order(source, mask)?;
     let priority = wire.priority.map_or_else(Default::default, Into::into);
-    let references = wire.references.clone();
     let (draft, deadline) = wire.draft()?;
-    let image = |text: String| match is_digest(&text) {
-        true => Ok(Image::Upload(text)),
-        false => image_bytes(&text, "references").map(Image::Sent),
-    };
-    let mut images = references.into_iter().map(image).collect::<Result<Vec<_>>>()?;
-    images.extend(fields.files.iter().map(|file| Image::Sent(file.bytes.clone())));
-    let order = Order { draft, images, priority, deadline, idempotency_key, previews: false };
+    let order = Order { draft, images, source, priority, deadline, idempotency_key, previews: false };
     let accepted = drawing::submit(&app, &caller, order).await?;
     let job = Job::from(job_of(&app, &caller, accepted.id)?);
     let location = [(header::LOCATION, job.links.this.clone())];

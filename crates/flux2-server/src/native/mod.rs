@@ -9,7 +9,8 @@
 //! | `forecast` | what a job would take |
 //! | `parameters` | the parameters in an image file |
 //! | `about` | models, capabilities, statistics, and their types |
-//! | `uploads` | reference images by digest |
+//! | `source` | fields of a request that paints into a picture |
+//! | `uploads` | images by digest |
 
 mod about;
 mod forecast;
@@ -17,6 +18,7 @@ mod gallery;
 mod images;
 mod jobs;
 mod parameters;
+mod source;
 mod uploads;
 pub mod wire;
 

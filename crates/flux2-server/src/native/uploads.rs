@@ -1,11 +1,11 @@
-//! Reference images by the digest of their bytes, so that each is sent once.
+//! Reference images, sources and masks by the digest of their bytes, so that each is sent once.
 
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use flux2::Reference;
-use flux2::image::ImageFormat;
+use flux2::image::{ImageFormat, codec};
+use flux2::{Error, Reference};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -16,7 +16,7 @@ use crate::body::{check_image_bytes, receive};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::extract::{Path, Query};
 
-/// Keeps a reference image: a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI as the whole body.
+/// Keeps a reference image, a source or a mask: a PNG, JPEG, WebP, GIF, BMP, TIFF or QOI as the whole body.
 #[utoipa::path(post, path = "/api/v1/uploads", tag = "jobs",
     request_body(content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"),
                          (Vec<u8> = "image/gif"), (Vec<u8> = "image/bmp"), (Vec<u8> = "image/tiff"),
@@ -28,9 +28,16 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<(StatusC
     check_image_bytes(received.bytes.len(), app.options.limits.image_bytes, "image")?;
     let upload = app.blocking(move |app| {
         // What is no image is refused now, not when a job wants it.
-        let reference = Reference::from_bytes(&received.bytes, "the image")?;
+        let [width, height] = match Reference::from_bytes(&received.bytes, "the image") {
+            Ok(reference) => [reference.image().width(), reference.image().height()],
+            // It may be a source or a mask, which can have any shape.
+            Err(Error::ImageTooSmall { .. } | Error::ImageAspect { .. }) => {
+                let image = codec::decode(&received.bytes, "the image")?;
+                [image.width(), image.height()]
+            }
+            Err(error) => return Err(error.into()),
+        };
         let sha256 = app.jobs.put_blob(&received.bytes)?;
-        let (width, height) = (reference.image().width(), reference.image().height());
         Ok::<_, ApiError>(Upload { sha256, bytes: received.bytes.len(), width: Some(width), height: Some(height) })
     });
     Ok((StatusCode::CREATED, Json(upload.await??)))

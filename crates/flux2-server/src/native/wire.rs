@@ -9,6 +9,7 @@ use flux2_jobs::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::source::SourceView;
 use crate::error::{ApiError, Result};
 use crate::values::{Format, lenient, one_or_many, parse_size, seed};
 
@@ -29,6 +30,36 @@ pub struct JobRequest {
     /// Reference images to edit or combine: digests of uploads, or images as base64 or data URLs.
     #[serde(deserialize_with = "one_or_many")]
     pub references: Vec<String>,
+    /// A picture to paint into: the digest of an upload, or an image as base64 or a data URL. It gives the size.
+    pub source: Option<String>,
+    /// What of the source is repainted, as an image: white, or where it is transparent.
+    pub mask: Option<String>,
+    /// Repaint where the source is transparent, instead of a mask.
+    #[serde(deserialize_with = "lenient")]
+    pub mask_from_alpha: Option<bool>,
+    /// Repaint what the mask keeps, and keep the rest.
+    #[serde(deserialize_with = "lenient")]
+    pub mask_invert: Option<bool>,
+    /// Pixels by which the repainted part grows.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(maximum = 128)]
+    pub mask_grow: Option<u32>,
+    /// Width in pixels of the transition inside the mask, 8 by default.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(maximum = 256)]
+    pub feather: Option<u32>,
+    /// Whether the model sees the source as its first reference image; it does by default.
+    #[serde(deserialize_with = "lenient")]
+    pub source_reference: Option<bool>,
+    /// What is added at the left, the top, the right and the bottom: pixels, or percent as in `64,0,25%,0`.
+    #[schema(value_type = Option<String>)]
+    pub outpaint: Option<serde_json::Value>,
+    /// The color of added pixels before they are painted over: `edge`, the default, or `#RRGGBB`.
+    pub outpaint_fill: Option<String>,
+    /// How far the source is replaced: 1, the default, starts from noise.
+    #[serde(deserialize_with = "lenient")]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    pub strength: Option<f64>,
     /// Width in pixels, a multiple of 16.
     #[serde(deserialize_with = "lenient")]
     pub width: Option<u32>,
@@ -131,7 +162,7 @@ impl From<Priority> for Urgency {
 const MAX_DEADLINE: f64 = 30.0 * 24.0 * 3600.0;
 
 impl JobRequest {
-    /// The draft without the references, and the deadline.
+    /// The draft without the references and the source, and the deadline.
     ///
     /// # Errors
     /// 400 for a value that is not allowed.
@@ -151,6 +182,7 @@ impl JobRequest {
             model: ModelChoice { name: self.model, loras, precision },
             prompt,
             references: Vec::new(),
+            source: None,
             width: self.width.or(size.map(|(width, _)| width)),
             height: self.height.or(size.map(|(_, height)| height)),
             steps: self.steps,
@@ -237,6 +269,8 @@ pub struct Resolved {
     pub prompt: String,
     /// SHA-256 of the reference images.
     pub references: Vec<String>,
+    /// The picture that is painted into.
+    pub source: Option<SourceView>,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
@@ -354,6 +388,7 @@ impl From<JobView> for Job {
                 loras: spec.model.loras.iter().map(|l| LoraRequest { name: l.name.clone(), scale: l.scale }).collect(),
                 prompt: spec.prompt.clone(),
                 references: spec.references.clone(),
+                source: spec.source.as_ref().map(Into::into),
                 width: spec.width,
                 height: spec.height,
                 steps: spec.steps,

@@ -10,11 +10,11 @@ use flux2::text::Tokenizer;
 use flux2_jobs::{JobSpec, JobView, Picture};
 
 use super::stream::{Kind, stream};
-use super::wire::{EditForm, ImageData, ImagesRequest, ImagesResponse, ResponseFormat, Usage, Wanted};
+use super::wire::{EditForm, ImageData, ImagesRequest, ImagesResponse, Parts, ResponseFormat, Usage, Wanted};
 use crate::access::{Caller, Connection};
 use crate::app::App;
 use crate::body::{self, Fields, unknown_fields};
-use crate::drawing::{self, Image, Order, pictures};
+use crate::drawing::{self, Order, pictures};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::extract::Path;
 use crate::native::answer_picture;
@@ -44,7 +44,7 @@ pub async fn generations(
     answer(&app, &caller, fields, idempotency_key, Kind::Generation, &base).await
 }
 
-/// Edits or combines reference images.
+/// Edits or combines images; with a mask, paints into the first one.
 #[utoipa::path(post, path = "/v1/images/edits", tag = "openai",
     params(("Idempotency-Key" = Option<String>, Header, description = "A second request with the same key returns the \
         images of the first.", min_length = 1, max_length = 255)),
@@ -78,19 +78,20 @@ async fn answer(
 ) -> Result<Response> {
     let (wire, unknown) = body::typed::<ImagesRequest>(fields.json, StatusCode::BAD_REQUEST)?;
     let priority = wire.priority.map_or_else(Default::default, Into::into);
-    let (draft, images, mut wanted) = wire.parts(fields.files)?;
+    let Parts { draft, images, source, mut wanted } = wire.parts(fields.files)?;
     match kind {
-        Kind::Edit if images.is_empty() => return Err(ApiError::invalid("image", "there is no image to edit")),
-        Kind::Generation if !images.is_empty() => {
+        Kind::Edit if images.is_empty() && source.is_none() => {
+            return Err(ApiError::invalid("image", "there is no image to edit"));
+        }
+        Kind::Generation if !images.is_empty() || source.is_some() => {
             let error = ApiError::invalid("image", "images are edited, not generated from");
             return Err(error.hint("send it to /v1/images/edits"));
         }
         _ => {}
     }
     wanted.warnings.extend(unknown_fields(unknown));
-    let images = images.into_iter().map(Image::Sent).collect();
     let previews = wanted.stream && wanted.partial_images > 0;
-    let order = Order { draft, images, priority, deadline: None, idempotency_key, previews };
+    let order = Order { draft, images, source, priority, deadline: None, idempotency_key, previews };
     let waiter = drawing::submit_and_wait(app, caller, order).await?;
     if wanted.stream {
         return Ok(stream(app.clone(), waiter, kind, wanted));

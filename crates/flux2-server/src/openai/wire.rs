@@ -1,12 +1,13 @@
 //! Types of OpenAI's images API, with the fields that other servers of it add.
 
 use axum::body::Bytes;
-use flux2_jobs::{Draft, LoraKey, ModelChoice};
+use flux2_jobs::{Draft, LoraKey, ModelChoice, Painting};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::body::File;
+use crate::drawing::{Image, SourceOrder};
 use crate::error::{ApiError, Result};
 use crate::native::wire::{LoraRequest, Urgency, parse_noise, upscale_choice};
 use crate::values::{Format, image_bytes, lenient, one_or_many, parse_size, seed};
@@ -85,9 +86,14 @@ pub struct ImagesRequest {
     #[serde(alias = "images", deserialize_with = "one_or_many")]
     #[schema(value_type = Vec<String>)]
     pub image: Vec<ImageField>,
-    /// Not supported.
+    /// What of the first image is repainted, as an image: where it is transparent, or white if it is opaque. The first
+    /// image is painted into then, and gives the size.
     #[schema(value_type = Option<String>)]
-    pub mask: Option<Value>,
+    pub mask: Option<ImageField>,
+    /// How far the first image is replaced: less than 1 starts from it instead of from noise.
+    #[serde(alias = "denoising_strength", deserialize_with = "lenient")]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    pub strength: Option<f64>,
     /// Not supported: nothing is fetched.
     #[schema(value_type = Option<String>)]
     pub url: Option<Value>,
@@ -115,6 +121,9 @@ pub struct EditForm {
     /// Reference images, as `image`, `image[]` or `image[0]`.
     #[schema(value_type = Vec<String>, format = Binary)]
     image: Vec<Vec<u8>>,
+    /// What of the first image is repainted: where it is transparent, or white if it is opaque.
+    #[schema(value_type = Option<String>, format = Binary)]
+    mask: Option<Vec<u8>>,
 }
 
 /// How images are given back.
@@ -147,6 +156,18 @@ pub enum ImageField {
     Object { image_url: String },
 }
 
+/// A request, read.
+pub struct Parts {
+    /// The pictures.
+    pub draft: Draft,
+    /// Their reference images.
+    pub images: Vec<Image>,
+    /// The picture to paint into.
+    pub source: Option<SourceOrder>,
+    /// How they are given back.
+    pub wanted: Wanted,
+}
+
 /// What a request asks for besides the pictures themselves.
 pub struct Wanted {
     pub response_format: ResponseFormat,
@@ -159,15 +180,15 @@ pub struct Wanted {
 }
 
 impl ImagesRequest {
-    /// The pictures, their reference images, and how they are given back.
+    /// The pictures, their images, and how they are given back.
     ///
     /// # Errors
     /// 400 for a value that is not allowed, or not supported.
-    pub fn parts(self, files: Vec<File>) -> Result<(Draft, Vec<Bytes>, Wanted)> {
+    pub fn parts(self, files: Vec<File>) -> Result<Parts> {
         let prompt = self.prompt.clone().filter(|prompt| !prompt.is_empty());
         let prompt = prompt.ok_or_else(|| ApiError::invalid("prompt", "there is no prompt"))?;
-        let wanted = self.wanted()?;
-        let size = match (self.size.as_deref(), self.width, self.height) {
+        let mut wanted = self.wanted()?;
+        let mut size = match (self.size.as_deref(), self.width, self.height) {
             (Some(size), None, None) => parse_size(size)?.map_or((None, None), |(w, h)| (Some(w), Some(h))),
             (None, width, height) => (width, height),
             _ => {
@@ -180,12 +201,23 @@ impl ImagesRequest {
             let (ImageField::Text(text) | ImageField::Object { image_url: text }) = field;
             images.push(image_bytes(text, "image")?);
         }
+        let mut mask = match &self.mask {
+            Some(ImageField::Text(text) | ImageField::Object { image_url: text }) if !text.is_empty() => {
+                Some(image_bytes(text, "mask")?)
+            }
+            _ => None,
+        };
         for File { field, bytes } in files {
             match field.as_str() {
                 "image" | "images" => images.push(bytes),
-                "mask" => return Err(no_mask()),
+                "mask" => mask = Some(bytes),
                 other => return Err(ApiError::invalid(other, "no file is expected in this field").hint("use `image`")),
             }
+        }
+        let source = source_of(&mut images, mask, self.strength)?;
+        if source.is_some() && size != (None, None) {
+            wanted.warnings.push("size was ignored: an image with a mask or a strength gives the size".into());
+            size = (None, None);
         }
         let loras = self.loras.into_iter().map(|LoraRequest { name, scale }| LoraKey { name, scale }).collect();
         let draft = Draft {
@@ -202,7 +234,8 @@ impl ImagesRequest {
             upscale: upscale_choice(self.upscale, self.upscaler),
             ..Draft::default()
         };
-        Ok((draft, images, wanted))
+        let images = images.into_iter().map(Image::Sent).collect();
+        Ok(Parts { draft, images, source, wanted })
     }
 
     fn wanted(&self) -> Result<Wanted> {
@@ -220,9 +253,6 @@ impl ImagesRequest {
         }
         if let Some(percent) = self.output_compression.filter(|percent| *percent > 100) {
             return Err(ApiError::invalid("output_compression", format!("{percent} is outside 0 to 100")));
-        }
-        if self.mask.as_ref().is_some_and(|mask| !mask.is_null()) {
-            return Err(no_mask());
         }
         if self.url.as_ref().is_some_and(|url| !url.is_null()) {
             let error = ApiError::invalid("url", "images are not fetched from addresses").code("url_not_supported");
@@ -242,10 +272,19 @@ impl ImagesRequest {
     }
 }
 
-/// 400: masks are not supported.
-pub fn no_mask() -> ApiError {
-    let error = ApiError::invalid("mask", "masks are not supported").code("mask_not_supported");
-    error.hint("leave the mask out, and say in the prompt what is to change")
+/// The picture to paint into: the first image, if there is a mask or a strength. It is taken out of `images`.
+fn source_of(images: &mut Vec<Bytes>, mask: Option<Bytes>, strength: Option<f64>) -> Result<Option<SourceOrder>> {
+    let field = if mask.is_some() { "mask" } else { "strength" };
+    if mask.is_none() && strength.is_none() {
+        return Ok(None);
+    }
+    if images.is_empty() {
+        return Err(ApiError::invalid(field, format!("{field} means nothing without an image")));
+    }
+    let usual = Painting::default();
+    let painting = Painting { strength: strength.unwrap_or(usual.strength), ..usual };
+    let source = Image::Sent(images.remove(0));
+    Ok(Some(SourceOrder { source, mask: mask.map(Image::Sent), painting }))
 }
 
 /// The images of a request.
@@ -359,7 +398,7 @@ mod tests {
     use super::*;
     use crate::body::typed;
 
-    fn parts(json: Value) -> Result<(Draft, Vec<Bytes>, Wanted)> {
+    fn parts(json: Value) -> Result<Parts> {
         let (request, _) = typed::<ImagesRequest>(json, StatusCode::BAD_REQUEST)?;
         request.parts(Vec::new())
     }
@@ -370,7 +409,7 @@ mod tests {
         let theirs = json!({"prompt": "p", "num_inference_steps": "3", "guidance_scale": "2.5", "width": 64,
             "height": 96,
             "n": "2", "seed": "7", "model": null, "user": "u", "moderation": "low", "style": "vivid"});
-        let (ours, theirs) = (parts(ours).unwrap().0, parts(theirs).unwrap().0);
+        let (ours, theirs) = (parts(ours).unwrap().draft, parts(theirs).unwrap().draft);
         assert_eq!(ours, theirs);
         assert_eq!((ours.width, ours.height, ours.steps, ours.count), (Some(64), Some(96), Some(3), Some(2)));
     }
@@ -391,7 +430,9 @@ mod tests {
             ("output_compression", json!(101), "invalid_value"),
             ("partial_images", json!(4), "invalid_value"),
             ("response_format", json!("file"), "invalid_value"),
-            ("mask", json!("aGk="), "mask_not_supported"),
+            ("mask", json!("aGk="), "invalid_value"),
+            ("mask", json!("http://10.0.0.1/"), "url_not_supported"),
+            ("strength", json!(0.5), "invalid_value"),
             ("url", json!(["https://example.com"]), "url_not_supported"),
             ("image", json!("https://example.com/a.png"), "url_not_supported"),
             ("image", json!([{"image_url": "http://10.0.0.1/"}]), "url_not_supported"),
@@ -411,7 +452,7 @@ mod tests {
 
     #[test]
     fn what_is_ignored_is_told() {
-        let wanted = parts(json!({"prompt": "p", "negative_prompt": "n", "output_compression": 80})).unwrap().2;
+        let wanted = parts(json!({"prompt": "p", "negative_prompt": "n", "output_compression": 80})).unwrap().wanted;
         assert_eq!(wanted.warnings.len(), 2);
         let (_, unknown) = typed::<ImagesRequest>(json!({"prompt": "p", "odd": 1}), StatusCode::BAD_REQUEST).unwrap();
         assert_eq!(unknown, ["odd"]);

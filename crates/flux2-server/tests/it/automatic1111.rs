@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use axum::http::Method;
-use flux2::image::{ImageFormat, codec};
+use flux2::image::{ImageFormat, codec, metadata};
 use serde_json::{Value, json};
 
-use crate::site::{Site, base64, png, post, unbase64};
+use crate::site::{Site, base64, mask, png, post, same, unbase64};
 
 #[test]
 fn txt2img_answers_with_images_and_an_info_that_parses() {
@@ -31,15 +31,33 @@ fn txt2img_answers_with_images_and_an_info_that_parses() {
 }
 
 #[test]
-fn img2img_edits_and_knows_no_masks() {
+fn img2img_edits_and_paints() {
     let site = Site::new();
     let image = base64(&png(64, 96));
-    let request = json!({"prompt": "p", "init_images": [image], "denoising_strength": 0.7});
-    let body = site.post("/sdapi/v1/img2img", request).expect(200);
+    let body = site.post("/sdapi/v1/img2img", json!({"prompt": "p", "init_images": [image], "width": 80})).expect(200);
     assert!(body["parameters"]["init_images"].is_null());
-    assert_eq!(serde_json::from_str::<Value>(body["info"].as_str().unwrap()).unwrap()["height"], 96);
-    let masked = site.post("/sdapi/v1/img2img", json!({"prompt": "p", "init_images": [image], "mask": image}));
-    assert_eq!(masked.expect(400)["error"], "mask_not_supported");
+    let info = |body: &Value| serde_json::from_str::<Value>(body["info"].as_str().unwrap()).unwrap();
+    assert_eq!((&info(&body)["width"], &info(&body)["denoising_strength"]), (&json!(80), &Value::Null));
+    let read = |body: &Value| metadata::read(&unbase64(&body["images"][0])).unwrap().unwrap();
+    assert!(read(&body).source.is_none() && read(&body).references.len() == 1);
+    // As clients send it, with a size that does not count.
+    let request =
+        json!({"prompt": "p", "init_images": [image], "denoising_strength": 0.7, "width": 512, "height": 512});
+    let body = site.post("/sdapi/v1/img2img", request).expect(200);
+    assert_eq!((&info(&body)["height"], &info(&body)["denoising_strength"]), (&json!(96), &json!(0.7)));
+    assert_eq!(read(&body).source.unwrap().strength, 0.7);
+    let edges = [16, 16, 48, 48];
+    for (invert, expected) in [(0, (false, true)), (1, (true, false))] {
+        let request = json!({"prompt": "p", "init_images": [image, image], "mask": base64(&mask([64, 96], edges, false)),
+            "inpainting_mask_invert": invert, "mask_blur": 3, "inpainting_fill": 1, "denoising_strength": 1});
+        let body = site.post("/sdapi/v1/img2img", request).expect(200);
+        let made = unbase64(&body["images"][0]);
+        assert_eq!(same(&made, &png(64, 96), edges), expected);
+        let parameters = read(&body);
+        assert_eq!((parameters.references.len(), parameters.source.unwrap().feather), (1, Some(3)));
+    }
+    let request = json!({"prompt": "p", "init_images": [image], "denoising_strength": 0});
+    assert_eq!(site.post("/sdapi/v1/img2img", request).expect(400)["error"], "invalid_value");
     let without = site.post("/sdapi/v1/img2img", json!({"prompt": "p", "init_images": []}));
     assert!(without.expect(400)["detail"].is_string());
 }

@@ -9,7 +9,7 @@ use flux2::image::codec;
 use flux2::marks::watermark::Watermark;
 use serde_json::{Value, json};
 
-use crate::site::{Site, base64, png, request, unbase64};
+use crate::site::{Site, base64, mask, png, request, same, unbase64};
 
 const JOBS: &str = "/api/v1/jobs";
 
@@ -46,6 +46,94 @@ fn a_job_is_accepted_with_every_default_and_fetched_when_it_is_done() {
     for (path, code) in [("9", "image_not_found"), ("x", "image_not_found"), ("0/thumbnail?px=9", "invalid_value")] {
         assert_eq!(site.get(&format!("{JOBS}/{}/images/{path}", id(&job))).error().1, code);
     }
+}
+
+#[test]
+fn a_job_paints_into_a_source() {
+    let site = Site::new();
+    let (source, edges) = (png(80, 96), [16, 16, 48, 64]);
+    let mask = mask([80, 96], edges, false);
+    let upload = |bytes: &[u8]| {
+        let request = request(Method::POST, "/api/v1/uploads", &[], Body::from(bytes.to_vec()));
+        site.send(request).expect(201)["sha256"].as_str().unwrap().to_owned()
+    };
+    let made = |job: &Value| site.get(site.wait(id(job))["images"][0]["url"].as_str().unwrap()).body.to_vec();
+    // By digest, as base64, as files of a form.
+    let by_digest = json!({"prompt": "p", "seed": 3, "source": upload(&source), "mask": upload(&mask), "feather": 0,
+        "strength": 0.5, "source_reference": false});
+    let inline = json!({"prompt": "p", "seed": 3, "source": base64(&source), "mask": base64(&mask), "feather": "0",
+        "strength": "0.5", "source_reference": "false"});
+    let parts = [
+        ("prompt", None, b"p".as_slice()),
+        ("seed", None, b"3"),
+        ("source", Some("a.png"), &source),
+        ("mask", Some("m.png"), &mask),
+        ("feather", None, b"0"),
+        ("strength", None, b"0.5"),
+        ("source_reference", None, b"false"),
+    ];
+    let jobs = [
+        site.post(JOBS, by_digest).expect(202),
+        site.post(JOBS, inline).expect(202),
+        site.post_form(JOBS, &parts).expect(202),
+    ];
+    let view = &jobs[0]["request"];
+    assert_eq!((&view["width"], &view["height"]), (&json!(80), &json!(96)));
+    assert_eq!(view["source"]["sha256"], sha256(&source));
+    assert_eq!((&view["source"]["strength"], &view["source"]["source_reference"]), (&json!(0.5), &json!(false)));
+    let first = made(&jobs[0]);
+    assert_eq!(same(&first, &source, edges), (false, true));
+    assert!(jobs[1..].iter().all(|job| made(job) == first));
+    // A larger canvas, without a mask.
+    let wide = json!({"prompt": "p", "source": base64(&source), "outpaint": "16,0,50%,0", "outpaint_fill": "#00ff00"});
+    let job = site.post(JOBS, wide).expect(202);
+    assert_eq!(job["request"]["source"]["outpaint"], json!(["16", "0", "50%", "0"]));
+    let image = codec::decode(&made(&job), "it").unwrap();
+    assert_eq!((image.width(), image.height()), (80 + 16 + 40, 96));
+}
+
+#[test]
+fn what_means_nothing_without_a_source_is_refused() {
+    let site = Site::new();
+    let source = base64(&png(80, 96));
+    let refused = |request: Value| site.post(JOBS, request).error();
+    for field in ["mask_invert", "mask_from_alpha", "source_reference"] {
+        assert_eq!(refused(json!({"prompt": "p", field: true})).2, field);
+    }
+    for (field, value) in [
+        ("strength", json!(0.5)),
+        ("feather", json!(3)),
+        ("mask_grow", json!(3)),
+        ("outpaint", json!("1,1,1,1")),
+        ("outpaint_fill", json!("edge")),
+        ("mask", json!(source)),
+    ] {
+        assert_eq!(refused(json!({"prompt": "p", field: value})).2, field);
+    }
+    for (field, value, param) in [
+        ("strength", json!(0), "strength"),
+        ("outpaint", json!("1,2"), "outpaint"),
+        ("outpaint_fill", json!("mauve"), "outpaint_fill"),
+        ("width", json!(64), "width"),
+        ("mask_grow", json!(1000), "mask"),
+        ("mask_from_alpha", json!(true), "mask"),
+        ("mask", json!("http://10.0.0.1/m.png"), "mask"),
+        ("outpaint", json!("17000,0,0,0"), "source"),
+    ] {
+        let mut request =
+            json!({"prompt": "p", "source": source, "mask": base64(&mask([80, 96], [0, 0, 9, 9], false))});
+        if field == "mask_from_alpha" {
+            request = json!({"prompt": "p", "source": source});
+        }
+        request[field] = value;
+        let error = refused(request);
+        assert_eq!((error.0, error.2.as_str()), (400, param), "{field}");
+    }
+    let both = json!({"prompt": "p", "source": source, "mask": source, "mask_from_alpha": true});
+    assert_eq!(refused(both).2, "mask_from_alpha");
+    let unknown = json!({"prompt": "p", "source": "0".repeat(64)});
+    assert_eq!(refused(unknown).0, 404);
+    assert_eq!(site.get("/api/v1/capabilities").expect(200)["features"]["masks"], true);
 }
 
 #[test]

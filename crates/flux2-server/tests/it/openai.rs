@@ -6,7 +6,7 @@ use axum::http::Method;
 use flux2::image::{ImageFormat, codec, metadata};
 use serde_json::{Value, json};
 
-use crate::site::{FORM, NOT_FINITE, OUT_OF_MEMORY, Site, base64, form, png, post, request, unbase64};
+use crate::site::{FORM, NOT_FINITE, OUT_OF_MEMORY, Site, base64, form, mask, png, post, request, same, unbase64};
 
 const PATH: &str = "/v1/images/generations";
 
@@ -61,6 +61,41 @@ fn formats_and_links() {
     assert_eq!(site.get("/v1/files/0123").error(), (404, "file_not_found".into(), String::new()));
 }
 
+/// As the documentation of OpenAI's API has it: the first image is painted into where the mask is transparent.
+#[test]
+fn an_edit_with_a_mask_paints_into_the_first_image() {
+    let site = Site::new();
+    let edges = [16, 16, 48, 64];
+    let (image, other) = (png(80, 96), png(96, 64));
+    for is_transparent in [true, false] {
+        let mask = mask([80, 96], edges, is_transparent);
+        let parts = [
+            ("image[]", Some("a.png"), image.as_slice()),
+            ("image[]", Some("b.png"), &other),
+            ("mask", Some("m.png"), &mask),
+            ("prompt", None, b"a red fox"),
+            ("size", None, b"1024x1024"),
+            ("seed", None, b"3"),
+        ];
+        let body = site.post_form("/v1/images/edits", &parts).expect(200);
+        let made = unbase64(&body["data"][0]["b64_json"]);
+        assert_eq!(same(&made, &image, edges), (false, true));
+        assert_eq!(body["size"], "80x96");
+        assert!(body["warnings"][0].as_str().unwrap().contains("size was ignored"), "{body}");
+        let parameters = metadata::read(&made).unwrap().unwrap();
+        assert_eq!((parameters.references.len(), parameters.source.unwrap().strength), (1, 1.0));
+    }
+    let json =
+        json!({"prompt": "p", "image": base64(&image), "mask": base64(&mask([80, 96], edges, true)), "strength": 0.5});
+    let body = site.post("/v1/images/edits", json).expect(200);
+    let made = unbase64(&body["data"][0]["b64_json"]);
+    assert_eq!(metadata::read(&made).unwrap().unwrap().source.unwrap().strength, 0.5);
+    let wrong = json!({"prompt": "p", "image": base64(&image), "mask": base64(&mask([96, 80], edges, true))});
+    assert_eq!(site.post("/v1/images/edits", wrong).error(), (400, "invalid_value".into(), "mask".into()));
+    let nothing = json!({"prompt": "p", "image": base64(&image), "mask": base64(&png(80, 96)), "strength": 2});
+    assert_eq!(site.post("/v1/images/edits", nothing).error().2, "strength");
+}
+
 fn request_with_tag(site: &Site, path: &str, tag: &str) -> u16 {
     site.send(request(Method::GET, path, &[("if-none-match", tag)], axum::body::Body::empty())).status.as_u16()
 }
@@ -83,8 +118,8 @@ fn an_edit_takes_files_under_every_name_that_clients_use() {
     }
     let json = json!({ "prompt": "p", "image": [format!("data:image/png;base64,{}", base64(&image))] });
     site.post("/v1/images/edits", json).expect(200);
-    let masked = [("image", Some("a.png"), image.as_slice()), ("prompt", None, b"p"), ("mask", Some("m.png"), &image)];
-    assert_eq!(site.post_form("/v1/images/edits", &masked).error(), (400, "mask_not_supported".into(), "mask".into()));
+    let masked = [("prompt", None, b"p".as_slice()), ("mask", Some("m.png"), &image)];
+    assert_eq!(site.post_form("/v1/images/edits", &masked).error(), (400, "invalid_value".into(), "mask".into()));
     let without = site.post_form("/v1/images/edits", &[("prompt", None, b"p")]);
     assert_eq!(without.error(), (400, "invalid_value".into(), "image".into()));
     let broken = [("image", Some("a.png"), b"GIF89a".as_slice()), ("prompt", None, b"p")];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
-use flux2::image::{self, ImageFormat, RgbImage};
+use flux2::image::{self, Attached, ImageFormat, Quality, RgbImage, codec};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
 use flux2_jobs::{FailureClass, Jobs, Options};
 use flux2_server::{App, Keys, ServerOptions, router};
@@ -212,4 +212,27 @@ pub fn base64(bytes: &[u8]) -> String {
 pub fn unbase64(value: &Value) -> Vec<u8> {
     use base64::Engine as _;
     base64::prelude::BASE64_STANDARD.decode(value.as_str().unwrap()).unwrap()
+}
+
+/// A mask that repaints a box: left, top, right, bottom. White on black, or transparent in an opaque image.
+pub fn mask(size: [u32; 2], edges: [u32; 4], is_transparent: bool) -> Vec<u8> {
+    let [left, top, right, bottom] = edges;
+    let is_inside = |i: u32| (left..right).contains(&(i % size[0])) && (top..bottom).contains(&(i / size[0]));
+    let all = 0..size[0] * size[1];
+    let white = |i: u32| [if is_inside(i) && !is_transparent { 255 } else { 0 }; 3];
+    let alpha = is_transparent.then(|| all.clone().map(|i| if is_inside(i) { 0 } else { 255 }).collect());
+    let image = RgbImage::new(size[0], size[1], all.clone().flat_map(white).collect()).unwrap();
+    image::encode_attached(&image, &Attached { alpha, profile: None }, ImageFormat::Png, &Quality::default(), None)
+        .unwrap()
+}
+
+/// Whether the pixels of two images are the same inside of a box, and outside of it.
+pub fn same(a: &[u8], b: &[u8], [left, top, right, bottom]: [u32; 4]) -> (bool, bool) {
+    let [a, b] = [a, b].map(|bytes| codec::decode(bytes, "it").unwrap());
+    assert_eq!((a.width(), a.height()), (b.width(), b.height()));
+    let pixels = (0..a.height()).flat_map(|y| (0..a.width()).map(move |x| (x, y)));
+    let is_inside = |(x, y): &(u32, u32)| (left..right).contains(x) && (top..bottom).contains(y);
+    let (inside, outside): (Vec<_>, Vec<_>) = pixels.partition(is_inside);
+    let equal = |pixels: Vec<(u32, u32)>| pixels.into_iter().all(|(x, y)| a.pixel(x, y) == b.pixel(x, y));
+    (equal(inside), equal(outside))
 }

@@ -10,6 +10,7 @@
 //!     --padded         round weights to q4_k, with rows padded to its blocks, which are longer
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
 //!     --strict         the strict judge's table of scenes instead, and what is wrong with pictures
+//!     --paint          figures of masked edits and larger canvases instead, of 100 pictures or N
 //!     --misses         list the wrong answers
 //!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
 //!     --sheet DIR      draw the contact sheets of docs/mini.md and nothing else
@@ -24,6 +25,7 @@
 
 #[path = "../../tests/it/evaluation/mod.rs"]
 mod evaluation;
+mod painted;
 mod reconstruction;
 mod sheets;
 mod strict_table;
@@ -51,6 +53,7 @@ struct Args {
     count: usize,
     pictures: Option<PathBuf>,
     strict: bool,
+    paint: bool,
     misses: bool,
     keep: Option<PathBuf>,
     sheet: Option<PathBuf>,
@@ -67,6 +70,7 @@ impl Args {
             count: usize::MAX,
             pictures: None,
             strict: false,
+            paint: false,
             misses: false,
             keep: None,
             sheet: None,
@@ -84,6 +88,7 @@ impl Args {
                 "--pictures" => args.pictures = Some(value()?.into()),
                 "--padded" => args.padded = Some(padded(args.drawing.model.model.path(), DType::Q4K)?),
                 "--strict" => args.strict = true,
+                "--paint" => args.paint = true,
                 "--misses" => args.misses = true,
                 "--keep" => args.keep = Some(value()?.into()),
                 "--sheet" => args.sheet = Some(value()?.into()),
@@ -106,6 +111,9 @@ fn main() -> Result<(), Failure> {
     }
     if args.strict {
         return strict_table::print(&args, &judge.world);
+    }
+    if args.paint {
+        return painted::print(&args, &judge);
     }
     let cases = evaluation::cases(|_| args.count);
     let mut columns = Vec::new();

@@ -135,8 +135,7 @@ impl Cost {
         let is_cached = files.variant.procedure == Procedure::KvCache;
 
         let grid = |px: [u32; 2]| px.map(|px| (px / GRID_PX) as usize);
-        let images: Vec<[usize; 2]> =
-            request.references.iter().map(|r| grid([r.image().height(), r.image().width()])).collect();
+        let images: Vec<[usize; 2]> = request.reference_px().map(|[width, height]| grid([height, width])).collect();
         let n_ref = images.iter().map(|[h, w]| h * w).sum();
         let [h, w] = request.grid();
         let tokens = Tokens { text: text.max_length, image: h * w, references: n_ref };

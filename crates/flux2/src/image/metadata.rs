@@ -21,6 +21,7 @@ mod a1111;
 mod comfyui;
 mod other;
 mod sheet;
+mod source;
 mod texts;
 pub mod xmp;
 
@@ -31,6 +32,7 @@ use exif::{Field, In, Tag, Value};
 
 pub use other::OtherParameters;
 pub use sheet::{SheetCell, SheetParameters, read_sheet};
+pub use source::SourceParameters;
 use texts::Texts;
 
 use super::ImageFormat;
@@ -77,6 +79,9 @@ pub struct Parameters {
     /// SHA-256, in hexadecimal, of each reference image's file, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
+    /// The picture that was painted into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceParameters>,
     /// Color, as `#rrggbb`, that transparent reference images were put over; `None` if none is transparent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<String>,
@@ -137,7 +142,7 @@ impl Parameters {
 
     /// How the picture came about, for its XMP packet.
     pub fn source_type(&self) -> SourceType {
-        SourceType::Drawn
+        if self.source.is_some() { SourceType::Composite } else { SourceType::Drawn }
     }
 
     fn json(&self) -> String {

@@ -32,7 +32,7 @@ use std::num::NonZeroUsize;
 
 pub use codec::{ImageFormat, Transparency, decode, encode, encode_attached, open, save};
 pub use input::InputFormat;
-pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored, UpscaleParameters};
+pub use metadata::{LoraParameters, OtherParameters, Parameters, SourceParameters, Stored, UpscaleParameters};
 pub use original::{Attached, Original};
 pub use quality::{Chroma, Embedded, Percent, Quality};
 pub use resize::prepare_reference;

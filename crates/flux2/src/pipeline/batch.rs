@@ -14,12 +14,13 @@ use flux2_backend::{Backend, Tensor};
 use super::Pipeline;
 use super::progress::timed;
 use super::prompts::{MAX_PREPARED_PROMPTS, TextEmbedding};
-use super::references::ReferenceTokens;
 use super::results::{DecodedImage, DecodedPixels, DenoiseInputs, GeneratedImage, Pixels, Timings};
+use super::start::Start;
 use crate::compat::{Compat, round_to_bf16};
 use crate::event::{CancelToken, Event, Observer, Phase};
 use crate::models::flow_transformer::Batching;
 use crate::request::{GRID_PX, GenerateRequest, ResolvedRequest};
+use crate::upscale;
 use crate::weights::Compute;
 use crate::{Error, Result};
 
@@ -43,20 +44,22 @@ pub struct BatchKey {
     guidance: Option<f32>,
     compat: Option<Compat>,
     reference_tokens: usize,
+    /// Whether it has a source: noise levels and held tokens are those of one picture.
+    is_alone: bool,
 }
 
 impl BatchKey {
-    /// The key of a request; requests with equal keys can be denoised in one pass.
+    /// The key of a request; requests with equal keys can be denoised in one pass, unless they have sources.
     pub fn of(request: &ResolvedRequest) -> Self {
         let tokens = |px: u32| (px / GRID_PX) as usize;
-        let images = request.references.iter().map(|reference| reference.image());
         BatchKey {
             width: request.width,
             height: request.height,
             steps: request.steps,
             guidance: request.guidance,
             compat: request.compat,
-            reference_tokens: images.map(|image| tokens(image.width()) * tokens(image.height())).sum(),
+            reference_tokens: request.reference_px().map(|[width, height]| tokens(width) * tokens(height)).sum(),
+            is_alone: request.source.is_some(),
         }
     }
 
@@ -92,17 +95,16 @@ type Texts<B> = (TextEmbedding<B>, Option<(TextEmbedding<B>, f32)>);
 /// What a picture is denoised from.
 struct Prepared<B: Backend> {
     texts: Texts<B>,
-    references: ReferenceTokens,
-    /// Noise, `[n_img, c]`.
-    latents: Vec<f32>,
+    start: Start,
 }
 
 impl<B: Backend> Job<B> {
     fn inputs(&self) -> Option<DenoiseInputs<'_, B>> {
         let State::Prepared(prepared) = &self.state else { return None };
-        let Prepared { texts: (text, guided), references, latents } = &**prepared;
+        let Prepared { texts: (text, guided), start: Start { latents, sigmas, held, references } } = &**prepared;
         let guided = guided.as_ref().map(|(negative, guidance)| (negative, *guidance));
-        Some(DenoiseInputs { request: &self.request, latents, text, guided, references })
+        let held = held.as_ref();
+        Some(DenoiseInputs { request: &self.request, latents, sigmas, held, text, guided, references })
     }
 }
 
@@ -133,7 +135,7 @@ impl<B: Backend> Pipeline<B> {
             warnings.for_each(|warning| member.observer.on_event(&Event::Warning(warning)));
             let key = BatchKey::of(&request);
             let job = Job { member: i, request, timings: Timings::default(), state: State::Resolved };
-            match groups.iter_mut().find(|(known, _)| *known == key) {
+            match groups.iter_mut().find(|(known, _)| *known == key && !key.is_alone) {
                 Some((_, jobs)) => jobs.push(job),
                 None => groups.push((key, vec![job])),
             }
@@ -160,6 +162,7 @@ impl<B: Backend> Pipeline<B> {
             negative_prompt: None,
             template: None,
             references: Vec::new(),
+            source: None,
             warnings: Vec::new(),
             upscale: None,
             ..*r
@@ -184,19 +187,19 @@ impl<B: Backend> Pipeline<B> {
             let latents = beside.map_or_else(|| Ok(noise()), |beside| beside.join());
             (texts, latents.unwrap_or_else(|panic| resume_unwind(panic)))
         });
-        // 3. References -> tokens.
-        for ((job, texts), latents) in jobs.iter_mut().zip(texts).zip(latents) {
+        // 3. References -> tokens, and with a source the start of step 4.
+        for ((job, texts), noise) in jobs.iter_mut().zip(texts).zip(latents) {
             let BatchMember { observer, cancel, .. } = &mut members[job.member];
-            let references = texts.and_then(|texts| {
-                let references = timed(&mut job.timings.references, || {
+            let prepared = texts.and_then(|texts| {
+                let start = timed(&mut job.timings.references, || {
                     self.with_fallbacks(Phase::References, *observer, |this, observer| {
-                        this.encode_references(&job.request.references, observer, cancel)
+                        this.start(&job.request, noise.clone(), observer, cancel)
                     })
                 })?;
-                Ok((texts, references))
+                Ok(Prepared { texts, start })
             });
-            job.state = match references {
-                Ok((texts, references)) => State::Prepared(Box::new(Prepared { texts, references, latents })),
+            job.state = match prepared {
+                Ok(prepared) => State::Prepared(Box::new(prepared)),
                 Err(error) => State::Failed(error),
             };
         }
@@ -281,7 +284,8 @@ impl<B: Backend> Pipeline<B> {
             let BatchMember { observer, cancel, .. } = &mut members[job.member];
             timed(&mut job.timings.decode, || {
                 self.with_fallbacks(Phase::Decode, *observer, |this, observer| {
-                    this.decode_and_keep(&latents, &job.request, observer, cancel)
+                    let decoded = this.decode_and_keep(&latents, &job.request, observer, cancel)?;
+                    Ok(DecodedPixels { source: job.request.source.clone(), ..decoded })
                 })
             })
         };
@@ -315,11 +319,14 @@ impl<B: Backend> Pipeline<B> {
     /// Step 8 of a picture, if that is asked for. An upscaler takes 8-bit colors.
     fn upscaled(&mut self, pixels: DecodedPixels, job: &mut Job<B>, members: &mut [BatchMember]) -> Result<Pixels> {
         let Some(upscaling) = job.request.upscale.clone() else { return Ok(Pixels::Decoded(pixels)) };
-        let image = timed(&mut job.timings.decode, || pixels.convert())?;
+        let (image, attached) = timed(&mut job.timings.decode, || pixels.convert())?;
+        let from = [image.width(), image.height()];
         let BatchMember { observer, cancel, .. } = &mut members[job.member];
         timed(&mut job.timings.upscale, || {
             self.with_fallbacks(Phase::Upscale, *observer, |this, observer| {
-                this.upscale(&image, &upscaling, observer, cancel).map(Pixels::Converted)
+                let image = this.upscale(&image, &upscaling, observer, cancel)?;
+                let attached = upscale::attached(&attached, from, [image.width(), image.height()])?;
+                Ok(Pixels::Converted(image, attached))
             })
         })
     }

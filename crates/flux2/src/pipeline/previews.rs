@@ -12,6 +12,7 @@ use super::Pipeline;
 use super::networks::Networks;
 use crate::event::{CancelToken, Event, Observer, Preview, Warning};
 use crate::preview::{Cache, Fit, PATCHES, PreviewOptions, Projection, patches};
+use crate::sampler::Held;
 use crate::weights::WeightSource as _;
 use crate::{Error, Result};
 
@@ -110,11 +111,13 @@ fn fit<B: Backend>(
 }
 
 /// Previews on their way.
-pub(super) struct Previews {
+pub(super) struct Previews<'a> {
     projection: Option<Arc<Projection>>,
     /// Rows and columns of tokens.
     grid: [usize; 2],
     steps: u32,
+    /// Tokens that a mask holds to a source: they are shown as they will be in the end.
+    held: Option<&'a Held>,
     queued: VecDeque<Queued>,
 }
 
@@ -129,10 +132,10 @@ struct Queued {
     estimates: PendingDownload,
 }
 
-impl Previews {
-    pub(super) fn new(previewer: &Previewer, grid: [usize; 2], steps: u32) -> Self {
+impl<'a> Previews<'a> {
+    pub(super) fn new(previewer: &Previewer, grid: [usize; 2], steps: u32, held: Option<&'a Held>) -> Self {
         let projection = previewer.projection.clone().flatten();
-        Previews { projection, grid, steps, queued: VecDeque::new() }
+        Previews { projection, grid, steps, held, queued: VecDeque::new() }
     }
 
     /// Queue the estimate of finished latents behind step `step`, counted from 0, if it is wanted of one of `pictures`:
@@ -172,11 +175,12 @@ impl Previews {
         while self.queued.front().is_some_and(|queued| queued.step <= steps) {
             let Some(queued) = self.queued.pop_front() else { break };
             let Queued { step, pictures, wanted, estimates } = queued;
-            let estimates = estimates()?; // [b * n_img, c]
+            let mut estimates = estimates()?; // [b * n_img, c]
             let each = estimates.len() / pictures.len();
-            for (place, tokens) in pictures.iter().zip(estimates.chunks_exact(each)) {
+            for (place, tokens) in pictures.iter().zip(estimates.chunks_exact_mut(each)) {
                 if wanted.contains(place) {
-                    // What is held in place by a mask is to be put into `tokens` here, before they are shown.
+                    // Queued steps count from 1.
+                    self.held.iter().for_each(|held| held.apply(tokens, step - 1, 0.0));
                     let image = Arc::new(projection.picture(tokens, self.grid));
                     let preview = Preview { step: step as u32, steps: self.steps, image };
                     observer.on_event_of(*place, &Event::Preview(preview));

@@ -32,6 +32,13 @@ pub struct ReferenceTokens {
 }
 
 impl ReferenceTokens {
+    /// Leave out the first image, of `n` tokens in `values` values: the next one becomes the first.
+    pub(super) fn drop_first(&mut self, n: usize, values: usize) {
+        self.tokens.drain(..values);
+        self.ids.drain(..n);
+        self.ids.iter_mut().for_each(|id| *id = latents::one_reference_earlier(*id));
+    }
+
     /// Size in bytes.
     fn bytes(&self) -> usize {
         size_of_val(&self.tokens[..]) + size_of_val(&self.ids[..])
@@ -46,12 +53,14 @@ pub(super) struct EncodedReferences {
     recent: Recent<ReferenceKey, Tokens>,
     /// Size of the tokens of the last request in bytes.
     joined_bytes: usize,
+    /// Size of the tokens that are held to its source in bytes.
+    held_bytes: usize,
 }
 
 impl EncodedReferences {
     /// Nothing remembered.
     pub(super) fn new() -> Self {
-        EncodedReferences { recent: Recent::new(MAX_REMEMBERED_BYTES), joined_bytes: 0 }
+        EncodedReferences { recent: Recent::new(MAX_REMEMBERED_BYTES), joined_bytes: 0, held_bytes: 0 }
     }
 
     /// Drop what is remembered.
@@ -61,7 +70,12 @@ impl EncodedReferences {
 
     /// Host memory that tokens take while a picture is made: those remembered and those of the last request.
     pub(super) fn bytes(&self) -> usize {
-        self.recent.bytes() + self.joined_bytes
+        self.recent.bytes() + self.joined_bytes + self.held_bytes
+    }
+
+    /// Count the tokens that are held to a source.
+    pub(super) fn set_held(&mut self, bytes: usize) {
+        self.held_bytes = bytes;
     }
 
     /// Tokens and position ids of `references`, in their order. Each image that is not remembered is encoded once.

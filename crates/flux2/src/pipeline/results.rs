@@ -10,9 +10,11 @@ use super::ladder::Rescue;
 use super::progress::timed;
 use super::prompts::TextEmbedding;
 use super::references::ReferenceTokens;
+use crate::canvas::Placed;
 use crate::image::codec::IfExists;
-use crate::image::{self, ImageFormat, Parameters, RgbImage, Rounding};
+use crate::image::{self, Attached, Embedded, ImageFormat, Parameters, Quality, RgbImage, Rounding};
 use crate::request::ResolvedRequest;
+use crate::sampler::Held;
 use crate::{Error, Result};
 
 /// A picture and how it came about.
@@ -20,6 +22,8 @@ use crate::{Error, Result};
 pub struct GeneratedImage {
     /// The picture.
     pub image: RgbImage,
+    /// What belongs to its pixels: of a picture with a source, its alpha channel and its color profile.
+    pub attached: Attached,
     /// Everything needed to make it again; stored in the file.
     pub parameters: Parameters,
     /// How long the stages took.
@@ -39,7 +43,8 @@ impl GeneratedImage {
     /// [`image::save`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let bytes = image::encode(&self.image, ImageFormat::from_path(path)?, Some(&self.parameters))?;
+        let (format, embedded) = (ImageFormat::from_path(path)?, Some(Embedded::Picture(&self.parameters)));
+        let bytes = image::encode_attached(&self.image, &self.attached, format, &Quality::default(), embedded)?;
         image::save(path, &bytes, IfExists::Replace)
     }
 }
@@ -59,7 +64,8 @@ pub struct DecodedImage {
 #[derive(Clone, Debug)]
 pub(super) enum Pixels {
     Decoded(DecodedPixels),
-    Converted(RgbImage),
+    /// With what belongs to them.
+    Converted(RgbImage, Attached),
 }
 
 /// Output of the decoder.
@@ -70,20 +76,26 @@ pub(super) struct DecodedPixels {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) rounding: Rounding,
+    /// The source that it is painted into.
+    pub(super) source: Option<Placed>,
     /// Most threads that convert it.
     pub(super) threads: NonZeroUsize,
 }
 
 impl DecodedPixels {
-    /// The picture in 8-bit colors.
+    /// The picture in 8-bit colors, put into its source, and what belongs to its pixels.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], or no memory.
-    pub(super) fn convert(&self) -> Result<RgbImage> {
+    /// [`Error::NotFinite`], those of [`Placed::paste`], or no memory.
+    pub(super) fn convert(&self) -> Result<(RgbImage, Attached)> {
         if !self.values.iter().all(|value| value.is_finite()) {
             return Err(Error::NotFinite);
         }
-        image::from_model_output_by(self.rounding, &self.values, self.width, self.height, self.threads)
+        let drawn = image::from_model_output_by(self.rounding, &self.values, self.width, self.height, self.threads)?;
+        match &self.source {
+            Some(source) => source.paste(drawn),
+            None => Ok((drawn, Attached::default())),
+        }
     }
 }
 
@@ -94,19 +106,19 @@ impl DecodedImage {
     /// [`Error::NotFinite`] if there are no numbers in it, or no memory.
     pub fn convert(self) -> Result<GeneratedImage> {
         let DecodedImage { pixels, parameters, mut timings, kernels, rescues } = self;
-        let image = match pixels {
+        let (image, attached) = match pixels {
             Pixels::Decoded(decoded) => timed(&mut timings.decode, || decoded.convert())?,
-            Pixels::Converted(image) => image,
+            Pixels::Converted(image, attached) => (image, attached),
         };
-        Ok(GeneratedImage { image, parameters, timings, kernels, rescues })
+        Ok(GeneratedImage { image, attached, parameters, timings, kernels, rescues })
     }
 }
 
 /// A picture that is converted already, for devices that have no other.
 impl From<GeneratedImage> for DecodedImage {
     fn from(made: GeneratedImage) -> Self {
-        let GeneratedImage { image, parameters, timings, kernels, rescues } = made;
-        DecodedImage { pixels: Pixels::Converted(image), parameters, timings, kernels, rescues }
+        let GeneratedImage { image, attached, parameters, timings, kernels, rescues } = made;
+        DecodedImage { pixels: Pixels::Converted(image, attached), parameters, timings, kernels, rescues }
     }
 }
 
@@ -129,10 +141,14 @@ pub struct Timings {
 
 /// What the denoising loop starts from.
 pub struct DenoiseInputs<'a, B: Backend> {
-    /// Gives the size and the number of steps.
+    /// Gives the size.
     pub request: &'a ResolvedRequest,
-    /// [Noise of the seed](ResolvedRequest::initial_latents), `[n_img, c]`.
+    /// What denoising starts from, `[n_img, c]`: see [`Start`](super::Start).
     pub latents: &'a [f32],
+    /// Noise levels from that of the latents down to 0, at least two.
+    pub sigmas: &'a [f32],
+    /// Tokens that are held to a source. Such a picture is denoised alone.
+    pub held: Option<&'a Held>,
     /// Embedding of the prompt.
     pub text: &'a TextEmbedding<B>,
     /// For classifier-free guidance: the embedding of the negative prompt, and the guidance scale.

@@ -92,6 +92,30 @@ fn empirical_mu_f32(image_tokens: usize, steps: u32) -> f32 {
     per_step * steps as f32 + (at_200_steps - 200.0 * per_step)
 }
 
+/// Noise levels for a picture that starts from an image: `steps + 1` values from the level of `strength` down to 0.0.
+///
+/// A strength of 1 gives [`sigmas`]. Less starts at the level of as much noise before the shift: evenly spaced levels
+/// from `strength` instead of 1. So every strength starts at a level of its own, with few steps too.
+///
+/// # Errors
+/// As [`sigmas`].
+///
+/// # Panics
+/// If `strength` is not over 0 and at most 1.
+pub fn sigmas_from(strength: f64, steps: u32, image_tokens: usize) -> Result<Vec<f32>> {
+    assert!(strength > 0.0 && strength <= 1.0, "sigmas_from: strength {strength}");
+    let full = sigmas(steps, image_tokens)?;
+    if strength == 1.0 {
+        return Ok(full);
+    }
+    let shift = empirical_mu(image_tokens, steps).exp();
+    let level = |i: u32| {
+        let even = strength * (1.0 - f64::from(i) / f64::from(steps));
+        (shift / (shift + (1.0 / even - 1.0))) as f32
+    };
+    Ok((0..steps).map(level).chain([0.0]).collect())
+}
+
 /// The logarithm of the shift towards high noise.
 ///
 /// Linear in `image_tokens`, with one fit for 10 and one for 200 steps, interpolated in `steps`. Above 4300 image

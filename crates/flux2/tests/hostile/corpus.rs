@@ -34,10 +34,12 @@ pub enum Kind {
     Picture,
     /// An upscaler as PyTorch saves it.
     Pth,
+    /// The mask of a source, and what is done with it.
+    Mask,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Safetensors,
         Kind::Gguf,
         Kind::Lora,
@@ -49,6 +51,7 @@ impl Kind {
         Kind::Index,
         Kind::Picture,
         Kind::Pth,
+        Kind::Mask,
     ];
 }
 
@@ -151,6 +154,7 @@ pub fn corpus(kind: Kind, fixtures: &Path) -> Vec<Hostile> {
             files.place = pictures::WHOLE;
             plain::plain(&mut files, &mut rng, fixtures);
         }
+        Kind::Mask => pictures::masks(&mut files, &mut rng, fixtures),
     }
     files.files
 }

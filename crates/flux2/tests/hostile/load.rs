@@ -4,7 +4,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use flux2::Result;
+use flux2::canvas::{Outpaint, Rule, Side};
 use flux2::image;
 use flux2::marks::Found;
 use flux2::text::Tokenizer;
@@ -12,6 +12,7 @@ use flux2::weights::{
     Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, UpscalerFile, VaeConfig,
     WeightSource, WithLoras,
 };
+use flux2::{Result, Source, SourceOptions};
 use tempfile::TempDir;
 
 use super::corpus::Kind;
@@ -68,6 +69,29 @@ pub enum Opened {
     Upscaler(UpscalerFile),
 }
 
+/// A source of 100x75 pixels, in the smallest file.
+fn wide() -> Vec<u8> {
+    let image = image::RgbImage::new(100, 75, vec![90; 3 * 100 * 75]).unwrap();
+    image::encode(&image, image::ImageFormat::Png, None).unwrap()
+}
+
+/// Paints black into a source.
+fn paint(source: &[u8], mask: &[u8], rule: Rule) -> Result<()> {
+    let outpaint = Outpaint::new([Side::Px(7), Side::Percent(10.0), Side::Px(0), Side::Px(1)]);
+    let options = match rule {
+        Rule::Own => {
+            SourceOptions { mask_grow: 40, outpaint: Some(outpaint), area: Some(64 * 64), ..Default::default() }
+        }
+        Rule::Diffusers => SourceOptions { mask_invert: true, rule, ..Default::default() },
+    };
+    Source::reading_bytes_of(source, "source", Some((mask, "mask")), &options)?;
+    let placed = Source::from_bytes(source, "source", Some((mask, "mask")), options)?.place(1024 * 1024);
+    placed.work()?;
+    let [width, height] = placed.region().drawn;
+    let black = image::RgbImage::new(width, height, vec![0; 3 * width as usize * height as usize])?;
+    placed.paste(black).map(drop)
+}
+
 impl Opened {
     /// Opens the file of `kind` at `place` in the folder `model`, or the component that it belongs to.
     pub fn open(kind: Kind, model: &Path, place: &str) -> Result<Self> {
@@ -90,9 +114,18 @@ impl Opened {
                 let loras = vec![LoraPath { location: path.into(), scale: 0.5 }];
                 Opened::Model(ModelFiles::open(&ModelPaths { loras, ..paths })?.into())
             }
+            (Kind::Mask, _) => {
+                let mask = image::codec::read_file(&path)?;
+                paint(&wide(), &mask, Rule::Diffusers).and(paint(&wide(), &mask, Rule::Own))?;
+                Opened::Picture
+            }
             (Kind::Picture, _) => {
                 let bytes = image::codec::read_file(&path)?;
                 Found::of(&bytes, None);
+                if place == "picture" {
+                    // As a source, whose mask it is too. What cannot be one may still be a picture.
+                    let _ = [Rule::Own, Rule::Diffusers].map(|rule| paint(&bytes, &bytes, rule).is_ok());
+                }
                 image::metadata::read_any(&bytes)?;
                 image::metadata::read_sheet(&bytes)?;
                 if place == "picture" {

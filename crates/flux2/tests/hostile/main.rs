@@ -156,6 +156,12 @@ fn pictures() {
     check(Kind::Picture, 56 * MIB);
 }
 
+/// Masks of any size are decoded before they are scaled.
+#[test]
+fn masks() {
+    check(Kind::Mask, 16 * MIB);
+}
+
 #[test]
 fn the_meter_sees_memory_time_and_panics() {
     let meter = alone();

@@ -176,6 +176,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
     (
         "flux2",
         &[
+            ("canvas", &["image"]),
             ("compat", &["image", "sampler"]),
             ("device", &[]),
             ("event", &["image", "upscale", "vocabulary"]),
@@ -185,7 +186,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("marks", &["image"]),
             ("models", &["latents", "weights"]),
             ("preview", &["image", "sampler"]),
-            ("request", &["compat", "event", "image", "latents", "marks", "sampler", "upscale", "variant"]),
+            ("request", &["canvas", "compat", "event", "image", "latents", "marks", "sampler", "upscale", "variant"]),
             ("sampler", &[]),
             ("sheet", &["image"]),
             ("template", &[]),
@@ -198,6 +199,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
     (
         "flux2-jobs",
         &[
+            ("canvas", &[]),
             ("estimate", &["spec"]),
             ("event", &["failure", "view"]),
             ("failure", &[]),
@@ -205,7 +207,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("journal", &["failure", "id", "spec", "submission", "view"]),
             ("options", &["spec"]),
             ("scheduler", &["id", "options", "spec", "submission"]),
-            ("spec", &[]),
+            ("spec", &["canvas"]),
             ("store", &[]),
         ],
     ),
@@ -218,7 +220,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("connection", &["access", "listen", "options", "tls"]),
             ("document", &[]),
             ("extract", &[]),
-            ("drawing", &["access", "app", "body"]),
+            ("drawing", &["access", "app", "body", "values"]),
             ("health", &["app", "metrics"]),
             ("keys", &[]),
             ("links", &[]),

@@ -48,6 +48,7 @@ fn parameters(prompt: &str) -> Parameters {
         guidance: None,
         width: 512,
         height: 768,
+        source: None,
         references: vec![flux2::digest::sha256(b"abc")],
         background: Some("#ffffff".into()),
         compat: None,

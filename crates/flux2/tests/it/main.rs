@@ -2,6 +2,7 @@
 
 mod batch;
 mod cancel;
+mod canvas;
 mod compat;
 mod convert;
 mod documents;
@@ -17,6 +18,7 @@ mod house;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
+mod inpaint;
 mod jpegs;
 mod kernels;
 mod layouts;
@@ -26,6 +28,7 @@ mod lora_kinds;
 mod marks;
 mod metadata;
 mod mini;
+mod mini_canvas;
 mod noise;
 mod once;
 mod parity;

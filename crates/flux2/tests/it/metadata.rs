@@ -30,6 +30,7 @@ fn ours(prompt: &str, model: &str) -> Parameters {
         guidance: None,
         width: 512,
         height: 768,
+        source: None,
         references: vec![],
         background: None,
         compat: None,

@@ -22,25 +22,25 @@ use crate::golden::{Golden, assert_absolute, assert_relative, f32_backend, fixtu
 use crate::lora::f32_transformer;
 
 /// Relative L2 error of a block or network, f32.
-const NETWORK: f64 = 3e-6;
+pub const NETWORK: f64 = 3e-6;
 /// Relative L2 error of latents after several steps, f32: errors accumulate.
-const LATENTS: f64 = 2e-5;
+pub const LATENTS: f64 = 2e-5;
 /// Error of the worst element of a velocity or of latents, relative to the largest: detects a single wrong row.
-const WORST: f32 = 2e-5;
+pub const WORST: f32 = 2e-5;
 /// Relative L2 error of the tokens of reference images, f32. The golden values differ from an f64 run by up to 4.6e-6
 /// (PyTorch with two threads instead of one: 0.9e-6); ours are closer.
-const REFERENCE_TOKENS: f64 = 1e-5;
+pub const REFERENCE_TOKENS: f64 = 1e-5;
 /// Absolute error of decoded pixels, f32, nominally in -1..=1.
-const PIXELS: f32 = 5e-5;
+pub const PIXELS: f32 = 5e-5;
 
 /// Two threads, so that work is split.
-fn backend(compute: Compute) -> CpuBackend {
+pub fn backend(compute: Compute) -> CpuBackend {
     CpuBackend::new(CpuOptions { compute, threads: NonZeroUsize::new(2), ..Default::default() }).unwrap()
 }
 
 impl Golden {
     /// Whether the file has a tensor of that name.
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
     }
 
@@ -59,6 +59,7 @@ impl Golden {
             references: references.collect(),
             width: number("width"),
             height: number("height"),
+            source: None,
             steps: number("steps"),
             guidance: (json["guidance"] != 1.0).then(|| json["guidance"].as_f64().unwrap() as f32),
             seed: json["seed"].as_u64().unwrap(),
@@ -68,7 +69,7 @@ impl Golden {
     }
 }
 
-fn folder() -> ModelPaths {
+pub fn folder() -> ModelPaths {
     ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }
 }
 
@@ -86,7 +87,7 @@ fn as_variant(name: &str) -> ModelPaths {
     ModelPaths { variant: Some(Variant::by_name(name).unwrap()), ..folder() }
 }
 
-fn ignore(_: &Event) {}
+pub fn ignore(_: &Event) {}
 
 /// Compare every stage of a golden request with the reference, on the CPU and on a GPU.
 fn check(case: &str, paths: &ModelPaths) {
@@ -147,6 +148,8 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
     let inputs = DenoiseInputs {
         request: &request,
         latents: &latents,
+        sigmas: &sigmas,
+        held: None,
         text: &text,
         guided: uncond.as_ref().zip(request.guidance),
         references: &references,
@@ -168,7 +171,7 @@ fn check_on<B: Backend>(be: &B, case: &str, paths: &ModelPaths) {
 }
 
 /// Asserts that bytes differ by at most one level, and at most one in a thousand differs.
-fn hold_picture(golden: &Golden, image: &RgbImage) {
+pub fn hold_picture(golden: &Golden, image: &RgbImage) {
     let expected = golden.values("image");
     assert_eq!(golden.shape("image"), [image.height() as usize, image.width() as usize, 3]);
     let different = image.pixels().iter().zip(&expected).filter(|(got, e)| f32::from(**got) != **e).count();
@@ -315,7 +318,16 @@ fn bf16_stays_near_f32_on<B: Backend>(be: &B) {
     };
     let none = ReferenceTokens::default();
     let latents = request.initial_latents(32, NonZeroUsize::MIN);
-    let inputs = DenoiseInputs { request: &request, latents: &latents, text: &text, guided: None, references: &none };
+    let sigmas = flux2::sampler::sigmas(request.steps, request.grid().iter().product()).unwrap();
+    let inputs = DenoiseInputs {
+        request: &request,
+        latents: &latents,
+        sigmas: &sigmas,
+        held: None,
+        text: &text,
+        guided: None,
+        references: &none,
+    };
     pipeline.denoise(&inputs, &mut inspect, &mut ignore, &cancel).unwrap();
 }
 

@@ -5,6 +5,7 @@
 #[path = "../allocator/mod.rs"]
 mod allocator;
 mod references;
+mod sources;
 
 use std::num::NonZeroUsize;
 
@@ -49,6 +50,8 @@ fn memory_is_what_was_promised() {
     a_tokenizer_takes_what_a_plan_counts();
     references::reading_takes_what_the_header_says();
     references::a_run_with_large_references_keeps_to_its_plan();
+    sources::reading_a_source_takes_what_the_headers_say();
+    sources::a_run_with_a_large_source_keeps_to_its_plan();
     a_run_takes_the_memory_that_was_planned();
     a_conversion_has_one_tensor_in_memory();
 }

@@ -9,12 +9,12 @@ use flux2::{EngineOptions, GenerateRequest, Precision, Reference, engine};
 
 use crate::allocator::high_water;
 
-fn fixture(name: &str) -> Vec<u8> {
+pub fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/../../fixtures/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 /// A file of one color.
-fn plain(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
+pub fn plain(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let pixels = [200, 120, 40].repeat((width * height) as usize);
     encode(&RgbImage::new(width, height, pixels).unwrap(), format, None).unwrap()
 }

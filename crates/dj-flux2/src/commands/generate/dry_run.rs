@@ -44,15 +44,17 @@ pub fn print_pictures(mut settings: Settings, report: &Report) -> Result<()> {
             Ok(named.clone())
         }
     })?;
-    let Prepared { files, references } = match missing {
+    let Prepared { files, references, source } = match missing {
         Some(variant) => prepare::open_published(variant, &settings, report)?,
         None => prepare::open(&settings, report)?,
     };
+    settings.request.source = source;
     settings.fit(files.variant, &references);
     for (i, job) in settings.jobs().enumerate() {
         let references = settings.of_picture(i as u64, &references);
         let request = GenerateRequest { prompt: String::new(), references, ..settings.request(i as u64) };
         let resolved = ResolvedRequest::new(&request, files.variant)?;
+        let [width, height] = resolved.picture_px();
         let Job { index, line, prompt, template, seed, path } = job;
         let row = Row {
             index,
@@ -63,8 +65,8 @@ pub fn print_pictures(mut settings: Settings, report: &Report) -> Result<()> {
             negative_prompt: resolved.negative_prompt.as_deref(),
             template,
             seed,
-            width: resolved.width,
-            height: resolved.height,
+            width,
+            height,
             steps: resolved.steps,
             guidance: resolved.guidance,
         };

@@ -125,6 +125,7 @@ fn make(
     settings.fit(prepared.files.variant, &prepared.references);
     if let Some(picture) = from {
         picture.check_references(&settings.references, &prepared.references)?;
+        picture.check_source(prepared.source.as_ref(), report);
         picture.check_loras(&prepared.files.loras, settings, report)?;
         picture.warn_of_differences(&prepared.files.name, report);
     }
@@ -133,9 +134,10 @@ fn make(
         let read = read.path().display();
         report.note(format_args!("{read} is read, {other} beside it is not"));
     }
+    settings.request.source.clone_from(&prepared.source);
     let engines = open_engines(settings, &prepared, report)?;
     describe(&engines, settings, report);
-    let Prepared { files, references } = prepared;
+    let Prepared { files, references, .. } = prepared;
     Run { settings, files, references }.all(engines.engines, report, &cancel, outcomes)
 }
 
@@ -160,7 +162,9 @@ fn inputs(runs: &[Settings], args: &GenerateArgs) -> Vec<PathBuf> {
         let weights = std::iter::once(&paths.model)
             .chain([&paths.transformer, &paths.text_encoder, &paths.vae].into_iter().flatten())
             .chain(paths.loras.iter().map(|lora| &lora.location));
-        let files = settings.references.iter().chain(&args.from).chain(&args.prompt_file).chain(&args.batch);
+        let of_source = settings.source.iter().flat_map(|of| std::iter::once(&of.source).chain(&of.mask));
+        let files =
+            settings.references.iter().chain(of_source).chain(&args.from).chain(&args.prompt_file).chain(&args.batch);
         files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect()
     };
     runs.iter().flat_map(of_run).collect()
@@ -186,7 +190,7 @@ fn check_outputs(runs: &[Settings], inputs: &[PathBuf]) -> Result<()> {
 /// Opens the model on every device that the settings allow, but on no more devices than there are pictures. With a
 /// memory limit, the options in `settings` become those that keep to it.
 fn open_engines(settings: &mut Settings, prepared: &Prepared, report: &Report) -> Result<Engines> {
-    let Prepared { files, references } = prepared;
+    let Prepared { files, references, .. } = prepared;
     let most = NonZeroUsize::new(settings.pictures() as usize).expect("a run has a picture");
     let Some(limit) = settings.max_memory else {
         return Ok(engine::open_all(files, &settings.options, most)?);

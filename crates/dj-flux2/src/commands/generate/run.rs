@@ -16,8 +16,8 @@ use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
-    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, PictureOf, Retention, Signer, Sink,
-    Submission, UpscaleChoice,
+    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Signer,
+    Sink, SourceSpec, Submission, UpscaleChoice,
 };
 
 use super::outcomes::{Made, Outcomes};
@@ -186,6 +186,7 @@ impl Run<'_> {
         let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
+        settings.request.source.iter().for_each(|source| jobs.put_source(source.clone()));
         let mut series = Series {
             settings,
             jobs,
@@ -307,6 +308,7 @@ impl Series<'_> {
                 prompt,
                 negative_prompt,
                 template,
+                source,
                 width,
                 height,
                 steps,
@@ -321,6 +323,11 @@ impl Series<'_> {
                 negative_prompt,
                 template,
                 references: self.settings.of_picture(self.submitted, &self.digests),
+                source: source.map(|source| SourceSpec {
+                    source: source.sha256().to_owned(),
+                    mask: source.mask_sha256().map(str::to_owned),
+                    painting: Painting::default(),
+                }),
                 width,
                 height,
                 steps,

@@ -43,6 +43,43 @@ pub(super) fn pictures(files: &mut Files, rng: &mut Rng, fixtures: &Path) {
     }
 }
 
+/// Adds masks to `files`, for a source of 100x75 pixels.
+pub(super) fn masks(files: &mut Files, rng: &mut Rng, fixtures: &Path) {
+    files.place = "mask";
+    for name in ["mask_hard.png", "mask_soft.png"] {
+        let whole = std::fs::read(fixtures.join("golden/inpaint").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        parts(files, name, &whole, Container::Png);
+        bytes(files, rng, &whole, whole.len(), 30);
+        for (width, height) in [
+            (0, 0),
+            (0, 75),
+            (1, 1),
+            (4, 3),
+            (100, 74),
+            (100, 76),
+            (75, 100),
+            (16_384, 1),
+            (1, 16_384),
+            (16_384, 12_288),
+            (10_000, 7_500),
+            (u32::MAX, u32::MAX),
+        ] {
+            let mut resized = whole.clone();
+            let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &whole[24..29]].concat();
+            resized.splice(8..33, png_chunk(b"IHDR", &header));
+            files.add(format!("{name}: a header of {width}x{height}"), resized);
+        }
+        for (depth, color) in
+            [(1u8, 0u8), (2, 0), (4, 0), (16, 0), (8, 2), (8, 3), (8, 4), (16, 4), (8, 6), (16, 6), (3, 9)]
+        {
+            let mut other = whole.clone();
+            let header = [&whole[16..24], &[depth, color, 0, 0, 0]].concat();
+            other.splice(8..33, png_chunk(b"IHDR", &header));
+            files.add(format!("{name}: depth {depth}, color type {color}"), other);
+        }
+    }
+}
+
 // ---- containers ----
 
 #[derive(Clone, Copy)]

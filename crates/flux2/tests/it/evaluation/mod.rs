@@ -7,6 +7,7 @@
 
 pub mod judge;
 pub mod padded;
+pub mod painting;
 pub mod scene;
 pub mod strict;
 pub mod world;
