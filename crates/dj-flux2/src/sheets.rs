@@ -110,7 +110,7 @@ fn spec(cells: &[Cell], look: &Look, cell_px: [u32; 2]) -> SheetSpec {
     // The first value is what the others replace, so the prompt of its cell is the one that was typed.
     let original =
         || look.grid.filter(|grid| has_axis(grid, Setting::PromptSr)).and_then(|_| prompt_of(cells.first()?));
-    let others: Vec<String> = shared.iter().filter(|(name, _)| *name != PROMPT).map(part).collect();
+    let others: Vec<String> = shared.iter().filter(|(name, _)| *name != PROMPT).map(|it| part(it)).collect();
     let header = prompt.or_else(original).into_iter().chain((!others.is_empty()).then(|| others.join(", ")));
 
     let axis = |axis: &GridAxis| {
@@ -118,8 +118,7 @@ fn spec(cells: &[Cell], look: &Look, cell_px: [u32; 2]) -> SheetSpec {
         Axis { name: axis.setting.name(), values: axis.values.iter().map(value).collect() }
     };
     let differing = |(settings, cell): (&Option<Vec<(&str, String)>>, &Cell)| {
-        let parts: Vec<String> =
-            settings.iter().flatten().filter(|setting| !is_shared(setting)).map(|it| part(it)).collect();
+        let parts: Vec<String> = settings.iter().flatten().filter(|setting| !is_shared(setting)).map(part).collect();
         match cell {
             Cell::Picture { file, .. } if parts.is_empty() => vec![file_name(file)],
             _ => parts,

@@ -62,6 +62,11 @@ impl Estimates {
         picture * f64::from(spec.count)
     }
 
+    /// Whether a picture was drawn, so that the seconds are more than a guess.
+    pub fn are_measured(&self) -> bool {
+        self.speed.is_some()
+    }
+
     /// Learn from a picture of so many floating-point operations that took so long.
     pub fn learn(&mut self, spec: &JobSpec, work: f64, took: Duration) {
         let seconds = took.as_secs_f64().max(1e-6);
