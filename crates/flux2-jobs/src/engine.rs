@@ -17,6 +17,7 @@ use flux2::{
     ResolvedRequest, Result, UpscaleEngine, Upscaler, Upscaling, Variant, engine, plan,
 };
 
+use crate::estimate::FIRST_SPEED;
 use crate::failure::JobFailure;
 use crate::host::{Device, LoadedModel, ModelHost, ModelInfo, ResolvedModel, nearest, usual_upscalers};
 use crate::spec::{LoraKey, ModelKey};
@@ -354,6 +355,9 @@ impl EngineDevice {
     }
 }
 
+/// Floating-point operations per second that are assumed of a GPU: a small one's.
+const FIRST_SPEED_OF_GPUS: f64 = 2e13;
+
 impl Device for EngineDevice {
     fn name(&self) -> String {
         self.place.to_string()
@@ -361,6 +365,10 @@ impl Device for EngineDevice {
 
     fn memory(&self) -> Option<usize> {
         self.memory
+    }
+
+    fn assumed_speed(&self) -> f64 {
+        if self.place == Place::Cpu { FIRST_SPEED } else { FIRST_SPEED_OF_GPUS }
     }
 
     fn needs(&mut self, model: &ModelKey) -> Result<usize> {

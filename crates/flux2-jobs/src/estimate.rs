@@ -7,8 +7,8 @@ use crate::spec::{JobSpec, ModelKey};
 
 /// Weight of the newest measurement in a moving average.
 const NEWEST: f64 = 0.3;
-/// Floating-point operations per second that are assumed until a picture was drawn: a small processor's.
-const FIRST_SPEED: f64 = 1e11;
+/// Floating-point operations per second that are assumed of a device that says nothing: a small processor's.
+pub(crate) const FIRST_SPEED: f64 = 1e11;
 /// Sizes that are remembered. Requests choose sizes, so their number must be bounded.
 const MAX_SHAPES: usize = 512;
 
@@ -49,22 +49,24 @@ pub(crate) struct Estimates {
     by_model: HashMap<ModelKey, f64>,
     /// The same of all models.
     speed: Option<f64>,
+    /// The same of the device, until a picture was drawn.
+    assumed: Option<f64>,
 }
 
 impl Estimates {
     /// Seconds to draw all pictures of a job, each of so many floating-point operations: as the last ones of this size
     /// took, else at the speed of the model, else at that of any model.
     pub fn seconds(&self, spec: &JobSpec, work: f64) -> f64 {
-        let speed = || self.by_model.get(&spec.model).copied().or(self.speed).unwrap_or(FIRST_SPEED);
+        let speed = || self.by_model.get(&spec.model).copied().or(self.speed).or(self.assumed).unwrap_or(FIRST_SPEED);
         let picture = self.by_shape.get(&Shape::of(spec)).copied().unwrap_or_else(|| work / speed());
         // A model that takes no time for no work has no speed.
         let picture = if picture.is_finite() { picture } else { 0.0 };
         picture * f64::from(spec.count)
     }
 
-    /// Whether a picture was drawn, so that the seconds are more than a guess.
-    pub fn are_measured(&self) -> bool {
-        self.speed.is_some()
+    /// Assume so many floating-point operations per second until a picture was drawn.
+    pub fn assume(&mut self, speed: f64) {
+        self.assumed = Some(speed);
     }
 
     /// Learn from a picture of so many floating-point operations that took so long.
@@ -117,6 +119,15 @@ mod tests {
             watermark: false,
             upscale: None,
         }
+    }
+
+    #[test]
+    fn the_speed_of_a_device_is_assumed_until_a_picture_was_drawn() {
+        let mut estimates = Estimates::default();
+        estimates.assume(2e13);
+        assert_eq!(estimates.seconds(&spec("a", 64), 4e13), 2.0);
+        estimates.learn(&spec("a", 64), 4e13, Duration::from_secs(1));
+        assert_eq!(estimates.seconds(&spec("b", 64), 4e13), 1.0);
     }
 
     #[test]

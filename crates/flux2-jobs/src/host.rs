@@ -11,6 +11,7 @@ use flux2::{
     Variant,
 };
 
+use crate::estimate::FIRST_SPEED;
 use crate::failure::JobFailure;
 use crate::spec::ModelKey;
 use crate::submission::{ModelChoice, Refused};
@@ -110,6 +111,12 @@ pub trait Device: Send {
     /// Bytes that models may take on it together; `None` if that is not limited.
     fn memory(&self) -> Option<usize> {
         None
+    }
+
+    /// Floating-point operations per second that are assumed until a picture was drawn; too few refuse jobs for which
+    /// there is time.
+    fn assumed_speed(&self) -> f64 {
+        FIRST_SPEED
     }
 
     /// Bytes that a model would take at most.

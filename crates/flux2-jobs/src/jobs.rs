@@ -442,6 +442,9 @@ fn run_workers(shared: &Arc<Shared>, saver: &std::sync::mpsc::SyncSender<Handove
             return fail_new_jobs(shared, &failure);
         }
     };
+    if let Some(speed) = devices.iter().map(|device| device.assumed_speed()).reduce(f64::min) {
+        shared.lock().estimates.assume(speed);
+    }
     let mut workers: Vec<Worker> = devices
         .into_iter()
         .enumerate()

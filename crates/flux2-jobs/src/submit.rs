@@ -264,11 +264,7 @@ impl State {
         }
         let wait = self.wait();
         let own = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        // Until a picture was drawn the seconds are a guess, by which nobody is refused.
-        let over = match self.estimates.are_measured() {
-            true => wait.saturating_add(own).saturating_sub(options.max_wait),
-            false => Duration::ZERO,
-        };
+        let over = wait.saturating_add(own).saturating_sub(options.max_wait);
         if jobs < options.max_queued && over.is_zero() {
             return Ok(());
         }

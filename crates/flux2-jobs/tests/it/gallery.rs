@@ -33,6 +33,7 @@ fn a_favorite_is_kept_when_others_grow_old_and_goes_last_when_there_are_too_many
     let kept = drawn(&jobs, "kept", 1);
     jobs.set_favorite(kept, 0, true).unwrap();
     let plain = drawn(&jobs, "plain", 1);
+    std::thread::sleep(Duration::from_millis(20)); // times are kept in milliseconds
     drawn(&jobs, "newest", 1);
     assert!(jobs.get(plain).is_none() && jobs.get(kept).is_some());
 
