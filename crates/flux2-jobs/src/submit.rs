@@ -185,7 +185,8 @@ impl Shared {
         let images = self.references.all(&references, &self.uploads)?;
         let resolved = ResolvedRequest::new(&GenerateRequest { references: images, ..request }, model.variant)?;
         let work = self.host.work(&model.key, &resolved);
-        let ResolvedRequest { prompt, negative_prompt, template, width, height, steps, guidance, warnings, .. } = resolved;
+        let ResolvedRequest { prompt, negative_prompt, template, width, height, steps, guidance, warnings, .. } =
+            resolved;
         let spec = JobSpec {
             model: model.key,
             prompt,

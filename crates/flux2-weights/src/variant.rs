@@ -235,7 +235,9 @@ impl Variant {
         // A path or a repository of another owner is another model.
         let spelled = Some(name).filter(|name| !name.contains(['/', '\\'])).map(letters)?;
         let of_repo = |variant: &Variant| variant.repo.and_then(|repo| repo.rsplit('/').next()).map(letters);
-        Self::named().iter().find(|variant| letters(variant.name) == spelled || of_repo(variant) == Some(spelled.clone()))
+        Self::named()
+            .iter()
+            .find(|variant| letters(variant.name) == spelled || of_repo(variant) == Some(spelled.clone()))
     }
 
     /// The sizes of its networks; `None` if it leaves them to the files.

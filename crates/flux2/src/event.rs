@@ -274,7 +274,10 @@ impl fmt::Display for Warning {
                 write!(f, "guidance {guidance} has no effect: {variant} is distilled and runs without guidance")
             }
             Warning::NegativePromptIgnored { guidance } => {
-                write!(f, "the negative prompt has no effect: guidance {guidance} is none, above 1 it leads away from it")
+                write!(
+                    f,
+                    "the negative prompt has no effect: guidance {guidance} is none, above 1 it leads away from it"
+                )
             }
             Warning::ManySteps { steps, default } => {
                 write!(f, "{steps} steps on a model made for {default}")

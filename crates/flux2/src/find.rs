@@ -130,7 +130,10 @@ impl ModelFinder {
             return Ok(named.clone());
         }
         let name = named.path().to_string_lossy();
-        match Variant::by_repo(&name).or_else(|| Variant::by_spelling(&name)).map_or_else(|| Variant::by_name(&name), Ok) {
+        match Variant::by_repo(&name)
+            .or_else(|| Variant::by_spelling(&name))
+            .map_or_else(|| Variant::by_name(&name), Ok)
+        {
             Ok(Variant { name: KLEIN_MINI, .. }) => return Location::builtin().ok_or(FindError::NotBuiltIn),
             Ok(variant @ Variant { repo: Some(repo), .. }) => return self.published(variant, repo),
             _ => {}

@@ -128,8 +128,7 @@ impl Reference {
     /// As [`from_bytes`](Self::from_bytes).
     pub fn prepared(bytes: &[u8], name: &str, preparation: &Preparation) -> Result<Self> {
         let reading_bytes = Self::reading_bytes_to(preparation, bytes, name)?;
-        let Prepared { image, source_px, was_transparent, has_more_frames } =
-            codec::prepare(bytes, name, preparation)?;
+        let Prepared { image, source_px, was_transparent, has_more_frames } = codec::prepare(bytes, name, preparation)?;
         let transparency = was_transparent.then_some(preparation.transparency);
         let (image, sha256, preparation) = (Arc::new(image), sha256(bytes), *preparation);
         Ok(Reference { image, sha256, source_px, transparency, preparation, has_more_frames, reading_bytes })

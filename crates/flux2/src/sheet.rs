@@ -16,9 +16,9 @@ mod text;
 pub use compare::Difference;
 pub use layout::{MAX_PIXELS, MAX_SIDE};
 
+use crate::Result;
 use crate::image::RgbImage;
 use crate::image::resize::resize_lanczos;
-use crate::Result;
 use canvas::Canvas;
 use layout::Layout;
 

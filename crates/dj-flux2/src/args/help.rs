@@ -77,7 +77,8 @@ fn only(command: clap::Command, main: &[&str]) -> clap::Command {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let first = help.split([';', '[']).next().unwrap_or_default().trim().to_owned();
         let arg = if arg.is_positional() { arg } else { arg.help_heading(None::<&str>) };
-        arg.help(first).hide_possible_values(true)
+        let has_values = arg.get_action().takes_values();
+        arg.help(first).hide_possible_values(has_values)
     })
 }
 

@@ -21,11 +21,11 @@ fn spec(model: &str, prompt: &str) -> JobSpec {
         steps: 4,
         guidance: None,
         noise: NoiseKind::Philox,
-            compat: None,
+        compat: None,
         seed: 0,
         count: 1,
         format: ImageFormat::Png,
-            quality: Quality::default(),
+        quality: Quality::default(),
         metadata: true,
     }
 }

@@ -14,9 +14,9 @@ use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
+use image::ImageDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::ImageDecoder;
 
 use super::input::{self, Foreign, InputFormat};
 use super::jpeg::{self, Fault};
@@ -153,8 +153,10 @@ pub struct Flattened {
 /// # Errors
 /// [`Error::ImageFormat`], [`Error::ImageDecode`], [`Error::ImageAnimated`], [`Error::ImageTooLarge`].
 pub fn decode_transparent(bytes: &[u8], what: &str, transparency: Transparency) -> Result<Flattened> {
-    Input::new(bytes, what)?
-        .decode(&Preparation { transparency, ..Preparation::default() }, |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent })
+    Input::new(bytes, what)?.decode(
+        &Preparation { transparency, ..Preparation::default() },
+        |rows: Whole, was_transparent| Flattened { image: rows.finish(), was_transparent },
+    )
 }
 
 /// A reference image as the model takes it.

@@ -105,7 +105,8 @@ impl Parameters {
     pub fn line(&self) -> String {
         let Self { prompt, seed, steps, width, height, model, software, version, .. } = self;
         let (guidance, model) = (self.guidance.unwrap_or(1.0), a1111::quoted(model));
-        let negative = self.negative_prompt.as_ref().map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
+        let negative =
+            self.negative_prompt.as_ref().map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
         format!(
             "{prompt}{negative}\nSteps: {steps}, Sampler: Euler, CFG scale: {guidance}, Seed: {seed}, Size: {width}x{height}, \
              Model: {model}, Version: {software} {version}"

@@ -31,9 +31,9 @@ use std::num::NonZeroUsize;
 pub use codec::{ImageFormat, Transparency, decode, encode, open, save};
 pub use input::InputFormat;
 pub use metadata::{LoraParameters, OtherParameters, Parameters, Stored};
-pub use rows::Preparation;
 pub use quality::{Chroma, Embedded, Percent, Quality};
 pub use resize::prepare_reference;
+pub use rows::Preparation;
 
 use crate::{Error, Result};
 use flux2_base::parallel::in_shares;

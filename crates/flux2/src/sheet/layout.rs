@@ -107,21 +107,7 @@ impl Layout {
         let row_pitch = cell[1] + height_of(label_lines) + gap;
         let origin = [gap + y_width, gap + header_height + axis_height];
         let size = [width, origin[1] + rows as u32 * row_pitch];
-        Layout {
-            columns,
-            size,
-            cell,
-            scale,
-            text,
-            line,
-            gap,
-            header,
-            x_values,
-            y_values,
-            labels,
-            origin,
-            row_pitch,
-        }
+        Layout { columns, size, cell, scale, text, line, gap, header, x_values, y_values, labels, origin, row_pitch }
     }
 
     /// Upper left corner of a cell, counted in reading order from 0.
@@ -144,7 +130,6 @@ fn columns(spec: &SheetSpec) -> usize {
         }
     }
 }
-
 
 fn values_of(axis: Option<&Axis>, text: u32, width: u32) -> Vec<Vec<String>> {
     let values = axis.map(|axis| axis.values.as_slice()).unwrap_or_default();

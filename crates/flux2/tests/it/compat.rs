@@ -185,9 +185,10 @@ fn references_are_read_as_each_program_does() {
         let length = u32::from_be_bytes(file[at..at + 4].try_into().unwrap()) as usize;
         file[at..at + 12 + length].to_vec()
     };
-    let without_srgb = plain.windows(4).position(|kind| kind == b"sRGB").map_or(plain.clone(), |at| {
-        [&plain[..at - 4], &plain[at + 9..]].concat()
-    });
+    let without_srgb = plain
+        .windows(4)
+        .position(|kind| kind == b"sRGB")
+        .map_or(plain.clone(), |at| [&plain[..at - 4], &plain[at + 9..]].concat());
     let profiled = [&without_srgb[..33], &profile, &without_srgb[33..]].concat();
     assert!(pixels(&profiled, None).unwrap() != pixels(&plain, None).unwrap(), "the profile has an effect");
     for compat in Compat::ALL {

@@ -330,10 +330,7 @@ fn the_first_of_several_frames_or_pages_is_taken_and_known() {
     let twice = [&gif[..gif.len() - 1], &gif[frame..]].concat();
     let several = Reference::from_bytes(&twice, "x").unwrap();
     assert!(several.image() == large("plain/large.gif").image());
-    assert_eq!(
-        warnings(&several),
-        ["reference image 1 has several frames or pages: the first one is taken"]
-    );
+    assert_eq!(warnings(&several), ["reference image 1 has several frames or pages: the first one is taken"]);
     let tiff = fixture("plain/two_pages.tif");
     assert_eq!(decode(&tiff, "x").unwrap(), decode(&fixture("plain/rgb_raw.tif"), "x").unwrap());
 }

@@ -15,7 +15,10 @@ fn axis(name: &str, values: &[&str]) -> Axis {
 
 /// Pixels of a rectangle that are not of `background`.
 fn ink(image: &RgbImage, [x, y]: [u32; 2], [width, height]: [u32; 2], background: [u8; 3]) -> usize {
-    (y..y + height).flat_map(|y| (x..x + width).map(move |x| (x, y))).filter(|&(x, y)| image.pixel(x, y) != background).count()
+    (y..y + height)
+        .flat_map(|y| (x..x + width).map(move |x| (x, y)))
+        .filter(|&(x, y)| image.pixel(x, y) != background)
+        .count()
 }
 
 const WHITE: [u8; 3] = [255; 3];
