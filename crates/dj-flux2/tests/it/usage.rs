@@ -112,71 +112,40 @@ fn help_for_generate() {
     Usage: dj-flux2 generate [OPTIONS] [PROMPT]...
 
     Arguments:
-      [PROMPT]...  What the picture shows, in quotes; `-` reads it from standard input
+      [PROMPT]...  What the picture shows, in quotes
 
     Options:
-      -p, --prompt <PROMPT>     The same as a flag, as in other programs
-          --prompt-file <FILE>  Read prompts from a file, one per line; `-` is standard input
-          --from <FILE>         Start from the parameters stored in a picture; other flags override them
-      -h, --help                Print help
-
-    Model:
-      -m, --model <PATH>         Model folder, transformer file, or name such as klein-4b; klein-mini is
-                                 built in [default: $DJ_FLUX2_MODEL, or klein-mini]
-          --transformer <PATH>   Transformer, file or folder; replaces the one in the --model folder
-          --text-encoder <PATH>  Text encoder, file or folder; required if --model is a file
-          --vae <PATH>           Autoencoder, file or folder; required if --model is a file
+          --prompt-file <FILE>   Read prompts from a file, one per line
+          --from <FILE>          Start from the parameters stored in a picture
+          --batch <FILE>         Read runs from a file of JSON objects, one a line: names of flags,
+                                 `prompt` and `output`
+      -t, --template <NAME>      Put the prompt into a template: a name of `dj-flux2 templates`, or a
+                                 text with {subject}
+          --preset <NAME>        Settings that have a name, as in high,wide
+      -m, --model <PATH>         Model folder, transformer file, or name such as klein-4b
           --lora <FILE[:SCALE]>  LoRA for the transformer, a .safetensors file or the folder of a PEFT
-                                 adapter; append :SCALE for a scale other than 1; repeat for several
-          --variant <NAME>       Model variant, if the files do not say: klein-4b, klein-base-4b,
-                                 klein-9b, klein-base-9b, klein-9b-kv, klein-mini
-
-    Picture:
-      -i, --input <FILE>        Reference image to edit or combine; repeat for several [aliases:
-                                --image, --ref-image]
-          --background <COLOR>  Color that shows where reference images are transparent: a CSS name, or
-                                #RRGGBB [default: white]
-          --compat <PROGRAM>    Do as another program does: `diffusers` drops the alpha channel of
-                                reference images, so that the model sees the colors hidden under
-                                transparency; --background overrides it [possible values: diffusers]
-      -W, --width <PX>          Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
-                                reference's, or 512; 128 with klein-mini]
-      -H, --height <PX>         Height in pixels, with the same limits
-          --size <WxH>          Width and height at once, as in 1024x768
-      -s, --steps <N>           Denoising steps [default: set by the model]
-      -g, --guidance <SCALE>    Classifier-free guidance scale, base models only [default: set by the
-                                model]
-      -S, --seed <N>            Seed, 64 bits; -1 is a random one [default: random, and printed]
-          --noise <KIND>        Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
-                                [default: philox]
-      -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
-
-    Output:
-      -o, --output <FILE>  Output file, .png, .jpg or .webp, or a folder; `-` is standard output; {seed}
-                           and {index} are replaced; missing folders are made [default: output.png, or
-                           the next output-2.png, ... that is not there]
-          --no-clobber     Fail instead of replacing an existing file
-          --force          Replace a read-only file too
-          --no-metadata    Do not store the prompt, the seed and the other parameters in the picture
-          --fail-fast      Stop at the first picture that fails; without it the others are made
-          --json           Print one JSON object per picture on standard output
-      -q, --quiet          Print only errors and random seeds
-      -v, --verbose        Also print model, device and the time of every stage
-
-    Running:
-          --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,
-                               bf16, int8, fp8]
-          --quantize <FORMAT>  Quantize the weights while loading; int8 is the same as --dtype int8
-                               [default: as stored] [possible values: bf16, int8, q8_0, q4_k]
-          --device <DEVICE>    Device: auto, cpu, cuda, or one GPU as in cuda:1; several pictures use
-                               all GPUs unless one is named [default: auto]
-          --threads <N>        CPU threads [default: all that this process may use]
-          --max-memory <SIZE>  Memory limit, as in 6GiB, for each GPU, or for the process if it runs on
-                               the CPU: fewer weights stay in memory, or the run is refused before any
-                               work [default: no limit]
-          --allow-quantize     Quantize weights (to q8_0 or q4_k, on a GPU to fp8 or int8) if the run
-                               cannot keep to --max-memory otherwise; a note says so
-          --no-text-cache      Neither read nor write the cache of text embeddings on disk
+                                 adapter
+      -i, --input <FILE>         Reference image to edit or combine [aliases: --image, --ref-image]
+          --size <WxH>           Width and height at once, as in 1024x768
+          --aspect <W:H>         Shape of the picture, as in 16:9
+      -s, --steps <N>            Denoising steps [alias: --num-inference-steps]
+      -g, --guidance <SCALE>     Classifier-free guidance scale, base models only [aliases:
+                                 --guidance-scale, --cfg-scale]
+      -S, --seed <N>             Seed, 64 bits, or several as in 1,5,10-20
+      -n, --count <N>            Pictures per prompt
+      -o, --output <FILE>        Output file, .png, .jpg or .webp, or a folder
+          --json                 Print one JSON object per picture on standard output
+          --dry-run              Print what would be drawn, and draw nothing
+          --open                 Open the finished pictures in the program that the desktop uses for
+                                 pictures
+      -q, --quiet                Print only errors and random seeds
+      -v, --verbose              Also print model, device and the time of every stage
+          --device <DEVICE>      Device: auto, cpu, cuda, or one GPU as in cuda:1
+          --max-memory <SIZE>    Memory limit, as in 6GiB, for each GPU, or for the process if it runs
+                                 on the CPU: fewer weights stay in memory, or the run is refused before
+                                 any work
+          --help-all             Print help with all flags
+      -h, --help                 Print help
     ");
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }
