@@ -63,6 +63,7 @@ impl Golden {
             guidance: (json["guidance"] != 1.0).then(|| json["guidance"].as_f64().unwrap() as f32),
             seed: json["seed"].as_u64().unwrap(),
             noise: NoiseKind::TorchCpu,
+            ..GenerateRequest::default()
         }
     }
 }
