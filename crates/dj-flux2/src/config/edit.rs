@@ -78,10 +78,7 @@ fn save(path: &Path, text: &str) -> std::io::Result<()> {
 /// The table of a name with dots, made where it is missing, and the last part of the name.
 fn table_of<'a, 'b>(root: &'a mut Table, name: &'b str) -> Result<(&'a mut Table, &'b str)> {
     let parts: Vec<&str> = name.split('.').collect();
-    let is_known = match parts[..] {
-        [_] | ["serve" | "templates", _] | ["presets", _, _] => true,
-        _ => false,
-    };
+    let is_known = matches!(parts[..], [_] | ["serve" | "templates", _] | ["presets", _, _]);
     let (key, tables) = parts.split_last().filter(|_| is_known && !parts.contains(&"")).ok_or_else(|| {
         let hint = "use the name of a flag, serve.NAME, presets.PRESET.NAME or templates.NAME";
         Failure::usage(format!("there is no setting {name}"), hint)
