@@ -136,7 +136,6 @@ mod tests {
             &["convert", "a", "b", "--to"],
             &["generate", "-q", "-v"],
             &["generate", "--size", "64x64", "-W", "64", "-H", "64"],
-            &["generate", "--allow-quantize"],
             &["generate", "--quiet=yes"],
             &["generate", "-s"],
             &["generate", "-s", "x"],

@@ -19,7 +19,11 @@ pub fn set(path: &Path, name: &str, values: &[String]) -> Result<()> {
         if let (Some(old), Some(new)) = (table.get(key).and_then(Item::as_value), item.as_value_mut()) {
             *new.decor_mut() = old.decor().clone();
         }
-        table.insert(key, item);
+        match table.get_mut(key) {
+            // In its place, with the comments before it.
+            Some(old) => *old = item,
+            None => drop(table.insert(key, item)),
+        }
         Ok(())
     })
 }

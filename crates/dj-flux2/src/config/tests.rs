@@ -113,7 +113,7 @@ fn what_is_wrong_is_named_with_its_line() {
     for (text, line, message) in [
         ("steps = 4\nstpes = 4", 2, "there is no setting stpes"),
         ("steps = 'many'", 1, "invalid value 'many' for '--steps <N>': it is no whole number from 0 on"),
-        ("\n\nsteps = -1", 3, "invalid value '-1' for '--steps <N>': it is no whole number from 0 on"),
+        ("\n\nsteps = -1", 3, "invalid value '-1' for '--steps <N>': -1 is not in 0..=4294967295"),
         ("json = 1", 1, "json is true or false"),
         ("steps = [1, 2]", 1, "steps has one value, not a list"),
         ("steps = 2026-01-01", 1, "steps is not a text or a number"),
@@ -227,6 +227,7 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
                 "'diffusers'",
                 "'cpu'",
                 "'1,1'",
+                "'444'",
             ],
         };
         let outcomes: Vec<Result<Choices>> =

@@ -440,8 +440,8 @@ fn a_repository_in_another_case_or_nearly_named() {
     snapshot!(hub.run(&["a red fox", "-m", "FLUX.2-klein-9B"]), @"
     exit code: 3
     ----- stderr -----
-    error: no model at FLUX.2-klein-9B
-    hint: pass --model with the folder of a FLUX.2 [klein] model or its transformer as a file; the nearest name of a model is klein-9b
+    error: klein-9b is not on this disk
+    hint: download it (34.7 GB) with `dj-flux2 download klein-9b`, or pass its folder with -m PATH
     ");
     let home = hub.cli.path("");
     let output = hub.command(&["models"]).env("HOME", &home).env("HF_HUB_CACHE", "~/cache").output().unwrap();

@@ -173,7 +173,7 @@ fn axes_may_be_sizes_noise_words_and_models() {
     let tiny = crate::cli::fixture("tiny/klein");
     let tiny = tiny.to_str().unwrap();
     let made = |grid: &str| {
-        cli.stdout(["a red fox", "-o", "out/", "-q", "--grid", grid].iter().chain(&QUICK));
+        cli.stdout(["a red fox", "-o", "out/output.png", "-q", "--grid", grid].iter().chain(&QUICK));
         let parameters = |name: &str| metadata::read(&cli.read(name)).unwrap().unwrap();
         let both = [parameters("out/output-1.png"), parameters("out/output-2.png")];
         std::fs::remove_dir_all(cli.path("out")).unwrap();
