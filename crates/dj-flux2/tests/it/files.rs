@@ -157,13 +157,13 @@ fn chunks(png: &[u8]) -> String {
 #[test]
 fn without_metadata_a_png_is_nothing_but_pixels() {
     let cli = Cli::with_tiny_model();
-    snapshot!(chunks(&cli.fox("with.png", &[])), @"IHDR sRGB tEXt iTXt IDAT IEND");
+    snapshot!(chunks(&cli.fox("with.png", &[])), @"IHDR iTXt sRGB tEXt iTXt IDAT IEND");
     snapshot!(chunks(&cli.fox("without.png", &["--no-metadata"])), @"IHDR sRGB IDAT IEND");
     snapshot!(cli.run(["info", "without.png"]), @"
     exit code: 6
     ----- stderr -----
-    error: without.png holds no parameters that are understood
-    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
+    error: without.png holds neither parameters that are understood nor marks
+    hint: pass a picture as its program wrote it: many sites and editors remove them
     ");
 }
 
@@ -188,6 +188,9 @@ fn info_reads_all_three_formats() {
     size        64x64
     reference   [SHA-256]
     software    dj-flux2 [VERSION]
+    source      trainedAlgorithmicMedia, by its metadata (XMP)
+    watermark   none found: the picture is too small for one
+    signed      no Content Credentials (C2PA)
     ");
     let json: serde_json::Value = serde_json::from_str(&cli.stdout(["info", "--json", "of-fox.jpg"])).unwrap();
     assert_eq!((&json["prompt"], &json["seed"]), (&"Füchse 🦊".into(), &7.into()));
@@ -201,14 +204,14 @@ fn info_on_what_others_made() {
     snapshot!(cli.run(["info", "foreign.png"]), @"
     exit code: 6
     ----- stderr -----
-    error: foreign.png holds no parameters that are understood
-    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
+    error: foreign.png holds neither parameters that are understood nor marks
+    hint: pass a picture as its program wrote it: many sites and editors remove them
     ");
     snapshot!(cli.run(["info", "foreign.txt"]), @"
     exit code: 6
     ----- stderr -----
-    error: foreign.txt holds no parameters that are understood
-    hint: pass a picture as its program wrote it: many sites and editors remove the parameters
+    error: foreign.txt holds neither parameters that are understood nor marks
+    hint: pass a picture as its program wrote it: many sites and editors remove them
     ");
     snapshot!(cli.run(["info", "nowhere.png"]), @"
     exit code: 6

@@ -31,6 +31,9 @@ fn info_prints_what_another_program_stored() {
     other       Schedule type: Karras
     other       VAE: a\nb
     other       Version: v1.10.1
+    source      not said by its metadata (XMP)
+    watermark   none found: the picture is too small for one
+    signed      no Content Credentials (C2PA)
     ");
     let json: serde_json::Value = serde_json::from_str(&cli.stdout(["info", "--json", "a1111.png"])).unwrap();
     assert_eq!((&json["program"], &json["seed"]), (&"AUTOMATIC1111".into(), &965_400_086.into()));

@@ -30,6 +30,9 @@ fn without_a_model_the_built_in_one_draws() {
     steps       4
     size        128x128
     software    dj-flux2 [VERSION]
+    source      trainedAlgorithmicMedia, by its metadata (XMP)
+    watermark   none found: the picture is too small for one
+    signed      no Content Credentials (C2PA)
     ");
     // Naming it, or its folder among the sources, gives the same picture.
     for (file, model) in [("named.png", "klein-mini"), ("upper.png", "KLEIN-MINI")] {

@@ -148,7 +148,7 @@ fn help_for_generate() {
                                  any work
           --help-all             Print help with all flags
       -h, --help                 Print help
-    ");
+    "#);
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }
 
