@@ -114,112 +114,40 @@ fn help_for_generate() {
     Usage: dj-flux2 generate [OPTIONS] [PROMPT]...
 
     Arguments:
-      [PROMPT]...  What the picture shows, in quotes; `-` reads it from standard input
+      [PROMPT]...  What the picture shows, in quotes
 
     Options:
-      -p, --prompt <PROMPT>     The same as a flag, as in other programs
-          --prompt-file <FILE>  Read prompts from a file, one per line; `-` is standard input
-          --from <FILE>         Start from the parameters stored in a picture; other flags override them
-      -h, --help                Print help
-
-    Model:
-      -m, --model <PATH>         Model folder, transformer file, or name such as klein-4b; klein-mini is
-                                 built in [default: $DJ_FLUX2_MODEL, or klein-mini]
-          --transformer <PATH>   Transformer, file or folder; replaces the one in the --model folder
-          --text-encoder <PATH>  Text encoder, file or folder; required if --model is a file
-          --vae <PATH>           Autoencoder, file or folder; required if --model is a file
+          --prompt-file <FILE>   Read prompts from a file, one per line
+          --from <FILE>          Start from the parameters stored in a picture
+          --batch <FILE>         Read runs from a file of JSON objects, one a line: names of flags,
+                                 `prompt` and `output`
+      -t, --template <NAME>      Put the prompt into a template: a name of `dj-flux2 templates`, or a
+                                 text with {subject}
+          --preset <NAME>        Settings that have a name, as in high,wide
+      -m, --model <PATH>         Model folder, transformer file, or name such as klein-4b
           --lora <FILE[:SCALE]>  LoRA for the transformer, a .safetensors file or the folder of a PEFT
-                                 adapter; append :SCALE for a scale other than 1; repeat for several
-          --variant <NAME>       Model variant, if the files do not say: klein-4b, klein-base-4b,
-                                 klein-9b, klein-base-9b, klein-9b-kv, klein-mini
-
-    Picture:
-      -i, --input <FILE>        Reference image to edit or combine; repeat for several [aliases:
-                                --image, --ref-image]
-          --background <COLOR>  Color that shows where reference images are transparent: a CSS name, or
-                                #RRGGBB [default: white]
-          --compat <PROGRAM>    Do as another program does, so that a seed gives what it gives: noise,
-                                noise levels, sizes and alpha channel of reference images, rounding;
-                                `diffusers` also paints into --source by its rules. --noise and
-                                --background override their part [possible values: diffusers, bfl,
-                                comfy, sdcpp, dj-flux2]
-      -W, --width <PX>          Width in pixels, a multiple of 16 from 64 to 4096 [default: the first
-                                reference's, or 512; 128 with klein-mini]
-      -H, --height <PX>         Height in pixels, with the same limits
-          --size <WxH>          Width and height at once, as in 1024x768
-      -s, --steps <N>           Denoising steps [default: set by the model]
-      -g, --guidance <SCALE>    Classifier-free guidance scale, base models only [default: set by the
-                                model]
-      -S, --seed <N>            Seed, 64 bits; -1 is a random one [default: random, and printed]
-          --noise <KIND>        Noise generator: philox, torch-cpu, torch-cuda or torch-cuda:SMSxTHREADS
-                                [default: philox]
-      -n, --count <N>           Pictures per prompt; each one uses the next seed [default: 1]
-          --upscale <FACTOR>    Enlarge each finished picture so many times in width and height, as in 2
-                                or 4; at most 16
-          --upscaler <NAME>     What enlarges it: `lanczos`, a downloaded upscaler, or a Real-ESRGAN
-                                file, .safetensors or .pth [default: the built-in upscaler]
-
-    Source:
-          --source <FILE>          Picture to paint into; the result has its size, and its pixels where
-                                   --mask keeps them
-          --mask <FILE>            What of --source is repainted: where this file is white; or where it
-                                   is transparent, if it is anywhere
-          --mask-from-alpha        Repaint where --source is transparent
-          --mask-invert            Repaint what the mask keeps, and keep the rest
-          --mask-grow <PX>         Pixels by which the repainted part grows, up to 128
-          --feather <PX>           Width of the transition inside the mask in pixels, up to 256
-                                   [default: 8]
-          --no-source-reference    Do not show --source to the model beside what it paints: to replace
-                                   or remove something
-          --outpaint <L,T,R,B>     Enlarge the canvas at its left, top, right and bottom, in pixels or
-                                   percent, as in 64,0,25%,0
-          --outpaint-fill <COLOR>  Color of the enlarged part before it is painted: `edge` repeats the
-                                   nearest pixel, or a CSS name or #RRGGBB [default: edge]
-          --strength <STRENGTH>    How far --source is replaced, over 0 to 1: 1 starts from noise, less
-                                   from the picture [default: 1]
-
-    Output:
-      -o, --output <FILE>         Output file, .png, .jpg or .webp, or a folder; `-` is standard output;
-                                  {seed} and {index} are replaced; missing folders are made [default:
-                                  output.png, or the next output-2.png, ... that is not there]
-          --no-clobber            Fail instead of replacing an existing file
-          --force                 Replace a read-only file too
-          --no-metadata           Do not store the prompt, the seed and the other parameters in the
-                                  picture
-          --jpeg-quality <N>      Quality of a JPEG, 1 to 100 [default: 95]
-          --jpeg-chroma <CHROMA>  Colors of a JPEG: 444, of all pixels, or 420, one for each 2x2, in a
-                                  smaller file [default: 444]
-          --webp-quality <N>      Quality of a WebP, 1 to 100, with loss [default: without loss]
-          --fail-fast             Stop at the first picture that fails; without it the others are made
-          --json                  Print one JSON object per picture on standard output
-      -q, --quiet                 Print only errors and random seeds
-      -v, --verbose               Also print model, device and the time of every stage
-
-    Sheet:
-          --grid <AXIS=VALUES>  Draw a picture for each value of a setting, as in steps=2,4,8 or
-                                seed=1-4, or of two with an x between them, as in "steps=2,4 x
-                                guidance=1,3"; also size, lora-scale, model, noise,
-                                prompt-sr=WORD,OTHER,...
-          --sheet <FILE>        Write a labeled sheet of all pictures of the run [default: with --grid,
-                                a name made from that of the pictures]
-          --dark                Dark background of the sheet
-          --cell <COLUMN,ROW>   The picture of a sheet that --from starts from, by its column and row
-                                from 1, as in 2,3
-
-    Running:
-          --dtype <DTYPE>      Number format of the computation [default: bf16] [possible values: f32,
-                               bf16, int8, fp8]
-          --quantize <FORMAT>  Quantize the weights while loading; int8 is the same as --dtype int8
-                               [default: as stored] [possible values: bf16, int8, q8_0, q4_k]
-          --device <DEVICE>    Device: auto, cpu, cuda, or one GPU as in cuda:1; several pictures use
-                               all GPUs unless one is named [default: auto]
-          --threads <N>        CPU threads [default: all that this process may use]
-          --max-memory <SIZE>  Memory limit, as in 6GiB, for each GPU, or for the process if it runs on
-                               the CPU: fewer weights stay in memory, or the run is refused before any
-                               work [default: no limit]
-          --allow-quantize     Quantize weights (to q8_0 or q4_k, on a GPU to fp8 or int8) if the run
-                               cannot keep to --max-memory otherwise; a note says so
-          --no-text-cache      Neither read nor write the cache of text embeddings on disk
+                                 adapter
+      -i, --input <FILE>         Reference image to edit or combine [aliases: --image, --ref-image]
+          --size <WxH>           Width and height at once, as in 1024x768
+          --aspect <W:H>         Shape of the picture, as in 16:9
+      -s, --steps <N>            Denoising steps [alias: --num-inference-steps]
+      -g, --guidance <SCALE>     Classifier-free guidance scale, base models only [aliases:
+                                 --guidance-scale, --cfg-scale]
+      -S, --seed <N>             Seed, 64 bits, or several as in 1,5,10-20
+      -n, --count <N>            Pictures per prompt
+      -o, --output <FILE>        Output file, .png, .jpg or .webp, or a folder
+          --json                 Print one JSON object per picture on standard output
+          --dry-run              Print what would be drawn, and draw nothing
+          --open                 Open the finished pictures in the program that the desktop uses for
+                                 pictures
+      -q, --quiet                Print only errors and random seeds
+      -v, --verbose              Also print model, device and the time of every stage
+          --device <DEVICE>      Device: auto, cpu, cuda, or one GPU as in cuda:1
+          --max-memory <SIZE>    Memory limit, as in 6GiB, for each GPU, or for the process if it runs
+                                 on the CPU: fewer weights stay in memory, or the run is refused before
+                                 any work
+          --help-all             Print help with all flags
+      -h, --help                 Print help
     "#);
     assert_eq!(refused(&["help", "generate"]), refused(&["generate", "--help"]));
 }
