@@ -66,7 +66,7 @@ impl RgbSpace {
     }
 
     /// Convert pixels of this space to sRGB in place.
-    pub(super) fn to_srgb(&mut self, pixels: &mut [u8]) {
+    pub(super) fn convert_to_srgb(&mut self, pixels: &mut [u8]) {
         if let Some(transform) = &mut self.to_srgb {
             pixels.chunks_mut(3 * CHUNK).for_each(|pixels| transform.apply(pixels));
         }
@@ -76,7 +76,7 @@ impl RgbSpace {
     ///
     /// # Errors
     /// If the profile holds no way back.
-    pub(super) fn from_srgb(&mut self, pixels: &mut [u8]) -> Result<(), NoWayBack> {
+    pub(super) fn convert_from_srgb(&mut self, pixels: &mut [u8]) -> Result<(), NoWayBack> {
         match &mut self.from_srgb {
             None => {}
             Some(Ok(transform)) => pixels.chunks_mut(3 * CHUNK).for_each(|pixels| transform.apply(pixels)),

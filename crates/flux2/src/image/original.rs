@@ -74,7 +74,7 @@ impl Original {
             pixels.extend_from_slice(&self.image.pixels[3 * range.start..3 * range.end]);
         }
         if let Some(mut space) = self.space() {
-            space.to_srgb(&mut pixels);
+            space.convert_to_srgb(&mut pixels);
         }
         if let (Some(alpha), Transparency::Over(background)) = (&self.attached.alpha, transparency) {
             let alpha = (top..bottom).flat_map(|y| &alpha[columns(y)]);
@@ -91,7 +91,7 @@ impl Original {
     /// [`Error::SourceProfile`] if the profile says only what its colors look like, not how to make a color.
     pub(crate) fn of_srgb(&self, mut image: RgbImage) -> Result<RgbImage> {
         if let Some(mut space) = self.space() {
-            space.from_srgb(&mut image.pixels).map_err(|_| Error::SourceProfile)?;
+            space.convert_from_srgb(&mut image.pixels).map_err(|_| Error::SourceProfile)?;
         }
         Ok(image)
     }
