@@ -108,6 +108,7 @@ impl Flags {
     }
 
     /// The arguments that may not be given together with `arg`.
+    #[cfg(feature = "serve")]
     pub fn conflicts_of(&self, arg: &Arg) -> Vec<&Arg> {
         self.command.get_arg_conflicts_with(arg)
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 use flux2::pipeline::{GeneratedImage, Pipeline, Residency};
 use flux2::weights::{EmbeddedFile, Error, FileProblem, Location, ModelFiles, ModelPaths};
 use flux2::{CancelToken, Event, GenerateRequest};
-use flux2_backend::testing::repository;
 
 use crate::golden::f32_backend;
 use crate::layouts::{assert_same, folder, open, tiny};
@@ -108,7 +107,7 @@ fn a_table_is_checked_as_a_folder_is() {
 #[cfg(feature = "mini")]
 #[test]
 fn the_built_in_model_is_the_one_in_the_sources() {
-    let disk = ModelPaths { model: repository("assets/mini").into(), ..Default::default() };
+    let disk = ModelPaths { model: flux2_backend::testing::repository("assets/mini").into(), ..Default::default() };
     let builtin = ModelPaths { model: Location::builtin().unwrap(), ..Default::default() };
     for paths in [&disk, &builtin] {
         let files = open(paths);
