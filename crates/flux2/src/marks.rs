@@ -4,7 +4,7 @@
 //!
 //! | mark | where | room |
 //! |---|---|---|
-//! | XMP | a word in the file's metadata | [`xmp`](crate::image::metadata::xmp), part of the parameters |
+//! | XMP | a word in the file's metadata | [`xmp`], part of the parameters |
 //! | watermark | the pixels | [`watermark`] |
 //! | Content Credentials (C2PA) | a signed manifest in the file | [`credentials`] |
 

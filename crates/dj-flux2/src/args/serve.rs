@@ -13,7 +13,7 @@ use super::values::{Dtype, Quantize, parse_memory, thread_count};
 #[derive(clap::Args, Clone, Debug)]
 #[allow(rustdoc::bare_urls)] // the documentation is the help
 pub struct ServeArgs {
-    /// File of settings in place of the user's; its table [serve] is read; `off` for none [default: $DJ_FLUX2_CONFIG,
+    /// File of settings in place of the user's; its table `serve` is read; `off` for none [default: $DJ_FLUX2_CONFIG,
     /// or ~/.config/dj-flux2/config.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
