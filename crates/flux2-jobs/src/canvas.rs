@@ -121,7 +121,9 @@ pub fn parse_fill(text: &str) -> Option<Fill> {
     if text == "edge" {
         return Some(Fill::Edge);
     }
-    let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6 && digits.is_ascii())?;
+    let digits = text
+        .strip_prefix('#')
+        .filter(|digits| digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
     let channel = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();
     Some(Fill::Color([channel(0)?, channel(2)?, channel(4)?]))
 }

@@ -61,6 +61,10 @@ pub async fn check_origin(State(app): State<App>, request: Request, next: Next) 
 fn may_come(headers: &HeaderMap, options: &ServerOptions, has_keys: bool) -> Result<()> {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
     let host = text(header::HOST);
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        let message = "the request names several hosts";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message).hint("send one Host header"));
+    }
     let names_are_open = has_keys && options.hosts.is_empty();
     if let Some(host) = host.filter(|host| !names_are_open && !is_known_host(host, &options.hosts)) {
         let message = format!("this server is not called {host:?}");
