@@ -187,7 +187,7 @@ pub enum UpscalerProblem {
     /// No network of the family has these names.
     #[error("no upscaler that is known: neither an RRDBNet (ESRGAN, Real-ESRGAN, BSRGAN) nor an SRVGGNetCompact")]
     Unknown,
-    /// A network of the family with something that is not supported.
+    /// An upscaler of a known kind with a feature that is not supported.
     #[error("an upscaler with {what}, which is not supported (`{}`)", Printable(name))]
     Unsupported {
         /// What it has.

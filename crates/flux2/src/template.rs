@@ -44,7 +44,7 @@ pub enum TemplateError {
         /// Counted from 1.
         at: usize,
     },
-    /// Braces around one text that is no name of a variable.
+    /// Braces that hold neither the name of a variable nor alternatives.
     #[error("{{{text}}} at character {at} of the template is neither a variable nor a choice")]
     NoChoice {
         /// What is between the braces.

@@ -8,8 +8,8 @@
 //! from block to block, and a decoder takes the majority. The package itself often marks a value that is not the
 //! largest any more once the pixels are rounded; here it stays the largest by a margin.
 //!
-//! It survives an even change of colors and a JPEG of high quality, not scaling, not cropping by an odd number of
-//! pixels. That nothing is found says nothing.
+//! The mark survives a uniform change of colors and JPEG of high quality. It does not survive scaling, or cropping by an
+//! odd number of pixels. A picture without a mark may still be drawn by a model.
 
 use crate::image::RgbImage;
 use crate::{Error, Result};

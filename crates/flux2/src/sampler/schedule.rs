@@ -94,8 +94,8 @@ fn empirical_mu_f32(image_tokens: usize, steps: u32) -> f32 {
 
 /// Noise levels for a picture that starts from an image: `steps + 1` values from the level of `strength` down to 0.0.
 ///
-/// A strength of 1 gives [`sigmas`]. Less starts at the level of as much noise before the shift: evenly spaced levels
-/// from `strength` instead of 1. So every strength starts at a level of its own, with few steps too.
+/// A strength of 1 gives [`sigmas`]. Otherwise the levels are evenly spaced from `strength` to 0 and then shifted as
+/// usual. So each strength starts at another level, also with few steps.
 ///
 /// # Errors
 /// As [`sigmas`].
