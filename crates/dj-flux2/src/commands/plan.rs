@@ -8,7 +8,7 @@ use flux2::plan::{self, MemoryPlan};
 use flux2::request::ResolvedRequest;
 use flux2::units::{Memory, Time};
 use flux2::weights::{Location, ModelFiles};
-use flux2::{EngineOptions, Residency, Variant};
+use flux2::{EngineOptions, ModelPaths, Residency, Variant};
 use serde::Serialize;
 
 use super::residency_note;
@@ -68,21 +68,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         None => settings::resolve(args, outside)?,
         Some(grid) => grid.largest_run(args, &outside)?,
     };
-    let mut missing = None;
-    prepare::locate(&mut settings.paths, |named| match find_or_miss(named)? {
-        Model::Here(location) => Ok(location),
-        Model::Published(variant) => {
-            missing = Some(variant);
-            Ok(named.clone())
-        }
-    })?;
+    let missing = locate_or_miss(&mut settings.paths)?;
     settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;
     let report = Report::new(settings.detail, settings.json);
     report.threads(settings.options.threads);
-    let Prepared { files, references, source } = match missing {
-        Some(variant) => prepare::open_published(variant, &settings, &report)?,
-        None => prepare::open(&settings, &report)?,
-    };
+    let Prepared { files, references, source } = open_or_outline(missing, &settings, &report)?;
     settings.request.source = source;
     settings.fit(files.variant, &references);
     let requests = settings.requests(&references);
@@ -145,18 +135,43 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 }
 
 /// Where a model is.
-pub enum Model {
+enum Model {
     Here(Location),
     /// Not on this disk; what is published of it is known.
     Published(&'static Variant),
 }
 
 /// Finds a model, or what is published of it.
-pub fn find_or_miss(named: &Location) -> Result<Model> {
+fn find_or_miss(named: &Location) -> Result<Model> {
     match ModelFinder::usual().model(&typed_paths::model(named)?) {
         Ok(location) => Ok(Model::Here(location)),
         Err(FindError::NotDownloaded { variant, .. }) => Ok(Model::Published(variant)),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Finds the model that `paths` name. One that is published and not on this disk is returned.
+pub fn locate_or_miss(paths: &mut ModelPaths) -> Result<Option<&'static Variant>> {
+    let mut missing = None;
+    prepare::locate(paths, |named| match find_or_miss(named)? {
+        Model::Here(location) => Ok(location),
+        Model::Published(variant) => {
+            missing = Some(variant);
+            Ok(named.clone())
+        }
+    })?;
+    Ok(missing)
+}
+
+/// Opens what a run needs: of a model that is `missing` on this disk, its published sizes.
+pub fn open_or_outline(
+    missing: Option<&'static Variant>,
+    settings: &settings::Settings,
+    report: &Report,
+) -> Result<Prepared> {
+    match missing {
+        Some(variant) => prepare::open_published(variant, settings, report),
+        None => prepare::open(settings, report),
     }
 }
 

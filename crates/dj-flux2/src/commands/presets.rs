@@ -9,7 +9,7 @@ use flux2::request::ResolvedRequest;
 use flux2::units::{Memory, Time};
 use serde::Serialize;
 
-use super::plan::{Model, find_or_miss};
+use super::plan::{locate_or_miss, open_or_outline};
 use crate::args::{GenerateArgs, PresetsArgs};
 use crate::config::{self, Config};
 use crate::failure::Result;
@@ -86,19 +86,9 @@ fn predict(
     (outside.text_cache, outside.prompts) = (None, vec![String::new()]);
     let mut settings = settings::resolve(&generate, outside)?;
     settings.detail = Detail::Quiet;
-    let mut missing = None;
-    prepare::locate(&mut settings.paths, |named| match find_or_miss(named)? {
-        Model::Here(location) => Ok(location),
-        Model::Published(variant) => {
-            missing = Some(variant);
-            Ok(named.clone())
-        }
-    })?;
+    let missing = locate_or_miss(&mut settings.paths)?;
     let report = Report::new(Detail::Quiet, true);
-    let Prepared { files, references, .. } = match missing {
-        Some(variant) => prepare::open_published(variant, &settings, &report)?,
-        None => prepare::open(&settings, &report)?,
-    };
+    let Prepared { files, references, .. } = open_or_outline(missing, &settings, &report)?;
     settings.fit(files.variant, &references);
     let requests = settings.requests(&references);
     let request = ResolvedRequest::new(&requests[0], files.variant)?;

@@ -4,9 +4,9 @@ use flux2::GenerateRequest;
 use flux2::request::ResolvedRequest;
 use serde::Serialize;
 
-use crate::commands::plan::{Model, find_or_miss};
+use crate::commands::plan::{locate_or_miss, open_or_outline};
 use crate::failure::Result;
-use crate::prepare::{self, Prepared};
+use crate::prepare::Prepared;
 use crate::report::{Report, json, print, shown};
 use crate::settings::Settings;
 use crate::settings::jobs::Job;
@@ -36,18 +36,8 @@ struct Row<'a> {
 
 /// Prints the pictures of a run.
 pub fn print_pictures(mut settings: Settings, report: &Report) -> Result<()> {
-    let mut missing = None;
-    prepare::locate(&mut settings.paths, |named| match find_or_miss(named)? {
-        Model::Here(location) => Ok(location),
-        Model::Published(variant) => {
-            missing = Some(variant);
-            Ok(named.clone())
-        }
-    })?;
-    let Prepared { files, references, source } = match missing {
-        Some(variant) => prepare::open_published(variant, &settings, report)?,
-        None => prepare::open(&settings, report)?,
-    };
+    let missing = locate_or_miss(&mut settings.paths)?;
+    let Prepared { files, references, source } = open_or_outline(missing, &settings, report)?;
     settings.request.source = source;
     settings.fit(files.variant, &references);
     for (i, job) in settings.jobs().enumerate() {
