@@ -262,8 +262,9 @@ impl Shared {
         if let Some(sink) = &self.sink {
             sink.ended(id, &spec, failure.as_ref());
         }
-        log.push_state(event);
+        // Before the event: who has seen the end of a job also sees which older ones are forgotten.
         self.apply_retention();
+        log.push_state(event);
         self.notify();
         true
     }
