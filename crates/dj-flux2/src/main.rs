@@ -17,7 +17,7 @@
 //! completion      answers to a shell that completes a command line
 //! upscalers       a name or file that enlarges pictures
 //! wording         what the library says as data, in the words of the command line
-//! sheets          labels and cells of sheets
+//! sheets          labels and cells of sheets        drafts         pictures as the job engine takes them
 //! ```
 
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ mod commands;
 mod completion;
 mod config;
 mod credentials;
+mod drafts;
 mod failure;
 mod gpu_options;
 #[cfg(feature = "hub")]
@@ -76,6 +77,8 @@ fn main() -> ExitCode {
     }
     let result = match &args.command {
         Command::Generate(args) => commands::generate::run(args),
+        #[cfg(feature = "session")]
+        Command::Session(args) => commands::session::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Upscale(args) => commands::upscale::run(args),
         Command::Inspect(args) => commands::inspect::run(args),

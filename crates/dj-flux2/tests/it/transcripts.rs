@@ -61,7 +61,7 @@ fn is_like(pattern: &str, line: &str) -> bool {
 #[test]
 fn every_example_prints_what_the_guide_says() {
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_dj-flux2"));
-    for document in ["config.md", "prompts.md"] {
+    for document in ["config.md", "prompts.md", "session.md"] {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/").to_owned() + document;
         let found = examples(&std::fs::read_to_string(&path).unwrap());
         assert!(found.len() > 5, "{document}: {} examples", found.len());
