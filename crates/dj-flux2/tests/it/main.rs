@@ -33,9 +33,13 @@ mod session;
 mod settings_files;
 mod sheets;
 mod templates;
+#[cfg(all(unix, feature = "mini"))]
+mod terminal;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;
+#[cfg(all(unix, feature = "mini"))]
+mod tmux;
 #[cfg(all(unix, feature = "mini", feature = "hub"))]
 mod transcripts;
 mod upscale;

@@ -129,9 +129,8 @@ impl Shell {
         let entry = NewEntry { picture: Picture::File(path), name: None, made, parent };
         let number = self.history.add(entry)?.number;
         let entry = self.history.find(&Reference::Number(number))?;
-        self.say.picture(entry, elapsed)?;
         self.display(&bytes);
-        Ok(())
+        self.say.picture(entry, elapsed)
     }
 }
 

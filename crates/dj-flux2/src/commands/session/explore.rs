@@ -31,8 +31,8 @@ impl Shell {
         let sheet = sheet(&drawn, &ask.text)?;
         let bytes = encode(&sheet, ImageFormat::Png, None)?;
         let path = write(&bytes, &output)?;
-        self.say.file("sheet", &shortened(&path))?;
         self.display(&bytes);
+        self.say.file("sheet", &shortened(&path))?;
         let all = drawn.len();
         self.explored = Some(Explored { drawn, output, parent: ask.parent() });
         if self.is_terminal {

@@ -1,5 +1,6 @@
 //! What a line of a session does.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupts;
 use crate::output::{Existing, Output};
 use crate::templates;
+use crate::terminal_picture::Display;
 
 /// Pictures that `!history` lists if nobody says how many.
 const LISTED: usize = 10;
@@ -41,6 +43,8 @@ pub struct Shell {
     pub(super) interrupts: Interrupts,
     /// Whether a person types.
     pub(super) is_terminal: bool,
+    /// The terminal, if it shows pictures.
+    display: Option<Display>,
     /// Pictures that wait to be picked.
     pub(super) explored: Option<Explored>,
     /// Warnings that were printed.
@@ -61,8 +65,9 @@ impl Shell {
         is_terminal: bool,
     ) -> Self {
         let (chosen, warned) = (Chosen::new(), Vec::new());
+        let display = if is_terminal && !say.is_json() { Display::detect() } else { None };
         let (explored, last, values) = (None, None, Vec::new());
-        Shell { config, chosen, place, history, say, interrupts, is_terminal, explored, warned, last, values }
+        Shell { config, chosen, place, history, say, interrupts, is_terminal, display, explored, warned, last, values }
     }
 
     pub fn say(&self) -> &Say {
@@ -238,9 +243,8 @@ impl Shell {
         let written = output.write(output.path(next, made.seed).as_deref(), &file)?.unwrap_or_default();
         let picture = Picture::File(std::path::absolute(&written).unwrap_or(written));
         let number = self.history.add(NewEntry { picture, name: None, made, parent: Some(number) })?.number;
-        self.say.picture(self.history.find(&Reference::Number(number))?, began.elapsed())?;
         self.display(&file);
-        Ok(())
+        self.say.picture(self.history.find(&Reference::Number(number))?, began.elapsed())
     }
 
     fn size(&mut self, size: Option<&str>) -> Result<()> {
@@ -357,13 +361,18 @@ impl Shell {
     fn show(&self, of: Option<&Reference>) -> Result<()> {
         let entry = self.picture(of)?;
         let bytes = entry.bytes()?;
-        self.say.entry(entry)?;
         self.display(&bytes);
-        Ok(())
+        self.say.entry(entry)
     }
 
     /// Shows a picture in the terminal, where it can.
-    pub(super) fn display(&self, _file: &[u8]) {}
+    pub(super) fn display(&self, file: &[u8]) {
+        let Some(display) = &self.display else { return };
+        // A picture that cannot be shown is in its file all the same.
+        if let Ok(picture) = image::decode(file, "the picture") {
+            let _ = display.show(&picture, &mut io::stdout().lock());
+        }
+    }
 
     fn help(&self, command: Option<&str>) -> Result<()> {
         if let Some(name) = command {

@@ -44,11 +44,12 @@ impl Terminal {
         self.tmux(&["send-keys", "Enter"]);
     }
 
-    /// The screen, once it fits.
+    /// The screen and what was on it before, once that fits.
     fn screen(&self, fits: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
-            let screen = self.tmux(&["capture-pane", "-p"]);
+            // With the lines that pictures have pushed up.
+            let screen = self.tmux(&["capture-pane", "-p", "-S", "-500"]);
             if fits(&screen) {
                 return screen;
             }
