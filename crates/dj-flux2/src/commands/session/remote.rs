@@ -262,7 +262,7 @@ fn body_of(draft: Draft) -> Value {
         "noise": noise.map(|noise| noise.to_string()),
         "seed": seed,
         "count": count,
-        "format": draft.format.map(|format| format.name()),
+        "format": draft.format.map(|format| format.name().to_ascii_lowercase()),
         "metadata": draft.metadata,
         "watermark": draft.watermark,
         "upscale": draft.upscale.as_ref().map(|upscale| upscale.by),
@@ -346,6 +346,7 @@ impl Studio for RemoteStudio {
 
 #[cfg(test)]
 mod tests {
+    use flux2::image::ImageFormat;
     use flux2_jobs::{Painting, SourceSpec};
 
     use super::*;
@@ -355,6 +356,7 @@ mod tests {
         let source = SourceSpec { source: "s".into(), mask: Some("m".into()), painting: Painting::default() };
         let draft = Draft { prompt: "a hat".into(), width: Some(64), seed: Some(7), ..Draft::default() };
         let body = body_of(draft.clone());
+        assert_eq!(body_of(Draft { format: Some(ImageFormat::WebP), ..draft.clone() })["format"], "webp");
         assert_eq!((&body["width"], &body["seed"], &body["model"]), (&json!(64), &json!(7), &Value::Null));
         let body = body_of(Draft { source: Some(source), ..draft });
         assert_eq!((body.get("width"), &body["source"], &body["mask"]), (None, &json!("s"), &json!("m")));
