@@ -97,14 +97,17 @@ impl Output {
         Ok(Output::Files { template, format, existing })
     }
 
-    /// The same for a series whose end is not known: a name without a placeholder gets the number of the picture.
+    /// The same for a series whose end is not known: a name without a placeholder gets the number of the picture, and
+    /// names that are to be new are those of single pictures.
     #[cfg(feature = "session")]
     pub fn numbered(mut self) -> Self {
-        if let Output::Files { template, .. } = &mut self
-            && fill(template, 1, 0) == fill(template, 2, 1)
-        {
-            let stem = template.rfind('.').expect("a name whose format is known has an extension");
-            template.insert_str(stem, "-{index}");
+        match &mut self {
+            Output::Files { template, .. } if fill(template, 1, 0) == fill(template, 2, 1) => {
+                let stem = template.rfind('.').expect("a name whose format is known has an extension");
+                template.insert_str(stem, "-{index}");
+            }
+            Output::New { several, .. } => *several = false,
+            Output::Files { .. } | Output::Stdout => {}
         }
         self
     }

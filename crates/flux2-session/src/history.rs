@@ -238,8 +238,10 @@ impl History {
 
     fn names_like(&self, name: &str) -> String {
         let names: Vec<&str> = self.names().collect();
-        let like = names.iter().map(|known| (strsim::jaro_winkler(name, known), *known));
-        let nearest = like.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+        // One slip of the fingers, more in a long name.
+        let slips = 1 + name.chars().count() / 5;
+        let like = names.iter().map(|known| (strsim::osa_distance(name, known), *known));
+        let nearest = like.filter(|(distance, _)| *distance <= slips).min_by_key(|(distance, _)| *distance);
         match (nearest, names.as_slice()) {
             (Some((_, nearest)), _) => format!("the nearest name is {nearest}"),
             (None, []) => "no picture has a name yet".into(),

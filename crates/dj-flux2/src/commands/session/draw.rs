@@ -12,7 +12,11 @@ use crate::drafts::draft;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::prepare;
+use crate::report::shown;
 use crate::settings::{self, Outside, Settings};
+
+/// Most characters of a warning that are printed.
+const MAX_WARNING: usize = 500;
 
 /// What is to be drawn.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +84,9 @@ impl Shell {
     fn warn(&mut self, warnings: &[String]) {
         for warning in warnings {
             if !self.warned.contains(warning) {
-                self.say.report.warning(warning);
+                // It may quote a prompt, or come from a server.
+                let text: String = warning.chars().take(MAX_WARNING).collect();
+                self.say.report.warning(shown(&text));
                 self.warned.push(warning.clone());
             }
         }

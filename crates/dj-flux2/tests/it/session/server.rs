@@ -11,7 +11,7 @@ use crate::serve::Server;
 #[test]
 fn a_server_draws_the_same_pictures() {
     let cli = Cli::with_tiny_model();
-    let mut command = cli.command(["serve", "--port", "0", "--log-format", "json"]);
+    let mut command = cli.command(["serve", "--port", "0", "--log-format", "json", "--no-journal"]);
     command.env("DJ_FLUX2_TEXT_CACHE", "off");
     let server = Server::start(command);
     server.wait_until_ready();
@@ -78,9 +78,9 @@ fn a_server_with_keys_wants_one() {
 #[test]
 fn an_interrupt_cancels_the_job() {
     let cli = Cli::without_model();
-    let server = Server::fake(&cli, &["--fake-step-ms", "100000"]);
+    let server = Server::fake(&cli, &["--fake-step-ms", "200"]);
     let mut session = cli
-        .command(["session", "--connect", &server.address].iter().chain(&QUICK))
+        .command(["session", "--connect", &server.address].iter().chain(&QUICK).chain(&["--set", "steps=500"]))
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
