@@ -1,5 +1,5 @@
-//! How long the pictures of a run will take, before the first step: from the speed of earlier pictures, which the user's
-//! cache keeps for each device and model; for long ones on a processor that has drawn none, from a measurement.
+//! How long the pictures of a run will take, before the first step: from the speed of earlier pictures, which the
+//! user's cache keeps for each device and model; for long ones on a processor that has drawn none, from a measurement.
 
 use std::collections::BTreeMap;
 use std::fs;
