@@ -16,6 +16,7 @@
 //! config          files of settings, presets        templates      templates of prompts, wildcards
 //! completion      answers to a shell that completes a command line
 //! upscalers       a name or file that enlarges pictures
+//! terminal_picture    pictures in the terminal   outlook        how long a run will take
 //! wording         what the library says as data, in the words of the command line
 //! sheets          labels and cells of sheets
 //! ```
@@ -36,6 +37,7 @@ mod hub_options;
 mod interrupt;
 mod mistyped;
 mod not_found;
+mod outlook;
 mod output;
 mod prepare;
 mod prompts;
@@ -44,6 +46,7 @@ mod settings;
 mod sheets;
 mod source_picture;
 mod templates;
+mod terminal_picture;
 mod typed_paths;
 mod upscalers;
 mod usage;

@@ -3,6 +3,8 @@
 mod bench;
 mod canvas;
 mod config;
+#[cfg(all(test, feature = "hub", feature = "serve", feature = "mini"))]
+mod documented;
 mod expansion;
 mod generate;
 mod help;

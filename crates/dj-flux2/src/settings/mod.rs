@@ -123,8 +123,10 @@ pub struct Settings {
     pub credentials: Option<[PathBuf; 2]>,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
-    /// Whether finished pictures are shown.
+    /// Whether finished pictures are opened in a program of the desktop.
     pub open: bool,
+    /// What is shown in the terminal.
+    pub show: Show,
     /// Whether results are JSON lines.
     pub json: bool,
     /// How much is printed on standard error.
@@ -152,6 +154,17 @@ pub enum Detail {
     Normal,
     /// Also the model, the device, and the time of every stage.
     Verbose,
+}
+
+/// What is shown in the terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Show {
+    #[default]
+    Nothing,
+    /// Finished pictures.
+    Finished,
+    /// Also what they look like after each step.
+    Steps,
 }
 
 /// Decides a run.
@@ -286,6 +299,7 @@ fn decide(
         credentials: value(choices.credentials),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         open: value(choices.open).unwrap_or(false),
+        show: value(choices.show).unwrap_or_default(),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
     })

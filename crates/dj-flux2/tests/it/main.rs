@@ -31,9 +31,13 @@ mod serve;
 mod settings_files;
 mod sheets;
 mod templates;
+#[cfg(all(unix, feature = "mini"))]
+mod terminal;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;
+#[cfg(all(unix, feature = "mini"))]
+mod tmux;
 #[cfg(all(unix, feature = "mini", feature = "hub"))]
 mod transcripts;
 mod upscale;

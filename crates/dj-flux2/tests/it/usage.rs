@@ -140,6 +140,7 @@ fn help_for_generate() {
           --dry-run              Print what would be drawn, and draw nothing
           --open                 Open the finished pictures in the program that the desktop uses for
                                  pictures
+          --show                 Show the finished pictures in the terminal, as sharp as it can
       -q, --quiet                Print only errors and random seeds
       -v, --verbose              Also print model, device and the time of every stage
           --device <DEVICE>      Device: auto, cpu, cuda, or one GPU as in cuda:1

@@ -110,6 +110,11 @@ fn only_the_server_has_an_async_runtime() {
 }
 
 #[test]
+fn pictures_in_the_terminal_know_nothing_of_the_program() {
+    check("dj-flux2/src/terminal_picture", &["crate::"], "");
+}
+
+#[test]
 fn the_sampler_does_not_know_the_networks() {
     check("flux2/src/sampler", &["crate::models", "crate::weights", "crate::pipeline"], "");
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flux2::event::Preview;
-use flux2::image::{self, ImageFormat, Parameters};
+use flux2::image::{self, ImageFormat, Parameters, RgbImage};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
@@ -20,17 +20,21 @@ use flux2_jobs::{
     Sink, SourceSpec, Submission, UpscaleChoice,
 };
 
+use super::expected::Costs;
 use super::outcomes::{Made, Outcomes};
 use crate::credentials;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, write_preview};
 use crate::report::Report;
 use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
-use crate::settings::Settings;
 use crate::settings::jobs::Job;
+use crate::settings::{Settings, Show};
 
 /// Longest time until Ctrl-C is noticed here; workers notice what follows within one block.
 const POLL: Duration = Duration::from_millis(50);
+
+/// How many times as wide and high as its preview a picture is.
+const PREVIEW_SCALE: u32 = 8;
 
 /// The pictures to make.
 pub struct Run<'a> {
@@ -81,6 +85,8 @@ struct Saved {
     timings: Timings,
     kernels: Vec<KernelRun>,
     rescues: Vec<Rescue>,
+    /// The picture, if it is shown.
+    image: Option<RgbImage>,
     total: Duration,
 }
 
@@ -90,6 +96,8 @@ struct Writer {
     pictures: Arc<Pictures>,
     /// Whether previews are wanted.
     previews: bool,
+    /// Whether finished pictures are shown.
+    shows: bool,
     messages: Sender<Message>,
 }
 
@@ -132,6 +140,7 @@ impl Sink for Writer {
                     timings: drawn.timings.clone(),
                     kernels: drawn.kernels.clone(),
                     rescues: drawn.rescues.clone(),
+                    image: self.shows.then(|| drawn.image.clone()),
                     total: elapsed,
                 })));
                 Ok(())
@@ -175,9 +184,11 @@ impl Run<'_> {
         let writer = Writer {
             output: settings.output.clone(),
             pictures: Arc::clone(&pictures),
-            previews: settings.preview.is_some(),
+            previews: settings.preview.is_some() || report.shows_pictures() && settings.show == Show::Steps,
+            shows: report.shows_pictures(),
             messages: sender,
         };
+        let outlook = Costs::expect(settings, &*engines[0], engines.len(), &files, &references, report);
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
         let host = match &settings.request.upscale {
             Some(upscaling) => host.with_upscaler(upscaling.upscaler.clone()),
@@ -205,8 +216,10 @@ impl Run<'_> {
             last_events: HashMap::new(),
             unwritten: HashMap::new(),
             preview_failed: false,
+            outlook,
         };
         let result = series.run(cancel);
+        series.outlook.keep();
         if result.is_err() {
             series.stop();
         }
@@ -278,6 +291,8 @@ struct Series<'a> {
     unwritten: HashMap<u64, Failure>,
     /// Whether a preview could not be written.
     preview_failed: bool,
+    /// How long its pictures take.
+    outlook: Costs,
 }
 
 impl Series<'_> {
@@ -356,7 +371,7 @@ impl Series<'_> {
 
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Event { event: Event::Preview(preview), .. } => self.show(&preview),
+            Message::Event { picture, event: Event::Preview(preview), .. } => self.show(picture, &preview),
             Message::Event { worker, picture, event } => self.hear_event(worker, picture, event),
             Message::Started { worker, picture, steps } => {
                 self.workers.insert(picture, worker);
@@ -366,6 +381,7 @@ impl Series<'_> {
             Message::Unwritten { picture, failure } => drop(self.unwritten.insert(picture, failure)),
             Message::Ended { picture, failure } => {
                 self.over += 1;
+                self.report.stop_showing(picture);
                 let worker = self.workers.remove(&picture);
                 if let Some(failure) = failure {
                     let failure = self.unwritten.remove(&picture).unwrap_or_else(|| failure.into());
@@ -386,8 +402,12 @@ impl Series<'_> {
         }
     }
 
-    /// Writes a preview. That it cannot be written is no failure of the picture.
-    fn show(&mut self, preview: &Preview) {
+    /// Shows and writes a preview. That it cannot be written is no failure of the picture.
+    fn show(&mut self, picture: u64, preview: &Preview) {
+        if self.settings.show == Show::Steps {
+            let sides = [preview.image.width(), preview.image.height()];
+            self.report.show_step(picture, &preview.image, sides.map(|side| side * PREVIEW_SCALE));
+        }
         let Some(path) = self.settings.preview.as_deref().filter(|_| !self.preview_failed) else { return };
         let write = || {
             let bytes = image::encode(&preview.image, ImageFormat::from_path(path)?, None)?;
@@ -421,7 +441,13 @@ impl Series<'_> {
 
     /// Reports a picture that has been written.
     fn made(&mut self, saved: Saved) -> Result<()> {
-        let Saved { worker, picture, batch, path, parameters, timings, kernels, rescues, total } = saved;
+        let Saved { worker, picture, batch, path, parameters, timings, kernels, rescues, image, total } = saved;
+        if let Some(image) = image {
+            self.report.show_finished(picture, &image);
+        }
+        if worker == 0 {
+            self.outlook.learn(picture, batch, &timings);
+        }
         let Job { index, line, .. } = self.settings.job(picture);
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
