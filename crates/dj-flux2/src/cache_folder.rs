@@ -35,7 +35,7 @@ pub fn user_caches(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 }
 
 /// The user's folder of state that outlives a process, by the conventions of the operating system.
-#[cfg(feature = "serve")]
+#[cfg(any(feature = "serve", feature = "session"))]
 pub fn user_state(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if cfg!(windows) {

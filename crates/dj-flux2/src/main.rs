@@ -18,7 +18,7 @@
 //! upscalers       a name or file that enlarges pictures
 //! terminal_picture    pictures in the terminal   outlook        how long a run will take
 //! wording         what the library says as data, in the words of the command line
-//! sheets          labels and cells of sheets
+//! sheets          labels and cells of sheets        drafts         pictures as the job engine takes them
 //! ```
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ mod commands;
 mod completion;
 mod config;
 mod credentials;
+mod drafts;
 mod failure;
 mod gpu_options;
 #[cfg(feature = "hub")]
@@ -79,6 +80,8 @@ fn main() -> ExitCode {
     }
     let result = match &args.command {
         Command::Generate(args) => commands::generate::run(args),
+        #[cfg(feature = "session")]
+        Command::Session(args) => commands::session::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Upscale(args) => commands::upscale::run(args),
         Command::Inspect(args) => commands::inspect::run(args),

@@ -12,6 +12,8 @@ mod marks;
 mod quality;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "session")]
+mod session;
 mod sheet;
 mod upscale;
 mod values;
@@ -31,6 +33,8 @@ pub use help::{command, parse};
 pub use marks::MarkArgs;
 #[cfg(feature = "serve")]
 pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
+#[cfg(feature = "session")]
+pub use session::SessionArgs;
 pub use sheet::{CompareArgs, SheetArgs};
 pub use upscale::UpscaleArgs;
 use values::thread_count;
@@ -59,6 +63,9 @@ pub enum Command {
     /// Make pictures from a prompt and, optionally, reference images
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Generate(Box<GenerateArgs>),
+    /// Draw picture after picture with the model loaded: prompts, commands, scripts
+    #[cfg(feature = "session")]
+    Session(Box<SessionArgs>),
     /// Enlarge pictures with a network or by Lanczos
     Upscale(Box<UpscaleArgs>),
     /// Print the parameters that a picture was made with

@@ -20,6 +20,8 @@ pub mod presets;
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "session")]
+pub mod session;
 pub mod sheet;
 pub mod templates;
 pub mod upscale;

@@ -28,6 +28,8 @@ mod plan;
 mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
+#[cfg(all(unix, feature = "session"))]
+mod session;
 mod settings_files;
 mod sheets;
 mod templates;

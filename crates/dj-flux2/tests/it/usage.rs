@@ -28,6 +28,7 @@ fn no_arguments() {
 
     Commands:
       generate     Make pictures from a prompt and, optionally, reference images
+      session      Draw picture after picture with the model loaded: prompts, commands, scripts
       upscale      Enlarge pictures with a network or by Lanczos
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
@@ -71,6 +72,7 @@ fn help() {
 
     Commands:
       generate     Make pictures from a prompt and, optionally, reference images
+      session      Draw picture after picture with the model loaded: prompts, commands, scripts
       upscale      Enlarge pictures with a network or by Lanczos
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it

@@ -63,13 +63,14 @@ fn models_know_neither_files_nor_watchers() {
 }
 
 /// The library crates; the command line is the only other one.
-const LIBRARIES: [&str; 7] = [
+const LIBRARIES: [&str; 8] = [
     "flux2-base/src",
     "flux2-backend/src",
     "flux2-weights/src",
     "flux2-hub/src",
     "flux2/src",
     "flux2-jobs/src",
+    "flux2-session/src",
     SERVER,
 ];
 
@@ -120,15 +121,16 @@ fn the_sampler_does_not_know_the_networks() {
 }
 
 /// Crates, and the crates of the workspace that each may depend on.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("flux2-base", &[]),
     ("flux2-backend", &[]),
     ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini", "flux2-upscaler"]),
     ("flux2-hub", &["flux2-base"]),
     ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
     ("flux2-jobs", &["flux2"]),
+    ("flux2-session", &["flux2", "flux2-jobs"]),
     ("flux2-server", &["flux2", "flux2-jobs"]),
-    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-server"]),
+    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-server", "flux2-session"]),
 ];
 
 #[test]
@@ -148,7 +150,7 @@ fn crates_depend_downwards() {
 type Room = (&'static str, &'static [&'static str]);
 
 /// Rooms of a crate, and the other rooms of it that each may import. Rooms that are not listed may import any.
-const ROOMS: [(&str, &[Room]); 6] = [
+const ROOMS: [(&str, &[Room]); 7] = [
     (
         "flux2-backend",
         &[
@@ -238,6 +240,18 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("signals", &[]),
             ("tls", &[]),
             ("values", &[]),
+        ],
+    ),
+    (
+        "flux2-session",
+        &[
+            ("error", &["names"]),
+            ("history", &["made", "names", "Result"]),
+            ("line", &["names", "Result"]),
+            ("local", &["made", "studio"]),
+            ("made", &[]),
+            ("names", &["history", "Result"]),
+            ("studio", &["made"]),
         ],
     ),
     (

@@ -16,13 +16,14 @@ use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
-    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Signer,
-    Sink, SourceSpec, Submission, UpscaleChoice,
+    Affinity, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Signer, Sink,
+    SourceSpec, Submission,
 };
 
 use super::expected::Costs;
 use super::outcomes::{Made, Outcomes};
 use crate::credentials;
+use crate::drafts::draft;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, write_preview};
 use crate::report::Report;
@@ -319,45 +320,13 @@ impl Series<'_> {
     fn submit(&mut self) -> Result<()> {
         let window = self.settings.window(self.places.len(), self.batch);
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
-            let GenerateRequest {
-                prompt,
-                negative_prompt,
-                template,
-                source,
-                width,
-                height,
-                steps,
-                guidance,
-                noise,
-                compat,
-                seed,
-                ..
-            } = self.settings.request(self.submitted);
-            let draft = Draft {
-                prompt,
-                negative_prompt,
-                template,
-                references: self.settings.of_picture(self.submitted, &self.digests),
-                source: source.map(|source| SourceSpec {
-                    source: source.sha256().to_owned(),
-                    mask: source.mask_sha256().map(str::to_owned),
-                    painting: Painting::default(),
-                }),
-                width,
-                height,
-                steps,
-                guidance,
-                noise: Some(noise),
-                compat,
-                seed: Some(seed),
-                format: Some(self.settings.format(self.submitted)),
-                quality: self.settings.quality,
-                metadata: Some(self.settings.metadata),
-                watermark: Some(self.settings.watermark),
-                // The first upscaler of the host.
-                upscale: self.settings.upscale.as_ref().map(|setting| UpscaleChoice { by: setting.by, upscaler: None }),
-                ..Draft::default()
-            };
+            let source = self.settings.request.source.as_ref().map(|source| SourceSpec {
+                source: source.sha256().to_owned(),
+                mask: source.mask_sha256().map(str::to_owned),
+                painting: Painting::default(),
+            });
+            let references = self.settings.of_picture(self.submitted, &self.digests);
+            let draft = draft(self.settings, self.submitted, references, source);
             // Workers that begin the job at once wait for its number.
             let mut pictures = lock(&self.pictures);
             let accepted = self.jobs.submit(Submission { draft, ..Submission::default() })?;
