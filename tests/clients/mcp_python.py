@@ -21,10 +21,13 @@ def main():
         raise server.Skipped(error) from error
     import importlib.metadata
 
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(standard_streams(pathlib.Path(folder)))
+    # Versions from 2026-07-28 on, and those before.
+    for mode in ["auto", "legacy"]:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(standard_streams(pathlib.Path(folder), mode))
     with server.running("--fake-step-ms", "20", "--log-level", "debug", env={"DJ_FLUX2_API_KEY": KEY}) as running:
-        asyncio.run(streamable_http(running))
+        for mode in ["auto", "legacy"]:
+            asyncio.run(streamable_http(running, mode))
         # Prompts are in no line of the log.
         assert not [entry for entry in running.log if "a fox" in json.dumps(entry)], running.log
     return importlib.metadata.version("mcp")
@@ -62,11 +65,11 @@ def process(folder: pathlib.Path, *flags: str):
     return stdio_client(StdioServerParameters(command=str(server.PROGRAM), args=arguments, cwd=folder), errlog=errors)
 
 
-async def standard_streams(folder: pathlib.Path) -> None:
+async def standard_streams(folder: pathlib.Path, mode: str) -> None:
     """klein-mini draws; files are in the folder; the history goes on with the next process."""
     from mcp.client import Client
 
-    async with Client(process(folder)) as client:
+    async with Client(process(folder), mode=mode) as client:
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == TOOLS
         assert all(tool.description and tool.input_schema["type"] == "object" for tool in tools)
@@ -90,10 +93,10 @@ async def standard_streams(folder: pathlib.Path) -> None:
         await fails(client, "edit", {"prompt": "p", "references": ["/etc/passwd"]}, "leads out of the folder")
         await fails(client, "edit", {"prompt": "p", "references": ["../stderr"]}, "leads out of the folder")
         await fails(client, "generate", {"prompt": "p", "widht": 64}, 'use "width"')
-    async with Client(process(folder)) as client:
+    async with Client(process(folder), mode=mode) as client:
         listed, _ = await ok(client, "job_status")
         assert [picture["ref"] for picture in listed["history"]] == ["$3", "$2", "$1"], listed
-    async with Client(process(folder, "--backend", "fake", "--fake-step-ms", "100000")) as client:
+    async with Client(process(folder, "--backend", "fake", "--fake-step-ms", "100000"), mode=mode) as client:
         await cancelled(client)
     lines = (folder / "stderr").read_text()
     assert "panicked" not in lines and "a cat" not in lines, lines
@@ -122,16 +125,16 @@ async def until(client, state: str) -> None:
     raise AssertionError(f"no job is {state}: {listed}")
 
 
-async def streamable_http(running) -> None:
+async def streamable_http(running, mode: str) -> None:
     """The same tools behind the keys of the server; pictures come below its address."""
-    import httpx
+    import httpx2
     from mcp.client import Client
     from mcp.client.streamable_http import streamable_http_client
 
     assert running.call("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"})[0] == 401
     headers = {"authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(headers=headers, timeout=60) as http:
-        async with Client(streamable_http_client(f"{running.base}/mcp", http_client=http)) as client:
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
+        async with Client(streamable_http_client(f"{running.base}/mcp", http_client=http), mode=mode) as client:
             assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
             told = []
 
@@ -143,7 +146,7 @@ async def streamable_http(running) -> None:
             url = drawn["pictures"][0]["url"]
             assert (await http.get(running.base + url)).content == images[0][1]
             edited, _ = await ok(client, "edit", {"prompt": "p", "references": ["$fox"]})
-            assert edited["pictures"][0]["ref"] == "$2"
+            assert int(edited["pictures"][0]["ref"][1:]) == int(drawn["pictures"][0]["ref"][1:]) + 1
             await fails(client, "upscale", {"image": "/etc/passwd"}, "reads no files")
             await fails(client, "generate", {**SMALL, "width": 65}, "use a width of 64 or 80")
             slow = {**SMALL, "steps": 200, "wait_seconds": 600}
