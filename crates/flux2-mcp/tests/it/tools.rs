@@ -93,7 +93,7 @@ async fn pictures_are_edited_by_reference_name_file_and_content() {
     let client = site.client().await;
     client.ok("generate", fox(json!({"name": "fox"}))).await;
     std::fs::write(site.root().join("mine.png"), gray(64, 64)).unwrap();
-    let inline = BASE64_STANDARD.encode(gray(48, 48));
+    let inline = BASE64_STANDARD.encode(gray(64, 96));
     let all = json!({"prompt": "together", "references": ["$fox", "$-1", "mine.png", inline]});
     let edited = client.ok("edit", all).await;
     assert_eq!((&edited["pictures"][0]["ref"], &edited["width"]), (&json!("$2"), &json!(64)));
