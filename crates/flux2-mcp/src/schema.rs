@@ -48,7 +48,8 @@ fn simplify(property: &mut Value) {
 /// Which argument is unknown, missing or of another type.
 pub fn read<T: DeserializeOwned>(arguments: Option<JsonObject>, schema: &JsonObject) -> Result<T> {
     let mut arguments = arguments.unwrap_or_default();
-    arguments.retain(|name, value| !value.is_null() && !(name == "seed" && value.as_i64() == Some(-1)));
+    let is_left_out = |name: &str, value: &Value| value.is_null() || (name == "seed" && value.as_i64() == Some(-1));
+    arguments.retain(|name, value| !is_left_out(name, value));
     let none = Map::new();
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
     for (name, value) in &mut arguments {
