@@ -7,9 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flux2::GenerateRequest;
+use flux2::canvas::SourceOptions;
 use flux2::image::{Parameters, Stored, metadata};
 use serde::Serialize;
 
+use super::canvas::SourceSettings;
 use super::expansion::seed_of;
 use super::jobs::Cell;
 use super::{MAX_PICTURES, Outside, Settings, resolve_choices, value};
@@ -123,6 +125,7 @@ impl Builder<'_> {
                 line: Some(place.line),
                 path: Some(path),
                 references: None,
+                strength: settings.source.as_ref().map(|source| source.options.strength),
             });
         }
         self.pictures += count;
@@ -166,12 +169,17 @@ impl Builder<'_> {
     /// Puts pictures into the run of their model, or begins one.
     fn put(&mut self, settings: Settings, cells: Vec<Cell>) {
         let Settings { paths, options, max_memory, may_round, metadata, quality, preparation, .. } = &settings;
+        // Pictures of one run are painted into one source, be it with several strengths.
+        let source = settings.source.as_ref().map(|SourceSettings { source, mask, options }| {
+            (source, mask, SourceOptions { strength: 1.0, ..options.clone() })
+        });
         let existing = match &settings.output {
             Output::Files { existing, .. } => *existing,
             Output::New { .. } | Output::Stdout => Existing::default(),
         };
         let common = format!(
-            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?}"
+            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?} \
+             {source:?}"
         );
         let own = settings.references.clone();
         let found = self.runs.iter_mut().find(|(other, run)| {

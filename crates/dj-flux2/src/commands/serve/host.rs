@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux2::weights::{Location, ModelFiles};
+use flux2::weights::{Location, ModelFiles, PreviewDecoderFile};
 use flux2::{EngineOptions, ModelPaths, PreviewOptions, Residency, TextCache, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
@@ -92,6 +92,7 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
             synthetic: None,
         })
     };
+    let decoder = args.preview_decoder.as_deref().map(|file| PreviewDecoderFile::open(&Location::from(file)));
     let text_cache = cache_folder::text_cache(|name| std::env::var_os(name)).filter(|_| !args.no_text_cache);
     Ok(EngineHostOptions {
         models: offered.into_iter().map(model).collect::<Result<_>>()?,
@@ -105,7 +106,10 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
             residency: Residency::KeepAll,
             max_memory: None,
             text_cache: text_cache.map(TextCache::new),
-            previews: PreviewOptions { cache: cache_folder::previews(|name| std::env::var_os(name)) },
+            previews: PreviewOptions {
+                decoder: decoder.transpose()?.map(Arc::new),
+                cache: cache_folder::previews(|name| std::env::var_os(name)),
+            },
         },
         max_devices: None,
         memory: args.max_memory,
