@@ -7,11 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flux2::GenerateRequest;
-use flux2::canvas::SourceOptions;
 use flux2::image::{Parameters, Stored, metadata};
 use serde::Serialize;
 
-use super::canvas::SourceSettings;
 use super::expansion::seed_of;
 use super::jobs::Cell;
 use super::{MAX_PICTURES, Outside, Settings, resolve_choices, value};
@@ -169,17 +167,12 @@ impl Builder<'_> {
     /// Puts pictures into the run of their model, or begins one.
     fn put(&mut self, settings: Settings, cells: Vec<Cell>) {
         let Settings { paths, options, max_memory, may_round, metadata, quality, preparation, .. } = &settings;
-        // Pictures of one run are painted into one source, be it with several strengths.
-        let source = settings.source.as_ref().map(|SourceSettings { source, mask, options }| {
-            (source, mask, SourceOptions { strength: 1.0, ..options.clone() })
-        });
         let existing = match &settings.output {
             Output::Files { existing, .. } => *existing,
             Output::New { .. } | Output::Stdout => Existing::default(),
         };
         let common = format!(
-            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?} \
-             {source:?}"
+            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?}"
         );
         let own = settings.references.clone();
         let found = self.runs.iter_mut().find(|(other, run)| {

@@ -332,27 +332,3 @@ fn strengths_are_an_axis_of_a_grid() {
     hint: add the picture to paint into with --source FILE
     ");
 }
-
-/// Each line of a batch has the source that it names.
-#[test]
-fn lines_of_a_batch_have_their_own_sources() {
-    let cli = cli();
-    cli.write("other.png", png(64, 64, |x, _| [9, x as u8, 200]));
-    let lines = r#"{"prompt": "a red fox", "source": "source.png", "mask": "mask.png", "output": "a.png"}
-{"prompt": "a red fox", "source": "other.png", "strength": 0.4, "output": "b.png"}
-{"prompt": "a red fox", "source": "source.png", "mask": "mask.png", "strength": 0.4, "output": "c.png"}
-{"prompt": "a red fox", "output": "d.png"}
-"#;
-    cli.write("jobs.jsonl", lines);
-    cli.stdout(["--batch", "jobs.jsonl", "-q"].iter().chain(&QUICK));
-    let alone = |args: &[&str]| {
-        let all = ["a red fox", "-q", "-o", "alone.png"];
-        cli.stdout(all.iter().chain(&QUICK).chain(args));
-        cli.read("alone.png")
-    };
-    let masked = ["--source", "source.png", "--mask", "mask.png"];
-    assert!(cli.read("a.png") == alone(&masked));
-    assert!(cli.read("b.png") == alone(&["--source", "other.png", "--strength", "0.4"]));
-    assert!(cli.read("c.png") == alone(&[&masked[..], &["--strength", "0.4"]].concat()));
-    assert!(cli.read("d.png") == alone(&[]));
-}

@@ -94,7 +94,16 @@ fn a_decoder_makes_previews_of_the_picture_s_size() {
         let shown = refused(&["-m", "klein-mini", "--preview", "now.png", "--preview-decoder", &decoder]);
         assert!(shown.contains("decodes latents of 8 channels, and those of klein-mini have 16"), "{shown}");
     }
-    snapshot!(cli.run(["inspect", &decoder]), @"");
+    snapshot!(cli.run(["inspect", &decoder]), @"
+    exit code: 0
+    ----- stdout -----
+    [FIXTURES]/golden/preview/taef2_decoder.pth
+      what        decoder for previews
+      container   pth
+      tensors     11 kB: f16 11 kB in 79
+      sizes       8 latent channels, 4 channels, pools
+      parameters  0.01 million
+    ");
 }
 
 // ---- watermark ----

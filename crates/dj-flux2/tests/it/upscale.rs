@@ -173,7 +173,7 @@ fn parameters_stay_with_how_it_was_enlarged() {
     let digest = flux2::digest::sha256(&cli.read("net.pth"));
     assert!(info.contains(&format!("upscaler    {digest}\n")), "{info}");
     cli.fox("two.png", &["--upscale", "2", "--upscaler", "net.pth"]);
-    let again = ["--from", "two.png", "-o", "again.png"];
+    let again = ["--from", "two.png", "-o", "again.png", "--upscaler", "net.pth"];
     assert!(!cli.run(again).contains("warning:"));
     assert_eq!(cli.read("again.png"), cli.read("two.png"));
     cli.write("net.pth", fs::read(fixture("golden/upscale/rrdb_x4_first_names.pth")).unwrap());
