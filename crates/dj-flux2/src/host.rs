@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux2::weights::{Location, ModelFiles};
+use flux2::weights::{Location, ModelFiles, PreviewDecoderFile};
 use flux2::{Device, EngineOptions, ModelPaths, Precision, PreviewOptions, Residency, TextCache, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
@@ -42,6 +42,8 @@ pub struct Offer<'a> {
     threads: Option<u16>,
     max_memory: Option<usize>,
     no_text_cache: bool,
+    /// A decoder for previews.
+    preview_decoder: Option<&'a Path>,
     /// Whether pictures are only drawn together where that is faster.
     useful_batches: bool,
     backend: BackendKind,
@@ -69,6 +71,7 @@ impl<'a> From<&'a ServeArgs> for Offer<'a> {
             threads: args.threads,
             max_memory: args.max_memory,
             no_text_cache: args.no_text_cache,
+            preview_decoder: args.preview_decoder.as_deref(),
             useful_batches: args.max_batch.is_none(),
             backend: args.backend,
             fake: FakeSettings { load_ms: args.fake_load_ms, step_ms: args.fake_step_ms, failures: &args.fake_fail },
@@ -89,6 +92,7 @@ impl<'a> From<&'a McpArgs> for Offer<'a> {
             threads: args.threads,
             max_memory: args.max_memory,
             no_text_cache: args.no_text_cache,
+            preview_decoder: None,
             useful_batches: true,
             backend: args.backend,
             fake: FakeSettings { step_ms: args.fake_step_ms, ..FakeSettings::default() },
@@ -160,6 +164,7 @@ fn engine_options(args: &Offer, offered: Vec<(String, Location)>) -> Result<Engi
             synthetic: None,
         })
     };
+    let decoder = args.preview_decoder.map(|file| PreviewDecoderFile::open(&Location::from(file)));
     let text_cache = cache_folder::text_cache(|name| std::env::var_os(name)).filter(|_| !args.no_text_cache);
     Ok(EngineHostOptions {
         models: offered.into_iter().map(model).collect::<Result<_>>()?,
@@ -173,7 +178,10 @@ fn engine_options(args: &Offer, offered: Vec<(String, Location)>) -> Result<Engi
             residency: Residency::KeepAll,
             max_memory: None,
             text_cache: text_cache.map(TextCache::new),
-            previews: PreviewOptions { cache: cache_folder::previews(|name| std::env::var_os(name)) },
+            previews: PreviewOptions {
+                decoder: decoder.transpose()?.map(Arc::new),
+                cache: cache_folder::previews(|name| std::env::var_os(name)),
+            },
         },
         max_devices: None,
         memory: args.max_memory,

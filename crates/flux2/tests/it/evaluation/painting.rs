@@ -19,10 +19,12 @@ pub struct Replaced {
     /// Whether the subject is the one that was asked for.
     pub named: bool,
     /// Whether the whole picture looks right to the strict judge.
-    #[allow(dead_code, reason = "the example reports it")]
     pub looks_right: bool,
     /// Pixels outside of the mask that differ from the source.
     pub changed_outside: usize,
+    /// The picture.
+    #[allow(dead_code, reason = "the example keeps it")]
+    pub image: RgbImage,
 }
 
 /// Subject of case `i`, in another order than that of the list.
@@ -72,6 +74,7 @@ pub fn replace(engine: &mut dyn Engine, judge: &Judge, i: usize) -> Result<Optio
         named: judge.look(&after, &expected).subject == expected.subject,
         looks_right: looks_right(&judge.world, &after, &expected),
         changed_outside: all.filter(changed).count(),
+        image: after,
     }))
 }
 
