@@ -20,7 +20,7 @@ use flux2::{Compat, Device, NoiseKind, Precision};
 use crate::args::{Area, Aspect, GenerateArgs, MarkArgs, Seed, parse_color};
 use crate::failure::{Failure, Result};
 use crate::output::Existing;
-use crate::settings::{Detail, formats, loras};
+use crate::settings::{Detail, Show, formats, loras};
 use crate::source_picture::{SourcePicture, Taken};
 
 pub use canvas::CanvasChoices;
@@ -147,8 +147,10 @@ pub struct Choices {
     /// Key and certificates that pictures are signed with.
     pub credentials: Choice<[PathBuf; 2]>,
     pub fail_fast: Choice<bool>,
-    /// Whether finished pictures are shown.
+    /// Whether finished pictures are opened in a program of the desktop.
     pub open: Choice<bool>,
+    /// What is shown in the terminal.
+    pub show: Choice<Show>,
     pub json: Choice<bool>,
     pub detail: Choice<Detail>,
     pub precision: Choice<Result<Precision>>,
@@ -208,6 +210,7 @@ impl Choices {
             credentials: self.credentials.or(lower.credentials),
             fail_fast: self.fail_fast.or(lower.fail_fast),
             open: self.open.or(lower.open),
+            show: self.show.or(lower.show),
             json: self.json.or(lower.json),
             detail: self.detail.or(lower.detail),
             precision: self.precision.or(lower.precision),
@@ -241,6 +244,11 @@ impl Choices {
             (_, true) => Some(Detail::Verbose),
             _ => None,
         };
+        let show = match (args.show, args.show_steps) {
+            (_, true) => Some(Show::Steps),
+            (true, _) => Some(Show::Finished),
+            _ => None,
+        };
         let compat: Option<Compat> = args.compat.map(Compat::from);
         // The noise of a program that was typed also replaces what a picture records.
         let noise = args.noise.as_ref().map(typed_noise).or(compat.map(|compat| Ok(compat.noise())));
@@ -260,7 +268,7 @@ impl Choices {
             loras: flag.choice((!args.lora.is_empty()).then(typed_loras)),
             variant: flag.choice(args.variant.clone()),
             references: flag.choice(Some(args.input.clone()).filter(|files| !files.is_empty())),
-            canvas: CanvasChoices::from_args(&args.canvas, compat),
+            canvas: CanvasChoices::from_args(&flag, &args.canvas, compat),
             transparency: flag
                 .choice(args.background.map(Transparency::Over).or(compat.map(|_| Transparency::Dropped)).map(Ok)),
             width: flag.choice(args.size.map(|(width, _)| width).or(args.width)),
@@ -291,6 +299,7 @@ impl Choices {
             credentials: flag.choice(c2pa_key.clone().zip(c2pa_cert.clone()).map(|(key, cert)| [key, cert])),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),
             open: flag.choice(args.open.then_some(true)),
+            show: flag.choice(show),
             json: flag.choice(args.json.then_some(true)),
             detail: flag.choice(detail),
             precision: flag.choice(has_format.then(|| formats::precision(args.dtype, args.quantize))),

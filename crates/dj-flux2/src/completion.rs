@@ -59,11 +59,15 @@ fn files(typed: &OsStr, endings: &'static [&'static str]) -> Vec<CompletionCandi
     PathCompleter::any().filter(move |path| path.is_dir() || is_file(path)).complete(typed)
 }
 
+/// Published models on this disk.
+pub fn models_here() -> impl Iterator<Item = &'static Variant> {
+    let finder = ModelFinder::usual();
+    Variant::named().iter().filter(move |variant| finder.model(&Location::from(variant.name)).is_ok())
+}
+
 /// Models on this disk by name, then paths.
 fn models(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let finder = ModelFinder::usual();
-    let here = Variant::named().iter().filter(|variant| finder.model(&Location::from(variant.name)).is_ok());
-    let names = here.map(|variant| (variant.name.to_owned(), variant.license.to_owned()));
+    let names = models_here().map(|variant| (variant.name.to_owned(), variant.license.to_owned()));
     let mut candidates = beginning_with(typed, names);
     candidates.extend(files(typed, &["safetensors", "gguf"]));
     candidates

@@ -102,3 +102,61 @@ impl From<Error> for Failure {
         Failure { code, message: error.to_string(), hint: error.remedy().as_ref().map(wording::remedy) }
     }
 }
+
+#[cfg(feature = "session")]
+impl From<flux2_session::Error> for Failure {
+    fn from(error: flux2_session::Error) -> Self {
+        use flux2_session::Error as Of;
+
+        let (code, hint) = match &error {
+            Of::UnknownNumber { .. } | Of::TooFarBack { .. } | Of::UnknownName { .. } => {
+                (code::USAGE, Some("!history lists the pictures"))
+            }
+            Of::BadReference { .. } | Of::BadName { .. } => (code::USAGE, None),
+            Of::Unreadable { .. } | Of::Changed { .. } => {
+                (code::BAD_IMAGE, Some("put its file back, or refer to another picture; !history lists them"))
+            }
+            Of::InUse { .. } => (code::USAGE, Some("end that session, or name another folder with --history")),
+            _ => (code::FAILURE, Some("name another folder with --history, or `off` for none")),
+        };
+        Failure { code, message: error.to_string(), hint: hint.map(str::to_owned) }
+    }
+}
+
+#[cfg(feature = "session")]
+impl From<flux2_session::line::LineError> for Failure {
+    fn from(error: flux2_session::line::LineError) -> Self {
+        use flux2_session::line::LineError as Of;
+
+        let hint = match &error {
+            Of::Unknown { nearest: Some(nearest), .. } => format!("did you mean !{nearest}? !help lists the commands"),
+            Of::Unknown { nearest: None, .. } => "!help lists the commands; a prompt may begin with \\!".into(),
+            Of::Arguments { command, .. } => format!("!{} {}: {}", command.name, command.usage, command.about),
+        };
+        Failure::usage(error.to_string(), hint)
+    }
+}
+
+#[cfg(feature = "session")]
+impl From<flux2_session::studio::StudioError> for Failure {
+    fn from(error: flux2_session::studio::StudioError) -> Self {
+        use flux2_session::studio::StudioError as Of;
+
+        match error {
+            Of::Refused(refused) => refused.into(),
+            Of::Failed(failure) => failure.into(),
+            Of::Remote { message, hint, kind } => {
+                let code = match kind.as_str() {
+                    "model_unavailable" | "model_not_found" | "lora_not_found" | "model_gated" => code::MODEL_MISSING,
+                    "invalid_api_key" => code::ACCESS,
+                    "out_of_memory" => code::OUT_OF_MEMORY,
+                    "bad_image" | "invalid_image" => code::BAD_IMAGE,
+                    kind if kind.starts_with("invalid") || kind == "upscaler_not_found" => code::USAGE,
+                    _ => code::FAILURE,
+                };
+                Failure { code, message, hint }
+            }
+            other => Failure { code: code::CANCELLED, message: other.to_string(), hint: None },
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! Ctrl-C and termination signals; the signal of the limit on file sizes.
 
-#[cfg(unix)]
+#[cfg(any(unix, feature = "session"))]
 use std::sync::Arc;
+#[cfg(feature = "session")]
+use std::sync::Mutex;
 use std::sync::PoisonError;
 #[cfg(unix)]
 use std::sync::atomic::AtomicBool;
@@ -23,6 +25,41 @@ pub fn cancelled_by_signals() -> CancelToken {
         token.cancel();
     });
     cancel
+}
+
+/// Signals while pictures are drawn one after the other: each cancels the picture that is drawn, and between two of them
+/// the process.
+#[cfg(feature = "session")]
+#[derive(Clone, Default)]
+pub struct Interrupts {
+    current: Arc<Mutex<Option<CancelToken>>>,
+}
+
+#[cfg(feature = "session")]
+impl Interrupts {
+    /// Takes the signals from now on.
+    pub fn install() -> Self {
+        let interrupts = Interrupts::default();
+        let current = Arc::clone(&interrupts.current);
+        // If no handler can be set, a signal ends the process at once; that leaves no partial file either.
+        let _ = ctrlc::set_handler(move || {
+            let current = current.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*current {
+                Some(token) if !token.is_cancelled() => token.cancel(),
+                _ => exit_now(),
+            }
+        });
+        interrupts
+    }
+
+    /// Does some work, with a token that the next signal cancels.
+    pub fn during<T>(&self, work: impl FnOnce(&CancelToken) -> T) -> T {
+        let token = CancelToken::new();
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        let result = work(&token);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        result
+    }
 }
 
 /// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with an error, so that its temporary file is removed.

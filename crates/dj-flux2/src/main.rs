@@ -16,8 +16,10 @@
 //! config          files of settings, presets        templates      templates of prompts, wildcards
 //! completion      answers to a shell that completes a command line
 //! upscalers       a name or file that enlarges pictures
+//! terminal_picture    pictures in the terminal   outlook        how long a run will take
 //! wording         what the library says as data, in the words of the command line
-//! sheets          labels and cells of sheets
+//! sheets          labels and cells of sheets        drafts         pictures as the job engine takes them
+//! host            the models of a server
 //! ```
 
 #![forbid(unsafe_code)]
@@ -29,13 +31,17 @@ mod commands;
 mod completion;
 mod config;
 mod credentials;
+mod drafts;
 mod failure;
 mod gpu_options;
+#[cfg(any(feature = "mcp", feature = "serve"))]
+mod host;
 #[cfg(feature = "hub")]
 mod hub_options;
 mod interrupt;
 mod mistyped;
 mod not_found;
+mod outlook;
 mod output;
 mod prepare;
 mod prompts;
@@ -44,6 +50,7 @@ mod settings;
 mod sheets;
 mod source_picture;
 mod templates;
+mod terminal_picture;
 mod typed_paths;
 mod upscalers;
 mod usage;
@@ -76,12 +83,16 @@ fn main() -> ExitCode {
     }
     let result = match &args.command {
         Command::Generate(args) => commands::generate::run(args),
+        #[cfg(feature = "session")]
+        Command::Session(args) => commands::session::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Upscale(args) => commands::upscale::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Plan(args) => commands::plan::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(args),
+        #[cfg(feature = "mcp")]
+        Command::Mcp(args) => commands::mcp::run(args),
         Command::Presets(args) => commands::presets::run(args),
         Command::Templates(args) => commands::templates::run(args),
         Command::Config(args) => commands::config::run(args),

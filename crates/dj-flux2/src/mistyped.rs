@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::failure::Failure;
 
 /// Subcommands of other programs, with what does the same here.
-const ELSEWHERE: [(&[&str], &str); 14] = [
+const ELSEWHERE: [(&[&str], &str); 15] = [
     (&["version", "ver"], "--version"),
     (&["usage", "manual", "commands", "options"], "help"),
     (&["list", "ls", "ps", "search", "tags"], "models"),
@@ -26,6 +26,7 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
     (&["benchmark", "perf"], "bench"),
     (&["estimate"], "plan"),
     (&["serve", "server", "listen", "daemon"], if cfg!(feature = "serve") { "serve" } else { "help" }),
+    (&["repl", "shell", "interactive", "chat"], if cfg!(feature = "session") { "session" } else { "help" }),
     // Nothing here does the same.
     (&["start", "stop", "init", "login", "logout", "auth", "exit", "quit", "build"], "help"),
 ];

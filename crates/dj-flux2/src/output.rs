@@ -97,6 +97,18 @@ impl Output {
         Ok(Output::Files { template, format, existing })
     }
 
+    /// The same for a series whose end is not known: a name without a placeholder gets the number of the picture.
+    #[cfg(feature = "session")]
+    pub fn numbered(mut self) -> Self {
+        if let Output::Files { template, .. } = &mut self
+            && fill(template, 1, 0) == fill(template, 2, 1)
+        {
+            let stem = template.rfind('.').expect("a name whose format is known has an extension");
+            template.insert_str(stem, "-{index}");
+        }
+        self
+    }
+
     /// The file of one picture; `None` for standard output. A name that is to be new is where the search begins.
     pub fn path(&self, index: u64, seed: u64) -> Option<PathBuf> {
         match self {

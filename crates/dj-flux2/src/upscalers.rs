@@ -42,8 +42,9 @@ pub fn find(typed: Option<&Path>) -> Result<Upscaler> {
     ))
 }
 
-/// The upscalers that a server offers besides the usual ones: those that are `typed`, then the downloaded ones.
-#[cfg(feature = "serve")]
+/// The upscalers that a server or a session offers besides the usual ones: those that are `typed`, then the downloaded
+/// ones.
+#[cfg(any(feature = "mcp", feature = "serve", feature = "session"))]
 pub fn offered(typed: &[std::path::PathBuf]) -> Result<Vec<Upscaler>> {
     let mut offered = typed.iter().map(|typed| find(Some(typed))).collect::<Result<Vec<_>>>()?;
     #[cfg(feature = "hub")]

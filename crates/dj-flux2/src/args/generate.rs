@@ -201,6 +201,14 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub open: bool,
 
+    /// Show the finished pictures in the terminal, as sharp as it can
+    #[arg(long, help_heading = "Output")]
+    pub show: bool,
+
+    /// The same, and in their place what they look like after each step
+    #[arg(long, help_heading = "Output")]
+    pub show_steps: bool,
+
     /// Print only errors and random seeds
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,

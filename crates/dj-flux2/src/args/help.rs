@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::Args;
 
 /// Flags of `generate` and `plan` that `--help` shows, by their ids.
-const MAIN_OF_GENERATE: [&str; 25] = [
+const MAIN_OF_GENERATE: [&str; 26] = [
     "prompt",
     "prompt_file",
     "batch",
@@ -27,6 +27,7 @@ const MAIN_OF_GENERATE: [&str; 25] = [
     "json",
     "dry_run",
     "open",
+    "show",
     "quiet",
     "verbose",
     "device",

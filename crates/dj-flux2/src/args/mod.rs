@@ -3,13 +3,19 @@
 mod bench;
 mod canvas;
 mod config;
+#[cfg(all(test, feature = "hub", feature = "serve", feature = "mini"))]
+mod documented;
 mod expansion;
 mod generate;
 mod help;
 mod marks;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod quality;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "session")]
+mod session;
 mod sheet;
 mod upscale;
 mod values;
@@ -27,10 +33,16 @@ pub use config::{
 pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
 pub use marks::MarkArgs;
+#[cfg(feature = "mcp")]
+pub use mcp::McpArgs;
 #[cfg(feature = "serve")]
-pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
+pub use serve::{LogFormat, LogLevel, ServeArgs};
+#[cfg(feature = "session")]
+pub use session::SessionArgs;
 pub use sheet::{CompareArgs, SheetArgs};
 pub use upscale::UpscaleArgs;
+#[cfg(any(feature = "mcp", feature = "serve"))]
+pub use values::BackendKind;
 use values::thread_count;
 pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size, parse_strength};
 
@@ -57,6 +69,9 @@ pub enum Command {
     /// Make pictures from a prompt and, optionally, reference images
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Generate(Box<GenerateArgs>),
+    /// Draw picture after picture with the model loaded: prompts, commands, scripts
+    #[cfg(feature = "session")]
+    Session(Box<SessionArgs>),
     /// Enlarge pictures with a network or by Lanczos
     Upscale(Box<UpscaleArgs>),
     /// Print the parameters that a picture was made with
@@ -69,6 +84,9 @@ pub enum Command {
     /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
+    /// Offer pictures to agents such as Claude, by the Model Context Protocol on standard input and output
+    #[cfg(feature = "mcp")]
+    Mcp(Box<McpArgs>),
     /// List the presets, with the seconds and the memory that they take on this machine
     Presets(PresetsArgs),
     /// List the templates of prompts

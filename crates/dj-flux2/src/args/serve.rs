@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use flux2::Device;
 
 use super::marks::MarkArgs;
-use super::values::{Dtype, Quantize, parse_memory, thread_count};
+use super::values::{BackendKind, Dtype, Quantize, parse_memory, parse_pair, thread_count};
 
 /// Flags of `serve`.
 #[derive(clap::Args, Clone, Debug)]
@@ -226,19 +226,4 @@ pub enum LogLevel {
     Warn,
     Info,
     Debug,
-}
-
-/// Values of `--backend`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendKind {
-    Engine,
-    Fake,
-}
-
-/// Parses `NAME=VALUE`.
-fn parse_pair(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("a name and a value are needed, with = between them"),
-    }
 }

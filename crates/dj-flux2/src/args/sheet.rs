@@ -42,6 +42,10 @@ pub struct SheetArgs {
     #[arg(long)]
     pub dark: bool,
 
+    /// Show the sheet in the terminal, as sharp as it can
+    #[arg(long)]
+    pub show: bool,
+
     /// Do not store the parameters of the pictures in the sheet
     #[arg(long)]
     pub no_metadata: bool,
@@ -57,6 +61,7 @@ pub struct SheetArgs {
 
 /// Flags of `compare`.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("picture").args(["output", "show"]).multiple(true))]
 pub struct CompareArgs {
     /// The first picture
     #[arg(value_name = "A")]
@@ -70,16 +75,20 @@ pub struct CompareArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Write the left half of A and the right half of B in place of the difference
-    #[arg(long, requires = "output")]
+    /// Show the difference in the terminal, as sharp as it can
+    #[arg(long)]
+    pub show: bool,
+
+    /// Write or show the left half of A and the right half of B in place of the difference
+    #[arg(long, requires = "picture")]
     pub wipe: bool,
 
-    /// Write A and B side by side in place of the difference
-    #[arg(long, requires = "output", conflicts_with = "wipe")]
+    /// Write or show A and B side by side in place of the difference
+    #[arg(long, requires = "picture", conflicts_with = "wipe")]
     pub side_by_side: bool,
 
     /// Dark background
-    #[arg(long, requires = "output")]
+    #[arg(long, requires = "picture")]
     pub dark: bool,
 
     /// Replace a read-only file too

@@ -56,6 +56,10 @@ pub struct UpscaleArgs {
     #[arg(long)]
     pub no_metadata: bool,
 
+    /// Show the finished pictures in the terminal, as sharp as it can
+    #[arg(long)]
+    pub show: bool,
+
     /// Print one JSON object per picture on standard output
     #[arg(long)]
     pub json: bool,

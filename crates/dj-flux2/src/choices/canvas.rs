@@ -53,9 +53,8 @@ impl CanvasChoices {
         }
     }
 
-    /// What was typed.
-    pub fn from_args(args: &CanvasArgs, compat: Option<Compat>) -> CanvasChoices {
-        let flag = Origin::Flag;
+    /// Flags that come from `flag`.
+    pub fn from_args(flag: &Origin, args: &CanvasArgs, compat: Option<Compat>) -> CanvasChoices {
         let CanvasArgs { source, mask, mask_grow, feather, outpaint, outpaint_fill, strength, .. } = args;
         CanvasChoices {
             source: flag.choice(source.clone()),

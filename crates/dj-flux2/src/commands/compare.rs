@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::args::CompareArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Existing, Output};
-use crate::report::{json, print, shown};
+use crate::report::{Report, json, print, shown};
+use crate::settings::Detail;
 use crate::sheets::settings_of;
 use crate::typed_paths::{name_of, read_picture};
 
@@ -68,14 +69,22 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     };
     let difference = Difference::between(&a.image, &scaled)?;
     let settings = differing(&a, &b);
-    if let Some(output) = &output {
-        let picture = drawn(args, [&a, &b], &scaled, &difference)?;
-        let bytes = image::encode(&picture, output.format(), None)?;
+    let picture = match output.is_some() || args.show {
+        true => Some(drawn(args, [&a, &b], &scaled, &difference)?),
+        false => None,
+    };
+    if let (Some(output), Some(picture)) = (&output, &picture) {
+        let bytes = image::encode(picture, output.format(), None)?;
         output.write(output.path(1, 0).as_deref(), &bytes)?;
         // The numbers would be part of the picture.
         if *output == Output::Stdout {
             return Ok(());
         }
+    }
+    if let Some(picture) = picture.filter(|_| args.show) {
+        let mut report = Report::new(Detail::Normal, args.json);
+        report.show_pictures(true);
+        report.show_finished(0, &picture);
     }
     if args.json {
         let Difference { pixels, max, mean, psnr } = difference;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::{Args, Command as Typed, ConfigArgs, ConfigCommand, ConfigShowArgs, GenerateArgs};
 use crate::choices::Origin;
 use crate::config::edit;
-use crate::config::file::NOT_SETTINGS;
+use crate::config::file;
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::failure::{Failure, Result, code};
@@ -199,7 +199,7 @@ fn rows(values: Values) -> Vec<Row> {
         let (value, origin, of) = of_model.or_else(|| Some((default_of(flags.find(name)?)?, "default", None)))?;
         Some(Row { name: name.to_owned(), value, origin, of, line: None })
     };
-    let is_setting = |name: &&str| !NOT_SETTINGS.contains(name) && *name != "size";
+    let is_setting = |name: &&str| file::is_setting(name) && *name != "size";
     flags.names().filter(is_setting).filter_map(row).collect()
 }
 

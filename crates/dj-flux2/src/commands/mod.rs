@@ -12,6 +12,8 @@ pub mod generate;
 pub mod info;
 pub mod inspect;
 pub mod man_pages;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 #[cfg(feature = "hub")]
 pub mod models;
 pub mod plan;
@@ -20,6 +22,8 @@ pub mod presets;
 pub mod remove;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "session")]
+pub mod session;
 pub mod sheet;
 pub mod templates;
 pub mod upscale;

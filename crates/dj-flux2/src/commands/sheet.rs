@@ -14,16 +14,19 @@ use crate::sheets::{Cell, Drawn, Look, draw};
 
 /// Puts the pictures of `args` on a sheet.
 pub fn run(args: &SheetArgs) -> Result<()> {
-    let SheetArgs { files, output, columns, dark, no_metadata, force, quiet } = args;
+    let SheetArgs { files, output, columns, dark, show, no_metadata, force, quiet } = args;
     if files.iter().any(|file| file.as_path() == Path::new("-")) {
         return Err(Failure::usage("a sheet reads its pictures twice, standard input can be read once", "pass files"));
     }
-    let report = Report::new(if *quiet { Detail::Quiet } else { Detail::Normal }, false);
+    let mut report = Report::new(if *quiet { Detail::Quiet } else { Detail::Normal }, false);
     let existing = if *force { Existing::ReplaceReadOnly } else { Existing::Replace };
     let target = SheetFile::new(output, existing, files)?;
     let cells = files.iter().map(|file| Cell::of_file(file)).collect::<Result<Vec<_>>>()?;
     let look = Look { columns: columns.map(|columns| columns as usize), dark: *dark, ..Look::default() };
     let drawn = draw(&cells, &look)?;
+    if *show {
+        report.show_pictures(true);
+    }
     target.write(&drawn, !no_metadata, &report).map(drop)
 }
 
@@ -59,6 +62,7 @@ impl SheetFile {
         let parameters = has_parameters.then_some(&drawn.parameters);
         let bytes = encode_sheet(&drawn.image, self.output.format(), parameters)?;
         let written = self.output.write(self.output.path(1, 0).as_deref(), &bytes)?;
+        report.show_finished(0, &drawn.image);
         if let Some(path) = &written {
             report.written(path)?;
         }

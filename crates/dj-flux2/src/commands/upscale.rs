@@ -48,6 +48,9 @@ pub fn run(args: &UpscaleArgs) -> Result<()> {
         _ => Detail::Normal,
     };
     let mut report = Report::new(detail, args.json);
+    if args.show {
+        report.show_pictures(true);
+    }
     let cancel = cancelled_by_signals();
     let engine = UpscaleEngine::open(upscaler.clone(), &engine_options(args)?)?;
     report.verbose(format_args!("upscaler {}, device {}", upscaler.name(), engine.device()));
@@ -140,8 +143,10 @@ impl Run<'_> {
             self.engine.upscale(&original.image, self.size, report, cancel)?;
         let parameters = if self.args.no_metadata { None } else { self.parameters(&bytes)? };
         let (width, height) = (image.width(), image.height());
+        let shown = report.shows_pictures().then(|| image.clone());
         let file = encoded(&original, image, job.output.format(), parameters.as_ref())?;
         job.output.write(Some(&job.path), &file)?;
+        shown.iter().for_each(|image| report.show_finished(0, image));
         if self.args.json {
             let record = Record {
                 path: job.path.display().to_string(),

@@ -62,19 +62,8 @@ pub struct NamedTemplate {
     pub text: String,
 }
 
-/// Flags that decide what is drawn in this run alone, or where settings come from.
-pub const NOT_SETTINGS: [&str; 20] = [
-    "prompt",
-    "prompt-file",
-    "from",
-    "cell",
-    "config",
-    "batch",
-    "dry-run",
-    "help",
-    "help-all",
-    "version",
-    // A source, and what means nothing without one.
+/// A source, and what means nothing without one. A line of a batch can set them, as it is a run of its own.
+pub const OF_A_SOURCE: [&str; 10] = [
     "source",
     "mask",
     "mask-from-alpha",
@@ -86,6 +75,15 @@ pub const NOT_SETTINGS: [&str; 20] = [
     "outpaint-fill",
     "strength",
 ];
+
+/// Flags that decide what is drawn in this run alone, or where settings come from.
+pub const OF_ONE_RUN: [&str; 10] =
+    ["prompt", "prompt-file", "from", "cell", "config", "batch", "dry-run", "help", "help-all", "version"];
+
+/// Whether a flag can be set in a file.
+pub fn is_setting(name: &str) -> bool {
+    !OF_ONE_RUN.contains(&name) && !OF_A_SOURCE.contains(&name)
+}
 
 /// Reads the file at `path`.
 pub fn read(path: &Path) -> Result<File> {
@@ -189,7 +187,7 @@ impl Reader<'_> {
 
     /// A setting of `generate`.
     fn setting(&self, flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<Setting> {
-        if NOT_SETTINGS.contains(&key) {
+        if !is_setting(key) {
             let hint = format!("pass --{key} on the command line");
             return Err(place.refuse(format_args!("{key} belongs to one run and cannot be set in a file"), hint));
         }
@@ -259,7 +257,7 @@ impl Reader<'_> {
 /// A setting with a value of the kind that its flag takes. What the value means is left to clap.
 pub fn setting(flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<Setting> {
     let Some(arg) = flags.find(key) else {
-        return Err(unknown(key, flags.names().filter(|name| !NOT_SETTINGS.contains(name)), place));
+        return Err(unknown(key, flags.names().filter(|name| is_setting(name)), place));
     };
     let name = arg.get_long().expect("it was found by its long name").to_owned();
     let value = match (item.as_bool(), flags::takes_value(arg)) {

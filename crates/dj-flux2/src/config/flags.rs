@@ -108,7 +108,7 @@ impl Flags {
     }
 
     /// The arguments that may not be given together with `arg`.
-    #[cfg(feature = "serve")]
+    #[cfg(any(feature = "serve", feature = "session"))]
     pub fn conflicts_of(&self, arg: &Arg) -> Vec<&Arg> {
         self.command.get_arg_conflicts_with(arg)
     }
@@ -151,14 +151,18 @@ pub fn generate_args(settings: &[Setting]) -> Result<GenerateArgs> {
 }
 
 /// The hint of a refused setting. The usual one is about the command line.
-fn hint(failure: &Failure) -> String {
+pub fn hint(failure: &Failure) -> String {
     match failure.hint.as_deref() {
         Some(hint) if !hint.starts_with("run it with --help") => hint.to_owned(),
         _ => "`dj-flux2 generate --help-all` says what the flag of that name takes".to_owned(),
     }
 }
 
-fn parse(settings: &[Setting]) -> Result<GenerateArgs, clap::Error> {
+/// Settings as flags of `generate`.
+///
+/// # Errors
+/// Clap's, if it refuses one.
+pub fn parse(settings: &[Setting]) -> Result<GenerateArgs, clap::Error> {
     let argv = ["dj-flux2", "generate"].into_iter().map(OsString::from);
     match Args::try_parse_from(argv.chain(settings.iter().flat_map(Setting::argv)))?.command {
         Command::Generate(args) => Ok(*args),

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::check_effect;
-use super::file::{NOT_SETTINGS, unknown};
+use super::file::{OF_ONE_RUN, unknown};
 use super::flags::{self, Flags, Place, Setting, Value, generate_args};
 use crate::args::GenerateArgs;
 use crate::failure::{Failure, Result};
@@ -71,12 +71,12 @@ fn line(flags: &Flags, text: &str, place: Place) -> Result<Line> {
 fn setting(flags: &Flags, key: &str, value: &Json, place: &Place) -> Result<Setting> {
     // Scripts write names in their own way.
     let key = key.replace('_', "-");
-    if NOT_SETTINGS.contains(&key.as_str()) {
+    if OF_ONE_RUN.contains(&key.as_str()) {
         let hint = "leave it out: a line has names of flags, prompt and output";
         return Err(place.refuse(format_args!("{key} cannot be set in a line"), hint));
     }
     let Some(arg) = flags.find(&key) else {
-        let known = flags.names().filter(|name| !NOT_SETTINGS.contains(name)).chain(["prompt"]);
+        let known = flags.names().filter(|name| !OF_ONE_RUN.contains(name)).chain(["prompt"]);
         return Err(unknown(&key, known, place));
     };
     let text = |value: &Json| match value {

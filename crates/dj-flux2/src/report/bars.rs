@@ -8,6 +8,8 @@ use flux2::units::Time;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Report;
+use crate::outlook::Expected;
+use crate::settings::Detail;
 
 /// Interval in which a bar is redrawn.
 pub(super) const TICK: Duration = Duration::from_millis(120);
@@ -29,6 +31,8 @@ pub(super) struct Lane {
     pub bar: Option<ProgressBar>,
     pub phase: Option<Phase>,
     pub steps: Steps,
+    /// Time that a step is expected to take, until one is over.
+    pub expected: Option<Duration>,
 }
 
 /// Denoising steps of a picture.
@@ -64,11 +68,12 @@ impl Lane {
             return;
         };
         let mut text = format!("step {}/{total}", (finished + 1).min(*total));
-        if *finished > 0 {
-            let each = *spent / *finished;
+        let measured = spent.checked_div(*finished);
+        if let Some(each) = measured.or(self.expected) {
+            let about = if measured.is_none() { "about " } else { "" };
             let share = 1.0 - bar.position() as f64 / bar.length().unwrap_or(1).max(1) as f64;
             let left = each.mul_f64(f64::from(*total) * share.max(0.0));
-            text = format!("{text}, {} per step, {} left", Time(each), Time(left));
+            text = format!("{text}, {about}{} a step, {} left", Time(each), Time(left));
         }
         bar.set_message(text);
     }
@@ -86,6 +91,21 @@ pub(super) fn style(template: &str) -> ProgressStyle {
 }
 
 impl Report {
+    /// Says how long `pictures` pictures will take, unless they are made at once. All steps take the same time if
+    /// `is_even`.
+    pub fn expect(&mut self, expected: &Expected, pictures: u64, is_even: bool) {
+        let Expected { whole, step, is_measured } = *expected;
+        if is_even {
+            self.lanes.iter_mut().for_each(|lane| lane.expected = Some(step));
+        }
+        if self.detail > Detail::Quiet && self.deserves_line(whole) {
+            let of = if pictures > 1 { format!(" for {pictures} pictures") } else { String::new() };
+            let each = if is_even { format!(", {} a step", Time(step)) } else { String::new() };
+            let why = if is_measured { "this machine was measured" } else { "as fast as earlier pictures" };
+            self.line(format_args!("about {}{of}{each}: {why}", Time(whole)));
+        }
+    }
+
     /// Shows that `done` of `of` pieces of work are finished, on a terminal only: elsewhere each result is a line.
     pub fn counted(&mut self, what: &str, done: usize, of: usize) {
         if !self.bars {
@@ -144,7 +164,7 @@ impl Report {
         let bar = lane.bar.get_or_insert_with(new);
         bar.set_style(style(match (several, units) {
             (false, 0) => "{prefix:<11} {spinner} {elapsed}",
-            (false, _) => "{prefix:<11} {bar:32} {msg}",
+            (false, _) => "{prefix:<11} {bar:20} {msg}", // 80 columns with a thousand steps
             (true, 0) => "{prefix:<28} {spinner} {elapsed}",
             (true, _) => "{prefix:<28} {bar:20} {wide_msg}",
         }));

@@ -5,11 +5,13 @@
 //! lines    single lines, labels, the exit of a failed command     bars      progress of the workers
 //! record   what --json prints for a picture                       transfer  downloads and conversions
 //! escape   characters from files that could change how a line looks
+//! pictures pictures in the terminal
 //! ```
 
 mod bars;
 mod escape;
 mod lines;
+mod pictures;
 pub mod record;
 mod transfer;
 
@@ -34,6 +36,7 @@ use bars::{Lane, Series, Steps};
 pub use escape::shown;
 use lines::{Label, to_stderr};
 pub use lines::{failed, json, not_parsed, print};
+use pictures::Screen;
 use record::{ErrorRecord, FailedRecord, Record, SheetRecord};
 use transfer::Transfer;
 
@@ -53,6 +56,8 @@ pub struct Report {
     transfer: Option<Transfer>,
     /// The pictures of the run.
     series: Series,
+    /// Where pictures are shown.
+    pictures: Option<Screen>,
     /// Warnings already printed; a run of several pictures prints each once.
     warned: Vec<Warning>,
 }
@@ -68,6 +73,7 @@ impl Report {
             lanes: vec![Lane::default()],
             transfer: None,
             series: Series::default(),
+            pictures: None,
             warned: Vec::new(),
         }
     }
@@ -140,6 +146,7 @@ impl Report {
 
     /// Prints a line of results on standard output.
     pub fn result(&self, line: &str) -> Result<()> {
+        self.leave_pictures();
         self.beside_bars(|| print(line))
     }
 
@@ -209,6 +216,7 @@ impl Report {
 
     /// Prints a line on standard error, above the bars.
     pub fn line(&self, text: impl Display) {
+        self.leave_pictures();
         self.beside_bars(|| to_stderr(text));
     }
 

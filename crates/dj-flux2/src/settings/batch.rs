@@ -7,9 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flux2::GenerateRequest;
-use flux2::image::{Parameters, Stored, metadata};
+use flux2::digest::sha256;
+use flux2::image::{Parameters, SourceParameters, Stored, metadata};
 use serde::Serialize;
 
+use super::canvas::SourceSettings;
 use super::expansion::seed_of;
 use super::jobs::Cell;
 use super::{MAX_PICTURES, Outside, Settings, resolve_choices, value};
@@ -111,7 +113,7 @@ impl Builder<'_> {
             let (place_of, seed) = (self.pictures + i, seed_of(&settings.seed, settings.request.seed, i));
             let path = output.path(i + 1, seed).expect("it is not standard output");
             let request = settings.request(i);
-            if is_there(&path, &request, has_seed, settings.metadata) {
+            if is_there(&path, &request, settings.source.as_ref(), has_seed, settings.metadata) {
                 self.there.push(There { index: place_of + 1, line: place.line, path, skipped: true });
                 continue;
             }
@@ -167,12 +169,14 @@ impl Builder<'_> {
     /// Puts pictures into the run of their model, or begins one.
     fn put(&mut self, settings: Settings, cells: Vec<Cell>) {
         let Settings { paths, options, max_memory, may_round, metadata, quality, preparation, .. } = &settings;
+        let Settings { source, upscale, watermark, .. } = &settings;
         let existing = match &settings.output {
             Output::Files { existing, .. } => *existing,
             Output::New { .. } | Output::Stdout => Existing::default(),
         };
         let common = format!(
-            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?}"
+            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?} \
+             {source:?} {upscale:?} {watermark}"
         );
         let own = settings.references.clone();
         let found = self.runs.iter_mut().find(|(other, run)| {
@@ -200,13 +204,37 @@ impl Builder<'_> {
 
 /// Whether the file at `path` is the picture of `request`: its prompt, and what else the request names. A file without
 /// parameters counts if none would be stored.
-fn is_there(path: &Path, request: &GenerateRequest, has_seed: bool, metadata: bool) -> bool {
+fn is_there(
+    path: &Path,
+    request: &GenerateRequest,
+    source: Option<&SourceSettings>,
+    has_seed: bool,
+    metadata: bool,
+) -> bool {
     let is_readable = fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= MAX_COMPARED);
     let Some(bytes) = is_readable.then(|| fs::read(path).ok()).flatten() else { return false };
     match metadata::read_any(&bytes) {
-        Ok(Some(Stored::Ours(made))) => is_picture_of(&made, request, has_seed),
+        Ok(Some(Stored::Ours(made))) => {
+            is_painted_into(made.source.as_ref(), source) && is_picture_of(&made, request, has_seed)
+        }
         _ => !metadata,
     }
+}
+
+/// Whether a picture was painted into the files of `asked` in the same way, as far as it does not depend on their sizes;
+/// or into none, if none are asked for.
+fn is_painted_into(made: Option<&SourceParameters>, asked: Option<&SourceSettings>) -> bool {
+    let (made, SourceSettings { source, mask, options }) = match (made, asked) {
+        (Some(made), Some(asked)) => (made, asked),
+        (made, asked) => return made.is_none() && asked.is_none(),
+    };
+    let digest = |file: &Path| fs::read(file).ok().map(|bytes| sha256(&bytes));
+    made.strength == options.strength
+        && made.is_reference == options.as_reference
+        && (made.mask_from_alpha, made.mask_invert) == (options.mask_from_alpha, options.mask_invert)
+        && (made.mask_grow, made.outpaint.is_some()) == (options.mask_grow, options.outpaint.is_some())
+        && Some(&made.sha256) == digest(source).as_ref()
+        && made.mask == mask.as_deref().and_then(digest)
 }
 
 fn is_picture_of(made: &Parameters, request: &GenerateRequest, has_seed: bool) -> bool {
@@ -218,9 +246,7 @@ fn is_picture_of(made: &Parameters, request: &GenerateRequest, has_seed: bool) -
         (Some(template), false) => made.template.as_ref() == Some(template),
         _ => made.prompt == request.prompt,
     };
-    // Whether it was painted into the same source is not compared.
     same_prompt
-        && made.source.is_none()
         && made.negative_prompt == request.negative_prompt
         && (!has_seed || made.seed == request.seed)
         && same(request.width, made.width)

@@ -125,8 +125,10 @@ pub struct Settings {
     pub credentials: Option<[PathBuf; 2]>,
     /// Whether the first picture that fails ends the run.
     pub fail_fast: bool,
-    /// Whether finished pictures are shown.
+    /// Whether finished pictures are opened in a program of the desktop.
     pub open: bool,
+    /// What is shown in the terminal.
+    pub show: Show,
     /// Whether results are JSON lines.
     pub json: bool,
     /// How much is printed on standard error.
@@ -154,6 +156,17 @@ pub enum Detail {
     Normal,
     /// Also the model, the device, and the time of every stage.
     Verbose,
+}
+
+/// What is shown in the terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Show {
+    #[default]
+    Nothing,
+    /// Finished pictures.
+    Finished,
+    /// Also what they look like after each step.
+    Steps,
 }
 
 /// Decides a run.
@@ -234,8 +247,9 @@ fn decide(
         let hint = "add --upscale 2 or --upscale 4, or use `dj-flux2 upscale` for a picture that is there";
         return Err(Failure::usage("--upscaler says with what pictures are enlarged, and nothing says how far", hint));
     }
-    if let (None, Some(Sourced { origin: Origin::Flag, .. })) = (&choices.preview, &choices.preview_decoder) {
-        let hint = "add --preview NAME.png, the file that previews are written to";
+    let are_shown = choices.preview.is_some() || matches!(choices.show, Some(Sourced { value: Show::Steps, .. }));
+    if let (false, Some(Sourced { origin: Origin::Flag, .. })) = (are_shown, &choices.preview_decoder) {
+        let hint = "add --preview NAME.png, the file that previews are written to, or --show-steps";
         return Err(Failure::usage("--preview-decoder says what decodes previews, and nothing shows any", hint));
     }
     let upscale = value(choices.upscale).filter(|by| *by != 1.0);
@@ -293,6 +307,7 @@ fn decide(
         credentials: value(choices.credentials),
         fail_fast: value(choices.fail_fast).unwrap_or(false),
         open: value(choices.open).unwrap_or(false),
+        show: value(choices.show).unwrap_or_default(),
         json: value(choices.json).unwrap_or(false),
         detail: value(choices.detail).unwrap_or(Detail::Normal),
     })

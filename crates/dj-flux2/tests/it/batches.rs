@@ -154,3 +154,36 @@ fn finished_pictures_are_opened() {
     }
     assert!(opened().contains("fox-1.png") && opened().contains("fox-2.png"), "{:?}", opened());
 }
+
+#[test]
+fn a_line_may_paint_into_a_source_or_enlarge() {
+    let cli = Cli::with_tiny_model();
+    cli.fox("fox.png", &[]);
+    let line = |rest: &str| format!("{{\"prompt\": \"a hat\", \"seed\": 7, \"steps\": 1, {rest}}}\n");
+    let small = "\"size\": \"64x64\"";
+    let lines = [
+        line(&format!("{small}, \"output\": \"plain.png\"")),
+        line("\"source\": \"fox.png\", \"strength\": 0.5, \"output\": \"half.png\""),
+        line("\"source\": \"fox.png\", \"output\": \"whole.png\""),
+        line(&format!("{small}, \"upscale\": 2, \"upscaler\": \"lanczos\", \"output\": \"large.png\"")),
+    ];
+    cli.write("jobs.jsonl", lines.concat());
+    let batch = ["--batch", "jobs.jsonl", "-q"];
+    assert_eq!(cli.stdout(batch).lines().count(), 4);
+    let sides = |name: &str| {
+        let picture = flux2::image::open(&cli.path(name)).unwrap();
+        [picture.width(), picture.height()]
+    };
+    assert_eq!(["plain.png", "half.png", "large.png"].map(sides), [[64, 64], [64, 64], [128, 128]]);
+    let alone = ["a hat", "-S", "7", "-s", "1", "--source", "fox.png", "--strength", "0.5", "-o", "alone.png"];
+    cli.stdout(alone);
+    assert_eq!(cli.read("half.png"), cli.read("alone.png"));
+    assert_ne!(cli.read("half.png"), cli.read("whole.png"));
+    // All are there; another source is another picture.
+    assert_eq!(cli.stdout(batch), "");
+    cli.fox("fox.png", &["--no-metadata"]);
+    assert_eq!(cli.stdout(batch), "half.png\nwhole.png\n");
+    assert!(cli.run(["a hat", "--batch", "x"]).starts_with("exit code: 2"));
+    cli.write("wrong.jsonl", "{\"prompt\": \"a\", \"mask\": \"fox.png\"}\n");
+    assert!(cli.run(["--batch", "wrong.jsonl"]).contains("--source"), "{}", cli.run(["--batch", "wrong.jsonl"]));
+}

@@ -18,6 +18,8 @@ mod interrupt;
 mod limits;
 mod lora;
 mod marks;
+#[cfg(all(unix, feature = "mcp", feature = "mini"))]
+mod mcp;
 mod metadata;
 #[cfg(feature = "mini")]
 mod mini;
@@ -28,12 +30,18 @@ mod plan;
 mod prompts;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
+#[cfg(all(unix, feature = "session"))]
+mod session;
 mod settings_files;
 mod sheets;
 mod templates;
+#[cfg(all(unix, feature = "mini"))]
+mod terminal;
 mod text_cache;
 #[cfg(feature = "mini")]
 mod threads;
+#[cfg(all(unix, feature = "mini"))]
+mod tmux;
 #[cfg(all(unix, feature = "mini", feature = "hub"))]
 mod transcripts;
 mod upscale;

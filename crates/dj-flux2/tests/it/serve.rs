@@ -12,16 +12,16 @@ use crate::cli::Cli;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server, its log as JSON.
-struct Server {
+pub struct Server {
     child: Child,
     log: Receiver<String>,
     /// Lines that were received.
     seen: Vec<String>,
-    address: String,
+    pub address: String,
 }
 
 impl Server {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let (send, log) = channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -32,7 +32,7 @@ impl Server {
         server
     }
 
-    fn fake(cli: &Cli, flags: &[&str]) -> Self {
+    pub fn fake(cli: &Cli, flags: &[&str]) -> Self {
         let always = ["serve", "--backend", "fake", "--port", "0", "--log-format", "json"];
         Server::start(cli.command(always.iter().chain(flags)))
     }
@@ -50,12 +50,12 @@ impl Server {
     }
 
     /// Status and the rest of an answer.
-    fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         exchange(&mut stream, method, path, body)
     }
 
-    fn wait_until_ready(&self) {
+    pub fn wait_until_ready(&self) {
         let end = Instant::now() + PATIENCE;
         while self.send("GET", "/ready", "").0 != 200 {
             assert!(Instant::now() < end, "it does not get ready");

@@ -55,7 +55,7 @@ use crate::quant::encode::encode_on;
 pub use crate::simd::Tier;
 use crate::simd::{self, Element, with_element};
 use crate::threads::Threads;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, return_freed_memory};
 use buffer::BufferPool;
 use int8::Int8Matrix;
 pub use matrix::Matrix;

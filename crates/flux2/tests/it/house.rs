@@ -63,18 +63,21 @@ fn models_know_neither_files_nor_watchers() {
 }
 
 /// The library crates; the command line is the only other one.
-const LIBRARIES: [&str; 7] = [
+const LIBRARIES: [&str; 9] = [
     "flux2-base/src",
     "flux2-backend/src",
     "flux2-weights/src",
     "flux2-hub/src",
     "flux2/src",
     "flux2-jobs/src",
+    "flux2-session/src",
+    MCP,
     SERVER,
 ];
 
-/// The only crate with an async runtime.
+/// The only crates with an async runtime.
 const SERVER: &str = "flux2-server/src";
+const MCP: &str = "flux2-mcp/src";
 
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
@@ -98,8 +101,8 @@ fn the_cuda_runtime_knows_neither_products_nor_ops() {
 }
 
 #[test]
-fn only_the_server_has_an_async_runtime() {
-    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]).filter(|path| *path != SERVER) {
+fn only_servers_have_an_async_runtime() {
+    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]).filter(|path| ![SERVER, MCP].contains(path)) {
         check(path, &["async fn", "async move", "tokio", "async_std", "smol", ".await"], "");
         for (number, line) in read(&path.replace("src", "Cargo.toml")).lines().enumerate() {
             for runtime in ["tokio", "async-std", "smol"] {
@@ -110,20 +113,27 @@ fn only_the_server_has_an_async_runtime() {
 }
 
 #[test]
+fn pictures_in_the_terminal_know_nothing_of_the_program() {
+    check("dj-flux2/src/terminal_picture", &["crate::"], "");
+}
+
+#[test]
 fn the_sampler_does_not_know_the_networks() {
     check("flux2/src/sampler", &["crate::models", "crate::weights", "crate::pipeline"], "");
 }
 
 /// Crates, and the crates of the workspace that each may depend on.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("flux2-base", &[]),
     ("flux2-backend", &[]),
     ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini", "flux2-upscaler"]),
     ("flux2-hub", &["flux2-base"]),
     ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
     ("flux2-jobs", &["flux2"]),
-    ("flux2-server", &["flux2", "flux2-jobs"]),
-    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-server"]),
+    ("flux2-session", &["flux2", "flux2-jobs"]),
+    ("flux2-mcp", &["flux2", "flux2-jobs", "flux2-session"]),
+    ("flux2-server", &["flux2", "flux2-jobs", "flux2-mcp"]),
+    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-mcp", "flux2-server", "flux2-session"]),
 ];
 
 #[test]
@@ -143,7 +153,7 @@ fn crates_depend_downwards() {
 type Room = (&'static str, &'static [&'static str]);
 
 /// Rooms of a crate, and the other rooms of it that each may import. Rooms that are not listed may import any.
-const ROOMS: [(&str, &[Room]); 6] = [
+const ROOMS: [(&str, &[Room]); 8] = [
     (
         "flux2-backend",
         &[
@@ -212,6 +222,25 @@ const ROOMS: [(&str, &[Room]); 6] = [
         ],
     ),
     (
+        "flux2-mcp",
+        &[
+            ("album", &["desk", "root"]),
+            ("call", &["album", "desk"]),
+            ("content", &["desk"]),
+            ("desk", &[]),
+            ("draft", &["album", "desk", "input", "picture"]),
+            ("handler", &["album", "call", "desk", "root", "tools"]),
+            ("input", &[]),
+            ("picture", &["album", "desk"]),
+            ("record", &["album", "desk"]),
+            ("root", &["desk"]),
+            ("schema", &["desk"]),
+            ("stdio", &["handler", "transport"]),
+            ("streamable", &["desk", "handler"]),
+            ("transport", &[]),
+        ],
+    ),
+    (
         "flux2-server",
         &[
             ("access", &["app", "keys", "options"]),
@@ -225,6 +254,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("keys", &[]),
             ("links", &[]),
             ("listen", &[]),
+            ("mcp", &["access", "app", "body", "drawing"]),
             ("metrics", &[]),
             ("native", &["access", "app", "body", "drawing", "extract", "values"]),
             ("observe", &["access", "app"]),
@@ -233,6 +263,18 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("signals", &[]),
             ("tls", &[]),
             ("values", &[]),
+        ],
+    ),
+    (
+        "flux2-session",
+        &[
+            ("error", &["names"]),
+            ("history", &["made", "names", "Result"]),
+            ("line", &["names", "Result"]),
+            ("local", &["made", "studio"]),
+            ("made", &[]),
+            ("names", &["history", "Result"]),
+            ("studio", &["made"]),
         ],
     ),
     (

@@ -1,6 +1,7 @@
 //! `dj-flux2 generate`: from arguments to pictures on disk.
 
 mod dry_run;
+mod expected;
 mod foreign;
 mod open;
 mod outcomes;
@@ -29,7 +30,7 @@ use crate::prepare::{self, Prepared, find_model};
 use crate::report::{Report, json, print};
 use crate::settings::batch::{self, Batch, There};
 use crate::settings::grid::Grid;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Settings, Show};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
 use crate::upscalers;
@@ -68,7 +69,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
     // Until the model is found or a download begins, Ctrl-C ends the process at once, even at a question.
     let cancel: LazyCell<CancelToken> = LazyCell::new(cancelled_by_signals);
-    let Settings { detail, json, whole, fail_fast, open, .. } = runs[0];
+    let Settings { detail, json, whole, fail_fast, open, show, .. } = runs[0];
     let mut report = Report::new(detail, json);
     if args.dry_run {
         return runs.into_iter().try_for_each(|settings| dry_run::print_pictures(settings, &report));
@@ -76,6 +77,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if let Some(picture) = from.as_ref().filter(|_| !args.preset.is_empty()) {
         let file = picture.file.display();
         report.note(format_args!("what {file} stores goes before --preset; flags such as --aspect go before both"));
+    }
+    if show != Show::Nothing {
+        report.show_pictures(args.show || args.show_steps);
     }
     let mut outcomes = Outcomes::default();
     let is_one = runs.len() == 1;

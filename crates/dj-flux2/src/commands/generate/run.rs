@@ -9,28 +9,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flux2::event::Preview;
-use flux2::image::{self, ImageFormat, Parameters};
+use flux2::image::{self, ImageFormat, Parameters, RgbImage};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
 use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Source, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
-    Affinity, Draft, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Signer,
-    Sink, SourceSpec, Submission, UpscaleChoice,
+    Affinity, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Signer, Sink,
+    SourceSpec, Submission,
 };
 
+use super::expected::Costs;
 use super::outcomes::{Made, Outcomes};
 use crate::credentials;
+use crate::drafts::draft;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, write_preview};
 use crate::report::Report;
 use crate::report::record::{Kernel, Record, RescueRecord, Seconds, StrengthRecord};
-use crate::settings::Settings;
 use crate::settings::jobs::Job;
+use crate::settings::{Settings, Show};
 
 /// Longest time until Ctrl-C is noticed here; workers notice what follows within one block.
 const POLL: Duration = Duration::from_millis(50);
+
+/// How many times as wide and high as its preview a picture is.
+const PREVIEW_SCALE: u32 = 8;
 
 /// The pictures to make.
 pub struct Run<'a> {
@@ -81,6 +86,8 @@ struct Saved {
     timings: Timings,
     kernels: Vec<KernelRun>,
     rescues: Vec<Rescue>,
+    /// The picture, if it is shown.
+    image: Option<RgbImage>,
     total: Duration,
 }
 
@@ -90,6 +97,8 @@ struct Writer {
     pictures: Arc<Pictures>,
     /// Whether previews are wanted.
     previews: bool,
+    /// Whether finished pictures are shown.
+    shows: bool,
     messages: Sender<Message>,
 }
 
@@ -132,6 +141,7 @@ impl Sink for Writer {
                     timings: drawn.timings.clone(),
                     kernels: drawn.kernels.clone(),
                     rescues: drawn.rescues.clone(),
+                    image: self.shows.then(|| drawn.image.clone()),
                     total: elapsed,
                 })));
                 Ok(())
@@ -175,9 +185,11 @@ impl Run<'_> {
         let writer = Writer {
             output: settings.output.clone(),
             pictures: Arc::clone(&pictures),
-            previews: settings.preview.is_some(),
+            previews: settings.preview.is_some() || report.shows_pictures() && settings.show == Show::Steps,
+            shows: report.shows_pictures(),
             messages: sender,
         };
+        let outlook = Costs::expect(settings, &*engines[0], engines.len(), &files, &references, report);
         let host = EngineHost::of_engines(files, engines, settings.options.clone());
         let host = match &settings.request.upscale {
             Some(upscaling) => host.with_upscaler(upscaling.upscaler.clone()),
@@ -205,8 +217,10 @@ impl Run<'_> {
             last_events: HashMap::new(),
             unwritten: HashMap::new(),
             preview_failed: false,
+            outlook,
         };
         let result = series.run(cancel);
+        series.outlook.keep();
         if result.is_err() {
             series.stop();
         }
@@ -292,6 +306,8 @@ struct Series<'a> {
     unwritten: HashMap<u64, Failure>,
     /// Whether a preview could not be written.
     preview_failed: bool,
+    /// How long its pictures take.
+    outlook: Costs,
 }
 
 impl Series<'_> {
@@ -318,45 +334,13 @@ impl Series<'_> {
     fn submit(&mut self) -> Result<()> {
         let window = self.settings.window(self.places.len(), self.batch);
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
-            let GenerateRequest {
-                prompt,
-                negative_prompt,
-                template,
-                source,
-                width,
-                height,
-                steps,
-                guidance,
-                noise,
-                compat,
-                seed,
-                ..
-            } = self.settings.request(self.submitted);
-            let draft = Draft {
-                prompt,
-                negative_prompt,
-                template,
-                references: self.settings.of_picture(self.submitted, &self.digests),
-                source: source.map(|source| SourceSpec {
-                    source: source.sha256().to_owned(),
-                    mask: source.mask_sha256().map(str::to_owned),
-                    painting: Painting { strength: source.options().strength, ..Painting::default() },
-                }),
-                width,
-                height,
-                steps,
-                guidance,
-                noise: Some(noise),
-                compat,
-                seed: Some(seed),
-                format: Some(self.settings.format(self.submitted)),
-                quality: self.settings.quality,
-                metadata: Some(self.settings.metadata),
-                watermark: Some(self.settings.watermark),
-                // The first upscaler of the host.
-                upscale: self.settings.upscale.as_ref().map(|setting| UpscaleChoice { by: setting.by, upscaler: None }),
-                ..Draft::default()
-            };
+            let source = self.settings.request(self.submitted).source.map(|source| SourceSpec {
+                source: source.sha256().to_owned(),
+                mask: source.mask_sha256().map(str::to_owned),
+                painting: Painting { strength: source.options().strength, ..Painting::default() },
+            });
+            let references = self.settings.of_picture(self.submitted, &self.digests);
+            let draft = draft(self.settings, self.submitted, references, source);
             // Workers that begin the job at once wait for its number.
             let mut pictures = lock(&self.pictures);
             let accepted = self.jobs.submit(Submission { draft, ..Submission::default() })?;
@@ -370,7 +354,7 @@ impl Series<'_> {
 
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Event { event: Event::Preview(preview), .. } => self.show(&preview),
+            Message::Event { picture, event: Event::Preview(preview), .. } => self.show(picture, &preview),
             Message::Event { worker, picture, event } => self.hear_event(worker, picture, event),
             Message::Started { worker, picture, steps } => {
                 self.workers.insert(picture, worker);
@@ -380,6 +364,7 @@ impl Series<'_> {
             Message::Unwritten { picture, failure } => drop(self.unwritten.insert(picture, failure)),
             Message::Ended { picture, failure } => {
                 self.over += 1;
+                self.report.stop_showing(picture);
                 let worker = self.workers.remove(&picture);
                 if let Some(failure) = failure {
                     let failure = self.unwritten.remove(&picture).unwrap_or_else(|| failure.into());
@@ -400,8 +385,12 @@ impl Series<'_> {
         }
     }
 
-    /// Writes a preview. That it cannot be written is no failure of the picture.
-    fn show(&mut self, preview: &Preview) {
+    /// Shows and writes a preview. That it cannot be written is no failure of the picture.
+    fn show(&mut self, picture: u64, preview: &Preview) {
+        if self.settings.show == Show::Steps {
+            let sides = [preview.image.width(), preview.image.height()];
+            self.report.show_step(picture, &preview.image, sides.map(|side| side * PREVIEW_SCALE));
+        }
         let Some(path) = self.settings.preview.as_deref().filter(|_| !self.preview_failed) else { return };
         let write = || {
             let bytes = image::encode(&preview.image, ImageFormat::from_path(path)?, None)?;
@@ -435,7 +424,13 @@ impl Series<'_> {
 
     /// Reports a picture that has been written.
     fn made(&mut self, saved: Saved) -> Result<()> {
-        let Saved { worker, picture, batch, path, parameters, timings, kernels, rescues, total } = saved;
+        let Saved { worker, picture, batch, path, parameters, timings, kernels, rescues, image, total } = saved;
+        if let Some(image) = image {
+            self.report.show_finished(picture, &image);
+        }
+        if worker == 0 {
+            self.outlook.learn(picture, batch, &timings);
+        }
         let Job { index, line, .. } = self.settings.job(picture);
         let record = Record {
             path: &path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),

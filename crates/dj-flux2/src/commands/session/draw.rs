@@ -1,0 +1,147 @@
+//! From a prompt to files: settings, a draft, pictures, the history.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flux2_session::{Drawn, Heard, NewEntry, Picture, Reference};
+
+use super::place::Place;
+use super::shell::Shell;
+use crate::args::GenerateArgs;
+use crate::drafts::draft;
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use crate::prepare;
+use crate::settings::{self, Outside, Settings};
+
+/// What is to be drawn.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// The prompt, without references.
+    pub text: String,
+    /// Numbers of the pictures that are its reference images.
+    pub references: Vec<u64>,
+    /// Number of the picture that is painted into, and the file of the mask.
+    pub painted: Option<(u64, PathBuf)>,
+}
+
+impl Ask {
+    /// Number of the picture that the new one is made from.
+    pub fn parent(&self) -> Option<u64> {
+        self.painted.as_ref().map(|(source, _)| *source).or(self.references.first().copied())
+    }
+}
+
+/// A picture that was drawn, and how long that took.
+pub type Timed = (Drawn, Duration);
+
+impl Shell {
+    /// Draws what is asked for, and keeps every picture as soon as it is there.
+    pub fn draw(&mut self, ask: &Ask) -> Result<()> {
+        self.each(ask, None, |shell, output, drawn| shell.keep(drawn, output, ask.parent())).map(drop)
+    }
+
+    /// Draws what is asked for, `count` times if that is given, and hands over each picture with where pictures are
+    /// written.
+    pub fn each(
+        &mut self,
+        ask: &Ask,
+        count: Option<u32>,
+        mut made: impl FnMut(&mut Shell, &Output, Timed) -> Result<()>,
+    ) -> Result<Output> {
+        let (mut settings, typed) = self.settings(ask, count)?;
+        let upscaler = typed.upscale.upscaler.as_deref();
+        self.place.prepare(&settings, upscaler, &mut self.say.report)?;
+        let output = settings.output.clone().numbered();
+        check(&output, self.history.next_number(), &settings)?;
+        let inputs = self.place.hand_over(&mut settings, &typed)?;
+        let upscaler = self.place.upscaler_name(upscaler)?;
+        for i in 0..settings.pictures() {
+            let mut draft = draft(&settings, i, inputs.references.clone(), inputs.source.clone());
+            draft.model = inputs.model.clone();
+            if let Some(upscale) = &mut draft.upscale {
+                upscale.upscaler.clone_from(&upscaler);
+            }
+            let (began, mut warnings) = (Instant::now(), Vec::new());
+            let progress = self.say.progress();
+            let mut hear = |heard: &Heard| warnings.extend(progress.hear(heard, i + 1, settings.pictures()));
+            let studio = self.place.studio()?;
+            let drawn = self.interrupts.during(|cancel| studio.draw(draft, &mut hear, cancel));
+            drop(progress);
+            self.warn(&warnings);
+            for drawn in drawn? {
+                made(self, &output, (drawn, began.elapsed()))?;
+            }
+        }
+        Ok(output)
+    }
+
+    /// Prints warnings, each once in a session.
+    fn warn(&mut self, warnings: &[String]) {
+        for warning in warnings {
+            if !self.warned.contains(warning) {
+                self.say.report.warning(warning);
+                self.warned.push(warning.clone());
+            }
+        }
+    }
+
+    /// What is to be drawn, decided, and the flags that the session chose for it.
+    pub fn settings(&self, ask: &Ask, count: Option<u32>) -> Result<(Settings, GenerateArgs)> {
+        let painted = ask.painted.as_ref().map(|(source, mask)| Ok::<_, Failure>((self.file_of(*source)?, mask)));
+        let painted = painted.transpose()?;
+        let mut typed = self.chosen.args(painted.as_ref().map(|(source, mask)| (source.as_path(), mask.as_path())))?;
+        for number in &ask.references {
+            typed.input.push(self.file_of(*number)?);
+        }
+        typed.count = count.or(typed.count);
+        let mut args = typed.clone();
+        if let Place::There(_) = self.place {
+            // The name of its model is not looked for on this disk.
+            args.model = Some(flux2::variant::KLEIN_MINI.into());
+        }
+        if args.upscale.upscale.is_none() {
+            // It is for `!upscale`.
+            args.upscale.upscaler = None;
+        }
+        let files = self.config.choices(&args.preset, Path::is_file)?;
+        let outside = prepare::outside_with(&args, None, &self.config, files)?;
+        let settings = settings::resolve(&args, Outside { prompts: vec![ask.text.clone()], ..outside })?;
+        Ok((settings, typed))
+    }
+
+    /// The file of a picture, which still is what it was.
+    pub fn file_of(&self, number: u64) -> Result<PathBuf> {
+        let entry = self.history.find(&Reference::Number(number))?;
+        entry.bytes()?;
+        let path = entry.path().map(Path::to_owned);
+        path.ok_or_else(|| Failure::usage(format!("picture {number} has no file"), "write it to one, with !save"))
+    }
+
+    /// Writes a picture and adds it to the history.
+    pub fn keep(&mut self, (drawn, elapsed): Timed, output: &Output, parent: Option<u64>) -> Result<()> {
+        let Drawn { bytes, made, .. } = drawn;
+        let path = output.path(self.history.next_number(), made.seed);
+        let written = output.write(path.as_deref(), &bytes)?;
+        let path = written.ok_or_else(no_file)?;
+        // The next session may begin in another folder.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let entry = NewEntry { picture: Picture::File(path), name: None, made, parent };
+        let number = self.history.add(entry)?.number;
+        let entry = self.history.find(&Reference::Number(number))?;
+        self.display(&bytes);
+        self.say.picture(entry, elapsed)
+    }
+}
+
+/// Refuses a name that cannot be written, before any work.
+fn check(output: &Output, number: u64, settings: &Settings) -> Result<()> {
+    if *output == Output::Stdout {
+        return Err(no_file());
+    }
+    output.check(output.path(number, settings.request.seed).into_iter(), &settings.references)
+}
+
+fn no_file() -> Failure {
+    Failure::usage("a session writes files, not standard output", "choose a file or folder, with !set output out/")
+}

@@ -1,0 +1,133 @@
+//! `dj-flux2 session`: picture after picture, with one model that stays loaded.
+//!
+//! ```text
+//! input    lines of a person or a script          complete   what Tab completes
+//! shell    what a line does                       chosen     settings, by the names of flags
+//! draw     from a prompt to files                 explore    several seeds on a sheet, to pick from
+//! place    the engine here, or a server           remote     that server's API
+//! say      what is printed
+//! ```
+
+mod chosen;
+mod complete;
+mod draw;
+mod explore;
+mod input;
+mod place;
+mod remote;
+mod say;
+mod shell;
+
+use std::path::{Path, PathBuf};
+
+use flux2_session::{Error, History, HistoryOptions};
+
+use crate::args::SessionArgs;
+use crate::cache_folder::user_state;
+use crate::config;
+use crate::failure::{Failure, Result, code};
+use crate::interrupt::Interrupts;
+use input::{Input, Next};
+use place::Place;
+use remote::RemoteStudio;
+use say::Say;
+use shell::{Flow, Shell};
+
+/// Draws what the lines ask for.
+pub fn run(args: &SessionArgs) -> Result<()> {
+    let say = Say::new(args.json);
+    let state = user_state(|name| std::env::var_os(name)).map(|state| state.join("dj-flux2").join("session"));
+    let mut input = Input::new(state.as_deref())?;
+    let history = history(args, state.as_deref().filter(|_| input.is_terminal()), &say)?;
+    let place = match &args.connect {
+        Some(url) => Place::There(RemoteStudio::connect(url, args.api_key_file.as_deref())?),
+        None => Place::Here(None),
+    };
+    let config = config::load(args.config.as_deref())?;
+    let mut shell = Shell::new(config, place, history, say, Interrupts::install(), input.is_terminal());
+    choose(args, &mut shell)?;
+    // The model loads while the first prompt is typed.
+    shell.begin()?;
+    let (mut number, mut failed) = (0, 0);
+    loop {
+        let line = match input.next(|| shell.words())? {
+            Next::Line(line) => line,
+            Next::Dropped => continue,
+            Next::End => break,
+        };
+        number += 1;
+        let failure = match shell.execute(&line) {
+            Ok(Flow::Go) => continue,
+            Ok(Flow::Quit) => break,
+            Err(failure) => failure,
+        };
+        if input.is_terminal() {
+            shell.say().failure(&failure, None);
+            continue;
+        }
+        if !args.keep_going || failure.code == code::CANCELLED {
+            shell.say().error_record(&failure, number)?;
+            return Err(Failure { message: format!("line {number}: {}", failure.message), ..failure });
+        }
+        shell.say().failure(&failure, Some(number));
+        failed += 1;
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Failure { code: code::SOME_FAILED, message: format!("{failed} lines failed"), hint: None }),
+    }
+}
+
+/// Chooses what the command line says.
+fn choose(args: &SessionArgs, shell: &mut Shell) -> Result<()> {
+    let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let given = [
+        ("model", args.model.as_ref().map(path)),
+        ("preset", Some(args.preset.join(",")).filter(|names| !names.is_empty())),
+        ("output", args.output.as_ref().map(path)),
+        ("device", args.device.map(|device| device.to_string())),
+    ];
+    for (name, value) in given {
+        if let Some(value) = value {
+            shell.set(name, &value)?;
+        }
+    }
+    for setting in &args.set {
+        let Some((name, value)) = setting.split_once('=') else {
+            let message = format!("--set {setting} has no value");
+            return Err(Failure::usage(message, "write the name of a setting and its value, as in --set steps=8"));
+        };
+        shell.set(name, value)?;
+    }
+    Ok(())
+}
+
+/// The pictures of earlier sessions, if they are kept. `usual` is the folder if none is named.
+fn history(args: &SessionArgs, usual: Option<&Path>, say: &Say) -> Result<History> {
+    let options = HistoryOptions::default();
+    let folder = match args.history.as_deref() {
+        Some(off) if off == Path::new("off") => None,
+        Some(folder) => Some(folder),
+        None => usual,
+    };
+    let Some(folder) = folder else { return Ok(History::in_memory(options)) };
+    match History::open(folder, options) {
+        Ok((history, 0)) => Ok(history),
+        Ok((history, unread)) => {
+            say.report.warning(format_args!("{unread} lines of the history cannot be read, they are left out"));
+            Ok(history)
+        }
+        Err(error @ (Error::InUse { .. } | Error::Io { .. })) if args.history.is_none() => {
+            say.report.note(format_args!("{error}; the pictures of this session are not kept for the next one"));
+            Ok(History::in_memory(options))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A path as it is shown: below the current folder, without that.
+fn shortened(path: &Path) -> String {
+    let current = std::env::current_dir().ok();
+    let below = current.as_deref().and_then(|current| path.strip_prefix(current).ok());
+    below.filter(|below| !below.as_os_str().is_empty()).unwrap_or(path).display().to_string()
+}
