@@ -35,6 +35,8 @@ pub struct Offer<'a> {
     /// LoRAs: names and files.
     loras: &'a [(String, String)],
     upscalers: &'a [PathBuf],
+    /// What decodes previews.
+    preview_decoder: Option<&'a Path>,
     /// Random weights of this model, in place of the models.
     synthetic: Option<&'a str>,
     precision: Result<Precision>,
@@ -65,6 +67,7 @@ impl<'a> From<&'a ServeArgs> for Offer<'a> {
             models: &args.model,
             loras: &args.lora,
             upscalers: &args.upscaler,
+            preview_decoder: args.preview_decoder.as_deref(),
             synthetic: args.synthetic.as_deref(),
             precision: precision(args.dtype, args.quantize),
             device: args.device.unwrap_or_default(),
@@ -86,6 +89,7 @@ impl<'a> From<&'a McpArgs> for Offer<'a> {
             models: &args.model,
             loras: &args.lora,
             upscalers: &args.upscaler,
+            preview_decoder: None,
             synthetic: None,
             precision: precision(args.dtype, args.quantize),
             device: args.device.unwrap_or_default(),

@@ -25,7 +25,7 @@ use crate::prompts::read_prompts;
 use crate::report::Report;
 use crate::settings::canvas::SourceSettings;
 use crate::settings::expansion::Sources;
-use crate::settings::{Outside, Settings};
+use crate::settings::{Outside, Settings, Show};
 use crate::source_picture::SourcePicture;
 use crate::{templates, typed_paths};
 
@@ -130,10 +130,10 @@ pub fn open_published(variant: &'static Variant, settings: &Settings, report: &R
     with_references(files.with_loras(loras)?, settings, report)
 }
 
-/// The decoder for previews, if one is named: it must be one for the latents of the model. Without a file for previews
-/// there are none to decode.
+/// The decoder for previews, if one is named and previews are shown: it must be one for the latents of the model.
 pub fn preview_decoder(settings: &Settings, files: &ModelFiles) -> Result<Option<Arc<PreviewDecoderFile>>> {
-    let Some(path) = settings.preview_decoder.as_ref().filter(|_| settings.preview.is_some()) else { return Ok(None) };
+    let are_shown = settings.preview.is_some() || settings.show == Show::Steps;
+    let Some(path) = settings.preview_decoder.as_ref().filter(|_| are_shown) else { return Ok(None) };
     let decoder = PreviewDecoderFile::open(&Location::from(path.as_path()))?;
     let (reads, makes) = (decoder.config.latent_channels, files.vae.config.latent_channels);
     if reads != makes {

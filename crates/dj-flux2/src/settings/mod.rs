@@ -247,8 +247,9 @@ fn decide(
         let hint = "add --upscale 2 or --upscale 4, or use `dj-flux2 upscale` for a picture that is there";
         return Err(Failure::usage("--upscaler says with what pictures are enlarged, and nothing says how far", hint));
     }
-    if let (None, Some(Sourced { origin: Origin::Flag, .. })) = (&choices.preview, &choices.preview_decoder) {
-        let hint = "add --preview NAME.png, the file that previews are written to";
+    let are_shown = choices.preview.is_some() || matches!(choices.show, Some(Sourced { value: Show::Steps, .. }));
+    if let (false, Some(Sourced { origin: Origin::Flag, .. })) = (are_shown, &choices.preview_decoder) {
+        let hint = "add --preview NAME.png, the file that previews are written to, or --show-steps";
         return Err(Failure::usage("--preview-decoder says what decodes previews, and nothing shows any", hint));
     }
     let upscale = value(choices.upscale).filter(|by| *by != 1.0);

@@ -268,7 +268,8 @@ fn every_trouble_has_its_words_and_its_exit_code() {
 fn models_are_listed_verified_repaired_and_removed() {
     let hub = Hub::honest();
     let none = hub.run(&["models"]);
-    assert_eq!(none.matches("not on this disk").count(), 5, "{none}");
+    // Five models, six upscalers.
+    assert_eq!(none.matches("not on this disk").count(), 5 + 6, "{none}");
     snapshot!(hub.run(&["verify"]), @"
     exit code: 3
     ----- stderr -----
@@ -286,13 +287,21 @@ fn models_are_listed_verified_repaired_and_removed() {
         snapshot!(hub.run(&["models"]), @"
         exit code: 0
         ----- stdout -----
-        name               size    memory  license                             where
-        klein-4b         2.3 MB    8.6 GB  Apache-2.0                          cache/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0123456789abcdef0123456789abcdef01234567
-        klein-base-4b   16.0 GB    8.6 GB  Apache-2.0                          not on this disk
-        klein-9b        34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
-        klein-base-9b   34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
-        klein-9b-kv     34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
-        klein-mini                         MIT AND OFL-1.1                     built in
+        name                            size    memory  license                             where
+        klein-4b                      2.3 MB    8.6 GB  Apache-2.0                          cache/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0123456789abcdef0123456789abcdef01234567
+        klein-base-4b                16.0 GB    8.6 GB  Apache-2.0                          not on this disk
+        klein-9b                     34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
+        klein-base-9b                34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
+        klein-9b-kv                  34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
+        klein-mini                                      MIT AND OFL-1.1                     built in
+
+        upscaler                        size            license                             where
+        realesr-general-x4v3          4.9 MB            BSD-3-Clause                        not on this disk
+        realesr-animevideov3          2.5 MB            BSD-3-Clause                        not on this disk
+        realesrgan-x4plus              67 MB            BSD-3-Clause                        not on this disk
+        realesrgan-x2plus              67 MB            BSD-3-Clause                        not on this disk
+        realesrgan-x4plus-anime-6b     18 MB            BSD-3-Clause                        not on this disk
+        realesrnet-x4plus              67 MB            BSD-3-Clause                        not on this disk
         ");
     }
     let rows = String::from_utf8(hub.output(&["models", "--json"]).stdout).unwrap();

@@ -80,7 +80,7 @@ fn a_decoder_makes_previews_of_the_picture_s_size() {
     exit code: 2
     ----- stderr -----
     error: --preview-decoder says what decodes previews, and nothing shows any
-    hint: add --preview NAME.png, the file that previews are written to
+    hint: add --preview NAME.png, the file that previews are written to, or --show-steps
     ");
     let with = |file: &str| refused(&["--preview", "now.png", "--preview-decoder", file]);
     let upscaler = fixture("golden/upscale/srvgg_x4.pth").display().to_string();

@@ -10,8 +10,9 @@ use super::judge::Judge;
 use super::world::{Layout, Picture, SIDE};
 use super::{draw, looks_right};
 
-/// Pixels round the box of the subject that are repainted with it, and pixels added at each side.
-const MARGIN: usize = 4;
+/// Pixels round the box of the subject that are repainted with it: more than the width of the feather, in which the
+/// source is still seen. And pixels added at each side.
+const MARGIN: usize = 12;
 const ADDED: u32 = 32;
 
 /// A masked edit.
@@ -27,9 +28,10 @@ pub struct Replaced {
     pub image: RgbImage,
 }
 
-/// Subject of case `i`, in another order than that of the list.
+/// Subject of case `i`, in another order than that of the list. The step has no divisor in common with the number of
+/// subjects, so that each has its turn.
 fn subject(judge: &Judge, i: usize) -> usize {
-    (i * 37 + 11) % judge.world.subjects.len()
+    (i * 41 + 11) % judge.world.subjects.len()
 }
 
 /// A source of the model's own, and what it shows; `None` if it does not look right.
