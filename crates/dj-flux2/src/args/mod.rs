@@ -44,7 +44,7 @@ pub use upscale::UpscaleArgs;
 #[cfg(any(feature = "mcp", feature = "serve"))]
 pub use values::BackendKind;
 use values::thread_count;
-pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size, parse_strength};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -208,7 +208,7 @@ pub struct ModelsArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct VerifyArgs {
-    /// Model, as for `download`, or the folder of one [default: all in the cache]
+    /// Model or upscaler, as for `download`, or the folder of a model [default: all on this disk]
     #[arg(value_name = "MODEL")]
     pub model: Option<String>,
 
@@ -225,7 +225,7 @@ pub struct VerifyArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct RemoveArgs {
-    /// Model, as for `download`
+    /// Model or upscaler, as for `download`
     #[arg(value_name = "MODEL")]
     pub model: String,
 
