@@ -47,7 +47,7 @@ impl Reference {
         let word = text.strip_prefix('$').unwrap_or(text);
         let bad = || Error::BadReference { word: word.to_owned() };
         match read(word) {
-            Some((reference, rest)) if rest.is_empty() => reference,
+            Some((reference, "")) => reference,
             _ => Err(bad()),
         }
     }

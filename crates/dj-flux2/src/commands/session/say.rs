@@ -60,7 +60,7 @@ impl Say {
         let from = entry.parent.map_or(String::new(), |parent| format!(", from ${parent}"));
         let prompt = shown(&entry.made.prompt);
         let details = details(&entry.made, None);
-        print(&format!("{} {} ({details}{from}) {prompt}", label(entry), path_of(entry)).trim_end().to_owned())
+        print(&format!("{} {} ({details}{from}) {prompt}", label(entry), path_of(entry)).trim_end())
     }
 
     /// A file that is no picture of the history.
