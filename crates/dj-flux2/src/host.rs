@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux2::weights::{Location, ModelFiles};
+use flux2::weights::{Location, ModelFiles, PreviewDecoderFile};
 use flux2::{Device, EngineOptions, ModelPaths, Precision, PreviewOptions, Residency, TextCache, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
@@ -35,6 +35,8 @@ pub struct Offer<'a> {
     /// LoRAs: names and files.
     loras: &'a [(String, String)],
     upscalers: &'a [PathBuf],
+    /// What decodes previews.
+    preview_decoder: Option<&'a Path>,
     /// Random weights of this model, in place of the models.
     synthetic: Option<&'a str>,
     precision: Result<Precision>,
@@ -42,6 +44,8 @@ pub struct Offer<'a> {
     threads: Option<u16>,
     max_memory: Option<usize>,
     no_text_cache: bool,
+    /// A decoder for previews.
+    preview_decoder: Option<&'a Path>,
     /// Whether pictures are only drawn together where that is faster.
     useful_batches: bool,
     backend: BackendKind,
@@ -63,12 +67,14 @@ impl<'a> From<&'a ServeArgs> for Offer<'a> {
             models: &args.model,
             loras: &args.lora,
             upscalers: &args.upscaler,
+            preview_decoder: args.preview_decoder.as_deref(),
             synthetic: args.synthetic.as_deref(),
             precision: precision(args.dtype, args.quantize),
             device: args.device.unwrap_or_default(),
             threads: args.threads,
             max_memory: args.max_memory,
             no_text_cache: args.no_text_cache,
+            preview_decoder: args.preview_decoder.as_deref(),
             useful_batches: args.max_batch.is_none(),
             backend: args.backend,
             fake: FakeSettings { load_ms: args.fake_load_ms, step_ms: args.fake_step_ms, failures: &args.fake_fail },
@@ -83,12 +89,14 @@ impl<'a> From<&'a McpArgs> for Offer<'a> {
             models: &args.model,
             loras: &args.lora,
             upscalers: &args.upscaler,
+            preview_decoder: None,
             synthetic: None,
             precision: precision(args.dtype, args.quantize),
             device: args.device.unwrap_or_default(),
             threads: args.threads,
             max_memory: args.max_memory,
             no_text_cache: args.no_text_cache,
+            preview_decoder: None,
             useful_batches: true,
             backend: args.backend,
             fake: FakeSettings { step_ms: args.fake_step_ms, ..FakeSettings::default() },
@@ -160,6 +168,7 @@ fn engine_options(args: &Offer, offered: Vec<(String, Location)>) -> Result<Engi
             synthetic: None,
         })
     };
+    let decoder = args.preview_decoder.map(|file| PreviewDecoderFile::open(&Location::from(file)));
     let text_cache = cache_folder::text_cache(|name| std::env::var_os(name)).filter(|_| !args.no_text_cache);
     Ok(EngineHostOptions {
         models: offered.into_iter().map(model).collect::<Result<_>>()?,
@@ -173,7 +182,10 @@ fn engine_options(args: &Offer, offered: Vec<(String, Location)>) -> Result<Engi
             residency: Residency::KeepAll,
             max_memory: None,
             text_cache: text_cache.map(TextCache::new),
-            previews: PreviewOptions { cache: cache_folder::previews(|name| std::env::var_os(name)) },
+            previews: PreviewOptions {
+                decoder: decoder.transpose()?.map(Arc::new),
+                cache: cache_folder::previews(|name| std::env::var_os(name)),
+            },
         },
         max_devices: None,
         memory: args.max_memory,

@@ -44,7 +44,7 @@ pub use upscale::UpscaleArgs;
 #[cfg(any(feature = "mcp", feature = "serve"))]
 pub use values::BackendKind;
 use values::thread_count;
-pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size, parse_strength};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -84,7 +84,7 @@ pub enum Command {
     /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
-    /// Offer pictures to agents such as Claude, by the Model Context Protocol on standard input and output
+    /// Offer pictures to agents such as Claude, by the Model Context Protocol
     #[cfg(feature = "mcp")]
     Mcp(Box<McpArgs>),
     /// List the presets, with the seconds and the memory that they take on this machine
@@ -208,7 +208,7 @@ pub struct ModelsArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct VerifyArgs {
-    /// Model, as for `download`, or the folder of one [default: all in the cache]
+    /// Model or upscaler, as for `download`, or the folder of a model [default: all on this disk]
     #[arg(value_name = "MODEL")]
     pub model: Option<String>,
 
@@ -225,7 +225,7 @@ pub struct VerifyArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct RemoveArgs {
-    /// Model, as for `download`
+    /// Model or upscaler, as for `download`
     #[arg(value_name = "MODEL")]
     pub model: String,
 

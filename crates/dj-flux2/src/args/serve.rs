@@ -36,6 +36,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", help_heading = "Models")]
     pub upscaler: Vec<PathBuf>,
 
+    /// Decoder of previews, which then have the picture's size: taef2_decoder.pth or taef2.safetensors for FLUX.2;
+    /// models with other latents keep theirs
+    #[arg(long, value_name = "FILE", help_heading = "Models")]
+    pub preview_decoder: Option<PathBuf>,
+
     /// Another name for a model, for clients with a fixed list, as in gpt-image-1=klein-4b; repeat it for several
     #[arg(long, value_name = "NAME=MODEL", value_parser = parse_pair, help_heading = "Models")]
     pub alias: Vec<(String, String)>,
