@@ -44,6 +44,8 @@ pub struct Offer<'a> {
     threads: Option<u16>,
     max_memory: Option<usize>,
     no_text_cache: bool,
+    /// A decoder for previews.
+    preview_decoder: Option<&'a Path>,
     /// Whether pictures are only drawn together where that is faster.
     useful_batches: bool,
     backend: BackendKind,
@@ -72,6 +74,7 @@ impl<'a> From<&'a ServeArgs> for Offer<'a> {
             threads: args.threads,
             max_memory: args.max_memory,
             no_text_cache: args.no_text_cache,
+            preview_decoder: args.preview_decoder.as_deref(),
             useful_batches: args.max_batch.is_none(),
             backend: args.backend,
             fake: FakeSettings { load_ms: args.fake_load_ms, step_ms: args.fake_step_ms, failures: &args.fake_fail },
@@ -93,6 +96,7 @@ impl<'a> From<&'a McpArgs> for Offer<'a> {
             threads: args.threads,
             max_memory: args.max_memory,
             no_text_cache: args.no_text_cache,
+            preview_decoder: None,
             useful_batches: true,
             backend: args.backend,
             fake: FakeSettings { step_ms: args.fake_step_ms, ..FakeSettings::default() },

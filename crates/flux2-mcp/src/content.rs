@@ -63,7 +63,7 @@ fn show_within(bytes: &[u8], format: ImageFormat, most: usize) -> Result<Shown> 
         };
         let is_least = sides[0].min(sides[1]) * scale <= SHORTEST_PX;
         if file.len() <= most || is_least {
-            let note = format!("a jpeg of {width}x{height}; the file has {}x{}", image.width(), image.height());
+            let note = format!("a JPEG of {width}x{height}; the file has {}x{}", image.width(), image.height());
             return Ok(Shown { block: block(&file, ImageFormat::Jpeg), note });
         }
         scale *= (most as f64 / file.len() as f64).sqrt().min(0.9) * 0.97;
@@ -103,7 +103,7 @@ mod tests {
         let file = noise(16, 16);
         let shown = show(&file, ImageFormat::Png, 1).unwrap();
         assert_eq!(decoded(&shown), ("image/png".into(), file));
-        assert_eq!(shown.note, "the file itself, png");
+        assert_eq!(shown.note, "the file itself, PNG");
     }
 
     #[test]

@@ -10,13 +10,13 @@ pub struct Drawing {
     /// Name of a model, as `list_models` gives it. Left out, it is the first of them.
     pub model: Option<String>,
     /// Width in pixels, a multiple of 16. Left out, it is what the model was made for, or that of the first reference.
-    #[schemars(range(min = 16))]
+    #[schemars(range(min = 64, max = 4096))]
     pub width: Option<u32>,
     /// Height in pixels, a multiple of 16.
-    #[schemars(range(min = 16))]
+    #[schemars(range(min = 64, max = 4096))]
     pub height: Option<u32>,
     /// Denoising steps. Leave it out: distilled models are made for 4.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000))]
     pub steps: Option<u32>,
     /// Guidance scale. Only base models have one.
     pub guidance: Option<f32>,
@@ -26,7 +26,7 @@ pub struct Drawing {
     /// out, it is random, and the answer tells it.
     pub seed: Option<u64>,
     /// Number of pictures, 1 by default.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000))]
     pub count: Option<u32>,
     /// Names of LoRAs to add, as `list_models` gives them.
     pub loras: Vec<String>,

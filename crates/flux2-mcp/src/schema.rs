@@ -172,6 +172,10 @@ mod tests {
             let odd = property.as_object().unwrap().keys().find(|key| !allowed.contains(&key.as_str()));
             assert_eq!(odd, None, "{name}: {property}");
         }
+        // Whole numbers fit into 32 bits, but for a seed.
+        let is_bounded = |name: &str, property: &Value| name == "seed" || property["maximum"].as_u64().is_some();
+        let integers = schema["properties"].as_object().unwrap().iter().filter(|(_, it)| it["type"] == "integer");
+        integers.for_each(|(name, property)| assert!(is_bounded(name, property), "{name}: {property}"));
         let text = schema.to_string();
         assert!(!text.contains("$ref") && !text.contains("null") && !text.contains("anyOf"), "{text}");
         assert_eq!(schema["properties"]["format"]["enum"], json!(["png", "jpeg", "webp"]));
@@ -198,7 +202,10 @@ mod tests {
         assert!(error(json!({"prompt": "p", "qqq": 64})).contains("the arguments are prompt, "));
         assert_eq!(error(json!({})), "prompt is missing, and this tool needs it");
         assert_eq!(error(json!({"prompt": 3})), "prompt is 3; it must be a text");
-        assert_eq!(error(json!({"prompt": "p", "width": -1})), "width is -1; it must be a whole number of at least 16");
+        assert_eq!(
+            error(json!({"prompt": "p", "width": -1})),
+            "width is -1; it must be a whole number from 64 to 4096"
+        );
         assert_eq!(error(json!({"prompt": "p", "upscale": 99})), "upscale is 99; it must be a number from 1 to 16");
         assert_eq!(error(json!({"prompt": "p", "loras": [1]})), "loras is a list of 1; it must be a list of texts");
         assert_eq!(error(json!({"prompt": {}})), "prompt is an object; it must be a text");
@@ -206,6 +213,6 @@ mod tests {
         assert!(error(json!({"prompt": "p", "format": "bmp"})).contains("bmp"));
         assert!(error(json!({"prompt": "p", "seed": "x".repeat(1000)})).len() < 200);
         let status = read::<StatusInput>(json!({"wait_seconds": 601}).as_object().cloned(), &of::<StatusInput>(&[]));
-        assert_eq!(status.unwrap_err().0, "wait_seconds is 601; it must be a whole number of at most 600");
+        assert_eq!(status.unwrap_err().0, "wait_seconds is 601; it must be a whole number from 0 to 600");
     }
 }

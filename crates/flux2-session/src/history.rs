@@ -120,8 +120,8 @@ impl History {
         History { options, entries: Vec::new(), next: 1, log: None }
     }
 
-    /// The history in a folder, which is made if it is missing. Lines that cannot be read are left out; the second value
-    /// is their number.
+    /// The history in a folder, which is made if it is missing. Lines that cannot be read are left out; the second
+    /// value is their number.
     ///
     /// # Errors
     /// [`Error::InUse`], [`Error::Io`].

@@ -84,7 +84,7 @@ pub enum Command {
     /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
-    /// Offer pictures to agents such as Claude, by the Model Context Protocol on standard input and output
+    /// Offer pictures to agents such as Claude, by the Model Context Protocol
     #[cfg(feature = "mcp")]
     Mcp(Box<McpArgs>),
     /// List the presets, with the seconds and the memory that they take on this machine

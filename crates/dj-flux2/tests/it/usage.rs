@@ -34,8 +34,7 @@ fn no_arguments() {
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
       serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
-      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol on standard input and
-                   output
+      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol
       presets      List the presets, with the seconds and the memory that they take on this machine
       templates    List the templates of prompts
       config       Show and change the files of settings
@@ -80,8 +79,7 @@ fn help() {
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
       serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
-      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol on standard input and
-                   output
+      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol
       presets      List the presets, with the seconds and the memory that they take on this machine
       templates    List the templates of prompts
       config       Show and change the files of settings

@@ -157,7 +157,7 @@ async fn an_unknown_tool_is_an_error_of_the_protocol_that_names_the_tools() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_calls_is_answered_and_bounded() {
-    let site = Site::new(FakeOptions { step: Duration::from_secs(100), ..FakeOptions::default() });
+    let site = Site::new(FakeOptions { step: Duration::from_secs(1), ..FakeOptions::default() });
     let client = site.client().await;
     let call = || client.call("generate", json!({"prompt": "p", "width": 64, "height": 64, "wait_seconds": 2}));
     let answers = futures(200, call).await;

@@ -93,7 +93,7 @@ async fn pictures_are_edited_by_reference_name_file_and_content() {
     let client = site.client().await;
     client.ok("generate", fox(json!({"name": "fox"}))).await;
     std::fs::write(site.root().join("mine.png"), gray(64, 64)).unwrap();
-    let inline = BASE64_STANDARD.encode(gray(48, 48));
+    let inline = BASE64_STANDARD.encode(gray(64, 96));
     let all = json!({"prompt": "together", "references": ["$fox", "$-1", "mine.png", inline]});
     let edited = client.ok("edit", all).await;
     assert_eq!((&edited["pictures"][0]["ref"], &edited["width"]), (&json!("$2"), &json!(64)));
@@ -109,7 +109,7 @@ async fn pictures_are_edited_by_reference_name_file_and_content() {
     for (arguments, part) in [
         (json!({"prompt": "p"}), "there is no picture to edit; name one in references"),
         (json!({"prompt": "p", "references": ["$99"]}), "there is no picture 99: there are 1 to 5"),
-        (json!({"prompt": "p", "references": ["$fix"]}), "the nearest name is fox"),
+        (json!({"prompt": "p", "references": ["$fix"]}), "no picture is called fix: there is fox"),
         (json!({"prompt": "p", "references": ["gone.png"]}), "there is no file \"gone.png\"; paths are below"),
         (json!({"prompt": "p", "references": vec!["$1"; 5]}), "there are 5 references; use at most 4"),
         (json!({"prompt": "p", "references": ["$1"], "mask": "$1"}), "mask means nothing without a source"),

@@ -105,8 +105,16 @@ pub struct SourceView {
 
 impl From<&flux2_jobs::SourceSpec> for SourceView {
     fn from(spec: &flux2_jobs::SourceSpec) -> Self {
-        let Painting { mask_from_alpha, mask_invert, mask_grow, feather, outpaint, outpaint_fill, strength, source_reference } =
-            &spec.painting;
+        let Painting {
+            mask_from_alpha,
+            mask_invert,
+            mask_grow,
+            feather,
+            outpaint,
+            outpaint_fill,
+            strength,
+            source_reference,
+        } = &spec.painting;
         SourceView {
             sha256: spec.source.clone(),
             mask: spec.mask.clone(),

@@ -66,7 +66,7 @@ fn an_agent_draws_and_edits() {
     let picture = &job["pictures"][0];
     assert_eq!((&picture["ref"], picture.get("file"), picture.get("path")), (&json!("$1"), None, None));
     assert_eq!(Some(site.get(picture["url"].as_str().unwrap()).body.to_vec()), shown);
-    let (_, edited, _) = client.call("edit", json!({"prompt": "p", "references": ["$fox", base64(&png(32, 32))]}));
+    let (_, edited, _) = client.call("edit", json!({"prompt": "p", "references": ["$fox", base64(&png(64, 64))]}));
     assert_eq!((&edited["state"], &edited["pictures"][0]["ref"]), (&json!("done"), &json!("$2")));
     // An alias of the server, and an upload.
     let (_, aliased, _) =

@@ -74,6 +74,7 @@ pub fn run(args: &SessionArgs) -> Result<()> {
     }
     match failed {
         0 => Ok(()),
+        1 => Err(Failure { code: code::SOME_FAILED, message: "1 line failed".into(), hint: None }),
         _ => Err(Failure { code: code::SOME_FAILED, message: format!("{failed} lines failed"), hint: None }),
     }
 }

@@ -125,8 +125,8 @@ impl Place {
         }
     }
 
-    /// Gives the pictures of the settings a size that follows from a shape, and hands over the files that they are drawn
-    /// from. `typed` are the flags that were chosen in the session.
+    /// Gives the pictures of the settings a size that follows from a shape, and hands over the files that they are
+    /// drawn from. `typed` are the flags that were chosen in the session.
     pub fn hand_over(&self, settings: &mut Settings, typed: &GenerateArgs) -> Result<Inputs> {
         let files = settings.references.iter().map(|path| read_picture(path).map(|bytes| (path, bytes)));
         let files = files.collect::<Result<Vec<_>>>()?;

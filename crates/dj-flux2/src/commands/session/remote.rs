@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flux2::CancelToken;
 use flux2::digest::sha256;
+use flux2::image::{self, ImageFormat, Parameters, UpscaleParameters, metadata};
 use flux2_jobs::{Draft, ImageInfo};
 use flux2_session::studio::StudioError;
 use flux2_session::{Drawn, Heard, Made, Studio};
@@ -262,7 +263,7 @@ fn body_of(draft: Draft) -> Value {
         "noise": noise.map(|noise| noise.to_string()),
         "seed": seed,
         "count": count,
-        "format": draft.format.map(|format| format.name()),
+        "format": draft.format.map(|format| format.name().to_ascii_lowercase()),
         "metadata": draft.metadata,
         "watermark": draft.watermark,
         "upscale": draft.upscale.as_ref().map(|upscale| upscale.by),
@@ -329,18 +330,26 @@ impl Studio for RemoteStudio {
         job["images"].as_array().into_iter().flatten().map(drawn).collect()
     }
 
-    fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Answer<Vec<u8>> {
+    fn enlarge(&self, file_before: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Answer<Vec<u8>> {
         let capabilities = self.get("/api/v1/capabilities")?;
         let all = capabilities["upscalers"].as_array().cloned().unwrap_or_default();
         let is_meant = |known: &&Value| upscaler.is_none_or(|name| known["name"].as_str() == Some(name));
         let chosen = all.iter().find(is_meant);
         let by = by.or_else(|| chosen?["scale"].as_f64().map(|scale| scale as f32)).unwrap_or(2.0);
         let name = upscaler.or_else(|| chosen?["name"].as_str());
-        let body = json!({"image": STANDARD.encode(file), "upscaling_resize": by, "upscaler_1": name});
+        let body = json!({"image": STANDARD.encode(file_before), "upscaling_resize": by, "upscaler_1": name});
         let answer =
             self.post("/sdapi/v1/extra-single-image", "application/json", None, body.to_string().as_bytes())?;
-        let image = answer["image"].as_str().unwrap_or_default();
-        STANDARD.decode(image).map_err(|error| strange(format!("the picture is no base64: {error}")))
+        let file = STANDARD.decode(answer["image"].as_str().unwrap_or_default());
+        let enlarged = file.map_err(|error| strange(format!("the picture is no base64: {error}")))?;
+        // That route leaves out what made the picture.
+        let made = metadata::read(file_before).ok().flatten();
+        let Some(made) = made.filter(|_| name.is_some()) else { return Ok(enlarged) };
+        let upscaler = name.unwrap_or_default().to_owned();
+        let upscale = Some(UpscaleParameters { upscaler, by: Some(by), width: None, height: None });
+        let of = |error: flux2::Error| StudioError::Failed(error.into());
+        let picture = image::decode(&enlarged, "the enlarged picture").map_err(of)?;
+        image::encode(&picture, ImageFormat::Png, Some(&Parameters { upscale, ..made })).map_err(of)
     }
 }
 
@@ -355,6 +364,7 @@ mod tests {
         let source = SourceSpec { source: "s".into(), mask: Some("m".into()), painting: Painting::default() };
         let draft = Draft { prompt: "a hat".into(), width: Some(64), seed: Some(7), ..Draft::default() };
         let body = body_of(draft.clone());
+        assert_eq!(body_of(Draft { format: Some(ImageFormat::WebP), ..draft.clone() })["format"], "webp");
         assert_eq!((&body["width"], &body["seed"], &body["model"]), (&json!(64), &json!(7), &Value::Null));
         let body = body_of(Draft { source: Some(source), ..draft });
         assert_eq!((body.get("width"), &body["source"], &body["mask"]), (None, &json!("s"), &json!("m")));

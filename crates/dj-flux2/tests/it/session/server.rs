@@ -24,7 +24,7 @@ fn a_server_draws_the_same_pictures() {
     let here = lines(&cli, &["-o", "here/{index}.png"], text);
     let there = lines(&cli, &[&connect[..], &["-o", "there/{index}.png"]].concat(), text);
     assert_eq!(there, here.iter().map(|line| line.replace("here/", "there/")).collect::<Vec<_>>());
-    for number in 1..=4 {
+    for number in 1..=5 {
         let (here, there) = (cli.read(&format!("here/{number}.png")), cli.read(&format!("there/{number}.png")));
         assert!(here == there, "picture {number}");
     }
