@@ -16,12 +16,13 @@ import tempfile
 import c2pa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
 def name(common):
@@ -47,9 +48,19 @@ def certificate(subject, key, issuer, issuer_key, usage):
     return builder.add_extension(issued_by, False).sign(issuer_key, hashes.SHA256())
 
 
+# Every kind of key that docs/guide/marks.md names.
+KINDS = {
+    "es256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "es384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "es512": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ps256": lambda: rsa.generate_private_key(65537, 2048),
+}
+
+
 def write_keys(folder, kind, usage=ExtendedKeyUsageOID.EMAIL_PROTECTION):
     root_key = ec.generate_private_key(ec.SECP256R1())
-    key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    key = KINDS[kind]()
     root = certificate(name("root"), root_key, name("root"), root_key, None)
     leaf = certificate(name("signer"), key, root.subject, root_key, usage)
     pem = serialization.Encoding.PEM
@@ -80,9 +91,9 @@ def main():
             assert done.returncode == 0, done.stderr
             return done
 
-        for kind in ("es256", "ed25519"):
+        for kind in KINDS:
             write_keys(folder, kind)
-            for extension in ("png", "jpg", "webp"):
+            for extension in ("png", "jpg", "webp") if kind == "es256" else ("png",):
                 draw(f"x.{extension}")
                 found, manifest = report(folder / f"x.{extension}")
                 assert found["validation_state"] == "Valid", found
@@ -100,6 +111,18 @@ def main():
         assert found["validation_state"] == "Valid" and len(found["manifests"]) == 2, found
         (ingredient,) = manifest["ingredients"]
         assert ingredient["relationship"] == "inputTo" and ingredient["active_manifest"], ingredient
+        # What is painted into is the parent.
+        mask = Image.new("L", (128, 128), 0)
+        mask.paste(255, (0, 0, 64, 128))
+        mask.save(folder / "mask.png")
+        draw("painted.png", "--source", "x.png", "--mask", "mask.png")
+        found, manifest = report(folder / "painted.png")
+        assert found["validation_state"] == "Valid" and len(found["manifests"]) == 2, found
+        opened, edited = manifest["assertions"][0]["data"]["actions"]
+        assert (opened["action"], edited["action"]) == ("c2pa.opened", "c2pa.edited"), manifest
+        assert edited["digitalSourceType"] == COMPOSITE, edited
+        (ingredient,) = manifest["ingredients"]
+        assert ingredient["relationship"] == "parentOf" and ingredient["active_manifest"], ingredient
         # A changed pixel shows.
         picture = Image.open(folder / "x.png").convert("RGB")
         data = bytearray((folder / "x.png").read_bytes())
@@ -113,7 +136,8 @@ def main():
         done = run("a cat", "-m", "klein-mini", "-o", "no.png", "--c2pa-key", "key.pem", "--c2pa-cert", "chain.pem")
         assert done.returncode != 0 and "the Content Credentials cannot be made" in done.stderr, done.stderr
         assert not (folder / "no.png").exists()
-    print("Content Credentials: valid in 3 formats and by 2 kinds of keys, kept of references, invalid once changed")
+    print(f"Content Credentials: valid in 3 formats and by {len(KINDS)} kinds of keys, kept of references and of sources,"
+          " invalid once changed")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ TESTS = [
     "openai_node",
     "webui",
     "origin",
+    "mcp_python",
+    "mcp_hostile",
     "start",
     "doors",
     "fuzz",

@@ -32,7 +32,14 @@ function smallTargets(page) {
 
 function inState(width, colorScheme) {
     return async () => {
-        const site = await Site.start(["--fake-step-ms", "3000", "--fake-fail", "broken=out_of_memory"]);
+        const site = await Site.start([
+            "--fake-step-ms",
+            "3000",
+            "--fake-fail",
+            "broken=out_of_memory",
+            "--max-batch",
+            "1",
+        ]);
         try {
             await site.drawn([
                 { prompt: "a red fox", steps: 1 },

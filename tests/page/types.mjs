@@ -29,7 +29,7 @@ export const tests = {
     },
 
     async "sources have one form"() {
-        const files = [...sources(), "tests/page"].filter((file) => !file.endsWith(".svg"));
+        const files = [...sources(), "tests/page/*.{mjs,ts,json}"].filter((file) => !file.endsWith(".svg"));
         const flags = ["--print-width", "120", "--tab-width", "4", "--log-level", "warn"];
         try {
             execFileSync(

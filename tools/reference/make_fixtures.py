@@ -23,6 +23,7 @@ import lora_lycoris
 import mini_cases
 import nvfp4
 import parts
+import preview_decoders
 import seams
 import single_files
 import tables
@@ -75,6 +76,7 @@ def make(out: Path) -> None:
     gguf_blocks.write(golden / "gguf_blocks.safetensors")
     nvfp4.write(golden / "nvfp4.safetensors")
     lora_lycoris.write(golden / "lycoris.safetensors")
+    preview_decoders.write(golden / "preview")
 
 
 if __name__ == "__main__":

@@ -15,75 +15,16 @@ import io
 import json
 import math
 import struct
-import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image, ImageCms, ImageOps
 
-if PIL.__version__ != "13.0.0":
-    sys.exit(f"Pillow {PIL.__version__}: the fixtures are made with 13.0.0")
+from pictures import Folder, encoded, rough, smooth
 
-OUT = Path(__file__).resolve().parents[2] / "fixtures" / "images"
-OUT.mkdir(parents=True, exist_ok=True)
-
-
-def rough(w, h):
-    """Every pixel differs from its neighbors; the Rust tests compute the same formula."""
-    y, x = np.mgrid[0:h, 0:w].astype(np.int64)
-    return Image.fromarray(np.stack([x ^ y, x * 3 + y * 5, (x * y) >> 4], -1).astype(np.uint8))
-
-
-def smooth(w, h):
-    """Gradients, which lossy formats preserve."""
-    y, x = np.mgrid[0:h, 0:w]
-    return Image.fromarray(
-        np.stack([x * 255 // (w - 1), y * 255 // (h - 1), 255 - x * 255 // (w - 1)], -1).astype(np.uint8)
-    )
-
-
-def keep(name, data):
-    (OUT / name).write_bytes(data)
-
-
-def encoded(image, kind, **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def expect(name, image):
-    # A new image with only the pixels: Pillow would also write metadata, such as a profile with today's date.
-    pixels = Image.frombytes(image.mode, image.size, image.tobytes())
-    keep(f"{name}.expected.png", encoded(pixels, "PNG", optimize=True))
-
-
-def fixture(name, data):
-    """Writes a file and the pixels that Pillow reads from it."""
-    keep(name, data)
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    profile = image.info.get("icc_profile")
-    if profile:
-        image = ImageCms.profileToProfile(
-            image,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-        )
-    expect(name, over_white(image))
-
-
-def over_white(image):
-    """As viewers show it: blended without linear light, rounded to the nearest level."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = np.asarray(image.convert("RGBA")).astype(np.int64)
-    color, alpha = rgba[..., :3], rgba[..., 3:]
-    return Image.fromarray(((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
-
+folder = Folder(Path(__file__).resolve().parents[2] / "fixtures" / "images")
+OUT, keep, expect, fixture = folder.path, folder.keep, folder.expect, folder.fixture
 
 # ---- containers written by hand, where Pillow cannot write them ----
 

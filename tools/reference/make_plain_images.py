@@ -3,77 +3,21 @@
 In:  nothing; every pixel follows a formula.
 Out: fixtures/images/plain/*.{gif,bmp,tif,qoi} and, for each, the pixels that Pillow reads from it: `NAME.expected.png`.
 
-As in make_images.py: orientation first, then the ICC profile (LittleCMS, relative colorimetric), then white behind
-transparency, then `convert("RGB")`. Needs Pillow 13.0.0 with LittleCMS and libtiff, and numpy.
+The pixels are decoded as in make_images.py. Needs Pillow 13.0.0 with LittleCMS and libtiff, and numpy.
 
     python tools/reference/make_plain_images.py
 """
 
-import io
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
-import PIL
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
-if PIL.__version__ != "13.0.0":
-    sys.exit(f"Pillow {PIL.__version__}: the fixtures are made with 13.0.0")
+from pictures import Folder, encoded, rough, smooth
 
-OUT = Path(__file__).resolve().parents[2] / "fixtures" / "images" / "plain"
-OUT.mkdir(parents=True, exist_ok=True)
-
-
-def rough(w, h):
-    """Every pixel differs from its neighbors; the Rust tests compute the same formula."""
-    y, x = np.mgrid[0:h, 0:w].astype(np.int64)
-    return Image.fromarray(np.stack([x ^ y, x * 3 + y * 5, (x * y) >> 4], -1).astype(np.uint8))
-
-
-def smooth(w, h):
-    y, x = np.mgrid[0:h, 0:w]
-    return Image.fromarray(
-        np.stack([x * 255 // (w - 1), y * 255 // (h - 1), 255 - x * 255 // (w - 1)], -1).astype(np.uint8)
-    )
-
-
-def encoded(image, kind, **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def over_white(image):
-    """As viewers show it: blended without linear light, rounded to the nearest level."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = np.asarray(image.convert("RGBA")).astype(np.int64)
-    color, alpha = rgba[..., :3], rgba[..., 3:]
-    return Image.fromarray(((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
-
-
-def like(name, data, image):
-    """A file and the pixels that it shows."""
-    (OUT / name).write_bytes(data)
-    pixels = Image.frombytes(image.mode, image.size, image.tobytes())
-    (OUT / f"{name}.expected.png").write_bytes(encoded(pixels, "PNG", optimize=True))
-
-
-def fixture(name, data):
-    """A file and the pixels that Pillow reads from it."""
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    profile = image.info.get("icc_profile")
-    if profile:
-        image = ImageCms.profileToProfile(
-            image,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-        )
-    like(name, data, over_white(image))
-
+folder = Folder(Path(__file__).resolve().parents[2] / "fixtures" / "images" / "plain")
+OUT, like, fixture = folder.path, folder.like, folder.fixture
 
 base = rough(16, 12)
 gray = base.getchannel(1)

@@ -45,6 +45,17 @@ pub fn user_state(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(below_home)))
 }
 
+/// The user's folder of data, by the conventions of the operating system.
+#[cfg(feature = "mcp")]
+pub fn user_data(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if cfg!(windows) {
+        return folder("LOCALAPPDATA");
+    }
+    let below_home = if cfg!(target_os = "macos") { "Library/Application Support" } else { ".local/share" };
+    folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(below_home)))
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;

@@ -141,6 +141,8 @@ pub struct Choices {
     pub quality: Choice<Quality>,
     /// File of the previews.
     pub preview: Choice<PathBuf>,
+    /// File of what decodes them.
+    pub preview_decoder: Choice<PathBuf>,
     pub watermark: Choice<bool>,
     /// Key and certificates that pictures are signed with.
     pub credentials: Choice<[PathBuf; 2]>,
@@ -203,6 +205,7 @@ impl Choices {
             metadata: self.metadata.or(lower.metadata),
             quality: self.quality.or(lower.quality),
             preview: self.preview.or(lower.preview),
+            preview_decoder: self.preview_decoder.or(lower.preview_decoder),
             watermark: self.watermark.or(lower.watermark),
             credentials: self.credentials.or(lower.credentials),
             fail_fast: self.fail_fast.or(lower.fail_fast),
@@ -291,6 +294,7 @@ impl Choices {
             metadata: flag.choice(args.no_metadata.then_some(false)),
             quality: flag.choice(quality),
             preview: flag.choice(args.previews.preview.clone()),
+            preview_decoder: flag.choice(args.previews.preview_decoder.clone()),
             watermark: flag.choice(watermark.then_some(true)),
             credentials: flag.choice(c2pa_key.clone().zip(c2pa_cert.clone()).map(|(key, cert)| [key, cert])),
             fail_fast: flag.choice(args.fail_fast.then_some(true)),

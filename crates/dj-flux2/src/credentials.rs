@@ -131,11 +131,11 @@ impl fmt::Debug for Signing {
 }
 
 impl Signing {
-    /// The bytes of a reference.
-    fn reference(&self, digest: &str, kept: &dyn Fn(&str) -> Option<Vec<u8>>) -> flux2::Result<Vec<u8>> {
+    /// The bytes of a file that a picture was made from, which `what` names in errors.
+    fn reference(&self, digest: &str, what: &str, kept: &dyn Fn(&str) -> Option<Vec<u8>>) -> flux2::Result<Vec<u8>> {
         let of_run = || codec::read_file(self.references.get(digest)?).ok();
         let file = of_run().or_else(|| kept(digest)).filter(|file| flux2::digest::sha256(file) == *digest);
-        let reason = || format!("the file of reference image {digest} is not there any more, or another one");
+        let reason = || format!("the file of the {what}, {digest}, is not there any more, or another one");
         file.ok_or_else(|| Error::Credentials { reason: reason() })
     }
 }
@@ -150,20 +150,20 @@ impl Signer for Signing {
     ) -> flux2::Result<Vec<u8>> {
         let io = |source| Error::Io { path: PROGRAM.into(), source };
         let folder = Folder::new().map_err(io)?;
-        let mut ingredients = Vec::new();
-        for (digest, number) in made.references.iter().zip(1..) {
-            let bytes = self.reference(digest, reference)?;
+        // A picture that is painted into is what the result was before.
+        let source = made.source.iter().map(|source| (&source.sha256, Relationship::Parent, "source".to_owned()));
+        let inputs = made.references.iter().zip(1..);
+        let inputs = inputs.map(|(digest, n)| (digest, Relationship::Input, format!("reference image {n}")));
+        let (mut ingredients, mut relationships) = (Vec::new(), Vec::new());
+        for ((digest, relationship, title), number) in source.chain(inputs).zip(1..) {
+            let bytes = self.reference(digest, &title, reference)?;
             let format = ImageFormat::of(&bytes).map_or("", media_type);
-            let relationship = Relationship::Input;
             ingredients.push(json!({
                 "file": folder.write(&format!("input-{number}"), &bytes).map_err(io)?, "format": format,
-                "of": {
-                    "title": format!("reference image {number}"), "relationship": relationship.name(),
-                    "label": ingredient_label(number),
-                },
+                "of": {"title": title, "relationship": relationship.name(), "label": ingredient_label(number)},
             }));
+            relationships.push(relationship);
         }
-        let relationships = vec![Relationship::Input; ingredients.len()];
         let request = json!({
             "key": self.key, "certificates": self.certificates, "file": folder.write("picture", &file).map_err(io)?,
             "format": media_type(spec.format), "manifest": manifest(made, spec.format, &relationships),

@@ -19,6 +19,7 @@
 //! terminal_picture    pictures in the terminal   outlook        how long a run will take
 //! wording         what the library says as data, in the words of the command line
 //! sheets          labels and cells of sheets        drafts         pictures as the job engine takes them
+//! host            the models of a server
 //! ```
 
 #![forbid(unsafe_code)]
@@ -33,6 +34,8 @@ mod credentials;
 mod drafts;
 mod failure;
 mod gpu_options;
+#[cfg(any(feature = "mcp", feature = "serve"))]
+mod host;
 #[cfg(feature = "hub")]
 mod hub_options;
 mod interrupt;
@@ -88,6 +91,8 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(args),
+        #[cfg(feature = "mcp")]
+        Command::Mcp(args) => commands::mcp::run(args),
         Command::Presets(args) => commands::presets::run(args),
         Command::Templates(args) => commands::templates::run(args),
         Command::Config(args) => commands::config::run(args),

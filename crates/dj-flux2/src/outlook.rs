@@ -1,5 +1,5 @@
-//! How long the pictures of a run will take, before the first step: from the speed of earlier pictures, which the user's
-//! cache keeps for each device and model; for long ones on a processor that has drawn none, from a measurement.
+//! How long the pictures of a run will take, before the first step: from the speed of earlier pictures, which the
+//! user's cache keeps for each device and model; for long ones on a processor that has drawn none, from a measurement.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +18,8 @@ const NEWEST: f64 = 0.3;
 const WORTH_WRITING: f64 = 0.1;
 /// Most speeds that are kept.
 const MAX_KEPT: usize = 200;
+/// Operations of a run from which a speed is kept: a second's of a processor. Shorter ones need no prediction.
+const KEPT_FROM: f64 = 1e11;
 /// Operations of a picture for which a measurement of a few seconds does not matter: a minute's of a slow processor.
 const MEASURED_FROM: f64 = 6e12;
 
@@ -42,6 +44,8 @@ pub struct Outlook {
     speed: Option<f64>,
     /// The one in the file.
     written: Option<f64>,
+    /// Operations of the pictures that were learned from.
+    learned: f64,
 }
 
 impl Outlook {
@@ -49,7 +53,7 @@ impl Outlook {
     pub fn open(folder: Option<&Path>, device: &str, model: &str) -> Self {
         let (file, key) = (folder.map(|folder| folder.join(FILE)), format!("{device}; {model}"));
         let speed = file.as_deref().and_then(|file| read(file).remove(&key)).filter(|speed| is_speed(*speed));
-        Outlook { file, key, speed, written: speed }
+        Outlook { file, key, speed, written: speed, learned: 0.0 }
     }
 
     /// What is expected of pictures of these costs, drawn one after the other by each of `workers`; `None` if nothing
@@ -77,6 +81,7 @@ impl Outlook {
         let seconds = steps.iter().sum::<Duration>().as_secs_f64() / steps.len().max(1) as f64;
         let newest = together.step.total() / seconds;
         if is_speed(newest) {
+            self.learned += together.total().total();
             let speed = self.speed.get_or_insert(newest);
             *speed += NEWEST * (newest - *speed);
         }
@@ -85,7 +90,7 @@ impl Outlook {
     /// Keeps what was learned for the next run. That it cannot be kept matters to nobody.
     pub fn keep(&self) {
         let (Some(file), Some(speed)) = (&self.file, self.speed) else { return };
-        if self.written.is_some_and(|written| (speed / written - 1.0).abs() < WORTH_WRITING) {
+        if self.learned < KEPT_FROM || self.written.is_some_and(|written| (speed / written - 1.0).abs() < WORTH_WRITING) {
             return;
         }
         let mut speeds = read(file);
@@ -130,34 +135,34 @@ mod tests {
         let folder = folder.path().join("not yet there");
         let open = |device: &str| Outlook::open(Some(&folder), device, "klein");
         let mut first = open("cpu");
-        assert_eq!(expect(&first, &[cost(1e9, 4)]), None);
+        assert_eq!(expect(&first, &[cost(1e12, 1)]), None);
         // The first step loaded the network.
-        first.learn(&cost(1e9, 3), &[9000, 500, 500].map(Duration::from_millis));
+        first.learn(&cost(1e12, 3), &[9000, 500, 500].map(Duration::from_millis));
         first.keep();
-        let expected = expect(&open("cpu"), &[cost(1e9, 4), cost(2e9, 4)]).unwrap();
+        let expected = expect(&open("cpu"), &[cost(1e12, 4), cost(2e12, 4)]).unwrap();
         assert_eq!((expected.whole.as_millis(), expected.step.as_millis()), (6000, 500));
         assert!(!expected.is_measured);
-        assert_eq!(expect(&open("cuda"), &[cost(1e9, 4)]), None);
+        assert_eq!(expect(&open("cuda"), &[cost(1e12, 4)]), None);
     }
 
     #[test]
     fn a_file_that_holds_something_else_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
-        for wrong in ["", "[]", "{\"cpu; klein\": -3}", "{\"cpu; klein\": \"fast\"}", "{\"cpu; klein\": 1e999}"] {
+        for wrong in ["", "[]", "{\"cpu; klein\": -3}", "{\"cpu; klein\": \"fast\"}", "{\"cpu; klein\": 1e1299}"] {
             fs::write(&file, wrong).unwrap();
             let mut outlook = Outlook::open(Some(folder.path()), "cpu", "klein");
-            assert_eq!(expect(&outlook, &[cost(1e9, 4)]), None, "{wrong}");
-            outlook.learn(&cost(1e9, 1), &[Duration::from_secs(1)]);
+            assert_eq!(expect(&outlook, &[cost(1e12, 4)]), None, "{wrong}");
+            outlook.learn(&cost(1e12, 1), &[Duration::from_secs(1)]);
             outlook.keep();
-            assert_eq!(read(&file)["cpu; klein"], 1e9);
+            assert_eq!(read(&file)["cpu; klein"], 1e12);
         }
         // Steps without time or work have no speed.
         let mut outlook = Outlook::open(None, "cpu", "klein");
-        outlook.learn(&cost(1e9, 1), &[]);
+        outlook.learn(&cost(1e12, 1), &[]);
         outlook.learn(&cost(0.0, 1), &[Duration::from_secs(1)]);
-        outlook.learn(&cost(1e9, 1), &[Duration::ZERO]);
+        outlook.learn(&cost(1e12, 1), &[Duration::ZERO]);
         outlook.keep();
-        assert_eq!(expect(&outlook, &[cost(1e9, 4)]), None);
+        assert_eq!(expect(&outlook, &[cost(1e12, 4)]), None);
     }
 }

@@ -3,13 +3,16 @@
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flux2::canvas::Rule;
 use flux2::digest::sha256;
 use flux2::find::ModelFinder;
 use flux2::image::codec::WHITE;
 use flux2::image::{ImageFormat, Preparation, Transparency, hexadecimal};
-use flux2::weights::{Component, Location, ModelFiles, Part, TextConfig, TransformerConfig, VaeConfig};
+use flux2::weights::{
+    Component, Location, ModelFiles, Part, PreviewDecoderFile, TextConfig, TransformerConfig, VaeConfig,
+};
 use flux2::{Error, ModelPaths, Reference, Source, Variant, environment, plan};
 
 use crate::args::GenerateArgs;
@@ -22,7 +25,7 @@ use crate::prompts::read_prompts;
 use crate::report::Report;
 use crate::settings::canvas::SourceSettings;
 use crate::settings::expansion::Sources;
-use crate::settings::{Outside, Settings};
+use crate::settings::{Outside, Settings, Show};
 use crate::source_picture::SourcePicture;
 use crate::{templates, typed_paths};
 
@@ -125,6 +128,20 @@ pub fn open_published(variant: &'static Variant, settings: &Settings, report: &R
         files.transformer = Component::<TransformerConfig>::open(location.clone())?;
     }
     with_references(files.with_loras(loras)?, settings, report)
+}
+
+/// The decoder for previews, if one is named and previews are shown: it must be one for the latents of the model.
+pub fn preview_decoder(settings: &Settings, files: &ModelFiles) -> Result<Option<Arc<PreviewDecoderFile>>> {
+    let are_shown = settings.preview.is_some() || settings.show == Show::Steps;
+    let Some(path) = settings.preview_decoder.as_ref().filter(|_| are_shown) else { return Ok(None) };
+    let decoder = PreviewDecoderFile::open(&Location::from(path.as_path()))?;
+    let (reads, makes) = (decoder.config.latent_channels, files.vae.config.latent_channels);
+    if reads != makes {
+        let (file, model) = (path.display(), &files.name);
+        let message = format!("{file} decodes latents of {reads} channels, and those of {model} have {makes}");
+        return Err(Failure::usage(message, "leave --preview-decoder out, or use the one for this model"));
+    }
+    Ok(Some(Arc::new(decoder)))
 }
 
 /// The model, and the references.

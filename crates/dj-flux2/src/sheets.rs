@@ -175,6 +175,10 @@ pub fn settings_of(stored: &Stored) -> Vec<(&'static str, String)> {
             made.loras.iter().for_each(|lora| add("lora", Some(format!("{}:{}", lora.name, lora.scale))));
             // The beginning of a digest is enough to tell files apart.
             made.references.iter().for_each(|it| add("reference", Some(it.chars().take(8).collect())));
+            if let Some(source) = &made.source {
+                add("source", Some(source.sha256.chars().take(8).collect()));
+                add("strength", Some(source.strength.to_string()));
+            }
             add("background", made.background.clone());
             add("compat", made.compat.clone());
         }

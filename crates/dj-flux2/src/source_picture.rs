@@ -7,7 +7,7 @@ use flux2::image::metadata::{self, SheetParameters};
 use flux2::image::{OtherParameters, Parameters, Stored};
 use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::weights::Lora;
-use flux2::{Reference, Source};
+use flux2::{Reference, Source, Upscaling};
 
 use crate::failure::{Failure, Result, code};
 use crate::report::{Report, shown};
@@ -168,6 +168,7 @@ impl SourcePicture {
             report.warning(format_args!("the mask is not the one that {file} was made with"));
         }
     }
+
     /// The references that the picture was made with must be given again, in the same order.
     pub fn check_references(&self, paths: &[PathBuf], references: &[Reference]) -> Result<()> {
         let Stored::Ours(made) = &self.stored else { return Ok(()) };
@@ -211,6 +212,18 @@ impl SourcePicture {
             report.warning(message);
         }
         Ok(())
+    }
+
+    /// Warns if another upscaler of the same name enlarges the picture.
+    pub fn check_upscaler(&self, upscaling: Option<&Upscaling>, report: &Report) {
+        let Stored::Ours(made) = &self.stored else { return };
+        let Some((made, given)) = made.upscale.as_ref().zip(upscaling.map(|upscaling| &upscaling.upscaler)) else {
+            return;
+        };
+        if made.upscaler == given.name() && made.sha256.is_some() && made.sha256.as_deref() != given.sha256() {
+            let (name, file) = (given.name(), name_of(&self.file));
+            report.warning(format_args!("{name} is not the upscaler of that name that {file} was made with"));
+        }
     }
 
     /// Warns if the model or the version of the program is another one. Of another program's picture, prints what is

@@ -44,7 +44,7 @@ pub fn find(typed: Option<&Path>) -> Result<Upscaler> {
 
 /// The upscalers that a server or a session offers besides the usual ones: those that are `typed`, then the downloaded
 /// ones.
-#[cfg(any(feature = "serve", feature = "session"))]
+#[cfg(any(feature = "mcp", feature = "serve", feature = "session"))]
 pub fn offered(typed: &[std::path::PathBuf]) -> Result<Vec<Upscaler>> {
     let mut offered = typed.iter().map(|typed| find(Some(typed))).collect::<Result<Vec<_>>>()?;
     #[cfg(feature = "hub")]
@@ -75,52 +75,4 @@ fn known_names() -> Vec<String> {
 }
 
 #[cfg(feature = "hub")]
-pub mod published {
-    //! Downloads of published upscalers.
-
-    use std::path::PathBuf;
-
-    use flux2::hub::{Cache, Hub, HubOptions};
-    use flux2::upscale::published::{LICENSE, PublishedUpscaler};
-
-    use crate::args::DownloadArgs;
-    use crate::cache_folder::user_caches;
-    use crate::failure::{Failure, Result};
-    use crate::hub_options;
-    use crate::interrupt::cancelled_by_signals;
-    use crate::report::{Report, Size, print};
-    use crate::settings::Detail;
-
-    /// The variable with an address in place of GitHub's, for a mirror.
-    const VARIABLE: &str = "DJ_FLUX2_RELEASES";
-
-    /// The folder of downloaded upscalers.
-    fn folder() -> Option<PathBuf> {
-        Some(user_caches(|name| std::env::var_os(name))?.join("dj-flux2").join("upscalers"))
-    }
-
-    /// The file of an upscaler, if it was downloaded.
-    pub fn file_of(published: &PublishedUpscaler) -> Option<PathBuf> {
-        Cache::new(folder()?).release(&published.file)
-    }
-
-    /// Downloads an upscaler, and prints its file.
-    pub fn download(published: &PublishedUpscaler, args: &DownloadArgs) -> Result<()> {
-        let folder = folder().ok_or_else(|| {
-            let message = "no folder for upscalers: neither XDG_CACHE_HOME nor HOME is set";
-            Failure::usage(message, "set XDG_CACHE_HOME to a folder")
-        })?;
-        let options = hub_options::hub_options(folder.clone()).for_releases(folder);
-        let endpoint = std::env::var(VARIABLE).ok().filter(|url| !url.is_empty());
-        let hub = Hub::new(HubOptions { endpoint: endpoint.unwrap_or(options.endpoint.clone()), ..options })?;
-        let plan = hub.release_plan(&published.file)?;
-        let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
-        let (name, size) = (published.name, Size(published.file.bytes));
-        match hub.missing_bytes(&plan) {
-            0 => report.note(format_args!("{name} is on this disk, {size}")),
-            _ => report.note(format_args!("{name}: {}, {}x, {size}, {LICENSE}", published.about, published.scale)),
-        }
-        let snapshot = hub.download(&plan, &mut report, &cancelled_by_signals())?;
-        print(&snapshot.join(published.file.file).display().to_string())
-    }
-}
+pub mod published;

@@ -6,7 +6,10 @@
 
 use std::path::PathBuf;
 
+use flux2_base::{CancelToken, TransferObserver};
+
 use crate::listing::{Digest, Plan, PlannedFile};
+use crate::verify::{Checked, verify_folder};
 use crate::{Cache, Error, Hub, HubOptions, RepoId, Result};
 
 /// Where releases are.
@@ -69,5 +72,27 @@ impl Cache {
         let is_here = self.has(&plan.repo, &plan.files[0]);
         let path = self.folder(&plan.repo).join("snapshots").join(file.tag).join(file.file);
         (is_here && path.is_file()).then_some(path)
+    }
+
+    /// Compares the file of a release with its hash. Empty if it is not in the cache.
+    ///
+    /// # Errors
+    /// [`Error::RepoName`] if the file's name can be no folder; otherwise as [`verify`](Self::verify).
+    pub fn verify_release(
+        &self,
+        file: &ReleaseFile,
+        observer: &mut dyn TransferObserver,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Checked>> {
+        let snapshot = self.folder(&file.folder()?).join("snapshots").join(file.tag);
+        if snapshot.is_dir() { verify_folder(&snapshot, observer, cancel) } else { Ok(vec![]) }
+    }
+
+    /// Removes the file of a release and returns the bytes that are freed; `None` if it was not in the cache.
+    ///
+    /// # Errors
+    /// [`Error::RepoName`] if the file's name can be no folder; otherwise as [`remove`](Self::remove).
+    pub fn remove_release(&self, file: &ReleaseFile) -> Result<Option<u64>> {
+        self.remove(&file.folder()?)
     }
 }

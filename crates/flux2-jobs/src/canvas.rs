@@ -104,15 +104,20 @@ mod fill {
     use super::*;
 
     pub fn serialize<S: Serializer>(fill: &Fill, serializer: S) -> Result<S::Ok, S::Error> {
-        match fill {
-            Fill::Edge => serializer.serialize_str("edge"),
-            Fill::Color(color) => serializer.serialize_str(&hexadecimal(*color)),
-        }
+        serializer.serialize_str(&fill_text(fill))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Fill, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse_fill(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is neither `edge` nor #RRGGBB")))
+    }
+}
+
+/// What [`parse_fill`] reads.
+pub fn fill_text(fill: &Fill) -> String {
+    match fill {
+        Fill::Edge => "edge".to_owned(),
+        Fill::Color(color) => hexadecimal(*color),
     }
 }
 

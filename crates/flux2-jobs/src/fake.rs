@@ -109,7 +109,11 @@ impl ModelHost for FakeHost {
 
     /// A GiB, and what a real decoder would take for a picture.
     fn memory(&self, _: &ModelKey, request: &GenerateRequest) -> Option<usize> {
-        let pixels = u64::from(request.width?) * u64::from(request.height?);
+        let [width, height] = match &request.source {
+            Some(source) => source.canvas_px(),
+            None => [request.width?, request.height?],
+        };
+        let pixels = u64::from(width) * u64::from(height);
         usize::try_from((1 << 30) + 1024 * pixels).ok()
     }
 

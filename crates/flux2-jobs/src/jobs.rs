@@ -247,7 +247,7 @@ impl Jobs {
     }
 
     /// Keep a decoded source for the life of the engine, as [`put_reference`](Self::put_reference) does with references:
-    /// for jobs that name it and its mask by their digests.
+    /// for jobs that name it and its mask by their digests. Of several strengths of one source, the job's counts.
     pub fn put_source(&self, source: Source) {
         self.shared().references.pin_source(source);
     }

@@ -54,7 +54,8 @@ impl References {
         {
             let pinned = self.pinned_sources.lock().unwrap_or_else(PoisonError::into_inner);
             let is_meant = |one: &&Source| one.sha256() == spec.source && one.mask_sha256() == spec.mask.as_deref();
-            if let Some(found) = pinned.iter().find(is_meant) {
+            let has_strength = |one: &&Source| is_meant(one) && one.options().strength == spec.painting.strength;
+            if let Some(found) = pinned.iter().find(has_strength).or_else(|| pinned.iter().find(is_meant)) {
                 return Ok(found.clone());
             }
         }

@@ -40,8 +40,11 @@ export async function draw() {
 
 /** The request of a job as it was made. @param {Job} job @returns {Record<string, unknown>} */
 function repeated({ request }) {
-    const { guidance, references, loras, ...rest } = request;
-    return { ...rest, ...(guidance === null ? {} : { guidance }), references, loras };
+    const { source, width, height, ...rest } = request;
+    // A source gives the size.
+    const { sha256, ...painting } = source ?? { sha256: null };
+    const fields = { ...rest, ...(sha256 ? { source: sha256, ...painting } : { width, height }) };
+    return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null));
 }
 
 /** Draw the same once more. @param {Job} job */
@@ -66,7 +69,7 @@ export function useSettings({ request }, image) {
         prompt: request.prompt,
         model: request.model,
         precision: "",
-        loras: request.loras,
+        loras: request.loras.map(({ name, scale }) => ({ name, scale: scale ?? 1 })),
         references,
         aspect: "free",
         width: request.width,

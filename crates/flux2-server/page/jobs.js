@@ -97,9 +97,12 @@ class Jobs extends EventTarget {
             ]);
             const found = new Map([...newest.jobs, ...active.jobs].map((/** @type {Job} */ job) => [job.id, job]));
             const lost = this.active.filter((one) => !found.has(one.job.id));
-            for (const { job } of lost) found.set(job.id, await one(job.id));
-            for (const job of found.values()) if (job) this.#take(job);
-            for (const { job } of lost) if (!found.get(job.id)) this.known.delete(job.id);
+            for (const { job } of lost) {
+                const ended = await one(job.id);
+                if (ended) found.set(job.id, ended);
+                else this.known.delete(job.id);
+            }
+            for (const job of found.values()) this.#take(job);
             this.#follow();
             this.#changed();
         } catch {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use flux2_jobs::{FailureClass, JobFailure, JobId, Jobs, Readiness};
+use flux2_mcp::HttpService;
 use tokio::sync::{Semaphore, watch};
 
 use crate::error::{ApiError, Result};
@@ -35,6 +36,8 @@ pub struct Shared {
     pub links: Links,
     /// Requests by route and status.
     pub requests: RequestCounts,
+    /// The Model Context Protocol.
+    pub mcp: HttpService,
     /// Permits for bytes of bodies, in KiB.
     pub bodies: Arc<Semaphore>,
     /// Permits for making thumbnails.
@@ -76,6 +79,7 @@ impl App {
             rates: Rates::default(),
             links: Links::new(options.times.link),
             requests: RequestCounts::default(),
+            mcp: HttpService::new(),
             bodies: Arc::new(Semaphore::new(BODY_BUDGET.max(options.limits.body_bytes) / 1024)),
             thumbnails: Semaphore::new(THUMBNAILS),
             counting: Mutex::default(),
@@ -139,6 +143,7 @@ impl App {
     /// Tell those who wait for jobs that none runs any more.
     pub fn end_drain(&self) {
         self.is_drained.send_replace(true);
+        self.mcp.close();
     }
 
     /// Wait until [`end_drain`](Self::end_drain) is called.

@@ -8,8 +8,8 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use flux2::Source;
 use flux2_jobs::{
-    Accepted, Draft, Filter, JobEvent, JobId, JobState, JobView, Painting, Picture, Priority, SourceSpec, Submission,
-    UpscaleChoice,
+    Accepted, Draft, Filter, Forecast, JobEvent, JobId, JobState, JobView, Painting, Picture, Priority, SourceSpec,
+    Submission, UpscaleChoice,
 };
 
 use crate::access::Caller;
@@ -113,12 +113,41 @@ pub async fn submit_and_wait(app: &App, caller: &Caller, order: Order) -> Result
     app.blocking(move |app| Waiter::new(app, submit_blocking(app, &caller, order)?.id)).await?
 }
 
+/// As [`submit`], on a thread that may block.
+///
+/// # Errors
+/// As there.
+pub fn submit_now(app: &App, caller: &Caller, order: Order) -> Result<Accepted> {
+    check(app, caller, &order)?;
+    submit_blocking(app, caller, order)
+}
+
+/// What an order would take, on a thread that may block. Nothing is submitted.
+///
+/// # Errors
+/// What the operator or the model does not allow.
+pub fn forecast(app: &App, order: Order) -> Result<Forecast> {
+    check_limits(app, &order)?;
+    Ok(app.jobs.forecast(draft_of(app, order.draft, order.images, order.source)?)?)
+}
+
 /// Whether the server and the caller's key allow an order; counts it.
 fn check(app: &App, caller: &Caller, order: &Order) -> Result<()> {
-    if app.is_draining() {
-        return Err(ApiError::draining());
-    }
+    check_open(app)?;
     check_limits(app, order)?;
+    count(app, caller)
+}
+
+fn check_open(app: &App) -> Result<()> {
+    if app.is_draining() { Err(ApiError::draining()) } else { Ok(()) }
+}
+
+/// Count a request for work of a caller.
+///
+/// # Errors
+/// 503 if the server is about to end, 429 if the key has as many requests as it may.
+pub fn count(app: &App, caller: &Caller) -> Result<()> {
+    check_open(app)?;
     if let Some(key) = &caller.key
         && let Some(per_minute) = key.per_minute
     {
@@ -172,12 +201,8 @@ fn check_limits(app: &App, order: &Order) -> Result<()> {
 }
 
 fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted> {
-    let Order { mut draft, images, source, priority, deadline, idempotency_key, previews } = order;
-    for image in images {
-        draft.references.push(digest_of(app, image)?);
-    }
-    draft.source = source.map(|source| source_spec(app, source)).transpose()?;
-    draft.model.name = draft.model.name.map(|name| app.resolve_alias(&name));
+    let Order { draft, images, source, priority, deadline, idempotency_key, previews } = order;
+    let draft = draft_of(app, draft, images, source)?;
     let most = caller.key.as_ref().and_then(|key| key.jobs);
     // Not let go before the job is counted by others.
     let counting = most.map(|_| app.counting.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
@@ -198,6 +223,16 @@ fn submit_blocking(app: &App, caller: &Caller, order: Order) -> Result<Accepted>
     drop(counting);
     tracing::info!(job = %accepted.id, owner = caller.owner, repeat = accepted.is_repeat, "accepted");
     Ok(accepted)
+}
+
+/// The draft of an order, with its images.
+fn draft_of(app: &App, mut draft: Draft, images: Vec<Image>, source: Option<SourceOrder>) -> Result<Draft> {
+    for image in images {
+        draft.references.push(digest_of(app, image)?);
+    }
+    draft.source = source.map(|source| source_spec(app, source)).transpose()?;
+    draft.model.name = draft.model.name.map(|name| app.resolve_alias(&name));
+    Ok(draft)
 }
 
 /// What a job says of a source, once that is kept.

@@ -13,10 +13,11 @@
 //! | `body`, `extract`, `values`, `error` | bodies within limits; paths, queries; values of fields; errors |
 //! | `drawing` | from an order to a job and to its end |
 //! | `native`, `openai`, `automatic1111`, `origin` | the four APIs |
+//! | `mcp` | tools for agents, by the Model Context Protocol |
 //! | `page` | the page of the browser, from files in the program |
 //! | `health`, `metrics` | readiness; numbers for Prometheus |
 //!
-//! This is the only crate with an async runtime. It reads no environment, and no path of a request reaches the file
+//! It reads no environment, and no path of a request reaches the file
 //! system. Prompts are never logged.
 
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod health;
 mod keys;
 mod links;
 mod listen;
+mod mcp;
 mod metrics;
 mod native;
 mod observe;

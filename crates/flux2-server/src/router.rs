@@ -15,7 +15,10 @@ use crate::app::App;
 use crate::document::{self, Document};
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, observe};
-use crate::{automatic1111, health, native, openai, origin, page};
+use crate::{automatic1111, health, mcp, native, openai, origin, page};
+
+/// Header with the session of a client of the Model Context Protocol.
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// What the reference page may load: its own style and nothing else.
 const REFERENCE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -43,6 +46,7 @@ pub fn router(app: App) -> Router {
     let document = async move || ([(header::CONTENT_TYPE, "application/json")], json.clone());
     routes
         .merge(page::routes())
+        .merge(mcp::routes())
         .route("/docs", get(reference))
         .route("/openapi.json", get(document))
         .fallback(no_route)
@@ -58,7 +62,7 @@ pub fn router(app: App) -> Router {
 
 fn cors(origins: &[String]) -> CorsLayer {
     let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let exposed: [HeaderName; 3] = [REQUEST_ID, header::RETRY_AFTER, header::LOCATION];
+    let exposed: [HeaderName; 4] = [REQUEST_ID, header::RETRY_AFTER, header::LOCATION, SESSION_ID];
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])

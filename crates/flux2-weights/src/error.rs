@@ -9,6 +9,7 @@ use crate::convert::ConvertProblem;
 use crate::json::ConfigProblem;
 use crate::lora::LoraProblem;
 use crate::mismatch::Mismatch;
+use crate::preview_decoder::PreviewDecoderProblem;
 use crate::tensor_file::FileProblem;
 use crate::upscaler::UpscalerProblem;
 
@@ -113,6 +114,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: UpscalerProblem,
+    },
+    /// A file of tensors that is no decoder for previews.
+    #[error("{}: {problem}", path.display())]
+    PreviewDecoder {
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: PreviewDecoderProblem,
     },
     /// The scale of a LoRA is infinite or not a number.
     #[error("a LoRA cannot be scaled by {scale}")]
@@ -243,6 +252,7 @@ impl Error {
             ),
             Error::Lora { problem, .. } => problem.remedy(),
             Error::Upscaler { problem, .. } => problem.remedy(),
+            Error::PreviewDecoder { problem, .. } => problem.remedy(),
             Error::LoraScale { .. } => Remedy::ScaleLoraFinitely,
             Error::TensorTwice { .. } => Remedy::advice("keep one of the two files in the folder"),
             Error::PartsDisagree { part, .. } => {

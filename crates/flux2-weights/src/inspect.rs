@@ -15,6 +15,7 @@ use crate::layout::{Detected, Layout};
 use crate::location::Location;
 use crate::lora::{CONFIG_FILE, Lora, LoraPath, LoraProblem, Strength, file_of};
 use crate::model_files::{find_tokenizer, kind_of_folder};
+use crate::preview_decoder::PreviewDecoderFile;
 use crate::pth::is_pth;
 use crate::sizes::transformer_sizes;
 use crate::tensor_file::{FileMetadata, Printable, TensorFile};
@@ -80,6 +81,8 @@ pub enum PartKind {
     Lora(usize),
     /// A network that enlarges pictures, and how many times it enlarges them.
     Upscaler(usize),
+    /// A network that decodes latents for previews.
+    PreviewDecoder,
     /// Something else that is recognized.
     Other(&'static str),
     /// Not recognized.
@@ -93,6 +96,7 @@ impl fmt::Display for PartKind {
             PartKind::Lora(0) => f.write_str("LoRA"),
             PartKind::Lora(matrices) => write!(f, "LoRA for {matrices} matrices of the transformer"),
             PartKind::Upscaler(scale) => write!(f, "upscaler, {scale}x"),
+            PartKind::PreviewDecoder => f.write_str("decoder for previews"),
             PartKind::Other(what) => f.write_str(what),
             PartKind::Unknown => f.write_str("nothing this program knows"),
         }
@@ -114,8 +118,8 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
         let part = InspectedPart { location: location.clone(), ..InspectedPart::of(&file_of(location)?, Kind::ALL)? };
         return Ok(Inspection { parts: vec![part], model: None });
     }
-    if let Some(upscaler) = upscaler_at(location)? {
-        return Ok(Inspection { parts: vec![InspectedPart::of_upscaler(&upscaler)], model: None });
+    if let Some(part) = small_network_at(location)? {
+        return Ok(Inspection { parts: vec![part], model: None });
     }
     if !location.is_dir() {
         let networks = Checkpoint::open(location)?.parts();
@@ -148,17 +152,23 @@ pub fn inspect(location: &Location) -> Result<Inspection> {
     Ok(Inspection { parts, model: Some(InspectedModel { variants, has_tokenizer }) })
 }
 
-/// The upscaler in a file, if it is one. A PyTorch file can be nothing else.
-fn upscaler_at(location: &Location) -> Result<Option<UpscalerFile>> {
+/// The upscaler or the decoder for previews in a file, if it is one. A PyTorch file can be nothing else.
+fn small_network_at(location: &Location) -> Result<Option<InspectedPart>> {
     if !location.is_file() {
         return Ok(None);
     }
     let mut start = Vec::new();
     location.reader()?.take(512).read_to_end(&mut start).map_err(|e| location.io(e))?;
-    match is_pth(&start) {
-        true => UpscalerFile::open(location).map(Some),
+    let upscaler = UpscalerFile::open(location);
+    if let Ok(upscaler) = &upscaler {
+        return Ok(Some(InspectedPart::of_upscaler(upscaler)));
+    }
+    match (PreviewDecoderFile::recognize(location), is_pth(&start)) {
+        (Ok(Some(decoder)), _) => Ok(Some(InspectedPart::of_preview_decoder(&decoder))),
+        (Err(error), true) => Err(error),
+        (Ok(None), true) => upscaler.map(|_| None),
         // A GGUF file or a LoRA has its own reader, whose error counts.
-        false => Ok(UpscalerFile::recognize(location).unwrap_or(None)),
+        (_, false) => Ok(None),
     }
 }
 
@@ -208,6 +218,20 @@ impl InspectedPart {
             sizes: Some(file.config.to_string()),
             parameters: Some(file.parameters()),
             problem: None,
+            ..InspectedPart::empty(&file.location)
+        }
+    }
+
+    fn of_preview_decoder(file: &PreviewDecoderFile) -> Self {
+        let dtypes = counted(file.dtypes());
+        InspectedPart {
+            kind: PartKind::PreviewDecoder,
+            container: file.container(),
+            files: 1,
+            bytes: dtypes.iter().map(|(_, _, bytes)| bytes).sum(),
+            dtypes,
+            sizes: Some(file.config.to_string()),
+            parameters: Some(file.parameters()),
             ..InspectedPart::empty(&file.location)
         }
     }

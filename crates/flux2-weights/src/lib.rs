@@ -21,12 +21,15 @@
 //! | `quantize` | the number formats of a run; which weights are quantized |
 //! | `convert` | a model in another number format, as files |
 //! | `pth` | PyTorch files, read without executing them |
+//! | `any_file` | a file of tensors in one of two containers |
+//! | `preview_decoder` | small decoders for previews: names and sizes |
 //! | `upscaler` | networks that enlarge pictures: which kind a file holds, its sizes, its names |
 //! | `variant`, `sizes` | the members of the family; the sizes they are published in |
 //! | `synthetic` | models without files: published sizes, random weights |
 //!
 //! Files are untrusted until [`ModelFiles::open`] has returned. After that no code checks them again.
 
+mod any_file;
 mod component;
 mod config;
 pub mod convert;
@@ -39,6 +42,7 @@ mod location;
 mod lora;
 mod mismatch;
 mod model_files;
+mod preview_decoder;
 mod pth;
 mod quantize;
 mod safetensors;
@@ -62,6 +66,7 @@ pub use location::{EmbeddedFile, Location};
 pub use lora::{AlphaSource, Lora, LoraPath, LoraProblem, Strength, WithLoras};
 pub use mismatch::{Mismatch, WrongShape, nearest_name};
 pub use model_files::{ModelFiles, ModelPaths};
+pub use preview_decoder::{PreviewDecoderConfig, PreviewDecoderFile, PreviewDecoderProblem};
 pub use pth::PthProblem;
 pub use quantize::Precision;
 pub use tensor_file::{FileProblem, check_file};

@@ -74,6 +74,11 @@ impl PthFile {
         self.tensors.iter().map(|(name, tensor)| (name, &tensor.stored))
     }
 
+    /// All bytes of the file.
+    pub(crate) fn bytes(&self) -> &HostBytes {
+        &self.bytes
+    }
+
     /// The tensor `name`. Its values are shared with the file, or copied in row-major order if they lie otherwise.
     ///
     /// # Panics

@@ -14,15 +14,16 @@ mod names;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read as _;
+use std::sync::OnceLock;
 
-use flux2_backend::{DType, HostBytes, HostTensor};
+use flux2_backend::{DType, HostTensor};
 use flux2_base::Remedy;
+use flux2_base::digest::sha256;
 
+use crate::any_file::AnyFile;
 use crate::location::Location;
 use crate::mismatch::{Mismatch, WrongShape};
-use crate::pth::{self, PthFile};
-use crate::tensor_file::{Printable, StoredDType, StoredTensor, TensorFile};
+use crate::tensor_file::{Printable, StoredDType, StoredTensor};
 use crate::{Error, Result, WeightSource};
 
 pub use config::{RrdbConfig, SrvggConfig, UpscalerConfig};
@@ -38,48 +39,11 @@ pub struct UpscalerFile {
     pub config: UpscalerConfig,
     /// Bytes of the tensors.
     pub bytes: u64,
-    source: Source,
+    /// SHA-256 of the file, once somebody asked for it.
+    sha256: OnceLock<String>,
+    source: AnyFile,
     /// Stored name of each canonical one.
     stored: BTreeMap<String, String>,
-}
-
-/// Where tensors come from.
-enum Source {
-    Safetensors(TensorFile, HostBytes),
-    Pth(PthFile),
-}
-
-impl Source {
-    fn open(location: &Location) -> Result<Self> {
-        let mut start = Vec::new();
-        if location.stat()?.is_file {
-            location.reader()?.take(512).read_to_end(&mut start).map_err(|e| location.io(e))?;
-        }
-        if pth::is_pth(&start) {
-            return Ok(Source::Pth(PthFile::open(location)?));
-        }
-        let file = TensorFile::open(location)?;
-        let bytes = file.bytes()?;
-        Ok(Source::Safetensors(file, bytes))
-    }
-
-    fn tensors(&self) -> Box<dyn Iterator<Item = (&String, &StoredTensor)> + '_> {
-        match self {
-            Source::Safetensors(file, _) => Box::new(file.tensors.iter()),
-            Source::Pth(file) => Box::new(file.tensors()),
-        }
-    }
-
-    fn tensor(&self, name: &str) -> Result<HostTensor> {
-        match self {
-            Source::Safetensors(file, bytes) => {
-                let StoredTensor { dtype, shape, range } = &file.tensors[name];
-                let StoredDType::Known(dtype) = dtype else { unreachable!("{name} was checked") };
-                Ok(HostTensor::new(*dtype, shape.clone(), bytes.slice(range.clone()))?)
-            }
-            Source::Pth(file) => file.tensor(name),
-        }
-    }
 }
 
 impl fmt::Debug for UpscalerFile {
@@ -95,7 +59,7 @@ impl UpscalerFile {
     /// [`Error::Io`] and [`Error::Checkpoint`] if it is no file of tensors; [`Error::Upscaler`] if it is no upscaler
     /// that is supported; [`Error::Tensors`] if tensors are missing, left over or of another shape than the others say.
     pub fn open(location: &Location) -> Result<Self> {
-        let source = Source::open(location)?;
+        let source = AnyFile::open(location)?;
         let path = || location.path().to_owned();
         let name = location.stem().unwrap_or_default();
         let (config, stored) = match checked(&source, &name) {
@@ -104,23 +68,18 @@ impl UpscalerFile {
             Err(problem) => return Err(Error::Upscaler { path: path(), problem }),
         };
         let bytes = source.tensors().map(|(_, tensor)| tensor.range.len() as u64).sum();
-        Ok(UpscalerFile { location: location.clone(), name, config, bytes, stored, source })
-    }
-
-    /// As [`open`](Self::open); `None` for a file of tensors that is no upscaler.
-    pub(crate) fn recognize(location: &Location) -> Result<Option<Self>> {
-        match Self::open(location) {
-            Err(Error::Upscaler { problem: UpscalerProblem::Unknown, .. }) => Ok(None),
-            other => other.map(Some),
-        }
+        let sha256 = OnceLock::new();
+        Ok(UpscalerFile { location: location.clone(), name, config, bytes, sha256, stored, source })
     }
 
     /// `safetensors` or `pth`.
     pub fn container(&self) -> &'static str {
-        match self.source {
-            Source::Safetensors(..) => "safetensors",
-            Source::Pth(_) => "pth",
-        }
+        self.source.container()
+    }
+
+    /// SHA-256 of the file in hexadecimal. The file is read for it at the first call.
+    pub fn sha256(&self) -> &str {
+        self.sha256.get_or_init(|| sha256(self.source.bytes()))
     }
 
     /// Element types, each with the number of its tensors and their bytes.
@@ -139,7 +98,7 @@ impl UpscalerFile {
 type Checked = (UpscalerConfig, BTreeMap<String, String>);
 
 /// What the file called `file` holds.
-fn checked(source: &Source, file: &str) -> Result<Result<Checked, Mismatch>, UpscalerProblem> {
+fn checked(source: &AnyFile, file: &str) -> Result<Result<Checked, Mismatch>, UpscalerProblem> {
     let names: Vec<&str> = source.tensors().map(|(name, _)| name.as_str()).collect();
     let scheme = Scheme::detect(&names)?;
     let mut mismatch = Mismatch::default();

@@ -69,7 +69,8 @@ pub struct Source {
 }
 
 struct Inner {
-    canvas: Canvas,
+    /// Shared by sources of other strengths.
+    canvas: Arc<Canvas>,
     sha256: String,
     mask_sha256: Option<String>,
     options: SourceOptions,
@@ -123,7 +124,8 @@ impl Source {
             }
         };
         let mask_sha256 = mask.map(|(mask, _)| sha256(mask));
-        let inner = Inner { canvas, sha256: sha256(source), mask_sha256, options, outpainted, reading_bytes };
+        let (canvas, sha256) = (Arc::new(canvas), sha256(source));
+        let inner = Inner { canvas, sha256, mask_sha256, options, outpainted, reading_bytes };
         Ok(Source { inner: Arc::new(inner), is_outline: false })
     }
 
@@ -188,6 +190,25 @@ impl Source {
         options.outpaint.as_ref().map_or(Ok(size), |outpaint| outpaint.canvas(size))
     }
 
+    /// The same source, painted into with another strength. It shares the pixels.
+    ///
+    /// # Errors
+    /// [`Error::Strength`].
+    pub fn with_strength(&self, strength: f64) -> Result<Self> {
+        let Inner { canvas, sha256, mask_sha256, options, outpainted, reading_bytes } = &*self.inner;
+        let options = SourceOptions { strength, ..options.clone() };
+        options.check()?;
+        let inner = Inner {
+            canvas: Arc::clone(canvas),
+            sha256: sha256.clone(),
+            mask_sha256: mask_sha256.clone(),
+            options,
+            outpainted: *outpainted,
+            reading_bytes: *reading_bytes,
+        };
+        Ok(Source { inner: Arc::new(inner), is_outline: self.is_outline })
+    }
+
     /// Memory that it took at most to read it, in bytes, with the files.
     pub fn reading_bytes(&self) -> usize {
         self.inner.reading_bytes
@@ -195,7 +216,7 @@ impl Source {
 
     /// Memory that its pixels and its mask take, in bytes.
     pub fn held_bytes(&self) -> usize {
-        match &self.inner.canvas {
+        match &*self.inner.canvas {
             Canvas::Own { original, mask } => {
                 let alpha = original.attached.alpha.as_ref().map_or(0, Vec::len);
                 original.image.pixels().len() + alpha + mask.as_ref().map_or(0, |(mask, _)| mask.bytes.len())
@@ -206,7 +227,7 @@ impl Source {
 
     /// Memory that [`Placed::paste`] takes at most beside the source and what was drawn, in bytes.
     pub fn pasting_bytes(&self) -> usize {
-        match &self.inner.canvas {
+        match &*self.inner.canvas {
             // The result, and what was drawn enlarged.
             Canvas::Own { original, .. } => {
                 let alpha = original.attached.alpha.as_ref().map_or(0, Vec::len);
@@ -239,24 +260,24 @@ impl Source {
     /// Width and height of the finished picture in pixels.
     pub fn canvas_px(&self) -> [u32; 2] {
         let (Canvas::Own { original: Original { image, .. }, .. } | Canvas::Diffusers { image, .. }) =
-            &self.inner.canvas;
+            &*self.inner.canvas;
         [image.width(), image.height()]
     }
 
     /// Whether the source is transparent anywhere.
     pub fn is_transparent(&self) -> bool {
-        matches!(&self.inner.canvas, Canvas::Own { original, .. } if original.attached.alpha.is_some())
+        matches!(&*self.inner.canvas, Canvas::Own { original, .. } if original.attached.alpha.is_some())
     }
 
     /// Whether there is a mask: without one, all of the source is repainted.
     pub fn has_mask(&self) -> bool {
-        matches!(self.inner.canvas, Canvas::Own { mask: Some(_), .. } | Canvas::Diffusers { mask: Some(_), .. })
+        matches!(*self.inner.canvas, Canvas::Own { mask: Some(_), .. } | Canvas::Diffusers { mask: Some(_), .. })
     }
 
     /// Whether there is a mask and it keeps nothing.
     pub fn mask_is_full(&self) -> bool {
         let (Canvas::Own { mask: Some((Mask { bytes, .. }, _)), .. } | Canvas::Diffusers { mask: Some(bytes), .. }) =
-            &self.inner.canvas
+            &*self.inner.canvas
         else {
             return false;
         };
@@ -265,7 +286,7 @@ impl Source {
 
     /// Whether both share their pixels in memory.
     pub(crate) fn is_clone_of(&self, other: &Source) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        Arc::ptr_eq(&self.inner.canvas, &other.inner.canvas)
     }
 
     /// The same without its pixels: of the same sizes, for a dry run.
@@ -278,7 +299,7 @@ impl Source {
         let size = self.canvas_px();
         let all = [0, 0, size[0], size[1]];
         let SourceOptions { area: asked, context, .. } = self.inner.options;
-        let region = match &self.inner.canvas {
+        let region = match &*self.inner.canvas {
             Canvas::Own { mask, .. } => {
                 let repainted = mask.as_ref().map_or(all, |(_, bounds)| *bounds);
                 Region::new(size, repainted, asked.unwrap_or(area), context)

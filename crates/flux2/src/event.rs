@@ -99,7 +99,7 @@ pub struct Preview {
     pub step: u32,
     /// Number of all steps.
     pub steps: u32,
-    /// An eighth of the picture's size in both directions.
+    /// An eighth of the picture's size in both directions; of its whole size if a decoder made it.
     pub image: Arc<RgbImage>,
 }
 

@@ -60,6 +60,7 @@ use crate::event::{CancelToken, Event, Observer, Phase, Warning};
 use crate::image::{self, LoraParameters, Parameters, RgbImage, SourceParameters, Transparency, metadata};
 pub use crate::models::flow_transformer::Batching;
 use crate::models::flow_transformer::References;
+use crate::preview::PreviewOptions;
 use crate::request::{GenerateRequest, Reference, ResolvedRequest};
 use crate::sampler::Held;
 use crate::text::Tokenizer;
@@ -77,7 +78,7 @@ pub struct Pipeline<B: Backend> {
     prompts: Prompts<B>,
     references: EncodedReferences,
     ladder: Ladder,
-    previewer: Previewer,
+    previewer: Previewer<B>,
     /// The upscaler of the last picture, if it may stay loaded.
     upscaler: UpscalerSlot<B>,
     /// What the model knows, if it is one of few words.
@@ -108,7 +109,7 @@ impl<B: Backend> Pipeline<B> {
             networks: Networks::new(be.clone(), files, residency),
             references: EncodedReferences::new(),
             ladder: Ladder::default(),
-            previewer: Previewer::default(),
+            previewer: Previewer::new(PreviewOptions::default()),
             upscaler: UpscalerSlot::new(),
             be,
         })
@@ -123,6 +124,7 @@ impl<B: Backend> Pipeline<B> {
         self.prompts.clear();
         self.references.clear();
         self.upscaler.release();
+        self.previewer.release();
         self
     }
 
@@ -315,10 +317,10 @@ impl<B: Backend> Pipeline<B> {
             let velocity_uncond = velocity_uncond.as_ref();
             inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
             clock.step_queued(begun, meter.observer)?;
-            previews.show(clock.reported(), meter.observer)?;
+            previews.show(be, clock.reported(), meter.observer, cancel)?;
         }
         clock.wait_for_all(meter.observer)?;
-        previews.show(clock.reported(), meter.observer)?;
+        previews.show(be, clock.reported(), meter.observer, cancel)?;
         let (steps, idle) = clock.finish(meter.observer)?;
         meter.finish();
         let latents = batch.finish(inputs.len());

@@ -377,17 +377,20 @@ pub(crate) struct StagePeaks {
     reference_bytes: usize,
 }
 
-/// Run `requests`, in this order, on `be`, which must be a dry-run backend.
+/// Run `requests`, in this order, on `be`, which must be a dry-run backend. Where a decoder for previews is given,
+/// previews are made.
 pub(crate) fn dry_run<B: Backend>(
     be: B,
     files: &ModelFiles,
-    precision: Precision,
-    residency: Residency,
+    options: &EngineOptions,
     requests: &[GenerateRequest],
     order: Order,
 ) -> Result<StagePeaks> {
-    let mut pipeline = Pipeline::of_files(be.clone(), files.outline(), residency)?.with_precision(precision);
-    let mut watch = StageWatch { be, stages: vec![], in_stage: false };
+    let wants_previews = options.previews.decoder_for(&files.vae.config).is_some();
+    let mut pipeline = Pipeline::of_files(be.clone(), files.outline(), options.residency)?
+        .with_precision(options.precision)
+        .with_previews(options.previews.clone());
+    let mut watch = StageWatch { be, stages: vec![], in_stage: false, wants_previews };
     let cancel = CancelToken::new();
     if order == Order::Together {
         return dry_run_together(pipeline, watch, requests);
@@ -411,7 +414,7 @@ fn dry_run_together<B: Backend>(
     requests: &[GenerateRequest],
 ) -> Result<StagePeaks> {
     let (watch, cancel) = (RefCell::new(watch), CancelToken::new());
-    let mut observers: Vec<_> = requests.iter().map(|_| |event: &Event| watch.borrow_mut().on_event(event)).collect();
+    let mut observers: Vec<_> = requests.iter().map(|_| SharedWatch(&watch)).collect();
     let requests: Vec<GenerateRequest> = requests.iter().map(outline).collect();
     let members = requests.iter().zip(&mut observers);
     let members = members.map(|(request, observer)| BatchMember { request, observer, cancel: &cancel });
@@ -457,6 +460,20 @@ struct StageWatch<B: Backend> {
     be: B,
     stages: Vec<StageMemory>,
     in_stage: bool,
+    wants_previews: bool,
+}
+
+/// The watch of pictures that are drawn together, for one of them.
+struct SharedWatch<'a, B: Backend>(&'a RefCell<StageWatch<B>>);
+
+impl<B: Backend> Observer for SharedWatch<'_, B> {
+    fn on_event(&mut self, event: &Event) {
+        self.0.borrow_mut().on_event(event);
+    }
+
+    fn wants_previews(&self) -> bool {
+        self.0.borrow().wants_previews
+    }
 }
 
 impl<B: Backend> Observer for StageWatch<B> {
@@ -479,5 +496,9 @@ impl<B: Backend> Observer for StageWatch<B> {
             }
             _ => {}
         }
+    }
+
+    fn wants_previews(&self) -> bool {
+        self.wants_previews
     }
 }

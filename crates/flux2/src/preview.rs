@@ -4,7 +4,8 @@
 //! Out: a small picture of 2 pixels a token, an eighth of the size of the one that is drawn.
 //!
 //! A [`Projection`] takes the place of the autoencoder: a linear map from the `c` channels of a latent to red, green
-//! and blue. For 1024x1024 that is half a millisecond of one core, where the decoder takes seconds.
+//! and blue. For 1024x1024 that is half a millisecond of one core, where the decoder takes seconds. Where a file of a
+//! tiny decoder is given, as TAEF2, it decodes the estimate to a preview of the whole size instead.
 //!
 //! | file | holds |
 //! |---|---|
@@ -17,21 +18,32 @@ mod constants;
 mod fit;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub(crate) use cache::Cache;
 pub(crate) use fit::{Fit, PATCHES, patches};
 
 use crate::image::RgbImage;
+use crate::weights::{PreviewDecoderFile, VaeConfig};
 
 /// Pixels of a preview along each side of a token.
 pub const PX_PER_TOKEN: usize = 2;
 
 /// How previews are made where they are asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PreviewOptions {
+    /// What decodes previews of models with latents of as many channels, in place of a projection.
+    pub decoder: Option<Arc<PreviewDecoderFile>>,
     /// Folder where projections are kept that were fitted to an autoencoder, each a few kilobytes; `None` fits them in
     /// every process.
     pub cache: Option<PathBuf>,
+}
+
+impl PreviewOptions {
+    /// The decoder, if it is one for the latents of an autoencoder.
+    pub(crate) fn decoder_for(&self, vae: &VaeConfig) -> Option<&Arc<PreviewDecoderFile>> {
+        self.decoder.as_ref().filter(|decoder| decoder.config.latent_channels == vae.latent_channels)
+    }
 }
 
 /// A linear map from the normalized latents of one autoencoder to colors.
@@ -92,12 +104,25 @@ impl Projection {
     /// # Panics
     /// If there are not as many values, or none.
     pub fn picture(&self, tokens: &[f32], [h, w]: [usize; 2]) -> RgbImage {
-        // A value that is not a number is black.
-        let byte = |value: f32| (255.0 * (0.5 * value + 0.5).clamp(0.0, 1.0)).round() as u8;
-        let pixels = self.colors(tokens, [h, w]).into_iter().map(byte).collect();
+        let pixels = self.colors(tokens, [h, w]).into_iter().map(|value| byte(0.5 * value + 0.5)).collect();
         let side = |tokens: usize| (PX_PER_TOKEN * tokens) as u32;
         RgbImage::new(side(w), side(h), pixels).expect("a picture has tokens, and a pixel three colors")
     }
+}
+
+/// The picture of decoded `pixels` `[16 * h, 16 * w, 3]` in 0..=1, of a grid `[h, w]` of tokens.
+///
+/// # Panics
+/// If there are not as many values, or none.
+pub(crate) fn decoded(pixels: &[f32], [h, w]: [usize; 2]) -> RgbImage {
+    let side = |tokens: usize| (16 * tokens) as u32;
+    let pixels = pixels.iter().map(|value| byte(*value)).collect();
+    RgbImage::new(side(w), side(h), pixels).expect("a picture has tokens, and a pixel three colors")
+}
+
+/// The byte of a color in 0..=1. A value that is not a number is black.
+fn byte(value: f32) -> u8 {
+    (255.0 * value.clamp(0.0, 1.0)).round() as u8
 }
 
 #[cfg(test)]

@@ -72,6 +72,14 @@ impl Upscaler {
         }
     }
 
+    /// SHA-256 of the network's file in hexadecimal. The file is read for it at the first call.
+    pub fn sha256(&self) -> Option<&str> {
+        match self {
+            Upscaler::Lanczos => None,
+            Upscaler::Network(file) => Some(file.sha256()),
+        }
+    }
+
     /// The factor of the network.
     pub fn scale(&self) -> Option<usize> {
         match self {
@@ -121,7 +129,8 @@ impl Upscaling {
             UpscaleSize::By(factor) => (Some(factor), None, None),
             UpscaleSize::To { width, height } => (None, width, height),
         };
-        UpscaleParameters { upscaler, by, width, height }
+        let sha256 = self.upscaler.sha256().map(str::to_owned);
+        UpscaleParameters { upscaler, sha256, by, width, height }
     }
 }
 

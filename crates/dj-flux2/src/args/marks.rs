@@ -26,4 +26,8 @@ pub struct PreviewArgs {
     /// as a whole, so that a viewer can watch it
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub preview: Option<PathBuf>,
+
+    /// Decoder of the previews, which then have the picture's size: taef2_decoder.pth or taef2.safetensors for FLUX.2
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub preview_decoder: Option<PathBuf>,
 }

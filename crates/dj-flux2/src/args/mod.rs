@@ -9,6 +9,8 @@ mod expansion;
 mod generate;
 mod help;
 mod marks;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod quality;
 #[cfg(feature = "serve")]
 mod serve;
@@ -31,14 +33,18 @@ pub use config::{
 pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
 pub use marks::MarkArgs;
+#[cfg(feature = "mcp")]
+pub use mcp::McpArgs;
 #[cfg(feature = "serve")]
-pub use serve::{BackendKind, LogFormat, LogLevel, ServeArgs};
+pub use serve::{LogFormat, LogLevel, ServeArgs};
 #[cfg(feature = "session")]
 pub use session::SessionArgs;
 pub use sheet::{CompareArgs, SheetArgs};
 pub use upscale::UpscaleArgs;
+#[cfg(any(feature = "mcp", feature = "serve"))]
+pub use values::BackendKind;
 use values::thread_count;
-pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size, parse_strength};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -78,6 +84,9 @@ pub enum Command {
     /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
+    /// Offer pictures to agents such as Claude, by the Model Context Protocol
+    #[cfg(feature = "mcp")]
+    Mcp(Box<McpArgs>),
     /// List the presets, with the seconds and the memory that they take on this machine
     Presets(PresetsArgs),
     /// List the templates of prompts
@@ -199,7 +208,7 @@ pub struct ModelsArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct VerifyArgs {
-    /// Model, as for `download`, or the folder of one [default: all in the cache]
+    /// Model or upscaler, as for `download`, or the folder of a model [default: all on this disk]
     #[arg(value_name = "MODEL")]
     pub model: Option<String>,
 
@@ -216,7 +225,7 @@ pub struct VerifyArgs {
 #[cfg(feature = "hub")]
 #[derive(clap::Args)]
 pub struct RemoveArgs {
-    /// Model, as for `download`
+    /// Model or upscaler, as for `download`
     #[arg(value_name = "MODEL")]
     pub model: String,
 

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use flux2::Device;
 
 use super::marks::MarkArgs;
-use super::values::{Dtype, Quantize, parse_memory, thread_count};
+use super::values::{BackendKind, Dtype, Quantize, parse_memory, parse_pair, thread_count};
 
 /// Flags of `serve`.
 #[derive(clap::Args, Clone, Debug)]
@@ -35,6 +35,11 @@ pub struct ServeArgs {
     /// ones and the built-in one are offered too
     #[arg(long, value_name = "NAME", help_heading = "Models")]
     pub upscaler: Vec<PathBuf>,
+
+    /// Decoder of previews, which then have the picture's size: taef2_decoder.pth or taef2.safetensors for FLUX.2;
+    /// models with other latents keep theirs
+    #[arg(long, value_name = "FILE", help_heading = "Models")]
+    pub preview_decoder: Option<PathBuf>,
 
     /// Another name for a model, for clients with a fixed list, as in gpt-image-1=klein-4b; repeat it for several
     #[arg(long, value_name = "NAME=MODEL", value_parser = parse_pair, help_heading = "Models")]
@@ -221,19 +226,4 @@ pub enum LogLevel {
     Warn,
     Info,
     Debug,
-}
-
-/// Values of `--backend`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendKind {
-    Engine,
-    Fake,
-}
-
-/// Parses `NAME=VALUE`.
-fn parse_pair(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("a name and a value are needed, with = between them"),
-    }
 }

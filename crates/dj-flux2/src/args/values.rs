@@ -24,6 +24,23 @@ pub enum Quantize {
     Q4K,
 }
 
+/// Values of `--backend`.
+#[cfg(any(feature = "mcp", feature = "serve"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    Engine,
+    Fake,
+}
+
+/// Parses `NAME=VALUE`.
+#[cfg(any(feature = "mcp", feature = "serve"))]
+pub fn parse_pair(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a name and a value are needed, with = between them"),
+    }
+}
+
 /// Values of `bench generate --batching`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Batching {

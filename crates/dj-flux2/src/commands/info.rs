@@ -106,13 +106,14 @@ fn rows(p: &Parameters) -> Vec<(&'static str, String)> {
     rows.extend(p.references.iter().map(|digest| ("reference", digest.clone())));
     rows.extend(p.loras.iter().map(|lora| ("lora", format!("{}, scale {}, {}", lora.name, lora.scale, lora.sha256))));
     rows.extend(p.upscale.iter().map(|upscale| ("upscaled", upscaled(upscale))));
+    rows.extend(p.upscale.iter().filter_map(|upscale| Some(("upscaler", upscale.sha256.clone()?))));
     rows.extend(p.background.iter().map(|color| ("background", color.clone())));
     rows.extend(p.compat.iter().map(|reference| ("compat", reference.clone())));
     rows.push(("software", format!("{} {}", p.software, p.version)));
     rows
 }
 
-fn upscaled(UpscaleParameters { upscaler, by, width, height }: &UpscaleParameters) -> String {
+fn upscaled(UpscaleParameters { upscaler, by, width, height, .. }: &UpscaleParameters) -> String {
     let side = |side: &Option<u32>| side.map_or_else(String::new, |side| side.to_string());
     match by {
         Some(by) => format!("{by} times by {upscaler}"),

@@ -12,6 +12,8 @@ pub mod generate;
 pub mod info;
 pub mod inspect;
 pub mod man_pages;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 #[cfg(feature = "hub")]
 pub mod models;
 pub mod plan;

@@ -1,10 +1,12 @@
-//! `dj-flux2 models`: lists the published models and those on this disk, and what the built-in one draws.
+//! `dj-flux2 models`: lists the published models and upscalers and those on this disk, and what the built-in model
+//! draws.
 
 use std::path::PathBuf;
 
 use flux2::Variant;
 use flux2::find::name_of;
 use flux2::hub::{Cache, Cached, RepoId, State, environment};
+use flux2::upscale::published::{LICENSE, PUBLISHED, by_name};
 use flux2::variant::KLEIN_MINI;
 use flux2::vocabulary::Vocabulary;
 use flux2::weights::Location;
@@ -13,12 +15,15 @@ use serde::Serialize;
 use crate::args::ModelsArgs;
 use crate::failure::{Failure, Result, code};
 use crate::report::{Size, json, print};
+use crate::upscalers::published;
 
-/// A model, as `--json` prints it.
+/// A model or an upscaler, as `--json` prints it.
 #[derive(Serialize)]
 struct Row {
-    /// Name for `-m`.
+    /// Name for `-m`, or for `--upscaler`.
     name: String,
+    /// `model` or `upscaler`.
+    kind: &'static str,
     /// Hub repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     repo: Option<String>,
@@ -50,16 +55,18 @@ struct WithVocabulary<'a> {
 }
 
 impl Row {
-    /// Whether this is the model that a user calls `name`, as for `-m`.
+    /// Whether this is the model that a user calls `name`, as for `-m`, or the upscaler.
     fn is_called(&self, name: &str) -> bool {
         let is = |other: &str| other.eq_ignore_ascii_case(name);
-        is(&self.name) || self.repo.as_deref().is_some_and(is)
+        let is_upscaler = || by_name(name).is_some_and(|upscaler| upscaler.name == self.name);
+        is(&self.name) || self.repo.as_deref().is_some_and(is) || is_upscaler()
     }
 }
 
-/// Prints the published models, and other models of the family in the cache; or one of them.
+/// Prints the published models, other models of the family in the cache, and the published upscalers; or one of them.
 pub fn run(args: &ModelsArgs) -> Result<()> {
     let mut rows = rows()?;
+    rows.extend(upscalers());
     if let Some(name) = &args.model {
         rows.retain(|row| row.is_called(name));
         if rows.is_empty() {
@@ -77,7 +84,10 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
     }
     let name = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
     print(&format!("{:<name$}  {:>8}  {:>8}  {:<34}  where", "name", "size", "memory", "license"))?;
-    for row in &rows {
+    for (at, row) in rows.iter().enumerate() {
+        if row.kind == UPSCALER && at > 0 && rows[at - 1].kind == MODEL {
+            print(&format!("\n{:<name$}  {:>8}  {:>8}  {:<34}  where", "upscaler", "size", "", "license"))?;
+        }
         let size = if row.bytes > 0 { row.bytes } else { row.download_bytes.unwrap_or_default() };
         let shown = |bytes: u64| if bytes > 0 { Size(bytes).to_string() } else { String::new() };
         let license = format!("{}{}", row.license.unwrap_or("unknown"), if row.gated { ", gated" } else { "" });
@@ -136,6 +146,30 @@ fn wrapped(words: &[String], separator: &str) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
+/// Kinds of rows.
+const MODEL: &str = "model";
+const UPSCALER: &str = "upscaler";
+
+/// The published upscalers.
+fn upscalers() -> impl Iterator<Item = Row> {
+    PUBLISHED.iter().map(|upscaler| {
+        let path = published::file_of(upscaler);
+        let bytes = upscaler.file.bytes;
+        Row {
+            name: upscaler.name.into(),
+            kind: UPSCALER,
+            repo: None,
+            state: if path.is_some() { "complete" } else { "absent" },
+            bytes: if path.is_some() { bytes } else { 0 },
+            download_bytes: Some(bytes),
+            memory_bytes: None,
+            license: Some(LICENSE),
+            gated: false,
+            path,
+        }
+    })
+}
+
 fn rows() -> Result<Vec<Row>> {
     let family: Vec<RepoId> = Variant::named().iter().filter_map(|v| v.repo?.parse().ok()).collect();
     let mut cached: Vec<Cached> = match environment::cache_folder(|name| std::env::var_os(name)) {
@@ -157,6 +191,7 @@ fn rows() -> Result<Vec<Row>> {
     }
     rows.extend(cached.into_iter().map(|cached| Row {
         name: name_of(&cached.repo),
+        kind: MODEL,
         repo: Some(cached.repo.to_string()),
         state: state(&cached),
         bytes: cached.bytes,
@@ -173,6 +208,7 @@ fn row(variant: &Variant, found: Option<Cached>, state: &'static str) -> Row {
     let known = |bytes: u64| Some(bytes).filter(|bytes| *bytes > 0);
     Row {
         name: variant.name.into(),
+        kind: MODEL,
         repo: variant.repo.map(str::to_owned),
         state,
         bytes: found.as_ref().map_or(0, |found| found.bytes),

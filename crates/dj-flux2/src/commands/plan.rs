@@ -75,6 +75,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let Prepared { files, references, source } = open_or_outline(missing, &settings, &report)?;
     settings.request.source = source;
     settings.fit(files.variant, &references);
+    settings.options.previews.decoder = prepare::preview_decoder(&settings, &files)?;
     let requests = settings.requests(&references);
     let resolved = ResolvedRequest::new(&requests[0], files.variant)?;
 

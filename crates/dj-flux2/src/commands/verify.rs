@@ -1,11 +1,12 @@
-//! `dj-flux2 verify`: compares the files of models with the hashes that are recorded on this disk. Uses the network
-//! only with `--repair`.
+//! `dj-flux2 verify`: compares the files of models and upscalers with the hashes that are recorded on this disk. Uses
+//! the network only with `--repair`.
 
 use std::fs;
 use std::path::Path;
 
 use flux2::find::{name_of, repo_of};
 use flux2::hub::{Checked, Hub, RepoId, State, Verdict, verify_folder};
+use flux2::upscale::published::{PUBLISHED, PublishedUpscaler, by_name};
 use flux2::weights::{Location, check_file};
 use flux2::{CancelToken, Error, Variant};
 
@@ -15,18 +16,26 @@ use crate::hub_options;
 use crate::interrupt::cancelled_by_signals;
 use crate::report::{Report, print};
 use crate::settings::Detail;
+use crate::upscalers::published;
 
 /// Most files that are named as impossible to verify.
 const SHOWN: usize = 5;
 
-/// Checks the model or the folder that `args` name, or all that are in the cache.
+/// Checks the model, the upscaler or the folder that `args` name, or all models and upscalers that are on this disk.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     let mut report = Report::new(if args.quiet { Detail::Quiet } else { Detail::Normal }, false);
     let cancel = cancelled_by_signals();
     if let Some(folder) = args.model.as_deref().map(Path::new).filter(|path| path.exists()) {
         return one_folder(folder, args.repair, &mut report, &cancel);
     }
+    if let Some(upscaler) = args.model.as_deref().and_then(by_name) {
+        return one_upscaler(&published::hub()?, upscaler, args.repair, &mut report, &cancel);
+    }
     let hub = hub_options::hub()?;
+    let upscalers = match args.model {
+        Some(_) => vec![],
+        None => PUBLISHED.iter().filter(|upscaler| published::file_of(upscaler).is_some()).collect(),
+    };
     let repos = match &args.model {
         Some(name) => vec![repo_of(name)?],
         None => {
@@ -34,7 +43,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
             hub.cache().list(&family)?.into_iter().map(|cached| cached.repo).collect()
         }
     };
-    if repos.is_empty() {
+    if repos.is_empty() && upscalers.is_empty() {
         return Err(Failure::new(
             code::MODEL_MISSING,
             format!("no model is in {}", hub.cache().root().display()),
@@ -42,16 +51,47 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         ));
     }
     let mut worst = Ok(());
-    for repo in repos {
-        if let Err(failure) = one(&hub, &repo, args.repair, &mut report, &cancel) {
-            if failure.code == code::CANCELLED || args.model.is_some() {
-                return Err(failure);
-            }
+    let mut keep_worst = |result: Result<()>| match result {
+        Ok(()) => Ok(()),
+        Err(failure) if failure.code == code::CANCELLED || args.model.is_some() => Err(failure),
+        Err(failure) => {
             print(&failure.message)?;
             worst = Err(failure);
+            Ok(())
         }
+    };
+    for repo in repos {
+        keep_worst(one(&hub, &repo, args.repair, &mut report, &cancel))?;
+    }
+    for upscaler in upscalers {
+        keep_worst(one_upscaler(&published::hub()?, upscaler, args.repair, &mut report, &cancel))?;
     }
     worst
+}
+
+/// Checks a published upscaler, which is one file.
+fn one_upscaler(
+    hub: &Hub,
+    upscaler: &PublishedUpscaler,
+    repair: bool,
+    report: &mut Report,
+    cancel: &CancelToken,
+) -> Result<()> {
+    let name = upscaler.name;
+    let counts = Counts::of(hub.cache().verify_release(&upscaler.file, report, cancel)?, name, report);
+    if repair && (counts.files == 0 || !counts.is_whole()) {
+        for blob in &counts.damaged_blobs {
+            fs::remove_file(blob).map_err(|source| Error::Io { path: blob.clone(), source })?;
+        }
+        hub.download(&hub.release_plan(&upscaler.file)?, report, cancel)?;
+        return print(&format!("{name}: repaired"));
+    }
+    if counts.files == 0 || counts.missing > 0 {
+        let hint = format!("download it with `dj-flux2 download {name}`");
+        return Err(Failure::new(code::MODEL_MISSING, format!("{name} is not on this disk"), hint));
+    }
+    let hint = format!("download it again with `dj-flux2 verify --repair {name}`");
+    counts.say(name, &hint, &hint)
 }
 
 fn one(hub: &Hub, repo: &RepoId, repair: bool, report: &mut Report, cancel: &CancelToken) -> Result<()> {
@@ -162,6 +202,7 @@ impl Counts {
         let Counts { files, damaged, unknown, .. } = self;
         let failure = |message, hint: &str| Err(Failure::new(code::FAILURE, message, hint));
         match (damaged, unknown) {
+            (0, 0) if *files == 1 => print(&format!("{name}: one file, whole")),
             (0, 0) => print(&format!("{name}: {files} files, all whole")),
             (0, unknown) => failure(format!("{name}: {unknown} of {files} files cannot be verified"), hint_for_unknown),
             (1, _) => failure(format!("{name}: a file is damaged"), hint),

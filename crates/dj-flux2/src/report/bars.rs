@@ -73,7 +73,7 @@ impl Lane {
             let about = if measured.is_none() { "about " } else { "" };
             let share = 1.0 - bar.position() as f64 / bar.length().unwrap_or(1).max(1) as f64;
             let left = each.mul_f64(f64::from(*total) * share.max(0.0));
-            text = format!("{text}, {about}{} per step, {} left", Time(each), Time(left));
+            text = format!("{text}, {about}{} a step, {} left", Time(each), Time(left));
         }
         bar.set_message(text);
     }
@@ -164,7 +164,7 @@ impl Report {
         let bar = lane.bar.get_or_insert_with(new);
         bar.set_style(style(match (several, units) {
             (false, 0) => "{prefix:<11} {spinner} {elapsed}",
-            (false, _) => "{prefix:<11} {bar:32} {msg}",
+            (false, _) => "{prefix:<11} {bar:20} {msg}", // 80 columns with a thousand steps
             (true, 0) => "{prefix:<28} {spinner} {elapsed}",
             (true, _) => "{prefix:<28} {bar:20} {wide_msg}",
         }));

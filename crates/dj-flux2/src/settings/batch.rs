@@ -125,6 +125,7 @@ impl Builder<'_> {
                 line: Some(place.line),
                 path: Some(path),
                 references: None,
+                strength: settings.source.as_ref().map(|source| source.options.strength),
             });
         }
         self.pictures += count;

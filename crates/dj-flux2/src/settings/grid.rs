@@ -10,7 +10,7 @@ use clap::ValueEnum as _;
 
 use super::jobs::Cell;
 use super::{MAX_PICTURES, Outside, Settings, resolve};
-use crate::args::{GenerateArgs, Seed, parse_size};
+use crate::args::{GenerateArgs, Seed, parse_size, parse_strength};
 use crate::failure::{Failure, Result};
 
 /// Most values of an axis.
@@ -27,6 +27,8 @@ pub enum Setting {
     LoraScale,
     Model,
     Noise,
+    /// How far the source is replaced.
+    Strength,
     /// Words in place of others in the prompt; the first value is what is replaced.
     PromptSr,
 }
@@ -72,6 +74,11 @@ impl Grid {
         }
     }
 
+    /// The axes, that from the left to the right first.
+    fn axes(&self) -> impl Iterator<Item = &GridAxis> {
+        std::iter::once(&self.x).chain(&self.y)
+    }
+
     /// Number of cells.
     pub fn cells(&self) -> usize {
         self.x.values.len() * self.y.as_ref().map_or(1, |y| y.values.len())
@@ -99,7 +106,12 @@ impl Grid {
             let (cell_args, prompts) = self.cell(place as usize, args, &prompts)?;
             let settings = resolve(&cell_args, Outside { prompts, cells: Some(cells), ..outside.clone() })?;
             let (size, request) = (settings.size, settings.request(0));
-            let cell = Cell { place, request, size, line: None, path: None, references: None };
+            let strength = settings.source.as_ref().map(|source| source.options.strength);
+            if strength.is_none() && self.axes().any(|axis| axis.setting == Setting::Strength) {
+                let hint = "add the picture to paint into with --source FILE";
+                return Err(Failure::usage("the grid has an axis of strengths, and there is no source", hint));
+            }
+            let cell = Cell { place, request, size, line: None, path: None, references: None, strength };
             let is_same = |run: &&mut (GenerateArgs, Settings)| {
                 (&run.0.model, &run.0.lora) == (&cell_args.model, &cell_args.lora)
             };
@@ -241,6 +253,9 @@ fn apply(axis: &GridAxis, value: &str, args: &mut GenerateArgs, prompts: &mut [S
         }
         Setting::Model => args.model = Some(value.into()),
         Setting::Noise => args.noise = Some(value.to_owned()),
+        Setting::Strength => {
+            args.canvas.strength = Some(parse_strength(value).map_err(|_| wrong("is over 0 and at most 1"))?);
+        }
         Setting::PromptSr => {
             let searched = axis.values[0].as_str();
             if searched.is_empty() || !prompts.iter().any(|prompt| prompt.contains(searched)) {
@@ -331,6 +346,7 @@ mod tests {
             ("steps=four", "is a whole number"),
             ("size=64", "is two numbers"),
             ("guidance=x", "is a number"),
+            ("strength=0", "is over 0 and at most 1"),
             ("lora-scale=0.5", "add the LoRA"),
             ("prompt-sr=cat,dog", "the prompt has no \"cat\""),
         ] {

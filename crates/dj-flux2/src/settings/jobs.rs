@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flux2::image::ImageFormat;
 use flux2::pipeline::MAX_PREPARED_PROMPTS;
-use flux2::{GenerateRequest, Reference, Variant};
+use flux2::{GenerateRequest, Reference, Source, Variant};
 
 use super::Settings;
 use super::expansion::{Prompt, seed_of};
@@ -43,6 +43,8 @@ pub struct Cell {
     pub path: Option<PathBuf>,
     /// Its reference images by their places among those of the run; `None` for all.
     pub references: Option<Vec<usize>>,
+    /// How far the source of the run is replaced, if it has one.
+    pub strength: Option<f64>,
 }
 
 impl Settings {
@@ -123,7 +125,12 @@ impl Settings {
     /// What the engine is asked for to make picture `i`, counted from 0; references are added to it.
     pub fn request(&self, i: u64) -> GenerateRequest {
         match self.cells.get(i as usize) {
-            Some(cell) => GenerateRequest { source: self.request.source.clone(), ..cell.request.clone() },
+            Some(cell) => {
+                // Strengths were checked with the options of the source.
+                let with_strength = |source: &Source| source.with_strength(cell.strength?).ok();
+                let source = self.request.source.as_ref().map(|one| with_strength(one).unwrap_or_else(|| one.clone()));
+                GenerateRequest { source, ..cell.request.clone() }
+            }
             None => {
                 let Job { prompt, template, seed, .. } = self.job(i);
                 let template = template.map(str::to_owned);

@@ -117,6 +117,8 @@ pub struct Settings {
     pub quality: Quality,
     /// Where previews are written.
     pub preview: Option<PathBuf>,
+    /// What decodes them, opened once the model is known.
+    pub preview_decoder: Option<PathBuf>,
     /// Whether the pictures get an invisible watermark.
     pub watermark: bool,
     /// Key and certificates that they are signed with.
@@ -245,6 +247,11 @@ fn decide(
         let hint = "add --upscale 2 or --upscale 4, or use `dj-flux2 upscale` for a picture that is there";
         return Err(Failure::usage("--upscaler says with what pictures are enlarged, and nothing says how far", hint));
     }
+    let are_shown = choices.preview.is_some() || matches!(choices.show, Some(Sourced { value: Show::Steps, .. }));
+    if let (false, Some(Sourced { origin: Origin::Flag, .. })) = (are_shown, &choices.preview_decoder) {
+        let hint = "add --preview NAME.png, the file that previews are written to, or --show-steps";
+        return Err(Failure::usage("--preview-decoder says what decodes previews, and nothing shows any", hint));
+    }
     let upscale = value(choices.upscale).filter(|by| *by != 1.0);
     let upscale = upscale.map(|by| UpscaleSetting { by, upscaler: value(upscaler) });
     let loras_are_recorded = choices.loras.as_ref().is_some_and(Sourced::is_recorded);
@@ -295,6 +302,7 @@ fn decide(
         metadata: value(choices.metadata).unwrap_or(true),
         quality: value(choices.quality).unwrap_or_default(),
         preview: value(choices.preview),
+        preview_decoder: value(choices.preview_decoder),
         watermark: value(choices.watermark).unwrap_or(false),
         credentials: value(choices.credentials),
         fail_fast: value(choices.fail_fast).unwrap_or(false),

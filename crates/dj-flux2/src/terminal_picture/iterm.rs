@@ -28,9 +28,7 @@ pub fn draw(picture: &RgbImage, fit: Fit, out: &mut Vec<u8>) -> io::Result<()> {
     let file = encode(picture, ImageFormat::Png, None).map_err(io::Error::other)?;
     let Fit { columns, rows, .. } = fit;
     let bytes = file.len();
-    write!(
-        out,
-        "\x1b]1337;File=inline=1;size={bytes};width={columns};height={rows};preserveAspectRatio=1;doNotMoveCursor=1:{}\x07",
-        STANDARD.encode(file)
-    )
+    let keys = "preserveAspectRatio=1;doNotMoveCursor=1";
+    write!(out, "\x1b]1337;File=inline=1;size={bytes};width={columns};height={rows};{keys}:")?;
+    write!(out, "{}\x07", STANDARD.encode(file))
 }

@@ -98,7 +98,7 @@ impl Display {
         Some(Display::decide(&environment, &answers, outer.as_deref(), Window::of_stdout(answers.cell_px)))
     }
 
-    /// What is best of that which the terminal understands. `outer` names the terminal around tmux, if it can be reached.
+    /// The best of what the terminal understands. `outer` names the terminal around tmux, if it can be reached.
     fn decide(environment: &Environment, answers: &Answers, outer: Option<&str>, window: Window) -> Display {
         let method = match outer {
             Some(outer) if kitty::has_placeholders(outer) => Method::KittyInTmux,

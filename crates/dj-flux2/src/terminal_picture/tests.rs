@@ -111,7 +111,7 @@ fn no_answer_is_mistaken_for_one() {
     for _ in 0..2000 {
         let mut random = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            b"\x1b\x1b[_P?>;|\\\x07cGt0159OK\xff"[(state >> 8) as usize % 22]
+            b"\x1b\x1b[_P?>;|\\\x07cGt0159OK\xff"[(state >> 8) as usize % 21]
         };
         let bytes: Vec<u8> = (0..40).map(|_| random()).collect();
         Answers::parse(&bytes);
@@ -317,8 +317,10 @@ fn sixels_show_the_picture() {
             continue;
         }
         let pairs = means(&received).into_iter().zip(means(&picture));
-        let worst = pairs.flat_map(|(a, b)| [0, 1, 2].map(|c| (a[c] - b[c]).abs())).max().unwrap();
-        assert!(worst < 16, "{width}x{height}: a mean is {worst} levels off");
+        let off: Vec<i32> = pairs.flat_map(|(a, b)| [0, 1, 2].map(|c| (a[c] - b[c]).abs())).collect();
+        // Dithering hands on what a pixel is off, also across the edge of the square.
+        let (worst, mean) = (off.iter().max().unwrap(), f64::from(off.iter().sum::<i32>()) / off.len() as f64);
+        assert!(*worst < 32 && mean < 3.0, "{width}x{height}: means are {mean} levels off, at most {worst}");
     }
 }
 

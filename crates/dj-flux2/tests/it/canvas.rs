@@ -1,5 +1,7 @@
 //! Pictures that are painted into, from the command line.
 
+use flux2::image::metadata::xmp;
+use flux2::image::resize::resize_lanczos;
 use flux2::image::{self, Attached, ImageFormat, Quality, RgbImage, metadata};
 use serde_json::Value;
 
@@ -266,4 +268,67 @@ fn several_pictures_share_a_source() {
     let [first, second] = ["7.png", "8.png"].map(|name| image::open(&cli.path(name)).unwrap());
     assert!(first != second);
     assert_eq!(first, paint(&cli, &["--mask", "mask.png"]));
+}
+
+/// Of a picture that is painted into, as of one with a larger canvas, a part is drawn. All of an edit is.
+#[test]
+fn the_source_type_of_a_painted_picture_is_composite() {
+    let cli = cli();
+    let word = |args: &[&str]| {
+        paint(&cli, args);
+        xmp::read(&cli.read("out.png")).unwrap()
+    };
+    let composite = "compositeWithTrainedAlgorithmicMedia";
+    assert_eq!(word(&["--mask", "mask.png"]), composite);
+    assert_eq!(word(&["--outpaint", "16,0,0,0"]), composite);
+    assert_eq!(word(&["--strength", "0.5"]), composite);
+    assert!(cli.stdout(["info", "out.png"]).contains(&format!("source      {composite}, by its metadata (XMP)\n")));
+    for name in ["out.jpg", "out.webp"] {
+        let args = ["a red fox", "-q", "--source", "source.png", "--mask", "mask.png", "-o", name];
+        cli.stdout(args.iter().chain(&QUICK));
+        assert_eq!(xmp::read(&cli.read(name)).as_deref(), Some(composite), "{name}");
+    }
+    cli.stdout(["a red fox", "-q", "-i", "source.png", "-o", "edit.png"].iter().chain(&QUICK));
+    assert_eq!(xmp::read(&cli.read("edit.png")).as_deref(), Some("trainedAlgorithmicMedia"));
+}
+
+#[test]
+fn a_painted_picture_is_enlarged_as_a_whole() {
+    let cli = cli();
+    let small = paint(&cli, &["--mask", "mask.png"]);
+    let large = paint(&cli, &["--mask", "mask.png", "--upscale", "2", "--upscaler", "lanczos"]);
+    assert!(large == resize_lanczos(&small, 160, 128).unwrap());
+    let stored = metadata::read(&cli.read("out.png")).unwrap().unwrap();
+    assert_eq!((stored.width, stored.height, stored.upscale.unwrap().by), (80, 64, Some(2.0)));
+    // Transparency is enlarged with it.
+    let alpha = Some((0..80 * 64).map(|i| if i % 80 < 60 { 255 } else { 100 }).collect());
+    let attached = Attached { alpha, profile: None };
+    let file = image::encode_attached(&source(&cli), &attached, ImageFormat::Png, &Quality::default(), None);
+    cli.write("source.png", file.unwrap());
+    paint(&cli, &["--mask", "mask.png", "--upscale", "2", "--upscaler", "lanczos"]);
+    let made = image::codec::decode_original(&cli.read("out.png"), "out").unwrap();
+    assert_eq!(made.attached.alpha.map(|alpha| (alpha.len(), alpha[100], alpha[159])), Some((160 * 128, 255, 100)));
+}
+
+#[test]
+fn strengths_are_an_axis_of_a_grid() {
+    let cli = cli();
+    let args = ["a red fox", "-q", "-s", "2", "--source", "source.png", "--mask", "mask.png", "-o", "fox.png"];
+    cli.stdout(args.iter().chain(&["--grid", "strength=0.3,1 x seed=7,8"]));
+    for (name, strength, seed) in [("fox-1.png", "0.3", "7"), ("fox-2.png", "1", "7"), ("fox-4.png", "1", "8")] {
+        let alone = ["-o", "alone.png", "--strength", strength, "-S", seed];
+        cli.stdout(args[..8].iter().chain(&alone));
+        assert_eq!(cli.read("alone.png"), cli.read(name), "{name}");
+    }
+    assert!(cli.read("fox-1.png") != cli.read("fox-2.png"));
+    let sheet = metadata::read_sheet(&cli.read("fox-sheet.png")).unwrap().unwrap();
+    let strengths = [(1, 1), (2, 1), (2, 2)].map(|(x, y)| sheet.at(x, y).unwrap().parameters.source.clone().unwrap());
+    assert_eq!(strengths.map(|source| source.strength), [0.3, 1.0, 1.0]);
+    assert_eq!(xmp::read(&cli.read("fox-sheet.png")).as_deref(), Some("compositeWithTrainedAlgorithmicMedia"));
+    snapshot!(cli.run(["a red fox", "--grid", "strength=0.3,1"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the grid has an axis of strengths, and there is no source
+    hint: add the picture to paint into with --source FILE
+    ");
 }

@@ -268,7 +268,8 @@ fn every_trouble_has_its_words_and_its_exit_code() {
 fn models_are_listed_verified_repaired_and_removed() {
     let hub = Hub::honest();
     let none = hub.run(&["models"]);
-    assert_eq!(none.matches("not on this disk").count(), 5, "{none}");
+    // Five models, six upscalers.
+    assert_eq!(none.matches("not on this disk").count(), 5 + 6, "{none}");
     snapshot!(hub.run(&["verify"]), @"
     exit code: 3
     ----- stderr -----
@@ -286,13 +287,21 @@ fn models_are_listed_verified_repaired_and_removed() {
         snapshot!(hub.run(&["models"]), @"
         exit code: 0
         ----- stdout -----
-        name               size    memory  license                             where
-        klein-4b         2.3 MB    8.6 GB  Apache-2.0                          cache/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0123456789abcdef0123456789abcdef01234567
-        klein-base-4b   16.0 GB    8.6 GB  Apache-2.0                          not on this disk
-        klein-9b        34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
-        klein-base-9b   34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
-        klein-9b-kv     34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
-        klein-mini                         MIT AND OFL-1.1                     built in
+        name                            size    memory  license                             where
+        klein-4b                      2.3 MB    8.6 GB  Apache-2.0                          cache/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0123456789abcdef0123456789abcdef01234567
+        klein-base-4b                16.0 GB    8.6 GB  Apache-2.0                          not on this disk
+        klein-9b                     34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
+        klein-base-9b                34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
+        klein-9b-kv                  34.7 GB   20.0 GB  FLUX Non-Commercial License, gated  not on this disk
+        klein-mini                                      MIT AND OFL-1.1                     built in
+
+        upscaler                        size            license                             where
+        realesr-general-x4v3          4.9 MB            BSD-3-Clause                        not on this disk
+        realesr-animevideov3          2.5 MB            BSD-3-Clause                        not on this disk
+        realesrgan-x4plus              67 MB            BSD-3-Clause                        not on this disk
+        realesrgan-x2plus              67 MB            BSD-3-Clause                        not on this disk
+        realesrgan-x4plus-anime-6b     18 MB            BSD-3-Clause                        not on this disk
+        realesrnet-x4plus              67 MB            BSD-3-Clause                        not on this disk
         ");
     }
     let rows = String::from_utf8(hub.output(&["models", "--json"]).stdout).unwrap();
@@ -565,4 +574,48 @@ fn an_upscaler_of_other_bytes_is_refused() {
     assert!(hub.server.seen().iter().all(|request| request.file == path), "only this file is asked for");
     let said = output(&["upscale", "in.png", "--upscaler", "realesr-animevideov3"]);
     assert!(said.contains("dj-flux2 download realesr-animevideov3"), "{said}");
+}
+
+/// The cache of a published upscaler with other bytes, as a damaged disk would leave it.
+#[cfg(unix)]
+#[test]
+fn models_verify_and_remove_know_a_downloaded_upscaler() {
+    let hub = Hub::start(Repo::default(), |_| Answer::File);
+    let output = |args: &[&str]| {
+        let caches = ("XDG_CACHE_HOME", hub.cli.path("own"));
+        hub.shown(&hub.command(args).envs([caches]).output().unwrap())
+    };
+    let listed = |name: &str| -> serde_json::Value {
+        let shown = output(&["models", "--json", name]);
+        serde_json::from_str(shown.lines().find(|line| line.starts_with('{')).unwrap()).unwrap()
+    };
+    let name = "realesr-animevideov3";
+    let absent = listed(name);
+    assert_eq!((&absent["kind"], &absent["state"]), (&"upscaler".into(), &"absent".into()));
+    assert_eq!(listed("klein-4b")["kind"], "model");
+    for args in [&["verify", name][..], &["remove", "-y", name]] {
+        let said = output(args);
+        assert!(said.starts_with("exit code: 3\n") && said.contains(&format!("{name} is not ")), "{said}");
+    }
+    let folder = hub.cli.path("own/dj-flux2/upscalers/models--xinntao--realesr-animevideov3");
+    let digest = "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d";
+    fs::create_dir_all(folder.join("blobs")).unwrap();
+    fs::create_dir_all(folder.join("snapshots/v0.2.5.0")).unwrap();
+    fs::write(folder.join("blobs").join(digest), bytes(5, 2_504_012)).unwrap();
+    let link = folder.join("snapshots/v0.2.5.0/realesr-animevideov3.pth");
+    std::os::unix::fs::symlink(format!("../../blobs/{digest}"), &link).unwrap();
+    let there = listed("RealESR_animevideov3");
+    assert_eq!((&there["state"], &there["bytes"]), (&"complete".into(), &2_504_012.into()));
+    let table = output(&["models"]);
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(line(name).contains("2.5 MB") && line(name).contains("BSD-3-Clause"), "{table}");
+    assert!(line("realesrgan-x4plus ").ends_with("not on this disk"), "{table}");
+    for args in [&["verify"][..], &["verify", name]] {
+        let said = output(args);
+        assert!(said.starts_with("exit code: 1\n") && said.contains(&format!("{name}: a file is damaged")), "{said}");
+    }
+    let said = output(&["remove", name]);
+    assert!(said.contains("add --yes"), "{said}");
+    let said = output(&["remove", "-y", name]);
+    assert!(said.contains(&format!("removed {name}, 2.5 MB freed")) && !folder.exists(), "{said}");
 }

@@ -18,6 +18,8 @@ mod interrupt;
 mod limits;
 mod lora;
 mod marks;
+#[cfg(all(unix, feature = "mcp", feature = "mini"))]
+mod mcp;
 mod metadata;
 #[cfg(feature = "mini")]
 mod mini;

@@ -57,6 +57,55 @@ fn a_preview_that_cannot_be_is_refused_before_the_work() {
     assert!(!cli.files().contains(&"fox.png".to_owned()));
 }
 
+#[test]
+fn a_decoder_makes_previews_of_the_picture_s_size() {
+    let cli = Cli::with_tiny_model();
+    let decoder = fixture("golden/preview/taef2_decoder.pth").display().to_string();
+    let draw = ["a fox", "--size", "64x96", "-s", "2", "-S", "7", "--preview", "now.png"];
+    cli.stdout(draw.iter().chain(&["-o", "plain.png"]));
+    cli.stdout(draw.iter().chain(&["-o", "fox.png", "--preview-decoder", &decoder]));
+    assert_eq!(cli.read("fox.png"), cli.read("plain.png"), "a watched picture is another one");
+    let shown = picture(&cli, "now.png");
+    assert_eq!((shown.width(), shown.height()), (64, 96));
+    // It is planned.
+    let peak = |args: &[&str]| -> u64 {
+        let plan = ["plan", "a fox", "--json", "--size", "1024x1024", "--preview", "now.png", "--device", "cpu"];
+        let plan: Value = serde_json::from_str(&cli.stdout(plan.iter().chain(args))).unwrap();
+        let stages = plan["stages"].as_array().unwrap();
+        stages.iter().find(|stage| stage["stage"] == "denoise").unwrap()["allocated_bytes"].as_u64().unwrap()
+    };
+    assert!(peak(&["--preview-decoder", &decoder]) > peak(&[]) + 3 * 5 * (1 << 20));
+    let refused = |args: &[&str]| cli.run(["a fox", "-o", "no.png"].iter().chain(args).chain(&QUICK));
+    snapshot!(refused(&["--preview-decoder", &decoder]), @"
+    exit code: 2
+    ----- stderr -----
+    error: --preview-decoder says what decodes previews, and nothing shows any
+    hint: add --preview NAME.png, the file that previews are written to, or --show-steps
+    ");
+    let with = |file: &str| refused(&["--preview", "now.png", "--preview-decoder", file]);
+    let upscaler = fixture("golden/upscale/srvgg_x4.pth").display().to_string();
+    assert!(with(&upscaler).contains("no decoder for previews that is known"), "{}", with(&upscaler));
+    assert!(with("none.pth").contains("none.pth"), "{}", with("none.pth"));
+    let legacy = fixture("golden/pth/legacy.pth").display().to_string();
+    assert!(with(&legacy).contains("PyTorch before version 1.6"), "{}", with(&legacy));
+    assert!(!cli.path("no.png").exists());
+    #[cfg(feature = "mini")]
+    {
+        let shown = refused(&["-m", "klein-mini", "--preview", "now.png", "--preview-decoder", &decoder]);
+        assert!(shown.contains("decodes latents of 8 channels, and those of klein-mini have 16"), "{shown}");
+    }
+    snapshot!(cli.run(["inspect", &decoder]), @"
+    exit code: 0
+    ----- stdout -----
+    [FIXTURES]/golden/preview/taef2_decoder.pth
+      what        decoder for previews
+      container   pth
+      tensors     11 kB: f16 11 kB in 79
+      sizes       8 latent channels, 4 channels, pools
+      parameters  0.01 million
+    ");
+}
+
 // ---- watermark ----
 
 #[test]
@@ -209,6 +258,19 @@ esac
     assert_eq!(cli.read("bin/dj-flux2-c2pa.files"), b"input-1\npicture\n");
     let picture = request["file"].as_str().unwrap();
     assert!(!fs::exists(picture).unwrap(), "{picture} is left behind");
+    // A source is the parent, before the references.
+    let painted = ["--source", "in.png", "-i", "in.png", "-s", "1", "-o", "painted.png"];
+    let keys = ["--c2pa-key", "key.pem", "--c2pa-cert", "chain.pem"];
+    let shown = run(&[&["a fox"], &painted[..], &keys].concat());
+    assert!(shown.starts_with("exit code: 0"), "{shown}");
+    let request: Value = serde_json::from_slice(&cli.read("bin/dj-flux2-c2pa.sign.json")).unwrap();
+    let actions = &request["manifest"]["assertions"][0]["data"]["actions"];
+    assert_eq!((&actions[0]["action"], &actions[1]["action"]), (&"c2pa.opened".into(), &"c2pa.edited".into()));
+    assert_eq!(actions[0]["parameters"]["ingredientIds"], serde_json::json!(["input_1"]));
+    assert_eq!(actions[1]["parameters"]["ingredientIds"], serde_json::json!(["input_2"]));
+    assert!(actions[1]["digitalSourceType"].as_str().unwrap().ends_with("/compositeWithTrainedAlgorithmicMedia"));
+    let of = |i: usize| request["ingredients"][i]["of"]["relationship"].clone();
+    assert_eq!((of(0), of(1)), ("parentOf".into(), "inputTo".into()));
     // What the program finds is what `info` says.
     assert!(run(&["info", "in.png"]).contains(
         "signed      Content Credentials (C2PA), valid, by a certificate that is not known to be trusted; signed by me; \

@@ -170,3 +170,23 @@ fn serve_reads_its_table() {
     let output = run(&cli, "[serve]\nbackend = 'fake'\ntls-cert = 'x.pem'\n", &["serve"]);
     assert!(shown(&output).contains("--tls-key <FILE>"), "{}", shown(&output));
 }
+
+#[cfg(feature = "mini")]
+#[test]
+fn the_guide_has_the_size_of_every_preset() {
+    let cli = Cli::without_model();
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/config.md")).unwrap();
+    let list = cli.stdout(["presets", "--fast", "--json"]);
+    for preset in list.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()) {
+        let name = preset["name"].as_str().unwrap();
+        let is_row = |line: &&str| line.contains(&format!("`{name}`")) && line.contains("GiB");
+        let row = guide.lines().find(is_row).unwrap_or_else(|| panic!("{name} is missing"));
+        for model in ["klein-mini", "klein-4b"] {
+            let planned = cli.stdout(["a", "--preset", name, "-m", model, "--dry-run"]);
+            let (width, height) = planned.split([' ', ',']).nth(1).unwrap().split_once('x').unwrap();
+            // Upright and across share a row.
+            let is_there = row.contains(&format!(" {width}x{height} ")) || row.contains(&format!(" {height}x{width} "));
+            assert!(is_there && planned.contains(" 4 steps"), "{name}, {model}: {planned}{row}");
+        }
+    }
+}

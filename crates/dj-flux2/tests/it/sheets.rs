@@ -226,7 +226,7 @@ fn a_grid_that_makes_no_sense_is_refused_before_any_work() {
     exit code: 2
     ----- stderr -----
     error: "stepz" is no setting of a grid
-    hint: the settings of a grid are steps, seed, guidance, size, lora-scale, model, noise, prompt-sr
+    hint: the settings of a grid are steps, seed, guidance, size, lora-scale, model, noise, strength, prompt-sr
     "#);
     snapshot!(refused(&["--grid", "steps=1,0"]), @"
     exit code: 2

@@ -120,6 +120,13 @@ fn templates_are_listed() {
     let row: serde_json::Value = serde_json::from_str(&cli.stdout(["templates", "ink", "--json"])).unwrap();
     assert_eq!(row["name"], "ink");
     assert!(cli.run(["templates", "inc"]).contains("the nearest name is ink"));
+    // Each is in the guide.
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/prompts.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    for line in list.lines() {
+        let name = line.split_whitespace().next().unwrap();
+        assert!(guide.contains(&format!("`{name}`")), "{name}");
+    }
 }
 
 #[test]

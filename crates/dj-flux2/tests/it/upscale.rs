@@ -169,6 +169,18 @@ fn parameters_stay_with_how_it_was_enlarged() {
     cli.stdout(["upscale", "fox.png", "-o", "large.png", "--to", "100x", "--upscaler", "net.pth"]);
     let info = cli.stdout(["info", "large.png"]);
     assert!(info.contains("prompt      a red fox\n") && info.contains("upscaled    to 100x by net\n"), "{info}");
+    // The file of the network is recorded, and another one of its name noticed.
+    let digest = flux2::digest::sha256(&cli.read("net.pth"));
+    assert!(info.contains(&format!("upscaler    {digest}\n")), "{info}");
+    cli.fox("two.png", &["--upscale", "2", "--upscaler", "net.pth"]);
+    let again = ["--from", "two.png", "-o", "again.png", "--upscaler", "net.pth"];
+    assert!(!cli.run(again).contains("warning:"));
+    assert_eq!(cli.read("again.png"), cli.read("two.png"));
+    cli.write("net.pth", fs::read(fixture("golden/upscale/rrdb_x4_first_names.pth")).unwrap());
+    let shown = cli.run(again);
+    assert!(shown.contains("warning: net is not the upscaler of that name that two.png was made with"), "{shown}");
+    cli.fox("lanczos.png", &["--upscale", "2", "--upscaler", "lanczos"]);
+    assert!(!cli.stdout(["info", "lanczos.png"]).contains("upscaler "));
     cli.stdout(["upscale", "fox.png", "-o", "bare.png", "--no-metadata"]);
     assert_eq!(cli.output(["info", "bare.png"]).status.code(), Some(6));
 }

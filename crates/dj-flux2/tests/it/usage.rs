@@ -34,6 +34,7 @@ fn no_arguments() {
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
       serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol
       presets      List the presets, with the seconds and the memory that they take on this machine
       templates    List the templates of prompts
       config       Show and change the files of settings
@@ -78,6 +79,7 @@ fn help() {
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
       serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol
       presets      List the presets, with the seconds and the memory that they take on this machine
       templates    List the templates of prompts
       config       Show and change the files of settings
@@ -142,6 +144,7 @@ fn help_for_generate() {
           --dry-run              Print what would be drawn, and draw nothing
           --open                 Open the finished pictures in the program that the desktop uses for
                                  pictures
+          --show                 Show the finished pictures in the terminal, as sharp as it can
       -q, --quiet                Print only errors and random seeds
       -v, --verbose              Also print model, device and the time of every stage
           --device <DEVICE>      Device: auto, cpu, cuda, or one GPU as in cuda:1

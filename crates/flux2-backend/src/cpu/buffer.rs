@@ -182,6 +182,16 @@ fn advise_huge_pages(units: &mut [Unit]) {
 #[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
+/// Give memory that was freed back to the system: the C library keeps much of it for later allocations of the thread
+/// that freed it. Does nothing where the C library is not glibc.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it only releases pages that belong to no allocation.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

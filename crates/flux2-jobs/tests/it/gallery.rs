@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use flux2::image::{self, ImageFormat, RgbImage};
 use flux2_jobs::fake::FakeOptions;
-use flux2_jobs::{Draft, Filter, JobId, Jobs, ModelChoice, NotChanged, Options, Refused, Retention, Submission};
+use flux2_jobs::{
+    Draft, Filter, JobId, Jobs, ModelChoice, NotChanged, Options, Painting, Refused, Retention, SourceSpec, Submission,
+};
 
 use crate::common::{ended, endless, picture, start, wait_until};
 
@@ -125,4 +128,28 @@ fn a_forecast_is_the_job_that_would_be_and_submits_nothing() {
     assert_eq!((forecast.wait, forecast.memory), (Duration::ZERO, Some((1 << 30) + 1024 * 96 * 64)));
     assert_eq!(jobs.stats().accepted, 0);
     assert!(matches!(jobs.forecast(Draft { width: Some(65), ..draft }), Err(Refused::Invalid(_))));
+}
+
+/// A source gives the size; a small part of a large one takes less time than all of it.
+#[test]
+fn a_forecast_reads_the_source() {
+    let jobs = start(Options::default(), FakeOptions::default());
+    let file = |rows: u32| {
+        let pixels = (0..512 * 512).flat_map(|i| [if i / 512 < rows { 255 } else { 0 }; 3]).collect();
+        image::encode(&RgbImage::new(512, 512, pixels).unwrap(), ImageFormat::Png, None).unwrap()
+    };
+    let [source, few, all] = [file(100), file(16), file(512)].map(|bytes| jobs.put_blob(&bytes).unwrap());
+    let forecast = |mask: &str, strength: f64| {
+        let painting = Painting { strength, ..Painting::default() };
+        let source = Some(SourceSpec { source: source.clone(), mask: Some(mask.to_owned()), painting });
+        jobs.forecast(Draft { source, ..Draft::default() })
+    };
+    let (part, whole) = (forecast(&few, 1.0).unwrap(), forecast(&all, 1.0).unwrap());
+    assert_eq!([part.spec.width, part.spec.height, whole.spec.width], [512; 3]);
+    assert_eq!(part.memory, Some((1 << 30) + 1024 * 512 * 512));
+    assert!(part.seconds <= whole.seconds && whole.seconds.is_finite(), "{} and {}", part.seconds, whole.seconds);
+    assert!(!whole.warnings.is_empty(), "the mask keeps nothing");
+    assert!(matches!(forecast(&few, 0.0), Err(Refused::Invalid(_))));
+    assert!(matches!(forecast(&"0".repeat(64), 1.0), Err(Refused::UnknownBlob { .. })));
+    assert_eq!(jobs.stats().accepted, 0);
 }

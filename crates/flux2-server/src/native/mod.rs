@@ -9,6 +9,7 @@
 //! | `forecast` | what a job would take |
 //! | `parameters` | the parameters in an image file |
 //! | `about` | models, capabilities, statistics, and their types |
+//! | `times` | how an image was drawn |
 //! | `source` | fields of a request that paints into a picture |
 //! | `uploads` | images by digest |
 
@@ -19,6 +20,7 @@ mod images;
 mod jobs;
 mod parameters;
 mod source;
+pub mod times;
 mod uploads;
 pub mod wire;
 

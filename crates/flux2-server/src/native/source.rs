@@ -2,7 +2,7 @@
 
 use flux2::canvas::Side;
 use flux2_jobs::Painting;
-use flux2_jobs::canvas::parse_fill;
+use flux2_jobs::canvas::{fill_text, parse_fill};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -95,6 +95,8 @@ pub struct SourceView {
     pub feather: Option<u32>,
     /// What is added at the left, the top, the right and the bottom.
     pub outpaint: Option<Vec<String>>,
+    /// The color of added pixels: `edge`, or `#RRGGBB`.
+    pub outpaint_fill: String,
     /// Strength: 1 starts from noise.
     pub strength: f64,
     /// Whether the model sees it as the first reference image.
@@ -103,8 +105,16 @@ pub struct SourceView {
 
 impl From<&flux2_jobs::SourceSpec> for SourceView {
     fn from(spec: &flux2_jobs::SourceSpec) -> Self {
-        let Painting { mask_from_alpha, mask_invert, mask_grow, feather, outpaint, strength, source_reference, .. } =
-            &spec.painting;
+        let Painting {
+            mask_from_alpha,
+            mask_invert,
+            mask_grow,
+            feather,
+            outpaint,
+            outpaint_fill,
+            strength,
+            source_reference,
+        } = &spec.painting;
         SourceView {
             sha256: spec.source.clone(),
             mask: spec.mask.clone(),
@@ -113,6 +123,7 @@ impl From<&flux2_jobs::SourceSpec> for SourceView {
             mask_grow: *mask_grow,
             feather: *feather,
             outpaint: outpaint.map(|sides| sides.iter().map(Side::to_string).collect()),
+            outpaint_fill: fill_text(outpaint_fill),
             strength: *strength,
             source_reference: *source_reference,
         }

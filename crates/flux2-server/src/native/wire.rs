@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::source::SourceView;
+use super::times::Times;
 use crate::error::{ApiError, Result};
 use crate::values::{Format, lenient, one_or_many, parse_size, seed};
 
@@ -247,9 +248,8 @@ pub struct Job {
     pub images: Vec<Image>,
     /// Why it ended without all of its images.
     pub error: Option<Failure>,
-    /// How each image was drawn: seconds and cache hits.
-    #[schema(value_type = Vec<Object>)]
-    pub timings: Vec<flux2_jobs::DrawingRecord>,
+    /// How each image was drawn.
+    pub timings: Vec<Times>,
     /// Number of its last event.
     pub last_event: u64,
     /// Paths of this job.
@@ -417,7 +417,7 @@ impl From<JobView> for Job {
             warnings: view.warnings,
             images: view.images.iter().map(|image| Image::new(&path, image)).collect(),
             error: view.failure.map(Into::into),
-            timings: view.drawn,
+            timings: view.drawn.into_iter().map(Times::from).collect(),
             last_event: view.last_event,
             links: Links { events: format!("{path}/events"), this: path },
         }

@@ -109,7 +109,7 @@ async fn response(
     base: &str,
 ) -> Result<ImagesResponse> {
     let usage = usage(app, job).await?;
-    let timings = job.drawn.iter().cloned().map(Some).chain(std::iter::repeat(None));
+    let timings = job.drawn.iter().cloned().map(|record| Some(record.into())).chain(std::iter::repeat_with(|| None));
     let data = pictures.into_iter().zip(timings).map(|(picture, timings)| {
         let (b64_json, url) = match wanted.response_format {
             ResponseFormat::B64Json => (Some(to_base64(&picture.bytes)), None),

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::body::File;
 use crate::drawing::{Image, SourceOrder};
 use crate::error::{ApiError, Result};
+use crate::native::times::Times;
 use crate::native::wire::{LoraRequest, Urgency, parse_noise, upscale_choice};
 use crate::values::{Format, image_bytes, lenient, one_or_many, parse_size, seed};
 
@@ -327,8 +328,7 @@ pub struct ImageData {
     pub seed: u64,
     /// Seconds of each stage.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub timings: Option<flux2_jobs::DrawingRecord>,
+    pub timings: Option<Times>,
 }
 
 /// What a request took, in tokens.

@@ -10,13 +10,14 @@ use serde_json::Value;
 
 use crate::site::{Site, request};
 
-/// Routes that the document does not list: pages, the document, a WebSocket, and paths without `/v1`.
-const OTHERS: [&str; 8] = [
+/// Routes that the document does not list: pages, the document, a WebSocket, JSON-RPC, and paths without `/v1`.
+const OTHERS: [&str; 9] = [
     "/",
     "/page/{version}/{*file}",
     "/docs",
     "/openapi.json",
     "/ws/{token}",
+    "/mcp",
     "/images/generations",
     "/images/edits",
     "/images/variations",

@@ -5,6 +5,7 @@ mod automatic1111;
 mod bad_input;
 mod document;
 mod gallery;
+mod mcp;
 mod native;
 mod openai;
 mod origin;

@@ -10,7 +10,7 @@
 //!     --padded         round weights to q4_k, with rows padded to its blocks, which are longer
 //!     --pictures DIR   true pictures for the autoencoder, made by `tools/train/fixture.py --pictures DIR`
 //!     --strict         the strict judge's table of scenes instead, and what is wrong with pictures
-//!     --paint          figures of masked edits and larger canvases instead, of 100 pictures or N
+//!     --paint          figures of masked edits and larger canvases instead, of 100 pictures or N; fails beyond limits
 //!     --misses         list the wrong answers
 //!     --keep DIR       every judged picture as DIR/STEPS-NUMBER.png; the list of misses has the numbers
 //!     --sheet DIR      draw the contact sheets of docs/mini.md and nothing else

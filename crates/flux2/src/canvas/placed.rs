@@ -53,7 +53,7 @@ impl Placed {
             let image = RgbImage::new(width, height, zeroed(3 * width as usize * height as usize)?)?;
             return Ok(Work { image, tokens: TokenMask::outline([width, height], self.source.has_mask()) });
         }
-        match canvas {
+        match &**canvas {
             Canvas::Diffusers { image, mask } => {
                 let tokens = TokenMask::of_centers(mask.as_deref(), [width, height]);
                 Ok(Work { image: image.clone(), tokens })
@@ -100,9 +100,8 @@ impl Placed {
         if [width, height] != expected {
             return Err(Error::ImageBuffer { width, height, len: drawn.pixels().len() });
         }
-        let Inner { canvas: Canvas::Own { original, mask }, options, .. } = &*self.source.inner else {
-            return Ok((drawn, Attached::default()));
-        };
+        let Inner { canvas, options, .. } = &*self.source.inner;
+        let Canvas::Own { original, mask } = &**canvas else { return Ok((drawn, Attached::default())) };
         if self.source.is_outline {
             return Ok((drawn, Attached::default()));
         }

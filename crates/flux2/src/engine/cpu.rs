@@ -36,9 +36,9 @@ pub(crate) fn plan(
     order: Order,
 ) -> Result<MemoryPlan> {
     check_format(options, None)?;
-    let EngineOptions { precision, residency, .. } = *options;
-    let mut run = plan::dry_run(backend(options, true)?, files, precision, residency, requests, order)?;
-    run.add_host_memory(files.variant, requests, order)?;
+    let mut run = plan::dry_run(backend(options, true)?, files, options, requests, order)?;
+    let decodes_previews = options.previews.decoder_for(&files.vae.config).is_some();
+    run.add_host_memory(files.variant, requests, order, decodes_previews)?;
     Ok(MemoryPlan { device: Device::Cpu.to_string(), stages: run.stages, program: plan::program_bytes(files)? })
 }
 

@@ -93,10 +93,10 @@ pub(crate) fn plan(
     requests: &[GenerateRequest],
     order: Order,
 ) -> Result<MemoryPlan> {
-    let EngineOptions { device, precision, residency, .. } = *options;
+    let EngineOptions { device, precision, .. } = *options;
     let be = CudaBackend::dry_run(gpu.clone(), precision.compute(), None)?;
     check_format(&be, precision).map_err(|no_gpu| no_gpu.into_error(device))?;
-    let run = plan::dry_run(be, files, precision, residency, requests, order)?;
+    let run = plan::dry_run(be, files, options, requests, order)?;
     let device = format!("{}, {}", Device::Cuda(Some(ordinal)), gpu.name);
     Ok(MemoryPlan { device, stages: run.stages, program: cuda::CONTEXT_BYTES })
 }

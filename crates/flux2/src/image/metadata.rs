@@ -116,6 +116,9 @@ pub struct LoraParameters {
 pub struct UpscaleParameters {
     /// Name of the upscaler's file, without folder and extension; `lanczos` if it is no network.
     pub upscaler: String,
+    /// SHA-256 of its file; none if it is no network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// How many times as wide and high; none if a width or height was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<f32>,

@@ -137,7 +137,7 @@ impl<B: Backend> Linear<B> {
     }
 }
 
-/// A convolution with a bias.
+/// A convolution.
 pub struct Conv<B: Backend>(Convolution<B>);
 
 impl<B: Backend> Conv<B> {
@@ -148,6 +148,17 @@ impl<B: Backend> Conv<B> {
     pub fn load(w: &Loader<B>, shape: ConvShape) -> Result<Self> {
         let weight = channels_last(&w.host("weight")?)?;
         Ok(Conv(Convolution { weight: Weight::load(w.be, weight)?, bias: w.vector("bias")?, shape }))
+    }
+
+    /// As [`load`](Self::load), without a `bias`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn load_without_bias(w: &Loader<B>, shape: ConvShape) -> Result<Self> {
+        let weight = channels_last(&w.host("weight")?)?;
+        let zeros = vec![0.0; weight.shape()[0]];
+        let bias = w.be.upload(&[zeros.len()], &zeros)?;
+        Ok(Conv(Convolution { weight: Weight::load(w.be, weight)?, bias, shape }))
     }
 
     /// `x` `[h, w, in]`, a map or the result of [`GroupNorm::silu`] -> `[h', w', out]` in the compute dtype.
@@ -219,12 +230,15 @@ impl<B: Backend> GroupNorm<B> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn load(w: &Loader<B>, config: &VaeConfig) -> Result<Self> {
-        Ok(GroupNorm(flux2_backend::GroupNorm {
-            groups: config.groups,
-            eps: config.group_norm_eps,
-            weight: w.vector("weight")?,
-            bias: w.vector("bias")?,
-        }))
+        Self::load_of(w, config.groups, config.group_norm_eps)
+    }
+
+    /// As [`load`](Self::load), with so many groups and this added to the variance.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn load_of(w: &Loader<B>, groups: usize, eps: f32) -> Result<Self> {
+        Ok(GroupNorm(flux2_backend::GroupNorm { groups, eps, weight: w.vector("weight")?, bias: w.vector("bias")? }))
     }
 
     /// `x` `[h, w, c]` -> the same shape.

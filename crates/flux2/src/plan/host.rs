@@ -14,15 +14,16 @@ use crate::variant::Variant;
 impl StagePeaks {
     /// Add what the host holds beside the backend's tensors: reference images and sources, the largest of them as f32
     /// while it is encoded, their tokens from then on, the finished pixels as f32, what is pasted. Images are read in their
-    /// stage.
+    /// stage. With `decodes_previews`, the pixels of one of them as f32 and as bytes beside each step.
     pub(crate) fn add_host_memory(
         &mut self,
         variant: &'static Variant,
         requests: &[GenerateRequest],
         order: Order,
+        decodes_previews: bool,
     ) -> Result<()> {
         let finished = if order == Order::Together { requests.len() } else { 1 };
-        let [mut encoded, mut picture, mut enlarged] = [0; 3];
+        let [mut encoded, mut picture, mut enlarged, mut preview] = [0; 4];
         for request in unlike(requests) {
             let request = ResolvedRequest::new(request, variant)?;
             let channels = |[width, height]: [u32; 2]| 3 * width as usize * height as usize;
@@ -33,6 +34,9 @@ impl StagePeaks {
             encoded = encoded.max(size_of::<f32>() * largest + working);
             let pasting = request.source.as_ref().map_or(0, |source| source.source().pasting_bytes());
             picture = picture.max(size_of::<f32>() * channels(drawn) * finished + pasting);
+            if decodes_previews {
+                preview = preview.max((size_of::<f32>() + 1) * channels(drawn) * finished);
+            }
             if let Some(upscaling) = &request.upscale {
                 let memory = upscaling.host_bytes(request.picture_px(), Tiling::usual(Device::Cpu))?;
                 enlarged = enlarged.max(memory);
@@ -43,6 +47,7 @@ impl StagePeaks {
             memory.allocated += images.held;
             memory.allocated += match stage {
                 Phase::References => encoded,
+                Phase::Denoise => preview,
                 Phase::Decode => picture,
                 Phase::Upscale => enlarged,
                 _ => 0,

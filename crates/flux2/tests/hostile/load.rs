@@ -9,8 +9,8 @@ use flux2::image;
 use flux2::marks::Found;
 use flux2::text::Tokenizer;
 use flux2::weights::{
-    Component, Lora, LoraPath, ModelFiles, ModelPaths, TextConfig, TransformerConfig, UpscalerFile, VaeConfig,
-    WeightSource, WithLoras,
+    Component, Lora, LoraPath, ModelFiles, ModelPaths, PreviewDecoderFile, TextConfig, TransformerConfig, UpscalerFile,
+    VaeConfig, WeightSource, WithLoras,
 };
 use flux2::{Result, Source, SourceOptions};
 use tempfile::TempDir;
@@ -133,7 +133,15 @@ impl Opened {
                 }
                 Opened::Picture
             }
-            (Kind::Pth, _) => Opened::Upscaler(UpscalerFile::open(&path.into())?),
+            (Kind::Pth, _) => {
+                // The other network in such files.
+                if let Ok(file) = PreviewDecoderFile::open(&path.clone().into()) {
+                    for (name, _) in file.config.expected_tensors() {
+                        file.tensor(&name)?.to_f32();
+                    }
+                }
+                Opened::Upscaler(UpscalerFile::open(&path.into())?)
+            }
             (Kind::Tokenizer, _) => Opened::Tokenizer(Tokenizer::from_file(path)?),
             (_, Some("transformer")) => Opened::Transformer(Component::<TransformerConfig>::open(folder)?),
             (_, Some("text_encoder")) => Opened::TextEncoder(Component::<TextConfig>::open(folder)?),

@@ -63,7 +63,7 @@ fn models_know_neither_files_nor_watchers() {
 }
 
 /// The library crates; the command line is the only other one.
-const LIBRARIES: [&str; 8] = [
+const LIBRARIES: [&str; 9] = [
     "flux2-base/src",
     "flux2-backend/src",
     "flux2-weights/src",
@@ -71,11 +71,13 @@ const LIBRARIES: [&str; 8] = [
     "flux2/src",
     "flux2-jobs/src",
     "flux2-session/src",
+    MCP,
     SERVER,
 ];
 
-/// The only crate with an async runtime.
+/// The only crates with an async runtime.
 const SERVER: &str = "flux2-server/src";
+const MCP: &str = "flux2-mcp/src";
 
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
@@ -99,8 +101,8 @@ fn the_cuda_runtime_knows_neither_products_nor_ops() {
 }
 
 #[test]
-fn only_the_server_has_an_async_runtime() {
-    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]).filter(|path| *path != SERVER) {
+fn only_servers_have_an_async_runtime() {
+    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]).filter(|path| ![SERVER, MCP].contains(path)) {
         check(path, &["async fn", "async move", "tokio", "async_std", "smol", ".await"], "");
         for (number, line) in read(&path.replace("src", "Cargo.toml")).lines().enumerate() {
             for runtime in ["tokio", "async-std", "smol"] {
@@ -121,7 +123,7 @@ fn the_sampler_does_not_know_the_networks() {
 }
 
 /// Crates, and the crates of the workspace that each may depend on.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("flux2-base", &[]),
     ("flux2-backend", &[]),
     ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini", "flux2-upscaler"]),
@@ -129,8 +131,9 @@ const CRATES: [(&str, &[&str]); 9] = [
     ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
     ("flux2-jobs", &["flux2"]),
     ("flux2-session", &["flux2", "flux2-jobs"]),
-    ("flux2-server", &["flux2", "flux2-jobs"]),
-    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-server", "flux2-session"]),
+    ("flux2-mcp", &["flux2", "flux2-jobs", "flux2-session"]),
+    ("flux2-server", &["flux2", "flux2-jobs", "flux2-mcp"]),
+    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-mcp", "flux2-server", "flux2-session"]),
 ];
 
 #[test]
@@ -150,7 +153,7 @@ fn crates_depend_downwards() {
 type Room = (&'static str, &'static [&'static str]);
 
 /// Rooms of a crate, and the other rooms of it that each may import. Rooms that are not listed may import any.
-const ROOMS: [(&str, &[Room]); 7] = [
+const ROOMS: [(&str, &[Room]); 8] = [
     (
         "flux2-backend",
         &[
@@ -175,7 +178,7 @@ const ROOMS: [(&str, &[Room]); 7] = [
             ("environment", &[]),
             ("http", &["listing", "Hub", "Patience", "Proxies", "RepoId", "Token"]),
             ("listing", &["http", "Hub", "RepoId"]),
-            ("release", &["cache", "listing", "Hub", "HubOptions", "RepoId"]),
+            ("release", &["cache", "listing", "verify", "Hub", "HubOptions", "RepoId"]),
             ("snapshot", &["listing"]),
             ("verify", &["cache", "listing", "snapshot", "RepoId"]),
         ],
@@ -192,7 +195,7 @@ const ROOMS: [(&str, &[Room]); 7] = [
             ("latents", &[]),
             ("marks", &["image"]),
             ("models", &["latents", "weights"]),
-            ("preview", &["image", "sampler"]),
+            ("preview", &["image", "sampler", "weights"]),
             ("request", &["canvas", "compat", "event", "image", "latents", "marks", "sampler", "upscale", "variant"]),
             ("sampler", &[]),
             ("sheet", &["image"]),
@@ -219,6 +222,25 @@ const ROOMS: [(&str, &[Room]); 7] = [
         ],
     ),
     (
+        "flux2-mcp",
+        &[
+            ("album", &["desk", "root"]),
+            ("call", &["album", "desk"]),
+            ("content", &["desk"]),
+            ("desk", &[]),
+            ("draft", &["album", "desk", "input", "picture"]),
+            ("handler", &["album", "call", "desk", "root", "tools"]),
+            ("input", &[]),
+            ("picture", &["album", "desk"]),
+            ("record", &["album", "desk"]),
+            ("root", &["desk"]),
+            ("schema", &["desk"]),
+            ("stdio", &["handler", "transport"]),
+            ("streamable", &["desk", "handler"]),
+            ("transport", &[]),
+        ],
+    ),
+    (
         "flux2-server",
         &[
             ("access", &["app", "keys", "options"]),
@@ -232,6 +254,7 @@ const ROOMS: [(&str, &[Room]); 7] = [
             ("keys", &[]),
             ("links", &[]),
             ("listen", &[]),
+            ("mcp", &["access", "app", "body", "drawing"]),
             ("metrics", &[]),
             ("native", &["access", "app", "body", "drawing", "extract", "values"]),
             ("observe", &["access", "app"]),
@@ -257,17 +280,19 @@ const ROOMS: [(&str, &[Room]); 7] = [
     (
         "flux2-weights",
         &[
+            ("any_file", &["location", "pth", "tensor_file"]),
             ("gguf", &["tensor_file"]),
             ("json", &["location", "tensor_file"]),
             ("layout", &[]),
             ("location", &["variant"]),
             ("mismatch", &["tensor_file"]),
+            ("preview_decoder", &["any_file", "config", "location", "mismatch", "tensor_file", "WeightSource"]),
             ("pth", &["location", "tensor_file"]),
             ("quantize", &[]),
             ("safetensors", &["tensor_file"]),
             ("tensor_file", &["gguf", "location", "pth", "safetensors"]),
             ("sizes", &["config", "variant"]),
-            ("upscaler", &["config", "location", "mismatch", "pth", "tensor_file", "WeightSource"]),
+            ("upscaler", &["any_file", "config", "location", "mismatch", "tensor_file", "WeightSource"]),
             ("variant", &["config", "mismatch", "sizes"]),
         ],
     ),

@@ -4,15 +4,16 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use flux2::event::{Observer, Preview, WithPreviews};
-use flux2::image::RgbImage;
+use flux2::image::{self, ImageFormat, RgbImage};
 use flux2::pipeline::Pipeline;
 use flux2::preview::Projection;
-use flux2::weights::{Component, VaeConfig, WeightSource as _};
+use flux2::weights::{Component, Location, ModelFiles, PreviewDecoderFile, VaeConfig, WeightSource as _};
 use flux2::{
-    BatchMember, Batching, CancelToken, Device, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision,
-    PreviewOptions, Residency, engine,
+    BatchMember, Batching, CancelToken, Device, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Phase,
+    Precision, PreviewOptions, Residency, Source, SourceOptions, engine, plan,
 };
 use flux2_backend::{CpuBackend, CpuOptions, Runtime as _};
 
@@ -209,7 +210,7 @@ fn an_unknown_autoencoder_is_fitted_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("previews");
     let draw = || {
-        let previews = PreviewOptions { cache: Some(cache.clone()) };
+        let previews = PreviewOptions { cache: Some(cache.clone()), ..Default::default() };
         let options = EngineOptions { device: Device::Cpu, precision: Precision::F32, previews, ..Default::default() };
         let mut engine =
             engine::load(&ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }, &options);
@@ -227,4 +228,95 @@ fn an_unknown_autoencoder_is_fitted_and_kept() {
     // What is damaged is fitted again.
     fs::write(&entries[0], "{").unwrap();
     assert_eq!(draw(), first);
+}
+
+// ---- masks ----
+
+/// The whole picture is drawn, the left half of it is let go: what the mask keeps is shown as it will be in the end,
+/// from the first step on.
+#[test]
+fn a_preview_of_a_masked_picture_shows_the_source_outside() {
+    let mut engine = mini();
+    let source = engine.generate(&request(7, 4)).unwrap().image;
+    let (w, h) = (source.width(), source.height());
+    let mask = (0..h).flat_map(|_| (0..w).flat_map(|x| [if x < w / 2 { 255 } else { 0 }; 3])).collect();
+    let png = |image: &RgbImage| image::encode(image, ImageFormat::Png, None).unwrap();
+    let (file, mask) = (png(&source), png(&RgbImage::new(w, h, mask).unwrap()));
+    let options = SourceOptions { as_reference: false, ..Default::default() };
+    let painted = Source::from_bytes(&file, "source", Some((&mask, "mask")), options).unwrap();
+    let other = GenerateRequest { prompt: "a dog on a red background".into(), ..request(8, 4) };
+    let masked = GenerateRequest { source: Some(painted), ..other.clone() };
+    let right_half = |image: &RgbImage| {
+        let (w, h) = (image.width(), image.height());
+        let pixels = (0..h).flat_map(|y| (w / 2 + 1..w).flat_map(move |x| image.pixel(x, y))).collect();
+        RgbImage::new(w - w / 2 - 1, h, pixels).unwrap()
+    };
+    let best = right_half(&shrunk(&source));
+    let mut near = |request: &GenerateRequest| -> Vec<f64> {
+        let (_, previews) = watched(&mut *engine, request);
+        previews.iter().map(|preview| psnr(&right_half(&preview.image), &best)).collect()
+    };
+    let (held, free) = (near(&masked), near(&other));
+    assert!(held.iter().all(|db| *db > 18.0 && *db == held[0]), "{held:?} dB");
+    assert!(free.iter().all(|db| held[0] > db + 3.0), "{held:?} dB, without the mask {free:?} dB");
+}
+
+// ---- decoders ----
+
+fn decoder(name: &str) -> Arc<PreviewDecoderFile> {
+    let file = fixture("golden/preview").join(name);
+    Arc::new(PreviewDecoderFile::open(&Location::from(file)).unwrap())
+}
+
+fn options_with(decoder: Option<Arc<PreviewDecoderFile>>) -> EngineOptions {
+    let previews = PreviewOptions { decoder, ..Default::default() };
+    EngineOptions { device: Device::Cpu, precision: Precision::F32, previews, ..Default::default() }
+}
+
+fn tiny() -> ModelPaths {
+    ModelPaths { model: fixture("tiny/klein").into(), ..Default::default() }
+}
+
+#[test]
+fn a_decoder_shows_the_whole_picture_and_changes_nothing() {
+    let request = GenerateRequest { width: Some(64), height: Some(96), ..request(3, 2) };
+    let draw = |decoder| watched(&mut *engine::load(&tiny(), &options_with(decoder)).unwrap(), &request);
+    let (picture, projected) = draw(None);
+    assert_eq!((projected[0].image.width(), projected[0].image.height()), (8, 12));
+    let mut seen = Vec::new();
+    for name in ["taesd.safetensors", "taef2_decoder.pth"] {
+        let (made, previews) = draw(Some(decoder(name)));
+        assert!(made == picture, "{name}: watching changes the picture");
+        let steps: Vec<_> = previews.iter().map(|preview| (preview.step, preview.steps)).collect();
+        assert_eq!(steps, [(1, 2), (2, 2)], "{name}");
+        assert!(previews.iter().all(|at| (at.image.width(), at.image.height()) == (64, 96)), "{name}");
+        assert!(previews[0].image != previews[1].image, "{name}");
+        seen.push(previews);
+    }
+    assert!(seen[0][1].image != seen[1][1].image, "another decoder, another preview");
+}
+
+#[test]
+fn a_decoder_for_other_latents_is_left_alone() {
+    let previews = PreviewOptions { decoder: Some(decoder("taesd.safetensors")), ..Default::default() };
+    let options = EngineOptions { device: Device::Cpu, previews, ..Default::default() };
+    let mut engine = engine::load(&evaluation::mini(), &options).unwrap();
+    let (picture, previews) = watched(&mut *engine, &request(7, 1));
+    assert_eq!(previews[0].image.width(), picture.width() / 8);
+}
+
+#[test]
+fn a_decoder_counts_in_the_plan() {
+    let files = ModelFiles::open(&tiny()).unwrap();
+    let request = GenerateRequest { width: Some(512), height: Some(512), ..request(3, 1) };
+    let denoise = |decoder, requests: &[GenerateRequest]| {
+        let plan = plan::of(&files, &options_with(decoder), requests).unwrap();
+        plan.stages.iter().find(|at| at.stage == Phase::Denoise).unwrap().memory.total()
+    };
+    let one = std::slice::from_ref(&request);
+    let (without, with) = (denoise(None, one), denoise(Some(decoder("taef2_decoder.pth")), one));
+    // The picture as f32 and as bytes on the host, and a few maps of its size in f32.
+    assert!(with > without.max(512 * 512 * (3 * 5 + 3 * 4 * 4)), "{without} and {with} bytes");
+    let both = plan::of_batch(&files, &options_with(Some(decoder("taef2_decoder.pth"))), &[request.clone(), request]);
+    assert!(both.unwrap().peak_bytes() > 0);
 }

@@ -130,6 +130,7 @@ fn make(
     if let Some(picture) = from {
         picture.check_references(&settings.references, &prepared.references)?;
         picture.check_source(prepared.source.as_ref(), report);
+        picture.check_upscaler(settings.request.upscale.as_ref(), report);
         picture.check_loras(&prepared.files.loras, settings, report)?;
         picture.warn_of_differences(&prepared.files.name, report);
     }
@@ -139,6 +140,7 @@ fn make(
         report.note(format_args!("{read} is read, {other} beside it is not"));
     }
     settings.request.source.clone_from(&prepared.source);
+    settings.options.previews.decoder = prepare::preview_decoder(settings, &prepared.files)?;
     let engines = open_engines(settings, &prepared, report)?;
     describe(&engines, settings, report);
     let Prepared { files, references, .. } = prepared;
@@ -169,6 +171,7 @@ fn inputs(runs: &[Settings], args: &GenerateArgs) -> Vec<PathBuf> {
         let of_source = settings.source.iter().flat_map(|of| std::iter::once(&of.source).chain(&of.mask));
         let files =
             settings.references.iter().chain(of_source).chain(&args.from).chain(&args.prompt_file).chain(&args.batch);
+        let files = files.chain(&settings.preview_decoder);
         files.map(PathBuf::as_path).chain(weights.map(Location::path)).map(Into::into).collect()
     };
     runs.iter().flat_map(of_run).collect()

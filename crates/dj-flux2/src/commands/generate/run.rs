@@ -13,7 +13,7 @@ use flux2::image::{self, ImageFormat, Parameters, RgbImage};
 use flux2::pipeline::ladder::Rescue;
 use flux2::pipeline::{GeneratedImage, KernelRun};
 use flux2::weights::ModelFiles;
-use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Timings, engine};
+use flux2::{CancelToken, Engine, Error, Event, GenerateRequest, Reference, Source, Timings, engine};
 use flux2_jobs::engine::EngineHost;
 use flux2_jobs::{
     Affinity, FailureClass, JobFailure, JobId, JobSpec, Jobs, Options, Painting, PictureOf, Retention, Signer, Sink,
@@ -198,7 +198,7 @@ impl Run<'_> {
         let jobs = Jobs::start_with_sink(options, Arc::new(host), Arc::new(writer))?;
         let digests = references.iter().map(|reference| reference.sha256().to_owned()).collect();
         references.into_iter().for_each(|reference| jobs.put_reference(reference));
-        settings.request.source.iter().for_each(|source| jobs.put_source(source.clone()));
+        sources(settings).for_each(|source| jobs.put_source(source));
         let mut series = Series {
             settings,
             jobs,
@@ -228,10 +228,24 @@ impl Run<'_> {
     }
 }
 
-/// What signs the pictures, if that is asked for. It reads the files of the references again.
+/// The source of a run, once for each strength.
+fn sources(settings: &Settings) -> impl Iterator<Item = Source> {
+    let mut known = Vec::new();
+    let all = (0..settings.pictures()).filter_map(|i| settings.request(i).source);
+    all.filter(move |source| {
+        let strength = source.options().strength;
+        let is_new = !known.contains(&strength);
+        known.extend(is_new.then_some(strength));
+        is_new
+    })
+}
+
+/// What signs the pictures, if that is asked for. It reads the files of the references and of the source again.
 fn signer(settings: &Settings, references: &[Reference]) -> Result<Option<Arc<dyn Signer>>> {
     let digests = references.iter().map(|reference| reference.sha256().to_owned());
-    let files = digests.zip(settings.references.iter().cloned()).collect();
+    let source = settings.source.as_ref().zip(settings.request.source.as_ref());
+    let source = source.map(|(of, source)| (source.sha256().to_owned(), of.source.clone()));
+    let files = digests.zip(settings.references.iter().cloned()).chain(source).collect();
     let files = settings.credentials.as_ref().map(|[key, certificates]| (key.as_path(), certificates.as_path(), files));
     match files {
         Some((key, certificates, files)) => credentials::signer(Some((key, certificates)), files),
@@ -320,10 +334,10 @@ impl Series<'_> {
     fn submit(&mut self) -> Result<()> {
         let window = self.settings.window(self.places.len(), self.batch);
         while self.submitted < self.settings.pictures() && self.submitted - self.over < window {
-            let source = self.settings.request.source.as_ref().map(|source| SourceSpec {
+            let source = self.settings.request(self.submitted).source.map(|source| SourceSpec {
                 source: source.sha256().to_owned(),
                 mask: source.mask_sha256().map(str::to_owned),
-                painting: Painting::default(),
+                painting: Painting { strength: source.options().strength, ..Painting::default() },
             });
             let references = self.settings.of_picture(self.submitted, &self.digests);
             let draft = draft(self.settings, self.submitted, references, source);

@@ -1,7 +1,8 @@
 //! The log on standard error.
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
 
 use crate::args::{LogFormat, LogLevel};
 
@@ -13,9 +14,14 @@ pub fn start(format: LogFormat, level: LogLevel) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    let log = fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
-    }
+    // The library of the Model Context Protocol logs whole messages, which have prompts in them.
+    let filter = Targets::new().with_default(level).with_target("rmcp", LevelFilter::OFF);
+    let log = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let log = match format {
+        LogFormat::Text => log.with_filter(filter).boxed(),
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(true).with_span_list(false).with_filter(filter).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(log).init();
 }

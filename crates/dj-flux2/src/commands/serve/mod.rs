@@ -1,6 +1,5 @@
 //! `dj-flux2 serve`: the HTTP server, from flags to its end.
 
-mod host;
 mod log;
 mod settings;
 
@@ -12,6 +11,7 @@ use listenfd::ListenFd;
 
 use crate::args::ServeArgs;
 use crate::failure::{Failure, Result, code};
+use crate::host::{self, Offer};
 use crate::wording;
 use settings::Settings;
 
@@ -30,7 +30,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         return Err(Failure::usage(message, "add --api-key-file FILE; or --insecure, if that is meant"));
     }
     log::start(args.log_format, args.log_level);
-    let host = host::open(args)?;
+    let host = host::open(&Offer::from(args))?;
+    check_aliases(args, &host.names)?;
     let preload = preload(args, &host.names)?;
     let Settings { keys, options, jobs, tls } = settings;
     let jobs = Jobs::start(jobs, host.host).map_err(|failure| Failure {
@@ -96,6 +97,17 @@ fn inherited_socket(inherited: &mut ListenFd, index: usize) -> Result<Listener> 
         format!("socket {index} that this process was started with is no TCP or Unix stream socket"),
         "use ListenStream= in the systemd socket unit",
     ))
+}
+
+/// Aliases lead to models that are served.
+fn check_aliases(args: &ServeArgs, names: &[String]) -> Result<()> {
+    match args.alias.iter().find(|(_, model)| !names.contains(model)) {
+        None => Ok(()),
+        Some((alias, model)) => {
+            let message = format!("--alias {alias}={model}: no model of this name is served");
+            Err(Failure::usage(message, format!("use one of {}", names.join(", "))))
+        }
+    }
 }
 
 /// Models to load at the start: those of the flag, else the first.

@@ -346,7 +346,7 @@ impl Studio for RemoteStudio {
         let made = metadata::read(file_before).ok().flatten();
         let Some(made) = made.filter(|_| name.is_some()) else { return Ok(enlarged) };
         let upscaler = name.unwrap_or_default().to_owned();
-        let upscale = Some(UpscaleParameters { upscaler, by: Some(by), width: None, height: None });
+        let upscale = Some(UpscaleParameters { upscaler, sha256: None, by: Some(by), width: None, height: None });
         let of = |error: flux2::Error| StudioError::Failed(error.into());
         let picture = image::decode(&enlarged, "the enlarged picture").map_err(of)?;
         image::encode(&picture, ImageFormat::Png, Some(&Parameters { upscale, ..made })).map_err(of)

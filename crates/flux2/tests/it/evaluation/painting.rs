@@ -10,8 +10,9 @@ use super::judge::Judge;
 use super::world::{Layout, Picture, SIDE};
 use super::{draw, looks_right};
 
-/// Pixels round the box of the subject that are repainted with it, and pixels added at each side.
-const MARGIN: usize = 4;
+/// Pixels round the box of the subject that are repainted with it: more than the width of the feather, in which the
+/// source is still seen. And pixels added at each side.
+const MARGIN: usize = 12;
 const ADDED: u32 = 32;
 
 /// A masked edit.
@@ -19,15 +20,18 @@ pub struct Replaced {
     /// Whether the subject is the one that was asked for.
     pub named: bool,
     /// Whether the whole picture looks right to the strict judge.
-    #[allow(dead_code, reason = "the example reports it")]
     pub looks_right: bool,
     /// Pixels outside of the mask that differ from the source.
     pub changed_outside: usize,
+    /// The picture.
+    #[allow(dead_code, reason = "the example keeps it")]
+    pub image: RgbImage,
 }
 
-/// Subject of case `i`, in another order than that of the list.
+/// Subject of case `i`, in another order than that of the list. The step has no divisor in common with the number of
+/// subjects, so that each has its turn.
 fn subject(judge: &Judge, i: usize) -> usize {
-    (i * 37 + 11) % judge.world.subjects.len()
+    (i * 41 + 11) % judge.world.subjects.len()
 }
 
 /// A source of the model's own, and what it shows; `None` if it does not look right.
@@ -72,6 +76,7 @@ pub fn replace(engine: &mut dyn Engine, judge: &Judge, i: usize) -> Result<Optio
         named: judge.look(&after, &expected).subject == expected.subject,
         looks_right: looks_right(&judge.world, &after, &expected),
         changed_outside: all.filter(changed).count(),
+        image: after,
     }))
 }
 

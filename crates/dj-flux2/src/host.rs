@@ -1,16 +1,20 @@
-//! The models that are served: by the engine, or by the fake.
+//! The models that a server offers: by the engine, or by the fake.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux2::weights::{Location, ModelFiles};
-use flux2::{EngineOptions, ModelPaths, PreviewOptions, Residency, TextCache, Variant};
+use flux2::weights::{Location, ModelFiles, PreviewDecoderFile};
+use flux2::{Device, EngineOptions, ModelPaths, Precision, PreviewOptions, Residency, TextCache, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
 use flux2_jobs::fake::{FakeHost, FakeOptions};
 use flux2_jobs::{FailureClass, ModelHost};
 
-use crate::args::{BackendKind, ServeArgs};
+use crate::args::BackendKind;
+#[cfg(feature = "mcp")]
+use crate::args::McpArgs;
+#[cfg(feature = "serve")]
+use crate::args::ServeArgs;
 use crate::cache_folder;
 use crate::failure::{Failure, Result, code};
 use crate::gpu_options::gpu_options;
@@ -24,17 +28,85 @@ pub struct Host {
     pub names: Vec<String>,
 }
 
+/// What is offered, and what draws it.
+pub struct Offer<'a> {
+    /// Models as they were typed, the default first.
+    models: &'a [String],
+    /// LoRAs: names and files.
+    loras: &'a [(String, String)],
+    upscalers: &'a [PathBuf],
+    /// What decodes previews.
+    preview_decoder: Option<&'a Path>,
+    /// Random weights of this model, in place of the models.
+    synthetic: Option<&'a str>,
+    precision: Result<Precision>,
+    device: Device,
+    threads: Option<u16>,
+    max_memory: Option<usize>,
+    no_text_cache: bool,
+    /// Whether pictures are only drawn together where that is faster.
+    useful_batches: bool,
+    backend: BackendKind,
+    fake: FakeSettings<'a>,
+}
+
+/// How the fake behaves.
+#[derive(Default)]
+struct FakeSettings<'a> {
+    load_ms: u64,
+    step_ms: u64,
+    failures: &'a [(String, String)],
+}
+
+#[cfg(feature = "serve")]
+impl<'a> From<&'a ServeArgs> for Offer<'a> {
+    fn from(args: &'a ServeArgs) -> Self {
+        Offer {
+            models: &args.model,
+            loras: &args.lora,
+            upscalers: &args.upscaler,
+            preview_decoder: args.preview_decoder.as_deref(),
+            synthetic: args.synthetic.as_deref(),
+            precision: precision(args.dtype, args.quantize),
+            device: args.device.unwrap_or_default(),
+            threads: args.threads,
+            max_memory: args.max_memory,
+            no_text_cache: args.no_text_cache,
+            useful_batches: args.max_batch.is_none(),
+            backend: args.backend,
+            fake: FakeSettings { load_ms: args.fake_load_ms, step_ms: args.fake_step_ms, failures: &args.fake_fail },
+        }
+    }
+}
+
+#[cfg(feature = "mcp")]
+impl<'a> From<&'a McpArgs> for Offer<'a> {
+    fn from(args: &'a McpArgs) -> Self {
+        Offer {
+            models: &args.model,
+            loras: &args.lora,
+            upscalers: &args.upscaler,
+            preview_decoder: None,
+            synthetic: None,
+            precision: precision(args.dtype, args.quantize),
+            device: args.device.unwrap_or_default(),
+            threads: args.threads,
+            max_memory: args.max_memory,
+            no_text_cache: args.no_text_cache,
+            useful_batches: true,
+            backend: args.backend,
+            fake: FakeSettings { step_ms: args.fake_step_ms, ..FakeSettings::default() },
+        }
+    }
+}
+
 /// Finds the models and opens nothing yet.
-pub fn open(args: &ServeArgs) -> Result<Host> {
-    let offered = match &args.synthetic {
-        Some(name) => vec![(name.clone(), Location::from(name.as_str()))],
+pub fn open(args: &Offer) -> Result<Host> {
+    let offered = match args.synthetic {
+        Some(name) => vec![(name.to_owned(), Location::from(name))],
         None => offered(args)?,
     };
     let names: Vec<String> = offered.iter().map(|(name, _)| name.clone()).collect();
-    if let Some((alias, model)) = args.alias.iter().find(|(_, model)| !names.contains(model)) {
-        let message = format!("--alias {alias}={model}: no model of this name is served");
-        return Err(Failure::usage(message, format!("use one of {}", names.join(", "))));
-    }
     let host: Arc<dyn ModelHost> = match args.backend {
         BackendKind::Fake => Arc::new(FakeHost::new(fake_options(args, names.clone())?)),
         BackendKind::Engine => Arc::new(EngineHost::new(engine_options(args, offered)?)),
@@ -43,10 +115,10 @@ pub fn open(args: &ServeArgs) -> Result<Host> {
 }
 
 /// Names and places of the models, the default first.
-fn offered(args: &ServeArgs) -> Result<Vec<(String, Location)>> {
+fn offered(args: &Offer) -> Result<Vec<(String, Location)>> {
     let environment = std::env::var("DJ_FLUX2_MODEL").ok().filter(|model| !model.is_empty());
-    let typed: Vec<String> = match (args.model.is_empty(), environment) {
-        (false, _) => args.model.clone(),
+    let typed: Vec<String> = match (args.models.is_empty(), environment) {
+        (false, _) => args.models.to_vec(),
         (true, Some(model)) => vec![model],
         (true, None) if cfg!(feature = "mini") || args.backend == BackendKind::Fake => vec!["klein-mini".into()],
         (true, None) => {
@@ -75,8 +147,8 @@ fn name_and_place(text: &str, exists: impl Fn(&Path) -> bool) -> (String, String
     (last.into_owned(), text.to_owned())
 }
 
-fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<EngineHostOptions> {
-    let variant = args.synthetic.as_deref().map(Variant::by_name).transpose()?;
+fn engine_options(args: &Offer, offered: Vec<(String, Location)>) -> Result<EngineHostOptions> {
+    let variant = args.synthetic.map(Variant::by_name).transpose()?;
     let model = |(name, place): (String, Location)| {
         if let Some(variant) = variant {
             let synthetic = ModelFiles::synthetic(variant).map(|_| variant);
@@ -92,28 +164,32 @@ fn engine_options(args: &ServeArgs, offered: Vec<(String, Location)>) -> Result<
             synthetic: None,
         })
     };
+    let decoder = args.preview_decoder.map(|file| PreviewDecoderFile::open(&Location::from(file)));
     let text_cache = cache_folder::text_cache(|name| std::env::var_os(name)).filter(|_| !args.no_text_cache);
     Ok(EngineHostOptions {
         models: offered.into_iter().map(model).collect::<Result<_>>()?,
-        loras: args.lora.iter().map(|(name, file)| (name.clone(), Location::from(file.as_str()))).collect(),
-        upscalers: upscalers::offered(&args.upscaler)?,
+        loras: args.loras.iter().map(|(name, file)| (name.clone(), Location::from(file.as_str()))).collect(),
+        upscalers: upscalers::offered(args.upscalers)?,
         engine: EngineOptions {
-            device: args.device.unwrap_or_default(),
-            precision: precision(args.dtype, args.quantize)?,
+            device: args.device,
+            precision: args.precision.clone()?,
             threads: threads(args.threads),
             gpu: gpu_options(),
             residency: Residency::KeepAll,
             max_memory: None,
             text_cache: text_cache.map(TextCache::new),
-            previews: PreviewOptions { cache: cache_folder::previews(|name| std::env::var_os(name)) },
+            previews: PreviewOptions {
+                decoder: decoder.transpose()?.map(Arc::new),
+                cache: cache_folder::previews(|name| std::env::var_os(name)),
+            },
         },
         max_devices: None,
         memory: args.max_memory,
-        useful_batches: args.max_batch.is_none(),
+        useful_batches: args.useful_batches,
     })
 }
 
-fn fake_options(args: &ServeArgs, models: Vec<String>) -> Result<FakeOptions> {
+fn fake_options(args: &Offer, models: Vec<String>) -> Result<FakeOptions> {
     let failure = |(text, name): &(String, String)| {
         let class = FailureClass::ALL.into_iter().find(|class| class.name() == name);
         let names = || FailureClass::ALL.map(FailureClass::name).join(", ");
@@ -122,10 +198,10 @@ fn fake_options(args: &ServeArgs, models: Vec<String>) -> Result<FakeOptions> {
     };
     Ok(FakeOptions {
         models,
-        loras: args.lora.iter().map(|(name, _)| name.clone()).collect(),
-        load: Duration::from_millis(args.fake_load_ms),
-        step: Duration::from_millis(args.fake_step_ms),
-        failures: args.fake_fail.iter().map(failure).collect::<Result<_>>()?,
+        loras: args.loras.iter().map(|(name, _)| name.clone()).collect(),
+        load: Duration::from_millis(args.fake.load_ms),
+        step: Duration::from_millis(args.fake.step_ms),
+        failures: args.fake.failures.iter().map(failure).collect::<Result<_>>()?,
         ..FakeOptions::default()
     })
 }

@@ -1,0 +1,74 @@
+//! Flags of `mcp`.
+
+use std::path::PathBuf;
+
+use flux2::Device;
+
+use super::marks::MarkArgs;
+use super::values::{BackendKind, Dtype, Quantize, parse_memory, parse_pair, thread_count};
+
+/// Flags of `mcp`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct McpArgs {
+    /// Model to offer, as for `generate`; repeat it for several, the first is the default; put NAME= before it to give
+    /// it another name [default: $DJ_FLUX2_MODEL, or klein-mini]
+    #[arg(short, long, value_name = "[NAME=]MODEL")]
+    pub model: Vec<String>,
+
+    /// LoRA that calls may add, by its name; repeat it for several
+    #[arg(long, value_name = "NAME=FILE", value_parser = parse_pair)]
+    pub lora: Vec<(String, String)>,
+
+    /// Upscaler that calls may name, as for `generate`; repeat it for several, the first is the default
+    #[arg(long, value_name = "NAME")]
+    pub upscaler: Vec<PathBuf>,
+
+    /// Folder that pictures are written to; files that calls name are below it, and nothing else is read or written
+    /// [default: dj-flux2/mcp in the user's data folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub root: Option<PathBuf>,
+
+    /// Unload a model after so many seconds without work; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub idle_unload: u64,
+
+    /// Most pixels of a picture
+    #[arg(long, value_name = "N", default_value_t = 4 << 20)]
+    pub max_pixels: u64,
+
+    #[command(flatten)]
+    pub marks: MarkArgs,
+
+    /// Number format of the computation [default: bf16]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
+
+    /// Quantize the weights while loading [default: as stored]
+    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
+    pub quantize: Option<Quantize>,
+
+    /// Device: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto, all GPUs]
+    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
+    pub device: Option<Device>,
+
+    /// CPU threads that draw [default: all that this process may use]
+    #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
+    pub threads: Option<u16>,
+
+    /// Memory that models may take together, as in 6GiB, on each GPU or in the process [default: the memory of a GPU;
+    /// no limit on the CPU]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
+    pub max_memory: Option<usize>,
+
+    /// Neither read nor write the cache of text embeddings on disk
+    #[arg(long, help_heading = "Running")]
+    pub no_text_cache: bool,
+
+    /// What draws: fake draws colors instead of a model's pictures, to test clients
+    #[arg(long, value_name = "KIND", default_value = "engine", hide = true)]
+    pub backend: BackendKind,
+
+    /// Milliseconds of a step of the fake
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub fake_step_ms: u64,
+}
