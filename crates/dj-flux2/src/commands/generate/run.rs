@@ -34,7 +34,7 @@ use crate::settings::{Settings, Show};
 /// Longest time until Ctrl-C is noticed here; workers notice what follows within one block.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How many times as wide and high as its preview a picture is.
+/// How many times as wide and high as its preview a picture is, unless a decoder makes the preview.
 const PREVIEW_SCALE: u32 = 8;
 
 /// The pictures to make.
@@ -388,8 +388,9 @@ impl Series<'_> {
     /// Shows and writes a preview. That it cannot be written is no failure of the picture.
     fn show(&mut self, picture: u64, preview: &Preview) {
         if self.settings.show == Show::Steps {
-            let sides = [preview.image.width(), preview.image.height()];
-            self.report.show_step(picture, &preview.image, sides.map(|side| side * PREVIEW_SCALE));
+            let scale = if self.settings.options.previews.decoder.is_some() { 1 } else { PREVIEW_SCALE };
+            let sides = [preview.image.width(), preview.image.height()].map(|side| side * scale);
+            self.report.show_step(picture, &preview.image, sides);
         }
         let Some(path) = self.settings.preview.as_deref().filter(|_| !self.preview_failed) else { return };
         let write = || {
