@@ -6,6 +6,7 @@
 //! account of what is in memory when, which could differ from the first.
 
 mod host;
+mod watch;
 
 use std::cell::RefCell;
 
@@ -14,12 +15,13 @@ use flux2_backend::{Backend, Format, MemoryUse};
 use crate::canvas::Source;
 use crate::device::Device;
 use crate::engine::{EngineOptions, GpuInfo, cpu, gpu};
-use crate::event::{CancelToken, Event, Observer, Phase};
+use crate::event::{CancelToken, Phase};
 use crate::pipeline::{BatchMember, Batching, MAX_PREPARED_PROMPTS, Pipeline, Residency};
 use crate::request::{GenerateRequest, Reference};
 use crate::text::Tokenizer;
 use crate::weights::{ModelFiles, Precision, UpscalerFile};
 use crate::{Error, Result};
+use watch::{SharedWatch, StageWatch};
 
 /// Host memory of the program itself, beside tensors, weights and the tokenizer: code and threads. Measured on Linux.
 pub(crate) const CODE_BYTES: usize = 24 << 20;
@@ -390,7 +392,7 @@ pub(crate) fn dry_run<B: Backend>(
     let mut pipeline = Pipeline::of_files(be.clone(), files.outline(), options.residency)?
         .with_precision(options.precision)
         .with_previews(options.previews.clone());
-    let mut watch = StageWatch { be, stages: vec![], in_stage: false, wants_previews };
+    let mut watch = StageWatch::new(be, wants_previews);
     let cancel = CancelToken::new();
     if order == Order::Together {
         return dry_run_together(pipeline, watch, requests);
@@ -453,52 +455,4 @@ fn unlike(requests: &[GenerateRequest]) -> Vec<&GenerateRequest> {
 /// A request whose source has no pixels, since nothing is drawn.
 fn outline(request: &GenerateRequest) -> GenerateRequest {
     GenerateRequest { source: request.source.as_ref().map(Source::outline), ..request.clone() }
-}
-
-/// Asks the backend for its peak whenever a stage ends.
-struct StageWatch<B: Backend> {
-    be: B,
-    stages: Vec<StageMemory>,
-    in_stage: bool,
-    wants_previews: bool,
-}
-
-/// The watch of pictures that are drawn together, for one of them.
-struct SharedWatch<'a, B: Backend>(&'a RefCell<StageWatch<B>>);
-
-impl<B: Backend> Observer for SharedWatch<'_, B> {
-    fn on_event(&mut self, event: &Event) {
-        self.0.borrow_mut().on_event(event);
-    }
-
-    fn wants_previews(&self) -> bool {
-        self.0.borrow().wants_previews
-    }
-}
-
-impl<B: Backend> Observer for StageWatch<B> {
-    fn on_event(&mut self, event: &Event) {
-        match *event {
-            // A stage may begin with a load. Reset the peak then, so that earlier stages do not count.
-            Event::PhaseStarted { .. } if !self.in_stage => {
-                self.be.take_memory_peak();
-                self.in_stage = true;
-            }
-            Event::PhaseFinished { phase: Phase::Load(_), .. } => {}
-            Event::PhaseFinished { phase: stage, .. } => {
-                self.in_stage = false;
-                let memory = self.be.take_memory_peak();
-                match self.stages.iter_mut().find(|known| known.stage == stage) {
-                    Some(known) if known.memory.total() >= memory.total() => {}
-                    Some(known) => known.memory = memory,
-                    None => self.stages.push(StageMemory { stage, memory }),
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn wants_previews(&self) -> bool {
-        self.wants_previews
-    }
 }
