@@ -90,7 +90,8 @@ impl Outlook {
     /// Keeps what was learned for the next run. That it cannot be kept matters to nobody.
     pub fn keep(&self) {
         let (Some(file), Some(speed)) = (&self.file, self.speed) else { return };
-        if self.learned < KEPT_FROM || self.written.is_some_and(|written| (speed / written - 1.0).abs() < WORTH_WRITING) {
+        if self.learned < KEPT_FROM || self.written.is_some_and(|written| (speed / written - 1.0).abs() < WORTH_WRITING)
+        {
             return;
         }
         let mut speeds = read(file);

@@ -335,7 +335,7 @@ impl Jobs {
         stats.running = state.running;
         let device = |worker: &WorkerState| DeviceStats {
             name: worker.name.clone(),
-            models: worker.models.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
+            models: worker.models.clone(),
             is_busy: worker.is_busy,
         };
         stats.devices = state.workers.iter().flatten().map(device).collect();

@@ -1,6 +1,7 @@
 //! Numbers about an engine, for metrics. None of them names an owner or a prompt.
 
 use crate::failure::FailureClass;
+use crate::spec::ModelKey;
 use crate::submission::Priority;
 use crate::view::DrawingRecord;
 
@@ -64,7 +65,7 @@ pub struct DeviceStats {
     /// Its name, as in `cuda:1`.
     pub name: String,
     /// Models that are loaded, the most recently used first, and the bytes each takes at most.
-    pub models: Vec<(String, usize)>,
+    pub models: Vec<(ModelKey, usize)>,
     /// Whether it draws or loads a model at this moment.
     pub is_busy: bool,
 }

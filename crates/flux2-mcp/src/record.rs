@@ -192,11 +192,10 @@ impl ModelsRecord {
         let (jobs, limits) = (desk.jobs(), desk.limits());
         let stats = jobs.stats();
         let loaded: Vec<&String> =
-            stats.devices.iter().flat_map(|device| &device.models).map(|(name, _)| name).collect();
+            stats.devices.iter().flat_map(|device| &device.models).map(|(key, _)| &key.name).collect();
         let model = |(at, info): (usize, ModelInfo)| ModelRecord {
             is_default: at == 0,
-            // A loaded model is called after its name, its number format and its LoRAs.
-            is_loaded: loaded.iter().any(|it| it.strip_prefix(&info.name).is_some_and(|rest| rest.starts_with(' '))),
+            is_loaded: loaded.contains(&&info.name),
             default_px: info.variant.map(|variant| variant.default_px),
             default_steps: info.variant.map(|variant| variant.default_steps),
             has_guidance: info.variant.map(|variant| variant.default_guidance.is_some()),

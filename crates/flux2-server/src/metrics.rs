@@ -67,7 +67,8 @@ pub fn render(requests: &RequestCounts, stats: &Stats) -> String {
     text.family("flux_vram_bytes", "gauge", "Memory that models take at most, and disk space of what is kept.");
     for device in &stats.devices {
         for (model, bytes) in &device.models {
-            let labels = [("kind", "model"), ("device", &device.name), ("model", model)];
+            let model = model.to_string();
+            let labels = [("kind", "model"), ("device", &device.name), ("model", &model)];
             text.sample("flux_vram_bytes", &labels, *bytes as f64);
         }
     }

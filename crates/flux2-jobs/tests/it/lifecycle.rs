@@ -195,7 +195,7 @@ fn a_model_is_loaded_before_the_engine_is_ready() {
     wait_until("ready", || jobs.is_ready());
     let devices = jobs.stats().devices;
     assert_eq!(devices.len(), 2);
-    assert!(devices.iter().all(|device| device.models.len() == 1 && device.models[0].0 == "klein-4b bf16"));
+    assert!(devices.iter().all(|device| device.models.len() == 1 && device.models[0].0.to_string() == "klein-4b bf16"));
     assert_eq!(jobs.stats().loads.count(), 2);
     assert_eq!((jobs.stats().images, jobs.list(&Filter::default(), None, 9).jobs.len()), (0, 0));
     let failures = vec![(String::new(), FailureClass::NotFinite)];

@@ -115,7 +115,7 @@ fn the_least_recently_used_model_makes_room() {
         ended(&jobs, jobs.submit(of_model(name, "")).unwrap().id);
     }
     wait_until("the device is idle", || !jobs.stats().devices[0].is_busy);
-    let loaded: Vec<_> = jobs.stats().devices[0].models.iter().map(|(name, _)| name.clone()).collect();
+    let loaded: Vec<_> = jobs.stats().devices[0].models.iter().map(|(key, _)| key.to_string()).collect();
     assert_eq!(loaded, ["c bf16", "a bf16"]);
     assert_eq!(jobs.stats().loads.count(), 3);
 }

@@ -181,7 +181,7 @@ fn models_share_the_memory_that_they_may_take() {
     }
     wait_until("the device is idle", || !jobs.stats().devices[0].is_busy);
     let stats = jobs.stats();
-    assert_eq!(stats.devices[0].models.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["tiny bf16"]);
+    assert_eq!(stats.devices[0].models.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["tiny bf16"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use flux2::request::{GRID_PX, MAX_PX, MIN_PX};
 use flux2::sampler::schedule::MAX_STEPS;
 use flux2::vocabulary::Vocabulary;
 use flux2::weights::variant::{KLEIN_MINI, Kind};
-use flux2_jobs::{ModelInfo, Stats};
+use flux2_jobs::{ModelInfo, ModelKey, Stats};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -154,7 +154,7 @@ fn all_models(app: &App) -> Vec<Model> {
 fn model(app: &App, info: ModelInfo, stats: &Stats) -> Model {
     let ModelInfo { name, mut aliases, variant } = info;
     aliases.extend(app.options.aliases.iter().filter(|(_, model)| **model == name).map(|(alias, _)| alias.clone()));
-    let is_loaded = |models: &[(String, usize)]| models.iter().any(|(loaded, _)| *loaded == name);
+    let is_loaded = |models: &[(ModelKey, usize)]| models.iter().any(|(loaded, _)| loaded.name == name);
     let loaded_on = stats.devices.iter().filter(|device| is_loaded(&device.models)).map(|device| device.name.clone());
     let vocabulary = variant.filter(|variant| variant.name == KLEIN_MINI).and_then(|_| Vocabulary::builtin());
     Model {
@@ -232,6 +232,6 @@ pub async fn stats(State(app): State<App>) -> Json<StatsOf> {
 }
 
 fn device(device: flux2_jobs::stats::DeviceStats) -> DeviceOf {
-    let models = device.models.into_iter().map(|(name, _)| name).collect();
+    let models = device.models.iter().map(|(key, _)| key.to_string()).collect();
     DeviceOf { name: device.name, is_busy: device.is_busy, models }
 }

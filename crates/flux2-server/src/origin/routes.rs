@@ -136,7 +136,14 @@ pub async fn cancel(
     responses((status = 200, description = "The models.", body = Models),
               (status = "default", description = "An error.", body = DetailBody)))]
 pub async fn models(State(app): State<App>) -> Json<Models> {
-    let loaded: Vec<_> = app.jobs.stats().devices.into_iter().flat_map(|device| device.models).collect();
+    let loaded: Vec<_> = app
+        .jobs
+        .stats()
+        .devices
+        .into_iter()
+        .flat_map(|device| device.models)
+        .map(|(key, bytes)| (key.to_string(), bytes))
+        .collect();
     let supported = app.jobs.models().into_iter().map(|model| model.name).collect();
     Json(Models::new(openai::list_models(&app), supported, &loaded))
 }

@@ -297,6 +297,7 @@ fn capabilities_and_statistics() {
         (&model["name"], &model["default_steps"], &model["aliases"][0]),
         (&json!("klein-4b"), &json!(4), &json!("gpt-image-1"))
     );
+    assert_eq!(model["loaded_on"], json!(["fake:0"]));
     let stats = site.get("/api/v1/stats").expect(200);
     assert_eq!((&stats["accepted"], &stats["images"]), (&json!(1), &json!(1)));
     let metrics = site.get("/metrics");
