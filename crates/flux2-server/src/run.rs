@@ -206,8 +206,9 @@ async fn reload(app: &App, source: &KeySource, tls: Option<&Tls>) {
     let result = app.blocking(move |app| {
         match source.load() {
             Ok(keys) => {
-                tracing::info!(keys = keys.len(), "keys are read again");
+                let count = keys.len();
                 app.replace_keys(keys);
+                tracing::info!(keys = count, "keys are read again");
             }
             Err(error) => tracing::error!(%error, "the keys stay as they were"),
         }
