@@ -109,7 +109,7 @@ async fn pictures_are_edited_by_reference_name_file_and_content() {
     for (arguments, part) in [
         (json!({"prompt": "p"}), "there is no picture to edit; name one in references"),
         (json!({"prompt": "p", "references": ["$99"]}), "there is no picture 99: there are 1 to 5"),
-        (json!({"prompt": "p", "references": ["$fix"]}), "no picture is called fix: there is fox"),
+        (json!({"prompt": "p", "references": ["$fix"]}), "no picture is called fix: the nearest name is fox"),
         (json!({"prompt": "p", "references": ["gone.png"]}), "there is no file \"gone.png\"; paths are below"),
         (json!({"prompt": "p", "references": vec!["$1"; 5]}), "there are 5 references; use at most 4"),
         (json!({"prompt": "p", "references": ["$1"], "mask": "$1"}), "mask means nothing without a source"),
