@@ -17,8 +17,8 @@ import time
 import server
 
 # Sides in pixels, and images of a turn.
-SIZES = {64: 100, 128: 60, 256: 16}
-TURNS = 7
+SIZES = {64: 60, 128: 40, 256: 12}
+TURNS = 5
 # What the server may add to an image when it is always busy: this share of the engine's time, or these seconds.
 SHARE, SECONDS = 0.03, 0.002
 

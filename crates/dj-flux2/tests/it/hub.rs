@@ -438,7 +438,8 @@ fn a_repository_in_another_case_or_nearly_named() {
     }
     assert_eq!(hub.run(&["verify", "-q"]), "exit code: 0\n----- stdout -----\nklein-4b: 12 files, all whole\n");
     let models = hub.run(&["models"]);
-    let missing = models.lines().filter(|line| line.starts_with("klein-") && line.ends_with("not on this disk")).count();
+    let missing =
+        models.lines().filter(|line| line.starts_with("klein-") && line.ends_with("not on this disk")).count();
     assert_eq!((models.matches("klein-4b").count(), missing), (2, 4), "{models}");
     fs::rename(&other, folder("models--somebody--my-klein")).unwrap();
     snapshot!(hub.run(&["a red fox", "-m", "somebody/my-klien"]), @"
