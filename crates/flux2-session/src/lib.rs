@@ -18,7 +18,7 @@
 //! |---|---|
 //! | [`history`] | [`History`]: numbered pictures, with names, kept in a folder as JSON lines |
 //! | [`names`] | references such as `$1`, `$-1` and `$cat` in text |
-//! | [`line`] | what a line asks for: a prompt, or a command such as `!seed 7` |
+//! | [`mod@line`] | what a line asks for: a prompt, or a command such as `!seed 7` |
 //! | [`studio`] | [`Studio`]: what draws, as a trait |
 //! | [`local`] | the studio in this process, with a model that stays loaded |
 //!
