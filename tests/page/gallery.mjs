@@ -122,6 +122,10 @@ export const tests = {
         same(jobs[1].request.seed, jobs[2].request.seed, "the same seed");
         check(jobs[0].request.seed !== jobs[2].request.seed, "another seed");
         same(jobs[1].images[0].sha256, jobs[2].images[0].sha256, "the same picture");
+        await act("Enlarge 2 times");
+        await count(page, 4);
+        const larger = (await site.call("GET", "/api/v1/jobs")).jobs[0];
+        same([larger.request.upscale, larger.images[0].width, larger.images[0].seed], [2, 512, first.images[0].seed]);
         await act("Use these settings");
         same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "a red fox");
         same(await page.getByLabel("Width", { exact: true }).inputValue(), "256");

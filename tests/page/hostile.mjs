@@ -22,6 +22,7 @@ export const tests = {
             await page.locator(".cell .open").click();
             same(await page.locator(".prompt-text").innerText(), MARKUP);
             await page.keyboard.press("Escape");
+            await page.locator("dialog[open]").waitFor({ state: "detached" });
             await draw(page, `refused ${MARKUP}`);
             await page.locator(".job.failed").waitFor();
             await drop(page, ".zone >> nth=0", [{ name: `${MARKUP}.png`, bytes: png(64, 64) }]);

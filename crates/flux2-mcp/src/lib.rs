@@ -40,4 +40,4 @@ pub use desk::{Desk, Direct, Limits, ToolError};
 pub use handler::Handler;
 pub use root::Root;
 #[cfg(feature = "http")]
-pub use streamable::{HttpService, TooManySessions};
+pub use streamable::{Admitted, HttpService, TooManySessions};
