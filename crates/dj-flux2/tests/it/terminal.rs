@@ -217,10 +217,18 @@ fn without_a_terminal_nothing_is_shown() {
 
 #[test]
 fn ctrl_c_while_the_terminal_is_asked_ends_the_program() {
-    let cli = Cli::without_model();
-    // 128 and the number of the signal.
-    assert_eq!(run(&cli, &["a cat", "--show"], &COLOR, b"\x03").1, 130);
-    assert_eq!(cli.files(), [""; 0]);
+    // 128 and the number of the signal. On a busy machine the key may come when the second for an answer is over, and
+    // the picture is drawn: such a run says nothing.
+    let is_ended = (0..5).any(|_| {
+        let cli = Cli::without_model();
+        let code = run(&cli, &["a cat", "--show"], &COLOR, b"\x03").1;
+        if code == 0 {
+            return false;
+        }
+        assert_eq!((code, cli.files()), (130, vec![]));
+        true
+    });
+    assert!(is_ended);
 }
 
 #[test]
