@@ -125,7 +125,7 @@ export const tests = {
         await act("Enlarge 2 times");
         await count(page, 4);
         const larger = (await site.call("GET", "/api/v1/jobs")).jobs[0];
-        same([larger.request.upscale, larger.images[0].width, larger.images[0].seed], [2, 512, first.images[0].seed]);
+        same([larger.request.upscale, larger.images[0].width, larger.images[0].seed], [2, 512, jobs[2].request.seed]);
         await act("Use these settings");
         same(await page.getByLabel("Prompt", { exact: true }).inputValue(), "a red fox");
         same(await page.getByLabel("Width", { exact: true }).inputValue(), "256");
