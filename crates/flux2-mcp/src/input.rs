@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Drawing {
-    /// Name of a model, as `list_models` gives it. Left out, it is the first of them.
+    /// Name of a model from `list_models`. The default is the first model of that list.
     pub model: Option<String>,
     /// Width in pixels, a multiple of 16. Left out, it is what the model was made for, or that of the first reference.
     #[schemars(range(min = 64, max = 4096))]

@@ -173,7 +173,7 @@ pub fn numbers(text: &str) -> Option<Vec<u32>> {
     words.map(|word| word.parse().ok()).collect::<Option<Vec<u32>>>().filter(|numbers| !numbers.is_empty())
 }
 
-/// The name among those of the commands that is most like `name`.
+/// The command whose name is most similar to `name`.
 fn nearest(name: &str) -> Option<&'static str> {
     let like = COMMANDS.iter().map(|known| (strsim::jaro_winkler(name, known.name), known.name));
     like.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)

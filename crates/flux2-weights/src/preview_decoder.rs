@@ -7,21 +7,20 @@
 //! |---|---|
 //! | `taef2_decoder.pth` | `{i}.…`, the canonical ones |
 //! | both halves in one file, as in the original program | `decoder.{i}.…` |
-//! | diffusers (`AutoencoderTiny`) | `decoder.layers.{i - 1}.…`: the first layer has no weights and is not counted |
+//! | diffusers (`AutoencoderTiny`) | `decoder.layers.{i - 1}.…`: layer 0, which has no weights, is not counted |
 //!
 //! The encoder of such a file is not read. Sizes follow from the shapes of the tensors.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use flux2_backend::{DType, HostTensor};
+use flux2_backend::HostTensor;
 use flux2_base::Remedy;
 
-use crate::any_file::AnyFile;
+use crate::any_file::{AnyFile, Name};
 use crate::config::ExpectedTensor;
 use crate::location::Location;
-use crate::mismatch::{Mismatch, WrongShape};
-use crate::tensor_file::{StoredDType, StoredTensor};
+use crate::mismatch::Mismatch;
 use crate::{Error, Result, WeightSource};
 
 /// Most channels accepted. The family has 64, and 256 within its pools.
@@ -146,7 +145,7 @@ impl PreviewDecoderFile {
         self.source.container()
     }
 
-    /// Element types, each with the bytes of a tensor of it.
+    /// The element type and the size in bytes of each tensor.
     pub(crate) fn dtypes(&self) -> impl Iterator<Item = (String, u64)> {
         self.source.tensors().map(|(_, tensor)| (tensor.dtype.to_string(), tensor.range.len() as u64))
     }
@@ -158,18 +157,20 @@ impl PreviewDecoderFile {
     }
 }
 
-/// The canonical name of a stored one: `Ok(None)` for a tensor of the encoder, an error for any other.
-fn canonical(stored: &str, first: &str) -> Result<Option<String>, ()> {
+/// The meaning of a stored name in a file whose names begin with `first`.
+fn canonical(stored: &str, first: &str) -> Name {
     if stored.starts_with("encoder.") {
-        return Ok(None);
+        return Name::Ignored;
     }
-    let rest = stored.strip_prefix(first).ok_or(())?;
-    if first != LAYERS {
-        return Ok(Some(rest.to_owned()));
-    }
-    let (number, rest) = rest.split_once('.').ok_or(())?;
-    let number: usize = number.parse().map_err(|_| ())?;
-    Ok(Some(format!("{}.{rest}", number.checked_add(1).ok_or(())?)))
+    let name = || {
+        let rest = stored.strip_prefix(first)?;
+        if first != LAYERS {
+            return Some(rest.to_owned());
+        }
+        let (number, rest) = rest.split_once('.')?;
+        Some(format!("{}.{rest}", number.parse::<usize>().ok()?.checked_add(1)?))
+    };
+    name().map_or(Name::Unknown, Name::Canonical)
 }
 
 /// What names of diffusers begin with.
@@ -192,35 +193,9 @@ fn checked(source: &AnyFile) -> Result<Result<Checked, Mismatch>, PreviewDecoder
     } else {
         return Err(PreviewDecoderProblem::Unknown);
     };
-    let mut mismatch = Mismatch::default();
-    let mut found: BTreeMap<String, (&String, &StoredTensor)> = BTreeMap::new();
-    for (stored, tensor) in source.tensors() {
-        match canonical(stored, first) {
-            Ok(Some(name)) if !found.contains_key(&name) => drop(found.insert(name, (stored, tensor))),
-            Ok(None) => {}
-            _ => mismatch.unused.push(stored.clone()),
-        }
-    }
-    let config = PreviewDecoderConfig::of(|name| found.get(name).map(|(_, tensor)| &tensor.shape[..]))?;
-    let mut stored_names = BTreeMap::new();
-    for (name, expected) in config.expected_tensors() {
-        let Some((stored, tensor)) = found.remove(&name) else {
-            mismatch.missing.push(name);
-            continue;
-        };
-        if tensor.shape != expected {
-            mismatch.shapes.push(WrongShape { name: stored.clone(), found: tensor.shape.clone(), expected });
-        } else if !matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)) {
-            mismatch.dtypes.push((stored.clone(), tensor.dtype.to_string()));
-        }
-        stored_names.insert(name, stored.clone());
-    }
-    mismatch.unused.extend(found.into_values().map(|(stored, _)| stored.clone()));
-    if mismatch.count() == 0 {
-        return Ok(Ok((config, stored_names)));
-    }
-    mismatch.suggest_names(stored_names.values());
-    Ok(Err(mismatch))
+    let named = source.named(|stored| canonical(stored, first));
+    let config = PreviewDecoderConfig::of(|name| named.shape(name))?;
+    Ok(named.check(config.expected_tensors()).map(|stored| (config, stored)))
 }
 
 impl WeightSource for PreviewDecoderFile {

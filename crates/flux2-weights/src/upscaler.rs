@@ -16,14 +16,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::OnceLock;
 
-use flux2_backend::{DType, HostTensor};
+use flux2_backend::HostTensor;
 use flux2_base::Remedy;
 use flux2_base::digest::sha256;
 
-use crate::any_file::AnyFile;
+use crate::any_file::{AnyFile, Name};
 use crate::location::Location;
-use crate::mismatch::{Mismatch, WrongShape};
-use crate::tensor_file::{Printable, StoredDType, StoredTensor};
+use crate::mismatch::Mismatch;
+use crate::tensor_file::Printable;
 use crate::{Error, Result, WeightSource};
 
 pub use config::{RrdbConfig, SrvggConfig, UpscalerConfig};
@@ -101,35 +101,9 @@ type Checked = (UpscalerConfig, BTreeMap<String, String>);
 fn checked(source: &AnyFile, file: &str) -> Result<Result<Checked, Mismatch>, UpscalerProblem> {
     let names: Vec<&str> = source.tensors().map(|(name, _)| name.as_str()).collect();
     let scheme = Scheme::detect(&names)?;
-    let mut mismatch = Mismatch::default();
-    let mut found: BTreeMap<String, (&String, &StoredTensor)> = BTreeMap::new();
-    for (stored, tensor) in source.tensors() {
-        match scheme.canonical(stored) {
-            Some(name) if !found.contains_key(&name) => drop(found.insert(name, (stored, tensor))),
-            _ => mismatch.unused.push(stored.clone()),
-        }
-    }
-    let shape = |name: &str| found.get(name).map(|(_, tensor)| &tensor.shape[..]);
-    let config = UpscalerConfig::of(scheme.network(), found.keys().map(String::as_str), shape, file)?;
-    let mut stored_names = BTreeMap::new();
-    for (name, expected) in config.expected_tensors() {
-        let Some((stored, tensor)) = found.remove(&name) else {
-            mismatch.missing.push(name);
-            continue;
-        };
-        if tensor.shape != expected {
-            mismatch.shapes.push(WrongShape { name: stored.clone(), found: tensor.shape.clone(), expected });
-        } else if !matches!(tensor.dtype, StoredDType::Known(DType::F32 | DType::F16 | DType::Bf16)) {
-            mismatch.dtypes.push((stored.clone(), tensor.dtype.to_string()));
-        }
-        stored_names.insert(name, stored.clone());
-    }
-    mismatch.unused.extend(found.into_values().map(|(stored, _)| stored.clone()));
-    if mismatch.count() == 0 {
-        return Ok(Ok((config, stored_names)));
-    }
-    mismatch.suggest_names(stored_names.values());
-    Ok(Err(mismatch))
+    let named = source.named(|stored| scheme.canonical(stored).map_or(Name::Unknown, Name::Canonical));
+    let config = UpscalerConfig::of(scheme.network(), named.names(), |name| named.shape(name), file)?;
+    Ok(named.check(config.expected_tensors()).map(|stored| (config, stored)))
 }
 
 impl WeightSource for UpscalerFile {

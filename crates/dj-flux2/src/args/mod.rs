@@ -12,6 +12,8 @@ mod marks;
 #[cfg(feature = "mcp")]
 mod mcp;
 mod quality;
+#[cfg(any(feature = "mcp", feature = "serve"))]
+mod running;
 #[cfg(feature = "serve")]
 mod serve;
 #[cfg(feature = "session")]

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use flux2::Device;
 
 use super::marks::MarkArgs;
-use super::values::{BackendKind, Dtype, Quantize, parse_memory, parse_pair, thread_count};
+use super::running::RunningArgs;
+use super::values::{BackendKind, parse_memory, parse_pair};
 
 /// Flags of `serve`.
 #[derive(clap::Args, Clone, Debug)]
@@ -154,30 +154,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub marks: MarkArgs,
 
-    /// Number format of the computation [default: bf16]
-    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
-    pub dtype: Option<Dtype>,
-
-    /// Quantize the weights while loading [default: as stored]
-    #[arg(long, value_name = "FORMAT", help_heading = "Running")]
-    pub quantize: Option<Quantize>,
-
-    /// Device: auto, cpu, cuda, or one GPU as in cuda:1 [default: auto, all GPUs]
-    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
-    pub device: Option<Device>,
-
-    /// CPU threads that draw [default: all that this process may use]
-    #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
-    pub threads: Option<u16>,
-
-    /// Memory that models may take together, as in 6GiB, on each GPU or in the process: the least recently used ones
-    /// are unloaded, and fewer weights stay in memory [default: the memory of a GPU; no limit on the CPU]
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
-    pub max_memory: Option<usize>,
-
-    /// Neither read nor write the cache of text embeddings on disk
-    #[arg(long, help_heading = "Running")]
-    pub no_text_cache: bool,
+    #[command(flatten)]
+    pub running: RunningArgs,
 
     /// Seconds to finish what runs, after the first SIGTERM; a second one ends at once
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Running")]

@@ -19,7 +19,7 @@ pub(super) struct Screen {
 /// What is shown last.
 #[derive(Default)]
 struct Shown {
-    /// The picture of the run whose steps are shown. Those that are drawn at the same time wait until it is over.
+    /// The picture whose steps are shown. Steps of others are not shown until it is finished.
     picture: Option<u64>,
     place: Place,
 }

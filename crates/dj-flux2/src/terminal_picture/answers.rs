@@ -1,6 +1,6 @@
 //! What a terminal answers.
 
-/// Longest answer that is taken: a name is the longest part of it.
+/// Most bytes of an answer that are read. The longest part of a real one is the name of the terminal.
 const MAX_LEN: usize = 4096;
 
 /// What is known from the answers of a terminal.

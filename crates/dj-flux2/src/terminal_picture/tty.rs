@@ -23,7 +23,7 @@ impl Drop for Silent {
     }
 }
 
-/// Writes `question` to the terminal, and returns what came back once `is_enough` or `limit` is over.
+/// Writes `question` to the terminal and reads its answer, until `is_enough` says so or the time `limit` has passed.
 ///
 /// Nothing is asked unless standard output is the terminal of this process and the process is in its foreground: in the
 /// background it would be stopped.

@@ -244,7 +244,7 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     for id in 1..=2000 {
         let _ = writeln!(flood, r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
     }
-    // Far more than all buffers hold: the server stops to read.
+    // The server must stop reading long before this: its buffers and those of the socket hold far less.
     let flooded = async {
         let mut written = 0;
         loop {

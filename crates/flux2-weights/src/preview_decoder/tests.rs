@@ -1,25 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::*;
-
-/// A file of zeros with these tensors.
-fn write(folder: &TempDir, name: &str, tensors: &[(String, Vec<usize>)]) -> PathBuf {
-    let mut header = Map::new();
-    let mut at = 0;
-    for (name, shape) in tensors {
-        let end = at + 2 * shape.iter().product::<usize>();
-        header.insert(name.clone(), json!({"dtype": "F16", "shape": shape, "data_offsets": [at, end]}));
-        at = end;
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let path = folder.path().join(name);
-    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], &header, &vec![0; at]].concat()).unwrap();
-    path
-}
+use crate::any_file::file_of_zeros;
 
 fn open(path: &Path) -> Result<PreviewDecoderFile> {
     PreviewDecoderFile::open(&Location::from(path))
@@ -54,7 +38,7 @@ fn every_scheme_of_names_is_the_same_network() {
             [renamed(config, of_diffusers), encoder].concat(),
         ];
         for (i, tensors) in schemes.iter().enumerate() {
-            let file = open(&write(&folder, "a.safetensors", tensors)).unwrap();
+            let file = open(&file_of_zeros(&folder, "a.safetensors", tensors)).unwrap();
             assert_eq!(file.config, config, "{i}");
             for (tensor, shape) in config.expected_tensors() {
                 assert_eq!(file.tensor(&tensor).unwrap().shape(), shape, "{i}: {tensor}");
@@ -66,7 +50,7 @@ fn every_scheme_of_names_is_the_same_network() {
 #[test]
 fn what_is_no_decoder_is_named() {
     let folder = TempDir::new().unwrap();
-    let problem = |tensors: &[(String, Vec<usize>)]| match open(&write(&folder, "a.safetensors", tensors)) {
+    let problem = |tensors: &[(String, Vec<usize>)]| match open(&file_of_zeros(&folder, "a.safetensors", tensors)) {
         Err(Error::PreviewDecoder { problem, .. }) => problem.to_string(),
         other => panic!("{other:?}"),
     };
@@ -86,7 +70,7 @@ fn what_is_no_decoder_is_named() {
 #[test]
 fn every_tensor_is_used_or_named() {
     let folder = TempDir::new().unwrap();
-    let mismatch = |tensors: &[(String, Vec<usize>)]| match open(&write(&folder, "a.safetensors", tensors)) {
+    let mismatch = |tensors: &[(String, Vec<usize>)]| match open(&file_of_zeros(&folder, "a.safetensors", tensors)) {
         Err(error @ Error::Tensors { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };

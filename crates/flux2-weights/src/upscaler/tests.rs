@@ -1,25 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::*;
-
-/// A file of zeros with these tensors.
-fn write(folder: &TempDir, name: &str, tensors: &[(String, Vec<usize>)]) -> PathBuf {
-    let mut header = Map::new();
-    let mut at = 0;
-    for (name, shape) in tensors {
-        let end = at + 2 * shape.iter().product::<usize>();
-        header.insert(name.clone(), json!({"dtype": "F16", "shape": shape, "data_offsets": [at, end]}));
-        at = end;
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let path = folder.path().join(name);
-    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], &header, &vec![0; at]].concat()).unwrap();
-    path
-}
+use crate::any_file::file_of_zeros;
 
 fn open(path: &Path) -> Result<UpscalerFile> {
     UpscalerFile::open(&Location::from(path))
@@ -78,7 +62,7 @@ fn every_scheme_of_names_is_the_same_network() {
             ("netG", with_prefix("netG.")),
         ];
         for (name, tensors) in schemes {
-            let file = open(&write(&folder, &format!("{name}.safetensors"), &tensors)).unwrap();
+            let file = open(&file_of_zeros(&folder, &format!("{name}.safetensors"), &tensors)).unwrap();
             assert_eq!(file.config, UpscalerConfig::Rrdb(config), "{name}");
             assert_eq!(file.config.scale(), 1 << stages);
             for (tensor, shape) in file.config.expected_tensors() {
@@ -107,7 +91,7 @@ fn published_sizes_have_the_published_numbers_of_parameters() {
 #[test]
 fn what_is_not_supported_is_named() {
     let folder = TempDir::new().unwrap();
-    let problem = |file: &str, tensors: &[(String, Vec<usize>)]| match open(&write(&folder, file, tensors)) {
+    let problem = |file: &str, tensors: &[(String, Vec<usize>)]| match open(&file_of_zeros(&folder, file, tensors)) {
         Err(Error::Upscaler { problem, .. }) => problem.to_string(),
         other => panic!("{file}: {other:?}"),
     };
@@ -133,7 +117,7 @@ fn what_is_not_supported_is_named() {
 #[test]
 fn every_tensor_is_used_or_named() {
     let folder = TempDir::new().unwrap();
-    let mismatch = |tensors: &[(String, Vec<usize>)]| match open(&write(&folder, "a.safetensors", tensors)) {
+    let mismatch = |tensors: &[(String, Vec<usize>)]| match open(&file_of_zeros(&folder, "a.safetensors", tensors)) {
         Err(error @ Error::Tensors { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };

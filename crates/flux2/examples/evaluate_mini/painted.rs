@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flux2::image::{self, ImageFormat, codec::IfExists};
+use flux2::image::{self, ImageFormat, RgbImage, codec::IfExists};
 
 use crate::evaluation::judge::Judge;
 use crate::evaluation::painting::{Replaced, enlarge, replace};
@@ -22,11 +22,12 @@ pub fn print(args: &Args, judge: &Judge) -> Result<(), Failure> {
     let count = args.count.min(100);
     let (mut replaced, mut levels): (Vec<Replaced>, Vec<f64>) = (Vec::new(), Vec::new());
     for i in 0..count {
-        let made = replace(engine.as_mut(), judge, i)?;
-        if let (Some(folder), Some(made)) = (&args.keep, &made) {
-            keep(folder, i, made)?;
+        if let Some((made, picture)) = replace(engine.as_mut(), judge, i)? {
+            if let Some(folder) = &args.keep {
+                keep(folder, i, &made, &picture)?;
+            }
+            replaced.push(made);
         }
-        replaced.extend(made);
         levels.extend(enlarge(engine.as_mut(), judge, i)?);
     }
     let share = |right: fn(&&Replaced) -> bool| {
@@ -53,9 +54,9 @@ pub fn print(args: &Args, judge: &Judge) -> Result<(), Failure> {
 }
 
 /// Keeps an edit as FOLDER/NUMBER-right.png or -wrong.png.
-fn keep(folder: &Path, i: usize, made: &Replaced) -> Result<(), Failure> {
+fn keep(folder: &Path, i: usize, made: &Replaced, picture: &RgbImage) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)?;
     let verdict = if made.looks_right { "right" } else { "wrong" };
-    let bytes = image::encode(&made.image, ImageFormat::Png, None)?;
+    let bytes = image::encode(picture, ImageFormat::Png, None)?;
     Ok(image::save(&folder.join(format!("{i}-{verdict}.png")), &bytes, IfExists::Replace)?)
 }

@@ -48,7 +48,7 @@ pub(crate) struct ReferenceKey {
 }
 
 impl Reference {
-    /// An image that comes from no file, named by the digest of its pixels.
+    /// A reference from pixels in memory. Its SHA-256 is that of the pixels, as there is no file.
     pub fn from_image(image: RgbImage) -> Self {
         let (sha256, source_px, reading_bytes) =
             (sha256(image.pixels()), [image.width(), image.height()], image.pixels().len());

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Arg;
 
 use crate::args::GenerateArgs;
+use crate::config::file::OF_A_SOURCE;
 use crate::config::flags::{self, Flags, Place, Setting, Value};
 use crate::failure::{Failure, Result};
 use crate::usage;
@@ -36,19 +37,6 @@ const NOT_HERE: [&str; 25] = [
     "sampler",
     "scheduler",
     "clip-skip",
-];
-
-/// Flags about a picture that is painted into: without one they wait.
-const OF_SOURCE: [&str; 9] = [
-    "mask",
-    "mask-from-alpha",
-    "mask-invert",
-    "mask-grow",
-    "feather",
-    "no-source-reference",
-    "outpaint",
-    "outpaint-fill",
-    "strength",
 ];
 
 /// Settings that decide the size together.
@@ -175,7 +163,8 @@ fn value_of(arg: &Arg, name: &str, text: &str) -> Result<Value> {
 /// The settings as flags. Those of a source are left out where there is none, and those of the size where there is one,
 /// which gives it. Without a mask, `source` only stands in for one that is not chosen yet.
 fn args_of(settings: &[Setting], source: Option<&Path>, mask: Option<&Path>) -> Result<GenerateArgs> {
-    let is_of_source = |setting: &Setting| OF_SOURCE.contains(&setting.name.as_str());
+    // Without a source they wait.
+    let is_of_source = |setting: &Setting| setting.name != "source" && OF_A_SOURCE.contains(&setting.name.as_str());
     let own_source = settings.iter().any(|setting| setting.name == "source");
     let has_source = own_source || mask.is_some() || (source.is_some() && settings.iter().any(is_of_source));
     let is_left_out = |setting: &&Setting| match setting.name.as_str() {

@@ -71,7 +71,7 @@ impl Say {
         }
     }
 
-    /// An error, which a session outlives; `line` is that of a script.
+    /// Print an error. The session goes on after it. In a script, `line` is the number of the line that failed.
     pub fn failure(&self, failure: &Failure, line: Option<usize>) {
         let message = match line {
             Some(line) => format!("line {line}: {}", failure.message),

@@ -23,9 +23,6 @@ pub struct Replaced {
     pub looks_right: bool,
     /// Pixels outside of the mask that differ from the source.
     pub changed_outside: usize,
-    /// The picture.
-    #[allow(dead_code, reason = "the example keeps it")]
-    pub image: RgbImage,
 }
 
 /// Subject of case `i`, in another order than that of the list. The step has no divisor in common with the number of
@@ -57,11 +54,11 @@ fn mask_of_subject(judge: &Judge, picture: &Picture) -> Result<RgbImage> {
 }
 
 /// Replaces the subject of case `i` by another: the prompt says what the whole picture shows, and the model does not see
-/// the source. `None` if the source was already wrong.
+/// the source. Returns the verdict and the picture; `None` if the source was already wrong.
 ///
 /// # Errors
 /// Any error of the engine.
-pub fn replace(engine: &mut dyn Engine, judge: &Judge, i: usize) -> Result<Option<Replaced>> {
+pub fn replace(engine: &mut dyn Engine, judge: &Judge, i: usize) -> Result<Option<(Replaced, RgbImage)>> {
     let Some((before, image)) = source(engine, judge, i)? else { return Ok(None) };
     let expected = Picture { subject: subject(judge, i + 50), ..before };
     let mask = mask_of_subject(judge, &before)?;
@@ -72,12 +69,12 @@ pub fn replace(engine: &mut dyn Engine, judge: &Judge, i: usize) -> Result<Optio
     let after = engine.generate(&request)?.image;
     let all = (0..SIDE as u32).flat_map(|y| (0..SIDE as u32).map(move |x| (x, y)));
     let changed = |(x, y): &(u32, u32)| mask.pixel(*x, *y) == [0; 3] && after.pixel(*x, *y) != image.pixel(*x, *y);
-    Ok(Some(Replaced {
+    let replaced = Replaced {
         named: judge.look(&after, &expected).subject == expected.subject,
         looks_right: looks_right(&judge.world, &after, &expected),
         changed_outside: all.filter(changed).count(),
-        image: after,
-    }))
+    };
+    Ok(Some((replaced, after)))
 }
 
 /// Enlarges the canvas of case `i` at all sides. Returns the mean difference, in levels, between the colors on both
