@@ -280,7 +280,7 @@ const ROOMS: [(&str, &[Room]); 8] = [
     (
         "flux2-weights",
         &[
-            ("any_file", &["location", "pth", "tensor_file"]),
+            ("any_file", &["config", "location", "mismatch", "pth", "tensor_file"]),
             ("gguf", &["tensor_file"]),
             ("json", &["location", "tensor_file"]),
             ("layout", &[]),
