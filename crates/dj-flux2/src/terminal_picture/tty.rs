@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, getpgrp, getpid, kill_process};
+use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use signal_hook::consts::SIGINT;
+use signal_hook::low_level::emulate_default_handler;
 
 /// What Ctrl-C sends while the terminal raises no signals.
 const CTRL_C: u8 = 3;
@@ -51,7 +53,9 @@ pub fn ask(question: &[u8], limit: Duration, is_enough: impl Fn(&[u8]) -> bool) 
     }
     drop(silent);
     if answer.contains(&CTRL_C) {
-        kill_process(getpid(), Signal::INT)?;
+        // Nothing has begun that would have to be cancelled. A shell's script in the background has told its programs
+        // to ignore SIGINT: a signal that is only raised would have no effect there.
+        emulate_default_handler(SIGINT)?;
     }
     Ok(answer)
 }
