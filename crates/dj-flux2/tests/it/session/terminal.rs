@@ -39,7 +39,13 @@ impl Terminal {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Waits for an empty line to type at. Before it is there the terminal handles keys itself, such as Ctrl-D.
+    fn waits_for_a_line(&self) {
+        self.screen(|screen| screen.trim_end().ends_with("dj-flux2>"));
+    }
+
     fn type_line(&self, text: &str) {
+        self.waits_for_a_line();
         self.tmux(&["send-keys", "-l", text]);
         self.tmux(&["send-keys", "Enter"]);
     }
@@ -75,7 +81,6 @@ fn a_prompt_is_typed_and_a_picture_is_there() {
     let cli = Cli::without_model();
     let terminal = Terminal::start(&cli, "types", "session");
     terminal.shows("Type a prompt; !help lists the commands");
-    terminal.shows("dj-flux2>");
     terminal.type_line("a cat on a blue background");
     terminal.shows("$1 output.png (128x128, seed ");
     assert!(cli.path("output.png").is_file());
@@ -87,6 +92,7 @@ fn a_prompt_is_typed_and_a_picture_is_there() {
     terminal.shows("$2 output-2.png (128x128, seed ");
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
     // Tab completes, and an unknown command names the nearest.
+    terminal.waits_for_a_line();
     terminal.tmux(&["send-keys", "-l", "!hist"]);
     terminal.tmux(&["send-keys", "Tab"]);
     terminal.shows("dj-flux2> !history");
@@ -95,8 +101,10 @@ fn a_prompt_is_typed_and_a_picture_is_there() {
     terminal.type_line("!udno");
     terminal.shows("did you mean !undo?");
     // Ctrl-C drops a line, Ctrl-D leaves.
+    terminal.waits_for_a_line();
     terminal.tmux(&["send-keys", "-l", "not meant"]);
     terminal.tmux(&["send-keys", "C-c"]);
+    terminal.waits_for_a_line();
     terminal.tmux(&["send-keys", "C-d"]);
     terminal.shows("Pane is dead (status 0");
     let state = cli.path("home").join(".local/state/dj-flux2/session");
@@ -117,7 +125,6 @@ fn a_prompt_is_typed_and_a_picture_is_there() {
 fn ctrl_c_cancels_the_picture_and_not_the_session() {
     let cli = Cli::without_model();
     let terminal = Terminal::start(&cli, "cancels", "session --set steps=500 --set size=256x256");
-    terminal.shows("dj-flux2>");
     terminal.type_line("a cat");
     terminal.shows("Ctrl-C cancels");
     terminal.tmux(&["send-keys", "C-c"]);
