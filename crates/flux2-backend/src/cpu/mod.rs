@@ -56,7 +56,7 @@ pub use crate::simd::Tier;
 use crate::simd::{self, Element, with_element};
 use crate::threads::Threads;
 use buffer::BufferPool;
-pub use buffer::{Buffer, return_freed_memory};
+pub use buffer::{Buffer, keep_freed_memory, return_freed_memory};
 use int8::Int8Matrix;
 pub use matrix::Matrix;
 use matrix::StoredMatrix;

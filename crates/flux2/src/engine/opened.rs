@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Once;
 
 use flux2_backend::Backend;
-use flux2_backend::cpu::return_freed_memory;
+use flux2_backend::cpu::{keep_freed_memory, return_freed_memory};
 
 use super::host_limit::HostLimit;
 use super::{Device, Engine, EngineOptions, NoGpu, gpu};
@@ -142,9 +142,10 @@ impl<B: Backend> OpenDevice for Opened<B> {
             .with_threads(threads)
             .with_text_cache(options.text_cache.clone())
             .with_previews(options.previews.clone());
-        if limit.is_some() {
+        match limit {
             // What planning and reading the tokenizer have left would count beside the plan.
-            return_freed_memory();
+            Some(_) => return_freed_memory(),
+            None => keep_freed_memory(),
         }
         let memory = match &self.dry_run {
             DryRun::Processor => None,
