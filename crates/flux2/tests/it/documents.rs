@@ -98,3 +98,28 @@ fn tests_of_the_pitfalls_exist() {
         assert!(words.contains(name), "docs/parity.md names {name}, which no source has");
     }
 }
+
+/// Lines without their indentation; empty ones left out.
+fn trimmed(text: &str) -> Vec<&str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn quoted_lines_are_in_the_code() {
+    let text = read("docs/how-it-works.md");
+    let (mut source, mut count) = (String::new(), 0);
+    for (i, part) in text.split("```").enumerate() {
+        let code = part.strip_prefix("rust\n").filter(|_| i % 2 == 1);
+        match code {
+            // The file is the last one that the text names.
+            None => source = quoted(part).filter(|path| path.ends_with(".rs")).last().map_or(source, str::to_owned),
+            Some(code) => {
+                let (code, file) = (trimmed(code), read(&source));
+                let is_there = trimmed(&file).windows(code.len()).any(|lines| lines == code);
+                assert!(is_there, "docs/how-it-works.md: {source} has no longer these lines:\n{}", code.join("\n"));
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 10, "{count} quotations are too few");
+}
