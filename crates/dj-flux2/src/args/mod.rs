@@ -46,7 +46,7 @@ pub use upscale::UpscaleArgs;
 #[cfg(any(feature = "mcp", feature = "serve"))]
 pub use values::BackendKind;
 use values::thread_count;
-pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size, parse_strength};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -239,7 +239,7 @@ pub struct RemoveArgs {
 /// The command line with `generate` inserted, unless it starts with a subcommand or a flag of the program itself; and
 /// whether the first positional argument may be a mistyped subcommand. After `--` it is a prompt.
 pub fn with_subcommand(argv: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, bool) {
-    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    let mut argv = sheet::with_whole_grids(argv.into_iter().collect());
     let implied = argv.get(1).is_some_and(|first| !is_top_level(&first.to_string_lossy()));
     let doubtful = implied && !argv.iter().any(|arg| arg == "--");
     if implied {
