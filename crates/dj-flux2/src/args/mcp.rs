@@ -14,6 +14,10 @@ pub struct McpArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
+    /// Print help with all flags
+    #[arg(long)]
+    pub help_all: bool,
+
     /// Model to offer, as for `generate`; repeat it for several, the first is the default; put NAME= before it to give
     /// it another name [default: $DJ_FLUX2_MODEL, or klein-mini]
     #[arg(short, long, value_name = "[NAME=]MODEL")]
