@@ -81,7 +81,8 @@ impl Origin {
         }
     }
 
-    /// Whether it is about this run alone. What a file says is for all runs, and waits for one that it means something in.
+    /// Whether it is about this run alone. What a file says is for all runs, and waits for one in which it means
+    /// something.
     pub fn is_of_one_run(&self) -> bool {
         matches!(self, Origin::Line | Origin::Flag)
     }

@@ -172,8 +172,8 @@ impl Variant {
         &FAMILY[..6]
     }
 
-    /// The member called `name`, in this or another spelling. `klein`, `klein-base` and `klein-kv` leave the size to the
-    /// files.
+    /// The member called `name`, in this or another spelling. `klein`, `klein-base` and `klein-kv` leave the size to
+    /// the files.
     ///
     /// # Errors
     /// [`Error::UnknownVariant`] with the nearest name.

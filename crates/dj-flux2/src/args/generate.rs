@@ -49,8 +49,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
 
-    /// Read runs from a file, one JSON object a line; it has names of flags, `prompt` and `output`; `-` is standard input;
-    /// pictures that are there already are not drawn again
+    /// Read runs from a file, one JSON object a line; it has names of flags, `prompt` and `output`; `-` is standard
+    /// input; pictures that are there already are not drawn again
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_flag", "prompt_file", "from"])]
     pub batch: Option<PathBuf>,
 
@@ -238,8 +238,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
     pub threads: Option<u16>,
 
-    /// Memory limit, as in 6GiB; it holds for each GPU, or for the process if it runs on the CPU: fewer weights stay in memory,
-    /// or the run is refused before any work [default: no limit]
+    /// Memory limit, as in 6GiB; it holds for each GPU, or for the process if it runs on the CPU: fewer weights stay in
+    /// memory, or the run is refused before any work [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
     pub max_memory: Option<usize>,
 

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 /// Flags of `generate` that make a sheet of its pictures, or draw a grid of them.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SheetFlags {
-    /// Draw a picture for each value of one or two settings; as in steps=2,4,8 or seed=1-4, or with an x between them, as
-    /// in "steps=2,4 x guidance=1,3"; any flag that takes a value, also prompt, prompt-sr=WORD,OTHER,... and lora-scale
+    /// Draw a picture for each value of one or two settings; as in steps=2,4,8 or seed=1-4, or with an x between them,
+    /// as in "steps=2,4 x guidance=1,3"; any flag that takes a value, also prompt, prompt-sr=WORD,OTHER,... and
+    /// lora-scale
     #[arg(long, value_name = "AXIS=VALUES", help_heading = "Sheet", conflicts_with_all = ["count", "prompt_file"])]
     pub grid: Vec<String>,
 

@@ -9,9 +9,9 @@ use super::file;
 use super::flags::{self, Flags, TABLES};
 use crate::failure::{Failure, Result, code};
 
-/// Sets `name` to `values` in the file at `path`, which need not exist. The name is that of a flag; `serve.NAME`,
-/// `presets.PRESET.NAME` and `templates.NAME` are in tables of these names. `check` refuses a text of the file with which
-/// nothing could be drawn.
+/// Sets `name` to `values` in the file at `path`, which need not exist. The name is that of a flag; those of a
+/// subcommand are `serve.NAME`, and `presets.PRESET.NAME` and `templates.NAME` are in tables of these names. `check`
+/// refuses a text of the file with which nothing could be drawn.
 pub fn set(path: &Path, name: &str, values: &[String], check: impl Fn(&str) -> Result<()>) -> Result<()> {
     change(path, check, |document| {
         let (table, key) = table_of(document.as_table_mut(), name)?;

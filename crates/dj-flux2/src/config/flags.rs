@@ -161,8 +161,8 @@ pub fn hint(failure: &Failure) -> String {
     }
 }
 
-/// Settings as flags of `generate`. Without a source, those of one wait for it: they are in the result, and the settings
-/// of the size may be beside them.
+/// Settings as flags of `generate`. Without a source, those of one wait for it: they are in the result, and the
+/// settings of the size may be beside them.
 ///
 /// # Errors
 /// Clap's, if it refuses one.

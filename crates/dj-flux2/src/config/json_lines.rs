@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::check_effect;
-use super::file::{self, OF_ONE_RUN};
+use super::file::{self, OF_A_SOURCE, OF_ONE_RUN, is_setting};
 use super::flags::{self, Flags, Place, Setting, Value, generate_args};
 use crate::args::GenerateArgs;
 use crate::failure::{Failure, Result};
@@ -75,8 +75,8 @@ fn setting(flags: &Flags, key: &str, value: &Json, place: &Place) -> Result<Sett
         let hint = "leave it out: a line has names of flags, prompt and output";
         return Err(place.refuse(format_args!("{key} cannot be set in a line"), hint));
     }
-    // The prompt is no setting, and is in every line.
-    let is_offered = |name: &str| name == "prompt" || !OF_ONE_RUN.contains(&name);
+    // A line is a run of its own.
+    let is_offered = |name: &str| name == "prompt" || OF_A_SOURCE.contains(&name) || is_setting(name);
     let arg = file::find(flags, &key, is_offered, place)?;
     let text = |value: &Json| match value {
         Json::String(text) => Some(text.clone()),

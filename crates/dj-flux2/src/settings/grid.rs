@@ -1,8 +1,8 @@
 //! Grids: one picture for each value of a setting, or for each pair of values of two.
 //!
 //! In:  the texts of `--grid`.
-//! Out: [`Grid`], whose cells are pictures with choices of their own. The values of an axis are read as those of the flag
-//!      are, so that nothing here knows what they mean.
+//! Out: [`Grid`], whose cells are pictures with choices of their own. The values of an axis are read as those of the
+//!      flag are, so that nothing here knows what they mean.
 
 use std::ffi::OsString;
 
@@ -101,7 +101,8 @@ impl Grid {
         [(&self.x, column)].into_iter().chain(self.y.as_ref().map(|y| (y, row)))
     }
 
-    /// The runs that make all cells: one for each model, its LoRAs and how it is run, in the order of their first cells.
+    /// The runs that make all cells: one for each model, its LoRAs and how it is run, in the order of their first
+    /// cells.
     pub fn runs(&self, args: &GenerateArgs, presets: &Presets, outside: &Outside) -> Result<Vec<Settings>> {
         let cells = self.cells() as u64;
         if cells > MAX_PICTURES {

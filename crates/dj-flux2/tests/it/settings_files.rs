@@ -208,6 +208,19 @@ fn show_has_the_tables_of_the_files() {
     assert!(!rows.iter().any(|row| missing.contains(&row["name"].as_str().unwrap())));
 }
 
+#[cfg(feature = "mcp")]
+#[test]
+fn mcp_reads_its_table() {
+    let cli = Cli::without_model();
+    let config = "[mcp]\nroot = './agent'\nbackend = 'fake'\n";
+    let said = shown(&run(&cli, config, &["mcp"]));
+    assert!(said.contains(".config/dj-flux2/agent"), "{said}");
+    let said = shown(&run(&cli, config, &["mcp", "--root", "typed"]));
+    assert!(said.contains("/typed") && !said.contains("agent"), "{said}");
+    let said = shown(&run(&cli, "[mcp]\nrot = 'x'\n", &["mcp"]));
+    assert!(said.contains("config.toml:2: there is no setting rot"), "{said}");
+}
+
 #[cfg(all(feature = "session", feature = "mini"))]
 #[test]
 fn a_session_reads_its_table() {

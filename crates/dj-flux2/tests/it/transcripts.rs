@@ -163,7 +163,7 @@ const INPUTS: [(&str, &str); 14] = [
 ];
 
 /// Parts of the command lines that are not run, and why. `args::documented` asks clap whether it takes them.
-const NOT_RUN: [(&str, &str); 16] = [
+const NOT_RUN: [(&str, &str); 17] = [
     ("dj-flux2 download", "downloads a model"),
     ("dj-flux2 serve", "serves until it is stopped: `it/serve.rs` and `tests/clients` do so"),
     ("dj-flux2 mcp", "speaks with a client: `it/mcp.rs` is one"),
@@ -179,6 +179,7 @@ const NOT_RUN: [(&str, &str); 16] = [
     ("inspect PATH", "PATH stands for a file"),
     ("--c2pa-key", "signing needs a program that is built apart: `.ci/marks` does"),
     ("cuda", "needs a GPU: `tools/gpu` has one"),
+    ("upscale *.png", "the same as `upscale photo.jpg`, minutes for all images of a guide in a debug build"),
     ("--to 4096x", "16 million pixels take minutes in a debug build"),
 ];
 
@@ -255,7 +256,7 @@ fn every_other_command_runs() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let unused: Vec<_> = NOT_RUN.iter().filter(|(part, _)| !used.contains(part)).collect();
     assert!(unused.is_empty(), "no command is like {unused:?}");
-    assert!(run >= 45 && dry >= 15, "{run} commands were run, {dry} with --dry-run: too few");
+    assert!(run >= 44 && dry >= 15, "{run} commands were run, {dry} with --dry-run: too few");
 }
 
 /// Whether two pictures are the same but for rounding, which processors do in several ways.
