@@ -167,6 +167,8 @@ fn what_could_not_be_drawn_is_not_set() {
         (&["serve.port", "99999"], "invalid value '99999' for '--port <PORT>'"),
         #[cfg(feature = "serve")]
         (&["serve.model", "klien-4b"], "the nearest name of a model is klein-4b"),
+        #[cfg(feature = "session")]
+        (&["session.set", "stpes=4"], "there is no setting stpes"),
         #[cfg(feature = "mcp")]
         (&["mcp.max-count", "3"], "there is no setting max-count"),
     ] {

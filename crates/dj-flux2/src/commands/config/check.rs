@@ -77,6 +77,8 @@ fn check_table(config: &Config, name: &str) -> Result<()> {
         args::Command::Serve(args) => crate::host::models(&args.as_ref().into())?,
         #[cfg(feature = "mcp")]
         args::Command::Mcp(args) => crate::host::models(&args.as_ref().into())?,
+        #[cfg(feature = "session")]
+        args::Command::Session(args) => crate::commands::session::check(args).map(|()| vec![])?,
         _ => vec![],
     };
     let named = |model| flux2::ModelPaths { model, ..Default::default() };
