@@ -28,7 +28,7 @@ pub use canvas::CanvasChoices;
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A line of a batch.
+    /// A line of a batch, or a cell of a grid.
     Line,
     Flag,
     Environment,
@@ -79,6 +79,12 @@ impl Origin {
             Origin::User(_) => 6,
             Origin::Default => 7,
         }
+    }
+
+    /// Whether it is about this run alone. What a file says is for all runs, and waits for one in which it means
+    /// something.
+    pub fn is_of_one_run(&self) -> bool {
+        matches!(self, Origin::Line | Origin::Flag)
     }
 
     /// The same for a value that may be missing.

@@ -114,6 +114,14 @@ pub fn open(args: &Offer) -> Result<Host> {
     Ok(Host { host, names })
 }
 
+/// The models that are named, where an engine draws.
+pub fn models(args: &Offer) -> Result<Vec<Location>> {
+    match args.backend {
+        BackendKind::Fake => Ok(Vec::new()),
+        BackendKind::Engine => Ok(offered(args)?.into_iter().map(|(_, location)| location).collect()),
+    }
+}
+
 /// Names and places of the models, the default first.
 fn offered(args: &Offer) -> Result<Vec<(String, Location)>> {
     let environment = std::env::var("DJ_FLUX2_MODEL").ok().filter(|model| !model.is_empty());

@@ -59,9 +59,8 @@ mod wording;
 use std::path::Path;
 use std::process::ExitCode;
 
-#[cfg(feature = "serve")]
-use args::Args;
-use args::Command;
+use args::{Args, Command};
+use config::flags::Flags;
 
 fn main() -> ExitCode {
     interrupt::ignore_file_size_signal();
@@ -71,7 +70,6 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return report::not_parsed(&error),
     };
-    #[cfg(feature = "serve")]
     let args = match with_settings(args, &argv) {
         Ok(args) => args,
         Err(failure) => return report::failed(&failure),
@@ -118,15 +116,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// The arguments with those that the user's file adds for `serve`.
-#[cfg(feature = "serve")]
+/// The arguments with those that a table of the user's file adds.
 fn with_settings(args: Args, argv: &[std::ffi::OsString]) -> failure::Result<Args> {
-    let Command::Serve(serve) = &args.command else { return Ok(args) };
-    let config = config::load(serve.config.as_deref())?;
-    if config.serve().is_empty() {
+    let (subcommand, file): (_, Option<&Path>) = match &args.command {
+        #[cfg(feature = "serve")]
+        Command::Serve(serve) => ("serve", serve.config.as_deref()),
+        #[cfg(feature = "mcp")]
+        Command::Mcp(mcp) => ("mcp", mcp.config.as_deref()),
+        #[cfg(feature = "session")]
+        Command::Session(session) => ("session", session.config.as_deref()),
+        _ => return Ok(args),
+    };
+    let config = config::load(file)?;
+    let settings = config.table(subcommand);
+    if settings.is_empty() {
         return Ok(args);
     }
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let argv = config::serve::with_settings(argv, config.serve(), is_set)?;
+    let flags = Flags::of(subcommand).expect("it was parsed");
+    let argv = config::tables::with_settings(argv, &flags, settings, is_set)?;
     args::parse(argv).map_err(|error| usage::failure(&error))
 }

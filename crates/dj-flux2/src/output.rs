@@ -35,6 +35,8 @@ pub enum Output {
     /// PNG files under names that no other file has: `output.png`, `output-2.png` and so on in the current folder, and
     /// names with the time and the seed in a folder that was named.
     New {
+        /// What stands for `output`.
+        stem: &'static str,
         /// With the same placeholders; empty if none was named.
         folder: String,
         /// Whether the run makes several, which are numbered from 1.
@@ -66,7 +68,7 @@ impl Output {
     /// `-{index}` is inserted before the extension. `is_folder` tells whether a folder exists.
     pub fn new(output: Option<&Path>, pictures: u64, existing: Existing, is_folder: fn(&Path) -> bool) -> Result<Self> {
         let several = pictures > 1;
-        let Some(output) = output else { return Ok(Output::New { folder: String::new(), several }) };
+        let Some(output) = output else { return Ok(Output::New { stem: STEM, folder: String::new(), several }) };
         if output == Path::new("-") {
             return match several {
                 false => Ok(Output::Stdout),
@@ -86,7 +88,7 @@ impl Output {
         }
         let format = ImageFormat::from_path(output);
         if name.ends_with(std::path::is_separator) || (format.is_err() && is_folder(Path::new(&fill(name, 1, 0)))) {
-            return Ok(Output::New { folder: name.to_owned(), several });
+            return Ok(Output::New { stem: STEM, folder: name.to_owned(), several });
         }
         let format = format?;
         let mut template = name.to_owned();
@@ -95,6 +97,11 @@ impl Output {
             template.insert_str(stem, "-{index}");
         }
         Ok(Output::Files { template, format, existing })
+    }
+
+    /// A PNG in the current folder, under a name that no other file has: `sheet.png`, `sheet-2.png` and so on.
+    pub fn new_file(stem: &'static str) -> Self {
+        Output::New { stem, folder: String::new(), several: false }
     }
 
     /// The same for a series whose end is not known: a name without a placeholder gets the number of the picture, and
@@ -120,9 +127,9 @@ impl Output {
             Output::New { folder, .. } if !folder.is_empty() => {
                 Some(Path::new(&fill(folder, index, seed)).join(format!("{}-{seed}.png", time())))
             }
-            Output::New { folder, several } => {
+            Output::New { stem, folder, several } => {
                 let number = if *several { Some(index) } else { None };
-                Some(Path::new(&fill(folder, index, seed)).join(numbered(number)))
+                Some(Path::new(&fill(folder, index, seed)).join(numbered(stem, number)))
             }
         }
     }
@@ -144,7 +151,7 @@ impl Output {
                 paths
                     .map(|path| parent(&path).to_owned())
                     .filter(|folder| checked.insert(folder.clone()))
-                    .try_for_each(|folder| check_folder(&folder.join(numbered(None)), &folder))
+                    .try_for_each(|folder| check_folder(&folder.join(numbered(STEM, None)), &folder))
             }
             Output::Files { existing, .. } => {
                 let inputs: Vec<PathBuf> = inputs.iter().filter_map(|input| fs::canonicalize(input).ok()).collect();
@@ -187,7 +194,8 @@ impl Output {
         let existing = match self {
             Output::Files { existing, .. } => existing,
             Output::New { folder, .. } if !folder.is_empty() => return save_in_folder(path, bytes).map(Some),
-            Output::New { .. } | Output::Stdout => return save_new(path, bytes).map(Some),
+            Output::New { stem, .. } => return save_new(stem, path, bytes).map(Some),
+            Output::Stdout => return save_new(STEM, path, bytes).map(Some),
         };
         // It may have become read-only since the check.
         check_read_only(path, *existing)?;
@@ -240,21 +248,21 @@ fn save_in_folder(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
 
 /// Saves `bytes` at `path`, or under the next number that no file has. Other runs may do the same at the same time:
 /// whoever creates a name first has it.
-fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+fn save_new(stem: &str, path: &Path, bytes: &[u8]) -> Result<PathBuf> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or(STEM);
     let first: u64 = name.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(1);
     let mut path = path.to_owned();
     for number in first + 1.. {
         match codec::save(&path, bytes, IfExists::Fail) {
-            Err(Error::OutputExists { .. }) => path.set_file_name(numbered(Some(number))),
+            Err(Error::OutputExists { .. }) => path.set_file_name(numbered(stem, Some(number))),
             result => return result.map(|()| path).map_err(Failure::from),
         }
     }
     unreachable!("a folder does not hold 2^64 files")
 }
 
-fn numbered(number: Option<u64>) -> String {
-    number.map_or_else(|| format!("{STEM}.png"), |number| format!("{STEM}-{number}.png"))
+fn numbered(stem: &str, number: Option<u64>) -> String {
+    number.map_or_else(|| format!("{stem}.png"), |number| format!("{stem}-{number}.png"))
 }
 
 /// The pieces of a name: text, in which a brace that was doubled is single, and placeholders, which begin with one and
@@ -434,7 +442,8 @@ mod tests {
     #[test]
     fn a_name_that_is_taken_leads_to_the_next_number() {
         let folder = tempfile::tempdir().unwrap();
-        let save = |name: &str| save_new(&folder.path().join(name), b"x").unwrap().file_name().unwrap().to_owned();
+        let save =
+            |name: &str| save_new(STEM, &folder.path().join(name), b"x").unwrap().file_name().unwrap().to_owned();
         let made = ["output.png", "output.png", "output.png", "output-1.png", "output-1.png", "output-2.png"].map(save);
         assert_eq!(
             made,

@@ -50,8 +50,6 @@ pub fn outside_with<'a>(
     config: &Config,
     files: Choices,
 ) -> Result<Outside<'a>> {
-    let mut all_templates = templates::built_in();
-    all_templates.extend(config.templates.clone());
     Ok(Outside {
         model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
@@ -62,14 +60,17 @@ pub fn outside_with<'a>(
         is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
         files,
-        sources: Sources {
-            templates: all_templates,
-            wildcards: config.wildcards(),
-            read_wildcard: templates::read_wildcard,
-        },
+        sources: sources(config),
         fresh_seed: fresh_seed(),
         cells: None,
     })
+}
+
+/// Templates and wildcards: those of the program, and those of the files.
+pub fn sources(config: &Config) -> Sources {
+    let mut templates = templates::built_in();
+    templates.extend(config.templates.clone());
+    Sources { templates, wildcards: config.wildcards(), read_wildcard: templates::read_wildcard }
 }
 
 /// A random seed, from the random state of the standard library's hash maps. It has 53 bits: programs that read JSON

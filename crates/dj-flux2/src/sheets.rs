@@ -109,13 +109,13 @@ fn spec(cells: &[Cell], look: &Look, cell_px: [u32; 2]) -> SheetSpec {
     let prompt = shared.iter().find(|(name, _)| *name == PROMPT).map(|(_, prompt)| prompt.clone());
     // The first value is what the others replace, so the prompt of its cell is the one that was typed.
     let original =
-        || look.grid.filter(|grid| has_axis(grid, Setting::PromptSr)).and_then(|_| prompt_of(cells.first()?));
+        || look.grid.filter(|grid| has_axis(grid, &Setting::PromptSr)).and_then(|_| prompt_of(cells.first()?));
     let others: Vec<String> = shared.iter().filter(|(name, _)| *name != PROMPT).map(|it| part(it)).collect();
     let header = prompt.or_else(original).into_iter().chain((!others.is_empty()).then(|| others.join(", ")));
 
     let axis = |axis: &GridAxis| {
         let value = |value: &String| if value.is_empty() { "(nothing)".into() } else { value.clone() };
-        Axis { name: axis.setting.name(), values: axis.values.iter().map(value).collect() }
+        Axis { name: axis.setting.name().to_owned(), values: axis.values.iter().map(value).collect() }
     };
     let differing = |(settings, cell): (&Option<Vec<(&str, String)>>, &Cell)| {
         let parts: Vec<String> = settings.iter().flatten().filter(|setting| !is_shared(setting)).map(part).collect();
@@ -140,8 +140,8 @@ fn spec(cells: &[Cell], look: &Look, cell_px: [u32; 2]) -> SheetSpec {
     }
 }
 
-fn has_axis(grid: &Grid, setting: Setting) -> bool {
-    grid.x.setting == setting || grid.y.as_ref().is_some_and(|y| y.setting == setting)
+fn has_axis(grid: &Grid, setting: &Setting) -> bool {
+    grid.x.setting == *setting || grid.y.as_ref().is_some_and(|y| y.setting == *setting)
 }
 
 fn prompt_of(cell: &Cell) -> Option<String> {

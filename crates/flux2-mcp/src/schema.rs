@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flux2::foreign;
 use rmcp::handler::server::common::schema_for_type;
 use rmcp::model::JsonObject;
 use rmcp::schemars::JsonSchema;
@@ -71,6 +72,9 @@ pub fn read<T: DeserializeOwned>(arguments: Option<JsonObject>, schema: &JsonObj
 
 fn unknown(name: &str, properties: &Map<String, Value>) -> ToolError {
     let name: String = name.chars().take(60).collect();
+    if let Some(why) = foreign::why(&name) {
+        return ToolError::new(why, foreign::HINT);
+    }
     let similar = properties.keys().map(|known| (strsim::jaro_winkler(&name, known), known));
     let nearest = similar.filter(|(similarity, _)| *similarity > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
     let message = format!("there is no argument {name:?}");
@@ -200,6 +204,7 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let error = |arguments: Value| generate(arguments).unwrap_err().0;
         assert_eq!(error(json!({"prompt": "p", "widht": 64})), r#"there is no argument "widht"; use "width""#);
+        assert!(error(json!({"prompt": "p", "sampler": "euler"})).starts_with("there is no sampler to choose"));
         assert!(error(json!({"prompt": "p", "qqq": 64})).contains("the arguments are prompt, "));
         assert_eq!(error(json!({})), "prompt is missing, and this tool needs it");
         assert_eq!(error(json!({"prompt": 3})), "prompt is 3; it must be a text");

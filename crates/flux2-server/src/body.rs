@@ -5,6 +5,7 @@
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest as _, Multipart, Request};
 use axum::http::{StatusCode, header};
+use flux2::foreign;
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -222,8 +223,13 @@ pub fn typed<T: DeserializeOwned>(json: Value, status: StatusCode) -> Result<(T,
     match result {
         Ok(value) => Ok((value, unknown)),
         Err(error) => {
-            let error = ApiError::new(status, "invalid_value", serde_json::Error::to_string(&error));
             let path = track.path().to_string();
+            let message = serde_json::Error::to_string(&error);
+            let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            let error = match unknown.and_then(foreign::why) {
+                Some(why) => ApiError::new(status, "invalid_value", why).hint(foreign::HINT),
+                None => ApiError::new(status, "invalid_value", message),
+            };
             Err(if path == "." { error } else { error.of(&path) })
         }
     }
@@ -231,12 +237,29 @@ pub fn typed<T: DeserializeOwned>(json: Value, status: StatusCode) -> Result<(T,
 
 /// A sentence for each field that was ignored.
 pub fn unknown_fields(names: Vec<String>) -> impl Iterator<Item = String> {
-    names.into_iter().map(|name| format!("the field {name:?} is not known and was ignored"))
+    names.into_iter().map(|name| match foreign::why(&name) {
+        Some(why) => format!("the field {name:?} was ignored: {why}"),
+        None => format!("the field {name:?} is not known and was ignored"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_of_another_program_is_answered_with_the_reason() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let error = |json| typed::<Nothing>(json, StatusCode::BAD_REQUEST).unwrap_err().to_string();
+        assert!(error(serde_json::json!({"sampler": "euler"})).contains("there is no sampler to choose"));
+        assert!(error(serde_json::json!({"clip_skip": 2})).contains("there are no CLIP layers to skip"));
+        assert!(error(serde_json::json!({"stpes": 2})).contains("unknown field `stpes`"));
+        let ignored: Vec<String> = unknown_fields(vec!["scheduler".into(), "x".into()]).collect();
+        assert!(ignored[0].contains("there is no scheduler to choose"), "{ignored:?}");
+        assert_eq!(ignored[1], "the field \"x\" is not known and was ignored");
+    }
 
     #[test]
     fn brackets_of_a_field_do_not_count() {

@@ -3,6 +3,8 @@
 //! Source: README and `src/flux2/util.py` in black-forest-labs/flux2; the model cards. Base and distilled weights have
 //! the same names and shapes, so only `model_index.json` or the user can tell them apart.
 
+use std::collections::BTreeSet;
+
 use crate::config::TransformerConfig;
 use crate::mismatch::nearest_name;
 use crate::sizes::Size;
@@ -98,6 +100,9 @@ const BASE: Variant = Variant {
 const KV: Variant =
     Variant { name: "klein-kv (custom size)", kind: Kind::Kv, procedure: Procedure::KvCache, ..DISTILLED };
 
+/// Who publishes the family.
+const OWNER: &str = "black-forest-labs";
+
 /// Name of the small model that comes with this library and draws emoji-like pictures of 128x128.
 pub const KLEIN_MINI: &str = "klein-mini";
 
@@ -167,13 +172,15 @@ impl Variant {
         &FAMILY[..6]
     }
 
-    /// The member called `name`. `klein`, `klein-base` and `klein-kv` leave the size to the files.
+    /// The member called `name`, in this or another spelling. `klein`, `klein-base` and `klein-kv` leave the size to
+    /// the files.
     ///
     /// # Errors
     /// [`Error::UnknownVariant`] with the nearest name.
     pub fn by_name(name: &str) -> Result<&'static Variant> {
         let wanted = name.to_ascii_lowercase();
-        FAMILY.iter().find(|v| v.short_name() == wanted || v.name == wanted).ok_or_else(|| Error::UnknownVariant {
+        let exact = FAMILY.iter().find(|v| v.short_name() == wanted || v.name == wanted);
+        exact.or_else(|| Self::by_spelling(name)).ok_or_else(|| Error::UnknownVariant {
             name: name.to_owned(),
             nearest: nearest_name(&wanted, FAMILY.iter().map(Variant::short_name)),
         })
@@ -226,18 +233,28 @@ impl Variant {
     }
 
     /// The published or built-in variant whose name, or that of its repository without the owner, has the same letters
-    /// and digits: `klein4b`, `FLUX.2-klein-4B` and `flux2_klein_4b` are klein-4b.
-    pub fn by_spelling(name: &str) -> Option<&'static Variant> {
+    /// and digits, or the same words in another order: `klein4b`, `FLUX.2-klein-4B` and `4b` are klein-4b,
+    /// `klein-4b-base` is klein-base-4b.
+    fn by_spelling(name: &str) -> Option<&'static Variant> {
         let letters = |text: &str| -> String {
             let letters = text.chars().filter(char::is_ascii_alphanumeric);
             letters.map(|c| c.to_ascii_lowercase()).collect()
         };
+        // What tells the variants apart; all are klein of FLUX.2.
+        let words = |text: &str| -> BTreeSet<String> {
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_ascii_lowercase);
+            words.filter(|word| !["", "flux", "flux2", "2", "klein", "distilled"].contains(&word.as_str())).collect()
+        };
         // A path or a repository of another owner is another model.
-        let spelled = Some(name).filter(|name| !name.contains(['/', '\\'])).map(letters)?;
+        let owned = name.split_once('/').filter(|(owner, _)| owner.eq_ignore_ascii_case(OWNER)).map(|(_, name)| name);
+        let name = Some(owned.unwrap_or(name)).filter(|name| !name.contains(['/', '\\']))?;
         let of_repo = |variant: &Variant| variant.repo.and_then(|repo| repo.rsplit('/').next()).map(letters);
-        Self::named()
-            .iter()
-            .find(|variant| letters(variant.name) == spelled || of_repo(variant) == Some(spelled.clone()))
+        let is_spelled = |variant: &&Variant| {
+            letters(variant.name) == letters(name)
+                || of_repo(variant).is_some_and(|repo| repo == letters(name))
+                || words(variant.name) == words(name)
+        };
+        Self::named().iter().find(is_spelled)
     }
 
     /// The sizes of its networks; `None` if it leaves them to the files.
@@ -339,12 +356,22 @@ mod tests {
     #[test]
     fn another_spelling_is_the_same_name() {
         let found = |name| Variant::by_spelling(name).map(|variant| variant.name);
+        for name in ["klein-4b-base", "base-klein-4b", "4b-base", "FLUX.2-klein-4B-base", "flux2-base-klein_4b"] {
+            assert_eq!(found(name), Some("klein-base-4b"), "{name}");
+            assert_eq!(Variant::by_name(name).unwrap().name, "klein-base-4b", "{name}");
+        }
+        for name in ["4b", "4B", "klein-4b-distilled", "flux-4b", "black-forest-labs/flux2-klein-4b"] {
+            assert_eq!(found(name), Some("klein-4b"), "{name}");
+        }
+        assert_eq!([found("kv-9b"), found("mini")], [Some("klein-9b-kv"), Some(KLEIN_MINI)]);
         for name in ["klein4b", "klein_4b", "Klein 4B", "FLUX.2-klein-4B", "flux2-klein-4b", "flux.2_klein_4b"] {
             assert_eq!(found(name), Some("klein-4b"), "{name}");
         }
         assert_eq!(found("FLUX.2 klein base 9B"), Some("klein-base-9b"));
         assert_eq!(found("KleinMini"), Some(KLEIN_MINI));
-        for name in ["", "klein", "klien4b", "somebody/klein-4b", "./klein4b", "klein-4"] {
+        for name in
+            ["", "klein", "klien4b", "somebody/klein-4b", "./klein4b", "klein-4", "base", "klein-4b-fp8", "flux.2"]
+        {
             assert_eq!(found(name), None, "{name}");
         }
     }

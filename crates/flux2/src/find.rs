@@ -130,10 +130,7 @@ impl ModelFinder {
             return Ok(named.clone());
         }
         let name = named.path().to_string_lossy();
-        match Variant::by_repo(&name)
-            .or_else(|| Variant::by_spelling(&name))
-            .map_or_else(|| Variant::by_name(&name), Ok)
-        {
+        match Variant::by_repo(&name).map_or_else(|| Variant::by_name(&name), Ok) {
             Ok(Variant { name: KLEIN_MINI, .. }) => return Location::builtin().ok_or(FindError::NotBuiltIn),
             Ok(variant @ Variant { repo: Some(repo), .. }) => return self.published(variant, repo),
             _ => {}
@@ -242,7 +239,7 @@ fn single_file(folder: Location) -> Location {
 /// [`FindError::NoRepository`], [`FindError::SeveralSizes`] or [`FindError::UnknownName`].
 #[cfg(feature = "hub")]
 pub fn repo_of(name: &str) -> Result<RepoId, FindError> {
-    match Variant::by_repo(name).or_else(|| Variant::by_spelling(name)).map_or_else(|| Variant::by_name(name), Ok) {
+    match Variant::by_repo(name).map_or_else(|| Variant::by_name(name), Ok) {
         Ok(Variant { repo: Some(repo), .. }) => Ok(repo.parse()?),
         Ok(Variant { name: KLEIN_MINI, .. }) => Err(FindError::NoRepository),
         Err(_) => {

@@ -43,6 +43,7 @@
 //! | [`models`] | text encoder, flow transformer, autoencoder |
 //! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
 //! | [`find`] | a model by its name: a path, the built-in model, one in the cache |
+//! | [`foreign`] | settings of other programs that mean nothing here, and why |
 //! | [`weights`], [`variant`] | checkpoints, LoRAs, conversion; the members of the family (crate `flux2-weights`) |
 //! | `hub` | models from the Hugging Face hub and its cache (crate `flux2-hub`, feature `hub`, on by default) |
 //! | [`template`] | templates of prompts: variables, alternatives, wildcards |
@@ -69,6 +70,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod find;
+pub mod foreign;
 pub mod image;
 pub mod latents;
 pub mod marks;

@@ -19,11 +19,11 @@ pub struct ConfigArgs {
 /// The subcommands of `config`.
 #[derive(Subcommand)]
 pub enum ConfigCommand {
-    /// Print the settings of a run
+    /// Print the settings of a run, and those of the tables in the files
     Show(ConfigShowArgs),
     /// Set a flag in the user's file
     Set {
-        /// Name of a flag without dashes, serve.NAME, presets.PRESET.NAME or templates.NAME
+        /// Name of a flag without dashes; or serve.NAME, mcp.NAME, session.NAME, presets.PRESET.NAME, templates.NAME
         #[arg(value_name = "NAME")]
         name: String,
         /// Its value; several for a flag that may be repeated

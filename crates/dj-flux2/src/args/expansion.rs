@@ -7,7 +7,7 @@ use super::values::parse_variable;
 /// How prompts are made from templates.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ExpansionArgs {
-    /// Put the prompt into a template: a name of `dj-flux2 templates`, or a text with {subject}
+    /// Put the prompt into a template; NAME is one of `dj-flux2 templates`, or a text with {subject}
     #[arg(short, long, value_name = "NAME", help_heading = "Prompt")]
     pub template: Option<String>,
 

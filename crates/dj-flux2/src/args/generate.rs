@@ -19,14 +19,15 @@ use super::values::{
 /// Help of `--model`; what it takes depends on the features of the build.
 const MODEL_HELP: &str = match (cfg!(feature = "hub"), cfg!(feature = "mini")) {
     (true, true) => {
-        "Model folder, transformer file, or name such as klein-4b; klein-mini is built in [default: $DJ_FLUX2_MODEL, \
+        "Folder or name of a model, as klein-4b; or its transformer as a file; klein-mini is built in [default: \
+         $DJ_FLUX2_MODEL, or klein-mini]"
+    }
+    (true, false) => "Folder or name of a model, as klein-4b; or its transformer as a file [default: $DJ_FLUX2_MODEL]",
+    (false, true) => {
+        "Folder of a model; or its transformer as a file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, \
          or klein-mini]"
     }
-    (true, false) => "Model folder, transformer file, or name such as klein-4b [default: $DJ_FLUX2_MODEL]",
-    (false, true) => {
-        "Model folder, transformer file, or klein-mini, which is built in [default: $DJ_FLUX2_MODEL, or klein-mini]"
-    }
-    (false, false) => "Model folder or transformer file [default: $DJ_FLUX2_MODEL]",
+    (false, false) => "Folder of a model; or its transformer as a file [default: $DJ_FLUX2_MODEL]",
 };
 
 /// Flags of `generate`; `plan` takes the same, so that any command line can be planned.
@@ -48,8 +49,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
 
-    /// Read runs from a file of JSON objects, one a line: names of flags, `prompt` and `output`; `-` is standard input;
-    /// pictures that are there already are not drawn again
+    /// Read runs from a file, one JSON object a line; it has names of flags, `prompt` and `output`; `-` is standard
+    /// input; pictures that are there already are not drawn again
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_flag", "prompt_file", "from"])]
     pub batch: Option<PathBuf>,
 
@@ -80,7 +81,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub vae: Option<PathBuf>,
 
-    /// LoRA for the transformer, a .safetensors file or the folder of a PEFT adapter; append :SCALE for a scale other
+    /// LoRA for the transformer; a .safetensors file or the folder of a PEFT adapter; append :SCALE for a scale other
     /// than 1; repeat for several
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model")]
     pub lora: Vec<OsString>,
@@ -189,7 +190,7 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub fail_fast: bool,
 
-    /// Print one JSON object per picture on standard output
+    /// Print one JSON object for each picture
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
@@ -197,15 +198,15 @@ pub struct GenerateArgs {
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
 
-    /// Open the finished pictures in the program that the desktop uses for pictures
+    /// Open the pictures in the desktop's program for them
     #[arg(long, help_heading = "Output")]
     pub open: bool,
 
-    /// Show the finished pictures in the terminal, as sharp as it can
+    /// Show the finished pictures in the terminal
     #[arg(long, help_heading = "Output")]
     pub show: bool,
 
-    /// The same, and in their place what they look like after each step
+    /// The same, and what they look like after each step
     #[arg(long, help_heading = "Output")]
     pub show_steps: bool,
 
@@ -213,7 +214,7 @@ pub struct GenerateArgs {
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
 
-    /// Also print model, device and the time of every stage
+    /// Also print model, device and time of every stage
     #[arg(short, long, help_heading = "Output")]
     pub verbose: bool,
 
@@ -237,8 +238,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
     pub threads: Option<u16>,
 
-    /// Memory limit, as in 6GiB, for each GPU, or for the process if it runs on the CPU: fewer weights stay in memory,
-    /// or the run is refused before any work [default: no limit]
+    /// Memory limit, as in 6GiB; it holds for each GPU, or for the process if it runs on the CPU: fewer weights stay in
+    /// memory, or the run is refused before any work [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
     pub max_memory: Option<usize>,
 

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::Args;
 
 /// Flags of `generate` and `plan` that `--help` shows, by their ids.
-const MAIN_OF_GENERATE: [&str; 26] = [
+const MAIN_OF_GENERATE: [&str; 30] = [
     "prompt",
     "prompt_file",
     "batch",
@@ -17,17 +17,21 @@ const MAIN_OF_GENERATE: [&str; 26] = [
     "model",
     "lora",
     "input",
+    "source",
     "size",
     "aspect",
     "steps",
     "guidance",
     "seed",
     "count",
+    "upscale",
     "output",
     "json",
     "dry_run",
     "open",
     "show",
+    "show_steps",
+    "grid",
     "quiet",
     "verbose",
     "device",
@@ -55,6 +59,21 @@ const MAIN_OF_SERVE: [&str; 15] = [
     "help_all",
 ];
 
+/// Flags of `mcp` that `--help` shows.
+const MAIN_OF_MCP: [&str; 11] = [
+    "config",
+    "model",
+    "lora",
+    "root",
+    "idle_unload",
+    "max_pixels",
+    "dtype",
+    "device",
+    "max_memory",
+    "help",
+    "help_all",
+];
+
 /// The command line as clap takes it. Unless `all`, flags that are not among the main ones are missing from the help.
 pub fn command(all: bool) -> clap::Command {
     let program = Args::command();
@@ -65,6 +84,7 @@ pub fn command(all: bool) -> clap::Command {
     names.iter().fold(program, |program, name| match name.as_str() {
         "generate" | "plan" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_GENERATE)),
         "serve" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_SERVE)),
+        "mcp" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_MCP)),
         _ => program,
     })
 }
@@ -106,7 +126,8 @@ mod tests {
     fn the_main_flags_exist() {
         let mut program = command(true);
         program.build();
-        for (name, main) in [("generate", &MAIN_OF_GENERATE[..]), ("serve", &MAIN_OF_SERVE)] {
+        let all = [("generate", &MAIN_OF_GENERATE[..]), ("serve", &MAIN_OF_SERVE), ("mcp", &MAIN_OF_MCP)];
+        for (name, main) in all {
             let Some(sub) = program.find_subcommand(name) else { continue };
             let known = |id: &&&str| sub.get_arguments().any(|arg| arg.get_id() == **id);
             let missing: Vec<_> = main.iter().filter(|id| !known(id)).collect();
@@ -116,12 +137,28 @@ mod tests {
 
     #[test]
     fn help_fits_a_screen() {
-        for name in ["generate", "plan", "serve"] {
-            let mut program = command(false).term_width(100);
-            program.build();
+        let mut program = command(false).term_width(80);
+        program.build();
+        let whole = program.render_help().to_string().lines().count();
+        assert!((30..=36).contains(&whole), "{whole} lines");
+        for (name, most) in
+            [("generate", 40), ("plan", 40), ("serve", 25), ("mcp", 24), ("session", 36), ("upscale", 40)]
+        {
             let Some(sub) = program.find_subcommand_mut(name) else { continue };
             let lines = sub.render_help().to_string().lines().count();
-            assert!((20..=40).contains(&lines), "{name}: {lines} lines");
+            assert!((12..=most).contains(&lines), "{name}: {lines} lines");
+        }
+    }
+
+    /// A first-time user finds them from `--help`.
+    #[cfg(feature = "serve")]
+    #[test]
+    fn help_of_serve_says_where_everything_is() {
+        let mut program = command(false);
+        program.build();
+        let help = program.find_subcommand_mut("serve").unwrap().render_help().to_string();
+        for path in ["/v1", "/sdapi", "/api", "/mcp", "page at /"] {
+            assert!(help.contains(path), "{path}");
         }
     }
 }

@@ -9,6 +9,15 @@ use super::values::{BackendKind, parse_pair};
 /// Flags of `mcp`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct McpArgs {
+    /// File of settings in place of the user's; its table `mcp` is read; `off` for none [default: $DJ_FLUX2_CONFIG,
+    /// or ~/.config/dj-flux2/config.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print help with all flags
+    #[arg(long)]
+    pub help_all: bool,
+
     /// Model to offer, as for `generate`; repeat it for several, the first is the default; put NAME= before it to give
     /// it another name [default: $DJ_FLUX2_MODEL, or klein-mini]
     #[arg(short, long, value_name = "[NAME=]MODEL")]

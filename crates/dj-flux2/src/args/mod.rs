@@ -46,7 +46,7 @@ pub use upscale::UpscaleArgs;
 #[cfg(any(feature = "mcp", feature = "serve"))]
 pub use values::BackendKind;
 use values::thread_count;
-pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color, parse_size, parse_strength};
+pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color};
 
 /// The whole command line.
 #[derive(Parser)]
@@ -71,7 +71,7 @@ pub enum Command {
     /// Make pictures from a prompt and, optionally, reference images
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Generate(Box<GenerateArgs>),
-    /// Draw picture after picture with the model loaded: prompts, commands, scripts
+    /// Draw picture after picture with the model loaded
     #[cfg(feature = "session")]
     Session(Box<SessionArgs>),
     /// Enlarge pictures with a network or by Lanczos
@@ -83,13 +83,13 @@ pub enum Command {
     /// Print how much memory a picture needs, without making it
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Plan(Box<GenerateArgs>),
-    /// Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
+    /// Serve pictures over HTTP: APIs, a page, and /mcp for agents
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
-    /// Offer pictures to agents such as Claude, by the Model Context Protocol
+    /// Offer tools to agents such as Claude (Model Context Protocol)
     #[cfg(feature = "mcp")]
     Mcp(Box<McpArgs>),
-    /// List the presets, with the seconds and the memory that they take on this machine
+    /// List the presets, with seconds and memory on this machine
     Presets(PresetsArgs),
     /// List the templates of prompts
     Templates(TemplatesArgs),
@@ -239,7 +239,7 @@ pub struct RemoveArgs {
 /// The command line with `generate` inserted, unless it starts with a subcommand or a flag of the program itself; and
 /// whether the first positional argument may be a mistyped subcommand. After `--` it is a prompt.
 pub fn with_subcommand(argv: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, bool) {
-    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    let mut argv = sheet::with_whole_grids(argv.into_iter().collect());
     let implied = argv.get(1).is_some_and(|first| !is_top_level(&first.to_string_lossy()));
     let doubtful = implied && !argv.iter().any(|arg| arg == "--");
     if implied {

@@ -23,8 +23,8 @@ pub struct RunningArgs {
     #[arg(long, value_name = "N", value_parser = thread_count(), help_heading = "Running")]
     pub threads: Option<u16>,
 
-    /// Memory that models may take together, as in 6GiB, on each GPU or in the process: the least recently used ones
-    /// are unloaded, and fewer weights stay in memory [default: the memory of a GPU; no limit on the CPU]
+    /// Memory that models may take together, as in 6GiB; on each GPU, or in the process on the CPU: the least recently
+    /// used ones are unloaded, and fewer weights stay in memory [default: the memory of a GPU; no limit on the CPU]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, help_heading = "Running")]
     pub max_memory: Option<usize>,
 

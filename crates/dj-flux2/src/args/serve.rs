@@ -11,6 +11,8 @@ use super::values::{BackendKind, parse_memory, parse_pair};
 
 /// Flags of `serve`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "APIs: OpenAI's images at /v1, AUTOMATIC1111's at /sdapi, one of its own at /api.\n\
+                        For browsers there is a page at /, for agents the Model Context Protocol at /mcp.")]
 #[allow(rustdoc::bare_urls)] // the documentation is the help
 pub struct ServeArgs {
     /// File of settings in place of the user's; its table `serve` is read; `off` for none [default: $DJ_FLUX2_CONFIG,

@@ -1,12 +1,14 @@
 //! Flags of `sheet` and `compare`, and those of `generate` that make a sheet.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// Flags of `generate` that make a sheet of its pictures, or draw a grid of them.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SheetFlags {
-    /// Draw a picture for each value of a setting, as in steps=2,4,8 or seed=1-4, or of two with an x between them, as
-    /// in "steps=2,4 x guidance=1,3"; also size, lora-scale, model, noise, prompt-sr=WORD,OTHER,...
+    /// Draw a picture for each value of one or two settings; as in steps=2,4,8 or seed=1-4, or with an x between them,
+    /// as in "steps=2,4 x guidance=1,3"; any flag that takes a value, also prompt, prompt-sr=WORD,OTHER,... and
+    /// lora-scale
     #[arg(long, value_name = "AXIS=VALUES", help_heading = "Sheet", conflicts_with_all = ["count", "prompt_file"])]
     pub grid: Vec<String>,
 
@@ -30,9 +32,10 @@ pub struct SheetArgs {
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 
-    /// File of the sheet, .png, .jpg or .webp; `-` is standard output
+    /// File of the sheet, .png, .jpg or .webp; `-` is standard output [default: sheet.png, or the next sheet-2.png, ...
+    /// that is not there]
     #[arg(short, long, value_name = "FILE")]
-    pub output: PathBuf,
+    pub output: Option<PathBuf>,
 
     /// Pictures in a row [default: as many as make the sheet about square]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -71,7 +74,7 @@ pub struct CompareArgs {
     #[arg(value_name = "B")]
     pub b: PathBuf,
 
-    /// Write the difference as a picture, four times as strong
+    /// Write the difference as a picture, four times as strong [default: only the numbers are printed]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -100,6 +103,38 @@ pub struct CompareArgs {
     pub json: bool,
 }
 
+/// The arguments, where the words of a grid are one value of its flag: its quotes are easily forgotten, as in
+/// `--grid seed=1-3 x steps=2,4`.
+pub fn with_whole_grids(argv: Vec<OsString>) -> Vec<OsString> {
+    let mut whole = Vec::<OsString>::with_capacity(argv.len());
+    let mut words = argv.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let value = match word.to_str() {
+            Some("--") => {
+                whole.push(word);
+                whole.extend(words);
+                return whole;
+            }
+            Some("--grid") => {
+                whole.push(word);
+                words.next()
+            }
+            Some(text) if text.starts_with("--grid=") => Some(word),
+            _ => {
+                whole.push(word);
+                continue;
+            }
+        };
+        let Some(mut value) = value else { continue };
+        while words.peek().is_some_and(|word| ["x", "X", "×"].iter().any(|x| word == x)) {
+            let (x, second) = (words.next().expect("it was seen"), words.next());
+            value = [Some(value), Some(x), second].into_iter().flatten().collect::<Vec<_>>().join(OsStr::new(" "));
+        }
+        whole.push(value);
+    }
+    whole
+}
+
 /// Parses `2,3` into column and row.
 fn parse_cell(text: &str) -> Result<(usize, usize), &'static str> {
     let number = |text: &str| text.trim().parse().ok().filter(|number| *number > 0);
@@ -110,6 +145,19 @@ fn parse_cell(text: &str) -> Result<(usize, usize), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_of_a_grid_are_one_value() {
+        let whole = |line: &str| {
+            let words = with_whole_grids(line.split(' ').map(OsString::from).collect());
+            words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(whole("a --grid seed=1-3 x steps=2,4 -q"), "a|--grid|seed=1-3 x steps=2,4|-q");
+        assert_eq!(whole("--grid=seed=1 × steps=2 a"), "--grid=seed=1 × steps=2|a");
+        assert_eq!(whole("--grid seed x steps"), "--grid|seed x steps");
+        assert_eq!(whole("--grid seed=1 a -- --grid x"), "--grid|seed=1|a|--|--grid|x");
+        assert_eq!(whole("--grid"), "--grid");
+    }
 
     #[test]
     fn a_cell_is_a_column_and_a_row() {

@@ -11,7 +11,7 @@ use super::values::{Dtype, parse_memory, parse_size, thread_count};
 /// Flags of `generate`.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct UpscaleFlags {
-    /// Enlarge each finished picture so many times in width and height, as in 2 or 4; at most 16
+    /// Enlarge finished pictures so many times, as in 2; in width and height, at most 16
     #[arg(long, value_name = "FACTOR", value_parser = factor(), help_heading = "Picture")]
     pub upscale: Option<f32>,
 

@@ -53,6 +53,39 @@ impl CanvasChoices {
         }
     }
 
+    /// The first setting that needs a source and is there for this run alone.
+    pub fn of_one_run(&self) -> Option<&'static str> {
+        fn of<T>(name: &'static str, choice: &Choice<T>) -> Option<&'static str> {
+            choice.as_ref().filter(|choice| choice.origin.is_of_one_run()).map(|_| name)
+        }
+        of("mask", &self.mask)
+            .or(of("mask-from-alpha", &self.from_alpha))
+            .or(of("mask-invert", &self.invert))
+            .or(of("mask-grow", &self.grow))
+            .or(of("feather", &self.feather))
+            .or(of("no-source-reference", &self.as_reference))
+            .or(of("outpaint", &self.outpaint))
+            .or(of("outpaint-fill", &self.fill))
+            .or(of("strength", &self.strength))
+    }
+
+    /// Leaves out what files say about a mask, where there is none.
+    pub fn without_waiting(self) -> CanvasChoices {
+        fn asked<T>(choice: Choice<T>) -> Choice<T> {
+            choice.filter(|choice| matches!(choice.origin, Origin::Line | Origin::Flag | Origin::Picture(_)))
+        }
+        let has_edge = self.outpaint.is_some();
+        if self.mask.is_some() || self.from_alpha.is_some() {
+            return self;
+        }
+        CanvasChoices {
+            invert: asked(self.invert),
+            grow: asked(self.grow),
+            feather: if has_edge { self.feather } else { asked(self.feather) },
+            ..self
+        }
+    }
+
     /// Flags that come from `flag`.
     pub fn from_args(flag: &Origin, args: &CanvasArgs, compat: Option<Compat>) -> CanvasChoices {
         let CanvasArgs { source, mask, mask_grow, feather, outpaint, outpaint_fill, strength, .. } = args;

@@ -69,7 +69,8 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     };
     let difference = Difference::between(&a.image, &scaled)?;
     let settings = differing(&a, &b);
-    let picture = match output.is_some() || args.show {
+    let picture_is_wanted = output.is_some() || args.show;
+    let picture = match picture_is_wanted {
         true => Some(drawn(args, [&a, &b], &scaled, &difference)?),
         false => None,
     };
@@ -90,7 +91,13 @@ pub fn run(args: &CompareArgs) -> Result<()> {
         let Difference { pixels, max, mean, psnr } = difference;
         return print(&json(&Record { settings, sizes, pixels, max, mean, psnr }));
     }
-    describe([&a, &b], settings.as_deref(), sizes, &difference)
+    describe([&a, &b], settings.as_deref(), sizes, &difference)?;
+    if picture_is_wanted || difference.pixels == 0 {
+        return Ok(());
+    }
+    Report::new(Detail::Normal, false)
+        .note("-o difference.png writes a picture of the difference, --show shows it here");
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Compared> {

@@ -1,5 +1,7 @@
 //! `dj-flux2 config`: shows the settings of a run with their origins, and changes the user's file.
 
+mod check;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,20 +16,24 @@ use serde::Serialize;
 use crate::args::{Args, Command as Typed, ConfigArgs, ConfigCommand, ConfigShowArgs, GenerateArgs};
 use crate::choices::Origin;
 use crate::config::edit;
-use crate::config::file;
-use crate::config::flags::{Flags, Place};
+use crate::config::file::{self, NamedTemplate};
+use crate::config::flags::{Flags, Place, Setting, TABLES};
 use crate::config::{self, Config};
 use crate::failure::{Failure, Result, code};
 use crate::report::{json, print, shown};
 use crate::source_picture::SourcePicture;
 use crate::usage;
+use check::check;
 
 /// Runs the subcommand of `config`.
 pub fn run(args: &ConfigArgs) -> Result<()> {
     let typed = args.config.as_deref();
     match &args.command {
         ConfigCommand::Show(show) => print_settings(typed, show),
-        ConfigCommand::Set { name, values } => edit::set(&to_change(typed)?, name, values),
+        ConfigCommand::Set { name, values } => {
+            let path = to_change(typed)?;
+            edit::set(&path, name, values, |text| check(&path, text))
+        }
         ConfigCommand::Unset { name } => edit::unset(&to_change(typed)?, name),
         ConfigCommand::Path => print_paths(typed),
         ConfigCommand::Edit => open_editor(&to_change(typed)?),
@@ -65,7 +71,9 @@ fn print_settings(config: Option<&Path>, show: &ConfigShowArgs) -> Result<()> {
     all.extend(environment_values());
     all.extend(from.as_ref().map(picture_values).unwrap_or_default());
     all.extend(file_values(&files, &args.preset)?);
-    let rows = rows(all);
+    let mut rows = rows(all);
+    rows.extend(TABLES.into_iter().flat_map(|name| table_rows(&files, name)));
+    rows.extend(named_rows(&files));
     if show.json {
         rows.iter().try_for_each(|row| print(&json(row)))?;
         return Ok(());
@@ -203,13 +211,65 @@ fn rows(values: Values) -> Vec<Row> {
     flags.names().filter(is_setting).filter_map(row).collect()
 }
 
+/// The settings of a subcommand with a table of its own, in the order of its help.
+fn table_rows(files: &Config, subcommand: &str) -> Vec<Row> {
+    let Some(flags) = Flags::of(subcommand) else { return Vec::new() };
+    let settings = files.table(subcommand);
+    let environment = environment_values();
+    let row = |name: &str| {
+        let arg = flags.find(name)?;
+        let set = settings.iter().find(|setting| setting.name == name);
+        let above = environment.iter().find(|(known, ..)| known == name);
+        let (value, origin, of, line) = match (above, set) {
+            (Some((_, value, origin, of, _)), _) => (value.clone(), *origin, of.clone(), None),
+            (None, Some(Setting { value, place: Place { file, line }, .. })) => {
+                (value.to_string(), "user", Some(file.display().to_string()), Some(*line))
+            }
+            (None, None) => (default_of(arg).filter(|_| !arg.is_hide_set())?, "default", None, None),
+        };
+        Some(Row { name: format!("{subcommand}.{name}"), value, origin, of, line })
+    };
+    flags.names().filter(|name| file::is_setting(name)).filter_map(row).collect()
+}
+
+/// Presets and templates of files, by the names that `config set` takes.
+fn named_rows(files: &Config) -> Vec<Row> {
+    let row = |name: String, value: String, place: &Place| {
+        let Place { file, line } = place;
+        let origin = if files.places.project.as_ref() == Some(file) { "project" } else { "user" };
+        Row { name, value, origin, of: Some(file.display().to_string()), line: Some(*line) }
+    };
+    let mut rows = Vec::new();
+    for (name, preset) in files.presets.iter().filter(|(_, preset)| !preset.is_built_in()) {
+        let inherits: Vec<&str> = preset.inherits.iter().map(|(name, _)| name.as_str()).collect();
+        rows.extend(
+            preset
+                .inherits
+                .first()
+                .map(|(_, place)| row(format!("presets.{name}.inherits"), inherits.join(", "), place)),
+        );
+        let of_setting = |Setting { name: key, value, place }: &Setting| {
+            row(format!("presets.{name}.{key}"), value.to_string(), place)
+        };
+        rows.extend(preset.settings.iter().map(of_setting));
+    }
+    let of_template = |(name, template): (&String, &NamedTemplate)| {
+        row(format!("templates.{name}"), template.text.clone(), &template.place)
+    };
+    rows.extend(files.templates.iter().map(of_template));
+    rows
+}
+
 /// Whether a shape or a number of pixels decides the size.
 fn shapes(values: &Values) -> bool {
     values.iter().any(|(name, ..)| name == "aspect" || name == "area")
 }
 
-/// What the help says that a flag is without a value, if that is a value.
+/// What a flag is without a value, if that is a value.
 fn default_of(arg: &Arg) -> Option<String> {
+    if let (true, [value]) = (config::flags::takes_value(arg), arg.get_default_values()) {
+        return Some(value.to_string_lossy().into_owned());
+    }
     let help = arg.get_help()?.to_string().replace('\n', " ");
     let default = help.split_once("[default: ")?.1.split_once(']')?.0.to_owned();
     // A sentence, or another flag's.
@@ -260,7 +320,7 @@ fn open_editor(path: &Path) -> Result<()> {
     match status {
         Err(error) => Err(failed(error.to_string())),
         Ok(status) if !status.success() => Err(failed(status.to_string())),
-        Ok(_) if path.is_file() => config::load(Some(path))?.choices(&[], Path::is_file).map(drop),
+        Ok(_) if path.is_file() => check(path, &file::read_text(path)?),
         Ok(_) => Ok(()),
     }
 }

@@ -11,8 +11,10 @@ use flux2::weights::{Location, ModelFiles};
 use flux2::{EngineOptions, ModelPaths, Residency, Variant};
 use serde::Serialize;
 
+use super::generate::foreign;
 use super::residency_note;
 use crate::args::GenerateArgs;
+use crate::config;
 use crate::failure::Result;
 use crate::not_found::how_to_get;
 use crate::prepare::{self, Prepared};
@@ -58,6 +60,7 @@ struct StageRecord {
 
 /// Prints how much memory and time the pictures of `args` would take. Their model need not be on this disk.
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    foreign::check(&args.foreign)?;
     check_standard_input(args)?;
     let from = args.from.as_deref().map(|file| SourcePicture::read(file, args.sheets.cell)).transpose()?;
     let mut outside = Outside { text_cache: None, ..prepare::outside(args, from.as_ref())? };
@@ -66,7 +69,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     let mut settings = match Grid::parse(&args.sheets.grid)? {
         None => settings::resolve(args, outside)?,
-        Some(grid) => grid.largest_run(args, &outside)?,
+        Some(grid) => grid.largest_run(args, &config::load(args.config.as_deref())?.presets, &outside)?,
     };
     let missing = locate_or_miss(&mut settings.paths)?;
     settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flux2::image::codec::encode_sheet;
+use flux2::image::metadata;
 
 use crate::args::SheetArgs;
 use crate::failure::{Failure, Result};
@@ -11,6 +12,9 @@ use crate::output::{Existing, Output};
 use crate::report::Report;
 use crate::settings::Detail;
 use crate::sheets::{Cell, Drawn, Look, draw};
+
+/// Name of a sheet, before a number and the extension, if nobody says otherwise.
+const STEM: &str = "sheet";
 
 /// Puts the pictures of `args` on a sheet.
 pub fn run(args: &SheetArgs) -> Result<()> {
@@ -20,7 +24,16 @@ pub fn run(args: &SheetArgs) -> Result<()> {
     }
     let mut report = Report::new(if *quiet { Detail::Quiet } else { Detail::Normal }, false);
     let existing = if *force { Existing::ReplaceReadOnly } else { Existing::Replace };
-    let target = SheetFile::new(output, existing, files)?;
+    let target = match output {
+        Some(path) => SheetFile::new(path, existing, files)?,
+        None => SheetFile::unnamed()?,
+    };
+    let (earlier, files): (Vec<_>, Vec<_>) = files.iter().partition(|file| output.is_none() && is_earlier_sheet(file));
+    if let (Some(sheet), false) = (earlier.first(), files.is_empty()) {
+        let more = if earlier.len() > 1 { " and others are sheets, which are" } else { " is a sheet, which is" };
+        report.note(format_args!("{}{more} left out; with -o FILE all are taken", sheet.display()));
+    }
+    let files = if files.is_empty() { earlier } else { files };
     let cells = files.iter().map(|file| Cell::of_file(file)).collect::<Result<Vec<_>>>()?;
     let look = Look { columns: columns.map(|columns| columns as usize), dark: *dark, ..Look::default() };
     let drawn = draw(&cells, &look)?;
@@ -28,6 +41,14 @@ pub fn run(args: &SheetArgs) -> Result<()> {
         report.show_pictures(true);
     }
     target.write(&drawn, !no_metadata, &report).map(drop)
+}
+
+/// Whether a file is a sheet that got its name from this command: `sheet *.png` in the same folder finds it again.
+fn is_earlier_sheet(file: &Path) -> bool {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    let number = name.strip_prefix(STEM).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+    let is_numbered = number.is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()));
+    is_numbered && fs::read(file).is_ok_and(|bytes| matches!(metadata::read_sheet(&bytes), Ok(Some(_))))
 }
 
 /// Where a sheet is written.
@@ -40,6 +61,13 @@ impl SheetFile {
     pub fn new(path: &Path, existing: Existing, inputs: &[PathBuf]) -> Result<Self> {
         let output = Output::new(Some(path), 1, existing, Path::is_dir)?;
         output.check(output.path(1, 0).into_iter(), inputs)?;
+        Ok(SheetFile { output })
+    }
+
+    /// A sheet with a name that no other file has.
+    fn unnamed() -> Result<Self> {
+        let output = Output::new_file(STEM);
+        output.check(output.path(1, 0).into_iter(), &[])?;
         Ok(SheetFile { output })
     }
 

@@ -6,13 +6,14 @@ use std::path::Path;
 use toml_edit::{Array, DocumentMut, Item, Table, Value as Toml};
 
 use super::file;
-use super::flags::{self, Flags};
+use super::flags::{self, Flags, TABLES};
 use crate::failure::{Failure, Result, code};
 
-/// Sets `name` to `values` in the file at `path`, which need not exist. The name is that of a flag; `serve.NAME`,
-/// `presets.PRESET.NAME` and `templates.NAME` are in tables of these names.
-pub fn set(path: &Path, name: &str, values: &[String]) -> Result<()> {
-    change(path, |document| {
+/// Sets `name` to `values` in the file at `path`, which need not exist. The name is that of a flag; those of a
+/// subcommand are `serve.NAME`, and `presets.PRESET.NAME` and `templates.NAME` are in tables of these names. `check`
+/// refuses a text of the file with which nothing could be drawn.
+pub fn set(path: &Path, name: &str, values: &[String], check: impl Fn(&str) -> Result<()>) -> Result<()> {
+    change(path, check, |document| {
         let (table, key) = table_of(document.as_table_mut(), name)?;
         let mut item = toml_edit::value(typed(name, values));
         // A comment behind the value stays.
@@ -30,28 +31,43 @@ pub fn set(path: &Path, name: &str, values: &[String]) -> Result<()> {
 
 /// Removes `name` from the file at `path`.
 pub fn unset(path: &Path, name: &str) -> Result<()> {
-    change(path, |document| {
-        let (table, key) = table_of(document.as_table_mut(), name)?;
-        match table.remove(key) {
-            Some(_) => Ok(()),
-            None => {
-                let message = format!("{} does not set {name}", path.display());
-                Err(Failure::usage(message, "`dj-flux2 config show` lists what is set"))
+    change(
+        path,
+        |_| Ok(()),
+        |document| {
+            let (table, key) = table_of(document.as_table_mut(), name)?;
+            match table.remove(key) {
+                Some(_) => Ok(()),
+                None => {
+                    let message = format!("{} does not set {name}", path.display());
+                    Err(Failure::usage(message, "`dj-flux2 config show` lists what is set"))
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 /// Changes the file, if the result can be read.
-fn change(path: &Path, change: impl FnOnce(&mut DocumentMut) -> Result<()>) -> Result<()> {
-    let text = if path.exists() { file::read_text(path)? } else { String::new() };
-    file::parse(&text, path)?;
-    let mut document: DocumentMut = text.parse().expect("it was read above");
+fn change(
+    path: &Path,
+    check: impl Fn(&str) -> Result<()>,
+    change: impl FnOnce(&mut DocumentMut) -> Result<()>,
+) -> Result<()> {
+    let before = if path.exists() { file::read_text(path)? } else { String::new() };
+    file::parse(&before, path)?;
+    let mut document: DocumentMut = before.parse().expect("it was read above");
     change(&mut document)?;
     let text = document.to_string();
     let read = file::parse(&text, path)?;
-    super::flags::generate_args(&read.generate)?;
+    flags::generate_args(&read.generate)?;
     read.presets.values().try_for_each(|preset| flags::generate_args(&preset.settings).map(drop))?;
+    if let Err(failure) = check(&text) {
+        // What was wrong before the change is no reason to refuse it.
+        let is_old = check(&before).is_err_and(|old| old.message == failure.message);
+        if !is_old {
+            return Err(failure);
+        }
+    }
     save(path, &text).map_err(|error| {
         Failure::new(code::FAILURE, format!("{}: {error}", path.display()), "name another file with --config")
     })
@@ -78,9 +94,13 @@ fn save(path: &Path, text: &str) -> std::io::Result<()> {
 /// The table of a name with dots, made where it is missing, and the last part of the name.
 fn table_of<'a, 'b>(root: &'a mut Table, name: &'b str) -> Result<(&'a mut Table, &'b str)> {
     let parts: Vec<&str> = name.split('.').collect();
-    let is_known = matches!(parts[..], [_] | ["serve" | "templates", _] | ["presets", _, _]);
+    let is_known = match parts[..] {
+        [_] | ["templates", _] | ["presets", _, _] => true,
+        [table, _] => TABLES.contains(&table),
+        _ => false,
+    };
     let (key, tables) = parts.split_last().filter(|_| is_known && !parts.contains(&"")).ok_or_else(|| {
-        let hint = "use the name of a flag, serve.NAME, presets.PRESET.NAME or templates.NAME";
+        let hint = "use the name of a flag, serve.NAME, mcp.NAME, session.NAME, presets.PRESET.NAME or templates.NAME";
         Failure::usage(format!("there is no setting {name}"), hint)
     })?;
     let mut table = root;
@@ -97,11 +117,8 @@ fn table_of<'a, 'b>(root: &'a mut Table, name: &'b str) -> Result<(&'a mut Table
 
 /// The values as TOML: a switch, a list where the flag takes one, a number or a text.
 fn typed(name: &str, values: &[String]) -> Toml {
-    let flags = match name.split_once('.') {
-        #[cfg(feature = "serve")]
-        Some(("serve", _)) => Flags::of_serve(),
-        _ => Flags::of_generate(),
-    };
+    let table = name.split_once('.').map(|(table, _)| table).filter(|table| TABLES.contains(table));
+    let flags = table.and_then(Flags::of).unwrap_or_else(Flags::of_generate);
     let arg = flags.find(name.rsplit('.').next().unwrap_or(name)).filter(|_| !name.starts_with("templates."));
     let plain = |text: &String| -> Toml {
         let is_switch = arg.is_some_and(|arg| !flags::takes_value(arg));

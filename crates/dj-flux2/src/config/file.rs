@@ -6,7 +6,7 @@
 //! steps = 4                    # --steps 4, for `generate` and `plan`
 //! lora = ["a.safetensors"]     # a flag that may be repeated takes a list
 //!
-//! [serve]                      # flags of `serve`
+//! [serve]                      # flags of `serve`; those of `mcp` and `session` are in [mcp] and [session]
 //! port = 8191
 //!
 //! [presets.poster]             # --preset poster
@@ -22,9 +22,11 @@ use std::io::Read as _;
 use std::path::Path;
 use std::{fs, io};
 
+use clap::Arg;
+use flux2::foreign;
 use toml_edit::{Document, Item, Table, Value as Toml};
 
-use super::flags::{self, Flags, Place, Setting, Value};
+use super::flags::{self, Flags, Place, Setting, TABLES, Value};
 use crate::failure::{Failure, Result, code};
 
 /// Most bytes of a file of settings.
@@ -35,13 +37,18 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct File {
     /// Flags of `generate`.
     pub generate: Vec<Setting>,
-    /// Flags of `serve`.
-    #[cfg(feature = "serve")]
-    pub serve: Vec<Setting>,
-    /// Where the table of `serve` begins, if there is one.
-    pub serve_place: Option<Place>,
+    /// Flags of other subcommands, by their names.
+    pub tables: BTreeMap<String, SubcommandTable>,
     pub presets: BTreeMap<String, Preset>,
     pub templates: BTreeMap<String, NamedTemplate>,
+}
+
+/// The table of a subcommand. A build without the subcommand reads past what is in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubcommandTable {
+    /// Where it begins.
+    pub place: Place,
+    pub settings: Vec<Setting>,
 }
 
 /// Settings that are used together by a name.
@@ -54,15 +61,27 @@ pub struct Preset {
     pub settings: Vec<Setting>,
 }
 
+impl Preset {
+    /// Whether it came with the program, unchanged.
+    pub fn is_built_in(&self) -> bool {
+        let places = self.settings.iter().map(|setting| &setting.place);
+        places.chain(self.inherits.iter().map(|(_, place)| place)).all(|place| place.file == Path::new(BUILT_IN))
+    }
+}
+
 /// A template of prompts with a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTemplate {
     /// One line for the list of templates.
     pub about: String,
     pub text: String,
+    pub place: Place,
 }
 
-/// A source, and what means nothing without one. A line of a batch can set them, as it is a run of its own.
+/// What stands for a file in the places of presets that come with the program.
+pub const BUILT_IN: &str = "presets";
+
+/// A source, and what means nothing without one. In a file of settings all but the files wait for a source.
 pub const OF_A_SOURCE: [&str; 10] = [
     "source",
     "mask",
@@ -80,9 +99,15 @@ pub const OF_A_SOURCE: [&str; 10] = [
 pub const OF_ONE_RUN: [&str; 10] =
     ["prompt", "prompt-file", "from", "cell", "config", "batch", "dry-run", "help", "help-all", "version"];
 
+/// Pictures of a run that is painted into one. A line of a batch can name them, as it is a run of its own.
+const SOURCE_FILES: [&str; 2] = ["source", "mask"];
+
+/// Flags of `generate` about its sheet, which are no choices about pictures.
+const OF_A_SHEET: [&str; 3] = ["grid", "sheet", "dark"];
+
 /// Whether a flag can be set in a file.
 pub fn is_setting(name: &str) -> bool {
-    !OF_ONE_RUN.contains(&name) && !OF_A_SOURCE.contains(&name)
+    ![&OF_ONE_RUN[..], &SOURCE_FILES, &OF_A_SHEET].concat().contains(&name) && foreign::why(name).is_none()
 }
 
 /// Reads the file at `path`.
@@ -117,14 +142,11 @@ pub fn parse(text: &str, path: &Path) -> Result<File> {
     for (key, item) in document.as_table() {
         let place = reader.place(document.as_table(), key);
         match key {
-            "serve" => {
-                // A build without `serve` reads past it: another build of the program may have one.
+            _ if TABLES.contains(&key) => {
                 let table = reader.table(key, item, &place)?;
-                #[cfg(feature = "serve")]
-                file.serve.extend(reader.serve(table)?);
-                #[cfg(not(feature = "serve"))]
-                let _ = table;
-                file.serve_place = Some(place);
+                let settings = Flags::of(key).map(|flags| reader.settings(&flags, table)).transpose()?;
+                let settings = settings.unwrap_or_default();
+                file.tables.insert(key.to_owned(), SubcommandTable { place, settings });
             }
             "presets" => {
                 for (name, item) in reader.table(key, item, &place)? {
@@ -185,19 +207,17 @@ impl Reader<'_> {
         })
     }
 
-    /// A setting of `generate`.
+    /// A setting that belongs into a file.
     fn setting(&self, flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<Setting> {
-        if !is_setting(key) {
+        if !is_setting(key) && flags.find(key).is_some() && foreign::why(key).is_none() {
             let hint = format!("pass --{key} on the command line");
             return Err(place.refuse(format_args!("{key} belongs to one run and cannot be set in a file"), hint));
         }
         setting(flags, key, item, place)
     }
 
-    #[cfg(feature = "serve")]
-    fn serve(&self, table: &Table) -> Result<Vec<Setting>> {
-        let flags = Flags::of_serve();
-        table.iter().map(|(key, item)| self.setting(&flags, key, item, &self.place(table, key))).collect()
+    fn settings(&self, flags: &Flags, table: &Table) -> Result<Vec<Setting>> {
+        table.iter().map(|(key, item)| self.setting(flags, key, item, &self.place(table, key))).collect()
     }
 
     fn preset(&self, flags: &Flags, table: &Table) -> Result<Preset> {
@@ -228,17 +248,24 @@ impl Reader<'_> {
             let place = self.place(table, name);
             let template = match item.as_table_like() {
                 Some(parts) => {
-                    let mut template = NamedTemplate { about: String::new(), text: String::new() };
+                    let mut template =
+                        NamedTemplate { about: String::new(), text: String::new(), place: place.clone() };
                     for (key, item) in parts.iter() {
                         match key {
                             "about" => template.about = self.text_of(key, item, &place)?,
                             "text" => template.text = self.text_of(key, item, &place)?,
-                            _ => return Err(unknown(key, ["about", "text"].into_iter(), &place)),
+                            _ => {
+                                let message = format!("{key} is no part of a template");
+                                return Err(place.refuse(message, "write text, and about for the list of templates"));
+                            }
                         }
                     }
                     template
                 }
-                None => NamedTemplate { about: String::new(), text: self.text_of(name, item, &place)? },
+                None => {
+                    let text = self.text_of(name, item, &place)?;
+                    NamedTemplate { about: String::new(), text, place: place.clone() }
+                }
             };
             if template.text.is_empty() {
                 return Err(place.refuse(format_args!("the template {name} has no text"), "write it in quotes"));
@@ -256,9 +283,7 @@ impl Reader<'_> {
 
 /// A setting with a value of the kind that its flag takes. What the value means is left to clap.
 pub fn setting(flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<Setting> {
-    let Some(arg) = flags.find(key) else {
-        return Err(unknown(key, flags.names().filter(|name| is_setting(name)), place));
-    };
+    let arg = find(flags, key, is_setting, place)?;
     let name = arg.get_long().expect("it was found by its long name").to_owned();
     let value = match (item.as_bool(), flags::takes_value(arg)) {
         (Some(on), false) => Value::Switch(on),
@@ -279,12 +304,21 @@ pub fn setting(flags: &Flags, key: &str, item: &Item, place: &Place) -> Result<S
     Ok(Setting { name, value, place: place.clone() })
 }
 
-pub fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, place: &Place) -> Failure {
-    let hint = match Flags::nearest(key, known) {
-        Some(nearest) => format!("the nearest name is {nearest}"),
-        None => "settings have the names of flags: `dj-flux2 generate --help-all` lists them".to_owned(),
-    };
-    place.refuse(format_args!("there is no setting {key}"), hint)
+/// The flag called `key`. The hint of the error is the nearest of those names that `is_offered`.
+pub fn find<'a>(flags: &'a Flags, key: &str, is_offered: fn(&str) -> bool, place: &Place) -> Result<&'a Arg> {
+    if let Some(why) = foreign::why(key) {
+        return Err(place.refuse(why, foreign::HINT));
+    }
+    flags.find(key).ok_or_else(|| {
+        let hint = match Flags::nearest(key, flags.names().filter(|name| is_offered(name))) {
+            Some(nearest) => format!("the nearest name is {nearest}"),
+            None => {
+                let subcommand = flags.subcommand();
+                format!("settings have the names of flags: `dj-flux2 {subcommand} --help-all` lists them")
+            }
+        };
+        place.refuse(format_args!("there is no setting {key}"), hint)
+    })
 }
 
 /// The value as text, or each of a list; `None` for other kinds of values.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, CommandFactory as _, Parser as _};
 
+use super::file::OF_A_SOURCE;
 use crate::args::{Args, Command, GenerateArgs};
 use crate::failure::{Failure, Result};
 use crate::usage;
@@ -72,6 +73,9 @@ impl Setting {
     }
 }
 
+/// Subcommands whose flags are settings in a table of their name.
+pub const TABLES: [&str; 3] = ["serve", "mcp", "session"];
+
 /// The flags of a subcommand.
 pub struct Flags {
     command: clap::Command,
@@ -80,19 +84,19 @@ pub struct Flags {
 impl Flags {
     /// Those of `generate`.
     pub fn of_generate() -> Self {
-        Self::of("generate")
+        Self::of("generate").expect("the subcommand is there")
     }
 
-    /// Those of `serve`.
-    #[cfg(feature = "serve")]
-    pub fn of_serve() -> Self {
-        Self::of("serve")
-    }
-
-    fn of(subcommand: &str) -> Self {
+    /// Those of a subcommand; `None` if this build has none of that name.
+    pub fn of(subcommand: &str) -> Option<Self> {
         let mut program = Args::command();
         program.build(); // adds what arguments leave to defaults, as the number of values
-        Flags { command: program.find_subcommand(subcommand).expect("the subcommand is there").clone() }
+        Some(Flags { command: program.find_subcommand(subcommand)?.clone() })
+    }
+
+    /// Name of the subcommand.
+    pub fn subcommand(&self) -> &str {
+        self.command.get_name()
     }
 
     /// The flag called `name` or by an alias.
@@ -108,7 +112,6 @@ impl Flags {
     }
 
     /// The arguments that may not be given together with `arg`.
-    #[cfg(any(feature = "serve", feature = "session"))]
     pub fn conflicts_of(&self, arg: &Arg) -> Vec<&Arg> {
         self.command.get_arg_conflicts_with(arg)
     }
@@ -158,13 +161,31 @@ pub fn hint(failure: &Failure) -> String {
     }
 }
 
-/// Settings as flags of `generate`.
+/// Settings as flags of `generate`. Without a source, those of one wait for it: they are in the result, and the
+/// settings of the size may be beside them.
 ///
 /// # Errors
 /// Clap's, if it refuses one.
 pub fn parse(settings: &[Setting]) -> Result<GenerateArgs, clap::Error> {
-    let argv = ["dj-flux2", "generate"].into_iter().map(OsString::from);
-    match Args::try_parse_from(argv.chain(settings.iter().flat_map(Setting::argv)))?.command {
+    let has = |name: &str| settings.iter().any(|setting| setting.name == name);
+    let waits = |setting: &&Setting| OF_A_SOURCE.contains(&setting.name.as_str());
+    if has("source") || !settings.iter().any(|setting| waits(&setting)) {
+        return parse_argv(settings.iter().flat_map(Setting::argv).collect());
+    }
+    let (waiting, own): (Vec<&Setting>, Vec<&Setting>) = settings.iter().partition(waits);
+    let mut args = parse_argv(own.into_iter().flat_map(Setting::argv).collect())?;
+    // What clap requires beside them.
+    let stand_ins = [Some("--source=x"), Some("--outpaint=1,1,1,1").filter(|_| !has("outpaint"))];
+    let stand_ins = stand_ins.into_iter().flatten().map(OsString::from);
+    args.canvas = parse_argv(waiting.into_iter().flat_map(Setting::argv).chain(stand_ins).collect())?.canvas;
+    args.canvas.source = None;
+    args.canvas.outpaint = args.canvas.outpaint.filter(|_| has("outpaint"));
+    Ok(args)
+}
+
+fn parse_argv(argv: Vec<OsString>) -> Result<GenerateArgs, clap::Error> {
+    let program = ["dj-flux2", "generate"].into_iter().map(OsString::from);
+    match Args::try_parse_from(program.chain(argv))?.command {
         Command::Generate(args) => Ok(*args),
         _ => unreachable!("the subcommand is `generate`"),
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::check_effect;
-use super::file::{OF_ONE_RUN, unknown};
+use super::file::{self, OF_A_SOURCE, OF_ONE_RUN, is_setting};
 use super::flags::{self, Flags, Place, Setting, Value, generate_args};
 use crate::args::GenerateArgs;
 use crate::failure::{Failure, Result};
@@ -75,10 +75,9 @@ fn setting(flags: &Flags, key: &str, value: &Json, place: &Place) -> Result<Sett
         let hint = "leave it out: a line has names of flags, prompt and output";
         return Err(place.refuse(format_args!("{key} cannot be set in a line"), hint));
     }
-    let Some(arg) = flags.find(&key) else {
-        let known = flags.names().filter(|name| !OF_ONE_RUN.contains(name)).chain(["prompt"]);
-        return Err(unknown(&key, known, place));
-    };
+    // A line is a run of its own.
+    let is_offered = |name: &str| name == "prompt" || OF_A_SOURCE.contains(&name) || is_setting(name);
+    let arg = file::find(flags, &key, is_offered, place)?;
     let text = |value: &Json| match value {
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => Some(number.to_string()),
@@ -146,6 +145,10 @@ mod tests {
             ("{\"grid\": \"steps=1,2\"}", "jobs.jsonl:1: grid belongs to one run and cannot be set in a file"),
             ("{\"quiet\": 1}", "jobs.jsonl:1: quiet is true or false"),
             ("{\"steps\": {}}", "jobs.jsonl:1: steps is not a text or a number"),
+            (
+                "{\"sampler_name\": \"Euler\"}",
+                "jobs.jsonl:1: there is no sampler to choose: FLUX.2 [klein] is a flow model, drawn with Euler steps",
+            ),
             ("\n \n", "jobs.jsonl has no line"),
         ] {
             assert_eq!(read(text).unwrap_err().message, message, "{text}");

@@ -8,7 +8,7 @@
 //! flags    settings as flags          paths    what paths are relative to, what a project may not say
 //! presets  presets by name            edit     changes a file and keeps its comments
 //! json_lines  runs of --batch
-//! serve    settings of `serve`
+//! tables   settings of `serve`, `mcp` and `session`
 //! ```
 
 pub mod edit;
@@ -18,8 +18,7 @@ pub mod json_lines;
 mod paths;
 pub mod places;
 mod presets;
-#[cfg(feature = "serve")]
-pub mod serve;
+pub mod tables;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -66,13 +65,29 @@ pub fn load_from(
     current: Option<&Path>,
 ) -> Result<Config> {
     let places = places::find(typed, &env, current)?;
+    let read = |path: &Path| if path.is_file() { file::read(path) } else { Ok(File::default()) };
+    let user = places.user.as_deref().map(read).transpose()?.unwrap_or_default();
+    assemble(places, user, env, current)
+}
+
+/// What the user's file at `path` would say with another text, where no file of a project is read.
+pub fn with_text(path: &Path, text: &str) -> Result<Config> {
+    let places = Places { user: Some(path.to_owned()), ..Places::default() };
+    let current = std::env::current_dir().ok();
+    assemble(places, file::parse(text, path)?, |name| std::env::var_os(name), current.as_deref())
+}
+
+/// Puts what the user's file says together with the other files.
+fn assemble(
+    places: Places,
+    mut user: File,
+    env: impl Fn(&str) -> Option<OsString>,
+    current: Option<&Path>,
+) -> Result<Config> {
     let home = path_of(&env, "HOME");
     let folders = Folders { current: current.unwrap_or(Path::new(".")), home: home.as_deref() };
-    let (mut user, mut project) = (File::default(), File::default());
-    if let Some(path) = places.user.as_deref().filter(|path| path.is_file()) {
-        user = file::read(path)?;
-        paths::of_user(&mut user, folders);
-    }
+    paths::of_user(&mut user, folders);
+    let mut project = File::default();
     if let Some(path) = &places.project {
         project = file::read(path)?;
         paths::of_project(&mut project, folders)?;
@@ -146,10 +161,14 @@ impl Config {
         Ok(choices)
     }
 
-    /// Flags of `serve`, from the user's file.
-    #[cfg(feature = "serve")]
-    pub fn serve(&self) -> &[Setting] {
-        &self.user.serve
+    /// Flags of a subcommand, from the user's file.
+    pub fn table(&self, subcommand: &str) -> &[Setting] {
+        self.user.tables.get(subcommand).map_or(&[], |table| &table.settings)
+    }
+
+    /// The user's own file.
+    pub fn user(&self) -> &File {
+        &self.user
     }
 
     /// The folder of wildcards beside the user's file.

@@ -5,7 +5,7 @@
 //!
 //! The file of a project may come from a stranger, with a repository that was cloned. Its paths must lead to places
 //! inside the project, links followed, and it can neither replace protected files, nor start programs, nor set up a
-//! server.
+//! server, tools for agents or a session.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -29,10 +29,9 @@ pub struct Folders<'a> {
 pub fn of_user(file: &mut File, folders: Folders) {
     let flags = Flags::of_generate();
     all_settings(file).for_each(|setting| expand(&flags, setting, folders));
-    #[cfg(feature = "serve")]
-    {
-        let flags = Flags::of_serve();
-        file.serve.iter_mut().for_each(|setting| expand(&flags, setting, folders));
+    for (name, table) in &mut file.tables {
+        let Some(flags) = Flags::of(name) else { continue };
+        table.settings.iter_mut().for_each(|setting| expand(&flags, setting, folders));
     }
 }
 
@@ -44,9 +43,9 @@ pub fn of_preset(preset: &mut Preset, folders: Folders) {
 
 /// The same for the file of a project, which is refused if it says what only the user may say.
 pub fn of_project(file: &mut File, folders: Folders) -> Result<()> {
-    if let Some(place) = &file.serve_place {
+    if let Some((name, table)) = file.tables.first_key_value() {
         let hint = "put the table into your own file; `dj-flux2 config path` names it";
-        return Err(place.refuse("the file of a project cannot set up a server", hint));
+        return Err(table.place.refuse(format_args!("the file of a project cannot have a table [{name}]"), hint));
     }
     let flags = Flags::of_generate();
     all_settings(file).try_for_each(|setting| {

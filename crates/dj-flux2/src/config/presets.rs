@@ -8,7 +8,7 @@ use super::flags::{Flags, Setting};
 use crate::failure::{Failure, Result};
 
 /// The presets of the program.
-const BUILT_IN: &str = include_str!("presets.toml");
+const TEXT: &str = include_str!("presets.toml");
 
 /// Most times that presets inherit in one use: each may inherit twice from the one before it, and so on.
 const MOST_INHERITED: usize = 100;
@@ -32,8 +32,8 @@ pub struct Presets {
 impl Presets {
     /// Those of the program.
     pub fn built_in() -> Self {
-        let file = file::parse(BUILT_IN, Path::new("presets")).expect("the presets of the program are right");
-        let names = BUILT_IN.lines().filter_map(|line| line.strip_prefix("[presets.")?.strip_suffix(']'));
+        let file = file::parse(TEXT, Path::new(file::BUILT_IN)).expect("the presets of the program are right");
+        let names = TEXT.lines().filter_map(|line| line.strip_prefix("[presets.")?.strip_suffix(']'));
         Presets { all: names.map(|name| (name.to_owned(), file.presets[name].clone())).collect() }
     }
 

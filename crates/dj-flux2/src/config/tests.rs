@@ -107,6 +107,9 @@ fn every_kind_of_value_is_read() {
     assert_eq!(choices.max_memory.unwrap().value, 6 << 30);
 }
 
+const SCHEDULER: &str =
+    "there is no scheduler to choose: the noise levels of FLUX.2 follow from the size and the steps";
+
 #[test]
 fn what_is_wrong_is_named_with_its_line() {
     let file = "home/.config/dj-flux2/config.toml";
@@ -120,7 +123,17 @@ fn what_is_wrong_is_named_with_its_line() {
         ("size = '64x64'\nwidth = 64", 2, "the argument '--size <WxH>' cannot be used with '--width <PX>'"),
         ("prompt = 'a fox'", 1, "prompt belongs to one run and cannot be set in a file"),
         ("dry-run = true", 1, "dry-run belongs to one run and cannot be set in a file"),
-        ("sampler = 'euler'", 1, "sampler belongs to one run and cannot be set in a file"),
+        ("source = 'a.png'", 1, "source belongs to one run and cannot be set in a file"),
+        ("mask = 'a.png'", 1, "mask belongs to one run and cannot be set in a file"),
+        ("grid = 'steps=1,2'", 1, "grid belongs to one run and cannot be set in a file"),
+        (
+            "sampler_name = 1",
+            1,
+            "there is no sampler to choose: FLUX.2 [klein] is a flow model, drawn with Euler steps",
+        ),
+        ("scheduler = 'karras'", 1, SCHEDULER),
+        ("[presets.a]\nscheduler = 'karras'", 2, SCHEDULER),
+        ("[templates]\nx = {txt = 'a'}", 2, "txt is no part of a template"),
         ("serve = 4", 1, "serve is a table, not a value"),
         ("[presets.a]\npreset = 'high'", 2, "a preset cannot choose a preset"),
         ("[presets.a]\nstpes = 1", 2, "there is no setting stpes"),
@@ -180,7 +193,8 @@ fn the_file_of_a_project_cannot_do_what_only_the_user_may() {
     for (text, message) in [
         ("force = true", "the file of a project cannot set force"),
         ("open = true", "the file of a project cannot set open"),
-        ("[serve]\nbind = '0.0.0.0'", "the file of a project cannot set up a server"),
+        ("[serve]\nbind = '0.0.0.0'", "the file of a project cannot have a table [serve]"),
+        ("[mcp]\nroot = '/'", "the file of a project cannot have a table [mcp]"),
     ] {
         let failure = World::new().project(text).refused();
         assert!(failure.message.ends_with(message), "{failure:?}");
@@ -227,6 +241,7 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
                 "'diffusers'",
                 "'cpu'",
                 "'1,1'",
+                "'1,1,1,1'",
                 "'444'",
             ],
         };
@@ -238,7 +253,9 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
         } else {
             let failures: Vec<String> = outcomes.into_iter().map(|outcome| outcome.unwrap_err().message).collect();
             let is_refusal = |message: &&String| {
-                message.contains("belongs to one run") || message.contains("required arguments were not provided")
+                ["belongs to one run", "required arguments were not provided", "FLUX.2"]
+                    .iter()
+                    .any(|part| message.contains(part))
             };
             let is_refused = failures.iter().any(|message| is_refusal(&message));
             assert!(is_refused, "{name}: {failures:?}");
@@ -246,6 +263,14 @@ fn every_flag_of_generate_is_a_setting_or_is_refused() {
         }
     }
     assert!(settings > 35 && refused > 5, "{settings} settings, {refused} refused");
+}
+
+#[test]
+fn what_is_about_a_source_waits_for_one() {
+    let text = "strength = 0.5\nfeather = 4\nmask-grow = 8\noutpaint-fill = 'white'\nsize = '64x64'";
+    let choices = World::new().user(text).choices(&[]).unwrap();
+    assert_eq!((choices.canvas.strength.unwrap().value, choices.width.unwrap().value), (0.5, 64));
+    assert!(choices.canvas.source.is_none() && choices.canvas.outpaint.is_none() && choices.canvas.fill.is_some());
 }
 
 mod editing {
@@ -260,7 +285,7 @@ mod editing {
 
     fn set(before: &str, name: &str, values: &[&str]) -> Result<String> {
         let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
-        edited(before, |path| edit::set(path, name, &values))
+        edited(before, |path| edit::set(path, name, &values, |_| Ok(())))
     }
 
     #[test]
@@ -294,9 +319,12 @@ mod editing {
         {
             assert!(set("steps = 4\n", name, &[value]).is_err(), "{name}");
         }
+        for name in ["mcp.idle-unload", "session.set", "serve.port"] {
+            set("", name, &["7"]).unwrap();
+        }
         let world = World::new().user("steps = \n");
         let path = world.path("home/.config/dj-flux2/config.toml");
-        assert!(edit::set(&path, "steps", &["4".into()]).is_err());
+        assert!(edit::set(&path, "steps", &["4".into()], |_| Ok(())).is_err());
         assert_eq!(fs::read_to_string(path).unwrap(), "steps = \n");
     }
 }

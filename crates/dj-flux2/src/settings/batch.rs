@@ -14,19 +14,17 @@ use serde::Serialize;
 use super::canvas::SourceSettings;
 use super::expansion::seed_of;
 use super::jobs::Cell;
+use super::runs::{Runs, own_choices};
 use super::{MAX_PICTURES, Outside, Settings, resolve_choices, value};
 use crate::args::{GenerateArgs, Seed};
 use crate::choices::{Choices, Origin};
 use crate::config::Presets;
-use crate::config::flags::generate_args;
 use crate::config::json_lines::{self, Line};
 use crate::failure::{Failure, Result};
 use crate::output::{Existing, Output};
 use crate::prompts::read_file;
 use crate::typed_paths::name_of;
 
-/// Most files of reference images in a run: they are in memory together.
-const MAX_REFERENCES: usize = 64;
 /// Largest file of a picture that is compared with its line.
 const MAX_COMPARED: u64 = 256 << 20;
 
@@ -55,13 +53,13 @@ pub fn runs(file: &Path, args: &GenerateArgs, presets: &Presets, outside: &Outsi
         _ => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     };
     let lines = json_lines::parse(&read_file(file)?, Path::new(&name_of(file)))?;
-    let mut builder = Builder { stem, args, presets, outside, runs: Vec::new(), there: Vec::new(), pictures: 0 };
+    let mut builder = Builder { stem, args, presets, outside, runs: Runs::default(), there: Vec::new(), pictures: 0 };
     for (i, line) in lines.into_iter().enumerate() {
         builder.add(i as u64, line)?;
     }
     let Builder { runs, there, pictures, .. } = builder;
     let left = pictures - there.len() as u64;
-    let runs = runs.into_iter().map(|(_, settings)| Settings { whole: left, ..settings }).collect();
+    let runs = runs.all().into_iter().map(|settings| Settings { whole: left, ..settings }).collect();
     Ok(Batch { runs, there })
 }
 
@@ -70,8 +68,7 @@ struct Builder<'a> {
     args: &'a GenerateArgs,
     presets: &'a Presets,
     outside: &'a Outside<'a>,
-    /// What the pictures of a run have in common, and the run.
-    runs: Vec<(String, Settings)>,
+    runs: Runs,
     there: Vec<There>,
     /// Pictures so far, those that are there too.
     pictures: u64,
@@ -84,10 +81,8 @@ impl Builder<'_> {
         let named = |failure: Failure| Failure { message: format!("{place}: {}", failure.message), ..failure };
         let prompt = prompt.ok_or_else(|| place.refuse("there is no prompt", "add \"prompt\": \"a red fox\""))?;
         let (outside, is_file) = (self.outside, self.outside.is_file);
-        let own = Choices::from_args_of(Origin::Line, &args, vec![prompt], is_file);
-        let of_preset = generate_args(&self.presets.settings(&args.preset).map_err(named)?)?;
-        let of_preset = Choices::from_args_of(Origin::Preset(args.preset.join(",")), &of_preset, vec![], is_file);
-        let mut choices = own.or(of_preset).or(Choices::from_args(self.args, vec![], is_file));
+        let own = own_choices(&args, vec![prompt], self.presets, is_file).map_err(named)?;
+        let mut choices = own.or(Choices::from_args(self.args, vec![], is_file));
         let files = outside.files.clone();
         let output = choices.output.take().or(files.output.clone());
         let existing = choices.existing.clone().or(files.existing.clone());
@@ -131,7 +126,7 @@ impl Builder<'_> {
         self.pictures += count;
         settings.output = output;
         if !cells.is_empty() {
-            self.put(settings, cells);
+            self.runs.put(settings, cells);
         }
         Ok(())
     }
@@ -164,41 +159,6 @@ impl Builder<'_> {
             }
         };
         Output::new(Some(&name), pictures, existing, |_| false)
-    }
-
-    /// Puts pictures into the run of their model, or begins one.
-    fn put(&mut self, settings: Settings, cells: Vec<Cell>) {
-        let Settings { paths, options, max_memory, may_round, metadata, quality, preparation, .. } = &settings;
-        let Settings { source, upscale, watermark, .. } = &settings;
-        let existing = match &settings.output {
-            Output::Files { existing, .. } => *existing,
-            Output::New { .. } | Output::Stdout => Existing::default(),
-        };
-        let common = format!(
-            "{paths:?} {options:?} {max_memory:?} {may_round} {metadata} {quality:?} {preparation:?} {existing:?} \
-             {source:?} {upscale:?} {watermark}"
-        );
-        let own = settings.references.clone();
-        let found = self.runs.iter_mut().find(|(other, run)| {
-            let more = own.iter().filter(|file| !run.references.contains(file)).count();
-            *other == common && run.references.len() + more <= MAX_REFERENCES
-        });
-        let run = match found {
-            Some((_, run)) => run,
-            None => {
-                self.runs.push((common, Settings { references: Vec::new(), cells: Vec::new(), ..settings }));
-                &mut self.runs.last_mut().expect("it was pushed").1
-            }
-        };
-        let place = |file: &PathBuf| match run.references.iter().position(|known| known == file) {
-            Some(place) => place,
-            None => {
-                run.references.push(file.clone());
-                run.references.len() - 1
-            }
-        };
-        let places: Vec<usize> = own.iter().map(place).collect();
-        run.cells.extend(cells.into_iter().map(|cell| Cell { references: Some(places.clone()), ..cell }));
     }
 }
 

@@ -22,13 +22,21 @@ pub struct SourceSettings {
 
 /// Gives the choices their meaning; `None` if there is no source. `recorded` says that the picture of `--from` has one.
 pub fn decide(choices: CanvasChoices, transparency: Transparency, recorded: bool) -> Result<Option<SourceSettings>> {
+    let (asked, choices) = (choices.of_one_run(), choices.without_waiting());
     let Some(source) = value(choices.source) else {
         return match recorded {
             true => Err(Failure::usage(
                 "the picture of --from was painted into another one, which is not given",
                 "pass the files it was made with, --source and, if it had one, --mask",
             )),
-            false => Ok(None),
+            // What files say waits for a source.
+            false => match asked {
+                Some(name) => {
+                    let message = format!("{name} is about a picture that is painted into, and there is none");
+                    Err(Failure::usage(message, "add the picture with --source FILE"))
+                }
+                None => Ok(None),
+            },
         };
     };
     let fill = value(choices.fill).transpose()?.unwrap_or_default();

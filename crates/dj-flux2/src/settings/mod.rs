@@ -12,6 +12,7 @@ pub mod formats;
 pub mod grid;
 pub mod jobs;
 pub mod loras;
+mod runs;
 pub mod size;
 
 use std::ffi::OsString;

@@ -70,6 +70,28 @@ fn a_mask_keeps_the_rest_to_the_byte() {
     assert!((16..80).all(|x| (0..64).all(|y| made.pixel(x, y) == before.pixel(x, y))));
 }
 
+#[test]
+fn settings_in_a_file_wait_for_what_they_are_about() {
+    let cli = cli();
+    let config = |text: &str, args: &[&str]| {
+        cli.write("settings.toml", text);
+        paint(&cli, &[&["--config", "settings.toml"], args].concat())
+    };
+    assert!(config("strength = 0.4", &[]) == paint(&cli, &["--strength", "0.4"]));
+    assert!(config("strength = 0.4", &["--strength", "1"]) == paint(&cli, &[]));
+    // A mask has a source, which has no mask.
+    assert!(config("mask-grow = 4\nmask-invert = true\nfeather = 2", &[]) == paint(&cli, &[]));
+    let mask = ["--mask", "mask.png"];
+    assert!(config("mask-grow = 4", &mask) == paint(&cli, &[&mask[..], &["--mask-grow", "4"]].concat()));
+    // Without a source the others are drawn as ever, but what is asked for in this run is refused.
+    cli.write("settings.toml", "strength = 0.4\nsize = '64x64'");
+    let plain = ["a red fox", "-q", "--config", "settings.toml", "-o", "plain.png", "-s", "1", "-S", "1"];
+    assert_eq!(cli.stdout(plain), "plain.png\n");
+    cli.write("jobs.jsonl", "{\"prompt\": \"a\", \"strength\": 0.4}");
+    let shown = cli.run(["--batch", "jobs.jsonl"]);
+    assert!(shown.contains("strength is about a picture that is painted into, and there is none"), "{shown}");
+}
+
 /// No flag is without an effect.
 #[test]
 fn every_flag_changes_the_picture() {
@@ -328,7 +350,7 @@ fn strengths_are_an_axis_of_a_grid() {
     snapshot!(cli.run(["a red fox", "--grid", "strength=0.3,1"]), @"
     exit code: 2
     ----- stderr -----
-    error: the grid has an axis of strengths, and there is no source
-    hint: add the picture to paint into with --source FILE
+    error: strength is about a picture that is painted into, and there is none
+    hint: add the picture with --source FILE
     ");
 }

@@ -34,6 +34,8 @@ fn what_has_no_meaning_here_is_refused_in_one_sentence() {
     ] {
         let shown = cli.run([&["a red fox"], &args[..]].concat());
         assert!(shown.starts_with("exit code: 2") && shown.contains(sentence), "{shown}");
+        let plan = cli.run([&["plan", "a red fox"], &args[..]].concat());
+        assert!(plan.starts_with("exit code: 2") && plan.contains(sentence), "{plan}");
     }
     snapshot!(cli.run(["a red fox", "--negative-prompt", "blur"].iter().chain(&QUICK)), @"
     exit code: 2

@@ -137,6 +137,114 @@ fn set_unset_path_and_edit() {
 
 #[cfg(feature = "mini")]
 #[test]
+fn what_could_not_be_drawn_is_not_set() {
+    let cli = Cli::without_model();
+    let set = |config: &str, args: &[&str]| {
+        let output = run(&cli, config, &[&["config", "set"], args].concat());
+        let is_same = cli.read(".config/dj-flux2/config.toml") == config.as_bytes();
+        (shown(&output), is_same)
+    };
+    for (args, message) in [
+        (&["width", "1000"][..], "width 1000 is not a multiple of 16"),
+        (&["steps", "0"], "0 steps"),
+        (&["preset", "hihg"], "no preset is called hihg"),
+        (&["template", "watercolour"], "the nearest name is watercolor"),
+        (&["grid", "steps=1,2"], "grid belongs to one run and cannot be set in a file"),
+        (&["sheet", "x.png"], "sheet belongs to one run and cannot be set in a file"),
+        (&["sampler", "euler"], "there is no sampler to choose"),
+        (&["model", "klien-4b"], "the nearest name of a model is klein-4b"),
+        (&["noise", "pink"], "pink"),
+        (&["variant", "klein-5b"], "klein-5b"),
+        (&["output", "x.gif"], "x.gif"),
+        (&["allow-quantize", "true"], "there is no limit"),
+        (&["negative-prompt", "blur"], "takes no negative prompt"),
+        (&["input", "no-such.png"], "no-such.png"),
+        (&["presets.mine.height", "70"], "preset mine: "),
+        (&["presets.mine.inherits", "nothing"], "no preset is called nothing"),
+        (&["templates.ink", "{subject"], "template ink: "),
+        (&["templates.ink", "ink"], "has no {subject}"),
+        #[cfg(feature = "serve")]
+        (&["serve.port", "99999"], "invalid value '99999' for '--port <PORT>'"),
+        #[cfg(feature = "serve")]
+        (&["serve.model", "klien-4b"], "the nearest name of a model is klein-4b"),
+        #[cfg(feature = "session")]
+        (&["session.set", "stpes=4"], "there is no setting stpes"),
+        #[cfg(feature = "mcp")]
+        (&["mcp.max-count", "3"], "there is no setting max-count"),
+    ] {
+        let (shown, is_same) = set("steps = 2\n", args);
+        assert!(is_same && !shown.starts_with("exit code: 0") && shown.contains(message), "{args:?}: {shown}");
+    }
+    for args in [&["model", "klein-4b"][..], &["strength", "0.5"], &["lora", "x.safetensors"], &["upscale", "2"]] {
+        let (shown, is_same) = set("", args);
+        assert!(shown.starts_with("exit code: 0") && !is_same, "{args:?}: {shown}");
+    }
+    // What was wrong before stays, and does not keep other settings from being changed.
+    let (shown, is_same) = set("width = 1000\n", &["steps", "3"]);
+    assert!(shown.starts_with("exit code: 0") && !is_same, "{shown}");
+}
+
+#[cfg(feature = "mini")]
+#[test]
+fn show_has_the_tables_of_the_files() {
+    let cli = Cli::without_model();
+    let config = "strength = 0.5\n[serve]\nport = 8191\n[mcp]\nroot = 'x'\n[session]\nkeep-going = true\n\
+                  [presets.poster]\ninherits = 'high'\nsteps = 3\n[templates]\nink = '{subject} in ink'\n";
+    let output = run(&cli, config, &["config", "show", "--json", "--origin"]);
+    let rows: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| {
+        let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name}"));
+        format!("{} {} {}", row["value"].as_str().unwrap(), row["origin"].as_str().unwrap(), row["line"])
+    };
+    assert_eq!(of("strength"), "0.5 user 1");
+    #[cfg(feature = "serve")]
+    assert_eq!([of("serve.port"), of("serve.bind")], ["8191 user 3", "127.0.0.1 default null"]);
+    #[cfg(feature = "mcp")]
+    assert_eq!([of("mcp.root"), of("mcp.idle-unload")], ["x user 5", "900 default null"]);
+    #[cfg(feature = "session")]
+    assert_eq!(of("session.keep-going"), "true user 7");
+    assert_eq!([of("presets.poster.inherits"), of("presets.poster.steps")], ["high user 9", "3 user 10"]);
+    assert_eq!(of("templates.ink"), "{subject} in ink user 12");
+    let missing = ["presets.high.area", "sampler", "grid", "serve.fake-step-ms", "source"];
+    assert!(!rows.iter().any(|row| missing.contains(&row["name"].as_str().unwrap())));
+}
+
+#[cfg(feature = "mcp")]
+#[test]
+fn mcp_reads_its_table() {
+    let cli = Cli::without_model();
+    let config = "[mcp]\nroot = './agent'\nbackend = 'fake'\n";
+    let said = shown(&run(&cli, config, &["mcp"]));
+    assert!(said.contains(".config/dj-flux2/agent"), "{said}");
+    let said = shown(&run(&cli, config, &["mcp", "--root", "typed"]));
+    assert!(said.contains("/typed") && !said.contains("agent"), "{said}");
+    let said = shown(&run(&cli, "[mcp]\nrot = 'x'\n", &["mcp"]));
+    assert!(said.contains("config.toml:2: there is no setting rot"), "{said}");
+}
+
+#[cfg(all(feature = "session", feature = "mini"))]
+#[test]
+fn a_session_reads_its_table() {
+    let cli = Cli::without_model();
+    cli.write("script", "a cat\n");
+    let config = "[session]\nset = ['steps=1', 'size=64x64', 'seed=3']\noutput = 'mine.png'\n";
+    let session = |args: &[&str]| {
+        fs::write(cli.path(".config/dj-flux2/config.toml"), config).unwrap();
+        let mut command = cli.command([&["session"], args].concat());
+        command.env("HOME", cli.path("")).stdin(fs::File::open(cli.path("script")).unwrap()).output().unwrap()
+    };
+    fs::create_dir_all(cli.path(".config/dj-flux2")).unwrap();
+    let output = session(&[]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let made = cli.files().into_iter().find(|name| name.starts_with("mine")).expect("its table names the file");
+    assert_eq!((&parameters(&cli, &made)["steps"], &parameters(&cli, &made)["width"]), (&1.into(), &64.into()));
+    assert!(session(&["-o", "typed.png"]).status.success());
+    assert!(cli.files().iter().any(|name| name.starts_with("typed")));
+}
+
+#[cfg(feature = "mini")]
+#[test]
 fn presets_are_predicted_for_this_machine() {
     let cli = Cli::without_model();
     let lines = cli.stdout(["presets", "--json"]);

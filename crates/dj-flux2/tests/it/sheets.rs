@@ -50,6 +50,25 @@ fn a_sheet_holds_its_pictures_and_their_parameters() {
 }
 
 #[test]
+fn a_sheet_without_a_name_replaces_nothing() {
+    let cli = with_pictures();
+    cli.write("sheet.png", "precious");
+    assert_eq!(cli.stdout(["sheet", "a.png", "b.png"]), "sheet-2.png\n");
+    assert_eq!(cli.read("sheet.png"), b"precious");
+    // All pictures of the folder again: the sheet is not one of them.
+    snapshot!(cli.run(["sheet", "a.png", "b.png", "sheet-2.png"]), @"
+    exit code: 0
+    ----- stdout -----
+    sheet-3.png
+    ----- stderr -----
+    note: sheet-2.png is a sheet, which is left out; with -o FILE all are taken
+    saved sheet-3.png
+    ");
+    assert_eq!(cli.read("sheet-3.png"), cli.read("sheet-2.png"));
+    assert_eq!(cli.stdout(["sheet", "sheet-2.png"]), "sheet-4.png\n");
+}
+
+#[test]
 fn flags_of_a_sheet_have_an_effect() {
     let cli = with_pictures();
     let sheet = |args: &[&str]| {
@@ -199,6 +218,23 @@ fn axes_may_be_sizes_noise_words_and_models() {
 }
 
 #[test]
+fn any_flag_with_a_value_is_an_axis() {
+    let cli = Cli::with_tiny_model();
+    // Without the quotes that a shell asks for.
+    let grid = ["--grid", "prompt=a red fox,a blue hare", "x", "jpeg-quality=20,95"];
+    cli.stdout(grid.iter().chain(&["-q", "-o", "fox.jpg"]).chain(&QUICK));
+    for (name, prompt, quality) in [("fox-1.jpg", "a red fox", "20"), ("fox-4.jpg", "a blue hare", "95")] {
+        cli.stdout([prompt, "-q", "-o", "alone.jpg", "--jpeg-quality", quality].iter().chain(&QUICK));
+        assert_eq!(cli.read("alone.jpg"), cli.read(name), "{name}");
+    }
+    assert!(cli.read("fox-1.jpg").len() < cli.read("fox-3.jpg").len());
+    let sheet = metadata::read_sheet(&cli.read("fox-sheet.png")).unwrap().unwrap();
+    assert_eq!((sheet.columns, sheet.cells.len()), (2, 4));
+    let shown = cli.run(["a", "--grid", "seed", "x", "steps"]);
+    assert!(shown.contains("hint: give each setting its values, as in \"seed=1-4 x steps=2,4,8\""), "{shown}");
+}
+
+#[test]
 fn cells_that_fail_are_gray_and_the_others_are_made() {
     let cli = Cli::with_tiny_model();
     cli.write("fox-2.png", "precious");
@@ -226,7 +262,7 @@ fn a_grid_that_makes_no_sense_is_refused_before_any_work() {
     exit code: 2
     ----- stderr -----
     error: "stepz" is no setting of a grid
-    hint: the settings of a grid are steps, seed, guidance, size, lora-scale, model, noise, strength, prompt-sr
+    hint: the nearest name is steps; an axis is prompt, prompt-sr, lora-scale, or a flag with a value, as steps or seed
     "#);
     snapshot!(refused(&["--grid", "steps=1,0"]), @"
     exit code: 2
@@ -269,6 +305,9 @@ fn a_comparison_says_what_differs() {
     let cli = with_pictures();
     let shown = cli.stdout(["compare", "a.png", "b.png"]);
     let lines: Vec<&str> = shown.lines().collect();
+    let note = "note: -o difference.png writes a picture of the difference, --show shows it here";
+    assert!(cli.run(["compare", "a.png", "b.png"]).contains(note));
+    assert!(!cli.run(["compare", "a.png", "b.png", "-o", "difference.png"]).contains("note: "));
     assert_eq!(lines[0], "seed        7 -> 8");
     assert!(lines[1].starts_with("difference  ") && lines[1].contains(" of 4096 pixels, "), "{shown}");
     assert!(lines[2].starts_with("largest     ") && lines[3].starts_with("mean        "), "{shown}");

@@ -5,8 +5,10 @@
 //! notes of this machine are left out. A block marked `file=NAME` is written to that file first. The commands of a
 //! block marked `crontab` are run once.
 //!
-//! Other command lines that draw are run with `--dry-run`, which checks everything but the model.
+//! The other commands of the documents are run too, and what they draw is opened. Those that cannot run here are listed
+//! with the reason.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -160,44 +162,127 @@ const INPUTS: [(&str, &str); 14] = [
     ("b.png", "dog.png"),
 ];
 
-/// Files of models that nobody has here, a sheet that is made by an example before, and programs that are built apart.
-const NOT_HERE: [&str; 7] =
-    ["safetensors", "x.gguf", "FLUX.2-klein-4B", "fox-sheet.png", "--c2pa-key", "--device cuda", "DIR"];
+/// Parts of the command lines that are not run, and why. `args::documented` asks clap whether it takes them.
+const NOT_RUN: [(&str, &str); 17] = [
+    ("dj-flux2 download", "downloads a model"),
+    ("dj-flux2 serve", "serves until it is stopped: `it/serve.rs` and `tests/clients` do so"),
+    ("dj-flux2 mcp", "speaks with a client: `it/mcp.rs` is one"),
+    ("dj-flux2 session", "asks at a terminal: `it/session` does so"),
+    ("dj-flux2 remove klein-4b", "no such model is on this disk"),
+    ("dj-flux2 verify", "no model is on this disk"),
+    (".safetensors", "no such weights are here"),
+    ("x.gguf", "no such weights are here"),
+    ("4x-UltraSharp.pth", "no such weights are here"),
+    ("taef2_decoder.pth", "no such weights are here"),
+    ("realesr-general-x4v3", "it is not downloaded"),
+    ("FLUX.2-klein-4B", "it stands for a folder with 16 GB of weights"),
+    ("inspect PATH", "PATH stands for a file"),
+    ("--c2pa-key", "signing needs a program that is built apart: `.ci/marks` does"),
+    ("cuda", "needs a GPU: `tools/gpu` has one"),
+    ("upscale *.png", "the same as `upscale photo.jpg`, minutes for all images of a guide in a debug build"),
+    ("--to 4096x", "16 million pixels take minutes in a debug build"),
+];
 
+/// Weights of 16 GB draw what names them: such a line is run with `--dry-run`, which checks everything else.
+const NO_WEIGHTS: &str = "klein-4b";
+
+/// The command in a line of a block: from the name of the program on, behind variables, up to a remark.
+fn command_in(line: &str) -> Option<&str> {
+    let is_variable = |word: &str| {
+        word.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+    };
+    let program = line.split(' ').find(|word| !is_variable(word))?;
+    let is_command = program == "dj-flux2" || (line.contains("| dj-flux2 ") && program.starts_with("jq"));
+    let is_whole = !line.ends_with('\\');
+    (is_command && is_whole)
+        .then(|| line.split("  #").next().unwrap_or_default().split(" # ").next().unwrap_or_default())
+}
+
+/// Files that the output of a command names, each on a line, or behind `saved`.
+fn pictures_in<'a>(said: &'a str, home: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+    let named = said.lines().map(|line| line.strip_prefix("saved ").unwrap_or(line).split(" (").next().unwrap_or(line));
+    named.filter(|name| name.ends_with(".png")).map(|name| home.join(name)).filter(|path| path.is_file())
+}
+
+/// Every command of a document that can run without a network, a GPU and large weights is run.
 #[test]
-fn every_other_command_that_draws_could_draw() {
+fn every_other_command_runs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let home = TempDir::new().unwrap();
     let pictures = root.join("docs/images");
-    for (name, picture) in INPUTS {
-        fs::copy(pictures.join(picture), home.path().join(name)).unwrap();
-    }
-    fs::create_dir_all(home.path().join("docs/images")).unwrap();
-    fs::copy(pictures.join("prompts.txt"), home.path().join("docs/images/prompts.txt")).unwrap();
-    let listed = String::from_utf8(shell("dj-flux2 help", home.path()).stdout).unwrap();
-    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
-    let others: Vec<String> = names.filter(|name| *name != "generate").map(str::to_owned).collect();
-    let mut count = 0;
+    let other = Command::new(env!("CARGO_BIN_EXE_dj-flux2")).arg("help").output().unwrap().stdout;
+    let other = String::from_utf8(other).unwrap();
+    let other: Vec<&str> =
+        other.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).collect();
+    let (mut run, mut dry, mut used, mut wrong) = (0, 0, BTreeSet::new(), Vec::new());
     for document in guides().into_iter().chain([root.join("README.md"), root.join("docs/mini.md")]) {
         let text = fs::read_to_string(&document).unwrap();
+        let home = TempDir::new().unwrap();
+        for (name, picture) in INPUTS {
+            fs::copy(pictures.join(picture), home.path().join(name)).unwrap();
+        }
+        fs::create_dir_all(home.path().join("docs/images")).unwrap();
+        fs::copy(pictures.join("prompts.txt"), home.path().join("docs/images/prompts.txt")).unwrap();
         for block in blocks(&text).iter().filter(|block| block.info.is_empty()) {
+            let mut exported = String::new();
             for (i, line) in block.lines.iter().enumerate() {
-                let Some(rest) = line.strip_prefix("dj-flux2 ") else { continue };
-                let first = rest.split_whitespace().next().unwrap_or_default();
-                let is_whole = !line.contains('|') && !line.ends_with('\\');
-                let is_here = !NOT_HERE.iter().any(|part| line.contains(part));
-                if others.iter().any(|name| name == first) || !is_whole || !is_here {
+                if let Some(variable) = line.strip_prefix("export ") {
+                    exported = format!("{} ", variable.split("  #").next().unwrap_or_default().trim());
+                }
+                let Some(command) = command_in(line) else { continue };
+                if let Some((part, _)) = NOT_RUN.iter().find(|(part, _)| command.contains(part)) {
+                    used.insert(*part);
                     continue;
                 }
-                let arguments = rest.split("  #").next().unwrap_or_default().split(" # ").next().unwrap_or_default();
-                let output = shell(&format!("dj-flux2 {arguments} --dry-run"), home.path());
+                let second = command.split("dj-flux2 ").nth(1).and_then(|rest| rest.split_whitespace().next());
+                let draws = second.is_none_or(|second| second == "generate" || !other.contains(&second));
+                let is_dry = draws && format!("{exported}{command}").contains(NO_WEIGHTS);
+                let end = if is_dry { " --dry-run" } else { "" };
+                let output = shell(&format!("export SHELL=/bin/bash; {exported}{command}{end}"), home.path());
                 let said = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success(), "{}:{}: {line}\n{said}", document.display(), block.line + i);
-                count += 1;
+                let place = format!("{}:{}: {line}\n{said}", document.display(), block.line + i);
+                let made: Vec<PathBuf> = pictures_in(&said, home.path()).collect();
+                let is_missing = draws && !is_dry && made.is_empty();
+                let is_broken = made.iter().any(|file| flux2::image::open(file).is_err());
+                if !output.status.success() || is_missing || is_broken {
+                    wrong.push(place);
+                }
+                *(if is_dry { &mut dry } else { &mut run }) += 1;
             }
         }
+        if document.ends_with("README.md") {
+            assert!(is_alike(&home.path().join("sheet.png"), &pictures.join("sheet.png")));
+        }
     }
-    assert!(count > 30, "{count} commands are too few");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let unused: Vec<_> = NOT_RUN.iter().filter(|(part, _)| !used.contains(part)).collect();
+    assert!(unused.is_empty(), "no command is like {unused:?}");
+    assert!(run >= 44 && dry >= 15, "{run} commands were run, {dry} with --dry-run: too few");
+}
+
+/// Whether two pictures are the same but for rounding, which processors do in several ways.
+fn is_alike(a: &Path, b: &Path) -> bool {
+    let [a, b] = [a, b].map(|file| flux2::image::open(file).unwrap());
+    let sum: u64 = a.pixels().iter().zip(b.pixels()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    (a.width(), a.height()) == (b.width(), b.height()) && (sum as f64) < 2.0 * a.pixels().len() as f64
+}
+
+/// The first table of the README: arguments above, the picture that they make below.
+#[test]
+fn the_readme_shows_what_its_arguments_draw() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = fs::read_to_string(root.join("README.md")).unwrap();
+    let rows: Vec<Vec<&str>> =
+        text.lines().filter(|line| line.starts_with("| ")).take(2).map(|line| line.split(" | ").collect()).collect();
+    let home = TempDir::new().unwrap();
+    fs::copy(root.join("docs/images/dog.png"), home.path().join("dog.png")).unwrap();
+    for (arguments, picture) in rows[0].iter().zip(&rows[1]) {
+        let arguments = arguments.trim_matches(['|', ' ', '`']);
+        let picture = root.join(picture.split(['(', ')']).nth(1).unwrap());
+        let output = shell(&format!("dj-flux2 {arguments} -o made.png"), home.path());
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(is_alike(&home.path().join("made.png"), &picture), "{arguments}: {}", picture.display());
+    }
+    assert_eq!(rows[0].len(), 4);
 }
 
 #[test]

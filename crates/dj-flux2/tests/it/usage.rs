@@ -28,14 +28,14 @@ fn no_arguments() {
 
     Commands:
       generate     Make pictures from a prompt and, optionally, reference images
-      session      Draw picture after picture with the model loaded: prompts, commands, scripts
+      session      Draw picture after picture with the model loaded
       upscale      Enlarge pictures with a network or by Lanczos
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
-      serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
-      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol
-      presets      List the presets, with the seconds and the memory that they take on this machine
+      serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
+      mcp          Offer tools to agents such as Claude (Model Context Protocol)
+      presets      List the presets, with seconds and memory on this machine
       templates    List the templates of prompts
       config       Show and change the files of settings
       sheet        Put finished pictures on one labeled sheet
@@ -73,14 +73,14 @@ fn help() {
 
     Commands:
       generate     Make pictures from a prompt and, optionally, reference images
-      session      Draw picture after picture with the model loaded: prompts, commands, scripts
+      session      Draw picture after picture with the model loaded
       upscale      Enlarge pictures with a network or by Lanczos
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
-      serve        Serve pictures over HTTP: OpenAI's images API, AUTOMATIC1111's, and one of its own
-      mcp          Offer pictures to agents such as Claude, by the Model Context Protocol
-      presets      List the presets, with the seconds and the memory that they take on this machine
+      serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
+      mcp          Offer tools to agents such as Claude (Model Context Protocol)
+      presets      List the presets, with seconds and memory on this machine
       templates    List the templates of prompts
       config       Show and change the files of settings
       sheet        Put finished pictures on one labeled sheet
@@ -123,15 +123,13 @@ fn help_for_generate() {
     Options:
           --prompt-file <FILE>   Read prompts from a file, one per line
           --from <FILE>          Start from the parameters stored in a picture
-          --batch <FILE>         Read runs from a file of JSON objects, one a line: names of flags,
-                                 `prompt` and `output`
-      -t, --template <NAME>      Put the prompt into a template: a name of `dj-flux2 templates`, or a
-                                 text with {subject}
+          --batch <FILE>         Read runs from a file, one JSON object a line
+      -t, --template <NAME>      Put the prompt into a template
           --preset <NAME>        Settings that have a name, as in high,wide
-      -m, --model <PATH>         Model folder, transformer file, or name such as klein-4b
-          --lora <FILE[:SCALE]>  LoRA for the transformer, a .safetensors file or the folder of a PEFT
-                                 adapter
+      -m, --model <PATH>         Folder or name of a model, as klein-4b
+          --lora <FILE[:SCALE]>  LoRA for the transformer
       -i, --input <FILE>         Reference image to edit or combine [aliases: --image, --ref-image]
+          --source <FILE>        Picture to paint into
           --size <WxH>           Width and height at once, as in 1024x768
           --aspect <W:H>         Shape of the picture, as in 16:9
       -s, --steps <N>            Denoising steps [alias: --num-inference-steps]
@@ -139,18 +137,18 @@ fn help_for_generate() {
                                  --guidance-scale, --cfg-scale]
       -S, --seed <N>             Seed, 64 bits, or several as in 1,5,10-20
       -n, --count <N>            Pictures per prompt
+          --upscale <FACTOR>     Enlarge finished pictures so many times, as in 2
       -o, --output <FILE>        Output file, .png, .jpg or .webp, or a folder
-          --json                 Print one JSON object per picture on standard output
+          --json                 Print one JSON object for each picture
           --dry-run              Print what would be drawn, and draw nothing
-          --open                 Open the finished pictures in the program that the desktop uses for
-                                 pictures
-          --show                 Show the finished pictures in the terminal, as sharp as it can
+          --open                 Open the pictures in the desktop's program for them
+          --show                 Show the finished pictures in the terminal
+          --show-steps           The same, and what they look like after each step
       -q, --quiet                Print only errors and random seeds
-      -v, --verbose              Also print model, device and the time of every stage
+      -v, --verbose              Also print model, device and time of every stage
+          --grid <AXIS=VALUES>   Draw a picture for each value of one or two settings
           --device <DEVICE>      Device: auto, cpu, cuda, or one GPU as in cuda:1
-          --max-memory <SIZE>    Memory limit, as in 6GiB, for each GPU, or for the process if it runs
-                                 on the CPU: fewer weights stay in memory, or the run is refused before
-                                 any work
+          --max-memory <SIZE>    Memory limit, as in 6GiB
           --help-all             Print help with all flags
       -h, --help                 Print help
     "#);

@@ -2,7 +2,7 @@
 
 mod dry_run;
 mod expected;
-mod foreign;
+pub mod foreign;
 mod open;
 mod outcomes;
 mod run;
@@ -46,13 +46,13 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let from = args.from.as_deref().map(|file| SourcePicture::read(file, args.sheets.cell)).transpose()?;
     let outside = prepare::outside(args, from.as_ref())?;
     let grid = Grid::parse(&args.sheets.grid)?;
+    let presets = || Ok::<_, Failure>(config::load(args.config.as_deref())?.presets);
     let mut runs = match (&grid, &args.batch) {
         (None, None) => vec![settings::resolve(args, outside)?],
         (Some(_), Some(_)) => return Err(Failure::usage("a batch has no grid", "leave --batch or --grid out")),
-        (Some(grid), None) => grid.runs(args, &outside)?,
+        (Some(grid), None) => grid.runs(args, &presets()?, &outside)?,
         (None, Some(file)) => {
-            let Batch { runs, there } =
-                batch::runs(file, args, &config::load(args.config.as_deref())?.presets, &outside)?;
+            let Batch { runs, there } = batch::runs(file, args, &presets()?, &outside)?;
             report_there(args, &there)?;
             if runs.is_empty() {
                 return Ok(());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Arg;
+use flux2::foreign;
 
 use crate::args::GenerateArgs;
 use crate::config::file::OF_A_SOURCE;
@@ -11,7 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::usage;
 
 /// Flags that are no settings of a session.
-const NOT_HERE: [&str; 25] = [
+const NOT_HERE: [&str; 22] = [
     "prompt",
     "prompt-file",
     "from",
@@ -34,9 +35,6 @@ const NOT_HERE: [&str; 25] = [
     "show-steps",
     "preview",
     "allow-quantize",
-    "sampler",
-    "scheduler",
-    "clip-skip",
 ];
 
 /// Settings that decide the size together.
@@ -107,7 +105,7 @@ impl Chosen {
 
     /// The names of all settings.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.flags.names().filter(|name| !NOT_HERE.contains(name) && !is_foreign(name))
+        self.flags.names().filter(|name| !NOT_HERE.contains(name) && foreign::why(name).is_none())
     }
 
     /// Whether the value of a setting is a file or folder.
@@ -122,7 +120,10 @@ impl Chosen {
     }
 
     fn find(&self, name: &str) -> Result<&Arg> {
-        if NOT_HERE.contains(&name) || is_foreign(name) {
+        if let Some(why) = foreign::why(name) {
+            return Err(Failure::usage(why, foreign::HINT));
+        }
+        if NOT_HERE.contains(&name) {
             let hint = "!set lists what is chosen, and Tab behind it completes the names of settings";
             return Err(Failure::usage(format!("{name} is no setting of a session"), hint));
         }
@@ -134,11 +135,6 @@ impl Chosen {
             Failure::usage(format!("there is no setting {name}"), hint)
         })
     }
-}
-
-/// A flag that is only there to explain that another program's means nothing here.
-fn is_foreign(name: &str) -> bool {
-    name == "max-sequence-length"
 }
 
 fn setting(name: &str, value: Value) -> Setting {
@@ -244,6 +240,9 @@ mod tests {
             chosen.set("steps", "many").unwrap_err().message.split(':').next().unwrap(),
             "invalid value 'many' for '--steps <N>'"
         );
+        for name in ["sampler", "sampler_name", "scheduler", "clip-skip", "max-sequence-length"] {
+            assert!(chosen.set(name, "x").unwrap_err().message.contains("FLUX.2"), "{name}");
+        }
         assert_eq!(chosen.set("batch", "x").unwrap_err().message, "batch is no setting of a session");
         assert_eq!(hint(chosen.set("watermark", "maybe")), "type !set watermark on");
         assert!(chosen.all().is_empty());

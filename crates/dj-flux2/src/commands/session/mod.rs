@@ -27,6 +27,7 @@ use crate::cache_folder::user_state;
 use crate::config;
 use crate::failure::{Failure, Result, code};
 use crate::interrupt::Interrupts;
+use chosen::Chosen;
 use input::{Input, Next};
 use place::Place;
 use remote::RemoteStudio;
@@ -45,7 +46,7 @@ pub fn run(args: &SessionArgs) -> Result<()> {
     };
     let config = config::load(args.config.as_deref())?;
     let mut shell = Shell::new(config, place, history, say, Interrupts::install(), input.is_terminal());
-    choose(args, &mut shell)?;
+    settings_of(args)?.into_iter().try_for_each(|(name, value)| shell.set(name, &value))?;
     // The model loads while the first prompt is typed.
     shell.begin()?;
     let (mut number, mut failed) = (0, 0);
@@ -79,8 +80,14 @@ pub fn run(args: &SessionArgs) -> Result<()> {
     }
 }
 
-/// Chooses what the command line says.
-fn choose(args: &SessionArgs, shell: &mut Shell) -> Result<()> {
+/// Refuses settings that a session would refuse when it begins.
+pub fn check(args: &SessionArgs) -> Result<()> {
+    let mut chosen = Chosen::new();
+    settings_of(args)?.into_iter().try_for_each(|(name, value)| chosen.set(name, &value))
+}
+
+/// Names and values of the settings that the command line chooses.
+fn settings_of(args: &SessionArgs) -> Result<Vec<(&str, String)>> {
     let path = |path: &PathBuf| path.to_string_lossy().into_owned();
     let given = [
         ("model", args.model.as_ref().map(path)),
@@ -88,19 +95,16 @@ fn choose(args: &SessionArgs, shell: &mut Shell) -> Result<()> {
         ("output", args.output.as_ref().map(path)),
         ("device", args.device.map(|device| device.to_string())),
     ];
-    for (name, value) in given {
-        if let Some(value) = value {
-            shell.set(name, &value)?;
-        }
-    }
+    let mut settings: Vec<(&str, String)> =
+        given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     for setting in &args.set {
         let Some((name, value)) = setting.split_once('=') else {
             let message = format!("--set {setting} has no value");
             return Err(Failure::usage(message, "write the name of a setting and its value, as in --set steps=8"));
         };
-        shell.set(name, value)?;
+        settings.push((name, value.to_owned()));
     }
-    Ok(())
+    Ok(settings)
 }
 
 /// The pictures of earlier sessions, if they are kept. `usual` is the folder if none is named.

@@ -1,4 +1,4 @@
-//! Settings of `serve`: they become arguments in front of those that were typed.
+//! Settings in the tables of subcommands, as `[serve]`: they become arguments in front of those that were typed.
 
 use std::ffi::OsString;
 
@@ -10,10 +10,14 @@ use crate::args::Args;
 use crate::failure::{Failure, Result};
 use crate::usage;
 
-/// `argv`, whose first two arguments are the program and `serve`, with the arguments of those `settings` that neither a
-/// flag nor the environment replaces. `env` tells whether a variable is set.
-pub fn with_settings(argv: &[OsString], settings: &[Setting], env: impl Fn(&str) -> bool) -> Result<Vec<OsString>> {
-    let flags = Flags::of_serve();
+/// `argv`, whose first two arguments are the program and the subcommand of `flags`, with the arguments of those
+/// `settings` that neither a flag nor the environment replaces. `env` tells whether a variable is set.
+pub fn with_settings(
+    argv: &[OsString],
+    flags: &Flags,
+    settings: &[Setting],
+    env: impl Fn(&str) -> bool,
+) -> Result<Vec<OsString>> {
     let matches = Args::command().try_get_matches_from(argv).map_err(|error| usage::failure(&error))?;
     let Some((_, typed)) = matches.subcommand() else { return Ok(argv.to_vec()) };
     let is_typed = |id: &str| is_typed(typed, id);
@@ -25,7 +29,7 @@ pub fn with_settings(argv: &[OsString], settings: &[Setting], env: impl Fn(&str)
             || conflicts.iter().any(|other| is_typed(other.get_id().as_str()))
             || (setting.name == "model" && env("DJ_FLUX2_MODEL"));
         if !replaced {
-            check(setting)?;
+            check(flags, setting)?;
             all.extend(setting.argv());
         }
     }
@@ -38,13 +42,14 @@ fn is_typed(matches: &ArgMatches, id: &str) -> bool {
 }
 
 /// Refuses a value that its flag does not take, with the line.
-fn check(setting: &Setting) -> Result<()> {
-    let argv = ["dj-flux2", "serve"].into_iter().map(OsString::from).chain(setting.argv());
+fn check(flags: &Flags, setting: &Setting) -> Result<()> {
+    let subcommand = flags.subcommand();
+    let argv = ["dj-flux2", subcommand].into_iter().map(OsString::from).chain(setting.argv());
     match Args::command().try_get_matches_from(argv) {
         // One flag may need another; both are parsed together afterwards.
         Err(error) if error.kind() != clap::error::ErrorKind::MissingRequiredArgument => {
             let Failure { message, .. } = usage::failure(&error);
-            let hint = "`dj-flux2 serve --help-all` says what the flag of that name takes";
+            let hint = format!("`dj-flux2 {subcommand} --help-all` says what the flag of that name takes");
             Err(setting.place.refuse(message, hint))
         }
         _ => Ok(()),
