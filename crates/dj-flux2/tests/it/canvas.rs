@@ -90,6 +90,7 @@ fn every_flag_changes_the_picture() {
     }
     let made = paint(&cli, &["--mask", "mask.png", "--feather", "8", "--strength", "1"]);
     assert!(made == usual, "these are the defaults");
+    assert!(paint(&cli, &["--strength", "0.4"]) != paint(&cli, &[]), "without a mask too");
     let wide = paint(&cli, &["--outpaint", "16,0,25%,0"]);
     assert_eq!((wide.width(), wide.height()), (80 + 16 + 20, 64));
     assert!((24..56).all(|x| wide.pixel(16 + x, 30) == source(&cli).pixel(x, 30)));
@@ -229,7 +230,7 @@ fn an_input_is_not_written_over() {
 }
 
 #[test]
-fn a_jpeg_is_warned_of() {
+fn what_changes_kept_pixels_is_warned_of() {
     let cli = cli();
     let args = ["a red fox", "--source", "source.png", "--mask", "mask.png", "-o", "out.jpg"];
     snapshot!(cli.run(args.iter().chain(&QUICK)), @"
@@ -240,6 +241,14 @@ fn a_jpeg_is_warned_of() {
     warning: a JPEG changes pixels that the mask keeps: write a .png or .webp to keep them exactly
     saved out.jpg (seed 7, [TIME])
     ");
+    let shown = cli.run(args[..6].iter().chain(&["out.webp", "--webp-quality", "90"]).chain(&QUICK));
+    assert!(shown.contains("warning: --webp-quality changes pixels that the mask keeps"), "{shown}");
+    cli.write("source.png", png(256, 256, |x, y| [x as u8, y as u8, 99]));
+    cli.write("mask.png", png(256, 256, |x, _| [if x < 40 { 255 } else { 0 }; 3]));
+    let shown = cli.run(args[..6].iter().chain(&["out.png", "--watermark"]).chain(&QUICK));
+    assert!(shown.contains("warning: the watermark changes pixels that the mask keeps"), "{shown}");
+    let shown = cli.run(args[..6].iter().chain(&["out.webp"]).chain(&QUICK));
+    assert!(!shown.contains("warning:"), "{shown}");
 }
 
 #[test]
