@@ -102,7 +102,8 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// Decode a source and its mask, PNG, JPEG or WebP files. The names are what errors call them.
+    /// Decode a source and its mask, of any [format that is read](crate::image::InputFormat). The names are what errors
+    /// call them.
     ///
     /// The source is turned upright. A mask has its shape then, or another size of the same shape.
     ///

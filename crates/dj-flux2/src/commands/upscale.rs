@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flux2::image::ImageFormat;
 use flux2::units::Time;
 use flux2::upscale::{Before, Upscaled};
 use flux2::{CancelToken, EngineOptions, NoGpu, Precision, UpscaleEngine, UpscaleSize, Upscaler, Upscaling};
@@ -102,9 +103,9 @@ fn jobs(args: &UpscaleArgs) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for input in &args.files {
         let path = match (&args.output, folder) {
-            (Some(_), Some(folder)) => folder.join(input.file_name().unwrap_or_default()),
+            (Some(_), Some(folder)) => folder.join(named(input, "")),
             (Some(output), None) => output.clone(),
-            (None, _) => beside(input),
+            (None, _) => input.with_file_name(named(input, "-upscaled")),
         };
         if let Some(other) = jobs.iter().find(|job| job.path == path) {
             let message = format!("{} and {} would both be {}", name_of(&other.input), name_of(input), path.display());
@@ -119,11 +120,13 @@ fn jobs(args: &UpscaleArgs) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// The name of a picture with `-upscaled`.
-fn beside(input: &Path) -> PathBuf {
+/// The name of an enlarged picture: that of the picture with `suffix`, a PNG if its format is only read.
+fn named(input: &Path, suffix: &str) -> String {
     let stem = input.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = input.extension().map_or("png".into(), |extension| extension.to_string_lossy());
-    input.with_file_name(format!("{stem}-upscaled.{extension}"))
+    let is_written = ImageFormat::from_path(input).is_ok();
+    let extension =
+        input.extension().filter(|_| is_written).map_or("png".into(), |extension| extension.to_string_lossy());
+    format!("{stem}{suffix}.{extension}")
 }
 
 struct Run<'a> {

@@ -291,7 +291,7 @@ fn the_source_type_of_a_painted_picture_is_composite() {
     assert_eq!(word(&["--mask", "mask.png"]), composite);
     assert_eq!(word(&["--outpaint", "16,0,0,0"]), composite);
     assert_eq!(word(&["--strength", "0.5"]), composite);
-    assert!(cli.stdout(["info", "out.png"]).contains(&format!("source      {composite}, by its metadata (XMP)\n")));
+    assert!(cli.stdout(["info", "out.png"]).contains(&format!("origin      {composite}, by its metadata (XMP)\n")));
     for name in ["out.jpg", "out.webp"] {
         let args = ["a red fox", "-q", "--source", "source.png", "--mask", "mask.png", "-o", name];
         cli.stdout(args.iter().chain(&QUICK));

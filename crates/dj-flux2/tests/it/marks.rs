@@ -121,7 +121,7 @@ fn a_watermark_is_in_the_pixels_and_info_finds_it() {
     assert!(info("plain.png").contains("watermark   none found: "), "{}", info("plain.png"));
     assert!(info("marked.png").contains("watermark   FLUX, 46 of 46 bits; by chance in one of 7e13"));
     // A file without parameters is told about as well, if it has a mark.
-    assert!(info("marked.jpg").starts_with("source      not said by its metadata (XMP)\nwatermark   FLUX, "));
+    assert!(info("marked.jpg").starts_with("origin      not said by its metadata (XMP)\nwatermark   FLUX, "));
     let json: Value = serde_json::from_str(&cli.stdout(["info", "--json", "marked.png"])).unwrap();
     assert_eq!((&json["marks"]["watermark"]["right"], &json["seed"]), (&46.into(), &7.into()));
     assert_eq!(json["marks"]["source_type"], "trainedAlgorithmicMedia");
@@ -153,7 +153,7 @@ fn the_source_type_goes_with_the_parameters() {
     for name in ["fox.png", "fox.jpg", "fox.webp"] {
         cli.stdout(["a fox", "-o", name].iter().chain(&QUICK));
         assert_eq!(xmp::read(&cli.read(name)).as_deref(), Some("trainedAlgorithmicMedia"), "{name}");
-        assert!(cli.stdout(["info", name]).contains("source      trainedAlgorithmicMedia, by its metadata (XMP)\n"));
+        assert!(cli.stdout(["info", name]).contains("origin      trainedAlgorithmicMedia, by its metadata (XMP)\n"));
         cli.stdout(["a fox", "--no-metadata", "-o", name].iter().chain(&QUICK));
         assert_eq!(xmp::read(&cli.read(name)), None, "{name}");
     }

@@ -44,9 +44,13 @@ fn a_sheet_holds_its_pictures_and_their_parameters() {
     cell 1,1    seed 7, 1 steps, 64x64, a red fox
     cell 2,1    seed 8, 1 steps, 64x64, a red fox
     software    dj-flux2 [VERSION]
+    origin      compositeWithTrainedAlgorithmicMedia, by its metadata (XMP)
+    watermark   none found: the picture is too small for one
+    signed      no Content Credentials (C2PA)
     ");
     let json: serde_json::Value = serde_json::from_str(&cli.stdout(["info", "--json", "sheet.png"])).unwrap();
     assert_eq!((&json["cells"][1]["column"], &json["cells"][1]["parameters"]["seed"]), (&2.into(), &8.into()));
+    assert_eq!(json["marks"]["source_type"], "compositeWithTrainedAlgorithmicMedia");
 }
 
 #[test]

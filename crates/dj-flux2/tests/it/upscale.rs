@@ -107,6 +107,18 @@ fn flags_about_files_and_the_run_have_an_effect() {
     assert!(cli.read("out.png") == usual);
 }
 
+#[test]
+fn a_format_that_is_only_read_becomes_a_png() {
+    let cli = Cli::without_model();
+    cli.write("a.GIF", fs::read(fixture("images/plain/palette.gif")).unwrap());
+    cli.stdout(["upscale", "a.GIF", "--upscaler", "lanczos"]);
+    cli.stdout(["upscale", "a.GIF", "-o", "large/", "--upscaler", "lanczos"]);
+    assert_eq!(cli.files(), ["a-upscaled.png", "a.GIF", "large"]);
+    assert!(open(&cli, "large/a.png").width() == 32 && cli.read("large/a.png") == cli.read("a-upscaled.png"));
+    let shown = cli.run(["upscale", "a.GIF", "-o", "b.gif", "--upscaler", "lanczos"]);
+    assert!(shown.starts_with("exit code: 2"), "{shown}");
+}
+
 /// The tiles of an SRVGGNetCompact are exact.
 #[test]
 fn a_limit_of_memory_makes_more_tiles_of_the_same_bytes() {
