@@ -346,6 +346,7 @@ impl Studio for RemoteStudio {
 
 #[cfg(test)]
 mod tests {
+    use flux2::image::ImageFormat;
     use flux2_jobs::{Painting, SourceSpec};
 
     use super::*;
