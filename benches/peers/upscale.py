@@ -1,9 +1,10 @@
 """Times upscalers: dj-flux2 beside PyTorch (spandrel), on the same weights and picture.
 
-    upscale.py WEIGHTS... [--size 256 --size 1024] [--device cpu|cuda] [--binary target/release/dj-flux2] [--rounds 3]
+    upscale.py WEIGHTS... [--size 256 --size 1024] [--dtype f32 --dtype bf16] [--device cpu|cuda] [--rounds 3]
+               [--binary target/release/dj-flux2]
 
 WEIGHTS are files of Real-ESRGAN; `tools/reference/upscale_real.py` makes some. PyTorch runs the whole picture at once,
-as spandrel returns the network, in f32 and bf16, eager. dj-flux2 runs as a process of its own for each round; the
+as spandrel returns the network, eager. On a CPU without instructions for bf16 it takes minutes in bf16: use f32 there. dj-flux2 runs as a process of its own for each round; the
 seconds are those that it reports for the picture, without start and loading. The fastest round counts.
 """
 
@@ -21,6 +22,7 @@ from PIL import Image
 from spandrel import ModelLoader
 
 ROOT = Path(__file__).parents[2]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def picture(side):
@@ -59,6 +61,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", nargs="+", type=Path)
     parser.add_argument("--size", action="append", type=int)
+    parser.add_argument("--dtype", action="append", choices=DTYPES)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--binary", default=ROOT / "target/release/dj-flux2")
     parser.add_argument("--rounds", type=int, default=3)
@@ -70,9 +73,9 @@ def main():
             path = Path(folder) / "in.png"
             Image.fromarray(pixels).save(path)
             for weights in args.weights:
-                for name, dtype in [("f32", torch.float32), ("bf16", torch.bfloat16)]:
+                for name in args.dtype or DTYPES:
                     ours = with_program(args.binary, weights, path, args.device, name, args.rounds)
-                    theirs = with_torch(weights, pixels, args.device, dtype, args.rounds)
+                    theirs = with_torch(weights, pixels, args.device, DTYPES[name], args.rounds)
                     ratio = f"{theirs / ours:.2f} times"
                     times = f"dj-flux2 {ours:8.3f} s  PyTorch {theirs:8.3f} s  {ratio}"
                     print(f"{weights.stem:28} {side:5} {name:5} {times}")

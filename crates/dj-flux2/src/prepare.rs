@@ -201,10 +201,22 @@ fn read_source(of: &SourceSettings, check: impl Fn(usize) -> flux2::Result<()>) 
 
 /// Says what of a source the result does not keep.
 fn note_source(of: &SourceSettings, source: &Source, settings: &Settings, report: &Report) {
-    if of.options.rule == Rule::Own && source.has_mask() && settings.output.format() == ImageFormat::Jpeg {
-        report.warning("a JPEG changes pixels that the mask keeps: write a .png or .webp to keep them exactly");
+    let format = settings.output.format();
+    if of.options.rule == Rule::Own && source.has_mask() {
+        match (format, settings.quality.webp) {
+            (ImageFormat::Jpeg, _) => {
+                report.warning("a JPEG changes pixels that the mask keeps: write a .png or .webp to keep them exactly")
+            }
+            (ImageFormat::WebP, Some(_)) => {
+                report.warning("--webp-quality changes pixels that the mask keeps: leave it out to keep them exactly");
+            }
+            _ => {}
+        }
+        if settings.watermark {
+            report.warning("the watermark changes pixels that the mask keeps: leave it out to keep them exactly");
+        }
     }
-    if source.is_transparent() && settings.output.format() == ImageFormat::Jpeg {
+    if source.is_transparent() && format == ImageFormat::Jpeg {
         report.warning("a JPEG has no transparency: the picture is put over white");
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flux2::image::metadata::{self, SheetCell, SheetParameters};
 use flux2::image::{self, Parameters, RgbImage, Stored};
+use flux2::marks::Found;
 use flux2::sheet::{Axis, Sheet, SheetSpec};
 
 use crate::failure::{Failure, Result};
@@ -13,8 +14,8 @@ use crate::typed_paths::{name_of, read_picture};
 
 /// What a cell shows.
 pub enum Cell {
-    /// The picture in a file, and what made it if that is known.
-    Picture { file: PathBuf, stored: Option<Stored> },
+    /// The picture in a file, what made it if that is known, and the marks beside its pixels.
+    Picture { file: PathBuf, stored: Option<Stored>, marks: Found },
     /// Why there is no picture.
     Missing(String),
 }
@@ -25,12 +26,19 @@ impl Cell {
         let bytes = read_picture(file)?;
         // A picture whose parameters are broken can be shown all the same.
         let stored = metadata::read_any(&bytes).ok().flatten();
-        Ok(Cell::Picture { file: file.to_owned(), stored })
+        Ok(Cell::Picture { file: file.to_owned(), stored, marks: Found::of(&bytes, None) })
     }
 
     fn stored(&self) -> Option<&Stored> {
         match self {
             Cell::Picture { stored, .. } => stored.as_ref(),
+            Cell::Missing(_) => None,
+        }
+    }
+
+    fn marks(&self) -> Option<&Found> {
+        match self {
+            Cell::Picture { marks, .. } => Some(marks),
             Cell::Missing(_) => None,
         }
     }
@@ -51,6 +59,10 @@ pub struct Drawn {
     pub image: RgbImage,
     /// What made its pictures.
     pub parameters: SheetParameters,
+    /// Whether the XMP packet of any of them says that a model drew it.
+    pub is_drawn: bool,
+    /// How many of them carry Content Credentials.
+    pub signed: usize,
     /// By how much they are shrunk; 1 if they are not.
     pub scale: f64,
 }
@@ -78,7 +90,9 @@ pub fn draw(cells: &[Cell], look: &Look) -> Result<Drawn> {
         software: metadata::SOFTWARE.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    Ok(Drawn { scale: sheet.scale(), image: sheet.finish()?, parameters })
+    let count = |has: fn(&Found) -> bool| cells.iter().filter(|cell| cell.marks().is_some_and(has)).count();
+    let (is_drawn, signed) = (count(Found::says_drawn) > 0, count(|marks| marks.has_credentials));
+    Ok(Drawn { scale: sheet.scale(), image: sheet.finish()?, parameters, is_drawn, signed })
 }
 
 fn read(file: &Path) -> Result<RgbImage> {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use flux2::image::RgbImage;
-use flux2::{Reference, Source, UpscaleSize, Upscaling};
+use flux2::image::{ImageFormat, Parameters};
+use flux2::marks::watermark;
+use flux2::upscale::Before;
+use flux2::{Reference, Source, UpscaleSize, Upscaler, Upscaling};
 
 use crate::event::Subscription;
 use crate::failure::{FailureClass, JobFailure};
@@ -29,6 +31,19 @@ use crate::worker::Worker;
 #[derive(Clone)]
 pub struct Jobs {
     threads: Arc<Threads>,
+}
+
+/// A picture that was enlarged.
+#[derive(Clone, Debug)]
+pub struct Enlarged {
+    /// The bytes of its file.
+    pub file: Vec<u8>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// What made it, if this program made the smaller one.
+    pub made: Option<Parameters>,
 }
 
 /// The threads of an engine, and what they share.
@@ -263,18 +278,40 @@ impl Jobs {
     }
 
     /// The upscalers that are offered, the default first.
-    pub fn upscalers(&self) -> Vec<flux2::Upscaler> {
+    pub fn upscalers(&self) -> Vec<Upscaler> {
         self.shared().host.upscalers()
     }
 
-    /// Enlarge a picture that is there, without a job. Takes as long as the upscaler does.
+    /// The upscaler of this name; without one, the default.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownUpscaler`].
+    pub fn upscaler(&self, name: Option<&str>) -> Result<Upscaler, Refused> {
+        host::upscaler(&*self.shared().host, name)
+    }
+
+    /// Enlarge a picture that is there, without a job. Takes as long as the upscaler does. Where every picture gets a
+    /// watermark, so does the larger one; it is not signed.
     ///
     /// # Errors
     /// [`Refused::UnknownUpscaler`]; [`Refused::Invalid`] if the size is not possible, or there is no memory.
-    pub fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, size: UpscaleSize) -> Result<RgbImage, Refused> {
-        let host = &*self.shared().host;
-        let upscaling = Upscaling { upscaler: host::upscaler(host, upscaler)?, size };
-        Ok(host.enlarge(image, &upscaling)?)
+    pub fn enlarge(
+        &self,
+        before: &Before,
+        upscaler: Option<&str>,
+        size: UpscaleSize,
+        format: ImageFormat,
+    ) -> Result<Enlarged, Refused> {
+        let how = Upscaling { upscaler: self.upscaler(upscaler)?, size };
+        let larger = self.shared().host.enlarge(before.image(), &how)?;
+        let marked = self.shared().options.watermark.then(|| watermark::embed(&larger)).transpose()?;
+        let larger = marked.as_ref().unwrap_or(&larger);
+        Ok(Enlarged {
+            file: before.encode(larger, &how, format, true)?,
+            width: larger.width(),
+            height: larger.height(),
+            made: before.parameters(&how),
+        })
     }
 
     /// Load a model on every device in the background, and draw a small picture with it that is not kept. Until then

@@ -77,7 +77,7 @@ pub use forecast::Forecast;
 pub use gallery::NotChanged;
 pub use host::{ModelHost, ModelInfo};
 pub use id::{JobId, ParseJobIdError};
-pub use jobs::{CancelOutcome, Drained, Jobs, Readiness};
+pub use jobs::{CancelOutcome, Drained, Enlarged, Jobs, Readiness};
 pub use options::{Affinity, Options, Retention, Signer};
 pub use sink::{PictureOf, Sink};
 pub use spec::{JobSpec, LoraKey, ModelKey, UpscaleSpec};

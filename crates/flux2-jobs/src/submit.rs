@@ -4,8 +4,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use flux2::event::InputMark;
+use flux2::event::{Input, InputMark};
 use flux2::image::ImageFormat;
+use flux2::marks::Found;
 use flux2::marks::watermark::check_size;
 use flux2::{GenerateRequest, Reference, ResolvedRequest, UpscaleSize, Upscaling, Warning};
 
@@ -275,19 +276,20 @@ impl State {
     }
 }
 
-/// Marks of the reference images that the pictures will not carry.
+/// Marks of the source and the reference images that the pictures will not carry.
 fn marks_not_kept(request: &ResolvedRequest, metadata: bool, watermark: bool, is_signed: bool) -> Vec<Warning> {
-    let lost = |(reference, number): (&Reference, usize)| {
-        let marks = reference.marks();
+    let lost = |(input, marks): (Input, &Found)| {
         let lost = [
             (InputMark::SourceType, marks.says_drawn() && !metadata),
             (InputMark::Watermark, marks.watermark.is_some() && !watermark),
             (InputMark::Credentials, marks.has_credentials && !is_signed),
         ];
         let lost = lost.into_iter().filter(|(_, is_lost)| *is_lost);
-        lost.map(move |(mark, _)| Warning::MarkNotKept { reference: number, mark })
+        lost.map(move |(mark, _)| Warning::MarkNotKept { input, mark })
     };
-    request.references.iter().zip(1..).flat_map(lost).collect()
+    let source = request.source.iter().map(|placed| (Input::Source, placed.source().marks()));
+    let references = (1..).map(Input::Reference).zip(request.references.iter().map(Reference::marks));
+    source.chain(references).flat_map(lost).collect()
 }
 
 /// Releases uploads that were held for a job that is not accepted.

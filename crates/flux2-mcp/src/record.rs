@@ -59,6 +59,9 @@ pub struct PictureRecord {
     pub height: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// What was not done as one might expect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What of it is in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shown: Option<String>,
@@ -87,6 +90,7 @@ impl JobRecord {
                 width: image.width,
                 height: image.height,
                 prompt: None,
+                warnings: vec![],
                 shown: None,
             }
         });

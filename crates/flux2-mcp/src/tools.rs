@@ -2,10 +2,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use flux2::image::codec::decode_original;
-use flux2::image::{Embedded, ImageFormat, Parameters, Quality, encode_attached, metadata};
-use flux2::{UpscaleSize, Upscaling, upscale};
-use flux2_jobs::{CancelOutcome, Filter, JobId};
+use flux2::image::ImageFormat;
+use flux2::upscale::Before;
+use flux2_jobs::{CancelOutcome, Enlarged, Filter, JobId};
 use flux2_session::Made;
 use rmcp::model::{CallToolResult, JsonObject, Tool, ToolAnnotations};
 use serde::Serialize;
@@ -193,28 +192,23 @@ async fn enlarge(input: UpscaleInput, call: Call) -> Result<CallToolResult> {
             None => format.map_or(ImageFormat::Png, Into::into),
         };
         let by = by.unwrap_or(2.0);
-        let original = decode_original(&named.bytes, "image")?;
-        let from = [original.image.width(), original.image.height()];
-        limits.check_enlarged(UpscaleSize::By(by).of(from)?)?;
-        let larger = call.desk.enlarge(&original.image, upscaler.as_deref(), by)?;
-        let size = [larger.width(), larger.height()];
-        let attached = upscale::attached(&original.attached, from, size)?;
-        let parameters = metadata::read(&named.bytes)?.and_then(|made| enlarged(made, upscaler.as_deref(), by, call));
-        let embedded = parameters.as_ref().map(Embedded::Picture);
-        let file = encode_attached(&larger, &attached, format, &Quality::default(), embedded)?;
-        drop(larger);
-        let made = parameters.as_ref().map(Made::from).unwrap_or_default();
+        let before = Before::read(&named.bytes, "image")?;
+        let Enlarged { file, width, height, made } = call.desk.enlarge(&before, upscaler.as_deref(), by, format)?;
+        let made = made.as_ref().map(Made::from).unwrap_or_default();
         let prompt = named.prompt.unwrap_or(made.prompt.clone());
-        let made = Made { prompt, width: size[0], height: size[1], ..made };
+        let made = Made { prompt, width, height, ..made };
         let kept = call.album.add(&file, format, &Wanted { parent: named.number, ..wanted }, made.clone())?;
+        let lost = before.marks_not_kept(true).into_iter();
+        let lost = lost.map(|mark| format!("the picture carries {mark}, and the enlarged one does not"));
         let mut record = PictureRecord {
             reference: Some(format!("${}", kept.number)),
             name: kept.name.map(|name| format!("${name}")),
             path: call.album.root().zip(kept.file.as_ref()).map(|(r, f)| r.path().join(f).display().to_string()),
             file: kept.file,
             seed: made.seed,
-            width: size[0],
-            height: size[1],
+            width,
+            height,
+            warnings: lost.collect(),
             ..PictureRecord::default()
         };
         let mut blocks = Vec::new();
@@ -227,17 +221,6 @@ async fn enlarge(input: UpscaleInput, call: Call) -> Result<CallToolResult> {
         Ok(CallToolResult::success(blocks))
     })
     .await
-}
-
-/// The parameters of a picture that was enlarged, with how that was done.
-fn enlarged(made: Parameters, upscaler: Option<&str>, by: f32, call: &Call) -> Option<Parameters> {
-    let offered = call.desk.jobs().upscalers();
-    let upscaler = match upscaler {
-        Some(name) => offered.into_iter().find(|one| one.name().eq_ignore_ascii_case(name))?,
-        None => offered.into_iter().next()?,
-    };
-    let upscaling = Upscaling { upscaler, size: UpscaleSize::By(by) };
-    Some(Parameters { upscale: Some(upscaling.parameters()), ..made })
 }
 
 async fn status(input: StatusInput, call: &Call) -> Result<CallToolResult> {

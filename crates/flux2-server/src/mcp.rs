@@ -10,8 +10,9 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use flux2::UpscaleSize;
-use flux2::image::RgbImage;
-use flux2_jobs::{Accepted, Draft, Forecast, JobId, Jobs};
+use flux2::image::ImageFormat;
+use flux2::upscale::Before;
+use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobId, Jobs};
 use flux2_mcp::{Desk, Limits, ToolError};
 
 use crate::access::Caller;
@@ -85,15 +86,21 @@ impl Desk for Counter {
         drawing::forecast(&self.app, order(draft)).map_err(sentence)
     }
 
-    fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, by: f32) -> Result<RgbImage, ToolError> {
+    fn enlarge(
+        &self,
+        before: &Before,
+        upscaler: Option<&str>,
+        by: f32,
+        format: ImageFormat,
+    ) -> Result<Enlarged, ToolError> {
         drawing::count(&self.app, &self.caller).map_err(sentence)?;
         let size = UpscaleSize::By(by);
-        let [width, height] = size.of([image.width(), image.height()])?;
+        let [width, height] = size.of([before.image().width(), before.image().height()])?;
         let most = self.app.options.limits.pixels.saturating_mul(MAX_GROWTH);
         if u64::from(width) * u64::from(height) > most {
             return Err(ToolError(format!("{width}x{height} is more than {most} pixels, the most of this server")));
         }
-        Ok(self.app.jobs.enlarge(image, upscaler, size)?)
+        Ok(self.app.jobs.enlarge(before, upscaler, size, format)?)
     }
 
     fn path_of(&self, id: JobId, index: u32) -> Option<String> {

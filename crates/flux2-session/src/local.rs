@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux2::image::codec::decode_original;
-use flux2::image::{Embedded, ImageFormat, Parameters, Quality, encode_attached, metadata};
-use flux2::{CancelToken, Error, Reference, Source, UpscaleSize, Upscaling, upscale};
+use flux2::image::ImageFormat;
+use flux2::upscale::Before;
+use flux2::{CancelToken, Error, Reference, Source, UpscaleSize};
 use flux2_jobs::{
     Draft, EventKind, FailureClass, JobFailure, JobId, Jobs, ModelChoice, ModelHost, Next, Options, Priority,
     Readiness, Refused, Retention, Submission,
@@ -124,21 +124,9 @@ impl Studio for LocalStudio {
 
     fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Result<Vec<u8>, StudioError> {
         let of = |error: Error| StudioError::Failed(error.into());
-        let all = self.jobs.upscalers();
-        let chosen = match upscaler {
-            None => all.first(),
-            Some(name) => all.iter().find(|known| known.name().eq_ignore_ascii_case(name)),
-        };
-        let usual = chosen.and_then(|chosen| chosen.scale()).map_or(2.0, |scale| scale as f32);
+        let usual = self.jobs.upscaler(upscaler)?.scale().map_or(2.0, |scale| scale as f32);
+        let before = Before::read(file, "the picture").map_err(of)?;
         let size = UpscaleSize::By(by.unwrap_or(usual));
-        let original = decode_original(file, "the picture").map_err(of)?;
-        let image = self.jobs.enlarge(&original.image, upscaler, size)?;
-        let from = [original.image.width(), original.image.height()];
-        let attached = upscale::attached(&original.attached, from, [image.width(), image.height()]).map_err(of)?;
-        let upscaling = chosen.map(|upscaler| Upscaling { upscaler: upscaler.clone(), size });
-        let made: Option<Parameters> = metadata::read(file).map_err(of)?;
-        let made = made.map(|made| Parameters { upscale: upscaling.map(|how| how.parameters()), ..made });
-        let embedded = made.as_ref().map(Embedded::Picture);
-        encode_attached(&image, &attached, ImageFormat::Png, &Quality::default(), embedded).map_err(of)
+        Ok(self.jobs.enlarge(&before, upscaler, size, ImageFormat::Png)?.file)
     }
 }

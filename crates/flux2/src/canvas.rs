@@ -39,6 +39,7 @@ use flux2_base::digest::sha256;
 use crate::image::codec::{self, Transparency};
 use crate::image::resize::GRID;
 use crate::image::{Original, RgbImage};
+use crate::marks::Found;
 use crate::{Error, Result};
 
 pub use mask::MAX_GROW;
@@ -77,6 +78,8 @@ struct Inner {
     /// Pixels added at the left, the top, the right and the bottom.
     outpainted: Option<[u32; 4]>,
     reading_bytes: usize,
+    /// Those of the source's file.
+    marks: Found,
 }
 
 enum Canvas {
@@ -99,7 +102,8 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// Decode a source and its mask, PNG, JPEG or WebP files. The names are what errors call them.
+    /// Decode a source and its mask, of any [format that is read](crate::image::InputFormat). The names are what errors
+    /// call them.
     ///
     /// The source is turned upright. A mask has its shape then, or another size of the same shape.
     ///
@@ -113,6 +117,7 @@ impl Source {
         let size = [original.image.width(), original.image.height()];
         check_size(size)?;
         let outpainted = options.outpaint.as_ref().map(|outpaint| outpaint.pixels(size));
+        let marks = Found::of(source, Some(&original.image));
         let canvas = match options.rule {
             Rule::Own => own_canvas(original, mask, &options)?,
             Rule::Diffusers => {
@@ -125,7 +130,7 @@ impl Source {
         };
         let mask_sha256 = mask.map(|(mask, _)| sha256(mask));
         let (canvas, sha256) = (Arc::new(canvas), sha256(source));
-        let inner = Inner { canvas, sha256, mask_sha256, options, outpainted, reading_bytes };
+        let inner = Inner { canvas, sha256, mask_sha256, options, outpainted, reading_bytes, marks };
         Ok(Source { inner: Arc::new(inner), is_outline: false })
     }
 
@@ -195,7 +200,7 @@ impl Source {
     /// # Errors
     /// [`Error::Strength`].
     pub fn with_strength(&self, strength: f64) -> Result<Self> {
-        let Inner { canvas, sha256, mask_sha256, options, outpainted, reading_bytes } = &*self.inner;
+        let Inner { canvas, sha256, mask_sha256, options, outpainted, reading_bytes, marks } = &*self.inner;
         let options = SourceOptions { strength, ..options.clone() };
         options.check()?;
         let inner = Inner {
@@ -205,6 +210,7 @@ impl Source {
             options,
             outpainted: *outpainted,
             reading_bytes: *reading_bytes,
+            marks: marks.clone(),
         };
         Ok(Source { inner: Arc::new(inner), is_outline: self.is_outline })
     }
@@ -235,6 +241,11 @@ impl Source {
             }
             Canvas::Diffusers { .. } => 0,
         }
+    }
+
+    /// The marks of the source's file.
+    pub fn marks(&self) -> &Found {
+        &self.inner.marks
     }
 
     /// SHA-256 of the source's file in lower-case hex.

@@ -247,10 +247,10 @@ pub enum Warning {
         /// Number of the reference, from 1.
         reference: usize,
     },
-    /// A reference image carries a mark that the picture will not.
+    /// A picture that the request reads carries a mark that the result will not.
     MarkNotKept {
-        /// Number of the reference image, from 1.
-        reference: usize,
+        /// Which picture.
+        input: Input,
         /// What it carries.
         mark: InputMark,
     },
@@ -277,7 +277,25 @@ pub enum Warning {
     },
 }
 
-/// A mark of a reference image by which machines tell where it comes from.
+/// A picture that a request reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The one that is painted into.
+    Source,
+    /// A reference image, by its number from 1.
+    Reference(usize),
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Input::Source => f.write_str("the source"),
+            Input::Reference(number) => write!(f, "reference image {number}"),
+        }
+    }
+}
+
+/// A mark of a picture by which machines tell where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputMark {
     /// A word in its metadata that says that a model drew it or a part of it.
@@ -356,9 +374,11 @@ impl fmt::Display for Warning {
             Warning::FirstFrame { reference } => {
                 write!(f, "reference image {reference} has several frames or pages: the first one is taken")
             }
-            Warning::MarkNotKept { reference, mark } => {
-                write!(f, "reference image {reference} carries {mark}, and the picture will not")
+            // What a mask keeps, keeps its pixels.
+            Warning::MarkNotKept { input: Input::Source, mark: InputMark::Watermark } => {
+                write!(f, "{} carries {}, which is lost where it is repainted", Input::Source, InputMark::Watermark)
             }
+            Warning::MarkNotKept { input, mark } => write!(f, "{input} carries {mark}, and the picture will not"),
             Warning::NoPreviews { reason } => write!(f, "there are no previews: {reason}"),
             Warning::FullMask => f.write_str("the mask repaints all of the source"),
             Warning::RegionReduced { region: [w, h], drawn: [dw, dh] } => write!(

@@ -39,7 +39,7 @@ impl Found {
 
     /// Whether the XMP packet says that a model drew the picture or a part of it.
     pub fn says_drawn(&self) -> bool {
-        let words = [xmp::SourceType::Drawn, xmp::SourceType::Composite].map(xmp::SourceType::word);
-        self.source_type.as_deref().is_some_and(|word| words.contains(&word))
+        let kind = self.source_type.as_deref().and_then(xmp::SourceType::of);
+        matches!(kind, Some(xmp::SourceType::Drawn | xmp::SourceType::Composite))
     }
 }

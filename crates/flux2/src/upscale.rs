@@ -12,8 +12,10 @@
 //! | `tiles` | which parts of a picture are computed together, and their place in the result |
 //! | `published` | upscalers that can be downloaded by name |
 //! | `engine` | an upscaler on a device, with its memory planned: [`UpscaleEngine`] |
+//! | `file` | what a file says beside its pixels, kept in the larger one: [`Before`] |
 
 mod engine;
+mod file;
 #[cfg(feature = "hub")]
 pub mod published;
 mod tiles;
@@ -24,11 +26,12 @@ use std::sync::Arc;
 
 pub(crate) use engine::{Enlarge, OnDevice, UpscalerSlot, with_events, with_smaller_tiles};
 pub use engine::{UpscaleEngine, Upscaled};
+pub use file::{Before, attached};
 pub use tiles::{RRDB_OVERLAP, Tiling};
 
 use crate::image::codec::{MAX_PIXELS, MAX_SIDE};
 use crate::image::resize::LanczosRows;
-use crate::image::{Attached, RgbImage, UpscaleParameters, resize};
+use crate::image::{RgbImage, UpscaleParameters, resize};
 use crate::models::Pulse;
 use crate::weights::{Location, UpscalerConfig, UpscalerFile};
 use crate::{Error, Result};
@@ -198,17 +201,6 @@ impl fmt::Display for UpscaleReport {
         }
         Ok(())
     }
-}
-
-/// What belongs to a picture that is enlarged from width and height `from` to `to`: its color profile, and its alpha
-/// channel, enlarged by Lanczos.
-///
-/// # Errors
-/// If memory cannot be allocated.
-pub fn attached(original: &Attached, from: [u32; 2], to: [u32; 2]) -> Result<Attached> {
-    let Attached { alpha, profile } = original;
-    let alpha = alpha.as_ref().map(|alpha| resize::lanczos_channels::<1>(alpha, from, to)).transpose()?;
-    Ok(Attached { alpha, profile: profile.clone() })
 }
 
 /// A picture and how it was made from a smaller one.

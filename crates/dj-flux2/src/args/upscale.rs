@@ -24,7 +24,7 @@ pub struct UpscaleFlags {
 /// Flags of `upscale`.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct UpscaleArgs {
-    /// PNG, JPEG or WebP picture; several if -o is a folder
+    /// Picture, in a format that -i of `generate` reads; several if -o is a folder
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

@@ -31,10 +31,11 @@ pub fn run(args: &InfoArgs) -> Result<()> {
 /// Prints what is stored in a picture, and its marks.
 pub fn print_parameters(file: &Path, as_json: bool) -> Result<()> {
     let bytes = read_picture(file)?;
+    let marks = Marks::of(&bytes, &name_of(file));
     if let Some(sheet) = read_sheet(&bytes).map_err(|e| Failure::image(e).of_file(file))? {
-        return print_sheet(&sheet, as_json);
+        return print_sheet(&sheet, &marks, as_json);
     }
-    let (stored, marks) = (stored_in(&bytes, file)?, Marks::of(&bytes, &name_of(file)));
+    let stored = stored_in(&bytes, file)?;
     if stored.is_none() && marks.is_none() {
         let message = format!("{} holds neither parameters that are understood nor marks", name_of(file));
         let hint = "pass a picture as its program wrote it: many sites and editors remove them";
@@ -54,13 +55,17 @@ pub fn print_parameters(file: &Path, as_json: bool) -> Result<()> {
         None => vec![],
     };
     rows.extend(marks.rows());
+    print_rows(&rows)
+}
+
+fn print_rows(rows: &[(&'static str, String)]) -> Result<()> {
     rows.iter().try_for_each(|(name, value)| print(&format!("{name:<11} {}", shown(value))))
 }
 
 /// Prints what is stored in a sheet: a line for each picture, by its column and row.
-fn print_sheet(sheet: &SheetParameters, as_json: bool) -> Result<()> {
+fn print_sheet(sheet: &SheetParameters, marks: &Marks, as_json: bool) -> Result<()> {
     if as_json {
-        return print(&json(sheet));
+        return print(&json(&Described { parameters: Some(sheet), marks: marks.record() }));
     }
     let SheetParameters { columns, cells, software, version } = sheet;
     print(&format!("{:<11} {} pictures, {columns} in a row", "sheet", cells.len()))?;
@@ -68,7 +73,8 @@ fn print_sheet(sheet: &SheetParameters, as_json: bool) -> Result<()> {
         let what = format!("seed {}, {} steps, {}x{}, {}", p.seed, p.steps, p.width, p.height, p.prompt);
         print(&format!("{:<11} {}", format!("cell {column},{row}"), shown(&what)))?;
     }
-    print(&format!("{:<11} {}", "software", shown(&format!("{software} {version}"))))
+    print_rows(&[("software", format!("{software} {version}"))])?;
+    print_rows(&marks.rows())
 }
 
 /// What `--json` prints.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flux2::image::codec::encode_sheet;
-use flux2::image::metadata;
+use flux2::image::metadata::{self, xmp};
 
 use crate::args::SheetArgs;
 use crate::failure::{Failure, Result};
@@ -77,8 +77,8 @@ impl SheetFile {
         self.output.path(1, 0).is_some_and(|own| place(&own) == place(path))
     }
 
-    /// Writes the sheet, with what made its pictures, and prints where it is.
-    pub fn write(&self, drawn: &Drawn, with_parameters: bool, report: &Report) -> Result<Option<PathBuf>> {
+    /// Writes the sheet, with what made its pictures if `with_metadata`, and prints where it is.
+    pub fn write(&self, drawn: &Drawn, with_metadata: bool, report: &Report) -> Result<Option<PathBuf>> {
         if drawn.scale < 1.0 {
             let percent = (drawn.scale * 100.0).round().max(1.0);
             report.note(format_args!(
@@ -86,9 +86,19 @@ impl SheetFile {
                  a side"
             ));
         }
-        let has_parameters = with_parameters && !drawn.parameters.cells.is_empty();
+        match drawn.signed {
+            0 => {}
+            1 => report.warning("one picture carries Content Credentials (C2PA), and the sheet does not"),
+            n => report.warning(format_args!("{n} pictures carry Content Credentials (C2PA), and the sheet does not")),
+        }
+        let has_parameters = with_metadata && !drawn.parameters.cells.is_empty();
         let parameters = has_parameters.then_some(&drawn.parameters);
-        let bytes = encode_sheet(&drawn.image, self.output.format(), parameters)?;
+        let format = self.output.format();
+        let mut bytes = encode_sheet(&drawn.image, format, parameters)?;
+        // With parameters comes the word.
+        if with_metadata && !has_parameters && drawn.is_drawn {
+            bytes = xmp::embed(bytes, format, &xmp::packet(xmp::SourceType::Composite));
+        }
         let written = self.output.write(self.output.path(1, 0).as_deref(), &bytes)?;
         report.show_finished(0, &drawn.image);
         if let Some(path) = &written {

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use flux2::image::codec::decode_original;
-use flux2::image::{Embedded, ImageFormat, Original, Parameters, Quality, RgbImage, encode_attached, metadata};
+use flux2::image::ImageFormat;
 use flux2::units::Time;
-use flux2::upscale::{self, Upscaled};
+use flux2::upscale::{Before, Upscaled};
 use flux2::{CancelToken, EngineOptions, NoGpu, Precision, UpscaleEngine, UpscaleSize, Upscaler, Upscaling};
 use serde::Serialize;
 
@@ -57,7 +56,7 @@ pub fn run(args: &UpscaleArgs) -> Result<()> {
     if let Some(NoGpu { reason, has_driver: true, .. }) = engine.why_no_gpu() {
         report.note(format_args!("no GPU is used: {reason}"));
     }
-    let run = Run { args, size, upscaler, engine };
+    let run = Run { args, how: Upscaling { upscaler, size }, engine };
     jobs.iter().try_for_each(|job| run.one(job, &mut report, &cancel))
 }
 
@@ -104,9 +103,9 @@ fn jobs(args: &UpscaleArgs) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for input in &args.files {
         let path = match (&args.output, folder) {
-            (Some(_), Some(folder)) => folder.join(input.file_name().unwrap_or_default()),
+            (Some(_), Some(folder)) => folder.join(named(input, "")),
             (Some(output), None) => output.clone(),
-            (None, _) => beside(input),
+            (None, _) => input.with_file_name(named(input, "-upscaled")),
         };
         if let Some(other) = jobs.iter().find(|job| job.path == path) {
             let message = format!("{} and {} would both be {}", name_of(&other.input), name_of(input), path.display());
@@ -121,32 +120,35 @@ fn jobs(args: &UpscaleArgs) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// The name of a picture with `-upscaled`.
-fn beside(input: &Path) -> PathBuf {
+/// The name of an enlarged picture: that of the picture with `suffix`, a PNG if its format is only read.
+fn named(input: &Path, suffix: &str) -> String {
     let stem = input.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = input.extension().map_or("png".into(), |extension| extension.to_string_lossy());
-    input.with_file_name(format!("{stem}-upscaled.{extension}"))
+    let is_written = ImageFormat::from_path(input).is_ok();
+    let extension =
+        input.extension().filter(|_| is_written).map_or("png".into(), |extension| extension.to_string_lossy());
+    format!("{stem}{suffix}.{extension}")
 }
 
 struct Run<'a> {
     args: &'a UpscaleArgs,
-    size: UpscaleSize,
-    upscaler: Upscaler,
+    how: Upscaling,
     engine: UpscaleEngine,
 }
 
 impl Run<'_> {
     fn one(&self, job: &Job, report: &mut Report, cancel: &CancelToken) -> Result<()> {
-        let bytes = read_picture(&job.input)?;
-        let original = decode_original(&bytes, &name_of(&job.input)).map_err(Failure::image)?;
+        let name = name_of(&job.input);
+        let before = Before::read(&read_picture(&job.input)?, &name).map_err(Failure::image)?;
         let Upscaled { image, report: how, elapsed } =
-            self.engine.upscale(&original.image, self.size, report, cancel)?;
-        let parameters = if self.args.no_metadata { None } else { self.parameters(&bytes)? };
+            self.engine.upscale(before.image(), self.how.size, report, cancel)?;
         let (width, height) = (image.width(), image.height());
-        let shown = report.shows_pictures().then(|| image.clone());
-        let file = encoded(&original, image, job.output.format(), parameters.as_ref())?;
+        let with_metadata = !self.args.no_metadata;
+        for mark in before.marks_not_kept(with_metadata) {
+            report.warning(format_args!("{name} carries {mark}, and the enlarged picture does not"));
+        }
+        let file = before.encode(&image, &self.how, job.output.format(), with_metadata)?;
         job.output.write(Some(&job.path), &file)?;
-        shown.iter().for_each(|image| report.show_finished(0, image));
+        report.show_finished(0, &image);
         if self.args.json {
             let record = Record {
                 path: job.path.display().to_string(),
@@ -162,29 +164,11 @@ impl Run<'_> {
             return print(&json(&record));
         }
         if !how.is_exact {
-            report.note(format_args!("{}: {how}", name_of(&job.input)));
+            report.note(format_args!("{name}: {how}"));
         }
-        report.line(format_args!("saved {} ({width}x{height}, {})", job.path.display(), Time(elapsed)));
+        if !self.args.quiet {
+            report.line(format_args!("saved {} ({width}x{height}, {})", job.path.display(), Time(elapsed)));
+        }
         Ok(())
     }
-
-    /// The parameters of a picture of this program, with how it is enlarged. Those of others are not understood well
-    /// enough to be written again.
-    fn parameters(&self, bytes: &[u8]) -> Result<Option<Parameters>> {
-        let upscaling = Upscaling { upscaler: self.upscaler.clone(), size: self.size };
-        let made = metadata::read(bytes).map_err(Failure::image)?;
-        Ok(made.map(|made| Parameters { upscale: Some(upscaling.parameters()), ..made }))
-    }
-}
-
-/// The file of an enlarged picture, with the color profile of the original and its alpha channel, enlarged by Lanczos.
-fn encoded(
-    original: &Original,
-    image: RgbImage,
-    format: ImageFormat,
-    parameters: Option<&Parameters>,
-) -> Result<Vec<u8>> {
-    let from = [original.image.width(), original.image.height()];
-    let attached = upscale::attached(&original.attached, from, [image.width(), image.height()])?;
-    Ok(encode_attached(&image, &attached, format, &Quality::default(), parameters.map(Embedded::Picture))?)
 }

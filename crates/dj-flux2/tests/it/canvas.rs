@@ -112,6 +112,7 @@ fn every_flag_changes_the_picture() {
     }
     let made = paint(&cli, &["--mask", "mask.png", "--feather", "8", "--strength", "1"]);
     assert!(made == usual, "these are the defaults");
+    assert!(paint(&cli, &["--strength", "0.4"]) != paint(&cli, &[]), "without a mask too");
     let wide = paint(&cli, &["--outpaint", "16,0,25%,0"]);
     assert_eq!((wide.width(), wide.height()), (80 + 16 + 20, 64));
     assert!((24..56).all(|x| wide.pixel(16 + x, 30) == source(&cli).pixel(x, 30)));
@@ -251,7 +252,7 @@ fn an_input_is_not_written_over() {
 }
 
 #[test]
-fn a_jpeg_is_warned_of() {
+fn what_changes_kept_pixels_is_warned_of() {
     let cli = cli();
     let args = ["a red fox", "--source", "source.png", "--mask", "mask.png", "-o", "out.jpg"];
     snapshot!(cli.run(args.iter().chain(&QUICK)), @"
@@ -262,6 +263,14 @@ fn a_jpeg_is_warned_of() {
     warning: a JPEG changes pixels that the mask keeps: write a .png or .webp to keep them exactly
     saved out.jpg (seed 7, [TIME])
     ");
+    let shown = cli.run(args[..6].iter().chain(&["out.webp", "--webp-quality", "90"]).chain(&QUICK));
+    assert!(shown.contains("warning: --webp-quality changes pixels that the mask keeps"), "{shown}");
+    cli.write("source.png", png(256, 256, |x, y| [x as u8, y as u8, 99]));
+    cli.write("mask.png", png(256, 256, |x, _| [if x < 40 { 255 } else { 0 }; 3]));
+    let shown = cli.run(args[..6].iter().chain(&["out.png", "--watermark"]).chain(&QUICK));
+    assert!(shown.contains("warning: the watermark changes pixels that the mask keeps"), "{shown}");
+    let shown = cli.run(args[..6].iter().chain(&["out.webp"]).chain(&QUICK));
+    assert!(!shown.contains("warning:"), "{shown}");
 }
 
 #[test]
@@ -304,7 +313,7 @@ fn the_source_type_of_a_painted_picture_is_composite() {
     assert_eq!(word(&["--mask", "mask.png"]), composite);
     assert_eq!(word(&["--outpaint", "16,0,0,0"]), composite);
     assert_eq!(word(&["--strength", "0.5"]), composite);
-    assert!(cli.stdout(["info", "out.png"]).contains(&format!("source      {composite}, by its metadata (XMP)\n")));
+    assert!(cli.stdout(["info", "out.png"]).contains(&format!("origin      {composite}, by its metadata (XMP)\n")));
     for name in ["out.jpg", "out.webp"] {
         let args = ["a red fox", "-q", "--source", "source.png", "--mask", "mask.png", "-o", name];
         cli.stdout(args.iter().chain(&QUICK));

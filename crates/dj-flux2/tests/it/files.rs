@@ -188,7 +188,7 @@ fn info_reads_all_three_formats() {
     size        64x64
     reference   [SHA-256]
     software    dj-flux2 [VERSION]
-    source      trainedAlgorithmicMedia, by its metadata (XMP)
+    origin      trainedAlgorithmicMedia, by its metadata (XMP)
     watermark   none found: the picture is too small for one
     signed      no Content Credentials (C2PA)
     ");

@@ -121,7 +121,7 @@ fn a_watermark_is_in_the_pixels_and_info_finds_it() {
     assert!(info("plain.png").contains("watermark   none found: "), "{}", info("plain.png"));
     assert!(info("marked.png").contains("watermark   FLUX, 46 of 46 bits; by chance in one of 7e13"));
     // A file without parameters is told about as well, if it has a mark.
-    assert!(info("marked.jpg").starts_with("source      not said by its metadata (XMP)\nwatermark   FLUX, "));
+    assert!(info("marked.jpg").starts_with("origin      not said by its metadata (XMP)\nwatermark   FLUX, "));
     let json: Value = serde_json::from_str(&cli.stdout(["info", "--json", "marked.png"])).unwrap();
     assert_eq!((&json["marks"]["watermark"]["right"], &json["seed"]), (&46.into(), &7.into()));
     assert_eq!(json["marks"]["source_type"], "trainedAlgorithmicMedia");
@@ -153,7 +153,7 @@ fn the_source_type_goes_with_the_parameters() {
     for name in ["fox.png", "fox.jpg", "fox.webp"] {
         cli.stdout(["a fox", "-o", name].iter().chain(&QUICK));
         assert_eq!(xmp::read(&cli.read(name)).as_deref(), Some("trainedAlgorithmicMedia"), "{name}");
-        assert!(cli.stdout(["info", name]).contains("source      trainedAlgorithmicMedia, by its metadata (XMP)\n"));
+        assert!(cli.stdout(["info", name]).contains("origin      trainedAlgorithmicMedia, by its metadata (XMP)\n"));
         cli.stdout(["a fox", "--no-metadata", "-o", name].iter().chain(&QUICK));
         assert_eq!(xmp::read(&cli.read(name)), None, "{name}");
     }
@@ -177,6 +177,81 @@ fn marks_of_references_that_are_lost_are_warned_of() {
     assert!(!shown.contains("in its metadata"), "{shown}");
     assert!(!draw(&["--watermark"]).contains("warning:"));
     assert!(draw(&["--no-metadata", "--watermark"]).contains("carries a mark in its metadata that a model drew it"));
+}
+
+/// Parts of a source may keep their pixels, and with them a part of a watermark.
+#[test]
+fn marks_of_a_source_that_are_lost_are_warned_of() {
+    let cli = Cli::with_tiny_model();
+    cli.write("source.png", marked());
+    let paint = |more: &[&str]| {
+        cli.run(["a fox", "--source", "source.png", "-s", "1", "-S", "7", "-o", "fox.png"].iter().chain(more))
+    };
+    let shown = paint(&[]);
+    assert!(shown.starts_with("exit code: 0"), "{shown}");
+    let lost = "warning: the source carries Content Credentials (C2PA), and the picture will not";
+    assert!(shown.contains(lost), "{shown}");
+    let lost =
+        "warning: the source carries an invisible watermark, which is lost where it is repainted; add --watermark";
+    assert!(shown.contains(lost) && !shown.contains("in its metadata"), "{shown}");
+    let shown = paint(&["--no-metadata", "--watermark"]);
+    assert!(shown.contains("the source carries a mark in its metadata that a model drew it"), "{shown}");
+    assert!(!shown.contains("watermark"), "{shown}");
+}
+
+#[test]
+fn an_enlarged_picture_keeps_its_marks_or_a_warning_says_so() {
+    let cli = Cli::with_tiny_model();
+    cli.write("in.png", marked());
+    let upscale = |more: &[&str]| {
+        let args = ["upscale", "in.png", "--by", "2", "--upscaler", "lanczos"];
+        cli.run(args.iter().chain(&["-o", "large.png"]).chain(more))
+    };
+    let shown = upscale(&[]);
+    let lost = "warning: in.png carries Content Credentials (C2PA), and the enlarged picture does not\n";
+    assert!(shown.contains(lost) && shown.matches("warning:").count() == 1, "{shown}");
+    assert_eq!(xmp::read(&cli.read("large.png")).as_deref(), Some("trainedAlgorithmicMedia"));
+    assert!(Watermark::find(&picture(&cli, "large.png")).is_some_and(|found| found.right > 42));
+    let shown = upscale(&["--no-metadata"]);
+    assert!(shown.contains("in.png carries a mark in its metadata that a model drew it"), "{shown}");
+    assert_eq!(xmp::read(&cli.read("large.png")), None);
+}
+
+/// A network invents a part of what it shows; resampling does not.
+#[test]
+fn a_photograph_that_a_network_enlarged_says_so() {
+    let cli = Cli::with_tiny_model();
+    cli.write("in.png", fs::read(fixture("golden/references/wide.png")).unwrap());
+    let net = fixture("golden/upscale/srvgg_x4.pth").display().to_string();
+    let word = |args: &[&str]| {
+        cli.stdout(["upscale", "in.png", "-o", "large.jpg", "--upscaler"].iter().chain(args));
+        xmp::read(&cli.read("large.jpg"))
+    };
+    assert_eq!(word(&[&net]).as_deref(), Some("algorithmicallyEnhanced"));
+    assert_eq!(word(&[&net, "--no-metadata"]), None);
+    assert_eq!(word(&["lanczos"]), None);
+}
+
+/// Pictures of other programs too.
+#[test]
+fn a_sheet_says_that_a_model_drew_its_pictures() {
+    let cli = Cli::with_tiny_model();
+    cli.write("drawn.png", marked());
+    cli.write("photo.png", fs::read(fixture("golden/references/wide.png")).unwrap());
+    let word = |args: &[&str]| {
+        let shown = cli.run(["sheet", "-o", "sheet.png", "photo.png"].iter().chain(args));
+        (xmp::read(&cli.read("sheet.png")), shown.contains("warning: one picture carries Content Credentials (C2PA)"))
+    };
+    assert_eq!(word(&["drawn.png"]), (Some("compositeWithTrainedAlgorithmicMedia".into()), true));
+    assert_eq!(word(&["photo.png"]), (None, false));
+    assert_eq!(word(&["drawn.png", "--no-metadata"]), (None, true));
+}
+
+/// A PNG of another program with all three marks, not one of them verified.
+fn marked() -> Vec<u8> {
+    let marked = decode(&fs::read(fixture("marks/after.png")).unwrap(), "it").unwrap();
+    let png = encode(&marked, ImageFormat::Png, None).unwrap();
+    with_manifest(&xmp::embed(png, ImageFormat::Png, &xmp::packet(xmp::SourceType::Drawn)))
 }
 
 // ---- Content Credentials ----

@@ -5,9 +5,11 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use flux2::image::decode;
+use flux2::marks::watermark::Watermark;
 use serde_json::{Value, json};
 
-use crate::cli::{Cli, shown};
+use crate::cli::{Cli, fixture, shown};
 
 /// Long enough for a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,6 +100,29 @@ fn pictures_are_drawn_by_the_built_in_model_and_written_to_the_folder() {
     let (code, time) = server.end();
     assert_eq!(code, Some(0));
     assert!(time < Duration::from_secs(10), "{time:?}");
+}
+
+#[test]
+fn upscalers_are_offered_and_every_picture_is_watermarked() {
+    let cli = Cli::without_model();
+    let net = fixture("golden/upscale/srvgg_x4.pth").display().to_string();
+    let size = json!({"prompt": "a fox", "width": 256, "height": 256, "seed": 1, "steps": 1, "name": "fox"});
+    let found = |flags: &[&str]| {
+        let always = ["mcp", "--root", "p", "--no-text-cache", "--upscaler", &net];
+        let mut server = Server::start(cli.command(always.iter().chain(flags)));
+        assert_eq!(server.text(1, "list_models", json!({}))["upscalers"][0], "srvgg_x4");
+        let drawn = server.text(2, "generate", size.clone());
+        let larger = server.text(3, "upscale", json!({"image": "$fox", "upscaler": "lanczos"}));
+        let files = [&drawn["pictures"][0]["file"], &larger["file"]];
+        files.map(|file| {
+            let bytes = cli.read(&format!("p/{}", file.as_str().unwrap_or_else(|| panic!("{drawn} {larger}"))));
+            Watermark::find(&decode(&bytes, "it").unwrap()).is_some()
+        })
+    };
+    assert_eq!((found(&[]), found(&["--watermark"])), ([false; 2], [true; 2]));
+    let keys = ["--c2pa-key", "absent", "--c2pa-cert", "absent"];
+    let shown = cli.run(["mcp", "--root", "p"].iter().chain(&keys));
+    assert!(shown.starts_with("exit code: 1") && shown.contains("absent: "), "{shown}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn info_prints_what_another_program_stored() {
     other       Schedule type: Karras
     other       VAE: a\nb
     other       Version: v1.10.1
-    source      not said by its metadata (XMP)
+    origin      not said by its metadata (XMP)
     watermark   none found: the picture is too small for one
     signed      no Content Credentials (C2PA)
     ");

@@ -30,7 +30,7 @@ fn without_a_model_the_built_in_one_draws() {
     steps       4
     size        128x128
     software    dj-flux2 [VERSION]
-    source      trainedAlgorithmicMedia, by its metadata (XMP)
+    origin      trainedAlgorithmicMedia, by its metadata (XMP)
     watermark   none found: the picture is too small for one
     signed      no Content Credentials (C2PA)
     ");

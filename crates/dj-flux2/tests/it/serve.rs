@@ -6,7 +6,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::cli::Cli;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::cli::{Cli, fixture};
 
 /// Long enough for a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,6 +106,11 @@ fn exchange<S: std::io::Read + std::io::Write>(stream: &mut S, method: &str, pat
     (status.unwrap_or_else(|| panic!("{answer}")), answer)
 }
 
+/// The body of an answer.
+fn json(answer: &str) -> serde_json::Value {
+    serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+}
+
 /// The text of a field in a line of JSON.
 fn field(line: &str, name: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
@@ -122,7 +130,7 @@ fn the_tiny_model_draws_the_same_bytes_as_generate() {
     server.wait_until_ready();
     let (status, answer) = server.send("POST", "/api/v1/jobs", PICTURE);
     assert_eq!(status, 202, "{answer}");
-    let job: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let job = json(&answer);
     let path = format!("/api/v1/jobs/{}", job["id"].as_str().unwrap());
     let (_, events) = server.send("GET", &format!("{path}/events"), "");
     assert!(events.contains("event: done"), "{events}");
@@ -141,6 +149,42 @@ fn the_tiny_model_draws_the_same_bytes_as_generate() {
     }
     assert!(server.seen.iter().any(|line| line.contains("\"route\":\"/api/v1/jobs\"")), "{:#?}", server.seen);
     assert!(!server.seen.iter().any(|line| line.contains("secret red fox")), "a prompt is in the log");
+}
+
+#[test]
+fn an_upscaler_and_a_decoder_of_previews_are_offered() {
+    let cli = Cli::with_tiny_model();
+    let net = fixture("golden/upscale/srvgg_x4.pth").display().to_string();
+    let decoder = fixture("golden/preview/taef2_decoder.pth").display().to_string();
+    let previews = |flags: &[&str]| {
+        let always = ["serve", "--port", "0", "--log-format", "json", "--no-journal", "--no-text-cache"];
+        let server = Server::start(cli.command(always.iter().chain(flags)));
+        server.wait_until_ready();
+        let capabilities = json(&server.send("GET", "/api/v1/capabilities", "").1);
+        let job = json(&server.send("POST", "/api/v1/jobs", &PICTURE.replace("\"steps\":1", "\"steps\":100")).1);
+        let (_, events) = server.send("GET", &format!("/api/v1/jobs/{}/events", job["id"].as_str().unwrap()), "");
+        let preview = events.split("event: preview").nth(1).unwrap_or_else(|| panic!("{events}"));
+        let data = preview.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let preview: serde_json::Value = serde_json::from_str(data).unwrap();
+        let file = STANDARD.decode(preview["b64_json"].as_str().unwrap()).unwrap();
+        let shown = flux2::image::decode(&file, "a preview").unwrap();
+        (capabilities["upscalers"][0]["name"].clone(), shown.width())
+    };
+    assert_eq!(previews(&["--upscaler", &net, "--preview-decoder", &decoder]), ("srvgg_x4".into(), 64));
+    let (upscaler, width) = previews(&[]);
+    assert!(upscaler != "srvgg_x4" && width == 8, "{upscaler} {width}");
+}
+
+#[test]
+fn every_picture_is_watermarked_if_the_server_says_so() {
+    let cli = Cli::without_model();
+    let post = |flags: &[&str]| Server::fake(&cli, flags).send("POST", "/api/v1/jobs", PICTURE);
+    assert_eq!(post(&[]).0, 202);
+    let (status, answer) = post(&["--watermark"]);
+    assert!(status == 400 && answer.contains("64x64 is too small for the watermark"), "{answer}");
+    let marked =
+        Server::fake(&cli, &["--watermark"]).send("POST", "/api/v1/jobs", &PICTURE.replace("64x64", "256x256"));
+    assert_eq!(json(&marked.1)["request"]["watermark"], true);
 }
 
 #[test]
@@ -247,6 +291,8 @@ fn what_cannot_be_served_is_said_before_the_start() {
         (&["--backend", "fake", "--api-key-file", "absent"], 1, "absent: "),
         (&["--backend", "fake", "--tls-cert", "absent", "--tls-key", "absent"], 1, "absent: "),
         (&["--backend", "fake", "--fake-fail", "a=b"], 2, "no failure is called b"),
+        (&["--backend", "fake", "--c2pa-key", "absent", "--c2pa-cert", "keys"], 1, "absent: "),
+        (&["--backend", "fake", "--c2pa-key", "keys", "--c2pa-cert", "keys"], 2, "dj-flux2-c2pa, which signs pictures"),
     ] {
         let (found, stderr) = refused(flags);
         assert!(found == Some(code) && stderr.contains(text), "{flags:?}: {found:?} {stderr}");

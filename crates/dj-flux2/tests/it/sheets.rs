@@ -44,9 +44,13 @@ fn a_sheet_holds_its_pictures_and_their_parameters() {
     cell 1,1    seed 7, 1 steps, 64x64, a red fox
     cell 2,1    seed 8, 1 steps, 64x64, a red fox
     software    dj-flux2 [VERSION]
+    origin      compositeWithTrainedAlgorithmicMedia, by its metadata (XMP)
+    watermark   none found: the picture is too small for one
+    signed      no Content Credentials (C2PA)
     ");
     let json: serde_json::Value = serde_json::from_str(&cli.stdout(["info", "--json", "sheet.png"])).unwrap();
     assert_eq!((&json["cells"][1]["column"], &json["cells"][1]["parameters"]["seed"]), (&2.into(), &8.into()));
+    assert_eq!(json["marks"]["source_type"], "compositeWithTrainedAlgorithmicMedia");
 }
 
 #[test]
@@ -117,6 +121,25 @@ fn pictures_of_other_programs_and_without_parameters_are_shown_too() {
     assert_eq!(sheet.cells.iter().map(|cell| (cell.column, cell.row)).collect::<Vec<_>>(), [(1, 1)]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_read_only_file_is_replaced_by_force_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let cli = with_pictures();
+    for command in ["sheet", "compare"] {
+        cli.write("old.png", "precious");
+        std::fs::set_permissions(cli.path("old.png"), std::fs::Permissions::from_mode(0o444)).unwrap();
+        let args = [command, "a.png", "b.png", "-o", "old.png"];
+        let shown = cli.run(args);
+        assert!(shown.starts_with("exit code: 2") && shown.contains("old.png is read-only"), "{shown}");
+        assert_eq!(cli.read("old.png"), b"precious");
+        cli.stdout(args.iter().chain(&["--force"]));
+        assert!(open(&cli, "old.png").width() > 64, "{command}");
+        std::fs::remove_file(cli.path("old.png")).unwrap();
+    }
+}
+
 #[test]
 fn a_picture_is_made_again_from_its_cell() {
     let cli = with_pictures();
@@ -165,6 +188,8 @@ fn a_run_of_several_pictures_has_a_sheet_if_that_is_asked_for() {
     assert_eq!(sheet.cells.iter().map(|cell| cell.parameters.seed).collect::<Vec<_>>(), [7, 8, 9]);
     let json = cli.stdout(["a red fox", "--json", "-o", "x.png", "--sheet", "x-all.png"].iter().chain(&QUICK));
     assert_eq!(json.lines().last(), Some(r#"{"sheet":"x-all.png"}"#));
+    cli.fox("x.png", &["--sheet", "x-dark.png", "--dark"]);
+    assert_eq!(["x-all.png", "x-dark.png"].map(|name| open(&cli, name).pixel(0, 0)), [[255; 3], [24; 3]]);
 }
 
 #[test]
@@ -189,7 +214,7 @@ fn a_grid_draws_every_pair_of_values() {
 }
 
 #[test]
-fn axes_may_be_sizes_noise_words_and_models() {
+fn axes_may_be_any_setting() {
     let cli = Cli::with_tiny_model();
     let tiny = crate::cli::fixture("tiny/klein");
     let tiny = tiny.to_str().unwrap();
@@ -207,6 +232,19 @@ fn axes_may_be_sizes_noise_words_and_models() {
     assert_eq!(made(&format!("model={tiny},{tiny}/")).map(|made| made.model), ["klein", "klein"]);
     let [first, second] = made("seed=5,900");
     assert_eq!([first.seed, second.seed], [5, 900]);
+    let lora = crate::cli::fixture("tiny/lora.safetensors");
+    let made_with = |flags: &[&str], grid: &str| {
+        cli.stdout(["a red fox", "-o", "output.png", "-q", "--grid", grid].iter().chain(&QUICK).chain(flags));
+        [cli.read("output-1.png"), cli.read("output-2.png")]
+    };
+    let pictures = made_with(&["--lora", lora.to_str().unwrap()], "lora-scale=0.25,1");
+    let scale = |file: &[u8]| metadata::read(file).unwrap().unwrap().loras[0].scale;
+    assert_eq!(pictures.each_ref().map(|file| scale(file)), [0.25, 1.0]);
+    assert!(image::decode(&pictures[0], "0.25").unwrap() != image::decode(&pictures[1], "1").unwrap());
+    let pictures = made_with(&["--variant", "klein-base"], "guidance=1,3");
+    let guidance = |file: &[u8]| metadata::read(file).unwrap().unwrap().guidance;
+    assert_eq!(pictures.each_ref().map(|file| guidance(file)), [Some(1.0), Some(3.0)]);
+    assert!(image::decode(&pictures[0], "1").unwrap() != image::decode(&pictures[1], "3").unwrap());
     // Without an axis of seeds all cells have the same one.
     let shown = cli.stdout(["a red fox", "-q", "--size", "64x64", "--grid", "steps=1,2", "--json"]);
     let seeds: Vec<serde_json::Value> = shown
@@ -375,7 +413,19 @@ fn quality_and_chroma_change_the_file() {
     for name in ["a.jpg", "b.jpg", "c.jpg"] {
         assert_eq!(metadata::read(&cli.read(name)).unwrap().unwrap().seed, 7, "{name}");
     }
-    for (flag, value) in [("--jpeg-quality", "0"), ("--jpeg-quality", "101"), ("--jpeg-chroma", "422")] {
+    // A WebP is lossless unless it has a quality.
+    let pixels = |name: &str, args: &[&str]| image::decode(&cli.fox(name, args), name).unwrap();
+    let png = pixels("a.png", &[]);
+    assert!(pixels("a.webp", &[]) == png && pixels("b.webp", &["--webp-quality", "90"]) != png);
+    assert!(length("c.webp", &["--webp-quality", "10"]) < length("b.webp", &["--webp-quality", "90"]));
+    assert_eq!(metadata::read(&cli.read("c.webp")).unwrap().unwrap().seed, 7);
+    for (flag, value) in [
+        ("--jpeg-quality", "0"),
+        ("--jpeg-quality", "101"),
+        ("--jpeg-chroma", "422"),
+        ("--webp-quality", "0"),
+        ("--webp-quality", "101"),
+    ] {
         assert!(cli.run(["x", flag, value]).starts_with("exit code: 2"), "{flag} {value}");
     }
 }

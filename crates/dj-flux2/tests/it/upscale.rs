@@ -80,6 +80,63 @@ fn what_is_printed() {
 }
 
 #[test]
+fn flags_about_files_and_the_run_have_an_effect() {
+    let cli = with_network();
+    let upscale = |args: &[&str]| {
+        let always = ["upscale", "in.png", "-o", "out.png", "--upscaler", "net.pth", "--device", "cpu"];
+        cli.run(always.iter().chain(args))
+    };
+    assert!(upscale(&[]).contains("saved out.png"));
+    assert_eq!(upscale(&["-q"]), "exit code: 0\n");
+    let usual = cli.read("out.png");
+    for threads in ["1", "2"] {
+        let shown = upscale(&["-v", "--threads", threads]);
+        assert!(shown.contains(&format!(", {threads} thread")), "{shown}");
+        assert!(cli.read("out.png") == usual, "{threads} threads");
+    }
+    cli.write("out.png", "precious");
+    let shown = upscale(&["--no-clobber"]);
+    assert!(shown.starts_with("exit code: 2") && shown.contains("out.png exists"), "{shown}");
+    let mut mode = fs::metadata(cli.path("out.png")).unwrap().permissions();
+    mode.set_readonly(true);
+    fs::set_permissions(cli.path("out.png"), mode).unwrap();
+    let shown = upscale(&[]);
+    assert!(shown.starts_with("exit code: 2") && shown.contains("out.png is read-only"), "{shown}");
+    assert_eq!(cli.read("out.png"), b"precious");
+    assert!(upscale(&["--force"]).starts_with("exit code: 0"));
+    assert!(cli.read("out.png") == usual);
+}
+
+#[test]
+fn a_format_that_is_only_read_becomes_a_png() {
+    let cli = Cli::without_model();
+    cli.write("a.GIF", fs::read(fixture("images/plain/palette.gif")).unwrap());
+    cli.stdout(["upscale", "a.GIF", "--upscaler", "lanczos"]);
+    cli.stdout(["upscale", "a.GIF", "-o", "large/", "--upscaler", "lanczos"]);
+    assert_eq!(cli.files(), ["a-upscaled.png", "a.GIF", "large"]);
+    assert!(open(&cli, "large/a.png").width() == 32 && cli.read("large/a.png") == cli.read("a-upscaled.png"));
+    let shown = cli.run(["upscale", "a.GIF", "-o", "b.gif", "--upscaler", "lanczos"]);
+    assert!(shown.starts_with("exit code: 2"), "{shown}");
+}
+
+/// The tiles of an SRVGGNetCompact are exact.
+#[test]
+fn a_limit_of_memory_makes_more_tiles_of_the_same_bytes() {
+    let cli = with_network();
+    let pixels = (0..600 * 400 * 3u32).map(|i| (i * 37 % 251) as u8).collect();
+    let large = RgbImage::new(600, 400, pixels).unwrap();
+    cli.write("large.png", image::encode(&large, image::ImageFormat::Png, None).unwrap());
+    let tiles = |limit: &[&str]| {
+        let args = ["upscale", "large.png", "-o", "out.png", "--upscaler", "net.pth", "--device", "cpu", "--json"];
+        let record: serde_json::Value = serde_json::from_str(&cli.stdout(args.iter().chain(limit))).unwrap();
+        (record["tiles"].as_u64().unwrap(), cli.read("out.png"))
+    };
+    let (few, usual) = tiles(&[]);
+    let (many, limited) = tiles(&["--max-memory", "60MiB"]);
+    assert!(many > few && limited == usual, "{few} and {many} tiles");
+}
+
+#[test]
 fn several_pictures_go_to_a_folder() {
     let cli = with_network();
     cli.write("b.png", cli.read("in.png"));

@@ -4,8 +4,8 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use flux2::UpscaleSize;
-use flux2::image::{self, ImageFormat};
-use flux2::upscale::LANCZOS;
+use flux2::image::ImageFormat;
+use flux2::upscale::{Before, LANCZOS};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -72,14 +72,13 @@ pub async fn extra_single_image(State(app): State<App>, request: Request) -> Res
     let upscaler = wire.upscaler_1.map(|name| if name == "None" { LANCZOS.to_owned() } else { name });
     let most = app.options.limits.pixels.saturating_mul(MAX_GROWTH);
     let file = app.blocking(move |app| {
-        let image = image::decode(&bytes, "image")?;
-        let [width, height] = size.of([image.width(), image.height()])?;
+        let before = Before::read(&bytes, "image")?;
+        let [width, height] = size.of([before.image().width(), before.image().height()])?;
         if u64::from(width) * u64::from(height) > most {
             let message = format!("{width}x{height} is more than {most} pixels, the most that this server makes");
             return Err(ApiError::invalid("upscaling_resize", message).code("invalid_size"));
         }
-        let enlarged = app.jobs.enlarge(&image, upscaler.as_deref(), size)?;
-        Ok(image::encode(&enlarged, ImageFormat::Png, None)?)
+        Ok(app.jobs.enlarge(&before, upscaler.as_deref(), size, ImageFormat::Png)?.file)
     });
     let file = file.await??;
     Ok(Json(ExtrasResponse { html_info: "enlarged".into(), image: to_base64(&file) }))

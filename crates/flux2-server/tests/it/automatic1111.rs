@@ -152,6 +152,11 @@ fn images_are_enlarged_when_they_are_drawn_or_later() {
     let to = json!({"image": image, "resize_mode": 1, "upscaling_resize_w": 50, "upscaling_resize_h": 40,
         "upscaler_1": "None"});
     assert_eq!(size(&enlarge(to).expect(200)["image"]), (50, 40));
+    // What the file says beside its pixels stays.
+    let drawn = draw(json!({"enable_hr": false})).expect(200)["images"][0].clone();
+    let larger = enlarge(json!({"image": drawn, "upscaler_1": "lanczos"})).expect(200);
+    let made = metadata::read(&unbase64(&larger["image"])).unwrap().unwrap();
+    assert_eq!((made.width, made.upscale.unwrap().by), (64, Some(2.0)));
     for wrong in [
         json!({"image": image, "upscaling_resize": 17}),
         json!({"image": image, "upscaler_1": "SwinIR"}),

@@ -186,7 +186,7 @@ const ROOMS: [(&str, &[Room]); 8] = [
     (
         "flux2",
         &[
-            ("canvas", &["image"]),
+            ("canvas", &["image", "marks"]),
             ("compat", &["image", "sampler"]),
             ("device", &[]),
             ("event", &["image", "upscale", "vocabulary"]),
@@ -203,7 +203,10 @@ const ROOMS: [(&str, &[Room]); 8] = [
             ("template", &[]),
             ("text", &["weights"]),
             ("text_cache", &["event", "weights"]),
-            ("upscale", &["device", "engine", "event", "hub", "image", "models", "pipeline", "plan", "weights"]),
+            (
+                "upscale",
+                &["device", "engine", "event", "hub", "image", "marks", "models", "pipeline", "plan", "weights"],
+            ),
             ("vocabulary", &["weights"]),
         ],
     ),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use flux2::image::Stored;
+use flux2::marks::Found;
 
 use super::outcomes::Outcomes;
 use crate::args::GenerateArgs;
@@ -57,7 +58,8 @@ impl<'a> SheetOfRun<'a> {
         let cell = |place: u64| {
             let made = outcomes.made.iter().find(|(at, _)| *at == place).map(|(_, made)| made);
             if let Some((file, made)) = made.and_then(|made| Some((made.path.clone()?, made))) {
-                return Cell::Picture { file, stored: Some(Stored::Ours(Box::new(made.parameters.clone()))) };
+                let stored = Some(Stored::Ours(Box::new(made.parameters.clone())));
+                return Cell::Picture { file, stored, marks: Found::default() };
             }
             let failed = outcomes.failed.iter().find(|(at, _)| *at == place);
             Cell::Missing(failed.map_or_else(|| "not made".into(), |(_, failure)| failure.message.clone()))

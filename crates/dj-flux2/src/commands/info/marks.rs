@@ -51,7 +51,7 @@ impl Marks {
 
     /// Names and values, those that are missing too.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
-        let source = match &self.found.source_type {
+        let origin = match &self.found.source_type {
             Some(word) => format!("{word}, by its metadata (XMP)"),
             None => "not said by its metadata (XMP)".to_owned(),
         };
@@ -73,7 +73,7 @@ impl Marks {
             Some(credentials) => credentials.to_string(),
             None => "no Content Credentials (C2PA)".to_owned(),
         };
-        vec![("source", source), ("watermark", watermark), ("signed", credentials)]
+        vec![("origin", origin), ("watermark", watermark), ("signed", credentials)]
     }
 
     /// The same for `--json`.

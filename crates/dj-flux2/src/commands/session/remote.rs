@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flux2::CancelToken;
 use flux2::digest::sha256;
-use flux2::image::{self, ImageFormat, Parameters, UpscaleParameters, metadata};
 use flux2_jobs::{Draft, ImageInfo};
 use flux2_session::studio::StudioError;
 use flux2_session::{Drawn, Heard, Made, Studio};
@@ -341,20 +340,13 @@ impl Studio for RemoteStudio {
         let answer =
             self.post("/sdapi/v1/extra-single-image", "application/json", None, body.to_string().as_bytes())?;
         let file = STANDARD.decode(answer["image"].as_str().unwrap_or_default());
-        let enlarged = file.map_err(|error| strange(format!("the picture is no base64: {error}")))?;
-        // That route leaves out what made the picture.
-        let made = metadata::read(file_before).ok().flatten();
-        let Some(made) = made.filter(|_| name.is_some()) else { return Ok(enlarged) };
-        let upscaler = name.unwrap_or_default().to_owned();
-        let upscale = Some(UpscaleParameters { upscaler, sha256: None, by: Some(by), width: None, height: None });
-        let of = |error: flux2::Error| StudioError::Failed(error.into());
-        let picture = image::decode(&enlarged, "the enlarged picture").map_err(of)?;
-        image::encode(&picture, ImageFormat::Png, Some(&Parameters { upscale, ..made })).map_err(of)
+        file.map_err(|error| strange(format!("the picture is no base64: {error}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flux2::image::ImageFormat;
     use flux2_jobs::{Painting, SourceSpec};
 
     use super::*;

@@ -35,6 +35,11 @@ pub enum SourceType {
 }
 
 impl SourceType {
+    /// That of a word of the vocabulary; `None` for the many words that this program does not write.
+    pub fn of(word: &str) -> Option<Self> {
+        [SourceType::Drawn, SourceType::Composite, SourceType::Enhanced].into_iter().find(|kind| kind.word() == word)
+    }
+
     /// The word of the vocabulary.
     pub const fn word(self) -> &'static str {
         match self {
