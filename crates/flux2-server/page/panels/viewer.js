@@ -149,6 +149,11 @@ class Viewer extends Panel {
             h(
                 "div",
                 { class: "actions" },
+                select(formats, "", (format) => format && void actions.download(picture, format), {
+                    "aria-label": t.download,
+                    class: "button download",
+                    "data-focus": "download",
+                }),
                 button("star", t.favorite, () => void actions.toggleFavorite(picture), {
                     ...shown,
                     "aria-pressed": String(image.is_favorite),
@@ -205,11 +210,6 @@ class Viewer extends Panel {
                     "data-focus": "compare",
                 }),
                 button("copy", t.copyParameters, () => void copy(picture), { ...shown, "data-focus": "copy" }),
-                select(formats, "", (format) => format && void actions.download(picture, format), {
-                    "aria-label": t.download,
-                    class: "button download",
-                    "data-focus": "download",
-                }),
                 button("trash", t.delete, () => this.#delete(picture), shown),
             ),
             h(
