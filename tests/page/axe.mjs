@@ -1,8 +1,9 @@
 // Accessibility: axe-core without serious findings, sizes of touch targets, no sideways scrolling.
 
-import { readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { cells, check, close, draw, FOLDER, open, png, Site, toGallery } from "./site.mjs";
+import { cells, check, close, draw, FOLDER, open, png, Site, temporary, toGallery } from "./site.mjs";
 
 const AXE = readFileSync(path.join(FOLDER, "node_modules/axe-core/axe.min.js"), "utf8");
 const TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
@@ -20,7 +21,7 @@ async function findings(page, state) {
 /** Buttons and fields that a finger does not hit: under 44 px in both directions or in one. */
 function smallTargets(page) {
     return page.evaluate(() => {
-        const all = [...document.querySelectorAll("button, select, input, textarea, a, summary")];
+        const all = [...document.querySelectorAll("button, select, input, textarea, a, summary, .edge")];
         const seen = all.filter((one) => one.checkVisibility({ visibilityProperty: true, opacityProperty: false }));
         const targets = seen.filter((one) => !one.classList.contains("unseen") && !one.classList.contains("skip"));
         return targets
@@ -79,8 +80,39 @@ function inState(width, colorScheme) {
                 const small = await smallTargets(page);
                 check(small.length === 0, `too small for a finger:\n${small.join("\n")}`);
             }
+            await page.getByRole("dialog").getByRole("button", { name: "Edit a part" }).click();
+            await page.locator(".paper canvas").waitFor();
+            found.push(...(await findings(page, "editor")));
+            if (isTouch) {
+                const small = await smallTargets(page);
+                check(small.length === 0, `too small for a finger:\n${small.join("\n")}`);
+            }
             await page.keyboard.press("Escape");
             check(found.length === 0, found.join("\n"));
+            await close(page);
+        } finally {
+            await site.stop("SIGKILL");
+        }
+    };
+}
+
+/** The dialog that asks for a key. */
+function keyDialog(width, colorScheme) {
+    return async () => {
+        const keys = path.join(temporary(), "keys");
+        writeFileSync(keys, `alice ${createHash("sha256").update("s3cret").digest("hex")}\n`);
+        const site = await Site.start(["--api-key-file", keys]);
+        try {
+            const viewport = { width, height: 900 };
+            const page = await open(site, { viewport, colorScheme, hasTouch: width < 500, bypassCSP: true });
+            const dialog = page.getByRole("dialog", { name: "This server needs a key" });
+            await dialog.getByLabel("API key").fill("wrong");
+            await page.keyboard.press("Enter");
+            await dialog.getByText("The server does not know this key.").waitFor();
+            const found = await findings(page, "key");
+            check(found.length === 0, found.join("\n"));
+            const small = width < 500 ? await smallTargets(page) : [];
+            check(small.length === 0, `too small for a finger:\n${small.join("\n")}`);
             await close(page);
         } finally {
             await site.stop("SIGKILL");
@@ -93,4 +125,6 @@ export const tests = {
     "360 px, dark": inState(360, "dark"),
     "1440 px, light": inState(1440, "light"),
     "1440 px, dark": inState(1440, "dark"),
+    "the key, 360 px, dark": keyDialog(360, "dark"),
+    "the key, 1440 px, light": keyDialog(1440, "light"),
 };

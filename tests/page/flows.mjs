@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import path from "node:path";
-import { cells, check, close, draw, open, png, same, Site, temporary, until } from "./site.mjs";
+import { cells, check, close, draw, Line, open, png, same, Site, temporary, until } from "./site.mjs";
 
 /** A test with a server and a page. */
 function flow(flags, test, options = {}) {
@@ -146,6 +146,46 @@ export const tests = {
         same(await page.locator(".cell img").first().getAttribute("alt"), "second");
         same(await cells(page).count(), 1);
     }),
+
+    "previews while drawing": flow(["--fake-step-ms", "1500"], async (page) => {
+        await draw(page, "a slow fox");
+        const preview = page.locator(".job.running .frame img");
+        await preview.waitFor();
+        const shown = () => preview.getAttribute("src");
+        const first = await shown();
+        check(/^data:image\/(png|jpeg);base64,/.test(first), first);
+        check(await preview.evaluate((image) => image.decode().then(() => image.naturalWidth > 0)), "it is an image");
+        await until("the preview of another step", async () => (await shown()) !== first);
+        await page.locator(".job.running", { hasText: /left/ }).waitFor();
+        await cells(page).first().waitFor();
+    }),
+
+    async "a connection that is lost in the middle of a job"() {
+        const site = await Site.start(["--fake-step-ms", "5000"]);
+        const line = await Line.to(site);
+        try {
+            const page = await open(line, { mayFail: true });
+            const resumed = [];
+            page.on("request", (request) => {
+                if (request.url().endsWith("/events")) resumed.push(request.headers()["last-event-id"]);
+            });
+            await draw(page, "a slow fox");
+            await page.locator(".job.running", { hasText: "step 1 of 4" }).waitFor();
+            line.cut();
+            await page.getByText("The server does not answer.").waitFor();
+            await page.locator(".job.running", { hasText: "a slow fox" }).waitFor();
+            line.mend();
+            await page.locator(".state", { hasText: "1 job" }).waitFor();
+            await page.locator(".job.running", { hasText: /step [234] of 4/ }).waitFor();
+            await cells(page).first().waitFor();
+            same(await page.locator(".job").count(), 0);
+            check(resumed.length >= 2 && Number(resumed.at(-1)) > 1, `events go on where they were: ${resumed}`);
+            await close(page);
+        } finally {
+            line.close();
+            await site.stop("SIGKILL");
+        }
+    },
 
     "a reload in the middle of a job": flow(["--fake-step-ms", "2500"], async (page) => {
         await draw(page, "a slow fox");
@@ -320,19 +360,40 @@ export const tests = {
         await page.locator(".size-shown", { hasText: "624 × 416" }).waitFor();
     }),
 
-    "the page in German": flow([], async (page) => {
-        await page.getByLabel("Language").selectOption("de");
-        await page.getByRole("button", { name: "Zeichnen" }).waitFor();
-        same(await page.locator("html").getAttribute("lang"), "de");
-        await page.reload();
-        await page.getByRole("heading", { name: "Referenzbilder" }).waitFor();
-    }),
-
-    "a German browser gets German": flow(
-        [],
+    "nothing moves for those who want it so": flow(
+        ["--fake-step-ms", "2000"],
         async (page) => {
-            await page.getByRole("button", { name: "Zeichnen" }).waitFor();
+            await draw(page, "a slow fox");
+            await page.locator(".job.running").waitFor();
+            const moving = await page.evaluate(() => {
+                const all = [...document.querySelectorAll("*")];
+                const styles = all.flatMap((one) => [getComputedStyle(one), getComputedStyle(one, "::before")]);
+                const moves = (one) => one.animationName !== "none" || !/^(0s(, )?)+$/.test(one.transitionDuration);
+                return styles.filter(moves).length;
+            });
+            same(moving, 0);
         },
-        { locale: "de-DE" },
+        { reducedMotion: "reduce" },
+    ),
+
+    "a large screen is used": flow(
+        [],
+        async (page, site) => {
+            await site.drawn(Array.from({ length: 30 }, (_, at) => ({ prompt: `number ${at}` })));
+            await cells(page).nth(29).waitFor();
+            const boxes = await cells(page).evaluateAll((all) =>
+                all.map((one) => one.getBoundingClientRect().toJSON()),
+            );
+            const right = Math.max(...boxes.map((box) => box.right));
+            check(right > 3840 - 64, `the gallery ends at ${right}`);
+            check(boxes[0].width > 220, `cells of ${boxes[0].width} pixels`);
+            const px = await page.evaluate(() => parseFloat(getComputedStyle(document.body).fontSize));
+            check(px >= 18, `letters of ${px} pixels`);
+            check(
+                (await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0,
+                "it scrolls sideways",
+            );
+        },
+        { viewport: { width: 3840, height: 2160 } },
     ),
 };

@@ -1,7 +1,7 @@
 // The gallery, the picture in full, and settings from files.
 
 import { readFileSync } from "node:fs";
-import { cells, check, close, drop, open, png, same, Site, until } from "./site.mjs";
+import { cells, check, close, drop, open, png, same, Site, temporary, until } from "./site.mjs";
 
 /** A test with a server that has drawn, and a page. */
 function gallery(requests, test, options = {}) {
@@ -50,21 +50,71 @@ export const tests = {
         await page.locator(".star[aria-pressed=true]").waitFor();
     }),
 
-    "a deletion can be taken back, and is one after a while": gallery(FOUR, async (page, site) => {
+    "a deletion holds at once, everywhere, and can be taken back": gallery(FOUR, async (page, site) => {
+        const left = async () => {
+            const { jobs } = await site.call("GET", "/api/v1/jobs");
+            return jobs.filter((job) => job.images.length === 1).length;
+        };
+        const tab = await page.context().newPage();
+        await tab.goto(page.url());
+        const browser = await open(site);
+        for (const one of [tab, browser]) await count(one, 4);
         await page.locator(".cell .open").first().focus();
         await page.keyboard.press("Delete");
         await count(page, 3);
+        // A message under the pointer stays.
+        await page.locator(".notice").hover();
+        await until("the server has deleted it", async () => (await left()) === 3);
+        for (const one of [tab, browser]) await count(one, 3);
         await page.getByRole("button", { name: "Undo" }).click();
-        await count(page, 4);
+        for (const one of [page, tab, browser]) await count(one, 4);
+        same(await page.locator(".cell img").first().getAttribute("alt"), "two red foxes", "at its place");
         await page.locator(".cell .open").first().focus();
         await page.keyboard.press("Delete");
-        await until("the server has deleted it", async () => {
-            const { jobs } = await site.call("GET", "/api/v1/jobs");
-            return jobs.filter((job) => job.images.length === 1).length === 3;
-        });
+        await page.locator(".notice", { hasText: "Picture deleted." }).waitFor();
         await page.reload();
         await count(page, 3);
+        same(await left(), 3);
+        for (const one of [tab, browser]) await count(one, 3);
+        await close(browser);
     }),
+
+    async "a deletion outlives a crash of the server"() {
+        const site = await Site.start(["--state", temporary()]);
+        try {
+            await site.drawn([{ prompt: "a red fox" }, { prompt: "an owl" }]);
+            const page = await open(site, { mayFail: true });
+            await count(page, 2);
+            await page.locator(".cell .open").first().focus();
+            await page.keyboard.press("Delete");
+            await page.locator(".notice", { hasText: "Picture deleted." }).waitFor();
+            await page.locator(".notice", { hasText: "Picture deleted." }).hover();
+            await site.stop("SIGKILL");
+            await site.begin();
+            await page.locator(".state", { hasText: "Ready" }).waitFor();
+            await count(page, 1);
+            // The message is still there, and its button still works.
+            await page.getByRole("button", { name: "Undo" }).click();
+            await count(page, 2);
+            await close(page);
+        } finally {
+            await site.stop("SIGKILL");
+        }
+    },
+
+    "a picture that cannot be deleted comes back": gallery(
+        FOUR,
+        async (page) => {
+            await page.route("**/images/0", (route) =>
+                route.request().method() === "DELETE" ? route.abort() : route.continue(),
+            );
+            await page.locator(".cell .open").first().focus();
+            await page.keyboard.press("Delete");
+            await page.locator(".notice.error").waitFor();
+            await count(page, 4);
+        },
+        { mayFail: true },
+    ),
 
     "several are selected for a contact sheet and deleted": gallery(FOUR, async (page) => {
         await page.getByRole("button", { name: "Select several" }).click();

@@ -74,6 +74,83 @@ export const tests = {
         }
     },
 
+    async "presets, a contact sheet and a comparison"() {
+        const site = await Site.start();
+        try {
+            await site.drawn(Array.from({ length: 3 }, (_, at) => ({ prompt: `number ${at}` })));
+            const page = await open(site);
+            await cells(page).nth(2).waitFor();
+            const to = (label) => tabTo(page, label, (found) => found.label === label);
+            await to("Landscape");
+            await page.keyboard.press("Enter");
+            await page.locator(".size-shown", { hasText: "624 × 416" }).waitFor();
+            await to("Name of the preset");
+            await page.keyboard.type("mine");
+            await to("Save these settings");
+            await page.keyboard.press("Enter");
+            await page.getByRole("button", { name: "mine", exact: true }).waitFor();
+            await to("Select several");
+            await page.keyboard.press("Space");
+            await tabTo(page, "the first picture", ({ className }) => className === "open");
+            await page.keyboard.press("Space");
+            await page.keyboard.press("ArrowRight");
+            await page.keyboard.press("Space");
+            await page.getByText("2 selected").waitFor();
+            await page.keyboard.press("Shift+Tab");
+            await page.keyboard.press("Shift+Tab");
+            await page.keyboard.press("Shift+Tab");
+            same(await page.evaluate(() => document.activeElement?.textContent), "Contact sheet");
+            const downloading = page.waitForEvent("download");
+            await page.keyboard.press("Enter");
+            same((await downloading).suggestedFilename(), "contact-sheet.png");
+            await page.keyboard.press("Tab");
+            await page.keyboard.press("Tab");
+            await page.keyboard.press("Enter");
+            await tabTo(page, "a picture", ({ className }) => className === "open");
+            await page.keyboard.press("Enter");
+            await to("Compare");
+            await page.keyboard.press("Enter");
+            const slider = page.getByLabel("Where the second picture begins");
+            const value = async () => Number(await slider.inputValue());
+            same([await slider.evaluate((one) => one === document.activeElement), await value()], [true, 50]);
+            await page.keyboard.press("ArrowRight");
+            await page.keyboard.press("ArrowRight");
+            same(await value(), 51);
+            await close(page);
+        } finally {
+            await site.stop("SIGKILL");
+        }
+    },
+
+    async "a mask and a larger canvas"() {
+        const site = await Site.start();
+        try {
+            await site.drawn([{ prompt: "a red fox" }]);
+            const page = await open(site);
+            await cells(page).first().waitFor();
+            await tabTo(page, "the picture", ({ className }) => className === "open");
+            await page.keyboard.press("e");
+            await page.getByRole("application").waitFor();
+            await page.keyboard.press("Space");
+            const to = (label) => tabTo(page, label, (found) => found.label === label);
+            await to("Left");
+            await page.keyboard.type("64");
+            await to("Use this");
+            same(await page.getByLabel("Left", { exact: true }).inputValue(), "64");
+            await page.keyboard.press("Enter");
+            await page.getByText("Only the painted part changes. The canvas is extended.").waitFor();
+            same(await page.evaluate(() => document.activeElement?.id), "prompt", "the focus is at the prompt");
+            await page.keyboard.type("a boat");
+            await page.keyboard.press("Control+Enter");
+            await cells(page).nth(1).waitFor();
+            const [{ request }] = (await site.call("GET", "/api/v1/jobs")).jobs;
+            same([request.source.outpaint, request.source.mask?.length], [["64", "0", "0", "0"], 64]);
+            await close(page);
+        } finally {
+            await site.stop("SIGKILL");
+        }
+    },
+
     async "the focus stays where it is while jobs come and go"() {
         const site = await Site.start(["--fake-step-ms", "150"]);
         try {

@@ -2,7 +2,11 @@
 
 import { launch } from "./site.mjs";
 
-const ALL = ["types", "flows", "gallery", "keyboard", "axe", "hostile", "speed", "screens", "mini"];
+const ALL = ["types", "flows", "settings", "editor", "gallery", "keyboard", "languages", "axe", "hostile"].concat([
+    "speed",
+    "screens",
+    "mini",
+]);
 const wanted = process.argv.slice(4);
 const browser = await launch();
 let failed = 0;

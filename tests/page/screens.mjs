@@ -10,6 +10,7 @@ const SCREENS = "tests/page/screens";
 /** Part of the pixels that may differ: another version of the browser draws letters slightly differently. */
 const MOST = 0.015;
 const WIDE = { width: 1440, height: 900 };
+const LARGE = { width: 3840, height: 2160 };
 const NARROW = { width: 360, height: 800 };
 
 const PROMPTS = ["a red fox in the snow", "an owl at night", "a lighthouse", "two boats", "a hedgehog", "a green door"];
@@ -54,14 +55,18 @@ async function compare(page, name) {
 }
 
 /** A state of the page, at half the pixels so that the files are small. */
-function screen(name, { viewport = WIDE, colorScheme = "light", flags = [], drawn = true }, prepare = async () => {}) {
+function screen(
+    name,
+    { viewport = WIDE, colorScheme = "light", flags = [], drawn = true, locale = "en-US" },
+    prepare = async () => {},
+) {
     return async () => {
         const site = await Site.start(flags);
         try {
             if (drawn) await site.drawn(PROMPTS.map((prompt) => ({ prompt })));
             const isTouch = viewport === NARROW;
-            const deviceScaleFactor = isTouch ? 1 : 0.5;
-            const page = await open(site, { viewport, colorScheme, deviceScaleFactor, hasTouch: isTouch });
+            const deviceScaleFactor = isTouch ? 1 : viewport === LARGE ? 0.25 : 0.5;
+            const page = await open(site, { viewport, colorScheme, deviceScaleFactor, hasTouch: isTouch, locale });
             await page.locator(drawn ? `.cell img.loaded >> nth=${isTouch ? 1 : 5}` : ".empty h3").waitFor();
             await prepare(page);
             await compare(page, name);
@@ -101,6 +106,17 @@ export const tests = {
     "gallery, 360 px, dark, scrolled": screen("narrow-dark", { viewport: NARROW, colorScheme: "dark" }, (page) =>
         page.locator(".gallery-head").scrollIntoViewIfNeeded(),
     ),
+    "gallery, 4K": screen("large", { viewport: LARGE }, fill),
+    "German, 360 px, settings": screen("narrow-german", { viewport: NARROW, locale: "de-DE" }, async (page) => {
+        await page.getByText("Größe und Einstellungen").click();
+        await page.locator("flux-options").scrollIntoViewIfNeeded();
+        await page.locator("flux-options").evaluate((options) => options.scrollIntoView());
+    }),
+    "editor, 360 px": screen("editor-narrow", { viewport: NARROW, colorScheme: "dark" }, async (page) => {
+        await page.locator(".cell .open").nth(1).click();
+        await page.getByRole("button", { name: "Edit a part" }).click();
+        await page.locator(".paper canvas").waitFor();
+    }),
     jobs: screen("jobs", { drawn: false, flags: slow }, async (page) => {
         for (const prompt of PROMPTS.slice(0, 3)) await draw(page, prompt);
         await page.locator(".job.queued >> nth=1").waitFor();

@@ -2,6 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { deflateSync, crc32 } from "node:zlib";
@@ -83,6 +84,45 @@ export class Site {
     }
 }
 
+/** A line to a server that can be cut. */
+export class Line {
+    #sockets = new Set();
+
+    /** @param {Site} site */
+    static async to(site) {
+        const line = new Line();
+        line.isCut = false;
+        line.server = createServer((near) => {
+            if (line.isCut) return near.destroy();
+            const far = connect(site.port, "127.0.0.1");
+            for (const socket of [near, far]) {
+                line.#sockets.add(socket);
+                socket.on("error", () => {});
+                socket.on("close", () => [near, far].forEach((one) => one.destroy()));
+            }
+            near.pipe(far).pipe(near);
+        });
+        await new Promise((resolve) => line.server.listen(0, "127.0.0.1", resolve));
+        line.base = `http://127.0.0.1:${line.server.address().port}`;
+        return line;
+    }
+
+    cut() {
+        this.isCut = true;
+        for (const socket of this.#sockets) socket.destroy();
+        this.#sockets.clear();
+    }
+
+    mend() {
+        this.isCut = false;
+    }
+
+    close() {
+        this.cut();
+        this.server.close();
+    }
+}
+
 /** Wait until something holds. @param {string} what @param {() => Promise<unknown>} holds */
 export async function until(what, holds) {
     const end = Date.now() + PATIENCE;
@@ -115,6 +155,12 @@ export async function launch() {
     const args = ["--no-sandbox", "--font-render-hinting=none", "--disable-lcd-text", "--force-color-profile=srgb"];
     const env = { ...process.env, FONTCONFIG_FILE: fonts };
     browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args, env });
+    return browser;
+}
+
+/** The browser of all tests. */
+export function launched() {
+    if (!browser) throw new Error("no browser was started");
     return browser;
 }
 

@@ -12,4 +12,7 @@ declare global {
     type Forecast = Schemas["ForecastOf"];
     type ImageParameters = Schemas["ParametersOf"];
     type Upload = Schemas["Upload"];
+    type JobPage = Schemas["JobPage"];
+    /** The request of a job, or what of it a file says. */
+    type Recorded = { [Name in keyof Schemas["Resolved"]]?: Schemas["Resolved"][Name] | null };
 }

@@ -71,7 +71,7 @@ export const tests = {
             .map((file) => readFileSync(file, "utf8"))
             .join();
         const unused = Object.keys(en).filter((name) => !new RegExp(`\\bt\\.${name}\\b`).test(code));
-        const dynamic = ["brush", "eraser"];
+        const dynamic = ["brush", "eraser", "hand"];
         same(
             unused.filter((name) => !dynamic.includes(name)),
             [],

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flux2::canvas::Placed;
 use flux2::digest::sha256;
 use flux2::event::Preview;
-use flux2::image::{Attached, Parameters, RgbImage, SourceParameters};
+use flux2::image::{Attached, LoraParameters, Parameters, RgbImage, SourceParameters};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
     CancelToken, Error, Event, GenerateRequest, Phase, Precision, Remedy, ResolvedRequest, Result, Timings, Upscaling,
@@ -298,6 +298,11 @@ fn gradient(request: &ResolvedRequest, model: &ModelKey, [wide, high]: [u32; 2])
     RgbImage::new(wide, high, pixels)
 }
 
+/// A LoRA of no file.
+fn lora(LoraKey { name, scale }: &LoraKey) -> LoraParameters {
+    LoraParameters { name: name.clone(), scale: *scale, sha256: sha256(name.as_bytes()) }
+}
+
 fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Variant) -> Parameters {
     let [width, height] = request.picture_px();
     Parameters {
@@ -315,7 +320,7 @@ fn parameters(request: &ResolvedRequest, model: &ModelKey, variant: &'static Var
         height,
         source: request.source.as_ref().map(SourceParameters::from),
         references: request.references.iter().map(|reference| reference.sha256().to_owned()).collect(),
-        loras: vec![],
+        loras: model.loras.iter().map(lora).collect(),
         background: None,
         compat: None,
         upscale: request.upscale.as_ref().map(Upscaling::parameters),

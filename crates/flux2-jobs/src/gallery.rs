@@ -1,10 +1,12 @@
-//! What people do with finished pictures: mark favorites, delete.
+//! What people do with finished pictures: mark favorites, delete, take that back.
+
+use std::sync::Arc;
 
 use crate::failure::{FailureClass, JobFailure};
 use crate::id::JobId;
 use crate::jobs::Jobs;
-use crate::journal::Change;
-use crate::state::Job;
+use crate::journal::{Change, Outcome};
+use crate::state::State;
 
 /// Why a picture was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -26,37 +28,45 @@ impl Jobs {
     /// # Errors
     /// [`NotChanged`].
     pub fn set_favorite(&self, id: JobId, index: u32, is_favorite: bool) -> Result<(), NotChanged> {
-        self.change(id, index, |job, at| job.outcome.images[at].is_favorite = is_favorite)
+        self.change(id, index, |outcome| outcome.set_favorite(index, is_favorite))
     }
 
-    /// Delete a picture of a job; the job stays (blocks on the disk).
+    /// Delete a picture of a job; the job stays (blocks on the disk). Its file is removed when
+    /// [`Options::undo`](crate::Options::undo) has passed.
     ///
     /// # Errors
     /// [`NotChanged`].
     pub fn delete_image(&self, id: JobId, index: u32) -> Result<(), NotChanged> {
-        let mut digest = String::new();
-        self.change(id, index, |job, at| {
-            digest = job.outcome.images.remove(at).sha256;
-            // The records are in the order of the pictures.
-            if at < job.outcome.drawn.len() {
-                job.outcome.drawn.remove(at);
-            }
-        })?;
-        self.shared().pictures.release(&digest);
-        self.shared().pictures.remove_unheld(&digest);
-        Ok(())
+        self.change(id, index, |outcome| outcome.delete(index))
     }
 
-    /// Change a picture of a job that is over, and wait until the journal has it. `change` gets the picture's place.
-    fn change(&self, id: JobId, index: u32, change: impl FnOnce(&mut Job, usize)) -> Result<(), NotChanged> {
+    /// Take the deletion of a picture back (blocks on the disk).
+    ///
+    /// # Errors
+    /// [`NotChanged::Missing`] after [`Options::undo`](crate::Options::undo), or if it was not deleted.
+    pub fn restore_image(&self, id: JobId, index: u32) -> Result<(), NotChanged> {
+        let undo = self.shared().options.undo;
+        self.change(id, index, |outcome| outcome.restore(index, undo))
+    }
+
+    /// Change a picture of a job that is over, and wait until the journal has it. `change` returns whether it did.
+    fn change(&self, id: JobId, index: u32, change: impl FnOnce(&mut Outcome) -> bool) -> Result<(), NotChanged> {
         let shared = self.shared();
         let mut state = shared.lock();
-        let job = state.jobs.get_mut(&id).filter(|job| job.is_committed).ok_or(NotChanged::Missing)?;
-        let at = job.outcome.images.iter().position(|image| image.index == index).ok_or(NotChanged::Missing)?;
+        let State { jobs, with_deleted, revisions, .. } = &mut *state;
+        let job = jobs.get_mut(&id).filter(|job| job.is_committed && job.outcome.has(index));
+        let job = job.ok_or(NotChanged::Missing)?;
         if !job.state.is_final() {
             return Err(NotChanged::NotOver);
         }
-        change(job, at);
+        if !change(&mut job.outcome) {
+            return Err(NotChanged::Missing);
+        }
+        match job.outcome.deleted.is_empty() {
+            true => with_deleted.remove(&id),
+            false => with_deleted.insert(id),
+        };
+        *revisions.entry(Arc::clone(&job.owner)).or_default() += 1;
         let pending = shared.begin(Change::Put(Box::new(job.row())));
         drop(state);
         let written = pending.map_or(Ok(()), |pending| pending.wait());

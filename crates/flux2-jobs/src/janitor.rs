@@ -1,4 +1,4 @@
-//! The thread that watches the clock: deadlines, retention, and places in the queue for those who watch them.
+//! The thread that watches the clock: deadlines, retention, deleted pictures, and places in the queue for those who watch them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,6 +27,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         drop(state);
         end_late_jobs(shared);
         tell_places(shared);
+        shared.remove_deleted();
         if last_retention.elapsed() >= RETENTION_TICK {
             last_retention = Instant::now();
             shared.apply_retention();

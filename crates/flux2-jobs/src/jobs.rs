@@ -174,7 +174,12 @@ impl Jobs {
         let mut found = before.filter(matches);
         let jobs: Vec<&Job> = found.by_ref().take(limit).collect();
         let next = jobs.last().map(|job| job.id).filter(|_| found.next().is_some());
-        Page { jobs: jobs.into_iter().map(|job| state.view(job)).collect(), next }
+        let changes = match filter.owner.as_deref() {
+            Some(owner) => state.revisions.get(owner).copied().unwrap_or_default(),
+            None => state.revisions.values().sum(),
+        };
+        let revision = self.shared().started_ms + changes;
+        Page { jobs: jobs.into_iter().map(|job| state.view(job)).collect(), next, revision }
     }
 
     /// The events of a job after number `after`; 0 reads all that are kept. `None` if there is no such job.

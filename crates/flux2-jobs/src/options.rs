@@ -33,6 +33,8 @@ pub struct Options {
     pub max_attempts: u32,
     /// What is kept of jobs that are over.
     pub retention: Retention,
+    /// Time in which the deletion of a picture can be taken back.
+    pub undo: Duration,
     /// Most bytes of all uploads; the least recently used ones that no waiting job needs are dropped.
     pub max_upload_bytes: u64,
     /// Whether no job is drawn before [`Jobs::resume`](crate::Jobs::resume): so that the first worker sees all jobs of
@@ -75,6 +77,7 @@ impl Default for Options {
             savers: 2,
             max_attempts: 5,
             retention: Retention::default(),
+            undo: Duration::from_secs(60),
             max_upload_bytes: 1 << 30,
             starts_paused: false,
             reuse_pictures: false,

@@ -5,7 +5,7 @@
 
 mod job;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub notices: Vec<String>,
     /// Zero of the scheduler's time.
     pub start: Instant,
+    /// The start in milliseconds since 1970, as revisions count on from it.
+    pub started_ms: u64,
     state: Mutex<State>,
     /// Signaled when anything that a thread waits for may have changed.
     changed: Condvar,
@@ -88,6 +90,10 @@ pub(crate) struct State {
     pub running: usize,
     /// Jobs that are over, in the order of their end.
     pub ended: VecDeque<JobId>,
+    /// Jobs with pictures whose deletion can be taken back.
+    pub with_deleted: BTreeSet<JobId>,
+    /// How often owners have changed their finished pictures since the start.
+    pub revisions: HashMap<Arc<str>, u64>,
     /// `None` until the devices are opened.
     pub workers: Option<Vec<WorkerState>>,
     /// Why there are no devices.
@@ -136,12 +142,15 @@ impl Shared {
             uncommitted: 0,
             running: 0,
             ended: VecDeque::new(),
+            with_deleted: BTreeSet::new(),
+            revisions: HashMap::new(),
             workers: None,
             no_device: None,
             preloads: Vec::new(),
             preload_failure: None,
             finished: HashMap::new(),
         };
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let shared = Shared {
             options,
             host,
@@ -153,6 +162,7 @@ impl Shared {
             first_seq: (generation - 1) * SEQS_PER_GENERATION + 1,
             notices,
             start: Instant::now(),
+            started_ms: since_1970.as_millis() as u64,
             state: Mutex::new(state),
             changed: Condvar::new(),
         };
@@ -189,12 +199,17 @@ impl Shared {
             if let Some(key) = &job.idempotency_key {
                 state.keys.insert((Arc::clone(&job.owner), key.clone()), job.id);
             }
-            for image in &job.outcome.images {
-                // A file that somebody has removed is missing when it is asked for.
+            // A file that somebody has removed is missing when it is asked for.
+            for image in job.outcome.files() {
                 self.pictures.hold(&image.sha256);
+            }
+            for image in &job.outcome.images {
                 job.log.push_state(EventKind::ImageReady { image: image.clone() });
             }
             let id = job.id;
+            if !job.outcome.deleted.is_empty() {
+                state.with_deleted.insert(id);
+            }
             if job.state.is_final() {
                 job.log.push_state(job.final_event());
                 state.ended.push_back(id);
@@ -328,15 +343,27 @@ impl Shared {
             if let Some(key) = job.idempotency_key {
                 state.keys.remove(&(job.owner, key));
             }
-            for image in &job.outcome.images {
-                self.pictures.release(&image.sha256);
-                self.pictures.remove_unheld(&image.sha256);
-            }
+            job.outcome.files().for_each(|image| self.pictures.give_back(&image.sha256));
             forgotten.push(id);
         }
         if !forgotten.is_empty() {
             self.write(Change::Delete(forgotten));
         }
+    }
+
+    /// Remove the files of pictures whose deletion can no longer be taken back.
+    pub fn remove_deleted(&self) {
+        let mut state = self.lock();
+        let State { jobs, with_deleted, .. } = &mut *state;
+        with_deleted.retain(|id| {
+            let Some(job) = jobs.get_mut(id) else { return false };
+            let gone = job.outcome.forget_deleted(self.options.undo);
+            if !gone.is_empty() {
+                self.write(Change::Put(Box::new(job.row())));
+                gone.iter().for_each(|image| self.pictures.give_back(&image.sha256));
+            }
+            !job.outcome.deleted.is_empty()
+        });
     }
 }
 

@@ -138,6 +138,12 @@ impl Store {
         }
     }
 
+    /// Hold a file once less, and remove it if nobody does any more.
+    pub fn give_back(&self, digest: &str) {
+        self.release(digest);
+        self.remove_unheld(digest);
+    }
+
     /// Remove a file unless somebody holds it.
     pub fn remove_unheld(&self, digest: &str) {
         let mut inner = self.lock();

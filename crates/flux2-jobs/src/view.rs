@@ -190,6 +190,9 @@ pub struct Page {
     pub jobs: Vec<JobView>,
     /// Pass this as the cursor to get the next page; `None` on the last one.
     pub next: Option<JobId>,
+    /// Another number whenever somebody has marked, deleted or restored finished pictures of the owner, and after a
+    /// restart.
+    pub revision: u64,
 }
 
 /// The bytes of a saved picture.

@@ -2,10 +2,11 @@
 
 import { ApiError, call } from "./api.js";
 import { draft, requestOf, sizeOf } from "./draft.js";
-import { file, save, upload } from "./images.js";
+import { decoded, file, painted, png, save, upload, wholeUpload } from "./images.js";
 import { jobs } from "./jobs.js";
 import { notice } from "./panels/notices.js";
 import { pictures } from "./pictures.js";
+import { draftOf } from "./record.js";
 import { server } from "./server.js";
 import { remember } from "./store.js";
 import { t } from "./text.js";
@@ -62,28 +63,21 @@ export function enlarge(job, image, factor) {
     return attempt(() => jobs.submit({ ...repeated(job), seed: image.seed, count: 1, upscale: factor }));
 }
 
-/** Take the settings of a job into the draft. @param {Job} job @param {JobImage} [image] the one whose seed is used */
+/**
+ * Take the settings of a job into the draft.
+ * @param {Job} job
+ * @param {JobImage} [image] the one whose seed is used
+ */
 export function useSettings({ request }, image) {
-    const references = request.references.map((sha256) => ({ sha256, name: t.reference, width: null, height: null }));
-    draft.set({
-        prompt: request.prompt,
-        model: request.model,
-        precision: "",
-        loras: request.loras.map(({ name, scale }) => ({ name, scale: scale ?? 1 })),
-        references,
-        aspect: "free",
-        width: request.width,
-        height: request.height,
-        steps: request.steps,
-        guidance: request.guidance ?? null,
-        seed: String(image?.seed ?? request.seed),
-        isSeedLocked: true,
-        count: 1,
-        format: request.format,
-        source: null,
-        mask: "",
-        outpaint: null,
-    });
+    return attempt(() => take(image ? { ...request, seed: image.seed, count: 1 } : request, true));
+}
+
+/** Take what is recorded of a picture into the draft. @param {Recorded} record @param {boolean} isOurs */
+async function take(record, isOurs) {
+    const { draft: found, lost } = await draftOf(record, isOurs);
+    draft.set(found);
+    for (const text of lost) notice(text, { isError: true });
+    return lost.length === 0;
 }
 
 /** Take the seed of a picture. @param {JobImage} image */
@@ -140,10 +134,13 @@ export function editSource(source) {
     document.dispatchEvent(new CustomEvent("edit-source", { detail: source }));
 }
 
-/** Delete pictures; for some seconds that can be taken back. @param {import("./pictures.js").Picture[]} gone */
+/** Delete pictures; for a while that can be taken back. @param {import("./pictures.js").Picture[]} gone */
 export function remove(gone) {
-    const undo = pictures.remove(gone);
-    notice(t.deleted(gone.length), { action: t.undo, onAction: undo });
+    return attempt(async () => {
+        await pictures.remove(gone);
+        const undo = () => void attempt(() => pictures.restore(gone));
+        notice(t.deleted(gone.length), { action: t.undo, onAction: undo });
+    });
 }
 
 /** @param {import("./pictures.js").Picture} picture */
@@ -174,24 +171,41 @@ export async function restore(blob) {
         throw error;
     }
     const isServed = server.capabilities?.models.some((model) => model.name === found.model);
-    const isSized = found.width && found.height;
-    draft.set({
-        prompt: found.prompt ?? draft.value.prompt,
-        ...(isServed ? { model: found.model ?? "" } : {}),
-        ...(isSized ? { aspect: "free", width: found.width ?? 0, height: found.height ?? 0 } : {}),
-        ...(found.is_ours && isServed ? { steps: found.steps ?? 0, guidance: found.guidance ?? null } : {}),
-        ...(found.seed === null || found.seed === undefined ? {} : { seed: String(found.seed), isSeedLocked: true }),
-    });
-    notice(found.is_ours && isServed ? t.restored : t.restoredPartly(found.program));
+    const format = /** @type {Recorded["format"]} */ (blob.type.replace("image/", ""));
+    const isAll = await take({ ...found, format }, found.is_ours);
+    if (isAll) notice(found.is_ours && isServed ? t.restored : t.restoredPartly(found.program));
     return true;
 }
 
-/** A smaller size, for too little memory. @param {Job} job */
-export function useSmaller(job) {
-    useSettings(job);
-    const [width, height] = sizeOf(draft.value) ?? [job.request.width, job.request.height];
-    const half = (/** @type {number} */ px) => Math.max(Math.round(px / 32) * 16, server.limits.min_px);
-    draft.set({ width: half(width), height: half(height) });
+/** A smaller size, for too little memory. A picture that is changed in parts becomes smaller, and its mask too. */
+export function useSmaller(/** @type {Job} */ job) {
+    return attempt(async () => {
+        await take(job.request, true);
+        const { source, mask, outpaint } = draft.value;
+        const half = (/** @type {number} */ px) => Math.max(Math.round(px / 32) * 16, server.limits.min_px);
+        if (!source) {
+            const [width, height] = sizeOf(draft.value) ?? [job.request.width, job.request.height];
+            draft.set({ width: half(width), height: half(height) });
+            return;
+        }
+        const [width, height] = [half(source.width ?? 0), half(source.height ?? 0)];
+        const smaller = async (/** @type {string} */ sha256) => {
+            const image = await decoded(wholeUpload(sha256));
+            const canvas = painted(width, height, (context) => context.drawImage(image, 0, 0, width, height));
+            return (await upload(await png(canvas))).sha256;
+        };
+        const side = (/** @type {number} */ px) => Math.round(px / 32) * 16;
+        draft.set({
+            source: { ...source, sha256: await smaller(source.sha256), width, height },
+            mask: mask && (await smaller(mask)),
+            outpaint: outpaint && {
+                left: side(outpaint.left),
+                top: side(outpaint.top),
+                right: side(outpaint.right),
+                bottom: side(outpaint.bottom),
+            },
+        });
+    });
 }
 
 /**
@@ -210,7 +224,14 @@ export async function attempt(work) {
 export function sentence(error) {
     if (!(error instanceof ApiError)) return error instanceof Error ? error.message : String(error);
     if (error.status === 0) return t.offline;
-    const known = /** @type {Record<string, string>} */ (t.errors)[error.code];
-    const what = known ?? `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}.`;
-    return error.hint ? `${what} ${error.hint.charAt(0).toUpperCase()}${error.hint.slice(1)}.` : what;
+    // What only the server knows, as a value, it says itself.
+    const { complete, beside } = /** @type {Record<"complete" | "beside", Record<string, string>>} */ (t.errors);
+    if (complete[error.code]) return complete[error.code];
+    const own = [error.message, error.hint].filter(Boolean).map(asSentence).join(" ");
+    return [beside[error.code], t.serverSays(own)].filter(Boolean).join(" ");
+}
+
+/** @param {string} text */
+function asSentence(text) {
+    return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }

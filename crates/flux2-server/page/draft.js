@@ -36,6 +36,10 @@ export const EMPTY = {
     strength: 1,
     feather: 8,
     upscale: 0,
+    /** Fields of a request that the form has no place for, as a picture that is drawn once more had them. */
+    others: /** @type {Record<string, unknown>} */ ({}),
+    /** The same about the source. */
+    painting: /** @type {Record<string, unknown>} */ ({}),
 };
 
 /** @typedef {typeof EMPTY} Draft */
@@ -101,19 +105,22 @@ export function requestOf(value) {
     if (value.guidance !== null && model?.is_distilled === false) request.guidance = value.guidance;
     if (value.isSeedLocked && value.seed !== "") request.seed = value.seed;
     if (value.source) Object.assign(request, sourceOf(value, value.source));
-    if (value.upscale > 0 && server.can("upscaling")) request.upscale = value.upscale;
+    const { upscaler, ...others } = value.others;
+    Object.assign(request, others);
+    if (value.upscale > 0 && server.can("upscaling")) Object.assign(request, { upscale: value.upscale, upscaler });
     return request;
 }
 
 /** The fields of a picture that is changed in parts. @param {Draft} value @param {DraftReference} source */
 function sourceOf(value, source) {
     /** @type {Record<string, unknown>} */
-    const fields = { source: source.sha256 };
-    if (value.mask) Object.assign(fields, { mask: value.mask, feather: value.feather });
+    const fields = { ...value.painting, source: source.sha256 };
+    if (value.mask) fields.mask = value.mask;
     if (value.outpaint && Object.values(value.outpaint).some((px) => px > 0)) {
         const { left, top, right, bottom } = value.outpaint;
         fields.outpaint = [left, top, right, bottom];
     }
+    if (fields.mask || fields.outpaint || fields.mask_from_alpha) fields.feather = value.feather;
     if (server.can("strength") && value.strength < 1) fields.strength = value.strength;
     return fields;
 }
@@ -122,8 +129,8 @@ function sourceOf(value, source) {
 class Prediction extends EventTarget {
     /** @type {Forecast | null} */
     value = null;
-    /** @type {string} */
-    problem = "";
+    /** @type {unknown} */
+    problem = null;
     /** @type {AbortController | undefined} */
     #asking;
 
@@ -142,11 +149,11 @@ class Prediction extends EventTarget {
         try {
             const json = requestOf(draft.value);
             this.value = await call("POST", "/api/v1/forecast", { json, signal: asking.signal });
-            this.problem = "";
+            this.problem = null;
         } catch (error) {
             if (asking.signal.aborted) return;
             this.value = null;
-            this.problem = error instanceof Error ? error.message : String(error);
+            this.problem = error;
         }
         this.dispatchEvent(new Event("change"));
     }

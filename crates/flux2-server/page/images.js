@@ -2,6 +2,7 @@
 
 import { send } from "./api.js";
 import { settings } from "./store.js";
+import { t } from "./text.js";
 
 /** Images that stay in memory, the least recently used first. */
 const MOST = 300;
@@ -54,6 +55,11 @@ export function ofUpload(sha256) {
     return `/api/v1/uploads/${sha256}/image?px=256`;
 }
 
+/** Path of an upload as it was sent. @param {string} sha256 */
+export function wholeUpload(sha256) {
+    return `/api/v1/uploads/${sha256}/image`;
+}
+
 /** The file itself. @param {string} path @returns {Promise<Blob>} */
 export async function file(path) {
     return (await send("GET", path)).blob();
@@ -69,6 +75,32 @@ export async function decoded(path) {
     element.src = await address(path);
     await element.decode();
     return element;
+}
+
+/**
+ * The content of a canvas as a PNG.
+ * @param {HTMLCanvasElement} canvas
+ * @returns {Promise<Blob>}
+ */
+export async function png(canvas) {
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    if (!(blob instanceof Blob)) throw new Error(t.canvasTooLarge);
+    return blob;
+}
+
+/**
+ * A canvas with something drawn on it.
+ * @param {number} width
+ * @param {number} height
+ * @param {(context: CanvasRenderingContext2D) => void} paint
+ */
+export function painted(width, height, paint) {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [width, height];
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    if (!context) throw new Error(t.canvasTooLarge);
+    paint(context);
+    return canvas;
 }
 
 /** Save bytes as a file of the user. @param {Blob} blob @param {string} name */

@@ -105,6 +105,7 @@ class Jobs extends EventTarget {
             for (const job of found.values()) this.#take(job);
             this.#follow();
             this.#changed();
+            pictures.follow(newest);
         } catch {
             // The next look may succeed; the state of the connection is shown elsewhere.
         } finally {

@@ -1,8 +1,11 @@
 // A mask as strokes: painted, erased, inverted, taken back. Its pixels are those of the picture.
 
+import { painted, png } from "./images.js";
+import { t } from "./text.js";
+
 /**
  * @typedef {{kind: "brush" | "eraser", radius: number, points: [number, number][]}} Stroke
- * @typedef {Stroke | {kind: "invert"} | {kind: "clear"}} Mark
+ * @typedef {Stroke | {kind: "invert"} | {kind: "clear"} | {kind: "image", image: HTMLCanvasElement}} Mark
  */
 
 /** The color that a mask is shown in. */
@@ -23,7 +26,7 @@ export class Mask {
 
     get #context() {
         const context = this.canvas.getContext("2d");
-        if (!context) throw new Error("no canvas");
+        if (!context) throw new Error(t.canvasTooLarge);
         return context;
     }
 
@@ -82,6 +85,9 @@ export class Mask {
         context.fillStyle = context.strokeStyle = SHOWN;
         if (mark.kind === "clear") {
             context.clearRect(0, 0, width, height);
+        } else if (mark.kind === "image") {
+            context.clearRect(0, 0, width, height);
+            context.drawImage(mark.image, 0, 0);
         } else if (mark.kind === "invert") {
             // Drawn where there is nothing; what there was is removed.
             context.globalCompositeOperation = "source-out";
@@ -104,20 +110,41 @@ export class Mask {
     }
 
     /** A PNG that is white where something is to be repainted, and black elsewhere. @returns {Promise<Blob>} */
-    async file() {
-        const canvas = document.createElement("canvas");
-        [canvas.width, canvas.height] = [this.canvas.width, this.canvas.height];
-        const context = canvas.getContext("2d");
-        if (!context) throw new Error("no canvas");
-        context.drawImage(this.canvas, 0, 0);
-        context.globalCompositeOperation = "source-in";
-        context.fillStyle = "#fff";
-        context.fillRect(0, 0, canvas.width, canvas.height);
-        context.globalCompositeOperation = "destination-over";
-        context.fillStyle = "#000";
-        context.fillRect(0, 0, canvas.width, canvas.height);
-        const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-        if (!(blob instanceof Blob)) throw new Error("the mask is too large for this browser");
-        return blob;
+    file() {
+        const { width, height } = this.canvas;
+        const canvas = painted(width, height, (context) => {
+            context.drawImage(this.canvas, 0, 0);
+            context.globalCompositeOperation = "source-in";
+            context.fillStyle = "#fff";
+            context.fillRect(0, 0, width, height);
+            context.globalCompositeOperation = "destination-over";
+            context.fillStyle = "#000";
+            context.fillRect(0, 0, width, height);
+        });
+        return png(canvas);
     }
+}
+
+/**
+ * The file of a mask as a mark, read as the server does: if anything of it is transparent, that is repainted, else what
+ * is white.
+ * @param {HTMLImageElement} image
+ * @param {number} width
+ * @param {number} height
+ * @returns {Mark}
+ */
+export function markOf(image, width, height) {
+    const canvas = painted(width, height, (context) => {
+        context.drawImage(image, 0, 0, width, height);
+        const pixels = context.getImageData(0, 0, width, height);
+        const { data } = pixels;
+        let isTransparent = false;
+        for (let at = 3; at < data.length; at += 4) isTransparent ||= data[at] < 255;
+        for (let at = 0; at < data.length; at += 4) data[at + 3] = isTransparent ? 255 - data[at + 3] : data[at];
+        context.putImageData(pixels, 0, 0);
+        context.globalCompositeOperation = "source-in";
+        context.fillStyle = SHOWN;
+        context.fillRect(0, 0, width, height);
+    });
+    return { kind: "image", image: canvas };
 }

@@ -1,13 +1,13 @@
 // The pictures of the gallery: loaded page by page, the newest first.
 
-import { ApiError, call } from "./api.js";
+import { call, connection } from "./api.js";
 import { server } from "./server.js";
 import { hear, tell } from "./tabs.js";
 
 /** Jobs of a page. */
 const PAGE = 200;
-/** Time in which a deletion can be taken back, in milliseconds. */
-export const UNDO_MS = 7000;
+/** Time after which no answer is on its way any more that is older than a deletion, in milliseconds. */
+const LATE_MS = 10_000;
 
 /**
  * @typedef {object} Picture
@@ -26,10 +26,16 @@ class Pictures extends EventTarget {
     isLoaded = false;
     /** @type {string | null} */
     #next = null;
-    /** @type {Set<string>} */
-    #ids = new Set();
-    /** Pictures that are deleted, or about to be. @type {Map<string, ReturnType<typeof setTimeout> | undefined>} */
+    /** Those of the list, by their id. @type {Map<string, Picture>} */
+    #known = new Map();
+    /** When pictures were deleted here: answers that are older still have them. @type {Map<string, number>} */
     #deleted = new Map();
+    /** Jobs that were told while the list is loaded again. @type {Job[]} */
+    #late = [];
+    /** The server's number of the state of its gallery. */
+    #revision = 0;
+    /** Id of the newest job that was told. */
+    #newest = "";
     #generation = 0;
 
     get hasMore() {
@@ -46,49 +52,105 @@ class Pictures extends EventTarget {
         return this.filter.search !== "" || this.filter.model !== "" || this.filter.favorite;
     }
 
-    /** Load the first page again. */
+    /** Load the first page. */
     async reload() {
-        this.#generation += 1;
-        this.#next = "";
-        this.isLoading = false;
-        await this.more(true);
+        await this.#load("\uffff");
     }
 
-    /** Load the next page. @param {boolean} [fresh] whether it is the first one */
-    async more(fresh = false) {
-        if (this.isLoading || this.#next === null) return;
+    /** Load again what is loaded: it was changed elsewhere. */
+    async refresh() {
+        await this.#load(this.list.at(-1)?.job.id ?? "\uffff");
+    }
+
+    /** The newest jobs at the server: the list is loaded again if it missed some, or changes of pictures. */
+    follow(/** @type {JobPage} */ { jobs, next, revision }) {
+        const isGap = next && jobs[jobs.length - 1].id > this.#newest;
+        if (this.isLoaded && (isGap || this.#revision !== revision)) void this.refresh();
+        this.#see(jobs[0]);
+    }
+
+    /** @param {Job | undefined} job */
+    #see(job) {
+        if (job && job.id > this.#newest) this.#newest = job.id;
+    }
+
+    /** Load pages until one reaches back to a job. @param {string} oldest its id */
+    async #load(oldest) {
+        const generation = (this.#generation += 1);
+        /** @type {Job[]} */
+        const found = [];
+        let revision = 0;
+        /** @type {string | null} */
+        let next = "";
         this.isLoading = true;
-        const generation = this.#generation;
-        const query = new URLSearchParams({ limit: String(PAGE) });
-        if (this.#next) query.set("cursor", this.#next);
-        if (this.filter.search) query.set("search", this.filter.search);
-        if (this.filter.model) query.set("model", this.filter.model);
-        if (this.filter.favorite) query.set("favorite", "true");
+        this.#late = [];
         try {
-            const page = await call("GET", `/api/v1/jobs?${query}`);
-            if (generation !== this.#generation) return;
-            if (fresh) this.#clear();
-            this.#next = page.next;
-            for (const job of page.jobs) this.#insert(job);
+            do {
+                const page = await this.#page(next);
+                if (generation !== this.#generation) return;
+                found.push(...page.jobs);
+                next = page.next ?? null;
+                revision ||= page.revision;
+            } while (next && found[found.length - 1].id > oldest);
+            const old = this.#known;
+            for (const [id, at] of this.#deleted) if (performance.now() - at > LATE_MS) this.#deleted.delete(id);
+            this.list = [];
+            this.#known = new Map();
+            this.#next = next;
+            this.#revision = revision;
+            this.#see(found[0]);
+            for (const job of [...found, ...this.#late]) this.#insert(job, old);
             this.isLoaded = true;
         } catch {
-            // The state of the connection is shown elsewhere; scrolling asks again.
+            // The state of the connection is shown elsewhere; the next look asks again.
+            return this.#changed();
         } finally {
             if (generation === this.#generation) this.isLoading = false;
         }
+        this.#loaded(generation);
+    }
+
+    /** Load the next page. */
+    async more() {
+        if (this.isLoading || this.#next === null) return;
+        this.isLoading = true;
+        const generation = this.#generation;
+        try {
+            const page = await this.#page(this.#next);
+            if (generation !== this.#generation) return;
+            this.#next = page.next ?? null;
+            for (const job of page.jobs) this.#insert(job);
+        } catch {
+            // Scrolling asks again.
+            return this.#changed();
+        } finally {
+            if (generation === this.#generation) this.isLoading = false;
+        }
+        this.#loaded(generation);
+    }
+
+    /** @param {string} cursor @returns {Promise<JobPage>} */
+    #page(cursor) {
+        const query = new URLSearchParams({ limit: String(PAGE) });
+        const { search, model, favorite } = this.filter;
+        if (cursor) query.set("cursor", cursor);
+        if (search) query.set("search", search);
+        if (model) query.set("model", model);
+        if (favorite) query.set("favorite", "true");
+        return call("GET", `/api/v1/jobs?${query}`);
+    }
+
+    /** @param {number} generation */
+    #loaded(generation) {
         this.#changed();
         // A page of jobs without pictures fills no screen.
         if (this.#next && this.list.length < 50 && generation === this.#generation) void this.more();
     }
 
-    #clear() {
-        this.list = [];
-        this.#ids.clear();
-    }
-
     /** Take over the pictures of a job that match the filter. @param {Job} job */
     add(job) {
         if (!this.#matches(job)) return;
+        if (this.isLoading) this.#late.push(job);
         const before = this.list.length;
         this.#insert(job);
         if (this.list.length !== before) this.#changed();
@@ -103,18 +165,21 @@ class Pictures extends EventTarget {
         return (!model || model === request.model) && isFavorite && words.every((word) => prompt.includes(word));
     }
 
-    /** @param {Job} job */
-    #insert(job) {
+    /**
+     * @param {Job} job
+     * @param {Map<string, Picture>} [old] pictures that others may hold: they stay the same objects
+     */
+    #insert(job, old) {
         for (const image of job.images) {
             const id = `${job.id}/${image.index}`;
             if (this.#deleted.has(id) || (this.filter.favorite && !image.is_favorite)) continue;
-            if (this.#ids.has(id)) {
-                const known = this.find(id);
-                if (known) Object.assign(known, { job, image });
+            const known = this.#known.get(id);
+            if (known) {
+                Object.assign(known, { job, image });
                 continue;
             }
-            this.#ids.add(id);
-            const picture = { id, job, image };
+            const picture = Object.assign(old?.get(id) ?? {}, { id, job, image });
+            this.#known.set(id, picture);
             // Ids of jobs are in the order of their acceptance.
             const isBefore = (/** @type {Picture} */ other) =>
                 other.job.id < job.id || (other.job.id === job.id && other.image.index > image.index);
@@ -126,7 +191,7 @@ class Pictures extends EventTarget {
 
     /** @param {string} id */
     find(id) {
-        return this.list.find((picture) => picture.id === id);
+        return this.#known.get(id);
     }
 
     /** @param {Picture} picture @param {boolean} is */
@@ -135,7 +200,7 @@ class Pictures extends EventTarget {
         this.#changed();
         try {
             await call(is ? "PUT" : "DELETE", `${image.url}/favorite`);
-            tell({ favorite: id, is });
+            tell({ gallery: true });
         } catch (error) {
             image.is_favorite = !is;
             this.#changed();
@@ -143,54 +208,36 @@ class Pictures extends EventTarget {
         }
     }
 
-    /**
-     * Take pictures out of the gallery, and delete them when the time to take that back is over.
-     * @param {Picture[]} gone
-     * @returns {() => void} takes it back
-     */
-    remove(gone) {
+    /** Delete pictures. Those that the server does not delete come back. @param {Picture[]} gone */
+    async remove(gone) {
         const ids = new Set(gone.map((picture) => picture.id));
         this.list = this.list.filter((picture) => !ids.has(picture.id));
-        for (const picture of gone) {
-            this.#ids.delete(picture.id);
-            this.#deleted.set(
-                picture.id,
-                setTimeout(() => void this.#delete(picture), UNDO_MS),
-            );
+        for (const id of ids) {
+            this.#known.delete(id);
+            this.#deleted.set(id, performance.now());
         }
         this.#changed();
-        return () => {
-            for (const { id, job } of gone) {
-                clearTimeout(this.#deleted.get(id));
-                this.#deleted.delete(id);
-                this.#insert(job);
-            }
-            this.#changed();
-        };
+        await this.#each(gone, (url) => call("DELETE", url)).catch((error) => {
+            for (const id of ids) this.#deleted.delete(id);
+            void this.refresh();
+            throw error;
+        });
     }
 
-    /** Take a picture out of the gallery that another tab has deleted. @param {string} id */
-    drop(id) {
-        this.#deleted.set(id, undefined);
-        this.#ids.delete(id);
-        this.list = this.list.filter((picture) => picture.id !== id);
-        this.#changed();
+    /** Take the deletion of pictures back. @param {Picture[]} gone */
+    async restore(gone) {
+        for (const { id } of gone) this.#deleted.delete(id);
+        await this.#each(gone, (url) => call("POST", `${url}/restore`));
     }
 
-    /** @param {Picture} picture */
-    async #delete(picture) {
-        try {
-            await call("DELETE", picture.image.url);
-            tell({ deleted: picture.id });
-        } catch (error) {
-            const isGone = error instanceof ApiError && error.status === 404;
-            // Its job is not over, or the server is not there.
-            if (!isGone)
-                this.#deleted.set(
-                    picture.id,
-                    setTimeout(() => void this.#delete(picture), UNDO_MS),
-                );
-        }
+    /** @param {Picture[]} all @param {(url: string) => Promise<unknown>} work */
+    async #each(all, work) {
+        const done = await Promise.allSettled(all.map(({ image }) => work(image.url)));
+        tell({ gallery: true });
+        await this.refresh();
+        /** @type {PromiseRejectedResult | undefined} */
+        const failed = done.find((one) => one.status === "rejected");
+        if (failed) throw failed.reason;
     }
 
     #changed() {
@@ -199,14 +246,9 @@ class Pictures extends EventTarget {
 }
 
 export const pictures = new Pictures();
-hear(({ deleted, favorite, is }) => {
-    if (deleted) pictures.drop(deleted);
-    const picture = favorite && pictures.find(favorite);
-    if (picture) {
-        picture.image.is_favorite = is === true;
-        pictures.dispatchEvent(new Event("change"));
-    }
-});
+hear((message) => message.gallery && void pictures.refresh());
+// A server that was away may be another one.
+connection.addEventListener("online", () => void pictures.refresh());
 server.addEventListener("change", () => {
     if (server.state === "ready" && !pictures.isLoaded) void pictures.reload();
 });

@@ -1,6 +1,7 @@
 // A contact sheet: several pictures on one, with their seeds.
 
-import { decoded, save } from "./images.js";
+import { decoded, png, save } from "./images.js";
+import { t } from "./text.js";
 
 /** Longest side of a picture on the sheet, the space around it and the height of its text, in pixels. */
 const PICTURE = 512;
@@ -18,7 +19,7 @@ export async function contactSheet(chosen) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [columns * cell + SPACE, rows * height + SPACE];
     const context = canvas.getContext("2d");
-    if (!context) throw new Error("no canvas");
+    if (!context) throw new Error(t.canvasTooLarge);
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     for (const [index, { job, image }] of shown.entries()) {
@@ -33,7 +34,5 @@ export async function contactSheet(chosen) {
         context.fillText(`${image.seed} · ${job.request.prompt}`, x, y + PICTURE + 26, PICTURE);
         context.fillStyle = "#fff";
     }
-    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    if (!(blob instanceof Blob)) throw new Error("the sheet is too large for this browser");
-    save(blob, "contact-sheet.png");
+    save(await png(canvas), "contact-sheet.png");
 }

@@ -1,6 +1,6 @@
 // Messages between the tabs of one browser, so that they agree at once.
 
-/** @typedef {{jobs?: boolean, deleted?: string, favorite?: string, is?: boolean}} Message */
+/** @typedef {{jobs?: boolean, gallery?: boolean}} Message */
 
 const channel = new BroadcastChannel("dj-flux2");
 

@@ -1,4 +1,7 @@
-// Zoom and pan of what is in a frame: mouse, wheel, touch and keys.
+// Zoom and pan of what is in a frame: mouse, wheel, touch, keys and buttons.
+
+import { button, h } from "./dom.js";
+import { t } from "./text.js";
 
 /** Largest factor. */
 const MOST = 32;
@@ -19,7 +22,7 @@ export class Zoom {
     /**
      * @param {HTMLElement} frame takes the pointer
      * @param {HTMLElement} content is moved
-     * @param {(event: PointerEvent) => boolean} [mayPan] whether a press moves the content
+     * @param {(event: MouseEvent) => boolean} [mayPan] whether a press moves the content
      * @param {() => void} [onChange]
      */
     constructor(frame, content, mayPan = () => true, onChange = () => {}) {
@@ -34,7 +37,11 @@ export class Zoom {
         for (const end of /** @type {const} */ (["pointerup", "pointercancel"])) {
             frame.addEventListener(end, (event) => this.#pointers.delete(event.pointerId));
         }
-        frame.addEventListener("dblclick", () => (this.scale > 1 ? this.fit() : this.by(4)));
+        frame.addEventListener("dblclick", (event) => {
+            if (!mayPan(event)) return;
+            if (this.scale > 1) this.fit();
+            else this.by(4, ...this.#fromMiddle(event));
+        });
     }
 
     /** Follow a pointer that is down. @param {PointerEvent} event */
@@ -71,7 +78,7 @@ export class Zoom {
         if (event.key === "+" || event.key === "=") this.by(1.5);
         else if (event.key === "-") this.by(1 / 1.5);
         else if (event.key === "0") this.fit();
-        else if (move && this.scale > 1) this.#pan(move[0], move[1]);
+        else if (move && this.scale > 1) this.pan(move[0], move[1]);
         else return false;
         event.preventDefault();
         return true;
@@ -102,15 +109,28 @@ export class Zoom {
                 clientX: (event.clientX + other.clientX) / 2,
                 clientY: (event.clientY + other.clientY) / 2,
             };
+            // The middle of both fingers moves half as far as one of them.
+            this.pan((event.clientX - before.clientX) / 2, (event.clientY - before.clientY) / 2);
             this.by(distance(event) / Math.max(distance(before), 1), ...this.#fromMiddle(middle));
         } else {
-            this.#pan(event.clientX - before.clientX, event.clientY - before.clientY);
+            this.pan(event.clientX - before.clientX, event.clientY - before.clientY);
         }
         this.#pointers.set(event.pointerId, event);
     }
 
-    /** @param {number} dx @param {number} dy */
-    #pan(dx, dy) {
+    /** Buttons for the same. */
+    tools() {
+        return h(
+            "div",
+            { class: "zoom-tools" },
+            button("zoomOut", t.zoomOut, () => this.by(1 / 1.5)),
+            button("fit", t.fit, () => this.fit()),
+            button("zoomIn", t.zoomIn, () => this.by(1.5)),
+        );
+    }
+
+    /** Move what is shown. @param {number} dx @param {number} dy */
+    pan(dx, dy) {
         this.x += dx;
         this.y += dy;
         this.#show();

@@ -36,6 +36,69 @@ pub(crate) struct Outcome {
     pub images: Vec<ImageInfo>,
     pub drawn: Vec<DrawingRecord>,
     pub failure: Option<JobFailure>,
+    /// Pictures that somebody deleted not long ago: nobody sees them, their files are still there.
+    pub deleted: Vec<Deleted>,
+}
+
+/// A picture whose deletion can be taken back for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Deleted {
+    pub image: ImageInfo,
+    pub drawn: Option<DrawingRecord>,
+    pub at: SystemTime,
+}
+
+impl Outcome {
+    /// Whether there is a picture of this number, deleted or not.
+    pub fn has(&self, index: u32) -> bool {
+        self.files().any(|image| image.index == index)
+    }
+
+    /// All pictures that have a file.
+    pub fn files(&self) -> impl Iterator<Item = &ImageInfo> {
+        self.images.iter().chain(self.deleted.iter().map(|deleted| &deleted.image))
+    }
+
+    /// Mark a picture as a favorite, or not. Returns whether there is one of this number.
+    pub fn set_favorite(&mut self, index: u32, is_favorite: bool) -> bool {
+        let image = self.images.iter_mut().find(|image| image.index == index);
+        image.map(|image| image.is_favorite = is_favorite).is_some()
+    }
+
+    /// Take a picture away; [`restore`](Self::restore) brings it back. Returns whether there is one of this number.
+    pub fn delete(&mut self, index: u32) -> bool {
+        let Some(place) = self.images.iter().position(|image| image.index == index) else { return false };
+        let image = self.images.remove(place);
+        // The records are in the order of the pictures.
+        let drawn = (place < self.drawn.len()).then(|| self.drawn.remove(place));
+        self.deleted.push(Deleted { image, drawn, at: SystemTime::now() });
+        true
+    }
+
+    /// Bring a picture back that was deleted less than `undo` ago. Returns whether there is one of this number.
+    pub fn restore(&mut self, index: u32, undo: Duration) -> bool {
+        let is_it = |deleted: &Deleted| deleted.image.index == index && !deleted.is_older(undo);
+        let Some(found) = self.deleted.iter().position(is_it) else { return false };
+        let Deleted { image, drawn, .. } = self.deleted.remove(found);
+        let place = self.images.partition_point(|other| other.index < index);
+        self.images.insert(place, image);
+        if let Some(drawn) = drawn {
+            self.drawn.insert(place.min(self.drawn.len()), drawn);
+        }
+        true
+    }
+
+    /// Forget the pictures that were deleted `undo` ago or earlier, and return them.
+    pub fn forget_deleted(&mut self, undo: Duration) -> Vec<ImageInfo> {
+        self.deleted.extract_if(.., |deleted| deleted.is_older(undo)).map(|deleted| deleted.image).collect()
+    }
+}
+
+impl Deleted {
+    /// Whether it was deleted so long ago. Where the clock was set back, not yet.
+    fn is_older(&self, age: Duration) -> bool {
+        self.at.elapsed().is_ok_and(|elapsed| elapsed >= age)
+    }
 }
 
 const COLUMNS: &str = "id, owner, idempotency_key, priority, state, spec, accepted, started, finished, deadline, attempts, work, device, \

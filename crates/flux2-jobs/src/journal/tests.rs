@@ -66,12 +66,44 @@ fn row(owner: &str) -> Row {
                 ..DrawingRecord::default()
             }],
             failure: Some(JobFailure::new(FailureClass::NotFinite, "no numbers")),
+            deleted: vec![rows::Deleted {
+                image: ImageInfo {
+                    is_favorite: false,
+                    index: 1,
+                    seed: 8,
+                    sha256: "ef".repeat(32),
+                    bytes: 12,
+                    width: 512,
+                    height: 256,
+                    format: ImageFormat::WebP,
+                },
+                drawn: None,
+                at: time(77),
+            }],
         },
     }
 }
 
 fn reopened(folder: &Path) -> Opened {
     Journal::open(folder).unwrap()
+}
+
+#[test]
+fn a_deleted_picture_goes_back_to_its_place() {
+    let image = |index| ImageInfo { index, ..row("a").outcome.images[0].clone() };
+    let drawn = |batch| DrawingRecord { batch, ..DrawingRecord::default() };
+    let all = Outcome { images: (0..3).map(image).collect(), drawn: (0..3).map(drawn).collect(), ..Outcome::default() };
+    let mut outcome = all.clone();
+    assert!(outcome.delete(1) && outcome.delete(0));
+    assert!(!outcome.delete(1) && !outcome.set_favorite(1, true) && outcome.has(1) && !outcome.has(3));
+    assert_eq!((outcome.images.len(), outcome.drawn.clone()), (1, vec![drawn(2)]));
+    let minute = std::time::Duration::from_secs(60);
+    assert!(outcome.restore(1, minute) && outcome.restore(0, minute) && !outcome.restore(0, minute));
+    assert_eq!(outcome, all);
+    outcome.delete(2);
+    outcome.deleted[0].at -= minute;
+    assert!(!outcome.restore(2, minute));
+    assert_eq!(outcome.forget_deleted(minute), [image(2)]);
 }
 
 #[test]

@@ -50,10 +50,7 @@ pub(crate) struct Job {
 impl Job {
     /// Remove its pictures, unless others hold them.
     pub fn give_pictures_back(&mut self, pictures: &Store) {
-        for image in self.outcome.images.drain(..) {
-            pictures.release(&image.sha256);
-            pictures.remove_unheld(&image.sha256);
-        }
+        self.outcome.images.drain(..).for_each(|image| pictures.give_back(&image.sha256));
     }
 
     pub fn new(row: Row, log: Arc<EventLog>) -> Self {

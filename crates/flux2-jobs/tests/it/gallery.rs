@@ -56,14 +56,16 @@ fn a_favorite_is_kept_when_others_grow_old_and_goes_last_when_there_are_too_many
 #[test]
 fn favorites_and_deletions_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let options = || Options { folder: Some(folder.path().join("state")), ..Options::default() };
+    let folder_options = Options { folder: Some(folder.path().join("state")), ..Options::default() };
+    let options = || Options { undo: Duration::ZERO, ..folder_options.clone() };
     let jobs = start(options(), FakeOptions::default());
     let id = drawn(&jobs, "three", 3);
     let digests: Vec<_> = jobs.get(id).unwrap().images.into_iter().map(|image| image.sha256).collect();
     jobs.set_favorite(id, 2, true).unwrap();
     jobs.delete_image(id, 1).unwrap();
     assert!(jobs.image(id, 1).unwrap().is_none() && jobs.image(id, 2).unwrap().is_some());
-    assert!(!folder.path().join("state/pictures").join(&digests[1]).exists());
+    let file = folder.path().join("state/pictures").join(&digests[1]);
+    wait_until("the file is removed", || !file.exists());
     drop(jobs);
     let jobs = start(options(), FakeOptions::default());
     let job = jobs.get(id).unwrap();
@@ -72,11 +74,43 @@ fn favorites_and_deletions_survive_a_restart() {
     assert!(matches!(jobs.delete_image(id, 1), Err(NotChanged::Missing)));
 }
 
+/// A program that ends abruptly neither brings a deleted picture back nor ends the time in which that is possible.
+#[test]
+fn a_deletion_is_taken_back_within_its_time_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = |undo| Options { folder: Some(folder.path().join("state")), undo, ..Options::default() };
+    let minute = Duration::from_secs(60);
+    let jobs = start(options(minute), FakeOptions::default());
+    let id = drawn(&jobs, "three", 3);
+    let before = jobs.get(id).unwrap();
+    let revision = |jobs: &Jobs| jobs.list(&Filter::default(), None, 1).revision;
+    let first = revision(&jobs);
+    jobs.delete_image(id, 1).unwrap();
+    jobs.delete_image(id, 2).unwrap();
+    assert_eq!(revision(&jobs), first + 2);
+    assert!(matches!(jobs.delete_image(id, 1), Err(NotChanged::Missing)));
+    assert!(matches!(jobs.restore_image(id, 0), Err(NotChanged::Missing)));
+    drop(jobs);
+    let jobs = start(options(minute), FakeOptions::default());
+    assert_eq!(jobs.get(id).unwrap().images.len(), 1);
+    jobs.restore_image(id, 1).unwrap();
+    let file = folder.path().join("state/pictures").join(&before.images[2].sha256);
+    assert!(jobs.image(id, 1).unwrap().is_some() && file.exists());
+    assert_eq!(jobs.get(id).unwrap().images, before.images[..2]);
+    drop(jobs);
+    let jobs = start(options(Duration::ZERO), FakeOptions::default());
+    assert!(matches!(jobs.restore_image(id, 2), Err(NotChanged::Missing)));
+    wait_until("the file is removed", || !file.exists());
+    assert_eq!(jobs.get(id).unwrap().images.len(), 2);
+}
+
 #[test]
 fn a_picture_that_another_job_has_too_stays_on_disk() {
-    let jobs = start(Options::default(), FakeOptions::default());
+    let jobs = start(Options { undo: Duration::ZERO, ..Options::default() }, FakeOptions::default());
     let [first, second] = [drawn(&jobs, "same", 1), drawn(&jobs, "same", 1)];
     jobs.delete_image(first, 0).unwrap();
+    // The janitor looks every 200 ms.
+    std::thread::sleep(Duration::from_millis(500));
     assert!(jobs.image(first, 0).unwrap().is_none() && jobs.image(second, 0).unwrap().is_some());
 }
 

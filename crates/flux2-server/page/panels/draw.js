@@ -25,8 +25,8 @@ class Draw extends Panel {
             const { count, prompt } = draft.value;
             label.textContent = count > 1 ? t.drawMany(count) : t.draw;
             submit.setAttribute("aria-disabled", String(prompt.trim() === "" || this.#isSending));
-            takes.textContent = prediction.problem ? prediction.problem : expected();
-            takes.classList.toggle("error", prediction.problem !== "");
+            takes.textContent = prediction.problem ? sentence(prediction.problem) : expected();
+            takes.classList.toggle("error", prediction.problem !== null);
         };
         this.listen(draft, "change", show);
         this.listen(prediction, "change", show);
@@ -84,7 +84,7 @@ function expected() {
     const parts = [value.seconds < 1 ? time : t.about(time)];
     if (value.memory_bytes) parts.push(t.memory(size(value.memory_bytes)));
     if (value.wait_seconds > 1) parts.push(t.startsIn(duration(value.wait_seconds)));
-    return [parts.join(" · "), ...value.warnings].join(". ");
+    return [parts.join(" · "), ...value.warnings.map(t.serverSays)].join(". ");
 }
 
 customElements.define("flux-draw", Draw);

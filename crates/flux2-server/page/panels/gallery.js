@@ -13,6 +13,8 @@ import { t } from "../text.js";
 /** Least side of a cell and the space between cells, in pixels. */
 const CELL = 168;
 const GAP = 12;
+/** Most columns: on a very wide screen the cells are larger, not more. */
+const COLUMNS = 12;
 /** Rows that are kept above and below the screen. */
 const SPARE = 2;
 
@@ -52,7 +54,9 @@ class Gallery extends Panel {
         });
         this.listen(server, "change", showFilters);
         this.listen(window, "scroll", () => requestAnimationFrame(place), { passive: true });
-        new ResizeObserver(() => this.#measure()).observe(this.#grid);
+        // What is above may grow, and push the grid away without a scroll.
+        const sizes = new ResizeObserver(() => this.#measure());
+        for (const element of [this.#grid, document.body]) sizes.observe(element);
         this.#grid.addEventListener("keydown", (event) => this.#onKey(event));
         this.search = search;
         showFilters();
@@ -109,7 +113,7 @@ class Gallery extends Panel {
     #measure() {
         const width = this.#grid.clientWidth;
         if (width === 0) return;
-        const least = Math.min(CELL, (width - GAP) / 2);
+        const least = Math.min(Math.max(CELL, width / COLUMNS - GAP), (width - GAP) / 2);
         this.#columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
         this.#side = (width - GAP * (this.#columns - 1)) / this.#columns;
         this.#place();

@@ -3,6 +3,7 @@
 import { freshSeed } from "../actions.js";
 import { draft } from "../draft.js";
 import { button, field, fillIf, h, icon, Panel, select } from "../dom.js";
+import { number } from "../format.js";
 import { server } from "../server.js";
 import { t } from "../text.js";
 
@@ -38,6 +39,7 @@ function fields() {
         [value.upscale, upscaleField],
         [value.precision, precisionField],
         [value.format, formatField],
+        [[value.others, value.source && value.painting], othersField],
     ];
 }
 
@@ -184,17 +186,28 @@ function strengthField() {
 
 function upscaleField() {
     if (!server.can("upscaling")) return null;
+    const factors = including([2, 4], draft.value.upscale || 2);
     const options = /** @type {[string, string][]} */ ([
         ["0", t.notEnlarged],
-        ["2", "2×"],
-        ["4", "4×"],
+        ...factors.map((factor) => [String(factor), `${number(factor, 2)}×`]),
     ]);
     const choose = (/** @type {string} */ value) => draft.set({ upscale: Number(value) });
     return field(t.enlargeTo, select(options, String(draft.value.upscale), choose, { "data-focus": "upscale" }));
 }
 
+/**
+ * The choices that are offered, and the one that a picture had.
+ * @template Value
+ * @param {Value[]} offered
+ * @param {Value} chosen
+ */
+function including(offered, chosen) {
+    return offered.includes(chosen) ? offered : [...offered, chosen];
+}
+
 function precisionField() {
-    const options = /** @type {[string, string][]} */ ([["", t.asServed], ...PRECISIONS.map((name) => [name, name])]);
+    const names = including(PRECISIONS, draft.value.precision || PRECISIONS[0]);
+    const options = /** @type {[string, string][]} */ ([["", t.asServed], ...names.map((name) => [name, name])]);
     const choose = (/** @type {string} */ precision) => draft.set({ precision });
     return field(t.precision, select(options, draft.value.precision, choose, { "data-focus": "precision" }));
 }
@@ -204,6 +217,26 @@ function formatField() {
     const options = /** @type {[string, string][]} */ (names.map((name) => [name, name.toUpperCase()]));
     const choose = (/** @type {string} */ format) => draft.set({ format });
     return field(t.format, select(options, draft.value.format, choose, { "data-focus": "format" }));
+}
+
+/** What a picture had that the form has no field for. */
+function othersField() {
+    const { source } = draft.value;
+    const part = (/** @type {"others" | "painting"} */ where) =>
+        Object.entries(draft.value[where]).map(([name, value]) => {
+            const text = `${name}: ${value}`;
+            const rest = Object.fromEntries(Object.entries(draft.value[where]).filter(([other]) => other !== name));
+            const drop = () => draft.set({ [where]: rest });
+            return h(
+                "span",
+                { class: "chip-pair" },
+                h("span", {}, text),
+                button("close", `${t.remove}: ${text}`, drop),
+            );
+        });
+    const chips = [...part("others"), ...(source ? part("painting") : [])];
+    if (chips.length === 0) return null;
+    return h("div", { class: "stack" }, h("span", { class: "help" }, t.others), h("div", { class: "chips" }, chips));
 }
 
 customElements.define("flux-options", Options);

@@ -142,8 +142,8 @@ class Prompt extends Panel {
             h(
                 "li",
                 { class: "row" },
-                line(name, () => apply(text), text),
-                button("close", `${t.remove}: ${name}`, (event) => {
+                line(named(t.templateNames, name), () => apply(text), text),
+                button("close", `${t.remove}: ${named(t.templateNames, name)}`, (event) => {
                     TEMPLATES.set({ [name]: "" });
                     /** @type {HTMLElement} */ (event.currentTarget).closest("li")?.remove();
                 }),
@@ -168,7 +168,9 @@ class Prompt extends Panel {
         const editor = ([name, text]) => {
             const area = h("textarea", { rows: 3, value: text, oninput: () => lists.set({ [name]: area.value }) });
             const lines = text.split("\n").filter(Boolean).length;
-            return h("details", {}, h("summary", {}, `__${name}__ (${number(lines)})`), label(name, area));
+            const meaning = named(t.listNames, name);
+            const title = `__${name}__ (${meaning === name ? "" : `${meaning}, `}${number(lines)})`;
+            return h("details", {}, h("summary", {}, title), label(meaning, area));
         };
         const name = h("input", { type: "text", placeholder: t.listName, "aria-label": t.listName });
         const add = () => {
@@ -188,6 +190,11 @@ class Prompt extends Panel {
             h("div", { class: "row" }, name, button("add", t.addList, add)),
         ];
     }
+}
+
+/** A name in the language of the page, if it is one of the page's own. @param {object} texts @param {string} name */
+function named(texts, name) {
+    return /** @type {Record<string, string>} */ (texts)[name] ?? name;
 }
 
 /** @param {string} name @param {HTMLTextAreaElement} area */

@@ -154,9 +154,7 @@ function failure({ job }) {
 /** @param {Job} job */
 function reason({ error }) {
     if (!error) return t.failed;
-    const { message, hint, class: code } = error;
-    const known = code in t.errors ? `${sentence(new ApiError(1, { code, message }))} ` : "";
-    return `${known}${sentence(new ApiError(1, { message, hint: hint ?? "" }))}`;
+    return sentence(new ApiError(1, { code: error.class, message: error.message, hint: error.hint ?? "" }));
 }
 
 /** @param {Job} job */

@@ -65,7 +65,7 @@ function sourceItem(source) {
         image,
         h("div", { class: "grow" }, h("strong", {}, t.source), h("span", { class: "help" }, what)),
         button("brush", t.edit, () => editSource(source)),
-        button("close", t.remove, () => draft.set({ source: null, mask: "", outpaint: null })),
+        button("close", t.remove, () => draft.set({ source: null, mask: "", outpaint: null, painting: {} })),
     );
 }
 

@@ -2,8 +2,9 @@
 
 import * as actions from "../actions.js";
 import { button, fill, fillIf, h, Panel, select } from "../dom.js";
+import { comparable } from "../compare.js";
 import { duration, sides, size, when } from "../format.js";
-import { ofUpload, show } from "../images.js";
+import { show } from "../images.js";
 import { pictures } from "../pictures.js";
 import { server } from "../server.js";
 import { t } from "../text.js";
@@ -35,14 +36,15 @@ class Viewer extends Panel {
 
     start() {
         const close = button("close", t.close, () => this.#dialog.close(), { class: "button only-icon close" });
-        const zoom = h(
+        const middle = h(
             "div",
-            { class: "zoom-tools" },
-            button("zoomOut", t.zoomOut, () => this.#zoom.by(1 / 1.5)),
-            button("fit", t.fit, () => this.#zoom.fit()),
-            button("zoomIn", t.zoomIn, () => this.#zoom.by(1.5)),
+            { class: "middle" },
+            this.#previous,
+            this.#frame,
+            this.#next,
+            this.#zoom.tools(),
+            this.#compare,
         );
-        const middle = h("div", { class: "middle" }, this.#previous, this.#frame, this.#next, zoom, this.#compare);
         this.#dialog.replaceChildren(middle, this.#side, close);
         this.replaceChildren(this.#dialog);
         this.#slider.addEventListener("input", () => this.#split());
@@ -147,6 +149,11 @@ class Viewer extends Panel {
             h(
                 "div",
                 { class: "actions" },
+                select(formats, "", (format) => format && void actions.download(picture, format), {
+                    "aria-label": t.download,
+                    class: "button download",
+                    "data-focus": "download",
+                }),
                 button("star", t.favorite, () => void actions.toggleFavorite(picture), {
                     ...shown,
                     "aria-pressed": String(image.is_favorite),
@@ -203,11 +210,6 @@ class Viewer extends Panel {
                     "data-focus": "compare",
                 }),
                 button("copy", t.copyParameters, () => void copy(picture), { ...shown, "data-focus": "copy" }),
-                select(formats, "", (format) => format && void actions.download(picture, format), {
-                    "aria-label": t.download,
-                    class: "button",
-                    "data-focus": "download",
-                }),
                 button("trash", t.delete, () => this.#delete(picture), shown),
             ),
             h(
@@ -223,13 +225,20 @@ class Viewer extends Panel {
         if (!this.#compare.hidden) return this.#endComparison();
         const choices = comparable(picture);
         if (choices.length === 0) return notice(t.noOther);
-        const choose = (/** @type {string} */ path) => show(this.#other, path);
-        choose(choices[0][0]);
+        const choose = (/** @type {string} */ at) => void actions.attempt(() => this.#showOther(choices[Number(at)]));
+        choose("0");
         this.#other.hidden = this.#compare.hidden = false;
         this.#slider.value = "50";
         this.#split();
-        fill(this.#compare, select(choices, choices[0][0], choose, { "aria-label": t.compareWith }), this.#slider);
+        const options = /** @type {[string, string][]} */ (choices.map(({ name }, at) => [String(at), name]));
+        fill(this.#compare, select(options, "0", choose, { "aria-label": t.compareWith }), this.#slider);
         this.#slider.focus();
+    }
+
+    /** @param {import("../compare.js").Choice} choice */
+    async #showOther({ name, address }) {
+        this.#other.alt = name;
+        this.#other.src = await address();
     }
 
     #endComparison() {
@@ -239,20 +248,6 @@ class Viewer extends Panel {
     #split() {
         this.#other.style.clipPath = `inset(0 0 0 ${this.#slider.value}%)`;
     }
-}
-
-/** Images that a picture can be compared with: its references, and the pictures of the gallery with its shape. */
-function comparable(/** @type {Picture} */ { id, job, image }) {
-    const references = job.request.references.map((sha256, at) => [
-        ofUpload(sha256).replace("?px=256", ""),
-        t.referenceNumber(at + 1),
-    ]);
-    const ratio = image.width / image.height;
-    const same = pictures.list.filter((one) => one.id !== id && one.image.width / one.image.height === ratio);
-    const others = same
-        .slice(0, 50)
-        .map((one) => [one.image.url, `${one.image.seed} · ${one.job.request.prompt.slice(0, 40)}`]);
-    return /** @type {[string, string][]} */ ([...references, ...others]);
 }
 
 /** Names and values of what made a picture. @param {Picture} picture @returns {[string, string][]} */

@@ -24,6 +24,8 @@ export const en = {
     language: "Language",
     reference: "Reference",
     apiReference: "HTTP reference",
+    serverSays: (/** @type {string} */ text) => text,
+    canvasTooLarge: "The image is too large for this browser.",
     offline: "The server does not answer. It is tried again until it does; nothing is lost.",
     // The prompt
     prompt: "Prompt",
@@ -39,6 +41,15 @@ export const en = {
     wildcardsHelp: "{red|blue} is one of these, __animal__ a line of the list “animal”. Every picture gets another.",
     listName: "Name of a list",
     addList: "Add a list",
+    templateNames: {
+        Photograph: "Photograph",
+        Watercolor: "Watercolor",
+        "Line drawing": "Line drawing",
+        Product: "Product",
+        Poster: "Poster",
+        Isometric: "Isometric",
+    },
+    listNames: { animal: "animal", color: "color", light: "light" },
     clear: "Clear",
     characters: (/** @type {number} */ n, /** @type {number} */ most) => `${n} of ${most} characters`,
     // Draw
@@ -95,6 +106,7 @@ export const en = {
     strength: "Strength",
     enlargeTo: "Enlarge",
     notEnlarged: "No",
+    others: "Also as in the picture",
     // Presets
     presets: "Presets",
     savePreset: "Save these settings",
@@ -164,11 +176,17 @@ export const en = {
     restored: "All settings of this picture are in place.",
     restoredPartly: (/** @type {string} */ program) =>
         `What is known of this picture is in place. It was made by ${program}, whose noise or model differs.`,
+    lostImages: (/** @type {number} */ n) =>
+        n === 1
+            ? "An image that it was made from is not on this server. Add it to draw the same."
+            : `${n} images that it was made from are not on this server. Add them to draw the same.`,
+    lostLoras: (/** @type {string} */ names) => `LoRAs that this server does not offer: ${names}.`,
     // Masks and canvas
     editor: "Edit a part of the picture",
     editorHelp: "Paint over what should change. Everything else stays exactly as it is.",
     brush: "Brush",
     eraser: "Eraser",
+    hand: "Move",
     brushSize: "Brush size",
     feather: "Soft edge",
     invert: "Invert the mask",
@@ -185,15 +203,52 @@ export const en = {
     keyWrong: "The server does not know this key.",
     forgetKey: "Forget the key",
     changeKey: "API key",
-    // Errors of the server, by their code
+    // Errors of the server by their code, and those of jobs by their class: sentences that say all there is to say, and
+    // what stands before the server's own words, which are English.
     errors: {
-        queue_full: "The queue is full.",
-        too_many_jobs: "You have as many jobs as your key allows.",
-        rate_limited: "That was too fast for your key.",
-        draining: "The server is about to end or to start again.",
-        out_of_memory: "There is not enough memory for this picture.",
-        invalid_api_key: "The server does not know this key.",
-        prompt_too_long: "The prompt is too long.",
-        payload_too_large: "The file is too large.",
+        complete: {
+            queue_full: "The queue is full.",
+            too_many_jobs: "You have as many jobs as your key allows.",
+            rate_limited: "That was too fast for your key.",
+            draining: "The server is about to end or to start again.",
+            out_of_memory:
+                "There is not enough memory for this picture. Ask for a smaller one or for fewer reference images.",
+            invalid_api_key: "The server does not know this key.",
+            prompt_too_long: "The prompt is too long.",
+            payload_too_large: "The file is too large.",
+            body_too_slow: "The upload took too long.",
+            deadline_exceeded: "The time for this job is over.",
+            crashed: "The program ended each time it drew this picture. Try another size or model.",
+            cancelled: "Cancelled.",
+            job_not_found: "This job is not on the server any more.",
+            job_not_over: "This job is not over yet. Wait for its end, or cancel it.",
+            image_not_found: "This picture is not on the server any more.",
+            upload_not_found: "An image that was added is not on the server any more. Add it again.",
+        },
+        beside: {
+            invalid_value: "",
+            invalid_size: "",
+            invalid_image: "",
+            invalid_json: "",
+            invalid_form: "",
+            broken_body: "",
+            unsupported_media_type: "",
+            invalid: "",
+            bad_image: "",
+            model_gated: "",
+            model_unavailable: "",
+            model_not_found: "",
+            lora_not_found: "",
+            upscaler_not_found: "",
+            host_not_allowed: "",
+            origin_not_allowed: "",
+            not_finite: "",
+            nan_output: "",
+            storage: "",
+            internal: "",
+            not_found: "",
+            method_not_allowed: "",
+            no_parameters: "",
+        },
     },
 };

@@ -1,4 +1,4 @@
-//! What people do with finished images: mark favorites, delete.
+//! What people do with finished images: mark favorites, delete, take that back.
 
 use axum::Extension;
 use axum::extract::State;
@@ -46,7 +46,7 @@ async fn set(app: &App, caller: &Caller, id: &str, index: &str, is_favorite: boo
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Deletes an image of a job that is over. The job stays.
+/// Deletes an image of a job that is over. The job stays. For a minute, `restore` brings the image back.
 #[utoipa::path(delete, path = "/api/v1/jobs/{id}/images/{index}", tag = "jobs",
     params(("id" = String, Path, description = "Id of the job."),
            ("index" = u32, Path, description = "Number of the image, from 0.")),
@@ -60,6 +60,23 @@ pub async fn delete(
 ) -> Result<StatusCode> {
     let (id, index) = place(&app, &caller, &id, &index)?;
     app.blocking(move |app| app.jobs.delete_image(id, index)).await?.map_err(not_changed)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Brings an image back that was deleted less than a minute ago.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/images/{index}/restore", tag = "jobs",
+    params(("id" = String, Path, description = "Id of the job."),
+           ("index" = u32, Path, description = "Number of the image, from 0.")),
+    responses((status = 204, description = "It is there again."),
+              (status = 404, description = "It was not deleted, or longer ago.", body = ErrorBody),
+              (status = "default", description = "An error.", body = ErrorBody)))]
+pub async fn restore(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path((id, index)): Path<(String, String)>,
+) -> Result<StatusCode> {
+    let (id, index) = place(&app, &caller, &id, &index)?;
+    app.blocking(move |app| app.jobs.restore_image(id, index)).await?.map_err(not_changed)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -132,7 +132,7 @@ pub async fn list(
     // A search looks at every prompt.
     let page = app.blocking(move |app| app.jobs.list(&filter, cursor, limit)).await?;
     let jobs = page.jobs.into_iter().map(Job::from).collect();
-    Ok(Json(JobPage { jobs, next: page.next.map(|id| id.to_string()) }))
+    Ok(Json(JobPage { jobs, next: page.next.map(|id| id.to_string()), revision: page.revision }))
 }
 
 /// The id in a path.

@@ -5,7 +5,7 @@
 //! | `wire` | types of jobs |
 //! | `jobs` | jobs, their events |
 //! | `images` | finished images and thumbnails |
-//! | `gallery` | favorites, images that are deleted |
+//! | `gallery` | favorites, images that are deleted and restored |
 //! | `forecast` | what a job would take |
 //! | `parameters` | the parameters in an image file |
 //! | `about` | models, capabilities, statistics, and their types |
@@ -39,6 +39,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(jobs::events))
         .routes(routes!(forecast::create))
         .routes(routes!(images::image, gallery::delete))
+        .routes(routes!(gallery::restore))
         .routes(routes!(gallery::mark, gallery::unmark))
         .routes(routes!(images::thumbnail))
         .routes(routes!(uploads::create))

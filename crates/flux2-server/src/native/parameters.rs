@@ -7,6 +7,7 @@ use flux2::image::metadata::{self, OtherParameters, Parameters, Stored};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::source::SourceView;
 use super::wire::LoraRequest;
 use crate::app::App;
 use crate::body::{check_image_bytes, receive};
@@ -41,6 +42,14 @@ pub struct ParametersOf {
     pub loras: Vec<LoraRequest>,
     /// SHA-256 of the reference images.
     pub references: Vec<String>,
+    /// The picture that was painted into.
+    pub source: Option<SourceView>,
+    /// Number format.
+    pub precision: Option<String>,
+    /// How many times as wide and high the image was made once it was drawn.
+    pub upscale: Option<f32>,
+    /// Name of the upscaler.
+    pub upscaler: Option<String>,
 }
 
 impl From<Parameters> for ParametersOf {
@@ -60,6 +69,10 @@ impl From<Parameters> for ParametersOf {
             height: Some(known.height),
             loras: known.loras.into_iter().map(lora).collect(),
             references: known.references,
+            source: known.source.map(Into::into),
+            precision: Some(known.dtype),
+            upscale: known.upscale.as_ref().and_then(|upscale| upscale.by),
+            upscaler: known.upscale.map(|upscale| upscale.upscaler),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Fields of a request that paints into a picture.
 
-use flux2::canvas::Side;
+use flux2::canvas::{Fill, Side};
+use flux2::image::SourceParameters;
 use flux2_jobs::Painting;
 use flux2_jobs::canvas::{fill_text, parse_fill};
 use serde::Serialize;
@@ -126,6 +127,23 @@ impl From<&flux2_jobs::SourceSpec> for SourceView {
             outpaint_fill: fill_text(outpaint_fill),
             strength: *strength,
             source_reference: *source_reference,
+        }
+    }
+}
+
+impl From<SourceParameters> for SourceView {
+    fn from(known: SourceParameters) -> Self {
+        SourceView {
+            sha256: known.sha256,
+            mask: known.mask,
+            mask_from_alpha: known.mask_from_alpha,
+            mask_invert: known.mask_invert,
+            mask_grow: known.mask_grow,
+            feather: known.feather,
+            outpaint: known.outpaint.map(|sides| sides.iter().map(u32::to_string).collect()),
+            outpaint_fill: known.outpaint_fill.unwrap_or_else(|| fill_text(&Fill::Edge)),
+            strength: known.strength,
+            source_reference: known.is_reference,
         }
     }
 }

@@ -365,6 +365,9 @@ pub struct JobPage {
     pub jobs: Vec<Job>,
     /// Pass it as `cursor` for the next page; null on the last one.
     pub next: Option<String>,
+    /// Another number whenever the caller's finished images were marked, deleted or restored, and after a restart of
+    /// the server: then a list that was read before is out of date.
+    pub revision: u64,
 }
 
 /// RFC 3339 in UTC with milliseconds.

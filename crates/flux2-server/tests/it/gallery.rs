@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Method;
-use flux2::image::{codec, metadata};
+use flux2::image::{ImageFormat, RgbImage, codec, metadata};
 use flux2_server::{Key, Keys};
 use serde_json::{Value, json};
 
@@ -16,6 +16,12 @@ const JOBS: &str = "/api/v1/jobs";
 fn drawn(site: &Site, prompt: &str) -> Value {
     let job = site.post(JOBS, json!({"prompt": prompt, "size": "64x80", "seed": 7, "count": 2})).expect(202);
     site.wait(job["id"].as_str().unwrap())
+}
+
+/// A mask that repaints all.
+fn white(width: u32, height: u32) -> Vec<u8> {
+    let image = RgbImage::new(width, height, vec![255; (width * height * 3) as usize]).unwrap();
+    flux2::image::encode(&image, ImageFormat::Png, None).unwrap()
 }
 
 fn put(site: &Site, path: &str) -> u16 {
@@ -68,8 +74,16 @@ fn a_picture_is_deleted_and_its_job_stays() {
     let image = job["images"][0]["url"].as_str().unwrap();
     assert_eq!(site.delete(image).status, 204);
     assert_eq!((site.get(image).error().1.as_str(), site.delete(image).error().0), ("image_not_found", 404));
-    let left = site.get(&format!("{JOBS}/{}", job["id"].as_str().unwrap())).expect(200);
+    let path = format!("{JOBS}/{}", job["id"].as_str().unwrap());
+    let left = site.get(&path).expect(200);
     assert_eq!((left["images"].as_array().unwrap().len(), &left["images"][0]["index"]), (1, &json!(1)));
+
+    let revision = || site.get(JOBS).expect(200)["revision"].as_u64();
+    let before = revision();
+    assert_eq!(site.post(&format!("{image}/restore"), json!({})).status, 204);
+    assert_eq!(site.get(&path).expect(200)["images"], job["images"]);
+    assert!(revision() > before);
+    assert_eq!(site.post(&format!("{image}/restore"), json!({})).error().1, "image_not_found");
 }
 
 #[test]
@@ -82,6 +96,7 @@ fn nobody_changes_the_pictures_of_others() {
         |method, path: &str| site.send(request(method, path, &[("authorization", "Bearer b-key")], Body::empty()));
     assert_eq!(bob(Method::DELETE, &image).error().1, "job_not_found");
     assert_eq!(bob(Method::PUT, &format!("{image}/favorite")).error().1, "job_not_found");
+    assert_eq!(bob(Method::POST, &format!("{image}/restore")).error().1, "job_not_found");
 }
 
 #[test]
@@ -115,6 +130,20 @@ fn the_parameters_in_a_file_are_read() {
     let found = read(file).expect(200);
     assert_eq!((&found["prompt"], &found["seed"], &found["width"]), (&json!("a red fox"), &json!(7), &json!(64)));
     assert_eq!((&found["is_ours"], &found["model"]), (&json!(true), &json!("klein-4b")));
+    let upload = |bytes: Vec<u8>| {
+        let kept = site.send(request(Method::POST, "/api/v1/uploads", &[], bytes.into())).expect(201);
+        kept["sha256"].as_str().unwrap().to_owned()
+    };
+    let (source, mask) = (upload(png(64, 64)), upload(white(64, 64)));
+    let body = json!({"prompt": "p", "source": source, "mask": mask, "outpaint": [16, 0, 0, 0], "upscale": 2,
+        "strength": 0.5, "feather": 3, "precision": "f32"});
+    let id = site.post(JOBS, body).expect(202)["id"].as_str().unwrap().to_owned();
+    let job = site.wait(&id);
+    let found = read(site.get(job["images"][0]["url"].as_str().unwrap()).body.to_vec()).expect(200);
+    assert_eq!(found["source"], job["request"]["source"]);
+    for name in ["precision", "upscale", "upscaler", "width", "height", "noise"] {
+        assert_eq!(found[name], job["request"][name], "{name}");
+    }
     assert_eq!(read(png(64, 64)).error(), (404, "no_parameters".into(), "image".into()));
     assert_eq!(read(b"no image".to_vec()).error().1, "no_parameters");
 }
