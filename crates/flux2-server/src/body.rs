@@ -252,7 +252,7 @@ mod tests {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Nothing {}
-        let error = |json| typed::<Nothing>(json, StatusCode::BAD_REQUEST).unwrap_err().to_string();
+        let error = |json| typed::<Nothing>(json, StatusCode::BAD_REQUEST).unwrap_err().message;
         assert!(error(serde_json::json!({"sampler": "euler"})).contains("there is no sampler to choose"));
         assert!(error(serde_json::json!({"clip_skip": 2})).contains("there are no CLIP layers to skip"));
         assert!(error(serde_json::json!({"stpes": 2})).contains("unknown field `stpes`"));
