@@ -3,8 +3,8 @@
 import { h, Panel } from "../dom.js";
 import { t } from "../text.js";
 
-/** Time that a message is shown, in milliseconds. */
-const SHOWN_MS = 7000;
+/** Time that a message is shown, in milliseconds: one to read, a failure, one with a button. */
+const SHOWN_MS = { plain: 7000, error: 14_000, action: 20_000 };
 const bus = new EventTarget();
 
 /**
@@ -57,7 +57,7 @@ function message({ text, isError, action, onAction }) {
     );
     /** @type {ReturnType<typeof setTimeout>} */
     let timer;
-    const start = () => (timer = setTimeout(close, isError ? 2 * SHOWN_MS : SHOWN_MS));
+    const start = () => (timer = setTimeout(close, SHOWN_MS[action ? "action" : isError ? "error" : "plain"]));
     // What somebody reads or is about to press stays.
     for (const event of ["pointerenter", "focusin"]) box.addEventListener(event, () => clearTimeout(timer));
     for (const event of ["pointerleave", "focusout"]) box.addEventListener(event, start);
