@@ -4,8 +4,9 @@
                [--binary target/release/dj-flux2]
 
 WEIGHTS are files of Real-ESRGAN; `tools/reference/upscale_real.py` makes some. PyTorch runs the whole picture at once,
-as spandrel returns the network, eager. On a CPU without instructions for bf16 it takes minutes in bf16: use f32 there. dj-flux2 runs as a process of its own for each round; the
-seconds are those that it reports for the picture, without start and loading. The fastest round counts.
+as spandrel returns the network, eager. On a CPU without instructions for bf16 it takes minutes in bf16: use f32 there.
+dj-flux2 runs as a process of its own for each round; the seconds are those that it reports for the picture, without
+start and loading. The fastest round counts.
 """
 
 import argparse
