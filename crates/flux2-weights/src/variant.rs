@@ -196,10 +196,20 @@ impl Variant {
             [variant.name.to_owned(), of_repo, repo].map(|name| (name, variant))
         };
         let all: Vec<(String, &Variant)> = Self::named().iter().flat_map(names).collect();
-        // `nearest_name` leaves out equal names: they need no correction.
-        let found = all.iter().find(|(name, _)| *name == wanted).map(|(name, _)| name.as_str());
-        let found = found.or_else(|| nearest_name(&wanted, all.iter().map(|(name, _)| name.as_str())))?;
-        all.iter().find(|(name, _)| name == found).map(|(_, variant)| *variant)
+        // Words may be in another order, as in klein-4b-bse.
+        let sorted = |text: &str| {
+            let mut words: Vec<&str> = text.split(['-', '_', ' ', '.']).collect();
+            words.sort_unstable();
+            words.join("-")
+        };
+        let (typed, longest) = (sorted(&wanted), 200);
+        let score = |name: &str| {
+            let similar = strsim::normalized_damerau_levenshtein;
+            similar(&wanted, name).max(similar(&typed, &sorted(name)))
+        };
+        let scored = all.iter().filter(|_| wanted.len() <= longest).map(|(name, variant)| (score(name), *variant));
+        let best = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= 0.5);
+        best.map(|(_, variant)| variant)
     }
 
     /// The member published in a repository, `owner/name` in upper or lower case.
@@ -350,6 +360,7 @@ mod tests {
             assert_eq!(nearest(name), Some("klein-4b"), "{name}");
         }
         assert_eq!(nearest("black-forest-labs/FLUX.2-klein-base-9b"), Some("klein-base-9b"));
+        assert_eq!([nearest("klein-4b-bse"), nearest("bsae-klein-9b")], [Some("klein-base-4b"), Some("klein-base-9b")]);
         assert_eq!(nearest("stabilityai/sdxl-turbo"), None);
     }
 
