@@ -14,6 +14,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use super::complete::{Words, complete};
 use crate::failure::{Failure, Result, code};
+use crate::report::print;
 
 /// What stands before the line that is typed.
 const PROMPT: &str = "dj-flux2> ";
@@ -39,6 +40,8 @@ pub enum Input {
         editor: Box<Editor<Help, FileHistory>>,
         /// File of the lines that were typed.
         lines: Option<PathBuf>,
+        /// Text that was typed before the first prompt and is read already.
+        typed: String,
     },
     /// Standard input.
     Script,
@@ -63,7 +66,14 @@ impl Input {
             // Lines that cannot be read are no reason not to draw.
             let _ = editor.load_history(lines);
         }
-        Ok(Input::Terminal { editor: Box::new(editor), lines })
+        Ok(Input::Terminal { editor: Box::new(editor), lines, typed: String::new() })
+    }
+
+    /// Takes text that somebody else has read from the terminal as if it were typed now. A script is not typed.
+    pub fn was_typed(&mut self, text: String) {
+        if let Input::Terminal { typed, .. } = self {
+            typed.push_str(&text);
+        }
     }
 
     /// Whether a person types.
@@ -75,11 +85,20 @@ impl Input {
     pub fn next(&mut self, words: impl FnOnce() -> Words) -> Result<Next> {
         match self {
             Input::Script => script_line(),
-            Input::Terminal { editor, lines } => {
+            Input::Terminal { editor, lines, typed } => {
                 if let Some(help) = editor.helper_mut() {
                     help.words = words();
                 }
-                match editor.readline(PROMPT) {
+                let whole = typed.split_once('\n').map(|(line, rest)| (line.to_owned(), rest.to_owned()));
+                let read = match whole {
+                    Some((line, rest)) => {
+                        *typed = rest;
+                        print(&format!("{PROMPT}{line}"))?;
+                        Ok(line)
+                    }
+                    None => editor.readline_with_initial(PROMPT, (&std::mem::take(typed), "")),
+                };
+                match read {
                     Ok(line) => {
                         // As above.
                         let _ = editor.add_history_entry(line.as_str());

@@ -27,6 +27,7 @@ use crate::cache_folder::user_state;
 use crate::config;
 use crate::failure::{Failure, Result, code};
 use crate::interrupt::Interrupts;
+use crate::terminal_picture::Display;
 use input::{Input, Next};
 use place::Place;
 use remote::RemoteStudio;
@@ -44,7 +45,13 @@ pub fn run(args: &SessionArgs) -> Result<()> {
         None => Place::Here(None),
     };
     let config = config::load(args.config.as_deref())?;
-    let mut shell = Shell::new(config, place, history, say, Interrupts::install(), input.is_terminal());
+    let mut display = None;
+    if input.is_terminal() && !args.json {
+        let typed;
+        (display, typed) = Display::detect();
+        input.was_typed(typed);
+    }
+    let mut shell = Shell::new(config, place, history, say, Interrupts::install(), input.is_terminal(), display);
     choose(args, &mut shell)?;
     // The model loads while the first prompt is typed.
     shell.begin()?;

@@ -63,9 +63,9 @@ impl Shell {
         say: Say,
         interrupts: Interrupts,
         is_terminal: bool,
+        display: Option<Display>,
     ) -> Self {
         let (chosen, warned) = (Chosen::new(), Vec::new());
-        let display = if is_terminal && !say.is_json() { Display::detect() } else { None };
         let (explored, last, values) = (None, None, Vec::new());
         Shell { config, chosen, place, history, say, interrupts, is_terminal, display, explored, warned, last, values }
     }

@@ -127,3 +127,21 @@ fn ctrl_c_cancels_the_picture_and_not_the_session() {
     terminal.shows("$1 output.png (256x256");
     assert!(!cli.path("output-2.png").exists());
 }
+
+#[test]
+fn what_is_typed_ahead_is_done_in_its_turn() {
+    let cli = Cli::without_model();
+    // Typed before the session is there, also while it asks the terminal what that can show.
+    let terminal = Terminal::start(&cli, "ahead", "session --set seed=7");
+    terminal.tmux(&["send-keys", "-l", "!set steps 2\n!set size 256x256\n!set st"]);
+    terminal.shows("dj-flux2> !set steps 2\ndj-flux2> !set size 256x256\ndj-flux2> !set st");
+    terminal.type_line("eps 300");
+    // Typed while a picture is drawn.
+    terminal.type_line("a cat");
+    terminal.shows("Ctrl-C cancels");
+    terminal.tmux(&["send-keys", "-l", "!set steps 1\na dog\n!name rex\n!his"]);
+    terminal.shows("$1 output.png (256x256");
+    let screen = terminal.shows("dj-flux2> !his");
+    assert!(screen.contains("$2 output-2.png (256x256"), "{screen}");
+    assert!(screen.contains("$2 is $rex"), "{screen}");
+}
