@@ -50,8 +50,6 @@ pub fn outside_with<'a>(
     config: &Config,
     files: Choices,
 ) -> Result<Outside<'a>> {
-    let mut all_templates = templates::built_in();
-    all_templates.extend(config.templates.clone());
     Ok(Outside {
         model: environment::path_of(&|name: &str| std::env::var_os(name), "DJ_FLUX2_MODEL").map(OsString::from),
         gpu: gpu_options(),
@@ -62,14 +60,17 @@ pub fn outside_with<'a>(
         is_folder: Path::is_dir,
         prompts: read_prompts(args)?,
         files,
-        sources: Sources {
-            templates: all_templates,
-            wildcards: config.wildcards(),
-            read_wildcard: templates::read_wildcard,
-        },
+        sources: sources(config),
         fresh_seed: fresh_seed(),
         cells: None,
     })
+}
+
+/// Templates and wildcards.
+pub fn sources(config: &Config) -> Sources {
+    let mut templates = templates::built_in();
+    templates.extend(config.templates.clone());
+    Sources { templates, wildcards: config.wildcards(), read_wildcard: templates::read_wildcard }
 }
 
 /// A random seed, from the random state of the standard library's hash maps. It has 53 bits: programs that read JSON
@@ -176,7 +177,7 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
 }
 
 /// Reads the picture to paint into and its mask. `check` is asked before it is decoded: with the bytes that it takes.
-fn read_source(of: &SourceSettings, check: impl Fn(usize) -> flux2::Result<()>) -> Result<Source> {
+pub fn read_source(of: &SourceSettings, check: impl Fn(usize) -> flux2::Result<()>) -> Result<Source> {
     let SourceSettings { source, mask, options } = of;
     let name = typed_paths::name_of(source);
     let read = |path: &PathBuf| -> Result<(Vec<u8>, String)> {

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use flux2::image::RgbImage;
-use flux2::{Reference, Source, UpscaleSize, Upscaling};
+use flux2::{CancelToken, Reference, Source, UpscaleSize, Upscaling};
 
 use crate::event::Subscription;
 use crate::failure::{FailureClass, JobFailure};
@@ -270,11 +270,18 @@ impl Jobs {
     /// Enlarge a picture that is there, without a job. Takes as long as the upscaler does.
     ///
     /// # Errors
-    /// [`Refused::UnknownUpscaler`]; [`Refused::Invalid`] if the size is not possible, or there is no memory.
-    pub fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, size: UpscaleSize) -> Result<RgbImage, Refused> {
+    /// [`Refused::UnknownUpscaler`]; [`Refused::Invalid`] if the size is not possible, there is no memory, or `cancel`
+    /// was cancelled.
+    pub fn enlarge(
+        &self,
+        image: &RgbImage,
+        upscaler: Option<&str>,
+        size: UpscaleSize,
+        cancel: &CancelToken,
+    ) -> Result<RgbImage, Refused> {
         let host = &*self.shared().host;
         let upscaling = Upscaling { upscaler: host::upscaler(host, upscaler)?, size };
-        Ok(host.enlarge(image, &upscaling)?)
+        Ok(host.enlarge(image, &upscaling, cancel)?)
     }
 
     /// Load a model on every device in the background, and draw a small picture with it that is not kept. Until then

@@ -1,7 +1,7 @@
 //! Where the calls of tools go: to an engine of this process directly, or through the limits of a server.
 
-use flux2::UpscaleSize;
 use flux2::image::RgbImage;
+use flux2::{CancelToken, UpscaleSize};
 use flux2_jobs::{Accepted, Draft, Forecast, JobFailure, JobId, Jobs, Refused, Submission};
 
 /// Why a tool did not do what it was asked for: a sentence that the agent reads, with what to do.
@@ -116,8 +116,8 @@ pub trait Desk: Send + Sync + 'static {
     /// Enlarge a picture.
     ///
     /// # Errors
-    /// If the size or the upscaler is not possible, or the caller has asked too often.
-    fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, by: f32) -> Result<RgbImage>;
+    /// If the size or the upscaler is not possible, or the caller has asked too often; after `cancel`.
+    fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, by: f32, cancel: &CancelToken) -> Result<RgbImage>;
 
     /// Path below the server's address where a picture of a job can be fetched; `None` where there is no server.
     fn path_of(&self, id: JobId, index: u32) -> Option<String>;
@@ -158,10 +158,10 @@ impl Desk for Direct {
         Ok(self.jobs.forecast(draft)?)
     }
 
-    fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, by: f32) -> Result<RgbImage> {
+    fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, by: f32, cancel: &CancelToken) -> Result<RgbImage> {
         let size = UpscaleSize::By(by);
         self.limits.check_enlarged(size.of([image.width(), image.height()])?)?;
-        Ok(self.jobs.enlarge(image, upscaler, size)?)
+        Ok(self.jobs.enlarge(image, upscaler, size, cancel)?)
     }
 
     fn path_of(&self, _id: JobId, _index: u32) -> Option<String> {

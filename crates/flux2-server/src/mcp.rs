@@ -9,8 +9,8 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
-use flux2::UpscaleSize;
 use flux2::image::RgbImage;
+use flux2::{CancelToken, UpscaleSize};
 use flux2_jobs::{Accepted, Draft, Forecast, JobId, Jobs};
 use flux2_mcp::{Desk, Limits, ToolError};
 
@@ -85,7 +85,13 @@ impl Desk for Counter {
         drawing::forecast(&self.app, order(draft)).map_err(sentence)
     }
 
-    fn enlarge(&self, image: &RgbImage, upscaler: Option<&str>, by: f32) -> Result<RgbImage, ToolError> {
+    fn enlarge(
+        &self,
+        image: &RgbImage,
+        upscaler: Option<&str>,
+        by: f32,
+        cancel: &CancelToken,
+    ) -> Result<RgbImage, ToolError> {
         drawing::count(&self.app, &self.caller).map_err(sentence)?;
         let size = UpscaleSize::By(by);
         let [width, height] = size.of([image.width(), image.height()])?;
@@ -93,7 +99,7 @@ impl Desk for Counter {
         if u64::from(width) * u64::from(height) > most {
             return Err(ToolError(format!("{width}x{height} is more than {most} pixels, the most of this server")));
         }
-        Ok(self.app.jobs.enlarge(image, upscaler, size)?)
+        Ok(self.app.jobs.enlarge(image, upscaler, size, cancel)?)
     }
 
     fn path_of(&self, id: JobId, index: u32) -> Option<String> {

@@ -122,7 +122,13 @@ impl Studio for LocalStudio {
         (0..view.spec.count).map(drawn).collect()
     }
 
-    fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Result<Vec<u8>, StudioError> {
+    fn enlarge(
+        &self,
+        file: &[u8],
+        by: Option<f32>,
+        upscaler: Option<&str>,
+        cancel: &CancelToken,
+    ) -> Result<Vec<u8>, StudioError> {
         let of = |error: Error| StudioError::Failed(error.into());
         let all = self.jobs.upscalers();
         let chosen = match upscaler {
@@ -132,7 +138,10 @@ impl Studio for LocalStudio {
         let usual = chosen.and_then(|chosen| chosen.scale()).map_or(2.0, |scale| scale as f32);
         let size = UpscaleSize::By(by.unwrap_or(usual));
         let original = decode_original(file, "the picture").map_err(of)?;
-        let image = self.jobs.enlarge(&original.image, upscaler, size)?;
+        let image = self.jobs.enlarge(&original.image, upscaler, size, cancel).map_err(|refused| match refused {
+            Refused::Invalid(Error::Cancelled) => StudioError::Cancelled,
+            other => other.into(),
+        })?;
         let from = [original.image.width(), original.image.height()];
         let attached = upscale::attached(&original.attached, from, [image.width(), image.height()]).map_err(of)?;
         let upscaling = chosen.map(|upscaler| Upscaling { upscaler: upscaler.clone(), size });

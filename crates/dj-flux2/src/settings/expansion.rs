@@ -199,7 +199,7 @@ impl<'a> Plan<'a> {
 }
 
 /// The template called `named`, or the template that it is. It must have a place for the prompt.
-fn frame(named: &str, sources: &Sources) -> Result<Template> {
+pub fn frame(named: &str, sources: &Sources) -> Result<Template> {
     let text = match sources.templates.get(named) {
         Some(template) => &template.text,
         None if named.contains('{') => named,

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use flux2::UpscaleSize;
 use flux2::image::{self, ImageFormat};
 use flux2::upscale::LANCZOS;
+use flux2::{CancelToken, UpscaleSize};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -78,7 +78,7 @@ pub async fn extra_single_image(State(app): State<App>, request: Request) -> Res
             let message = format!("{width}x{height} is more than {most} pixels, the most that this server makes");
             return Err(ApiError::invalid("upscaling_resize", message).code("invalid_size"));
         }
-        let enlarged = app.jobs.enlarge(&image, upscaler.as_deref(), size)?;
+        let enlarged = app.jobs.enlarge(&image, upscaler.as_deref(), size, &CancelToken::new())?;
         Ok(image::encode(&enlarged, ImageFormat::Png, None)?)
     });
     let file = file.await??;

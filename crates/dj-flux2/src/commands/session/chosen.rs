@@ -10,33 +10,21 @@ use crate::config::flags::{self, Flags, Place, Setting, Value};
 use crate::failure::{Failure, Result};
 use crate::usage;
 
-/// Flags that are no settings of a session.
-const NOT_HERE: [&str; 25] = [
-    "prompt",
-    "prompt-file",
-    "from",
-    "cell",
-    "config",
-    "batch",
-    "dry-run",
-    "help",
-    "help-all",
-    "version",
-    "grid",
-    "sheet",
-    "dark",
-    "fail-fast",
-    "json",
-    "quiet",
-    "verbose",
-    "open",
-    "show",
-    "show-steps",
-    "preview",
-    "allow-quantize",
-    "sampler",
-    "scheduler",
-    "clip-skip",
+/// Flags that are no settings of a session, and what to do instead.
+const NOT_HERE: [(&[&str], &str); 10] = [
+    (
+        &["prompt", "prompt-file", "from", "cell", "batch", "dry-run", "grid", "sheet", "dark", "fail-fast"],
+        "it is for one run of many pictures: use `dj-flux2 generate`; a session draws line by line",
+    ),
+    (&["config", "json"], "pass it when the session starts, as in `dj-flux2 session --json`"),
+    (&["quiet", "verbose", "help", "help-all", "version"], "!help lists the commands of a session"),
+    (&["show", "show-steps"], "a session shows finished pictures by itself, where the terminal can"),
+    (&["preview", "preview-decoder"], "only `dj-flux2 generate --preview` writes a picture after each step"),
+    (&["allow-quantize"], "a session chooses no number format by itself: choose one, as in !set quantize int8"),
+    (&["sampler"], "there is none to choose: FLUX.2 [klein] is a flow model, drawn with Euler steps"),
+    (&["scheduler"], "there is none to choose: the noise levels of FLUX.2 follow from the size and the steps"),
+    (&["clip-skip"], "there are no CLIP layers to skip: FLUX.2 [klein] reads prompts with Qwen3"),
+    (&["max-sequence-length"], "it is the model's own: FLUX.2 [klein] reads 512 tokens"),
 ];
 
 /// Settings that decide the size together.
@@ -84,6 +72,11 @@ impl Chosen {
         Ok(self.settings.len() < before)
     }
 
+    /// Chooses what was chosen before, as [`all`](Self::all) returned it.
+    pub fn restore(&mut self, settings: Vec<Setting>) {
+        self.settings = settings;
+    }
+
     /// Leaves the size to the model.
     pub fn unset_size(&mut self) {
         self.settings.retain(|setting| !OF_SIZE.contains(&setting.name.as_str()));
@@ -107,7 +100,7 @@ impl Chosen {
 
     /// The names of all settings.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.flags.names().filter(|name| !NOT_HERE.contains(name) && !is_foreign(name))
+        self.flags.names().filter(|name| instead_of(name).is_none())
     }
 
     /// Whether the value of a setting is a file or folder.
@@ -122,11 +115,11 @@ impl Chosen {
     }
 
     fn find(&self, name: &str) -> Result<&Arg> {
-        if NOT_HERE.contains(&name) || is_foreign(name) {
-            let hint = "!set lists what is chosen, and Tab behind it completes the names of settings";
-            return Err(Failure::usage(format!("{name} is no setting of a session"), hint));
+        let arg = self.flags.find(name);
+        if let Some(instead) = instead_of(arg.and_then(Arg::get_long).unwrap_or(name)) {
+            return Err(Failure::usage(format!("{name} is no setting of a session"), instead));
         }
-        self.flags.find(name).ok_or_else(|| {
+        arg.ok_or_else(|| {
             let hint = match Flags::nearest(name, self.names()) {
                 Some(nearest) => format!("the nearest name is {nearest}"),
                 None => "settings have the names of flags: `dj-flux2 generate --help-all` lists them".into(),
@@ -136,9 +129,9 @@ impl Chosen {
     }
 }
 
-/// A flag that is only there to explain that another program's means nothing here.
-fn is_foreign(name: &str) -> bool {
-    name == "max-sequence-length"
+/// What to do instead of choosing a flag that is no setting.
+fn instead_of(name: &str) -> Option<&'static str> {
+    NOT_HERE.iter().find(|(names, _)| names.contains(&name)).map(|(_, instead)| *instead)
 }
 
 fn setting(name: &str, value: Value) -> Setting {
@@ -160,14 +153,18 @@ fn value_of(arg: &Arg, name: &str, text: &str) -> Result<Value> {
     }
 }
 
-/// The settings as flags. Those of a source are left out where there is none, and those of the size where there is one,
-/// which gives it. Without a mask, `source` only stands in for one that is not chosen yet.
+/// The settings as flags. Those of a source are left out where there is none, those of the size where there is one,
+/// which gives it, and one of a pair until the other is there. Without a mask, `source` only stands in for one that is
+/// not chosen yet.
 fn args_of(settings: &[Setting], source: Option<&Path>, mask: Option<&Path>) -> Result<GenerateArgs> {
     // Without a source they wait.
     let is_of_source = |setting: &Setting| setting.name != "source" && OF_A_SOURCE.contains(&setting.name.as_str());
-    let own_source = settings.iter().any(|setting| setting.name == "source");
+    let has = |name: &str| settings.iter().any(|setting| setting.name == name);
+    let own_source = has("source");
     let has_source = own_source || mask.is_some() || (source.is_some() && settings.iter().any(is_of_source));
     let is_left_out = |setting: &&Setting| match setting.name.as_str() {
+        "c2pa-key" => !has("c2pa-cert"),
+        "c2pa-cert" => !has("c2pa-key"),
         "source" | "mask" | "mask-from-alpha" if mask.is_some() => true,
         name if OF_SIZE.contains(&name) => has_source,
         _ => is_of_source(setting) && !has_source,
@@ -245,6 +242,13 @@ mod tests {
             "invalid value 'many' for '--steps <N>'"
         );
         assert_eq!(chosen.set("batch", "x").unwrap_err().message, "batch is no setting of a session");
+        assert!(hint(chosen.set("preview", "p.png")).contains("only `dj-flux2 generate --preview`"));
+        assert!(
+            NOT_HERE
+                .iter()
+                .flat_map(|(names, _)| *names)
+                .all(|name| chosen.flags.find(name).is_some() || ["help", "help-all", "version"].contains(name))
+        );
         assert_eq!(hint(chosen.set("watermark", "maybe")), "type !set watermark on");
         assert!(chosen.all().is_empty());
     }

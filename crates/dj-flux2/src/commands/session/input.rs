@@ -27,6 +27,8 @@ const MAX_BYTES: u64 = 1 << 20;
 pub enum Next {
     /// A line.
     Line(String),
+    /// A line of a script that cannot be read.
+    Bad(Failure),
     /// Ctrl-C: the line that was typed is not meant.
     Dropped,
     /// Ctrl-D, or the end of the script.
@@ -128,20 +130,23 @@ pub fn is_interactive() -> bool {
 /// The next line of a script.
 fn script_line() -> Result<Next> {
     let mut line = Vec::new();
-    let read = io::stdin().lock().take(MAX_BYTES + 1).read_until(b'\n', &mut line);
-    read.map_err(|error| {
+    let failed = |error: io::Error| {
         Failure::new(code::FAILURE, format!("standard input: {error}"), "pass the script as a file: session < FILE")
-    })?;
+    };
+    io::stdin().lock().take(MAX_BYTES + 1).read_until(b'\n', &mut line).map_err(failed)?;
     if line.len() as u64 > MAX_BYTES {
-        let message = format!("a line of the script has more than {MAX_BYTES} bytes");
-        return Err(Failure::usage(message, "write one prompt or command a line"));
+        if line.last() != Some(&b'\n') {
+            io::stdin().lock().skip_until(b'\n').map_err(failed)?;
+        }
+        let message = format!("the line has more than {MAX_BYTES} bytes");
+        return Ok(Next::Bad(Failure::usage(message, "write one prompt or command a line")));
     }
     if line.is_empty() {
         return Ok(Next::End);
     }
     match String::from_utf8(line) {
         Ok(line) => Ok(Next::Line(line.strip_prefix('\u{feff}').unwrap_or(&line).to_owned())),
-        Err(_) => Err(Failure::usage("a line of the script is not UTF-8", "save the script as UTF-8")),
+        Err(_) => Ok(Next::Bad(Failure::usage("the line is not UTF-8", "save the script as UTF-8"))),
     }
 }
 

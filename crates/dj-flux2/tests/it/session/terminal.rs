@@ -97,6 +97,8 @@ fn a_prompt_is_typed_and_a_picture_is_there() {
     // Ctrl-C drops a line, Ctrl-D leaves.
     terminal.tmux(&["send-keys", "-l", "not meant"]);
     terminal.tmux(&["send-keys", "C-c"]);
+    // Keys behind Ctrl-C are dropped with the line.
+    terminal.shows("not meant\ndj-flux2>");
     terminal.tmux(&["send-keys", "C-d"]);
     terminal.shows("Pane is dead (status 0");
     let state = cli.path("home").join(".local/state/dj-flux2/session");
@@ -135,7 +137,7 @@ fn what_is_typed_ahead_is_done_in_its_turn() {
     let terminal = Terminal::start(&cli, "ahead", "session --set seed=7");
     terminal.tmux(&["send-keys", "-l", "!set steps 2\n!set size 256x256\n!set st"]);
     terminal.shows("dj-flux2> !set steps 2\ndj-flux2> !set size 256x256\ndj-flux2> !set st");
-    terminal.type_line("eps 300");
+    terminal.type_line("eps 60");
     // Typed while a picture is drawn.
     terminal.type_line("a cat");
     terminal.shows("Ctrl-C cancels");
