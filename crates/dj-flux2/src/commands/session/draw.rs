@@ -75,11 +75,13 @@ impl Shell {
                 upscale.upscaler.clone_from(&upscaler);
             }
             let (began, mut warnings) = (Instant::now(), Vec::new());
-            let progress = self.say.progress();
-            let mut hear = |heard: &Heard| warnings.extend(progress.hear(heard, i + 1, settings.pictures()));
             let studio = self.place.studio()?;
-            let drawn = self.interrupts.during(|cancel| studio.draw(draft, &mut hear, cancel));
-            drop(progress);
+            let drawn = self.interrupts.during(|cancel| {
+                // It says what Ctrl-C does, so it is shown once that is true.
+                let progress = self.say.progress();
+                let mut hear = |heard: &Heard| warnings.extend(progress.hear(heard, i + 1, settings.pictures()));
+                studio.draw(draft, &mut hear, cancel)
+            });
             self.warn(&warnings);
             for drawn in drawn? {
                 made(self, &target, (drawn, began.elapsed()))?;
