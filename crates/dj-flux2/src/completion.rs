@@ -22,7 +22,7 @@ pub fn answer() {
 
 /// The command line with what completes its values. Flags of `generate` are also those of the program, as it need not
 /// be typed.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let program = args::command(true);
     let generate = program.find_subcommand("generate").expect("it is there").clone();
     let flags = generate.get_arguments().map(|arg| with_values(arg.clone()));

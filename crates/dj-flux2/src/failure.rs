@@ -103,7 +103,7 @@ impl From<Error> for Failure {
     }
 }
 
-#[cfg(feature = "session")]
+#[cfg(any(feature = "mcp", feature = "session"))]
 impl From<flux2_session::Error> for Failure {
     fn from(error: flux2_session::Error) -> Self {
         use flux2_session::Error as Of;
@@ -116,7 +116,7 @@ impl From<flux2_session::Error> for Failure {
             Of::Unreadable { .. } | Of::Changed { .. } => {
                 (code::BAD_IMAGE, Some("put its file back, or refer to another picture; !history lists them"))
             }
-            Of::InUse { .. } => (code::USAGE, Some("end that session, or name another folder with --history")),
+            Of::InUse { .. } => (code::USAGE, Some("end that process, or name another folder with --history")),
             _ => (code::FAILURE, Some("name another folder with --history, or `off` for none")),
         };
         Failure { code, message: error.to_string(), hint: hint.map(str::to_owned) }

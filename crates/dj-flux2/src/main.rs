@@ -34,6 +34,8 @@ mod credentials;
 mod drafts;
 mod failure;
 mod gpu_options;
+#[cfg(any(feature = "mcp", feature = "session"))]
+mod history;
 #[cfg(any(feature = "mcp", feature = "serve"))]
 mod host;
 #[cfg(feature = "hub")]

@@ -177,7 +177,7 @@ fn with_references(files: ModelFiles, settings: &Settings, report: &Report) -> R
 }
 
 /// Reads the picture to paint into and its mask. `check` is asked before it is decoded: with the bytes that it takes.
-fn read_source(of: &SourceSettings, check: impl Fn(usize) -> flux2::Result<()>) -> Result<Source> {
+pub fn read_source(of: &SourceSettings, check: impl Fn(usize) -> flux2::Result<()>) -> Result<Source> {
     let SourceSettings { source, mask, options } = of;
     let name = typed_paths::name_of(source);
     let read = |path: &PathBuf| -> Result<(Vec<u8>, String)> {

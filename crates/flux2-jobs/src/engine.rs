@@ -4,8 +4,9 @@ mod model;
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use flux2::bench::Cost;
 use flux2::engine::Engines;
@@ -13,7 +14,7 @@ use flux2::image::RgbImage;
 use flux2::vocabulary::Vocabulary;
 use flux2::weights::{Format, Location, LoraPath, ModelFiles};
 use flux2::{
-    CancelToken, Device as Place, Engine, EngineOptions, Event, GenerateRequest, ModelPaths, Precision,
+    CancelToken, Device as Place, Engine, EngineOptions, Error, Event, GenerateRequest, ModelPaths, Precision,
     ResolvedRequest, Result, UpscaleEngine, Upscaler, Upscaling, Variant, engine, plan,
 };
 
@@ -30,6 +31,8 @@ const MAX_OPEN: usize = 16;
 const MAX_SIZES: usize = 1000;
 /// Side of the picture that a model's memory is planned for, in pixels.
 const PLANNED_PX: u32 = 1024;
+/// Pause between two looks whether the upscaler is free.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The models that an [`EngineHost`] offers, and how they are run.
 #[derive(Clone, Debug, Default)]
@@ -205,9 +208,17 @@ impl ModelHost for EngineHost {
         all
     }
 
-    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling) -> Result<RgbImage> {
+    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling, cancel: &CancelToken) -> Result<RgbImage> {
         let name = upscaling.upscaler.name();
-        let mut ready = lock(&self.inner.upscaler);
+        // Another picture may be enlarged for minutes.
+        let mut ready = loop {
+            match self.inner.upscaler.try_lock() {
+                Ok(ready) => break ready,
+                Err(TryLockError::Poisoned(error)) => break error.into_inner(),
+                Err(TryLockError::WouldBlock) if cancel.is_cancelled() => return Err(Error::Cancelled),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            }
+        };
         if ready.as_ref().is_none_or(|(known, _)| known != name) {
             *ready = None;
             let precision = Precision::new(self.inner.options.engine.precision.compute(), Format::AsStored);
@@ -215,7 +226,7 @@ impl ModelHost for EngineHost {
             *ready = Some((name.to_owned(), UpscaleEngine::open(upscaling.upscaler.clone(), &options)?));
         }
         let (_, engine) = ready.as_ref().expect("opened above");
-        Ok(engine.upscale(image, upscaling.size, &mut |_: &Event| {}, &CancelToken::new())?.image)
+        Ok(engine.upscale(image, upscaling.size, &mut |_: &Event| {}, cancel)?.image)
     }
 
     fn resolve(&self, choice: &ModelChoice) -> Result<ResolvedModel, Refused> {

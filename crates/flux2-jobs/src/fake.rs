@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use flux2::canvas::Placed;
 use flux2::digest::sha256;
 use flux2::event::Preview;
+use flux2::image::resize::resize_lanczos;
 use flux2::image::{Attached, LoraParameters, Parameters, RgbImage, SourceParameters};
 use flux2::pipeline::GeneratedImage;
 use flux2::{
@@ -79,6 +80,19 @@ fn variant_of(name: &str) -> &'static Variant {
 }
 
 impl ModelHost for FakeHost {
+    /// Takes as long as a step, and resamples.
+    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling, cancel: &CancelToken) -> Result<RgbImage> {
+        let start = Instant::now();
+        while start.elapsed() < self.options.step {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            thread::sleep(BLOCK.min(self.options.step.saturating_sub(start.elapsed())));
+        }
+        let [width, height] = upscaling.size.of([image.width(), image.height()])?;
+        resize_lanczos(image, width, height)
+    }
+
     fn models(&self) -> Vec<ModelInfo> {
         let info = |name: &String| ModelInfo { name: name.clone(), aliases: vec![], variant: Some(variant_of(name)) };
         self.options.models.iter().map(info).collect()

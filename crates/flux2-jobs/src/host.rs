@@ -31,14 +31,15 @@ pub trait ModelHost: Send + Sync + 'static {
         usual_upscalers()
     }
 
-    /// Enlarge a picture that is there, outside of the queue: on this thread, one at a time.
+    /// Enlarge a picture that is there, outside of the queue: on this thread, one at a time. `cancel` is checked after
+    /// every block of the network.
     ///
     /// # Errors
-    /// If the size is not possible, there is no device or no memory.
-    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling) -> Result<RgbImage> {
+    /// If the size is not possible, there is no device or no memory; [`Error::Cancelled`](flux2::Error::Cancelled).
+    fn enlarge(&self, image: &RgbImage, upscaling: &Upscaling, cancel: &CancelToken) -> Result<RgbImage> {
         let options = EngineOptions { device: flux2::Device::Cpu, ..EngineOptions::default() };
         let engine = UpscaleEngine::open(upscaling.upscaler.clone(), &options)?;
-        Ok(engine.upscale(image, upscaling.size, &mut |_: &Event| {}, &CancelToken::new())?.image)
+        Ok(engine.upscale(image, upscaling.size, &mut |_: &Event| {}, cancel)?.image)
     }
 
     /// The model that is asked for, every default filled in.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flux2::image::{ImageFormat, Parameters};
 use flux2::marks::watermark;
 use flux2::upscale::Before;
-use flux2::{Reference, Source, UpscaleSize, Upscaler, Upscaling};
+use flux2::{CancelToken, Reference, Source, UpscaleSize, Upscaler, Upscaling};
 
 use crate::event::Subscription;
 use crate::failure::{FailureClass, JobFailure};
@@ -299,16 +299,18 @@ impl Jobs {
     /// watermark, so does the larger one; it is not signed.
     ///
     /// # Errors
-    /// [`Refused::UnknownUpscaler`]; [`Refused::Invalid`] if the size is not possible, or there is no memory.
+    /// [`Refused::UnknownUpscaler`]; [`Refused::Invalid`] if the size is not possible, there is no memory, or `cancel`
+    /// was cancelled.
     pub fn enlarge(
         &self,
         before: &Before,
         upscaler: Option<&str>,
         size: UpscaleSize,
         format: ImageFormat,
+        cancel: &CancelToken,
     ) -> Result<Enlarged, Refused> {
         let how = Upscaling { upscaler: self.upscaler(upscaler)?, size };
-        let larger = self.shared().host.enlarge(before.image(), &how)?;
+        let larger = self.shared().host.enlarge(before.image(), &how, cancel)?;
         let marked = self.shared().options.watermark.then(|| watermark::embed(&larger)).transpose()?;
         let larger = marked.as_ref().unwrap_or(&larger);
         Ok(Enlarged {

@@ -1,6 +1,7 @@
 //! The pictures of one caller: their numbers and names, and the files that they are written to.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flux2::digest::sha256;
@@ -12,8 +13,6 @@ use flux2_session::{Entry, History, HistoryOptions, Made, NewEntry, Picture};
 use crate::desk::{Result, ToolError};
 use crate::root::Root;
 
-/// Folder of the history below the root.
-const HISTORY: &str = ".history";
 /// Jobs whose pictures are remembered by their ids.
 const MAX_JOBS: usize = 1000;
 /// Bytes of pictures that are kept in memory where there are no files.
@@ -60,22 +59,16 @@ pub struct Kept {
 }
 
 impl Album {
-    /// The album of a folder, which goes on where the last process left it; or one in memory. The second value is what
-    /// the operator should know.
-    pub fn open(root: Option<Arc<Root>>) -> (Self, Option<String>) {
-        let options = HistoryOptions { max_bytes: MAX_BYTES, ..HistoryOptions::default() };
-        let (history, notice) = match root.as_ref().map(|root| History::open(&root.path().join(HISTORY), options)) {
-            None => (None, None),
-            Some(Ok((history, 0))) => (Some(history), None),
-            Some(Ok((history, unread))) => {
-                (Some(history), Some(format!("{unread} lines of the history cannot be read and are left out")))
-            }
-            // Each client starts a process of its own.
-            Some(Err(error)) => (None, Some(format!("the history of this process is not kept: {error}"))),
-        };
-        let history = history.unwrap_or_else(|| History::in_memory(options));
+    /// The album of a caller whose files are below `root`, or who has none. Pictures of the history whose files are
+    /// elsewhere are not handed out.
+    pub fn new(root: Option<Arc<Root>>, history: History) -> Self {
         let books = Books { history, wanted: BTreeMap::new(), kept: BTreeMap::new() };
-        (Album { root, books: Mutex::new(books) }, notice)
+        Album { root, books: Mutex::new(books) }
+    }
+
+    /// An album without files, which ends with the process.
+    pub fn in_memory() -> Self {
+        Self::new(None, History::in_memory(HistoryOptions { max_bytes: MAX_BYTES, ..HistoryOptions::default() }))
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -189,12 +182,13 @@ impl Album {
         let entry = self.books().history.find(&reference).map_err(of_history)?.clone();
         let bytes: Arc<[u8]> = match &entry.picture {
             Picture::Bytes(bytes) => Arc::clone(bytes),
-            // The list of files is a file itself, which others may have changed: it leads nowhere else either.
-            Picture::File(path) => {
-                let gone = || ToolError(format!("the file of picture {} is not there any more", entry.number));
-                let root = self.root().ok_or_else(gone)?;
-                let file = path.strip_prefix(root.path()).ok().and_then(|file| file.to_str()).ok_or_else(gone)?;
-                root.read(file, most)?.into()
+            // A session writes pictures anywhere, and the history is a file that others may have changed.
+            Picture::File(_) => {
+                let (root, file) = self.root().zip(self.file_of(&entry)).ok_or_else(|| {
+                    let message = format!("picture {} is in no file below the folder of this server", entry.number);
+                    ToolError::new(message, "ask the user to copy it there, and name it by its path")
+                })?;
+                root.read(&file, most)?.into()
             }
         };
         match sha256(&bytes) == entry.sha256 {
@@ -211,15 +205,22 @@ impl Album {
         flux2_session::resolve(prompt, &self.books().history, 0).map_err(of_history)
     }
 
-    /// The latest pictures, the newest first.
+    /// The latest pictures that this caller may see, the newest first.
     pub fn latest(&self, most: usize) -> Vec<Entry> {
-        self.books().history.entries().iter().rev().take(most).cloned().collect()
+        let books = self.books();
+        let is_shown = |entry: &&Entry| entry.path().is_none() || self.file_of(entry).is_some();
+        books.history.entries().iter().rev().filter(is_shown).take(most).cloned().collect()
     }
 
-    /// The path of an entry's file below the root.
+    /// The path of an entry's file below the root, if it is there.
     pub fn file_of(&self, entry: &Entry) -> Option<String> {
-        let root = self.root()?.path();
-        Some(entry.path()?.strip_prefix(root).ok()?.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"))
+        let (root, path) = (self.root()?.path(), entry.path()?);
+        let is_plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+        let below =
+            |path: &Path| path.strip_prefix(root).ok().filter(is_plain).and_then(Path::to_str).map(str::to_owned);
+        // A session may know the folder by another path.
+        let file = below(path).or_else(|| below(&path.canonicalize().ok()?))?;
+        Some(file.replace(std::path::MAIN_SEPARATOR, "/"))
     }
 
     /// Forget how the pictures of a job were to be kept, if it ended without any.
@@ -273,9 +274,12 @@ mod tests {
     #[test]
     fn pictures_have_numbers_names_and_files() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Album::open(Some(Arc::new(Root::open(folder.path()).unwrap())));
-        let (album, notice) = open();
-        assert_eq!(notice, None);
+        let open = || {
+            let (history, unread) = History::open(&folder.path().join("h"), HistoryOptions::default())?;
+            assert_eq!(unread, 0);
+            Ok::<_, flux2_session::Error>(Album::new(Some(Arc::new(Root::open(folder.path()).unwrap())), history))
+        };
+        let album = open().unwrap();
         let wanted = Wanted { name: Some("fox".into()), output: Some("a/fox.png".into()), parent: None };
         album.check(&wanted, Some(ImageFormat::Png)).unwrap();
         let made = Made { prompt: "p".into(), seed: 3, ..Made::default() };
@@ -286,12 +290,9 @@ mod tests {
         assert_eq!(&*album.picture("$fox", 9).unwrap().0, b"1");
         assert_eq!(&*album.picture("$-1", 9).unwrap().0, b"2");
         assert!(album.picture("$9", 9).unwrap_err().0.contains("there are 1, 2"));
-        // A second process has numbers of its own.
-        let (other, notice) = open();
-        assert!(notice.unwrap().contains("is not kept"));
-        assert_eq!(other.add(b"3", ImageFormat::Png, &Wanted::default(), Made::default()).unwrap().number, 1);
+        assert!(matches!(open(), Err(flux2_session::Error::InUse { .. })));
         drop(album);
-        let (again, _) = open();
+        let again = open().unwrap();
         assert_eq!(again.latest(9).len(), 2);
         std::fs::write(folder.path().join("p-3.jpg"), b"other").unwrap();
         assert!(again.picture("$2", 9).unwrap_err().0.contains("was changed"));
@@ -302,28 +303,54 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), b"s").unwrap();
         let root = Arc::new(Root::open(&folder.path().join("root")).unwrap());
-        let (album, _) = Album::open(Some(Arc::clone(&root)));
-        album.add(b"1", ImageFormat::Png, &Wanted::default(), Made::default()).unwrap();
-        drop(album);
-        let file = root.path().join(HISTORY).join("history.jsonl");
+        let kept = root.path().join("h");
+        let open = || {
+            let (history, _) = History::open(&kept, HistoryOptions::default()).unwrap();
+            Album::new(Some(Arc::clone(&root)), history)
+        };
+        let made = Made { prompt: "p".into(), ..Made::default() };
+        open().add(b"1", ImageFormat::Png, &Wanted::default(), made).unwrap();
+        let file = kept.join("history.jsonl");
         let text = std::fs::read_to_string(&file).unwrap();
-        let own = root.path().join("picture-0.png").display().to_string();
+        let own = root.path().join("p-0.png").display().to_string();
         for other in [folder.path().join("secret"), root.path().join("../secret"), "/etc/passwd".into()] {
             std::fs::write(&file, text.replace(&own, &other.display().to_string())).unwrap();
-            let (album, _) = Album::open(Some(Arc::clone(&root)));
+            let album = open();
             let error = album.picture("$1", 99).unwrap_err().0;
             assert!(!error.contains("was changed"), "it was read: {error}");
+            assert!(album.latest(9).is_empty(), "{}", other.display());
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_picture_of_the_folder_may_be_known_by_another_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        let root = Arc::new(Root::open(&real).unwrap());
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        std::fs::write(real.join("a.png"), b"1").unwrap();
+        let mut history = History::in_memory(HistoryOptions::default());
+        let entry = |path| NewEntry { picture: Picture::File(path), name: None, made: Made::default(), parent: None };
+        history.add(entry(link.join("a.png"))).unwrap();
+        std::fs::write(folder.path().join("b.png"), b"2").unwrap();
+        history.add(entry(folder.path().join("b.png"))).unwrap();
+        let album = Album::new(Some(root), history);
+        assert_eq!(&*album.picture("$1", 9).unwrap().0, b"1");
+        let error = album.picture("$2", 9).unwrap_err().0;
+        assert!(error.starts_with("picture 2 is in no file below the folder of this server"), "{error}");
+        assert_eq!(album.latest(9).iter().map(|entry| entry.number).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
     fn what_cannot_be_kept_is_refused_before_it_is_drawn() {
-        let (album, _) = Album::open(None);
+        let album = Album::in_memory();
         let refused = |wanted: Wanted| album.check(&wanted, None).unwrap_err().0;
         assert!(refused(Wanted { name: Some("$a b".into()), ..Wanted::default() }).contains("is not a name"));
         assert!(refused(Wanted { output: Some("a.png".into()), ..Wanted::default() }).contains("writes no files"));
         let folder = tempfile::tempdir().unwrap();
-        let (album, _) = Album::open(Some(Arc::new(Root::open(folder.path()).unwrap())));
+        let root = Arc::new(Root::open(folder.path()).unwrap());
+        let album = Album::new(Some(root), History::in_memory(HistoryOptions::default()));
         let check =
             |output: &str, format| album.check(&Wanted { output: Some(output.into()), ..Wanted::default() }, format);
         assert!(check("a.png", Some(ImageFormat::Png)).is_ok());

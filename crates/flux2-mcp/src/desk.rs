@@ -1,8 +1,8 @@
 //! Where the calls of tools go: to an engine of this process directly, or through the limits of a server.
 
-use flux2::UpscaleSize;
 use flux2::image::ImageFormat;
 use flux2::upscale::Before;
+use flux2::{CancelToken, UpscaleSize};
 use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobFailure, JobId, Jobs, Refused, Submission};
 
 /// Why a tool did not do what it was asked for: a sentence that the agent reads, with what to do.
@@ -117,8 +117,15 @@ pub trait Desk: Send + Sync + 'static {
     /// Enlarge a picture.
     ///
     /// # Errors
-    /// If the size or the upscaler is not possible, or the caller has asked too often.
-    fn enlarge(&self, before: &Before, upscaler: Option<&str>, by: f32, format: ImageFormat) -> Result<Enlarged>;
+    /// If the size or the upscaler is not possible, or the caller has asked too often; after `cancel`.
+    fn enlarge(
+        &self,
+        before: &Before,
+        upscaler: Option<&str>,
+        by: f32,
+        format: ImageFormat,
+        cancel: &CancelToken,
+    ) -> Result<Enlarged>;
 
     /// Path below the server's address where a picture of a job can be fetched; `None` where there is no server.
     fn path_of(&self, id: JobId, index: u32) -> Option<String>;
@@ -159,10 +166,17 @@ impl Desk for Direct {
         Ok(self.jobs.forecast(draft)?)
     }
 
-    fn enlarge(&self, before: &Before, upscaler: Option<&str>, by: f32, format: ImageFormat) -> Result<Enlarged> {
+    fn enlarge(
+        &self,
+        before: &Before,
+        upscaler: Option<&str>,
+        by: f32,
+        format: ImageFormat,
+        cancel: &CancelToken,
+    ) -> Result<Enlarged> {
         let size = UpscaleSize::By(by);
         self.limits.check_enlarged(size.of([before.image().width(), before.image().height()])?)?;
-        Ok(self.jobs.enlarge(before, upscaler, size, format)?)
+        Ok(self.jobs.enlarge(before, upscaler, size, format, cancel)?)
     }
 
     fn path_of(&self, _id: JobId, _index: u32) -> Option<String> {

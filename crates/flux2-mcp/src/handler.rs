@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use flux2_session::History;
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ListToolsResult,
@@ -36,12 +37,12 @@ struct Shared {
 }
 
 impl Handler {
-    /// For clients that belong to one caller. Files are below `root`. The second value is what the operator should know.
-    pub fn of_one(desk: Arc<dyn Desk>, root: Root) -> (Self, Option<String>) {
+    /// For clients that belong to one caller. Files are below `root`, also where the history knows others.
+    pub fn of_one(desk: Arc<dyn Desk>, root: Root, history: History) -> Self {
         let root = Arc::new(root);
-        let (album, notice) = Album::open(Some(Arc::clone(&root)));
+        let album = Album::new(Some(Arc::clone(&root)), history);
         let albums = HashMap::from([(desk.owner().to_owned(), Arc::new(album))]);
-        (Self::new(Some(desk), Some(root), albums), notice)
+        Self::new(Some(desk), Some(root), albums)
     }
 
     /// For a server, whose requests each bring a desk as an extension of their head. There are no files.
@@ -57,7 +58,7 @@ impl Handler {
 
     fn album(&self, owner: &str) -> Arc<Album> {
         let mut albums = self.0.albums.lock().unwrap_or_else(PoisonError::into_inner);
-        let album = albums.entry(owner.to_owned()).or_insert_with(|| Arc::new(Album::open(self.0.root.clone()).0));
+        let album = albums.entry(owner.to_owned()).or_insert_with(|| Arc::new(Album::in_memory()));
         Arc::clone(album)
     }
 

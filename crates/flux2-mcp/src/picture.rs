@@ -90,7 +90,7 @@ fn has_prefix(text: &str, prefix: &str) -> bool {
 mod tests {
     use base64::prelude::BASE64_STANDARD;
     use flux2::image::ImageFormat;
-    use flux2_session::Made;
+    use flux2_session::{History, HistoryOptions, Made};
 
     use super::*;
     use crate::album::Wanted;
@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn a_picture_is_of_the_history_a_file_or_content() {
         let folder = tempfile::tempdir().unwrap();
-        let (album, _) = Album::open(Some(Arc::new(Root::open(folder.path()).unwrap())));
+        let root = Arc::new(Root::open(folder.path()).unwrap());
+        let album = Album::new(Some(root), History::in_memory(HistoryOptions::default()));
         album.add(b"history", ImageFormat::Png, &Wanted::default(), Made::default()).unwrap();
         std::fs::write(folder.path().join("a.png"), b"file").unwrap();
         let found = |text: &str| find(text, "image", &album, 5000).map(|named| named.bytes.to_vec());
@@ -121,7 +122,7 @@ mod tests {
         for text in ["$0", "$2", "$cat", "$", "$1st", "$-1x", &format!("${}", "9".repeat(5000))] {
             assert!(!error(text).is_empty(), "{text}");
         }
-        let (bare, _) = Album::open(None);
+        let bare = Album::in_memory();
         assert!(find("a.png", "image", &bare, 9).unwrap_err().0.contains("reads no files"));
     }
 }

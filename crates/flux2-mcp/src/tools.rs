@@ -1,7 +1,9 @@
 //! The tools: what an agent reads of them, and what they do.
 
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 
+use flux2::CancelToken;
 use flux2::image::ImageFormat;
 use flux2::upscale::Before;
 use flux2_jobs::{CancelOutcome, Enlarged, Filter, JobId};
@@ -10,7 +12,7 @@ use rmcp::model::{CallToolResult, JsonObject, Tool, ToolAnnotations};
 use serde::Serialize;
 
 use crate::album::Wanted;
-use crate::call::Call;
+use crate::call::{Call, QUIET};
 use crate::desk::{Result, ToolError};
 use crate::drawing::{self, text};
 use crate::input::{CancelInput, EditInput, GenerateInput, NoInput, PlanInput, StatusInput, UpscaleInput};
@@ -51,7 +53,7 @@ pub static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
             "upscale",
             "Enlarge a picture",
             "Enlarges a picture by a factor, with a small network or by Lanczos, and returns it like `generate`. It runs \
-             outside of the queue and cannot be cancelled. Example: {\"image\": \"$fox\", \"upscale\": 4}",
+             outside of the queue and has no id: cancelling the call ends it. Example: {\"image\": \"$fox\", \"upscale\": 4}",
             schema::of::<UpscaleInput>(&["image"]),
             Effect::Adds,
         ),
@@ -132,7 +134,7 @@ pub async fn call(tool: &Tool, arguments: Option<JsonObject>, call: Call) -> Res
     match &*tool.name {
         "generate" => generate(schema::read(arguments, schema)?, &call).await,
         "edit" => edit(schema::read(arguments, schema)?, &call).await,
-        "upscale" => enlarge(schema::read(arguments, schema)?, call).await,
+        "upscale" => upscale(schema::read(arguments, schema)?, call).await,
         "list_models" => {
             schema::read::<NoInput>(arguments, schema)?;
             call.blocking(|call| Ok(success(&ModelsRecord::new(&*call.desk, call.album.root().map(Root::path))))).await
@@ -180,47 +182,64 @@ async fn plan(input: PlanInput, call: &Call) -> Result<CallToolResult> {
     .await
 }
 
-async fn enlarge(input: UpscaleInput, call: Call) -> Result<CallToolResult> {
-    call.blocking(move |call| {
-        let UpscaleInput { image, upscale: by, upscaler, format, name, output, show } = input;
-        let limits = call.desk.limits();
-        let wanted = Wanted { name, output, parent: None };
-        call.album.check(&wanted, format.map(Into::into))?;
-        let named = picture::find(&image.unwrap_or_default(), "image", &call.album, limits.image_bytes)?;
-        let format = match &wanted.output {
-            Some(output) => ImageFormat::from_path(output.as_ref())?,
-            None => format.map_or(ImageFormat::Png, Into::into),
-        };
-        let by = by.unwrap_or(2.0);
-        let before = Before::read(&named.bytes, "image")?;
-        let Enlarged { file, width, height, made } = call.desk.enlarge(&before, upscaler.as_deref(), by, format)?;
-        let made = made.as_ref().map(Made::from).unwrap_or_default();
-        let prompt = named.prompt.unwrap_or(made.prompt.clone());
-        let made = Made { prompt, width, height, ..made };
-        let kept = call.album.add(&file, format, &Wanted { parent: named.number, ..wanted }, made.clone())?;
-        let lost = before.marks_not_kept(true).into_iter();
-        let lost = lost.map(|mark| format!("the picture carries {mark}, and the enlarged one does not"));
-        let mut record = PictureRecord {
-            reference: Some(format!("${}", kept.number)),
-            name: kept.name.map(|name| format!("${name}")),
-            path: call.album.root().zip(kept.file.as_ref()).map(|(r, f)| r.path().join(f).display().to_string()),
-            file: kept.file,
-            seed: made.seed,
-            width,
-            height,
-            warnings: lost.collect(),
-            ..PictureRecord::default()
-        };
-        let mut blocks = Vec::new();
-        if show.unwrap_or(true) {
-            let shown = content::show(&file, format, 1)?;
-            record.shown = Some(shown.note);
-            blocks.push(shown.block);
+/// Enlarges a picture, until the client does not want it any more.
+async fn upscale(input: UpscaleInput, call: Call) -> Result<CallToolResult> {
+    let cancel = CancelToken::new();
+    let (token, mut progress) = (cancel.clone(), call.progress());
+    let mut work = pin!(call.blocking(move |call| enlarge(input, call, &token)));
+    loop {
+        tokio::select! {
+            biased;
+            () = call.context.ct.cancelled() => {
+                cancel.cancel();
+                return work.await;
+            }
+            result = &mut work => return result,
+            () = tokio::time::sleep(QUIET) => progress.tell(0.0, 1.0, "enlarging".into()).await,
         }
-        blocks.insert(0, text(&record));
-        Ok(CallToolResult::success(blocks))
-    })
-    .await
+    }
+}
+
+fn enlarge(input: UpscaleInput, call: &Call, cancel: &CancelToken) -> Result<CallToolResult> {
+    let UpscaleInput { image, upscale: by, upscaler, format, name, output, show } = input;
+    let limits = call.desk.limits();
+    let wanted = Wanted { name, output, parent: None };
+    call.album.check(&wanted, format.map(Into::into))?;
+    let named = picture::find(&image.unwrap_or_default(), "image", &call.album, limits.image_bytes)?;
+    let format = match &wanted.output {
+        Some(output) => ImageFormat::from_path(output.as_ref())?,
+        None => format.map_or(ImageFormat::Png, Into::into),
+    };
+    let by = by.unwrap_or(2.0);
+    let before = Before::read(&named.bytes, "image")?;
+    let upscaler = upscaler.as_deref();
+    let Enlarged { file, width, height, made } = call.desk.enlarge(&before, upscaler, by, format, cancel)?;
+    cancel.check().map_err(flux2::Error::from)?;
+    let made = made.as_ref().map(Made::from).unwrap_or_default();
+    let prompt = named.prompt.unwrap_or(made.prompt.clone());
+    let made = Made { prompt, width, height, ..made };
+    let kept = call.album.add(&file, format, &Wanted { parent: named.number, ..wanted }, made.clone())?;
+    let lost = before.marks_not_kept(true).into_iter();
+    let lost = lost.map(|mark| format!("the picture carries {mark}, and the enlarged one does not"));
+    let mut record = PictureRecord {
+        reference: Some(format!("${}", kept.number)),
+        name: kept.name.map(|name| format!("${name}")),
+        path: call.album.root().zip(kept.file.as_ref()).map(|(r, f)| r.path().join(f).display().to_string()),
+        file: kept.file,
+        seed: made.seed,
+        width,
+        height,
+        warnings: lost.collect(),
+        ..PictureRecord::default()
+    };
+    let mut blocks = Vec::new();
+    if show.unwrap_or(true) {
+        let shown = content::show(&file, format, 1)?;
+        record.shown = Some(shown.note);
+        blocks.push(shown.block);
+    }
+    blocks.insert(0, text(&record));
+    Ok(CallToolResult::success(blocks))
 }
 
 async fn status(input: StatusInput, call: &Call) -> Result<CallToolResult> {

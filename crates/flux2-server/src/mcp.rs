@@ -9,9 +9,9 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
-use flux2::UpscaleSize;
 use flux2::image::ImageFormat;
 use flux2::upscale::Before;
+use flux2::{CancelToken, UpscaleSize};
 use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobId, Jobs};
 use flux2_mcp::{Desk, Limits, ToolError};
 
@@ -92,6 +92,7 @@ impl Desk for Counter {
         upscaler: Option<&str>,
         by: f32,
         format: ImageFormat,
+        cancel: &CancelToken,
     ) -> Result<Enlarged, ToolError> {
         drawing::count(&self.app, &self.caller).map_err(sentence)?;
         let size = UpscaleSize::By(by);
@@ -100,7 +101,7 @@ impl Desk for Counter {
         if u64::from(width) * u64::from(height) > most {
             return Err(ToolError(format!("{width}x{height} is more than {most} pixels, the most of this server")));
         }
-        Ok(self.app.jobs.enlarge(before, upscaler, size, format)?)
+        Ok(self.app.jobs.enlarge(before, upscaler, size, format, cancel)?)
     }
 
     fn path_of(&self, id: JobId, index: u32) -> Option<String> {

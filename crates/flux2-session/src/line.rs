@@ -113,7 +113,11 @@ pub const COMMANDS: [CommandInfo; 16] = [
     info("upscale", "[FACTOR] [$N]", "enlarge a picture"),
     info("size", "[WxH|W:H|off]", "size or shape of the next pictures"),
     info("seed", "[NUMBER|random]", "seed of the next pictures"),
-    info("set", "[NAME [VALUE]]", "any setting of generate by the name of its flag; without VALUE, print it"),
+    info(
+        "set",
+        "[NAME [VALUE]]",
+        "any setting of generate by the name of its flag, as in !set steps 8; without VALUE, print it",
+    ),
     info("unset", "NAME", "choose no value for a setting"),
     info("undo", "", "forget the last picture; its file stays"),
     info("save", "FILE [$N]", "write a picture to a file"),

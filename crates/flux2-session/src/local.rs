@@ -122,11 +122,22 @@ impl Studio for LocalStudio {
         (0..view.spec.count).map(drawn).collect()
     }
 
-    fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Result<Vec<u8>, StudioError> {
+    fn enlarge(
+        &self,
+        file: &[u8],
+        by: Option<f32>,
+        upscaler: Option<&str>,
+        cancel: &CancelToken,
+    ) -> Result<Vec<u8>, StudioError> {
         let of = |error: Error| StudioError::Failed(error.into());
         let usual = self.jobs.upscaler(upscaler)?.scale().map_or(2.0, |scale| scale as f32);
         let before = Before::read(file, "the picture").map_err(of)?;
         let size = UpscaleSize::By(by.unwrap_or(usual));
-        Ok(self.jobs.enlarge(&before, upscaler, size, ImageFormat::Png)?.file)
+        let enlarged = self.jobs.enlarge(&before, upscaler, size, ImageFormat::Png, cancel);
+        let enlarged = enlarged.map_err(|refused| match refused {
+            Refused::Invalid(Error::Cancelled) => StudioError::Cancelled,
+            other => other.into(),
+        })?;
+        Ok(enlarged.file)
     }
 }

@@ -33,8 +33,15 @@ pub trait Studio {
     /// Enlarges a picture and returns its file, a PNG; without a factor, as far as the upscaler is made for.
     ///
     /// # Errors
-    /// If it is no picture, the size is not possible, or there is no such upscaler.
-    fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Result<Vec<u8>, StudioError>;
+    /// If it is no picture, the size is not possible, or there is no such upscaler; [`StudioError::Cancelled`] after
+    /// `cancel`.
+    fn enlarge(
+        &self,
+        file: &[u8],
+        by: Option<f32>,
+        upscaler: Option<&str>,
+        cancel: &CancelToken,
+    ) -> Result<Vec<u8>, StudioError>;
 }
 
 /// Something that happened while pictures were drawn.

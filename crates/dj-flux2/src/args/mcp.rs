@@ -36,6 +36,11 @@ pub struct McpArgs {
     #[arg(long, value_name = "FOLDER")]
     pub root: Option<PathBuf>,
 
+    /// Folder in which pictures keep their numbers and names; `session --history` may go on with the same one, and the
+    /// reverse; `off` for none [default: .history in the folder of --root]
+    #[arg(long, value_name = "FOLDER")]
+    pub history: Option<PathBuf>,
+
     /// Unload a model after so many seconds without work; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     pub idle_unload: u64,

@@ -35,8 +35,8 @@ pub struct SessionArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Folder in which pictures keep their numbers from session to session; `off` for none [default: in the user's
-    /// folder of state; for a script, off]
+    /// Folder in which pictures keep their numbers and names from session to session; `mcp --history` may go on with
+    /// the same one; `off` for none [default: in the user's folder of state; for a script, off]
     #[arg(long, value_name = "FOLDER")]
     pub history: Option<PathBuf>,
 

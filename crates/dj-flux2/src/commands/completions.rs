@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap_complete::env::Shells;
 
-use crate::args::{self, CompletionsArgs, What};
-use crate::completion::VARIABLE;
+use crate::args::{CompletionsArgs, What};
+use crate::completion::{VARIABLE, command};
 use crate::failure::{Failure, Result, code};
 use crate::report::print;
 
@@ -20,19 +20,66 @@ pub fn run(args: &CompletionsArgs) -> Result<()> {
     }
 }
 
-/// The script that a shell runs at its start. All but that of nushell ask the program for values.
+/// The script that a shell runs at its start. It asks the program for values.
 fn script(shell: What) -> Result<String> {
     let mut script = Vec::new();
     if shell == What::Nushell {
-        let mut program = args::command(true);
-        clap_complete::generate(clap_complete_nushell::Nushell, &mut program, "dj-flux2", &mut script);
+        clap_complete::generate(clap_complete_nushell::Nushell, &mut command(), "dj-flux2", &mut script);
     } else {
         let shells = Shells::builtins();
         let completer = shells.completer(name(shell)?).expect("each of the shells has a completer");
         let written = completer.write_registration(VARIABLE, "dj-flux2", "dj-flux2", "dj-flux2", &mut script);
         written.map_err(|error| Failure::new(code::FAILURE, error.to_string(), "print it again"))?;
     }
-    Ok(String::from_utf8(script).expect("a script is text"))
+    let script = String::from_utf8(script).expect("a script is text");
+    Ok(match shell {
+        What::Nushell => nushell(&script),
+        What::Zsh => zsh(&script),
+        _ => script,
+    })
+}
+
+/// Flags whose values nushell asks the program for.
+const ASKED: [&str; 4] = ["model", "lora", "preset", "template"];
+
+/// What asks the program for the values of `flag` that begin like the last word of the line. It answers in the way that
+/// it answers bash.
+const NUSHELL_VALUES: &str = r#"
+  def "nu-complete dj-flux2 values" [flag: string, line: string] {
+    let typed = ($line | split row " " | last)
+    let words = [dj-flux2 generate $"--($flag)" $typed]
+    let asked = { COMPLETE: bash, _CLAP_COMPLETE_INDEX: "3", _CLAP_IFS: "\n" }
+    with-env $asked { ^dj-flux2 -- ...$words } | lines | str trim
+  }
+"#;
+
+/// The script of nushell, whose generator knows no values of the moment, with these.
+fn nushell(script: &str) -> String {
+    let mut lines = script.lines();
+    let mut all = vec![lines.next().unwrap_or_default().to_owned(), NUSHELL_VALUES.to_owned()];
+    for flag in ASKED {
+        let function = format!("def \"nu-complete dj-flux2 values of {flag}\" [line: string]");
+        all.push(format!("  {function} {{ nu-complete dj-flux2 values {flag} $line }}\n"));
+    }
+    all.extend(lines.map(|line| {
+        let asked = ASKED.iter().find(|flag| {
+            let rest = line.trim_start().strip_prefix("--").and_then(|line| line.strip_prefix(**flag));
+            rest.is_some_and(|rest| rest.starts_with(['(', ':']))
+        });
+        let Some((flag, (before, after))) = asked.zip(line.split_once(": ")) else { return line.to_owned() };
+        let about = after.split_once('#').map_or(String::new(), |(_, about)| format!(" #{about}"));
+        format!("{before}: string@\"nu-complete dj-flux2 values of {flag}\"{about}")
+    }));
+    all.join("\n")
+}
+
+/// The script of zsh. When zsh loads it for the first Tab, it must also complete.
+fn zsh(script: &str) -> String {
+    let (script, registration) = script.trim_end().rsplit_once('\n').expect("it has several lines");
+    let function = registration.split_whitespace().nth(1).expect("the last line names the function");
+    format!(
+        "{script}\nif [[ $funcstack[1] == _dj-flux2 ]]; then\n    {function} \"$@\"\nelse\n    {registration}\nfi\n"
+    )
 }
 
 fn name(shell: What) -> Result<&'static str> {
@@ -67,23 +114,33 @@ fn usual_shell(env: impl Fn(&str) -> Option<OsString>) -> Result<What> {
 
 /// The file that a shell looks for, and what is left to do for the user.
 fn place(shell: What, env: impl Fn(&str) -> Option<OsString>) -> Result<(PathBuf, Option<String>)> {
-    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder_of = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || -> Result<PathBuf> {
-        folder("HOME")
-            .or_else(|| folder("USERPROFILE"))
+        folder_of("HOME")
+            .or_else(|| folder_of("USERPROFILE"))
             .ok_or_else(|| Failure::usage("HOME is not set", "print the script and put it where the shell reads it"))
     };
     let below_home = |variable: &str, usual: &str| -> Result<PathBuf> {
-        folder(variable).map_or_else(|| Ok(home()?.join(usual)), Ok)
+        folder_of(variable).map_or_else(|| Ok(home()?.join(usual)), Ok)
     };
     let data = || below_home("XDG_DATA_HOME", ".local/share");
     let config = || below_home("XDG_CONFIG_HOME", ".config");
     Ok(match shell {
         What::Bash => (data()?.join("bash-completion/completions/dj-flux2"), None),
         What::Zsh => {
-            let folder = data()?.join("zsh/site-functions");
-            let line = format!("put `fpath+=({})` before compinit in ~/.zshrc", folder.display());
-            (folder.join("_dj-flux2"), Some(line))
+            // zsh does not tell its folders to other programs unless a user exports them.
+            let home = home()?;
+            let told = env("FPATH").unwrap_or_default();
+            let own = std::env::split_paths(&told).find(|folder| folder.starts_with(&home));
+            let folder = own.clone().map_or_else(|| Ok(data()?.join("zsh/site-functions")), Ok::<_, Failure>)?;
+            let settings = folder_of("ZDOTDIR").unwrap_or(home).join(".zshrc");
+            let text = std::fs::read_to_string(&settings).unwrap_or_default();
+            let line = format!("fpath=({} $fpath)", folder.display());
+            let next = match text.contains("compinit") {
+                true => format!("put `{line}` into {}, before compinit", settings.display()),
+                false => format!("put `{line}; autoload -Uz compinit; compinit` into {}", settings.display()),
+            };
+            (folder.join("_dj-flux2"), Some(next).filter(|_| own.is_none() && !text.contains(&line)))
         }
         What::Fish => (config()?.join("fish/completions/dj-flux2.fish"), None),
         What::Nushell => (config()?.join("nushell/autoload/dj-flux2.nu"), None),

@@ -12,11 +12,11 @@ use flux2_mcp::{Direct, Handler, Limits, Root, stdio};
 
 use crate::args::McpArgs;
 use crate::cache_folder::user_data;
-use crate::credentials;
 use crate::failure::{Failure, Result, code};
 use crate::host::{self, Offer};
 use crate::report::Report;
 use crate::settings::Detail;
+use crate::{credentials, history};
 
 /// Bytes of pictures that the engine remembers: all are in files.
 const REMEMBERED: u64 = 64 << 20;
@@ -24,6 +24,9 @@ const REMEMBERED: u64 = 64 << 20;
 const JOBS: usize = 1000;
 /// Most jobs that wait.
 const QUEUE: usize = 100;
+
+/// Folder of the history below that of files.
+const HISTORY: &str = ".history";
 
 /// Serves until the input ends, or a signal comes.
 pub fn run(args: &McpArgs) -> Result<()> {
@@ -40,10 +43,9 @@ pub fn run(args: &McpArgs) -> Result<()> {
         report.note("an agent's program starts this and speaks JSON with it: see docs/guide/agents.md; Ctrl-D ends it");
     }
     let limits = Limits { pixels: args.max_pixels, ..Limits::default() };
-    let (handler, notice) = Handler::of_one(Arc::new(Direct { jobs, limits }), root);
-    if let Some(notice) = notice {
-        report.warning(notice);
-    }
+    let usual = root.path().join(HISTORY);
+    let history = history::open(args.history.as_deref(), Some(&usual), &report)?;
+    let handler = Handler::of_one(Arc::new(Direct { jobs, limits }), root, history);
     stdio::serve(handler).map_err(|error| Failure { code: code::FAILURE, message: error.to_string(), hint: None })
 }
 

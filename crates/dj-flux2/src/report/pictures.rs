@@ -28,7 +28,7 @@ impl Report {
     /// Pictures are shown in the terminal from now on, if it can show them. What keeps it from that is a note where
     /// somebody `asked` in this command.
     pub fn show_pictures(&mut self, asked: bool) {
-        self.pictures = Display::detect().map(|display| Screen { display, shown: RefCell::default() });
+        self.pictures = Display::detect().0.map(|display| Screen { display, shown: RefCell::default() });
         if self.pictures.is_none() && asked {
             self.note("pictures are not shown: standard output is no terminal that can");
         }

@@ -16,7 +16,12 @@ pub struct Answers {
     pub cell_px: Option<[u16; 2]>,
     /// Whether the last question is answered.
     pub is_complete: bool,
+    /// What is no answer: keys that were pressed meanwhile, as the text that they make. Enter is a line feed.
+    pub typed: String,
 }
+
+/// What follows the escape character of a control sequence.
+const SEQUENCES: [u8; 3] = *b"[_P";
 
 /// A control sequence.
 #[derive(Debug, PartialEq)]
@@ -28,17 +33,29 @@ enum Sequence<'a> {
 }
 
 impl Answers {
-    /// Reads answers, in any order. Everything else, as keys that were pressed meanwhile, is skipped.
+    /// Reads answers, in any order, and what was typed between them. Keys that make no text, as arrows, are skipped.
     pub fn parse(bytes: &[u8]) -> Self {
-        let mut answers = Answers::default();
+        let (mut answers, mut typed) = (Answers::default(), Vec::new());
         let mut rest = &bytes[..bytes.len().min(MAX_LEN)];
         while let Some(at) = rest.iter().position(|byte| *byte == 0x1b) {
+            typed.extend_from_slice(&rest[..at]);
             rest = &rest[at + 1..];
-            if let Some((sequence, behind)) = next(rest) {
-                answers.take(&sequence);
-                rest = behind;
+            match next(rest) {
+                Some((sequence, behind)) => {
+                    answers.take(&sequence);
+                    rest = behind;
+                }
+                // An answer that is cut off is no text.
+                None if rest.first().is_some_and(|kind| SEQUENCES.contains(kind)) => rest = &[],
+                // A key such as F1 or Alt-x.
+                None => {
+                    let key = rest.iter().take(2).take_while(|byte| **byte != 0x1b).count();
+                    rest = &rest[key.min(if rest.starts_with(b"O") { 2 } else { 1 })..];
+                }
             }
         }
+        typed.extend_from_slice(rest);
+        answers.typed = text_of(&typed);
         // Longer than any answer: it is none.
         answers.is_complete |= bytes.len() >= MAX_LEN;
         answers
@@ -71,6 +88,21 @@ impl Answers {
             _ => {}
         }
     }
+}
+
+/// The text that keys make.
+fn text_of(keys: &[u8]) -> String {
+    let mut text = String::new();
+    for key in String::from_utf8_lossy(keys).chars() {
+        match key {
+            '\r' | '\n' => text.push('\n'),
+            // Backspace.
+            '\x7f' | '\x08' if !text.ends_with('\n') => drop(text.pop()),
+            _ if key.is_control() => {}
+            _ => text.push(key),
+        }
+    }
+    text
 }
 
 fn number(text: &[u8]) -> Option<u16> {

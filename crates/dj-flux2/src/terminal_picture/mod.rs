@@ -84,18 +84,19 @@ impl Place {
 
 impl Display {
     /// How standard output shows pictures; `None` if it is no terminal, or one that cannot. The terminal may be asked,
-    /// which takes a second if it does not answer; lines that are typed in that time are lost.
-    pub fn detect() -> Option<Display> {
+    /// which takes a second if it does not answer. The second value is what was typed until then: nobody else reads it.
+    pub fn detect() -> (Option<Display>, String) {
         if !io::stdout().is_terminal() {
-            return None;
+            return (None, String::new());
         }
         let environment = Environment::read(|name| std::env::var(name).ok());
         if !environment.can_show() {
-            return None;
+            return (None, String::new());
         }
         let answers = environment.question().map(ask).unwrap_or_default();
         let outer = if environment.in_tmux { tmux::outer() } else { None };
-        Some(Display::decide(&environment, &answers, outer.as_deref(), Window::of_stdout(answers.cell_px)))
+        let window = Window::of_stdout(answers.cell_px);
+        (Some(Display::decide(&environment, &answers, outer.as_deref(), window)), answers.typed)
     }
 
     /// The best of what the terminal understands. `outer` names the terminal around tmux, if it can be reached.

@@ -90,11 +90,20 @@ fn colors_are_those_of_the_terminal() {
 fn answers_are_read_in_any_order_and_between_keys() {
     let full = b"\x1b_Gi=31;OK\x1b\\\x1b[6;21;9t\x1bP>|kitty(0.35.2)\x1b\\\x1b[?62;4;22c";
     let answers = Answers::parse(full);
-    let expected =
-        Answers { kitty: true, sixel: true, name: "kitty(0.35.2)".into(), cell_px: Some([9, 21]), is_complete: true };
+    let expected = Answers {
+        kitty: true,
+        sixel: true,
+        name: "kitty(0.35.2)".into(),
+        cell_px: Some([9, 21]),
+        is_complete: true,
+        typed: String::new(),
+    };
     assert_eq!(answers, expected);
     let mixed = b"ls\x1b[?62;4;22cq\x1b[A\x1bP>|kitty(0.35.2)\x07\x1bOP\x1b[6;21;9t\x1bx\x1b_Gi=31;OK\x1b\\\r";
-    assert_eq!(Answers::parse(mixed), expected);
+    assert_eq!(Answers::parse(mixed), Answers { typed: "lsq\n".into(), ..expected });
+    let typed = |bytes: &[u8]| Answers::parse(bytes).typed;
+    assert_eq!(typed("a fax\x7f\x7fox\ns\x1b[?62;4cüß".as_bytes()), "a fox\nsüß");
+    assert_eq!(typed(b"\x7f!undo\r\x7f\x7f\x03\x1b[?62;4"), "!undo\n");
     // The first number of the attributes is the kind of terminal.
     assert!(!Answers::parse(b"\x1b[?4;6c").sixel);
     assert!(!Answers::parse(b"\x1b_Gi=31;ENOTSUPPORTED:no\x1b\\\x1b[?1;2c").kitty);

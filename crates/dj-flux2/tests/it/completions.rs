@@ -1,6 +1,7 @@
 //! Completions of shells, manual pages, and the two kinds of help.
 
 use std::fs;
+use std::process::Command;
 
 use crate::cli::{Cli, shown};
 
@@ -75,20 +76,106 @@ fn scripts_are_installed_where_the_shell_looks() {
     assert!(shown(&output).contains(file) && !cli.read(file).is_empty());
     assert!(install(&["bash"], "").status.success());
     assert!(!cli.read(".local/share/bash-completion/completions/dj-flux2").is_empty());
+    let folder = cli.path(".local/share/zsh/site-functions");
+    let line = format!("fpath=({} $fpath)", folder.display());
     let zsh = shown(&install(&["zsh"], ""));
-    assert!(zsh.contains("fpath+=("), "{zsh}");
+    let next = format!("put `{line}; autoload -Uz compinit; compinit` into {}", cli.path(".zshrc").display());
+    assert!(zsh.contains(&next) && !cli.read(".local/share/zsh/site-functions/_dj-flux2").is_empty(), "{zsh}");
+    cli.write(".zshrc", "autoload -Uz compinit && compinit\n");
+    let zsh = shown(&install(&["zsh"], ""));
+    assert!(zsh.contains(&format!("put `{line}` into {}, before compinit", cli.path(".zshrc").display())), "{zsh}");
+    cli.write(".zshrc", format!("{line}\ncompinit\n"));
+    assert!(!shown(&install(&["zsh"], "")).contains("put `"));
+    // Folders that zsh says it has, and settings that are elsewhere.
+    let mut command = cli.command(["completions", "install", "zsh"]);
+    let own = format!("/usr/share/zsh:{}", cli.path("functions").display());
+    let output = command.env("HOME", cli.path("")).env("FPATH", own).output().unwrap();
+    assert!(!cli.read("functions/_dj-flux2").is_empty() && !shown(&output).contains("put `"), "{}", shown(&output));
+    let mut command = cli.command(["completions", "install", "zsh"]);
+    let output = command.env("HOME", cli.path("")).env("ZDOTDIR", cli.path("zdot")).output().unwrap();
+    let rc = cli.path("zdot/.zshrc").display().to_string();
+    assert!(shown(&output).contains(&rc), "{}", shown(&output));
     assert!(install(&["nushell"], "").status.success());
     assert!(shown(&install(&[], "/bin/false")).starts_with("exit code: 2"));
 }
 
+/// What a program says, and whether it ended well.
+fn run(program: &str, args: &[&str], cli: &Cli) -> String {
+    let own = env!("CARGO_BIN_EXE_dj-flux2").trim_end_matches("/dj-flux2");
+    let path = format!("{own}:{}", std::env::var("PATH").unwrap_or_default());
+    let home = cli.path("");
+    let command = Command::new(program).args(args).current_dir(&home).env("PATH", path).env("HOME", &home).output();
+    let output = command.unwrap_or_else(|error| panic!("these tests need {program}, install it: {error}"));
+    assert!(output.status.success(), "{program}: {}", shown(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
-fn bash_runs_the_script() {
-    let cli = Cli::with_tiny_model();
-    let script = cli.stdout(["completions", "bash"]);
-    cli.write("script", script);
-    let output = std::process::Command::new("bash").arg("-n").arg(cli.path("script")).output();
-    let Ok(output) = output else { return };
-    assert!(output.status.success(), "{}", shown(&output));
+fn shells_understand_their_scripts() {
+    let cli = Cli::without_model();
+    for shell in ["bash", "zsh", "fish"] {
+        cli.write("script", cli.stdout(["completions", shell]));
+        run(shell, &["-n", "script"], &cli);
+    }
+}
+
+/// zsh in a terminal of its own, into which keys are typed: the first Tab completes.
+#[test]
+fn zsh_completes_after_the_installation() {
+    let cli = Cli::without_model();
+    run(env!("CARGO_BIN_EXE_dj-flux2"), &["completions", "install", "zsh"], &cli);
+    let typed = r#"
+        zmodload zsh/zpty
+        zpty shell zsh -f -i
+        zpty -w shell 'PS1=; fpath=(~/.local/share/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -D'
+        zpty -w -n shell $'dj-flux2 generate --preset wid\t'
+        for i in {1..600}; do
+            while zpty -r -t shell part; do all+=$part; done
+            [[ $all == *'--preset wide'* ]] && exit
+            sleep 0.1
+        done
+        print -r -- $all
+        exit 1
+    "#;
+    run("zsh", &["-f", "-c", typed], &cli);
+}
+
+#[test]
+fn fish_completes_with_its_script() {
+    let cli = Cli::without_model();
+    cli.write("script", cli.stdout(["completions", "fish"]));
+    let found =
+        run("fish", &["--no-config", "-c", "source script; complete -C 'dj-flux2 generate --preset wid'"], &cli);
+    assert!(found.starts_with("wide"), "{found}");
+}
+
+/// Nushell is in few distributions: where it is, it runs the script.
+#[test]
+fn nushell_asks_for_values() {
+    let cli = Cli::without_model();
+    let script = cli.stdout(["completions", "nushell"]);
+    for flag in ["--model(-m)", "--lora", "--preset", "--template(-t)"] {
+        let name = flag.trim_start_matches('-').split('(').next().unwrap();
+        let lines: Vec<&str> =
+            script.lines().filter(|line| line.trim_start().starts_with(&format!("{flag}: "))).collect();
+        let asks = format!("{flag}: string@\"nu-complete dj-flux2 values of {name}\" #");
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(&asks)), "{flag}: {lines:?}");
+    }
+    // `generate` need not be typed.
+    let program = script.split("export extern dj-flux2 [").nth(1).unwrap().split(']').next().unwrap();
+    assert!(program.contains("--prompt-file"), "{program}");
+    if Command::new("nu").arg("--version").output().is_err() {
+        return;
+    }
+    let inner = script.split_once("module completions {").unwrap().1.rsplit_once("\n}").unwrap().0;
+    cli.write(
+        "inner.nu",
+        format!("{inner}\nprint (nu-complete dj-flux2 values of preset 'dj-flux2 x --preset hi,wi')\n"),
+    );
+    cli.write("script.nu", format!("{script}\nprint done\n"));
+    assert!(run("nu", &["-n", "script.nu"], &cli).ends_with("done\n"));
+    let found = run("nu", &["-n", "inner.nu"], &cli);
+    assert!(found.contains("hi,wide"), "{found}");
 }
 
 #[test]

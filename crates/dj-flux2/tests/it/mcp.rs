@@ -186,3 +186,41 @@ fn a_folder_that_cannot_be_made_is_named() {
     let model = cli.run(["mcp", "--root", "p", "-m", "nowhere"]);
     assert!(model.starts_with("exit code: 3\n"), "{model}");
 }
+
+#[cfg(feature = "session")]
+#[test]
+fn an_agent_and_a_session_go_on_with_the_same_pictures() {
+    let cli = Cli::without_model();
+    let session = |lines: &str, folder: &str| {
+        let args = ["session", "--history", "kept", "--set", "seed=1", "-o", folder];
+        let output = cli.output_with_input(&args, lines);
+        assert!(output.status.success(), "{}", shown(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let start = || Server::start(cli.command(["mcp", "--root", "p", "--history", "kept", "--no-text-cache"]));
+    session("a cat\n!name cat\n", "p/");
+    session("a secret\n!name secret\n", "elsewhere/");
+
+    let mut server = start();
+    let edit = json!({"prompt": "make it blue", "references": ["$cat"], "name": "blue", "show": false});
+    assert_eq!(server.text(1, "edit", edit)["pictures"][0]["ref"], "$3");
+    // A picture outside of the folder is neither read nor listed.
+    server.write(&call(2, "edit", json!({"prompt": "p", "references": ["$secret"]})));
+    let refused = server.answer(2);
+    let text = refused["content"][0]["text"].as_str().unwrap();
+    assert!(refused["isError"] == true && text.contains("picture 2 is in no file below the folder"), "{refused}");
+    let listed = server.text(3, "job_status", json!({}));
+    let numbers: Vec<&Value> = listed["history"].as_array().unwrap().iter().map(|picture| &picture["ref"]).collect();
+    assert_eq!(numbers, ["$3", "$1"], "{listed}");
+    assert!(!listed.to_string().contains("secret"), "{listed}");
+    // As long as it is there, nobody else has the history.
+    let busy = cli.output_with_input(&["session", "--history", "kept"], "!history\n");
+    assert!(shown(&busy).contains("another process uses the history in kept"), "{}", shown(&busy));
+    let second = cli.run(["mcp", "--root", "p", "--history", "kept"]);
+    assert!(second.starts_with("exit code: 2\n") && second.contains("another process uses"), "{second}");
+    drop(server.input.take());
+    assert_eq!(server.end().0, Some(0));
+
+    let found = session("$blue make the background red\n!history\n", "p/");
+    assert!(found.contains("from $1) make it blue") && found.contains("from $3)"), "{found}");
+}

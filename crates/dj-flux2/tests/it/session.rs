@@ -1,5 +1,7 @@
 //! `session`: scripts on standard input, here and on a server; a person at a terminal.
 
+#[cfg(feature = "serve")]
+mod fuzz;
 mod scripts;
 #[cfg(feature = "serve")]
 mod server;

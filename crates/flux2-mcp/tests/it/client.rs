@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use flux2_jobs::fake::{FakeHost, FakeOptions};
 use flux2_jobs::{Jobs, Options};
 use flux2_mcp::{Direct, Handler, Limits, Root, stdio};
+use flux2_session::{History, HistoryOptions};
 use rmcp::model::{CallToolRequestParams, CallToolResult, ProgressNotificationParam};
 use rmcp::service::{NotificationContext, RoleClient, RunningService};
 use rmcp::{ClientHandler, ServiceExt as _};
@@ -38,7 +39,11 @@ impl Site {
     /// The other end of a new server, as bytes.
     pub fn connect(&self) -> DuplexStream {
         let direct = Direct { jobs: self.jobs.clone(), limits: Limits { pixels: 1 << 20, ..Limits::default() } };
-        let (handler, _) = Handler::of_one(Arc::new(direct), Root::open(&self.root()).unwrap());
+        let root = Root::open(&self.root()).unwrap();
+        let opened = History::open(&root.path().join(".history"), HistoryOptions::default());
+        // A client may still be there.
+        let history = opened.map_or_else(|_| History::in_memory(HistoryOptions::default()), |(history, _)| history);
+        let handler = Handler::of_one(Arc::new(direct), root, history);
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move {
             let (read, write) = tokio::io::split(theirs);

@@ -1,5 +1,6 @@
 //! The server as a client sees it, over a pair of pipes in memory, with a host that draws no model.
 
 mod client;
+mod fuzz;
 mod hostile;
 mod tools;

@@ -1,6 +1,6 @@
 //! What each tool does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,7 +9,7 @@ use flux2_jobs::fake::FakeOptions;
 use flux2_jobs::{FailureClass, JobState};
 use serde_json::{Value, json};
 
-use crate::client::{Site, files, wait_until};
+use crate::client::{PATIENCE, Site, files, wait_until};
 
 const SMALL: [(&str, u32); 2] = [("width", 64), ("height", 80)];
 
@@ -194,6 +194,24 @@ async fn a_job_is_cancelled_by_the_tool_and_by_the_protocol() {
         assert!(client.error("cancel", json!({"id": id})).await.contains(part));
         assert!(client.error("job_status", json!({"id": id})).await.contains(part));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enlarging_is_cancelled_with_its_call() {
+    let site = Site::new(slow());
+    let client = site.client().await;
+    // As many as may be in progress; each would take 100 s.
+    for _ in 0..64 {
+        let picture = BASE64_STANDARD.encode(gray(64, 64));
+        let call = client.call("upscale", json!({"image": picture, "upscaler": "lanczos"}));
+        assert!(tokio::time::timeout(Duration::from_millis(20), call).await.is_err());
+    }
+    let begin = Instant::now();
+    while client.call("plan", json!({})).await.is_error {
+        assert!(begin.elapsed() < PATIENCE, "they are still in progress");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(files(&site.root()).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use flux2::UpscaleSize;
 use flux2::image::ImageFormat;
 use flux2::upscale::{Before, LANCZOS};
+use flux2::{CancelToken, UpscaleSize};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -78,7 +78,8 @@ pub async fn extra_single_image(State(app): State<App>, request: Request) -> Res
             let message = format!("{width}x{height} is more than {most} pixels, the most that this server makes");
             return Err(ApiError::invalid("upscaling_resize", message).code("invalid_size"));
         }
-        Ok(app.jobs.enlarge(&before, upscaler.as_deref(), size, ImageFormat::Png)?.file)
+        let enlarged = app.jobs.enlarge(&before, upscaler.as_deref(), size, ImageFormat::Png, &CancelToken::new())?;
+        Ok(enlarged.file)
     });
     let file = file.await??;
     Ok(Json(ExtrasResponse { html_info: "enlarged".into(), image: to_base64(&file) }))

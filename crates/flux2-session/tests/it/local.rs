@@ -42,10 +42,11 @@ fn a_picture_is_a_reference_of_the_next() {
     assert_eq!(digest, first.info.sha256);
     let second = draw(&studio, Draft { references: vec![digest], ..draft("make it blue") }).unwrap().remove(0);
     assert_ne!(second.info.sha256, first.info.sha256);
-    let larger = studio.enlarge(&first.bytes, Some(2.0), Some("lanczos")).unwrap();
+    let go_on = CancelToken::new();
+    let larger = studio.enlarge(&first.bytes, Some(2.0), Some("lanczos"), &go_on).unwrap();
     let image = flux2::image::decode(&larger, "it").unwrap();
     assert_eq!((image.width(), image.height()), (128, 128));
-    assert!(studio.enlarge(b"no picture", None, None).is_err());
+    assert!(studio.enlarge(b"no picture", None, None, &go_on).is_err());
 }
 
 #[test]
@@ -59,6 +60,11 @@ fn a_cancelled_picture_ends_and_the_next_is_drawn() {
     };
     let result = studio.draw(draft("a fox"), &mut hear, &cancel);
     assert!(matches!(result, Err(StudioError::Cancelled)), "{result:?}");
+    assert!(began.elapsed() < Duration::from_secs(60));
+    let pixels = flux2::image::RgbImage::new(16, 16, vec![0; 768]).unwrap();
+    let file = flux2::image::encode(&pixels, flux2::image::ImageFormat::Png, None).unwrap();
+    let enlarged = studio.enlarge(&file, None, Some("lanczos"), &cancel);
+    assert!(matches!(enlarged, Err(StudioError::Cancelled)), "{enlarged:?}");
     assert!(began.elapsed() < Duration::from_secs(60));
     let studio = self::studio(FakeOptions::default());
     assert_eq!(draw(&studio, draft("a fox")).unwrap().len(), 1);

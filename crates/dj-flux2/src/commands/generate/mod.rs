@@ -3,7 +3,7 @@
 mod dry_run;
 mod expected;
 pub mod foreign;
-mod open;
+pub mod open;
 mod outcomes;
 mod run;
 mod sheet;

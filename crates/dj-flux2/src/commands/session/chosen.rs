@@ -11,30 +11,17 @@ use crate::config::flags::{self, Flags, Place, Setting, Value};
 use crate::failure::{Failure, Result};
 use crate::usage;
 
-/// Flags that are no settings of a session.
-const NOT_HERE: [&str; 22] = [
-    "prompt",
-    "prompt-file",
-    "from",
-    "cell",
-    "config",
-    "batch",
-    "dry-run",
-    "help",
-    "help-all",
-    "version",
-    "grid",
-    "sheet",
-    "dark",
-    "fail-fast",
-    "json",
-    "quiet",
-    "verbose",
-    "open",
-    "show",
-    "show-steps",
-    "preview",
-    "allow-quantize",
+/// Flags that are no settings of a session, and what to do instead.
+const NOT_HERE: [(&[&str], &str); 6] = [
+    (
+        &["prompt", "prompt-file", "from", "cell", "batch", "dry-run", "grid", "sheet", "dark", "fail-fast"],
+        "it is for one run of many pictures: use `dj-flux2 generate`; a session draws line by line",
+    ),
+    (&["config", "json"], "pass it when the session starts, as in `dj-flux2 session --json`"),
+    (&["quiet", "verbose", "help", "help-all", "version"], "!help lists the commands of a session"),
+    (&["show", "show-steps"], "a session shows finished pictures by itself, where the terminal can"),
+    (&["preview", "preview-decoder"], "only `dj-flux2 generate --preview` writes a picture after each step"),
+    (&["allow-quantize"], "a session chooses no number format by itself: choose one, as in !set quantize int8"),
 ];
 
 /// Settings that decide the size together.
@@ -82,6 +69,11 @@ impl Chosen {
         Ok(self.settings.len() < before)
     }
 
+    /// Chooses what was chosen before, as [`all`](Self::all) returned it.
+    pub fn restore(&mut self, settings: Vec<Setting>) {
+        self.settings = settings;
+    }
+
     /// Leaves the size to the model.
     pub fn unset_size(&mut self) {
         self.settings.retain(|setting| !OF_SIZE.contains(&setting.name.as_str()));
@@ -105,7 +97,7 @@ impl Chosen {
 
     /// The names of all settings.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.flags.names().filter(|name| !NOT_HERE.contains(name) && foreign::why(name).is_none())
+        self.flags.names().filter(|name| instead_of(name).is_none() && foreign::why(name).is_none())
     }
 
     /// Whether the value of a setting is a file or folder.
@@ -123,11 +115,11 @@ impl Chosen {
         if let Some(why) = foreign::why(name) {
             return Err(Failure::usage(why, foreign::HINT));
         }
-        if NOT_HERE.contains(&name) {
-            let hint = "!set lists what is chosen, and Tab behind it completes the names of settings";
-            return Err(Failure::usage(format!("{name} is no setting of a session"), hint));
+        let arg = self.flags.find(name);
+        if let Some(instead) = instead_of(arg.and_then(Arg::get_long).unwrap_or(name)) {
+            return Err(Failure::usage(format!("{name} is no setting of a session"), instead));
         }
-        self.flags.find(name).ok_or_else(|| {
+        arg.ok_or_else(|| {
             let hint = match Flags::nearest(name, self.names()) {
                 Some(nearest) => format!("the nearest name is {nearest}"),
                 None => "settings have the names of flags: `dj-flux2 generate --help-all` lists them".into(),
@@ -135,6 +127,11 @@ impl Chosen {
             Failure::usage(format!("there is no setting {name}"), hint)
         })
     }
+}
+
+/// What to do instead of choosing a flag that is no setting.
+fn instead_of(name: &str) -> Option<&'static str> {
+    NOT_HERE.iter().find(|(names, _)| names.contains(&name)).map(|(_, instead)| *instead)
 }
 
 fn setting(name: &str, value: Value) -> Setting {
@@ -156,14 +153,18 @@ fn value_of(arg: &Arg, name: &str, text: &str) -> Result<Value> {
     }
 }
 
-/// The settings as flags. Those of a source are left out where there is none, and those of the size where there is one,
-/// which gives it. Without a mask, `source` only stands in for one that is not chosen yet.
+/// The settings as flags. Those of a source are left out where there is none, those of the size where there is one,
+/// which gives it, and one of a pair until the other is there. Without a mask, `source` only stands in for one that is
+/// not chosen yet.
 fn args_of(settings: &[Setting], source: Option<&Path>, mask: Option<&Path>) -> Result<GenerateArgs> {
     // Without a source they wait.
     let is_of_source = |setting: &Setting| setting.name != "source" && OF_A_SOURCE.contains(&setting.name.as_str());
-    let own_source = settings.iter().any(|setting| setting.name == "source");
+    let has = |name: &str| settings.iter().any(|setting| setting.name == name);
+    let own_source = has("source");
     let has_source = own_source || mask.is_some() || (source.is_some() && settings.iter().any(is_of_source));
     let is_left_out = |setting: &&Setting| match setting.name.as_str() {
+        "c2pa-key" => !has("c2pa-cert"),
+        "c2pa-cert" => !has("c2pa-key"),
         "source" | "mask" | "mask-from-alpha" if mask.is_some() => true,
         name if OF_SIZE.contains(&name) => has_source,
         _ => is_of_source(setting) && !has_source,
@@ -244,6 +245,13 @@ mod tests {
             assert!(chosen.set(name, "x").unwrap_err().message.contains("FLUX.2"), "{name}");
         }
         assert_eq!(chosen.set("batch", "x").unwrap_err().message, "batch is no setting of a session");
+        assert!(hint(chosen.set("preview", "p.png")).contains("only `dj-flux2 generate --preview`"));
+        assert!(
+            NOT_HERE
+                .iter()
+                .flat_map(|(names, _)| *names)
+                .all(|name| chosen.flags.find(name).is_some() || ["help", "help-all", "version"].contains(name))
+        );
         assert_eq!(hint(chosen.set("watermark", "maybe")), "type !set watermark on");
         assert!(chosen.all().is_empty());
     }

@@ -8,6 +8,7 @@ use flux2_session::{Drawn, Heard, NewEntry, Picture, Reference};
 use super::place::Place;
 use super::shell::Shell;
 use crate::args::GenerateArgs;
+use crate::commands::generate::open::open;
 use crate::drafts::draft;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
@@ -36,28 +37,35 @@ impl Ask {
     }
 }
 
+/// Where pictures go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub output: Output,
+    /// Whether they are opened in a program of the desktop.
+    pub open: bool,
+}
+
 /// A picture that was drawn, and how long that took.
 pub type Timed = (Drawn, Duration);
 
 impl Shell {
     /// Draws what is asked for, and keeps every picture as soon as it is there.
     pub fn draw(&mut self, ask: &Ask) -> Result<()> {
-        self.each(ask, None, |shell, output, drawn| shell.keep(drawn, output, ask.parent())).map(drop)
+        self.each(ask, None, |shell, target, drawn| shell.keep(drawn, target, ask.parent())).map(drop)
     }
 
-    /// Draws what is asked for, `count` times if that is given, and hands over each picture with where pictures are
-    /// written.
+    /// Draws what is asked for, `count` times if that is given, and hands over each picture with where it belongs.
     pub fn each(
         &mut self,
         ask: &Ask,
         count: Option<u32>,
-        mut made: impl FnMut(&mut Shell, &Output, Timed) -> Result<()>,
-    ) -> Result<Output> {
-        let (mut settings, typed) = self.settings(ask, count)?;
+        mut made: impl FnMut(&mut Shell, &Target, Timed) -> Result<()>,
+    ) -> Result<Target> {
+        let (mut settings, typed) = self.settings(Some(ask), count)?;
         let upscaler = typed.upscale.upscaler.as_deref();
         self.place.prepare(&settings, upscaler, &mut self.say.report)?;
-        let output = settings.output.clone().numbered();
-        check(&output, self.history.next_number(), &settings)?;
+        let target = Target { output: settings.output.clone().numbered(), open: settings.open };
+        check(&target.output, self.history.next_number(), &settings)?;
         let inputs = self.place.hand_over(&mut settings, &typed)?;
         let upscaler = self.place.upscaler_name(upscaler)?;
         for i in 0..settings.pictures() {
@@ -67,17 +75,19 @@ impl Shell {
                 upscale.upscaler.clone_from(&upscaler);
             }
             let (began, mut warnings) = (Instant::now(), Vec::new());
-            let progress = self.say.progress();
-            let mut hear = |heard: &Heard| warnings.extend(progress.hear(heard, i + 1, settings.pictures()));
             let studio = self.place.studio()?;
-            let drawn = self.interrupts.during(|cancel| studio.draw(draft, &mut hear, cancel));
-            drop(progress);
+            let drawn = self.interrupts.during(|cancel| {
+                // It says what Ctrl-C does, so it is shown once that is true.
+                let progress = self.say.progress();
+                let mut hear = |heard: &Heard| warnings.extend(progress.hear(heard, i + 1, settings.pictures()));
+                studio.draw(draft, &mut hear, cancel)
+            });
             self.warn(&warnings);
             for drawn in drawn? {
-                made(self, &output, (drawn, began.elapsed()))?;
+                made(self, &target, (drawn, began.elapsed()))?;
             }
         }
-        Ok(output)
+        Ok(target)
     }
 
     /// Prints warnings, each once in a session.
@@ -92,12 +102,15 @@ impl Shell {
         }
     }
 
-    /// What is to be drawn, decided, and the flags that the session chose for it.
-    pub fn settings(&self, ask: &Ask, count: Option<u32>) -> Result<(Settings, GenerateArgs)> {
-        let painted = ask.painted.as_ref().map(|(source, mask)| Ok::<_, Failure>((self.file_of(*source)?, mask)));
+    /// What is to be drawn, decided, and the flags that the session chose for it. Without anything to be drawn,
+    /// templates and their variables count for nothing: whether these fit depends on the prompt.
+    pub fn settings(&self, ask: Option<&Ask>, count: Option<u32>) -> Result<(Settings, GenerateArgs)> {
+        let painted = ask
+            .and_then(|ask| ask.painted.as_ref())
+            .map(|(source, mask)| Ok::<_, Failure>((self.file_of(*source)?, mask)));
         let painted = painted.transpose()?;
         let mut typed = self.chosen.args(painted.as_ref().map(|(source, mask)| (source.as_path(), mask.as_path())))?;
-        for number in &ask.references {
+        for number in ask.iter().flat_map(|ask| &ask.references) {
             typed.input.push(self.file_of(*number)?);
         }
         typed.count = count.or(typed.count);
@@ -110,9 +123,14 @@ impl Shell {
             // It is for `!upscale`.
             args.upscale.upscaler = None;
         }
-        let files = self.config.choices(&args.preset, Path::is_file)?;
+        let mut files = self.config.choices(&args.preset, Path::is_file)?;
+        if ask.is_none() {
+            (args.expansion.template, args.expansion.var) = (None, Vec::new());
+            (files.template, files.variables) = (None, None);
+        }
+        let prompt = ask.map(|ask| ask.text.clone()).unwrap_or_default();
         let outside = prepare::outside_with(&args, None, &self.config, files)?;
-        let settings = settings::resolve(&args, Outside { prompts: vec![ask.text.clone()], ..outside })?;
+        let settings = settings::resolve(&args, Outside { prompts: vec![prompt], ..outside })?;
         Ok((settings, typed))
     }
 
@@ -125,7 +143,8 @@ impl Shell {
     }
 
     /// Writes a picture and adds it to the history.
-    pub fn keep(&mut self, (drawn, elapsed): Timed, output: &Output, parent: Option<u64>) -> Result<()> {
+    pub fn keep(&mut self, (drawn, elapsed): Timed, target: &Target, parent: Option<u64>) -> Result<()> {
+        let output = &target.output;
         let Drawn { bytes, made, .. } = drawn;
         let path = output.path(self.history.next_number(), made.seed);
         let written = output.write(path.as_deref(), &bytes)?;
@@ -136,6 +155,9 @@ impl Shell {
         let number = self.history.add(entry)?.number;
         let entry = self.history.find(&Reference::Number(number))?;
         self.display(&bytes);
+        if target.open {
+            open(entry.path().into_iter(), &self.say.report);
+        }
         self.say.picture(entry, elapsed)
     }
 }

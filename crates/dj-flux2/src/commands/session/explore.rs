@@ -7,7 +7,7 @@ use flux2::image::{ImageFormat, decode, encode};
 use flux2::sheet::{Sheet, SheetSpec};
 use flux2::{Error, image::RgbImage};
 
-use super::draw::{Ask, Timed};
+use super::draw::{Ask, Target, Timed};
 use super::shell::Shell;
 use super::shortened;
 use crate::failure::{Failure, Result};
@@ -16,7 +16,7 @@ use crate::output::Output;
 /// Pictures that wait to be picked.
 pub struct Explored {
     drawn: Vec<Timed>,
-    output: Output,
+    target: Target,
     parent: Option<u64>,
 }
 
@@ -24,17 +24,17 @@ impl Shell {
     /// Draws a prompt several times, and writes and shows the sheet.
     pub fn explore(&mut self, ask: &Ask, count: u32) -> Result<()> {
         let mut drawn: Vec<Timed> = Vec::new();
-        let output = self.each(ask, Some(count), |_, _, picture| {
+        let target = self.each(ask, Some(count), |_, _, picture| {
             drawn.push(picture);
             Ok(())
         })?;
         let sheet = sheet(&drawn, &ask.text)?;
         let bytes = encode(&sheet, ImageFormat::Png, None)?;
-        let path = write(&bytes, &output)?;
+        let path = write(&bytes, &target.output)?;
         self.display(&bytes);
         self.say.file("sheet", &shortened(&path))?;
         let all = drawn.len();
-        self.explored = Some(Explored { drawn, output, parent: ask.parent() });
+        self.explored = Some(Explored { drawn, target, parent: ask.parent() });
         if self.is_terminal {
             self.say.text(&format!("type 1 to {all} to keep one, or several, as in 1 3"))?;
         }
@@ -55,8 +55,8 @@ impl Shell {
             });
             picked.push(found?.clone());
         }
-        let (output, parent) = (explored.output.clone(), explored.parent);
-        picked.into_iter().try_for_each(|picture| self.keep(picture, &output, parent))
+        let (target, parent) = (explored.target.clone(), explored.parent);
+        picked.into_iter().try_for_each(|picture| self.keep(picture, &target, parent))
     }
 }
 

@@ -14,6 +14,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use super::complete::{Words, complete};
 use crate::failure::{Failure, Result, code};
+use crate::report::print;
 
 /// What stands before the line that is typed.
 const PROMPT: &str = "dj-flux2> ";
@@ -26,6 +27,8 @@ const MAX_BYTES: u64 = 1 << 20;
 pub enum Next {
     /// A line.
     Line(String),
+    /// A line of a script that cannot be read.
+    Bad(Failure),
     /// Ctrl-C: the line that was typed is not meant.
     Dropped,
     /// Ctrl-D, or the end of the script.
@@ -39,6 +42,8 @@ pub enum Input {
         editor: Box<Editor<Help, FileHistory>>,
         /// File of the lines that were typed.
         lines: Option<PathBuf>,
+        /// Text that was typed before the first prompt and is read already.
+        typed: String,
     },
     /// Standard input.
     Script,
@@ -63,7 +68,14 @@ impl Input {
             // Lines that cannot be read are no reason not to draw.
             let _ = editor.load_history(lines);
         }
-        Ok(Input::Terminal { editor: Box::new(editor), lines })
+        Ok(Input::Terminal { editor: Box::new(editor), lines, typed: String::new() })
+    }
+
+    /// Takes text that somebody else has read from the terminal as if it were typed now. A script is not typed.
+    pub fn was_typed(&mut self, text: String) {
+        if let Input::Terminal { typed, .. } = self {
+            typed.push_str(&text);
+        }
     }
 
     /// Whether a person types.
@@ -75,11 +87,20 @@ impl Input {
     pub fn next(&mut self, words: impl FnOnce() -> Words) -> Result<Next> {
         match self {
             Input::Script => script_line(),
-            Input::Terminal { editor, lines } => {
+            Input::Terminal { editor, lines, typed } => {
                 if let Some(help) = editor.helper_mut() {
                     help.words = words();
                 }
-                match editor.readline(PROMPT) {
+                let whole = typed.split_once('\n').map(|(line, rest)| (line.to_owned(), rest.to_owned()));
+                let read = match whole {
+                    Some((line, rest)) => {
+                        *typed = rest;
+                        print(&format!("{PROMPT}{line}"))?;
+                        Ok(line)
+                    }
+                    None => editor.readline_with_initial(PROMPT, (&std::mem::take(typed), "")),
+                };
+                match read {
                     Ok(line) => {
                         // As above.
                         let _ = editor.add_history_entry(line.as_str());
@@ -109,20 +130,23 @@ pub fn is_interactive() -> bool {
 /// The next line of a script.
 fn script_line() -> Result<Next> {
     let mut line = Vec::new();
-    let read = io::stdin().lock().take(MAX_BYTES + 1).read_until(b'\n', &mut line);
-    read.map_err(|error| {
+    let failed = |error: io::Error| {
         Failure::new(code::FAILURE, format!("standard input: {error}"), "pass the script as a file: session < FILE")
-    })?;
+    };
+    io::stdin().lock().take(MAX_BYTES + 1).read_until(b'\n', &mut line).map_err(failed)?;
     if line.len() as u64 > MAX_BYTES {
-        let message = format!("a line of the script has more than {MAX_BYTES} bytes");
-        return Err(Failure::usage(message, "write one prompt or command a line"));
+        if line.last() != Some(&b'\n') {
+            io::stdin().lock().skip_until(b'\n').map_err(failed)?;
+        }
+        let message = format!("the line has more than {MAX_BYTES} bytes");
+        return Ok(Next::Bad(Failure::usage(message, "write one prompt or command a line")));
     }
     if line.is_empty() {
         return Ok(Next::End);
     }
     match String::from_utf8(line) {
         Ok(line) => Ok(Next::Line(line.strip_prefix('\u{feff}').unwrap_or(&line).to_owned())),
-        Err(_) => Err(Failure::usage("a line of the script is not UTF-8", "save the script as UTF-8")),
+        Err(_) => Ok(Next::Bad(Failure::usage("the line is not UTF-8", "save the script as UTF-8"))),
     }
 }
 

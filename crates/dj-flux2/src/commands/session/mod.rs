@@ -20,13 +20,12 @@ mod shell;
 
 use std::path::{Path, PathBuf};
 
-use flux2_session::{Error, History, HistoryOptions};
-
 use crate::args::SessionArgs;
 use crate::cache_folder::user_state;
-use crate::config;
 use crate::failure::{Failure, Result, code};
 use crate::interrupt::Interrupts;
+use crate::terminal_picture::Display;
+use crate::{config, history};
 use chosen::Chosen;
 use input::{Input, Next};
 use place::Place;
@@ -39,28 +38,37 @@ pub fn run(args: &SessionArgs) -> Result<()> {
     let say = Say::new(args.json);
     let state = user_state(|name| std::env::var_os(name)).map(|state| state.join("dj-flux2").join("session"));
     let mut input = Input::new(state.as_deref())?;
-    let history = history(args, state.as_deref().filter(|_| input.is_terminal()), &say)?;
+    let history =
+        history::open(args.history.as_deref(), state.as_deref().filter(|_| input.is_terminal()), &say.report)?;
     let place = match &args.connect {
         Some(url) => Place::There(RemoteStudio::connect(url, args.api_key_file.as_deref())?),
         None => Place::Here(None),
     };
     let config = config::load(args.config.as_deref())?;
-    let mut shell = Shell::new(config, place, history, say, Interrupts::install(), input.is_terminal());
-    settings_of(args)?.into_iter().try_for_each(|(name, value)| shell.set(name, &value))?;
+    let mut display = None;
+    if input.is_terminal() && !args.json {
+        let typed;
+        (display, typed) = Display::detect();
+        input.was_typed(typed);
+    }
+    let mut shell = Shell::new(config, place, history, say, Interrupts::install(), input.is_terminal(), display);
+    // All of it together is checked when the session begins.
+    settings_of(args)?.into_iter().try_for_each(|(name, value)| shell.choose(name, &value))?;
     // The model loads while the first prompt is typed.
     shell.begin()?;
     let (mut number, mut failed) = (0, 0);
     loop {
-        let line = match input.next(|| shell.words())? {
-            Next::Line(line) => line,
+        let done = match input.next(|| shell.words())? {
+            Next::Line(line) => shell.execute(&line),
+            Next::Bad(failure) => Err(failure),
             Next::Dropped => continue,
             Next::End => break,
         };
         number += 1;
-        let failure = match shell.execute(&line) {
+        let failure = match done {
             Ok(Flow::Go) => continue,
             Ok(Flow::Quit) => break,
-            Err(failure) => failure,
+            Err(failure) => Failure { hint: failure.hint.map(|hint| shell.hint(&hint)), ..failure },
         };
         if input.is_terminal() {
             shell.say().failure(&failure, None);
@@ -105,29 +113,6 @@ fn settings_of(args: &SessionArgs) -> Result<Vec<(&str, String)>> {
         settings.push((name, value.to_owned()));
     }
     Ok(settings)
-}
-
-/// The pictures of earlier sessions, if they are kept. `usual` is the folder if none is named.
-fn history(args: &SessionArgs, usual: Option<&Path>, say: &Say) -> Result<History> {
-    let options = HistoryOptions::default();
-    let folder = match args.history.as_deref() {
-        Some(off) if off == Path::new("off") => None,
-        Some(folder) => Some(folder),
-        None => usual,
-    };
-    let Some(folder) = folder else { return Ok(History::in_memory(options)) };
-    match History::open(folder, options) {
-        Ok((history, 0)) => Ok(history),
-        Ok((history, unread)) => {
-            say.report.warning(format_args!("{unread} lines of the history cannot be read, they are left out"));
-            Ok(history)
-        }
-        Err(error @ (Error::InUse { .. } | Error::Io { .. })) if args.history.is_none() => {
-            say.report.note(format_args!("{error}; the pictures of this session are not kept for the next one"));
-            Ok(History::in_memory(options))
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// A path as it is shown: below the current folder, without that.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use flux2::canvas::{Rule, SourceOptions};
 use flux2::image::{Parameters, Preparation, Quality, Transparency, codec, metadata};
 use flux2::weights::ModelFiles;
-use flux2::{CancelToken, EngineOptions, Reference, Residency, Source, Variant};
+use flux2::{CancelToken, EngineOptions, ModelPaths, Reference, Residency, Source, Variant};
 use flux2_jobs::engine::{EngineHost, EngineHostOptions, OfferedModel};
-use flux2_jobs::{LoraKey, ModelChoice, Options, Painting, SourceSpec};
+use flux2_jobs::{LoraKey, ModelChoice, Options, Painting, Signer, SourceSpec};
 use flux2_session::{LocalStudio, Studio};
 
 use super::remote::RemoteStudio;
@@ -50,8 +50,8 @@ pub struct Inputs {
     pub model: ModelChoice,
 }
 
-/// Settings that a server decides by itself, or that its API does not have.
-const OF_THE_SERVER: [&str; 16] = [
+/// Settings that a server decides by itself.
+const OF_THE_SERVER: [&str; 10] = [
     "transformer",
     "text-encoder",
     "vae",
@@ -60,24 +60,45 @@ const OF_THE_SERVER: [&str; 16] = [
     "threads",
     "max-memory",
     "no-text-cache",
-    "compat",
-    "background",
     "c2pa-key",
     "c2pa-cert",
-    "negative-prompt",
-    "jpeg-quality",
-    "jpeg-chroma",
-    "webp-quality",
 ];
+
+/// Settings that the API of a server has no field for.
+const NOT_IN_THE_API: [&str; 6] =
+    ["compat", "background", "negative-prompt", "jpeg-quality", "jpeg-chroma", "webp-quality"];
 
 impl Place {
     /// Refuses a setting that has no effect here.
     pub fn check(&self, setting: &str) -> Result<()> {
         match self {
             Place::There(_) if OF_THE_SERVER.contains(&setting) => {
-                let hint = "leave it out, or start the session without --connect";
+                let hint = "the server decides it: leave it out, or start the session without --connect";
                 Err(Failure::usage(format!("{setting} cannot be chosen on a server"), hint))
             }
+            Place::There(_) if NOT_IN_THE_API.contains(&setting) => {
+                let hint = "its API has no field for it: leave it out, or start the session without --connect";
+                Err(Failure::usage(format!("{setting} cannot be chosen on a server"), hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a setting that names a file or a model which is not there, or not what it should be. Nothing is loaded.
+    pub fn check_files(
+        &self,
+        setting: &str,
+        settings: &Settings,
+        typed: &GenerateArgs,
+        report: &mut Report,
+    ) -> Result<()> {
+        match (self, setting) {
+            (Place::Here(_), "model" | "transformer" | "text-encoder" | "vae" | "variant" | "lora") => {
+                files_of(settings, report).map(drop)
+            }
+            (Place::There(remote), "model") => remote.check_model(typed.model.as_deref()),
+            (Place::Here(_), "upscaler") => upscalers::find(typed.upscale.upscaler.as_deref()).map(drop),
+            (Place::Here(_), "c2pa-key" | "c2pa-cert") => signer_of(settings).map(drop),
             _ => Ok(()),
         }
     }
@@ -206,9 +227,15 @@ impl Place {
     }
 
     /// The file of an enlarged picture, a PNG that says how it was made.
-    pub fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&Path>) -> Result<Vec<u8>> {
+    pub fn enlarge(
+        &self,
+        file: &[u8],
+        by: Option<f32>,
+        upscaler: Option<&Path>,
+        cancel: &CancelToken,
+    ) -> Result<Vec<u8>> {
         let name = self.upscaler_name(upscaler)?;
-        Ok(self.studio()?.enlarge(file, by, name.as_deref())?)
+        Ok(self.studio()?.enlarge(file, by, name.as_deref(), cancel)?)
     }
 }
 
@@ -260,10 +287,7 @@ fn key(settings: &Settings, upscaler: Option<&Path>) -> String {
 
 /// Starts an engine, which begins to load its model.
 fn start(settings: &Settings, upscaler: Option<&Path>, key: String, report: &mut Report) -> Result<Running> {
-    let mut paths = settings.paths.clone();
-    let cancel: LazyCell<CancelToken> = LazyCell::new(CancelToken::new);
-    prepare::locate(&mut paths, |model| find_or_offer(model, report, &cancel))?;
-    let files = ModelFiles::open(&paths)?;
+    let (paths, files) = files_of(settings, report)?;
     let (name, variant) = (files.name.clone(), files.variant);
     let upscaler: Vec<PathBuf> = upscaler.map(Path::to_owned).into_iter().collect();
     let engine = EngineOptions { residency: Residency::KeepAll, max_memory: None, ..settings.options.clone() };
@@ -275,11 +299,25 @@ fn start(settings: &Settings, upscaler: Option<&Path>, key: String, report: &mut
         memory: settings.max_memory,
         ..EngineHostOptions::default()
     });
-    let credentials = settings.credentials.as_ref().map(|[key, certificates]| (key.as_path(), certificates.as_path()));
-    let options = Options { signer: credentials::signer(credentials, HashMap::new())?, ..Options::default() };
+    let options = Options { signer: signer_of(settings)?, ..Options::default() };
     let studio = LocalStudio::start(Arc::new(host), options)?;
     studio.preload()?;
     Ok(Running { key, studio, variant, name })
+}
+
+/// Where the model is, and its files, opened. One that can be downloaded is offered to a person.
+fn files_of(settings: &Settings, report: &mut Report) -> Result<(ModelPaths, ModelFiles)> {
+    let mut paths = settings.paths.clone();
+    let cancel: LazyCell<CancelToken> = LazyCell::new(CancelToken::new);
+    prepare::locate(&mut paths, |model| find_or_offer(model, report, &cancel))?;
+    let files = ModelFiles::open(&paths)?;
+    Ok((paths, files))
+}
+
+/// What signs pictures, if that was chosen.
+fn signer_of(settings: &Settings) -> Result<Option<Arc<dyn Signer>>> {
+    let credentials = settings.credentials.as_ref().map(|[key, certificates]| (key.as_path(), certificates.as_path()));
+    credentials::signer(credentials, HashMap::new())
 }
 
 /// The parameters that a picture stores; none if it stores none that can be read.

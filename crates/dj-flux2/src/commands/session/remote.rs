@@ -4,6 +4,7 @@ use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
+use crate::config::flags::Flags;
 use crate::failure::{Failure, Result, code};
 
 /// Longest time without a byte of an answer.
@@ -34,6 +36,7 @@ const MAX_BYTES: u64 = 512 << 20;
 const VARIABLE: &str = "DJ_FLUX2_API_KEY";
 
 /// A server.
+#[derive(Clone)]
 pub struct RemoteStudio {
     agent: Agent,
     /// Without a slash at the end.
@@ -82,6 +85,25 @@ impl RemoteStudio {
         let is_meant = |known: &&Value| model.is_none_or(|name| known["name"].as_str() == Some(name));
         let found = models.as_array().and_then(|models| models.iter().find(is_meant));
         Ok(found.and_then(|model| model["default_px"].as_u64()).and_then(|px| px.try_into().ok()))
+    }
+
+    /// Refuses a model that is not served.
+    pub fn check_model(&self, named: Option<&Path>) -> Result<()> {
+        let Some(named) = named.map(|named| named.to_string_lossy().into_owned()) else { return Ok(()) };
+        let models = self.get("/api/v1/models")?;
+        let names = |model: &Value| -> Vec<String> {
+            let aliases = model["aliases"].as_array().into_iter().flatten();
+            [&model["name"]].into_iter().chain(aliases).filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+        };
+        let served: Vec<String> = models.as_array().into_iter().flatten().flat_map(names).collect();
+        if served.iter().any(|name| name.eq_ignore_ascii_case(&named)) {
+            return Ok(());
+        }
+        let hint = match Flags::nearest(&named, served.iter().map(String::as_str)) {
+            Some(nearest) => format!("the nearest name is {nearest}"),
+            None => format!("it serves {}", served.join(", ")),
+        };
+        Err(Failure::new(code::MODEL_MISSING, format!("{} serves no model {named}", self.url), hint))
     }
 
     fn get(&self, path: &str) -> Answer<Value> {
@@ -202,6 +224,23 @@ impl RemoteStudio {
             thread::sleep(pause);
             pause = (pause * 2).min(PAUSES[1]);
         }
+    }
+}
+
+impl RemoteStudio {
+    /// The file of an enlarged picture, once the server has answered.
+    fn enlarged(&self, file_before: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Answer<Vec<u8>> {
+        let capabilities = self.get("/api/v1/capabilities")?;
+        let all = capabilities["upscalers"].as_array().cloned().unwrap_or_default();
+        let is_meant = |known: &&Value| upscaler.is_none_or(|name| known["name"].as_str() == Some(name));
+        let chosen = all.iter().find(is_meant);
+        let by = by.or_else(|| chosen?["scale"].as_f64().map(|scale| scale as f32)).unwrap_or(2.0);
+        let name = upscaler.or_else(|| chosen?["name"].as_str());
+        let body = json!({"image": STANDARD.encode(file_before), "upscaling_resize": by, "upscaler_1": name});
+        let answer =
+            self.post("/sdapi/v1/extra-single-image", "application/json", None, body.to_string().as_bytes())?;
+        let file = STANDARD.decode(answer["image"].as_str().unwrap_or_default());
+        file.map_err(|error| strange(format!("the picture is no base64: {error}")))
     }
 }
 
@@ -329,18 +368,21 @@ impl Studio for RemoteStudio {
         job["images"].as_array().into_iter().flatten().map(drawn).collect()
     }
 
-    fn enlarge(&self, file_before: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Answer<Vec<u8>> {
-        let capabilities = self.get("/api/v1/capabilities")?;
-        let all = capabilities["upscalers"].as_array().cloned().unwrap_or_default();
-        let is_meant = |known: &&Value| upscaler.is_none_or(|name| known["name"].as_str() == Some(name));
-        let chosen = all.iter().find(is_meant);
-        let by = by.or_else(|| chosen?["scale"].as_f64().map(|scale| scale as f32)).unwrap_or(2.0);
-        let name = upscaler.or_else(|| chosen?["name"].as_str());
-        let body = json!({"image": STANDARD.encode(file_before), "upscaling_resize": by, "upscaler_1": name});
-        let answer =
-            self.post("/sdapi/v1/extra-single-image", "application/json", None, body.to_string().as_bytes())?;
-        let file = STANDARD.decode(answer["image"].as_str().unwrap_or_default());
-        file.map_err(|error| strange(format!("the picture is no base64: {error}")))
+    fn enlarge(&self, file: &[u8], by: Option<f32>, upscaler: Option<&str>, cancel: &CancelToken) -> Answer<Vec<u8>> {
+        // The server enlarges in the time of one request, which cannot be called back: its answer is not waited for.
+        let (send, receive) = mpsc::channel();
+        let (remote, file, upscaler) = (self.clone(), file.to_owned(), upscaler.map(str::to_owned));
+        thread::spawn(move || send.send(remote.enlarged(&file, by, upscaler.as_deref())));
+        loop {
+            match receive.recv_timeout(PAUSES[0]) {
+                Ok(enlarged) => return enlarged,
+                Err(RecvTimeoutError::Timeout) if cancel.is_cancelled() => return Err(StudioError::Cancelled),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(strange("the request ended without an answer".into()));
+                }
+            }
+        }
     }
 }
 

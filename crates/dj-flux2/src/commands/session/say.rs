@@ -24,11 +24,6 @@ impl Say {
         Say { is_json, report: Report::new(Detail::Normal, is_json) }
     }
 
-    /// Whether results are for programs.
-    pub fn is_json(&self) -> bool {
-        self.is_json
-    }
-
     /// A result as a sentence.
     pub fn text(&self, text: &str) -> Result<()> {
         match self.is_json {

@@ -15,12 +15,16 @@ use super::explore::Explored;
 use super::place::{Place, size_of, stored};
 use super::say::Say;
 use super::shortened;
+use crate::commands::generate::open::open;
 use crate::completion::models_here;
 use crate::config::Config;
+use crate::config::file::OF_A_SOURCE;
 use crate::config::flags::{Setting, Value};
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupts;
 use crate::output::{Existing, Output};
+use crate::prepare;
+use crate::settings::expansion;
 use crate::templates;
 use crate::terminal_picture::Display;
 
@@ -63,9 +67,9 @@ impl Shell {
         say: Say,
         interrupts: Interrupts,
         is_terminal: bool,
+        display: Option<Display>,
     ) -> Self {
         let (chosen, warned) = (Chosen::new(), Vec::new());
-        let display = if is_terminal && !say.is_json() { Display::detect() } else { None };
         let (explored, last, values) = (None, None, Vec::new());
         Shell { config, chosen, place, history, say, interrupts, is_terminal, display, explored, warned, last, values }
     }
@@ -76,7 +80,7 @@ impl Shell {
 
     /// Begins to load the model, and greets a person.
     pub fn begin(&mut self) -> Result<()> {
-        let (settings, typed) = self.settings(&Ask::default(), None)?;
+        let (settings, typed) = self.settings(None, None)?;
         self.place.prepare(&settings, typed.upscale.upscaler.as_deref(), &mut self.say.report)?;
         if self.is_terminal {
             let models = match self.place {
@@ -95,6 +99,29 @@ impl Shell {
             self.say.text(&format!("{model}{pictures}. Type a prompt; !help lists the commands, Ctrl-D leaves."))?;
         }
         Ok(())
+    }
+
+    /// A hint in the words of a session: flags are settings. What stands between backticks is a command of its own.
+    pub fn hint(&self, hint: &str) -> String {
+        let translated = |text: &str| {
+            let mut parts = text.split("--");
+            let mut all = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                let name = part.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or_default();
+                all.push_str(match name {
+                    "size" | "seed" => "!",
+                    _ if self.chosen.names().any(|known| known == name) => "!set ",
+                    _ => "--",
+                });
+                all.push_str(part);
+            }
+            all
+        };
+        let parts = hint.split('`').enumerate();
+        parts
+            .map(|(at, part)| if at % 2 == 0 { translated(part) } else { part.to_owned() })
+            .collect::<Vec<_>>()
+            .join("`")
     }
 
     /// What a line can be completed with.
@@ -225,12 +252,13 @@ impl Shell {
 
     fn upscale(&mut self, by: Option<f32>, of: Option<&Reference>) -> Result<()> {
         let began = Instant::now();
-        let (settings, typed) = self.settings(&Ask::default(), None)?;
+        let (settings, typed) = self.settings(None, None)?;
         let upscaler = typed.upscale.upscaler.as_deref();
         self.place.prepare(&settings, upscaler, &mut self.say.report)?;
         let entry = self.picture(of)?;
         let (number, made) = (entry.number, entry.made.clone());
-        let file = self.place.enlarge(&entry.bytes()?, by, upscaler)?;
+        let bytes = entry.bytes()?;
+        let file = self.interrupts.during(|cancel| self.place.enlarge(&bytes, by, upscaler, cancel))?;
         let [width, height] = size_of(&file)?;
         let made = Made { width, height, ..made };
         // An enlarged picture is a PNG, wherever others go.
@@ -244,6 +272,9 @@ impl Shell {
         let picture = Picture::File(std::path::absolute(&written).unwrap_or(written));
         let number = self.history.add(NewEntry { picture, name: None, made, parent: Some(number) })?.number;
         self.display(&file);
+        if settings.open {
+            open(std::iter::once(self.file_of(number)?.as_path()), &self.say.report);
+        }
         self.say.picture(self.history.find(&Reference::Number(number))?, began.elapsed())
     }
 
@@ -271,8 +302,35 @@ impl Shell {
         }
     }
 
-    /// Chooses a setting. A reference stands for the file of its picture where a file is chosen.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+    /// Chooses a setting, and refuses at once what the next picture could not be drawn with.
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let before = self.chosen.all().to_vec();
+        let chosen = self.choose(name, value).and_then(|()| self.check(name));
+        chosen.inspect_err(|_| self.chosen.restore(before))
+    }
+
+    /// Refuses the settings as they are, as far as that takes no model to be loaded; also the files that `name`
+    /// chooses.
+    fn check(&mut self, name: &str) -> Result<()> {
+        let Some(name) = self.chosen.get(name)?.map(|setting| setting.name.clone()) else { return Ok(()) };
+        let (settings, typed) = self.settings(None, None)?;
+        match name.as_str() {
+            "template" => {
+                let named = self.chosen.args(None)?.expansion.template.unwrap_or_default();
+                expansion::frame(&named, &prepare::sources(&self.config))?;
+            }
+            "input" => drop(prepare::read_references(&settings.references, &settings.preparation, |_, _| Ok(()))?),
+            name if OF_A_SOURCE.contains(&name) => {
+                settings.source.iter().try_for_each(|of| prepare::read_source(of, |_| Ok(())).map(drop))?;
+            }
+            _ => {}
+        }
+        self.place.check_files(&name, &settings, &typed, &mut self.say.report)
+    }
+
+    /// Chooses a setting without looking at the others. A reference stands for the file of its picture where a file is
+    /// chosen.
+    pub fn choose(&mut self, name: &str, value: &str) -> Result<()> {
         self.place.check(name)?;
         let picture = Some(value).filter(|value| value.starts_with('$') && self.chosen.is_path(name));
         let file = picture.map(|value| self.file_of(self.picture(Some(&Reference::parse(value)?))?.number));
@@ -288,7 +346,8 @@ impl Shell {
 
     fn list_settings(&self) -> Result<()> {
         if self.chosen.all().is_empty() {
-            return self.say.text("nothing is chosen; `dj-flux2 generate --help-all` lists what can be");
+            let text = "nothing is chosen; try !set steps 8, or any other flag of `dj-flux2 generate --help-all`";
+            return self.say.text(text);
         }
         self.say.lines(&self.chosen.all().iter().map(shown_setting).collect::<Vec<_>>())
     }

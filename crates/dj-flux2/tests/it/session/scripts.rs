@@ -166,7 +166,7 @@ fn the_first_error_ends_a_script_with_its_code() {
     hint: the nearest name is steps
     ");
     let latin = cli.output_with_input(&["session"], b"f\xfcchse\n".to_vec());
-    assert!(shown(&latin).contains("a line of the script is not UTF-8"), "{}", shown(&latin));
+    assert!(shown(&latin).contains("error: line 1: the line is not UTF-8"), "{}", shown(&latin));
     assert!(cli.files().is_empty());
     let missing = script(&cli, &[], "a red fox\n!mask none.png a hat");
     assert_eq!(missing.status.code(), Some(6), "{}", shown(&missing));
@@ -243,4 +243,40 @@ fn a_model_that_is_missing_ends_the_session() {
     let cli = Cli::with_tiny_model();
     let output = script(&cli, &["-m", "nowhere/at-all"], "a red fox\n");
     assert_eq!(output.status.code(), Some(3), "{}", shown(&output));
+}
+
+#[test]
+fn a_setting_that_cannot_be_drawn_with_is_refused_when_it_is_typed() {
+    let cli = Cli::with_tiny_model();
+    cli.write("text.png", "no picture");
+    cli.write("mask.png", flux2_mask());
+    for (setting, message, hint) in [
+        ("!size 1000x1000", "1000x1000: sides are multiples of 16", "use !size 992x992 or !size 1008x1008"),
+        ("!set width 100", "width 100", "96 or"),
+        ("!set model nowhere/at-all", "nowhere/at-all", ""),
+        ("!set lora gone.safetensors", "gone.safetensors", ""),
+        ("!set input gone.png", "gone.png", ""),
+        ("!set input text.png", "text.png", ""),
+        ("!set source gone.png", "gone.png", ""),
+        ("!set template watercolour", "no template is called watercolour", "the nearest name is watercolor"),
+        ("!set upscaler lanczo", "no upscaler is called lanczo", "pass lanczos"),
+        ("!set quantize int9", "int9", ""),
+        ("!set output fox.txt", "fox.txt", ""),
+        ("!set preview p.png", "preview is no setting of a session", "only `dj-flux2 generate --preview`"),
+        ("!set allow-quantize on", "allow-quantize is no setting", "!set quantize int8"),
+        ("!set sampler euler", "sampler is no setting", "Euler steps"),
+    ] {
+        // It is the only line: nothing is drawn that could refuse it later.
+        let output = script(&cli, &["--keep-going"], &format!("{setting}\n!set\n"));
+        let text = shown(&output);
+        assert!(text.contains("error: line 1: ") && text.contains(message) && text.contains(hint), "{setting}: {text}");
+        let name = setting.split_whitespace().nth(1).unwrap();
+        let kept = String::from_utf8(output.stdout).unwrap();
+        assert!(!kept.lines().any(|line| line.starts_with(&format!("{name} "))), "{setting}: {kept}");
+        assert!(kept.contains("size 64x64"), "what was chosen before is chosen still: {kept}");
+    }
+    // What fits only together with a prompt or with another setting is no error.
+    let found = lines(&cli, &["--set", "var=light=dusk"], "!set expand on\n!set mask mask.png\n!set strength 0.5\n");
+    assert!(found.is_empty(), "{found:?}");
+    lines(&cli, &[], "!set var light=dusk\n!set source mask.png\n!set mask mask.png\n!set input mask.png; mask.png\n");
 }

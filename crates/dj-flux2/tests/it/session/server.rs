@@ -38,17 +38,23 @@ fn a_server_is_told_only_what_it_can_do() {
     let cli = Cli::without_model();
     let server = Server::fake(&cli, &["-m", "klein-4b", "-m", "klein-base-4b"]);
     let connect = ["--connect", &server.address];
-    for setting in ["device cpu", "negative-prompt rain", "background red", "jpeg-quality 50"] {
-        let output = script(&cli, &connect, &format!("!set {setting}\n"));
-        assert!(shown(&output).contains("cannot be chosen on a server"), "{setting}: {}", shown(&output));
+    for (setting, why) in [
+        ("device cpu", "the server decides it"),
+        ("negative-prompt rain", "its API has no field for it"),
+        ("background red", "its API has no field for it"),
+        ("jpeg-quality 50", "its API has no field for it"),
+    ] {
+        let text = shown(&script(&cli, &connect, &format!("!set {setting}\n")));
+        assert!(text.contains("cannot be chosen on a server") && text.contains(why), "{setting}: {text}");
     }
     cli.write("config.toml", "background = \"red\"\n");
     let output = script(&cli, &[&connect[..], &["--config", "config.toml"]].concat(), "a fox\n");
     assert!(shown(&output).contains("background cannot be chosen on a server"), "{}", shown(&output));
     let found = lines(&cli, &connect, "!set model klein-base-4b\n!set guidance 2\na fox\n!set aspect 2:1\na fox\n");
     assert_eq!(found, ["$1 output.png (64x64, seed 7)", "$2 output-2.png (720x368, seed 7)"]);
-    let output = script(&cli, &connect, "!set model kleni-4b\na fox\n");
+    let output = script(&cli, &connect, "!set model kleni-4b\n");
     assert_eq!(output.status.code(), Some(3), "{}", shown(&output));
+    assert!(shown(&output).contains("hint: the nearest name is klein-4b"), "{}", shown(&output));
 }
 
 #[test]

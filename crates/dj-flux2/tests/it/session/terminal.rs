@@ -104,6 +104,7 @@ fn a_prompt_is_typed_and_a_picture_is_there() {
     terminal.waits_for_a_line();
     terminal.tmux(&["send-keys", "-l", "not meant"]);
     terminal.tmux(&["send-keys", "C-c"]);
+    // Keys behind Ctrl-C are dropped with the line.
     terminal.waits_for_a_line();
     terminal.tmux(&["send-keys", "C-d"]);
     terminal.shows("Pane is dead (status 0");
@@ -133,4 +134,22 @@ fn ctrl_c_cancels_the_picture_and_not_the_session() {
     terminal.type_line("a dog");
     terminal.shows("$1 output.png (256x256");
     assert!(!cli.path("output-2.png").exists());
+}
+
+#[test]
+fn what_is_typed_ahead_is_done_in_its_turn() {
+    let cli = Cli::without_model();
+    // Typed before the session is there, also while it asks the terminal what that can show.
+    let terminal = Terminal::start(&cli, "ahead", "session --set seed=7");
+    terminal.tmux(&["send-keys", "-l", "!set steps 2\n!set size 256x256\n!set st"]);
+    terminal.shows("dj-flux2> !set steps 2\ndj-flux2> !set size 256x256\ndj-flux2> !set st");
+    terminal.type_line("eps 60");
+    // Typed while a picture is drawn.
+    terminal.type_line("a cat");
+    terminal.shows("Ctrl-C cancels");
+    terminal.tmux(&["send-keys", "-l", "!set steps 1\na dog\n!name rex\n!his"]);
+    terminal.shows("$1 output.png (256x256");
+    let screen = terminal.shows("dj-flux2> !his");
+    assert!(screen.contains("$2 output-2.png (256x256"), "{screen}");
+    assert!(screen.contains("$2 is $rex"), "{screen}");
 }
