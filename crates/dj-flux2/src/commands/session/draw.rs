@@ -91,7 +91,7 @@ impl Shell {
     }
 
     /// Prints warnings, each once in a session.
-    fn warn(&mut self, warnings: &[String]) {
+    pub fn warn(&mut self, warnings: &[String]) {
         for warning in warnings {
             if !self.warned.contains(warning) {
                 // It may quote a prompt, or come from a server.

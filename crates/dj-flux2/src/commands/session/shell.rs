@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use flux2::image::{self, ImageFormat};
+use flux2::upscale::Before;
 use flux2_session::line::{COMMANDS, numbers};
 use flux2_session::{Command, Entry, History, Line, Made, NewEntry, Picture, Reference, resolve};
 
@@ -258,6 +259,10 @@ impl Shell {
         let entry = self.picture(of)?;
         let (number, made) = (entry.number, entry.made.clone());
         let bytes = entry.bytes()?;
+        let lost = Before::read(&bytes, "the picture").map_err(Failure::image)?.marks_not_kept(true);
+        let lost: Vec<String> =
+            lost.iter().map(|mark| format!("${number} carries {mark}, and the enlarged picture does not")).collect();
+        self.warn(&lost);
         let file = self.interrupts.during(|cancel| self.place.enlarge(&bytes, by, upscaler, cancel))?;
         let [width, height] = size_of(&file)?;
         let made = Made { width, height, ..made };
