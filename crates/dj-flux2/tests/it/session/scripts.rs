@@ -264,7 +264,7 @@ fn a_setting_that_cannot_be_drawn_with_is_refused_when_it_is_typed() {
         ("!set output fox.txt", "fox.txt", ""),
         ("!set preview p.png", "preview is no setting of a session", "only `dj-flux2 generate --preview`"),
         ("!set allow-quantize on", "allow-quantize is no setting", "!set quantize int8"),
-        ("!set sampler euler", "sampler is no setting", "Euler steps"),
+        ("!set sampler euler", "there is no sampler to choose", "steps and seed"),
     ] {
         // It is the only line: nothing is drawn that could refuse it later.
         let output = script(&cli, &["--keep-going"], &format!("{setting}\n!set\n"));
