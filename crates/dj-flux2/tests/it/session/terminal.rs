@@ -143,7 +143,7 @@ fn what_is_typed_ahead_is_done_in_its_turn() {
     let terminal = Terminal::start(&cli, "ahead", "session --set seed=7");
     terminal.tmux(&["send-keys", "-l", "!set steps 2\n!set size 256x256\n!set st"]);
     terminal.shows("dj-flux2> !set steps 2\ndj-flux2> !set size 256x256\ndj-flux2> !set st");
-    terminal.type_line("eps 60");
+    terminal.tmux(&["send-keys", "-l", "eps 60\n"]);
     // Typed while a picture is drawn.
     terminal.type_line("a cat");
     terminal.shows("Ctrl-C cancels");
