@@ -61,8 +61,7 @@ mod wording;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::{Args, Command};
-use config::flags::Flags;
+use args::Command;
 
 fn main() -> ExitCode {
     interrupt::ignore_file_size_signal();
@@ -72,6 +71,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return report::not_parsed(&error),
     };
+    #[cfg(any(feature = "serve", feature = "mcp", feature = "session"))]
     let args = match with_settings(args, &argv) {
         Ok(args) => args,
         Err(failure) => return report::failed(&failure),
@@ -119,7 +119,8 @@ fn main() -> ExitCode {
 }
 
 /// The arguments with those that a table of the user's file adds.
-fn with_settings(args: Args, argv: &[std::ffi::OsString]) -> failure::Result<Args> {
+#[cfg(any(feature = "serve", feature = "mcp", feature = "session"))]
+fn with_settings(args: args::Args, argv: &[std::ffi::OsString]) -> failure::Result<args::Args> {
     let (subcommand, file): (_, Option<&Path>) = match &args.command {
         #[cfg(feature = "serve")]
         Command::Serve(serve) => ("serve", serve.config.as_deref()),
@@ -135,7 +136,7 @@ fn with_settings(args: Args, argv: &[std::ffi::OsString]) -> failure::Result<Arg
         return Ok(args);
     }
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let flags = Flags::of(subcommand).expect("it was parsed");
+    let flags = config::flags::Flags::of(subcommand).expect("it was parsed");
     let argv = config::tables::with_settings(argv, &flags, settings, is_set)?;
     args::parse(argv).map_err(|error| usage::failure(&error))
 }

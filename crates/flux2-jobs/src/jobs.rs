@@ -402,9 +402,10 @@ impl Jobs {
         shared.notify();
         // What is running stops within one block of a network once it is told to.
         while let Mode::Draining(until) = state.mode {
-            let is_over = state.running == 0 && (shared.journal.is_some() || state.scheduler.len() == 0);
+            let is_quiet = state.running == 0 && state.announcing == 0;
+            let is_over = is_quiet && (shared.journal.is_some() || state.scheduler.len() == 0);
             let now = Instant::now();
-            if (is_over && state.uncommitted == 0) || (now >= until && state.running == 0) {
+            if (is_over && state.uncommitted == 0) || (now >= until && is_quiet) {
                 break;
             }
             if now >= until {

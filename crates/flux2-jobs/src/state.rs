@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub stats: Stats,
     /// Jobs that are accepted and not yet in the journal.
     pub uncommitted: usize,
+    /// Jobs that have ended and whose readers are not told yet.
+    pub announcing: usize,
     pub running: usize,
     /// Jobs that are over, in the order of their end.
     pub ended: VecDeque<JobId>,
@@ -140,6 +142,7 @@ impl Shared {
             estimates: Estimates::default(),
             stats: Stats::default(),
             uncommitted: 0,
+            announcing: 0,
             running: 0,
             ended: VecDeque::new(),
             with_deleted: BTreeSet::new(),
@@ -259,9 +262,10 @@ impl Shared {
         (row.state, row.times.finished, row.outcome.failure) = (next, Some(finished), failure);
         let Some((mut state, row)) = self.write_end(state, row) else { return false };
         let (next, failure) = (row.state, row.outcome.failure);
-        let State { jobs, stats, running, ended, .. } = &mut *state;
+        let State { jobs, stats, running, ended, announcing, .. } = &mut *state;
         let Some(job) = jobs.get_mut(&id) else { return false };
         *running -= usize::from(job.state == JobState::Running);
+        *announcing += 1;
         (job.state, job.times.finished, job.outcome.failure, job.progress) =
             (next, Some(finished), failure.clone(), None);
         match &job.outcome.failure {
@@ -280,6 +284,7 @@ impl Shared {
         // Before the event: who has seen the end of a job also sees which older ones are forgotten.
         self.apply_retention();
         log.push_state(event);
+        self.lock().announcing -= 1;
         self.notify();
         true
     }

@@ -1,9 +1,15 @@
 //! Cancellation, deadlines and the drain.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux2_jobs::fake::FakeOptions;
-use flux2_jobs::{CancelOutcome, Drained, FailureClass, JobState, Next, Options, Readiness, Refused, Submission};
+use flux2::Event;
+use flux2::pipeline::GeneratedImage;
+use flux2_jobs::fake::{FakeHost, FakeOptions};
+use flux2_jobs::{
+    CancelOutcome, Drained, FailureClass, JobFailure, JobId, JobSpec, JobState, Jobs, Next, Options, PictureOf,
+    Readiness, Refused, Sink, Submission,
+};
 
 use crate::common::{PATIENCE, ended, endless, picture, start, wait_until};
 
@@ -78,6 +84,37 @@ fn a_drain_finishes_what_runs_and_refuses_the_rest() {
     assert!(ids.iter().all(|id| jobs.get(*id).unwrap().state == JobState::Done));
     assert!(matches!(jobs.submit(picture("")), Err(Refused::Draining)));
     assert_eq!(jobs.readiness(), Readiness::Draining);
+}
+
+/// Takes its time to hear that a job is over.
+struct SlowSink;
+
+impl Sink for SlowSink {
+    fn started(&self, _: PictureOf) {}
+
+    fn event(&self, _: PictureOf, _: &Event) {}
+
+    fn save(&self, _: PictureOf, _: &GeneratedImage, _: Vec<u8>, _: Duration) -> Result<(), JobFailure> {
+        Ok(())
+    }
+
+    fn ended(&self, _: JobId, _: &JobSpec, _: Option<&JobFailure>) {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+#[test]
+fn after_a_drain_all_readers_know_the_end() {
+    let host = Arc::new(FakeHost::new(FakeOptions::default()));
+    let jobs = Jobs::start_with_sink(Options::default(), host, Arc::new(SlowSink)).unwrap();
+    let id = jobs.submit(picture("")).unwrap().id;
+    jobs.drain(PATIENCE);
+    let mut events = jobs.events(id, 0).unwrap();
+    let known = std::iter::from_fn(|| match events.next(Duration::ZERO) {
+        Next::Event(event) => Some(event.kind.is_final()),
+        _ => None,
+    });
+    assert_eq!(known.last(), Some(true));
 }
 
 #[test]
