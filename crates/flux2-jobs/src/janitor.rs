@@ -1,4 +1,5 @@
-//! The thread that watches the clock: deadlines, retention, deleted pictures, and places in the queue for those who watch them.
+//! The thread that watches the clock: deadlines, retention, deleted pictures, and places in the queue for those who
+//! watch them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -402,10 +402,10 @@ impl Jobs {
         shared.notify();
         // What is running stops within one block of a network once it is told to.
         while let Mode::Draining(until) = state.mode {
-            let is_quiet = state.running == 0 && state.announcing == 0;
-            let is_over = is_quiet && (shared.journal.is_some() || state.scheduler.len() == 0);
+            let is_drawn = state.running == 0 && (shared.journal.is_some() || state.scheduler.len() == 0);
+            let is_over = is_drawn && state.uncommitted == 0 && state.announcing == 0;
             let now = Instant::now();
-            if (is_over && state.uncommitted == 0) || (now >= until && is_quiet) {
+            if is_over || (now >= until && state.running == 0) {
                 break;
             }
             if now >= until {

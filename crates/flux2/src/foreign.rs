@@ -14,8 +14,8 @@ const SETTINGS: [(&[&str], &str); 4] = [
 /// What to do about such a setting.
 pub const HINT: &str = "leave it out; steps and seed are what changes a picture";
 
-/// Why there is no setting called `name`, which other programs have; `None` for other names. Capitals, dashes and
-/// underscores do not matter.
+/// Why a setting of other programs does not exist here; `None` if `name` is no such setting. Upper and lower case,
+/// dashes and underscores are the same.
 pub fn why(name: &str) -> Option<&'static str> {
     let name = name.replace('_', "-").to_ascii_lowercase();
     SETTINGS.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, why)| *why)

@@ -62,7 +62,7 @@ fn change(
     flags::generate_args(&read.generate)?;
     read.presets.values().try_for_each(|preset| flags::generate_args(&preset.settings).map(drop))?;
     if let Err(failure) = check(&text) {
-        // What was wrong before the change is no reason to refuse it.
+        // A file that had this error before may be changed all the same.
         let is_old = check(&before).is_err_and(|old| old.message == failure.message);
         if !is_old {
             return Err(failure);

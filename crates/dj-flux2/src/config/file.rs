@@ -78,7 +78,7 @@ pub struct NamedTemplate {
     pub place: Place,
 }
 
-/// What stands for a file in the places of presets that come with the program.
+/// Reported as the file of built-in presets.
 pub const BUILT_IN: &str = "presets";
 
 /// A source, and what means nothing without one. In a file of settings all but the files wait for a source.

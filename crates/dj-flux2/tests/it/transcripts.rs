@@ -5,8 +5,8 @@
 //! notes of this machine are left out. A block marked `file=NAME` is written to that file first. The commands of a
 //! block marked `crontab` are run once.
 //!
-//! The other commands of the documents are run too, and what they draw is opened. Those that cannot run here are listed
-//! with the reason.
+//! The other commands of the documents are run too, and the pictures that they write are decoded. `NOT_RUN` lists the
+//! commands that cannot run here, with the reasons.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -185,8 +185,8 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Freed bytes that [`keep_freed_memory`] keeps at most at the end of an arena.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BYTES: libc::c_int = 256 << 20;
-/// Larger allocations are mapped for themselves and unmapped when freed. An arena of another thread than the first has
-/// room for no larger ones.
+/// Larger allocations get an `mmap` of their own, which is unmapped when they are freed. Only the main arena could hold
+/// them: a heap of the others has 64 MiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_BYTES: libc::c_int = 64 << 20;
 

@@ -75,7 +75,8 @@ impl Before {
         of_file.or(matches!(how.upscaler, Upscaler::Network(_)).then_some(xmp::SourceType::Enhanced))
     }
 
-    /// A watermark does not survive scaling. Those of other messages are not written.
+    /// Whether the picture has the watermark of this program. Scaling destroys watermarks, and this is the only one that
+    /// can be written again.
     fn has_our_watermark(&self) -> bool {
         self.marks.watermark.is_some_and(|found| found.message == watermark::FLUX)
     }

@@ -101,7 +101,7 @@ impl RemoteStudio {
         }
         let hint = match Flags::nearest(&named, served.iter().map(String::as_str)) {
             Some(nearest) => format!("the nearest name is {nearest}"),
-            None => format!("it serves {}", served.join(", ")),
+            None => format!("the server has {}", served.join(", ")),
         };
         Err(Failure::new(code::MODEL_MISSING, format!("{} serves no model {named}", self.url), hint))
     }
@@ -228,7 +228,7 @@ impl RemoteStudio {
 }
 
 impl RemoteStudio {
-    /// The file of an enlarged picture, once the server has answered.
+    /// Lets the server enlarge a picture, and returns the file. Blocks until the server answers.
     fn enlarged(&self, file_before: &[u8], by: Option<f32>, upscaler: Option<&str>) -> Answer<Vec<u8>> {
         let capabilities = self.get("/api/v1/capabilities")?;
         let all = capabilities["upscalers"].as_array().cloned().unwrap_or_default();
