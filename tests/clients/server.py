@@ -76,6 +76,16 @@ class Server:
             time.sleep(0.02)
         raise RuntimeError("the server does not get ready")
 
+    def answered(self, request: str, seconds: float = 20) -> dict:
+        """The log's entry of a request's answer. It may be read a moment after the client has the answer."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for entry in self.log:
+                if entry.get("message") == "answered" and entry["span"]["id"] == request:
+                    return entry
+            time.sleep(0.01)
+        raise AssertionError(f"the log has no answer of request {request}")
+
     def status(self, path: str) -> int:
         return self.call(path)[0]
 
