@@ -1,7 +1,7 @@
 """Stage 3: trains transformer and text encoder together, from scratch or from an exported model.
 
 In:  WORK/tokenizer, WORK/{words,unknown}.txt, WORK/glyphs.npz, WORK/vae.pt (or that of --init).
-Out: WORK/flow_{params,ema,optimizer}.pt, to resume from; flow_ema.pt is exported.
+Out: WORK/flow_{params,ema,optimizer}.pt, to resume from; flow_ema.pt is exported. WORK/vae.pt, if it was not there.
 
 Flow matching on normalized latents: x_t = (1 - t) x + t n, the network predicts n - x. Unsaid fields are coupled to the
 noise (data.couple). Worker processes write sentences; the GPU composes and encodes pictures. Latents are kept in ring
@@ -334,9 +334,10 @@ def main():
     torch.set_float32_matmul_precision("high")
 
     atlas = data.Atlas(device, os.path.join(args.work, "glyphs.npz"))
-    feeder = Feeder(
-        args.pool or (400_000 if gpu else 6000), source, load_vae(args.work, device, args.init), atlas, device, chunk
-    )
+    vae, vae_path = load_vae(args.work, device, args.init), os.path.join(args.work, "vae.pt")
+    if rank == 0 and not os.path.exists(vae_path):
+        torch.save(vae.state_dict(), vae_path)
+    feeder = Feeder(args.pool or (400_000 if gpu else 6000), source, vae, atlas, device, chunk)
     transformer, encoder = models.make_transformer(), models.make_text_encoder()
     tokenizer = data.load_tokenizer(os.path.join(args.work, "tokenizer"))
     if args.init:
