@@ -2,7 +2,7 @@
 //!
 //! A model calls the functions in [`ops`]. Each checks its shapes once and calls the backend that owns the tensors, so
 //! kernels check nothing and models name no device. Beside each contract stands its f64 `reference`, and the op matrix
-//! in `tests/it/ops.rs` tests every backend against it.
+//! in `tests/it/ops` tests every backend against it.
 //!
 //! | room | holds |
 //! |---|---|

@@ -2,7 +2,7 @@
 //! length of the file.
 //!
 //! A separate binary because of its counting allocator. Here a file only has to be accepted or refused; the error
-//! messages are tested in `tests/it/hostile_files.rs`.
+//! messages are tested in `tests/it/hostile_files`.
 
 #[path = "../allocator/mod.rs"]
 mod allocator;
