@@ -14,9 +14,11 @@
 //! | [`ladder`] | what a stage falls back to when memory is short |
 //! | `previews` | pictures of single steps, where they are wanted |
 //! | `progress` | events, cancellation and timing of a stage |
+//! | `explain` | what a picture is explained with, where that is asked for |
 //! | `results` | what the steps take and return |
 
 mod batch;
+mod explain;
 mod joined;
 pub mod ladder;
 mod loading;
@@ -33,7 +35,7 @@ mod start;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use flux2_backend::{Backend, Tensor, ops};
+use flux2_backend::{AttentionInput, Backend, Tensor, ops};
 
 pub use batch::{BatchKey, BatchMember};
 pub use flux2_backend::KernelRun;
@@ -43,6 +45,7 @@ pub use references::ReferenceTokens;
 pub use results::{DecodedImage, DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
 pub use start::Start;
 
+use explain::Recorder;
 use joined::{Batch, Joined};
 use ladder::Ladder;
 use networks::Networks;
@@ -83,6 +86,8 @@ pub struct Pipeline<B: Backend> {
     upscaler: UpscalerSlot<B>,
     /// What the model knows, if it is one of few words.
     vocabulary: Option<Vocabulary>,
+    /// While a picture is explained.
+    recorder: Option<Recorder<B>>,
 }
 
 impl<B: Backend> Pipeline<B> {
@@ -111,6 +116,7 @@ impl<B: Backend> Pipeline<B> {
             ladder: Ladder::default(),
             previewer: Previewer::new(PreviewOptions::default()),
             upscaler: UpscalerSlot::new(),
+            recorder: None,
             be,
         })
     }
@@ -270,6 +276,8 @@ impl<B: Backend> Pipeline<B> {
         let cancel = &CancelToken::of_all(cancels);
         self.prepare_previews(inputs.len(), observer, cancel)?;
         let (be, procedure) = (&self.be, self.variant().procedure);
+        let mut recorder = self.recorder.as_mut();
+        recorder.as_mut().map_or(Ok(()), |recorder| recorder.begin(be, &inputs[0]))?;
         let c = self.networks.files.transformer.config.in_channels;
         let transformer = self.networks.transformer(observer, cancel)?;
         let request = inputs[0].request;
@@ -302,7 +310,14 @@ impl<B: Backend> Pipeline<B> {
             let pictures = batch.places();
             let Joined { latents, prompt, empty } = batch.joined(be)?;
             let begun = be.mark()?;
-            let velocity = transformer.forward(latents, prompt, modulation, &mut || meter.tick())?;
+            let pulse = &mut || meter.tick();
+            let velocity = match &mut recorder {
+                None => transformer.forward(latents, prompt, modulation, pulse)?,
+                Some(recorder) => {
+                    let watch = &mut |block, operands: &AttentionInput<B>| recorder.attention(be, block, operands);
+                    transformer.forward_watched(latents, prompt, modulation, watch, pulse)?
+                }
+            };
             let dt = sigmas[step + 1] - sigmas[step];
             let (mut velocity_uncond, mut guided) = (None, None);
             if let Some((empty, guidance)) = empty.as_ref().zip(guidance) {
@@ -315,7 +330,9 @@ impl<B: Backend> Pipeline<B> {
             previews.queue(be, step, &pictures, [&*latents, direction], sigmas[step + 1], meter.observer)?;
             hold(be, inputs[0].held, latents, step, sigmas[step + 1])?;
             let velocity_uncond = velocity_uncond.as_ref();
-            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
+            let state = StepState { step, velocity: &velocity, velocity_uncond, direction, latents };
+            inspect(&state);
+            recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(be, &state, &inputs[0]))?;
             clock.step_queued(begun, meter.observer)?;
             previews.show(be, clock.reported(), meter.observer, cancel)?;
         }
