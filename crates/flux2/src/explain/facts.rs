@@ -198,8 +198,10 @@ pub struct Step {
 pub struct Stage {
     /// Name of the stage.
     pub stage: &'static str,
-    /// Seconds, the loading of its network included.
+    /// Seconds of the stage, without loading and without what explaining took.
     pub seconds: f64,
+    /// Seconds in which its network was loaded.
+    pub load_seconds: f64,
     /// Allocated bytes: tensors, images, weights that are not read in place.
     pub allocated_bytes: usize,
     /// Mapped pages of weight files.

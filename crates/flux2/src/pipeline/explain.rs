@@ -284,31 +284,33 @@ impl<B: Backend> Pipeline<B> {
     /// Time and memory of each stage, the loading of its network included. What the host holds beside the tensors of the
     /// processor counts as it does in a plan.
     fn stages(&self, spans: &[Span], request: &GenerateRequest) -> Result<Vec<Stage>> {
-        let mut stages: Vec<(StageMemory, f64)> = Vec::new();
-        let (mut peak, mut seconds) = (MemoryUse::default(), 0.0);
+        let mut stages: Vec<(StageMemory, [f64; 2])> = Vec::new();
+        let (mut peak, mut loading) = (MemoryUse::default(), 0.0);
         for span in spans {
             peak = larger(peak, MemoryUse { allocated: span.allocated_bytes, mapped: span.mapped_bytes });
-            seconds += span.seconds - span.explaining_seconds;
             if span.is_load {
+                loading += span.seconds;
                 continue;
             }
+            let seconds = span.seconds - span.explaining_seconds;
             match stages.iter_mut().find(|(stage, _)| stage.stage == span.phase) {
-                Some((stage, sum)) => {
+                Some((stage, [sum, loaded])) => {
                     stage.memory = larger(stage.memory, peak);
-                    *sum += seconds;
+                    (*sum, *loaded) = (*sum + seconds, *loaded + loading);
                 }
-                None => stages.push((StageMemory { stage: span.phase, memory: peak }, seconds)),
+                None => stages.push((StageMemory { stage: span.phase, memory: peak }, [seconds, loading])),
             }
-            (peak, seconds) = (MemoryUse::default(), 0.0);
+            (peak, loading) = (MemoryUse::default(), 0.0);
         }
-        let (stages, times): (Vec<StageMemory>, Vec<f64>) = stages.into_iter().unzip();
+        let (stages, times): (Vec<StageMemory>, Vec<[f64; 2]>) = stages.into_iter().unzip();
         let mut peaks = StagePeaks { stages, reference_bytes: self.reference_bytes() };
         if !self.be.is_asynchronous() {
             peaks.add_host_memory(self.variant(), std::slice::from_ref(request), Order::OneByOne, false)?;
         }
-        let stage = |(StageMemory { stage, memory }, seconds)| Stage {
+        let stage = |(StageMemory { stage, memory }, [seconds, load_seconds]): (_, [f64; 2])| Stage {
             stage: Phase::name(stage),
             seconds,
+            load_seconds,
             allocated_bytes: memory.allocated,
             mapped_bytes: memory.mapped,
         };
