@@ -35,7 +35,7 @@ mod start;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use flux2_backend::{AttentionInput, Backend, Tensor, ops};
+use flux2_backend::{Backend, Tensor, ops};
 
 pub use batch::{BatchKey, BatchMember};
 pub use flux2_backend::KernelRun;
@@ -45,7 +45,7 @@ pub use references::ReferenceTokens;
 pub use results::{DecodedImage, DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
 pub use start::Start;
 
-use explain::Recorder;
+use explain::{Recorder, Watched};
 use joined::{Batch, Joined};
 use ladder::Ladder;
 use networks::Networks;
@@ -277,7 +277,7 @@ impl<B: Backend> Pipeline<B> {
         self.prepare_previews(inputs.len(), observer, cancel)?;
         let (be, procedure) = (&self.be, self.variant().procedure);
         let mut recorder = self.recorder.as_mut();
-        recorder.as_mut().map_or(Ok(()), |recorder| recorder.begin(be, &inputs[0]))?;
+        recorder.as_mut().map_or(Ok(()), |recorder| recorder.begin(&inputs[0]))?;
         let c = self.networks.files.transformer.config.in_channels;
         let transformer = self.networks.transformer(observer, cancel)?;
         let request = inputs[0].request;
@@ -304,24 +304,18 @@ impl<B: Backend> Pipeline<B> {
         let guidance = inputs[0].guided.map(|(_, guidance)| guidance);
 
         let mut previews = Previews::new(&self.previewer, [h, w], steps as u32, inputs[0].held);
+        let mut transformer = Watched { transformer, recorder };
         let mut clock = StepClock::start(be, steps as u32);
         for (step, modulation) in modulations.iter().enumerate() {
             batch.keep(|picture| !cancels[picture].is_cancelled());
             let pictures = batch.places();
             let Joined { latents, prompt, empty } = batch.joined(be)?;
             let begun = be.mark()?;
-            let pulse = &mut || meter.tick();
-            let velocity = match &mut recorder {
-                None => transformer.forward(latents, prompt, modulation, pulse)?,
-                Some(recorder) => {
-                    let watch = &mut |block, operands: &AttentionInput<B>| recorder.attention(be, block, operands);
-                    transformer.forward_watched(latents, prompt, modulation, watch, pulse)?
-                }
-            };
+            let velocity = transformer.forward(latents, prompt, modulation, &mut || meter.tick())?;
             let dt = sigmas[step + 1] - sigmas[step];
             let (mut velocity_uncond, mut guided) = (None, None);
             if let Some((empty, guidance)) = empty.as_ref().zip(guidance) {
-                let uncond = transformer.forward(latents, empty, modulation, &mut || meter.tick())?;
+                let uncond = transformer.forward_unwatched(latents, empty, modulation, &mut || meter.tick())?;
                 guided = Some(ops::guide(be, &uncond, &velocity, guidance)?);
                 velocity_uncond = Some(uncond);
             }
@@ -332,7 +326,7 @@ impl<B: Backend> Pipeline<B> {
             let velocity_uncond = velocity_uncond.as_ref();
             let state = StepState { step, velocity: &velocity, velocity_uncond, direction, latents };
             inspect(&state);
-            recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(be, &state, &inputs[0]))?;
+            transformer.step(&state, &inputs[0])?;
             clock.step_queued(begun, meter.observer)?;
             previews.show(be, clock.reported(), meter.observer, cancel)?;
         }

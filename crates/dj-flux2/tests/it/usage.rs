@@ -33,6 +33,7 @@ fn no_arguments() {
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
+      explain      Make a picture and a page that explains how it came about
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
@@ -78,6 +79,7 @@ fn help() {
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
+      explain      Make a picture and a page that explains how it came about
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine

@@ -20,6 +20,8 @@ use crate::explain::{
     Stage, Step, Tap, Text, Timeline, distance, norm,
 };
 use crate::latents::PositionId;
+use crate::models::Pulse;
+use crate::models::flow_transformer::{Conditioning, FlowTransformer, ModulationRows};
 use crate::plan::{Order, StageMemory, StagePeaks};
 use crate::preview::Projection;
 use crate::request::{GRID_PX, GenerateRequest, ResolvedRequest};
@@ -28,8 +30,48 @@ use crate::text::Cut;
 use crate::variant::Procedure;
 use crate::weights::{Compute, ModelFiles, TransformerConfig};
 
+/// The flow transformer of a run, with a recorder where its picture is explained.
+pub(super) struct Watched<'a, B: Backend> {
+    pub(super) transformer: &'a FlowTransformer<B>,
+    pub(super) recorder: Option<&'a mut Recorder<B>>,
+}
+
+impl<B: Backend> Watched<'_, B> {
+    /// See [`FlowTransformer::forward`].
+    pub(super) fn forward(
+        &mut self,
+        latents: &Tensor<B>,
+        conditioning: &Conditioning<B>,
+        modulations: &ModulationRows<B>,
+        pulse: &mut Pulse,
+    ) -> Result<Tensor<B>> {
+        let Some(recorder) = &mut self.recorder else {
+            return self.forward_unwatched(latents, conditioning, modulations, pulse);
+        };
+        let watch = &mut |block, operands: &AttentionInput<B>| recorder.attention(block, operands);
+        self.transformer.forward_watched(latents, conditioning, modulations, watch, pulse)
+    }
+
+    /// The same for the negative prompt, whose attention is not explained.
+    pub(super) fn forward_unwatched(
+        &self,
+        latents: &Tensor<B>,
+        conditioning: &Conditioning<B>,
+        modulations: &ModulationRows<B>,
+        pulse: &mut Pulse,
+    ) -> Result<Tensor<B>> {
+        self.transformer.forward(latents, conditioning, modulations, pulse)
+    }
+
+    /// A step is queued.
+    pub(super) fn step(&mut self, state: &StepState<B>, inputs: &DenoiseInputs<B>) -> Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(state, inputs))
+    }
+}
+
 /// What the denoising loop tells of a picture that is explained.
 pub(super) struct Recorder<B: Backend> {
+    be: B,
     options: ExplainOptions,
     transformer: TransformerConfig,
     /// Number of taps of the text encoder.
@@ -77,10 +119,11 @@ struct RecordedStep {
 }
 
 impl<B: Backend> Recorder<B> {
-    fn new(options: &ExplainOptions, files: &ModelFiles, request: &ResolvedRequest, valid: usize) -> Self {
+    fn new(be: &B, options: &ExplainOptions, files: &ModelFiles, request: &ResolvedRequest, valid: usize) -> Self {
         let tokens = |[width, height]: [u32; 2]| ((width / GRID_PX) * (height / GRID_PX)) as usize;
         let images: Vec<usize> = request.reference_px().map(tokens).collect();
         Recorder {
+            be: be.clone(),
             options: options.clone(),
             transformer: files.transformer.config.clone(),
             taps: files.text_encoder.config.taps.len(),
@@ -94,8 +137,8 @@ impl<B: Backend> Recorder<B> {
     }
 
     /// Denoising begins, perhaps once more with less memory.
-    pub(super) fn begin(&mut self, be: &B, inputs: &DenoiseInputs<B>) -> Result<()> {
-        let begun = Instant::now();
+    pub(super) fn begin(&mut self, inputs: &DenoiseInputs<B>) -> Result<()> {
+        let (begun, be) = (Instant::now(), &self.be);
         let norms = |rows: &Tensor<B>| -> Result<TapNorms> {
             let (values, width) = (be.download(rows)?, rows.cols() / self.taps);
             let of_tap = |tap: usize| values.chunks_exact(width).skip(tap).step_by(self.taps).map(norm).collect();
@@ -119,7 +162,8 @@ impl<B: Backend> Recorder<B> {
     }
 
     /// Reads the attention of a block before it is computed. Work that is queued on the device counts as the step's.
-    pub(super) fn attention(&mut self, be: &B, block: usize, operands: &AttentionInput<B>) -> Result<()> {
+    fn attention(&mut self, block: usize, operands: &AttentionInput<B>) -> Result<()> {
+        let be = &self.be;
         let Recorded { reader, spent, .. } = self.run.as_mut().expect("denoising has begun");
         let Some(reader) = reader.as_mut().filter(|reader| reader.reads(block)) else { return Ok(()) };
         be.wait()?;
@@ -133,8 +177,8 @@ impl<B: Backend> Recorder<B> {
         Ok(())
     }
 
-    /// A step is queued.
-    pub(super) fn step(&mut self, be: &B, state: &StepState<B>, inputs: &DenoiseInputs<B>) -> Result<()> {
+    fn step(&mut self, state: &StepState<B>, inputs: &DenoiseInputs<B>) -> Result<()> {
+        let be = &self.be;
         be.wait()?;
         let begun = Instant::now();
         let run = self.run.as_mut().expect("denoising has begun");
@@ -176,7 +220,7 @@ impl<B: Backend> Pipeline<B> {
         options.blocks.of(&self.networks.files.transformer.config)?;
         let projection = self.projection(true, observer, cancel)?.expect("one that is wanted is fitted");
         let valid = self.prompts.tokenize(&resolved.prompt, &self.networks.files).valid;
-        self.recorder = Some(Recorder::new(options, &self.networks.files, &resolved, valid));
+        self.recorder = Some(Recorder::new(&self.be, options, &self.networks.files, &resolved, valid));
         self.be.take_kernels_run();
         let mut timeline = Timeline::start(self.be.clone(), observer);
         let made = self.generate(request, &mut timeline, cancel);
@@ -218,8 +262,9 @@ impl<B: Backend> Pipeline<B> {
         let last = steps.last().expect("a picture has a step").latents.clone();
         let n_img = grid[0] * grid[1];
         let count = sigmas.len() - 1;
+        let even = |i| (f64::from(sigmas[0]) * (1.0 - i as f64 / count as f64)) as f32;
         let schedule = Schedule {
-            linear: (0..=count).map(|i| sigmas[0] * (1.0 - i as f32 / count as f32)).collect(),
+            linear: (0..=count).map(even).collect(),
             mu: empirical_mu(n_img, request.steps),
             image_tokens: n_img,
             sigmas,

@@ -1,10 +1,10 @@
 //! The plots of a page.
 
-use flux2::Explanation;
 use flux2::explain::{Attended, Attention, Schedule, Step, Tap, Text};
 use flux2::units::Memory;
 use maud::{Markup, html};
 
+use super::document::Document;
 use super::plot::{Plot, Series, at, number, step, svg};
 
 fn series(name: &str, points: impl Iterator<Item = [f64; 2]>) -> Series {
@@ -58,46 +58,68 @@ pub fn embedding(text: &Text) -> Markup {
     Plot { title, x: "token", y: "norm", series, is_logarithmic: true, counts: true }.svg()
 }
 
-/// When stages began and ended.
-pub fn timeline(Explanation { timeline, seconds, explaining_seconds, .. }: &Explanation) -> Markup {
-    const ROW: f64 = 26.0;
-    let whole = (seconds + explaining_seconds).max(1e-6);
-    let (left, right, top) = (132.0, 540.0, 10.0);
-    let x = |seconds: f64| at(left + (right - left) * seconds / whole);
-    let bottom = top + ROW * timeline.len() as f64;
+/// When stages began and ended, with what was planned.
+pub fn timeline(Document { explanation, planned, .. }: &Document) -> Markup {
+    const ROW: f64 = 30.0;
+    let spans = &explanation.timeline;
+    let whole = (explanation.seconds + explanation.explaining_seconds).max(1e-6);
+    let (left, right, top) = (124.0, 500.0, 30.0);
+    let x = |seconds: f64| at(left + (right - left) * (seconds / whole).min(1.0));
+    let bottom = top + ROW * spans.len() as f64;
     let tick = step(whole / 5.0);
+    // What is planned for a stage stands beside its first span.
+    let plan_of = |i: usize| {
+        let is_first = spans.iter().position(|span| span.stage == spans[i].stage) == Some(i);
+        planned.stages.iter().find(|plan| is_first && plan.stage == spans[i].stage)
+    };
+    let bar = |from: f64, to: f64| (x(from), at((x(to) - x(from)).max(1.5)));
     let body = html! {
+        text.tick x=(right + 10.0) y="16" { "memory (planned)" }
+        g.s0 {
+            rect.bar x=(left) y="7" width="12" height="10" rx="2" {}
+            rect.planned x=(left + 90.0) y="9.5" width="12" height="5" {}
+        }
+        g.s1 { rect.bar x=(left + 190.0) y="7" width="12" height="10" rx="2" {} }
+        text.tick x=(left + 18.0) y="16" { "taken" }
+        text.tick x=(left + 108.0) y="16" { "planned" }
+        text.tick x=(left + 208.0) y="16" { "loading" }
         @for i in 0..=(whole / tick) as usize {
-            line.grid x1=(x(tick * i as f64)) x2=(x(tick * i as f64)) y1=(top) y2=(bottom + 5.0) {}
-            text.tick x=(x(tick * i as f64)) y=(bottom + 18.0) text-anchor="middle" { (number(tick * i as f64)) }
+            @let x = x(tick * i as f64);
+            line.grid x1=(x) x2=(x) y1=(top) y2=(bottom + 5.0) {}
+            text.tick x=(x) y=(bottom + 18.0) text-anchor="middle" { (number(tick * i as f64)) }
         }
         text.label x=(right) y=(bottom + 34.0) text-anchor="end" { "seconds" }
-        @for (i, span) in timeline.iter().enumerate() {
-            @let y = top + ROW * i as f64;
-            @let own = span.seconds - span.explaining_seconds;
+        @for (i, span) in spans.iter().enumerate() {
+            @let (y, end) = (top + ROW * i as f64, span.begin + span.seconds);
+            @let own = end - span.explaining_seconds;
             text x=(left - 8.0) y=(y + 17.0) text-anchor="end" { (span.stage) }
             g class=(if span.is_load { "s1" } else { "s0" }) {
-                rect.bar x=(x(span.begin)) y=(y + 5.0) width=(width(x(span.begin + own) - x(span.begin))) height="16" rx="2" {
-                    title { (span.stage) ": " (number(own)) " s" }
+                @let (from, width) = bar(span.begin, own);
+                rect.bar x=(from) y=(y + 5.0) width=(width) height="14" rx="2" {
+                    title { (span.stage) ": " (number(own - span.begin)) " s" }
                 }
                 @if span.explaining_seconds > 0.0 {
-                    rect.bar.pale x=(x(span.begin + own)) y=(y + 5.0) height="16" rx="2"
-                        width=(width(x(span.begin + span.seconds) - x(span.begin + own))) {
+                    @let (from, width) = bar(own, end);
+                    rect.bar.pale x=(from) y=(y + 5.0) width=(width) height="14" rx="2" {
                         title { "explaining: " (number(span.explaining_seconds)) " s" }
+                    }
+                }
+                @if let Some(seconds) = plan_of(i).and_then(|plan| plan.seconds) {
+                    @let (from, width) = bar(span.begin, span.begin + seconds);
+                    rect.planned x=(from) y=(y + 21.0) width=(width) height="4" {
+                        title { (span.stage) ", planned: " (number(seconds)) " s" }
                     }
                 }
             }
             text.tick x=(right + 10.0) y=(y + 17.0) {
                 (Memory(span.allocated_bytes + span.mapped_bytes).to_string())
+                @if let Some(plan) = plan_of(i) {
+                    " (" (Memory(plan.allocated_bytes + plan.mapped_bytes).to_string()) ")"
+                }
             }
         }
     };
-    svg([640.0, bottom + 42.0], "When each stage began and ended, with its memory at the peak", &body)
-}
-
-/// The least width that is seen.
-fn width(value: f64) -> f64 {
-    at(value.max(1.5))
+    svg([640.0, bottom + 42.0], "When each stage began and ended, and its memory, beside the plan", &body)
 }
 
 /// What the image tokens attend to in each step.

@@ -2,6 +2,7 @@
 
 use flux2::bench::{self, Cost, Flops};
 use flux2::explain::png_url;
+use flux2::image::RgbImage;
 use flux2::plan;
 use flux2::weights::ModelFiles;
 use flux2::{EngineOptions, Explanation, GenerateRequest, GeneratedImage, Phase, ResolvedRequest};
@@ -21,13 +22,17 @@ pub struct Document {
     pub picture_px: [u32; 2],
     /// The finished picture, with its parameters, as a `data:` URL.
     pub picture: String,
+    /// The same as pixels.
+    #[serde(skip)]
+    pub image: RgbImage,
 }
 
 impl Document {
     /// The document of a picture, `png`, that was `made`.
     pub fn new(explanation: Explanation, png: &[u8], made: &GeneratedImage, planned: Planned, device: &str) -> Self {
-        let picture_px = [made.image.width(), made.image.height()];
-        Document { device: device.to_owned(), explanation, planned, picture_px, picture: png_url(png) }
+        let (device, image) = (device.to_owned(), made.image.clone());
+        let picture_px = [image.width(), image.height()];
+        Document { device, explanation, planned, picture_px, picture: png_url(png), image }
     }
 }
 

@@ -28,7 +28,7 @@ pub fn write(folder: &Path, document: &Document, png: &[u8]) -> Result<()> {
     svg("schedule.svg", &charts::schedule(&explanation.schedule))?;
     svg("distances.svg", &charts::distances(&explanation.steps))?;
     svg("velocities.svg", &charts::velocities(&explanation.steps))?;
-    svg("timeline.svg", &charts::timeline(explanation))?;
+    svg("timeline.svg", &charts::timeline(document))?;
     for image in &explanation.images {
         picture(&format!("image-{}.png", image.number), &image.image)?;
     }

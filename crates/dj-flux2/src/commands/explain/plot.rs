@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 /// Width and height of a plot in units of its view box.
-const SIZE: [f64; 2] = [640.0, 300.0];
+const SIZE: [f64; 2] = [520.0, 300.0];
 /// Room around the plotting area: left, top, right, bottom.
-const MARGIN: [f64; 4] = [58.0, 30.0, 16.0, 44.0];
+const MARGIN: [f64; 4] = [50.0, 48.0, 14.0, 44.0];
 
 /// Colors and fonts of plots, also of those that are files of their own.
 pub const STYLE: &str = include_str!("plot.css");
@@ -52,7 +52,7 @@ impl Plot {
             text.label x=(at(f64::midpoint(left, right))) y=(SIZE[1] - 6.0) text-anchor="middle" { (self.x) }
             text.label x="0" y="14" { (self.y) }
             @for (i, series) in self.series.iter().enumerate() {
-                g class=(format!("series s{}{}", i % 6, if series.is_faint { " faint" } else { "" })) {
+                g class=(class(i, series)) {
                     polyline points=(path(&series.points)) {}
                     @if !series.is_faint && series.points.len() <= 64 {
                         @for [x, y] in &series.points {
@@ -63,20 +63,33 @@ impl Plot {
                     }
                 }
             }
-            @for (i, series) in self.series.iter().enumerate() {
-                g class=(format!("series s{}{}", i % 6, if series.is_faint { " faint" } else { "" })) {
-                    polyline points=(format!("{0:.0},{2} {1:.0},{2}", right - 178.0, right - 156.0, legend(i))) {}
-                    text.name x=(right - 150.0) y=(legend(i) + 4.0) { (series.name) }
+            @for (i, (x, series)) in self.legend(right).into_iter().enumerate() {
+                g class=(class(i, series)) {
+                    polyline points=(format!("{x:.0},30 {:.0},30", x + 20.0)) {}
+                    text.name x=(x + 26.0) y="34" { (series.name) }
                 }
             }
         };
         svg(SIZE, self.title, &body)
     }
+
+    /// The series with the left ends of their names, which stand side by side up to `right`. Names of those that do not
+    /// fit are left out.
+    fn legend(&self, right: f64) -> Vec<(f64, &Series)> {
+        let width = |series: &Series| 44.0 + 6.6 * series.name.chars().count() as f64;
+        let mut x = right - self.series.iter().map(width).sum::<f64>().min(right - MARGIN[0]);
+        let entry = |series| {
+            let from = x;
+            x += width(series);
+            (from, series)
+        };
+        self.series.iter().map(entry).take_while(|(from, _)| *from < right - 40.0).collect()
+    }
 }
 
-/// Height of an entry of the legend.
-fn legend(i: usize) -> f64 {
-    MARGIN[1] + 8.0 + 17.0 * i as f64
+/// The class of a series, which gives it its color.
+fn class(i: usize, series: &Series) -> String {
+    format!("series s{}{}", i % 6, if series.is_faint { " faint" } else { "" })
 }
 
 /// An image of `size` with a title for those who do not see it.

@@ -7,7 +7,7 @@ use super::super::document::Document;
 use super::super::heat::{self, Shown};
 use super::super::plot::number;
 use super::super::{charts, charts::percent};
-use super::{in_out, picture};
+use super::{in_out, picture, url};
 
 /// The noise levels.
 pub fn schedule(document: &Document) -> Markup {
@@ -117,14 +117,15 @@ pub fn attention(document: &Document) -> Markup {
         p {
             "There is no cross-attention: text, picture and images are one sequence, and every token attends to every "
             "token. Each map shows how much the picture's tokens attend to one word or image: the mean over the heads of "
-            (blocks) ". It is scaled so that its most is bright; the number is the share of all attention."
+            (blocks) ". It is scaled so that its most is bright; the number is the share of all attention. Much of it goes to "
+            "tokens of the template and to padding, which are there in every picture."
         }
         (charts::shares(attention, &explanation.text))
-        @if let (Some(first), Some(last)) = (shown.first(), steps.last()) {
+        @if let (Some(most), Some(last)) = (most_attended(attention, &shown), steps.last()) {
             div.attention {
                 figure.large id="large" {
-                    (overlay(document, attention, *last, first))
-                    figcaption id="large-caption" { (first.name) ", step " (last + 1) }
+                    (overlay(document, attention, *last, most))
+                    figcaption id="large-caption" { (most.name) ", step " (last + 1) }
                 }
                 div.scroll { table.maps {
                     thead { tr { td {} @for step in &steps { th { "step " (step + 1) } } } }
@@ -146,6 +147,12 @@ pub fn attention(document: &Document) -> Markup {
     }
 }
 
+/// What has the largest share in the last step.
+fn most_attended<'a>(attention: &Attention, shown: &'a [Shown]) -> Option<&'a Shown> {
+    let last = attention.steps.last()?;
+    shown.iter().max_by(|a, b| last.shares[a.column].total_cmp(&last.shares[b.column]))
+}
+
 fn cell(document: &Document, attention: &Attention, step: usize, shown: &Shown) -> Markup {
     html! {
         button.map type="button" data-caption=(format!("{}, step {}", shown.name, step + 1)) {
@@ -164,8 +171,8 @@ fn overlay(document: &Document, attention: &Attention, step: usize, shown: &Show
     let is_whole = document.picture_px == document.explanation.decoded_px;
     let below = if is_last && is_whole { "final".to_owned() } else { format!("estimate-{}", step + 1) };
     html! {
-        span.shot class=(below) style=(format!("aspect-ratio:{columns}/{rows}")) {
-            img.heat src=(flux2::explain::data_url(&map).unwrap_or_default())
+        span class=(format!("shot {below}")) style=(format!("aspect-ratio:{columns}/{rows}")) {
+            img.heat src=(url(&map))
                 alt=(format!("Attention to {} in step {}", shown.name, step + 1));
         }
     }

@@ -86,7 +86,10 @@ pub fn embedding(document: &Document) -> Markup {
 pub fn images(document: &Document) -> Markup {
     let images = &document.explanation.images;
     if images.is_empty() {
-        return html! { p { "None: the picture is drawn from the prompt alone." } };
+        return match document.explanation.parameters.source {
+            Some(_) => html! { p { "None: the model does not see the source. It only starts from it." } },
+            None => html! { p { "None: the picture is drawn from the prompt alone." } },
+        };
     }
     let tokens: usize = images.iter().map(|image| image.grid[0] * image.grid[1]).sum();
     html! {
@@ -136,6 +139,12 @@ pub fn noise(document: &Document) -> Markup {
             "The picture is " (rows) "\u{d7}" (columns) " tokens of 16\u{d7}16 pixels. The seed makes normally "
             "distributed numbers for all of them with the generator " code { (parameters.noise) } ", on the host, so that "
             "they are the same on every machine."
+        }
+        @if parameters.source.is_some() {
+            p {
+                "There is a source: its tokens get noise of the first level and are what denoising starts from. Tokens that "
+                "the mask keeps are set to the source again after every step."
+            }
         }
         div.row {
             (picture(&explanation.noise.image, "The noise in colors", &html! { "the noise" br; (spread(explanation.noise.spread)) }))

@@ -7,8 +7,12 @@ mod denoising;
 mod inputs;
 mod running;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use flux2::digest::sha256;
-use flux2::explain::png_url;
+use flux2::explain::data_url;
+use flux2::image::RgbImage;
+use flux2::image::resize::resize_lanczos;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::Document;
@@ -17,20 +21,23 @@ use super::plot;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The sections, by the names of their anchors.
-const SECTIONS: [(&str, &str, fn(&Document) -> Markup); 11] = [
-    ("prompt", "Prompt to tokens", inputs::prompt),
-    ("embedding", "Tokens to embedding", inputs::embedding),
-    ("images", "Images", inputs::images),
-    ("noise", "Noise", inputs::noise),
-    ("schedule", "Noise levels", denoising::schedule),
-    ("steps", "Steps", denoising::steps),
-    ("attention", "Attention", denoising::attention),
-    ("decode", "Latents to pixels", running::decode),
-    ("time", "Time and memory", running::time),
-    ("kernels", "Kernels", running::kernels),
-    ("parameters", "Parameters", running::parameters),
+/// The sections: anchor, name among others, heading.
+const SECTIONS: [(&str, &str, &str, fn(&Document) -> Markup); 11] = [
+    ("prompt", "Tokens", "Prompt to tokens", inputs::prompt),
+    ("embedding", "Embedding", "Tokens to embedding", inputs::embedding),
+    ("images", "Images", "Images that the model sees", inputs::images),
+    ("noise", "Noise", "Noise", inputs::noise),
+    ("schedule", "Levels", "Noise levels", denoising::schedule),
+    ("steps", "Steps", "Steps", denoising::steps),
+    ("attention", "Attention", "What the picture attends to", denoising::attention),
+    ("decode", "Decoding", "Latents to pixels", running::decode),
+    ("time", "Time", "Time and memory", running::time),
+    ("kernels", "Kernels", "Kernels", running::kernels),
+    ("parameters", "Parameters", "Parameters", running::parameters),
 ];
+
+/// Longest side of the finished picture where it is shown again, in pixels.
+const AGAIN_PX: u32 = 384;
 
 /// The page of a picture.
 pub fn page(document: &Document) -> String {
@@ -51,11 +58,11 @@ pub fn page(document: &Document) -> String {
             }
             body {
                 header {
-                    div.finished.final role="img" aria-label="The finished picture"
-                        style=(format!("aspect-ratio:{width}/{height};--ratio:{:.4}", f64::from(width) / f64::from(height))) {}
+                    img.finished src=(document.picture) alt="The finished picture" width=(width) height=(height)
+                        style=(format!("max-width:calc(24rem*{width}/{height})"));
                     div {
                         p.kicker { "How this picture came about" }
-                        h1 { (parameters.prompt) }
+                        h1 { @if parameters.prompt.is_empty() { "(no prompt)" } @else { (parameters.prompt) } }
                         (facts(&[
                             ("model", format!("{} ({})", parameters.model, document.explanation.model.variant)),
                             ("size", format!("{width}\u{d7}{height}")),
@@ -67,11 +74,11 @@ pub fn page(document: &Document) -> String {
                         @for warning in &document.explanation.warnings { p.warning { (warning) } }
                     }
                 }
-                nav { ol { @for (id, name, _) in SECTIONS { li { a href={ "#" (id) } { (name) } } } } }
+                nav { ol { @for (id, name, ..) in SECTIONS { li { a href={ "#" (id) } { (name) } } } } }
                 main {
-                    @for (number, (id, name, section)) in (1..).zip(SECTIONS) {
+                    @for (number, (id, _, heading, section)) in (1..).zip(SECTIONS) {
                         section id=(id) {
-                            h2 { span.number { (number) } (name) }
+                            h2 { span.number { (number) } (heading) }
                             (section(document))
                         }
                     }
@@ -85,21 +92,29 @@ pub fn page(document: &Document) -> String {
 
 /// Pictures that are shown in several places, each in the page once.
 fn backgrounds(document: &Document) -> String {
-    let mut rules = format!(".final{{background-image:url({})}}\n", document.picture);
+    let image = &document.image;
+    let part = f64::from(AGAIN_PX) / f64::from(image.width().max(image.height()));
+    let side = |px: u32| ((f64::from(px) * part).round() as u32).max(1);
+    let reduced = (part < 1.0).then(|| resize_lanczos(image, side(image.width()), side(image.height())).ok()).flatten();
+    let finished = url(reduced.as_ref().unwrap_or(image));
+    let mut rules = format!(".final{{background-image:url({finished})}}\n");
     for step in &document.explanation.steps {
-        let url = flux2::explain::data_url(&step.estimate.image).unwrap_or_else(|_| png_url(&[]));
-        rules.push_str(&format!(".estimate-{}{{background-image:url({url})}}\n", step.number));
+        rules.push_str(&format!(".estimate-{}{{background-image:url({})}}\n", step.number, url(&step.estimate.image)));
     }
     rules
 }
 
+/// The URL of a picture; empty if there is no memory for it.
+fn url(image: &RgbImage) -> String {
+    data_url(image).unwrap_or_default()
+}
+
 /// The digest of a script that a policy allows.
 fn integrity(script: &str) -> String {
-    use base64::Engine as _;
     let hex = sha256(script.as_bytes());
     let byte = |i: usize| u8::from_str_radix(&hex[i..i + 2], 16).expect("a digest is hexadecimal");
     let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
-    format!("sha256-{}", base64::engine::general_purpose::STANDARD.encode(bytes))
+    format!("sha256-{}", STANDARD.encode(bytes))
 }
 
 /// Names and values, side by side.
@@ -115,12 +130,11 @@ fn in_out(from: &str, to: &str) -> Markup {
 }
 
 /// A small picture of latents, with what stands below it.
-fn picture(image: &flux2::image::RgbImage, text: &str, caption: &Markup) -> Markup {
-    let url = flux2::explain::data_url(image).unwrap_or_default();
+fn picture(image: &RgbImage, text: &str, caption: &Markup) -> Markup {
     let ratio = format!("aspect-ratio:{}/{}", image.width(), image.height());
     html! {
         figure.small {
-            img src=(url) alt=(text) style=(ratio);
+            img src=(url(image)) alt=(text) style=(ratio);
             figcaption { (caption) }
         }
     }

@@ -42,14 +42,14 @@ pub fn time(document: &Document) -> Markup {
     let (explanation, planned) = (&document.explanation, &document.planned);
     let memory = |allocated: usize, mapped: usize| Memory(allocated + mapped).to_string();
     html! {
-        (charts::timeline(explanation))
+        (charts::timeline(document))
         p {
-            "Loading a network is in another color. "
             @if explanation.explaining_seconds > 0.0 {
                 "What is pale, " (seconds(explanation.explaining_seconds)) ", is the work of this explanation: reading "
                 "attention and copying latents. It is in none of the other times here. "
             }
-            "The memory is the peak of a stage, as the device's allocator counts it."
+            "The memory is the peak of a stage as the device's allocator counts it. In the table, the images that the host "
+            "holds beside the tensors of a processor are added, as in the plan."
         }
         div.scroll { table {
             thead {
