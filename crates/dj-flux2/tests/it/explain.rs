@@ -163,9 +163,24 @@ fn what_a_page_cannot_explain_is_refused() {
     error: the page and the JSON object both go to standard output
     hint: leave --json out, or write the page to a file, with -o NAME.html
     ");
-    snapshot!(run(&["--attention-blocks", "double.99"]), @"");
-    snapshot!(run(&["--attention-blocks", "first"]), @"");
+    snapshot!(run(&["--attention-blocks", "double.99"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: the model has no block double.99: it has double.0 to double.1 and single.0 to single.2
+    hint: take blocks that it has, or all of them
+    ");
+    snapshot!(run(&["--attention-blocks", "first"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: invalid value 'first' for '--attention-blocks <BLOCKS>': a block is double.N or single.N, from 0
+    hint: run it with --help to see what it takes
+    ");
     fs::write(cli.path("explain.html"), "precious").unwrap();
-    snapshot!(run(&["--no-clobber"]), @"");
+    snapshot!(run(&["--no-clobber"]), @"
+    exit code: 2
+    ----- stderr -----
+    error: explain.html exists
+    hint: choose another name, or leave --no-clobber out
+    ");
     assert_eq!(cli.files(), ["explain.html"]);
 }

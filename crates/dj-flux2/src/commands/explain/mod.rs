@@ -23,7 +23,7 @@ use std::sync::PoisonError;
 use flux2::image::codec::{IfExists, check_save, save};
 use flux2::image::{Embedded, ImageFormat, Quality, encode_attached};
 use flux2::marks::watermark;
-use flux2::{CancelToken, ExplainOptions, GenerateRequest, GeneratedImage};
+use flux2::{CancelToken, ExplainOptions, GenerateRequest, GeneratedImage, ResolvedRequest};
 
 use super::generate::{foreign, inputs, open, open_run};
 use crate::args::{ExplainArgs, GenerateArgs};
@@ -32,7 +32,7 @@ use crate::interrupt::cancelled_by_signals;
 use crate::output::WRITING;
 use crate::prepare::{self, Prepared};
 use crate::report::{Report, json, print};
-use crate::settings::{self, Settings, Show};
+use crate::settings::{self, Detail, Settings, Show};
 use crate::source_picture::SourcePicture;
 use crate::typed_paths::check_standard_input;
 use document::{Document, Planned};
@@ -65,6 +65,7 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
     let request = GenerateRequest { references, ..settings.request(0) };
     let planned = Planned::of(&files, &settings.options, &request)?;
     let engine = &mut engines.engines[0];
+    report.begin(0, &settings.job(0), 1, ResolvedRequest::new(&request, files.variant)?.steps);
     let options = ExplainOptions { blocks: attention_blocks.clone().unwrap_or_default() };
     let (made, explanation) = engine.explain(&request, &options, &mut report, &cancel)?;
     report.show_finished(0, &made.image);
@@ -73,19 +74,25 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
 
     if let Some(folder) = plots {
         parts::write(folder, &document, &picture)?;
-        report.line(format_args!("saved {}", folder.display()));
+        say_written(folder, &settings, &report)?;
     }
     if settings.json {
         print(&json(&document))?;
     }
     let Some(written) = target.write(&page(&document))? else { return Ok(()) };
-    if settings.json {
-        report.line(format_args!("saved {}", written.display()));
-    } else {
-        report.written(written)?;
-    }
+    say_written(written, &settings, &report)?;
     if settings.open {
         open::open(std::iter::once(written), &report);
+    }
+    Ok(())
+}
+
+/// Says where something is. Beside a JSON object, that is not on standard output.
+fn say_written(path: &Path, settings: &Settings, report: &Report) -> Result<()> {
+    match settings.json {
+        true if settings.detail > Detail::Quiet => report.line(format_args!("saved {}", path.display())),
+        true => {}
+        false => report.written(path)?,
     }
     Ok(())
 }
