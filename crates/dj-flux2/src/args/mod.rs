@@ -56,8 +56,7 @@ pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color};
     name = "dj-flux2",
     version,
     about = "Text-to-image and image editing with FLUX.2 [klein]",
-    after_help = "`dj-flux2 \"a red fox\"` is short for `dj-flux2 generate \"a red fox\"`; flags may come before the \
-                  prompt.\n\
+    after_help = "`dj-flux2 \"a red fox\"` is short for `dj-flux2 generate \"a red fox\"`.\n\
                   `dj-flux2 generate --help` lists the main ones, --help-all has the rest.",
     subcommand_required = true,
     arg_required_else_help = true

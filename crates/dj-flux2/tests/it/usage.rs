@@ -56,8 +56,7 @@ fn no_arguments() {
       -h, --help     Print help
       -V, --version  Print version
 
-    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
-    prompt.
+    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`.
     `dj-flux2 generate --help` lists the main ones, --help-all has the rest.
     "#);
 }
@@ -102,8 +101,7 @@ fn help() {
       -h, --help     Print help
       -V, --version  Print version
 
-    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
-    prompt.
+    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`.
     `dj-flux2 generate --help` lists the main ones, --help-all has the rest.
     "#);
     assert_eq!(refused(&["help"]), refused(&["--help"]));

@@ -66,7 +66,7 @@ impl Plot {
             @for (i, (x, series)) in self.legend(right).into_iter().enumerate() {
                 g class=(class(i, series)) {
                     polyline points=(format!("{x:.0},30 {:.0},30", x + 20.0)) {}
-                    text.name x=(x + 26.0) y="34" { (series.name) }
+                    text x=(x + 26.0) y="34" { (series.name) }
                 }
             }
         };

@@ -142,8 +142,8 @@ pub fn noise(document: &Document) -> Markup {
         }
         @if parameters.source.is_some() {
             p {
-                "There is a source: its tokens get noise of the first level and are what denoising starts from. Tokens that "
-                "the mask keeps are set to the source again after every step."
+                "There is a source: its tokens get noise of the first level and are what denoising starts from. At level 1 "
+                "that is noise alone. Tokens that the mask keeps are set to the source again after every step."
             }
         }
         div.row {

@@ -8,10 +8,14 @@ use serde_json::Value;
 
 use super::super::charts;
 use super::super::document::Document;
+use super::super::plot::number;
 use super::{in_out, inputs};
 
 /// A time as people read it.
 pub fn seconds(seconds: f64) -> String {
+    if seconds < 0.1 {
+        return format!("{} ms", number(1000.0 * seconds.max(0.0)));
+    }
     Time(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()).to_string()
 }
 
