@@ -41,26 +41,9 @@ const MAIN_OF_GENERATE: [&str; 30] = [
 ];
 
 /// Flags of `explain` that `--help` shows.
-const MAIN_OF_EXPLAIN: [&str; 19] = [
-    "prompt",
-    "from",
-    "preset",
-    "model",
-    "lora",
-    "input",
-    "source",
-    "size",
-    "steps",
-    "guidance",
-    "seed",
-    "output",
-    "plots",
-    "attention_blocks",
-    "json",
-    "open",
-    "device",
-    "help",
-    "help_all",
+const MAIN_OF_EXPLAIN: [&str; 18] = [
+    "prompt", "from", "preset", "model", "lora", "input", "source", "size", "steps", "guidance", "seed", "output",
+    "plots", "json", "open", "device", "help", "help_all",
 ];
 
 /// Flags of `serve` that `--help` shows.
@@ -173,7 +156,7 @@ mod tests {
         for (name, most) in [
             ("generate", 40),
             ("plan", 40),
-            ("explain", 30),
+            ("explain", 36),
             ("serve", 25),
             ("mcp", 24),
             ("session", 36),
