@@ -89,6 +89,7 @@ fn main() -> ExitCode {
         Command::Upscale(args) => commands::upscale::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Plan(args) => commands::plan::run(args),
+        Command::Explain(args) => commands::explain::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(args),
         #[cfg(feature = "mcp")]

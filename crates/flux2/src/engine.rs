@@ -29,6 +29,7 @@ use flux2_backend::Format;
 use crate::Result;
 use crate::device::Device;
 use crate::event::{CancelToken, Event, Observer};
+use crate::explain::{ExplainOptions, Explanation};
 use crate::pipeline::{BatchMember, Batching, DecodedImage, GeneratedImage, Residency};
 use crate::plan::MemoryPlan;
 use crate::preview::PreviewOptions;
@@ -107,6 +108,18 @@ pub trait Engine: Send {
     /// As [`generate_batch`](Self::generate_batch), without the conversion to 8-bit colors: another thread can do it
     /// while the next pictures are drawn.
     fn draw_batch(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<DecodedImage>>;
+
+    /// Make one picture and explain it; see [`Pipeline::explain`](crate::Pipeline::explain).
+    ///
+    /// # Errors
+    /// As there.
+    fn explain(
+        &mut self,
+        request: &GenerateRequest,
+        options: &ExplainOptions,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<(GeneratedImage, Explanation)>;
 
     /// Encode prompts before the pictures they are for, so that the text encoder is loaded once for all of them.
     ///

@@ -114,6 +114,16 @@ pub enum Error {
         /// The size that was asked for, in pixels.
         px: u32,
     },
+    /// A block that the flow transformer does not have.
+    #[error("the model has no block {name}: it has double.0 to double.{} and single.0 to single.{}", double - 1, single - 1)]
+    NoSuchBlock {
+        /// Name of the block.
+        name: String,
+        /// Number of double blocks.
+        double: usize,
+        /// Number of single blocks.
+        single: usize,
+    },
     /// A mask of another shape than its source.
     #[error("the mask is {}x{} pixels, the source {}x{}", mask[0], mask[1], expected[0], expected[1])]
     MaskSize {

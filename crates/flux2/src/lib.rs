@@ -58,6 +58,7 @@
 //! | [`mod@bench`] | timing of ops and pictures, compared with the peak of the device |
 //! | [`digest`], [`units`] | SHA-256 in hexadecimal; bytes, memory and time as people read them |
 //! | [`environment`] | paths in variables of the environment |
+//! | [`mod@explain`] | what every stage of a run took in and gave out, as data |
 //! | [`event`], [`error`] | events of a run; what can go wrong, and what would help |
 //!
 //! Nothing here prints, reads the environment or starts an async runtime.
@@ -69,6 +70,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod find;
 pub mod foreign;
 pub mod image;
@@ -101,6 +103,7 @@ pub use device::Device;
 pub use engine::{Engine, EngineOptions, GpuOptions, NoGpu};
 pub use error::{Error, Result};
 pub use event::{CancelToken, Event, Observer, Phase, Warning};
+pub use explain::{ExplainOptions, Explanation};
 pub use model::Model;
 pub use pipeline::{BatchKey, BatchMember, Batching, DecodedImage, GeneratedImage, Pipeline, Residency, Timings};
 pub use plan::MemoryPlan;

@@ -14,9 +14,11 @@
 //! | [`ladder`] | what a stage falls back to when memory is short |
 //! | `previews` | pictures of single steps, where they are wanted |
 //! | `progress` | events, cancellation and timing of a stage |
+//! | `explain` | what a picture is explained with, where that is asked for |
 //! | `results` | what the steps take and return |
 
 mod batch;
+mod explain;
 mod joined;
 pub mod ladder;
 mod loading;
@@ -43,6 +45,7 @@ pub use references::ReferenceTokens;
 pub use results::{DecodedImage, DenoiseInputs, Denoised, GeneratedImage, StepState, Timings};
 pub use start::Start;
 
+use explain::{Recorder, Watched};
 use joined::{Batch, Joined};
 use ladder::Ladder;
 use networks::Networks;
@@ -83,6 +86,8 @@ pub struct Pipeline<B: Backend> {
     upscaler: UpscalerSlot<B>,
     /// What the model knows, if it is one of few words.
     vocabulary: Option<Vocabulary>,
+    /// While a picture is explained.
+    recorder: Option<Recorder<B>>,
 }
 
 impl<B: Backend> Pipeline<B> {
@@ -111,6 +116,7 @@ impl<B: Backend> Pipeline<B> {
             ladder: Ladder::default(),
             previewer: Previewer::new(PreviewOptions::default()),
             upscaler: UpscalerSlot::new(),
+            recorder: None,
             be,
         })
     }
@@ -270,6 +276,8 @@ impl<B: Backend> Pipeline<B> {
         let cancel = &CancelToken::of_all(cancels);
         self.prepare_previews(inputs.len(), observer, cancel)?;
         let (be, procedure) = (&self.be, self.variant().procedure);
+        let mut recorder = self.recorder.as_mut();
+        recorder.as_mut().map_or(Ok(()), |recorder| recorder.begin(&inputs[0]))?;
         let c = self.networks.files.transformer.config.in_channels;
         let transformer = self.networks.transformer(observer, cancel)?;
         let request = inputs[0].request;
@@ -296,6 +304,7 @@ impl<B: Backend> Pipeline<B> {
         let guidance = inputs[0].guided.map(|(_, guidance)| guidance);
 
         let mut previews = Previews::new(&self.previewer, [h, w], steps as u32, inputs[0].held);
+        let mut transformer = Watched { transformer, recorder };
         let mut clock = StepClock::start(be, steps as u32);
         for (step, modulation) in modulations.iter().enumerate() {
             batch.keep(|picture| !cancels[picture].is_cancelled());
@@ -306,7 +315,7 @@ impl<B: Backend> Pipeline<B> {
             let dt = sigmas[step + 1] - sigmas[step];
             let (mut velocity_uncond, mut guided) = (None, None);
             if let Some((empty, guidance)) = empty.as_ref().zip(guidance) {
-                let uncond = transformer.forward(latents, empty, modulation, &mut || meter.tick())?;
+                let uncond = transformer.forward_unwatched(latents, empty, modulation, &mut || meter.tick())?;
                 guided = Some(ops::guide(be, &uncond, &velocity, guidance)?);
                 velocity_uncond = Some(uncond);
             }
@@ -315,7 +324,9 @@ impl<B: Backend> Pipeline<B> {
             previews.queue(be, step, &pictures, [&*latents, direction], sigmas[step + 1], meter.observer)?;
             hold(be, inputs[0].held, latents, step, sigmas[step + 1])?;
             let velocity_uncond = velocity_uncond.as_ref();
-            inspect(&StepState { step, velocity: &velocity, velocity_uncond, latents });
+            let state = StepState { step, velocity: &velocity, velocity_uncond, direction, latents };
+            inspect(&state);
+            transformer.step(&state, &inputs[0])?;
             clock.step_queued(begun, meter.observer)?;
             previews.show(be, clock.reported(), meter.observer, cancel)?;
         }

@@ -376,7 +376,7 @@ pub(crate) struct StagePeaks {
     /// The peak of each stage as the backend counts it.
     pub(crate) stages: Vec<StageMemory>,
     /// Host memory that reference tokens take at most, in bytes; no backend counts it.
-    reference_bytes: usize,
+    pub(crate) reference_bytes: usize,
 }
 
 /// Run `requests`, in this order, on `be`, which must be a dry-run backend. Where a decoder for previews is given,

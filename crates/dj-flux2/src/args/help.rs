@@ -40,6 +40,12 @@ const MAIN_OF_GENERATE: [&str; 30] = [
     "help_all",
 ];
 
+/// Flags of `explain` that `--help` shows.
+const MAIN_OF_EXPLAIN: [&str; 18] = [
+    "prompt", "from", "preset", "model", "lora", "input", "source", "size", "steps", "guidance", "seed", "output",
+    "plots", "json", "open", "device", "help", "help_all",
+];
+
 /// Flags of `serve` that `--help` shows.
 const MAIN_OF_SERVE: [&str; 15] = [
     "model",
@@ -83,6 +89,7 @@ pub fn command(all: bool) -> clap::Command {
     let names: Vec<String> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     names.iter().fold(program, |program, name| match name.as_str() {
         "generate" | "plan" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_GENERATE)),
+        "explain" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_EXPLAIN)),
         "serve" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_SERVE)),
         "mcp" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_MCP)),
         _ => program,
@@ -126,7 +133,12 @@ mod tests {
     fn the_main_flags_exist() {
         let mut program = command(true);
         program.build();
-        let all = [("generate", &MAIN_OF_GENERATE[..]), ("serve", &MAIN_OF_SERVE), ("mcp", &MAIN_OF_MCP)];
+        let all = [
+            ("generate", &MAIN_OF_GENERATE[..]),
+            ("explain", &MAIN_OF_EXPLAIN),
+            ("serve", &MAIN_OF_SERVE),
+            ("mcp", &MAIN_OF_MCP),
+        ];
         for (name, main) in all {
             let Some(sub) = program.find_subcommand(name) else { continue };
             let known = |id: &&&str| sub.get_arguments().any(|arg| arg.get_id() == **id);
@@ -141,9 +153,15 @@ mod tests {
         program.build();
         let whole = program.render_help().to_string().lines().count();
         assert!((30..=36).contains(&whole), "{whole} lines");
-        for (name, most) in
-            [("generate", 40), ("plan", 40), ("serve", 25), ("mcp", 24), ("session", 36), ("upscale", 40)]
-        {
+        for (name, most) in [
+            ("generate", 40),
+            ("plan", 40),
+            ("explain", 36),
+            ("serve", 25),
+            ("mcp", 24),
+            ("session", 36),
+            ("upscale", 40),
+        ] {
             let Some(sub) = program.find_subcommand_mut(name) else { continue };
             let lines = sub.render_help().to_string().lines().count();
             assert!((12..=most).contains(&lines), "{name}: {lines} lines");

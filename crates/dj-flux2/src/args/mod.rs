@@ -6,6 +6,7 @@ mod config;
 #[cfg(all(test, feature = "hub", feature = "serve", feature = "mini"))]
 mod documented;
 mod expansion;
+mod explain;
 mod generate;
 mod help;
 mod marks;
@@ -32,6 +33,7 @@ pub use canvas::CanvasArgs;
 pub use config::{
     CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ManPagesArgs, PresetsArgs, TemplatesArgs, What,
 };
+pub use explain::ExplainArgs;
 pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
 pub use marks::MarkArgs;
@@ -54,8 +56,7 @@ pub use values::{Area, Aspect, Component, Dtype, Quantize, Seed, parse_color};
     name = "dj-flux2",
     version,
     about = "Text-to-image and image editing with FLUX.2 [klein]",
-    after_help = "`dj-flux2 \"a red fox\"` is short for `dj-flux2 generate \"a red fox\"`; flags may come before the \
-                  prompt.\n\
+    after_help = "`dj-flux2 \"a red fox\"` is short for `dj-flux2 generate \"a red fox\"`.\n\
                   `dj-flux2 generate --help` lists the main ones, --help-all has the rest.",
     subcommand_required = true,
     arg_required_else_help = true
@@ -83,6 +84,9 @@ pub enum Command {
     /// Print how much memory a picture needs, without making it
     #[command(allow_negative_numbers = true, args_override_self = true)]
     Plan(Box<GenerateArgs>),
+    /// Make a picture and a page that explains how it came about
+    #[command(allow_negative_numbers = true, args_override_self = true)]
+    Explain(Box<ExplainArgs>),
     /// Serve pictures over HTTP: APIs, a page, and /mcp for agents
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),

@@ -8,6 +8,7 @@ pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
 pub mod download;
+pub mod explain;
 pub mod generate;
 pub mod info;
 pub mod inspect;

@@ -7,6 +7,7 @@ mod canvas;
 mod cli;
 mod completions;
 mod convert;
+mod explain;
 mod files;
 mod habits;
 #[cfg(feature = "hub")]

@@ -33,6 +33,7 @@ fn no_arguments() {
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
+      explain      Make a picture and a page that explains how it came about
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
@@ -55,8 +56,7 @@ fn no_arguments() {
       -h, --help     Print help
       -V, --version  Print version
 
-    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
-    prompt.
+    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`.
     `dj-flux2 generate --help` lists the main ones, --help-all has the rest.
     "#);
 }
@@ -78,6 +78,7 @@ fn help() {
       info         Print the parameters that a picture was made with
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
+      explain      Make a picture and a page that explains how it came about
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
@@ -100,8 +101,7 @@ fn help() {
       -h, --help     Print help
       -V, --version  Print version
 
-    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`; flags may come before the
-    prompt.
+    `dj-flux2 "a red fox"` is short for `dj-flux2 generate "a red fox"`.
     `dj-flux2 generate --help` lists the main ones, --help-all has the rest.
     "#);
     assert_eq!(refused(&["help"]), refused(&["--help"]));

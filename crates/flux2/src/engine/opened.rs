@@ -11,7 +11,8 @@ use super::{Device, Engine, EngineOptions, NoGpu, gpu};
 use crate::Result;
 use crate::bench::{self, OpEvent, Peaks, Rates};
 use crate::event::{CancelToken, Event, Observer, Warning};
-use crate::pipeline::{BatchMember, Batching, DecodedImage, Pipeline};
+use crate::explain::{ExplainOptions, Explanation};
+use crate::pipeline::{BatchMember, Batching, DecodedImage, GeneratedImage, Pipeline};
 use crate::plan::DryRun;
 use crate::request::GenerateRequest;
 use crate::upscale::{Enlarge, OnDevice};
@@ -179,14 +180,21 @@ struct Loaded<B: Backend> {
 }
 
 impl<B: Backend> Loaded<B> {
+    /// Keep to the limit of memory with a picture that is drawn alone.
+    fn admit(&mut self, request: &GenerateRequest) -> Result<()> {
+        let Some(limit) = &mut self.limit else { return Ok(()) };
+        if let Some(residency) = limit.admit(self.pipeline.files(), request)? {
+            self.pipeline.set_residency(residency);
+        }
+        Ok(())
+    }
+
     /// Draw one picture, or several that fit together. They are converted here, to a quarter of the memory.
     fn draw_within_limit(&mut self, members: &mut [BatchMember], batching: Batching) -> Vec<Result<DecodedImage>> {
-        if let ([member], Some(limit)) = (&*members, &mut self.limit) {
-            match limit.admit(self.pipeline.files(), member.request) {
-                Ok(None) => {}
-                Ok(Some(residency)) => self.pipeline.set_residency(residency),
-                Err(error) => return vec![Err(error)],
-            }
+        if let [member] = &*members
+            && let Err(error) = self.admit(member.request)
+        {
+            return vec![Err(error)];
         }
         let drawn = self.pipeline.draw_batch(members, batching);
         drawn.into_iter().map(|drawn| drawn?.convert().map(DecodedImage::from)).collect()
@@ -235,6 +243,18 @@ impl<B: Backend> Engine for Loaded<B> {
         };
         let drawn = members.chunks_mut(together).flat_map(|members| self.draw_within_limit(members, batching));
         drawn.collect()
+    }
+
+    fn explain(
+        &mut self,
+        request: &GenerateRequest,
+        options: &ExplainOptions,
+        observer: &mut dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<(GeneratedImage, Explanation)> {
+        warn_if_unoptimized(flux2_backend::IS_OPTIMIZED, &UNOPTIMIZED, observer);
+        self.admit(request)?;
+        self.pipeline.explain(request, options, observer, cancel)
     }
 
     fn prepare_prompts(&mut self, prompts: &[&str], observer: &mut dyn Observer, cancel: &CancelToken) -> Result<()> {

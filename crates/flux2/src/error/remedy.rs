@@ -18,6 +18,7 @@ impl Error {
             | Error::UpscaleFactor { .. }
             | Error::UpscaleSize { .. }
             | Error::SizeOfSource { .. }
+            | Error::NoSuchBlock { .. }
             | Error::NothingToRepaint
             | Error::NoTransparency
             | Error::Strength { .. }
@@ -73,6 +74,7 @@ impl Error {
             Error::SourceTooSmall { min, .. } => {
                 Remedy::advice(format!("enlarge it to at least {min} pixels a side, or give it as a reference image"))
             }
+            Error::NoSuchBlock { .. } => Remedy::advice("take blocks that it has, or all of them"),
             Error::SizeOfSource { .. } => Remedy::advice("leave the size out, or enlarge the canvas at its sides"),
             Error::MaskSize { .. } => Remedy::advice("make the mask as large as the source, or of the same shape"),
             Error::NothingToRepaint => Remedy::advice("paint what is to change white, or transparent, in the mask"),

@@ -21,7 +21,9 @@ mod conditioning;
 mod modulation;
 mod pass;
 
-use flux2_backend::{Backend, ModulatedLayerNorm, Rope, RopeLayout, Tensor, Weight, ops};
+use std::cell::RefCell;
+
+use flux2_backend::{AttentionInput, Backend, ModulatedLayerNorm, Rope, RopeLayout, Tensor, Weight, ops};
 
 use super::Pulse;
 use super::layers::Loader;
@@ -35,7 +37,10 @@ pub use conditioning::{Conditioning, ReferenceCache, References};
 pub use modulation::ModulationRows;
 use modulation::{Modulation, Modulations};
 pub use pass::Batching;
-use pass::{Pass, Projected};
+use pass::{Pass, Projected, Watch};
+
+/// Called with the number of each block, double blocks first, and the operands of its attention.
+pub type WatchAttention<'a, B> = dyn FnMut(usize, &AttentionInput<B>) -> Result<()> + 'a;
 
 /// The flow transformer with its weights.
 pub struct FlowTransformer<B: Backend> {
@@ -132,7 +137,7 @@ impl<B: Backend> FlowTransformer<B> {
             let (latents, references, batching) = (&latents, None, *batching);
             let (cos, sin, modulations, caches) = (&rope.cos, &rope.sin, rows, &caches);
             let inputs = Inputs { latents, text, references, cos, sin, modulations, caches, batching };
-            return self.pass_through(&inputs, pulse);
+            return self.pass_through(&inputs, None, pulse);
         }
         let mut inputs = vec![&latents, text, &rope.cos, &rope.sin];
         inputs.extend(rows);
@@ -144,18 +149,46 @@ impl<B: Backend> FlowTransformer<B> {
             let (modulations, references) = (rows.try_into().expect("split after four rows"), references.first());
             let (caches, batching) = (&[][..], *batching);
             let inputs = Inputs { latents, text, references, cos, sin, modulations, caches, batching };
-            self.pass_through(&inputs, pulse)
+            self.pass_through(&inputs, None, pulse)
         })
     }
 
+    /// As [`forward`](Self::forward) of one picture, never replayed. `watch` sees the attention of every block before it
+    /// is computed, and changes nothing.
+    ///
+    /// # Errors
+    /// As there, and what `watch` returns.
+    pub fn forward_watched(
+        &self,
+        latents: &Tensor<B>,
+        conditioning: &Conditioning<B>,
+        ModulationRows(modulations): &ModulationRows<B>,
+        watch: &mut WatchAttention<B>,
+        pulse: &mut Pulse,
+    ) -> Result<Tensor<B>> {
+        let Conditioning { pictures, batching, text, references, caches, rope } = conditioning;
+        assert_eq!(*pictures, 1, "the attention of one picture is watched");
+        let latents = &latents.reshape("latents", [1, latents.rows(), latents.cols()])?;
+        let (references, cos, sin, batching) = (references.as_ref(), &rope.cos, &rope.sin, *batching);
+        let caches: &Vec<_> = &caches.iter().map(|cache| &**cache).collect();
+        let inputs = Inputs { latents, text, references, cos, sin, modulations, caches, batching };
+        let watched = RefCell::new((0, watch));
+        let see = |operands: &AttentionInput<B>| {
+            let (block, watch) = &mut *watched.borrow_mut();
+            *block += 1;
+            watch(*block - 1, operands)
+        };
+        self.pass_through(&inputs, Some(&see), pulse)
+    }
+
     /// The pass that [`forward`](Self::forward) replays.
-    fn pass_through(&self, inputs: &Inputs<B>, pulse: &mut Pulse) -> Result<Tensor<B>> {
+    fn pass_through(&self, inputs: &Inputs<B>, watch: Option<&Watch<B>>, pulse: &mut Pulse) -> Result<Tensor<B>> {
         let &Inputs { latents, text, references, cos, sin, modulations, caches, batching } = inputs;
         let be = &self.be;
         let [pictures, n_img, _] = latents.batch_dims("latents")?;
         let n_txt = text.rows() / pictures;
         let modulations = &Modulations::new(modulations);
-        let pass = self.pass(modulations, pictures, batching);
+        let pass = Pass { watch, ..self.pass(modulations, pictures, batching) };
         let rope = Ropes::new(&pass, cos, sin, n_txt)?;
 
         let latents = ops::cast(be, latents, be.compute().dtype())?;
@@ -187,7 +220,7 @@ impl<B: Backend> FlowTransformer<B> {
 
     fn pass<'a>(&'a self, modulations: &'a Modulations<B>, pictures: usize, batching: Batching) -> Pass<'a, B> {
         let TransformerConfig { head_dim, eps, .. } = self.config;
-        Pass { be: &self.be, pictures, batching, modulations, head_dim, eps }
+        Pass { be: &self.be, pictures, batching, modulations, head_dim, eps, watch: None }
     }
 }
 

@@ -5,6 +5,7 @@
 //! small picture does not fill a GPU. References are encoded, and latents decoded, one after the other.
 
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
@@ -169,13 +170,7 @@ impl<B: Backend> Pipeline<B> {
         };
         let requests: Vec<ResolvedRequest> = jobs.iter().map(|job| of_noise(&job.request)).collect();
         let computes_in_f32 = self.networks.precision.compute() == Compute::F32;
-        let latents_of = |request: &ResolvedRequest| {
-            let mut latents = request.initial_latents(channels, threads);
-            if request.compat.is_some_and(|compat| compat.rounds_noise(computes_in_f32)) {
-                round_to_bf16(&mut latents);
-            }
-            latents
-        };
+        let latents_of = |request: &ResolvedRequest| noise_of(request, channels, threads, computes_in_f32);
         let noise = || -> Vec<_> { requests.iter().map(latents_of).collect() };
         let (texts, latents) = thread::scope(|scope| {
             let beside = is_parallel.then(|| thread::Builder::new().spawn_scoped(scope, noise).ok()).flatten();
@@ -330,6 +325,20 @@ impl<B: Backend> Pipeline<B> {
             })
         })
     }
+}
+
+/// The noise of a request, as tokens `[n_img, channels]`.
+pub(super) fn noise_of(
+    request: &ResolvedRequest,
+    channels: usize,
+    threads: NonZeroUsize,
+    computes_in_f32: bool,
+) -> Vec<f32> {
+    let mut noise = request.initial_latents(channels, threads);
+    if request.compat.is_some_and(|compat| compat.rounds_noise(computes_in_f32)) {
+        round_to_bf16(&mut noise);
+    }
+    noise
 }
 
 /// The guidance scale of a request, if it takes a second pass.

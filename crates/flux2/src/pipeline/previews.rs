@@ -99,7 +99,7 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// The map to colors. `None` if it would have to be fitted and is not wanted.
-    fn projection(
+    pub(super) fn projection(
         &mut self,
         is_wanted: bool,
         observer: &mut dyn Observer,

@@ -14,7 +14,7 @@ use super::recent::Recent;
 use crate::event::{CancelToken, Observer, Phase, Warning};
 use crate::text::{Cut, TokenizedPrompt, Tokenizer};
 use crate::text_cache::{Entry, Inputs, TextCache};
-use crate::weights::{Part, TextConfig};
+use crate::weights::{ModelFiles, Part, TextConfig};
 use crate::{Error, Result};
 
 /// Prompts that can be encoded ahead. Their embeddings stay in device memory, 16 MB each for the 4B model, together
@@ -67,6 +67,16 @@ impl<B: Backend> Prompts<B> {
     /// Drop what is remembered.
     pub(super) fn clear(&mut self) {
         self.recent.clear();
+    }
+
+    /// The token ids of `prompt` as the text encoder of `files` takes them.
+    pub(super) fn tokenize(&self, prompt: &str, files: &ModelFiles) -> TokenizedPrompt {
+        self.tokenizer.encode_prompt(prompt, files.text_encoder.config.max_length)
+    }
+
+    /// The tokenizer of the model.
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// The embedding of `prompt`.

@@ -165,6 +165,8 @@ pub struct StepState<'a, B: Backend> {
     pub velocity: &'a Tensor<B>,
     /// With guidance: velocity for the negative prompt.
     pub velocity_uncond: Option<&'a Tensor<B>>,
+    /// What the latents moved along: the velocity, with guidance both of them combined.
+    pub direction: &'a Tensor<B>,
     /// Latents after the step, f32 `[n_img, c]`.
     pub latents: &'a Tensor<B>,
 }

@@ -155,6 +155,11 @@ impl Reference {
         &self.image
     }
 
+    /// Width and height before it was prepared.
+    pub fn source_px(&self) -> [u32; 2] {
+        self.source_px
+    }
+
     /// What happened to its alpha channel, if its file is transparent anywhere.
     pub fn transparency(&self) -> Option<Transparency> {
         self.transparency

@@ -3,4 +3,4 @@
 pub mod chat_template;
 pub mod tokenizer;
 
-pub use tokenizer::{Cut, TokenizedPrompt, Tokenizer};
+pub use tokenizer::{Cut, PromptToken, TokenizedPrompt, Tokenizer};

@@ -85,6 +85,35 @@ pub struct Cut {
     pub lost: String,
 }
 
+/// A token of a prompt in its chat template.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PromptToken {
+    /// Its id.
+    pub id: u32,
+    /// Its text; bytes that are no whole character as `<F0>`.
+    pub text: String,
+    /// Whether it is of the prompt, not of the template.
+    pub is_prompt: bool,
+}
+
+/// The text of a token of the vocabulary, where each byte is a printable character: the bytes that are printable in
+/// Latin-1 stand for themselves, the others, in order, for the characters from U+0100 on.
+fn readable(token: &str) -> String {
+    let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let byte = |c: char| match u32::from(c) {
+        code @ 0..=0xFF => Some(code as u8),
+        code => (0..=u8::MAX).filter(|byte| !is_printable(*byte)).nth(code as usize - 0x100),
+    };
+    // Special tokens are stored as they are read: all of them are printable.
+    let bytes: Vec<u8> = token.chars().filter_map(byte).collect();
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("<{byte:02X}>")));
+    }
+    text
+}
+
 impl Tokenizer {
     /// The tokenizer of Qwen3, which all text encoders of this family share. Parsed at the first call and kept.
     pub fn builtin() -> Self {
@@ -179,6 +208,25 @@ impl Tokenizer {
         let mut ids = encoding.get_ids().to_vec();
         ids.resize(max_length, self.pad_id);
         TokenizedPrompt { ids, valid: tokens.min(max_length), cut }
+    }
+
+    /// `prompt` in its chat template, and all its tokens, whether or not they fit: to be read by people.
+    pub fn tokens(&self, prompt: &str) -> (String, Vec<PromptToken>) {
+        let head = &prompt[..prompt.floor_char_boundary(MAX_PROMPT_BYTES)];
+        let text = chat_template::render(head);
+        let encoding = self.bpe.encode(&*text, false).expect("byte-level BPE takes any text");
+        let prompt = chat_template::PREFIX.len()..chat_template::PREFIX.len() + head.len();
+        let token = |(id, (begin, _)): (&u32, &(usize, usize))| {
+            let text = self.bpe.id_to_token(*id).unwrap_or_default();
+            PromptToken { id: *id, text: readable(&text), is_prompt: prompt.contains(begin) }
+        };
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets()).map(token).collect();
+        (text, tokens)
+    }
+
+    /// Id of the token that fills up a prompt.
+    pub fn padding_id(&self) -> u32 {
+        self.pad_id
     }
 
     /// The largest token id.

@@ -191,6 +191,7 @@ const ROOMS: [(&str, &[Room]); 8] = [
             ("device", &[]),
             ("event", &["image", "upscale", "vocabulary"]),
             ("error", &["device", "event"]),
+            ("explain", &["event", "image", "text", "weights"]),
             ("foreign", &[]),
             ("image", &[]),
             ("latents", &[]),

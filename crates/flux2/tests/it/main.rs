@@ -8,6 +8,7 @@ mod convert;
 mod documents;
 mod embedded;
 mod evaluation;
+mod explain;
 mod gguf;
 mod golden;
 mod gpu;

@@ -120,9 +120,20 @@ fn make(
     cancel: &LazyCell<CancelToken>,
     outcomes: &mut Outcomes,
 ) -> Result<()> {
+    let (engines, Prepared { files, references, .. }) = open_run(settings, from, report, cancel)?;
+    Run { settings, files, references }.all(engines.engines, report, cancel, outcomes)
+}
+
+/// Opens what a run of one model needs: finds the model, reads the images, starts the devices.
+pub fn open_run(
+    settings: &mut Settings,
+    from: Option<&SourcePicture>,
+    report: &mut Report,
+    cancel: &LazyCell<CancelToken>,
+) -> Result<(Engines, Prepared)> {
     report.threads(settings.options.threads);
     prepare::locate(&mut settings.paths, |model| find_or_offer(model, report, cancel))?;
-    let cancel = CancelToken::clone(cancel);
+    LazyCell::force(cancel);
 
     settings.request.upscale = upscalers::of(settings.upscale.as_ref())?;
     let prepared = prepare::open(settings, report)?;
@@ -143,8 +154,7 @@ fn make(
     settings.options.previews.decoder = prepare::preview_decoder(settings, &prepared.files)?;
     let engines = open_engines(settings, &prepared, report)?;
     describe(&engines, settings, report);
-    let Prepared { files, references, .. } = prepared;
-    Run { settings, files, references }.all(engines.engines, report, &cancel, outcomes)
+    Ok((engines, prepared))
 }
 
 /// Reports the pictures of a run that ended before it began them, as those of a model that is missing.
@@ -162,7 +172,7 @@ fn not_made(settings: &Settings, failure: Failure, report: &mut Report, outcomes
 }
 
 /// The files that the runs read.
-fn inputs(runs: &[Settings], args: &GenerateArgs) -> Vec<PathBuf> {
+pub fn inputs(runs: &[Settings], args: &GenerateArgs) -> Vec<PathBuf> {
     let of_run = |settings: &Settings| -> Vec<PathBuf> {
         let paths = &settings.paths;
         let weights = std::iter::once(&paths.model)

@@ -23,6 +23,9 @@ pub enum Batching {
     Fast,
 }
 
+/// Sees the operands of an attention.
+pub(super) type Watch<'a, B> = dyn Fn(&AttentionInput<B>) -> Result<()> + 'a;
+
 /// Arguments that all blocks of a pass share.
 pub(super) struct Pass<'a, B: Backend> {
     pub(super) be: &'a B,
@@ -32,6 +35,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) modulations: &'a Modulations<B>,
     pub(super) head_dim: usize,
     pub(super) eps: f32,
+    /// Where a picture is explained.
+    pub(super) watch: Option<&'a Watch<'a, B>>,
 }
 
 impl<B: Backend> Pass<'_, B> {
@@ -82,6 +87,7 @@ impl<B: Backend> Pass<'_, B> {
     pub(super) fn attention(&self, q: &Tensor<B>, k: &Tensor<B>, v: &Tensor<B>) -> Result<Tensor<B>> {
         let (q, k, v) = (self.by_picture(q)?, self.by_picture(k)?, self.by_picture(v)?);
         let operands = AttentionInput { q: &q, k: &k, v: &v, head_dim: self.head_dim, mask: AttentionMask::None };
+        self.watch.map_or(Ok(()), |watch| watch(&operands))?;
         self.rows(&ops::attention(self.be, &operands)?)
     }
 
