@@ -8,6 +8,8 @@ mod convert;
 mod documents;
 mod embedded;
 mod evaluation;
+#[cfg(feature = "mini")]
+mod examples;
 mod gguf;
 mod golden;
 mod gpu;
@@ -15,6 +17,7 @@ mod gpu_memory;
 mod hostile_files;
 mod hostile_gguf;
 mod house;
+mod how_it_works;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
