@@ -27,6 +27,18 @@ precision model:
 evaluate *args:
     cargo run --release --example evaluate_mini -- {{args}}
 
+# Draw the pictures and plots of docs/how-it-works.md again
+explain:
+    cargo run --release -p flux2 --example how_it_works
+
+# Write the generated pages of the reference, docs/reference/generated
+docs:
+    DJ_FLUX2_WRITE_DOCS=1 cargo test -p dj-flux2 --bin dj-flux2 generated_pages
+
+# Build the documents as a site below target/book/site and check its links; `just book serve` shows it
+book *args:
+    bash .ci/book {{args}}
+
 # Regenerate the golden fixtures (Python, see tools/reference/README.md)
 golden:
     python3 tools/reference/make_fixtures.py

@@ -19,7 +19,7 @@
 //! terminal_picture    pictures in the terminal   outlook        how long a run will take
 //! wording         what the library says as data, in the words of the command line
 //! sheets          labels and cells of sheets        drafts         pictures as the job engine takes them
-//! host            the models of a server
+//! host            the models of a server            reference      generated pages of the reference (tests)
 //! ```
 
 #![forbid(unsafe_code)]
@@ -47,6 +47,8 @@ mod outlook;
 mod output;
 mod prepare;
 mod prompts;
+#[cfg(all(test, feature = "hub", feature = "mcp", feature = "mini", feature = "serve", feature = "session"))]
+mod reference;
 mod report;
 mod settings;
 mod sheets;

@@ -3,8 +3,12 @@
 use flux2::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [model, prompt, output, references @ ..] = args.as_slice() else {
+    run(&std::env::args().skip(1).collect::<Vec<_>>())
+}
+
+/// Draws what the prompt makes of the references.
+pub fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let [model, prompt, output, references @ ..] = args else {
         return Err("usage: edit MODEL PROMPT OUTPUT REFERENCE...".into());
     };
     let mut engine = Model::named(model)?.load(&EngineOptions::default())?;

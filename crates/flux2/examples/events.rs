@@ -1,14 +1,18 @@
 //! Watch a run and stop it from another thread: `cargo run --release --example events -- MODEL SECONDS`.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::time::Duration;
 
 use flux2::Error;
 use flux2::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [model, seconds] = args.as_slice() else { return Err("usage: events MODEL SECONDS".into()) };
+    run(&std::env::args().skip(1).collect::<Vec<_>>(), &mut std::io::stdout().lock())
+}
+
+/// Draws a fox, unless that takes longer than so many seconds.
+pub fn run(args: &[String], out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
+    let [model, seconds] = args else { return Err("usage: events MODEL SECONDS".into()) };
     let mut engine = Model::named(model)?.load(&EngineOptions::default())?;
 
     let cancel = CancelToken::new();
@@ -18,7 +22,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         token.cancel();
     });
 
-    let mut out = std::io::stdout().lock();
     let mut observer = |event: &Event| {
         let _ = match event {
             Event::Step { step, steps, elapsed } => writeln!(out, "step {step} of {steps} took {elapsed:.1?}"),

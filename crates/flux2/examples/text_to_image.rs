@@ -3,8 +3,12 @@
 use flux2::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [prompt, output, model @ ..] = args.as_slice() else {
+    run(&std::env::args().skip(1).collect::<Vec<_>>())
+}
+
+/// Draws a prompt.
+pub fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let [prompt, output, model @ ..] = args else {
         return Err("usage: text_to_image PROMPT OUTPUT [MODEL]".into());
     };
 

@@ -41,6 +41,7 @@
 //! | [`canvas`] | a picture that is painted into: source, mask, larger canvas |
 //! | [`request`] | a request, and the same with defaults filled in and limits checked |
 //! | [`models`] | text encoder, flow transformer, autoencoder |
+//! | [`backend`] | tensors and ops on the CPU and on GPUs (crate `flux2-backend`): for loops of one's own |
 //! | [`sampler`], [`latents`] | noise levels and noise; image tokens, position ids, timestep embedding |
 //! | [`find`] | a model by its name: a path, the built-in model, one in the cache |
 //! | [`foreign`] | settings of other programs that mean nothing here, and why |
@@ -91,6 +92,7 @@ pub mod text_cache;
 pub mod upscale;
 pub mod vocabulary;
 
+pub use flux2_backend as backend;
 pub use flux2_base::{Cancelled, ErrorKind, Part, Remedy, TransferEvent, TransferObserver, digest, environment, units};
 #[cfg(feature = "hub")]
 pub use flux2_hub as hub;

@@ -12,7 +12,8 @@ const ENDS: [&str; 11] = ["|", "||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let guides = fs::read_dir(root.join("docs/guide")).unwrap().map(|entry| entry.unwrap().path());
-    let more = ["README.md", "docs/mini.md", "docs/performance.md", "docs/reference/bench.md", "docs/reference/cli.md"];
+    let more = ["how-it-works.md", "mini.md", "performance.md", "reference/bench.md", "reference/cli.md"];
+    let more = more.map(|name| format!("docs/{name}")).into_iter().chain(["README.md".to_owned()]);
     guides.chain(more.map(|name| root.join(name))).filter(|path| path.extension().is_some_and(|e| e == "md")).collect()
 }
 

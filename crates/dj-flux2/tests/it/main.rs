@@ -7,6 +7,8 @@ mod canvas;
 mod cli;
 mod completions;
 mod convert;
+#[cfg(all(unix, feature = "mini", feature = "serve", feature = "session"))]
+mod examples;
 mod explain;
 mod files;
 mod habits;

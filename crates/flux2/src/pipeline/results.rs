@@ -145,7 +145,8 @@ pub struct DenoiseInputs<'a, B: Backend> {
     pub request: &'a ResolvedRequest,
     /// What denoising starts from, `[n_img, c]`: see [`Start`](super::Start).
     pub latents: &'a [f32],
-    /// Noise levels from that of the latents down to 0, at least two.
+    /// Decreasing noise levels, at least two, from that of the latents down to 0; or to a level from which a loop of the
+    /// caller goes on.
     pub sigmas: &'a [f32],
     /// Tokens that are held to a source. Such a picture is denoised alone.
     pub held: Option<&'a Held>,

@@ -8,6 +8,8 @@ mod convert;
 mod documents;
 mod embedded;
 mod evaluation;
+#[cfg(feature = "mini")]
+mod examples;
 mod explain;
 mod gguf;
 mod golden;
@@ -16,6 +18,7 @@ mod gpu_memory;
 mod hostile_files;
 mod hostile_gguf;
 mod house;
+mod how_it_works;
 #[cfg(feature = "hub")]
 mod hub;
 mod images;
