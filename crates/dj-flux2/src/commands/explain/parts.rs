@@ -19,7 +19,7 @@ pub fn write(folder: &Path, document: &Document, png: &[u8]) -> Result<()> {
     let explanation = &document.explanation;
     let _writing = WRITING.read().unwrap_or_else(PoisonError::into_inner);
     fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
-    let file = |name: &str, bytes: &[u8]| Ok::<_, Error>(save(&folder.join(name), bytes, IfExists::Replace)?);
+    let file = |name: &str, bytes: &[u8]| save(&folder.join(name), bytes, IfExists::Replace);
     let svg = |name: &str, markup: &Markup| file(name, plot::file(markup).as_bytes());
     let picture = |name: &str, image: &RgbImage| file(name, &encode(image, ImageFormat::Png, None)?);
 

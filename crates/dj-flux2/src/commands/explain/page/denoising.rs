@@ -83,13 +83,13 @@ fn one_step(step: &Step) -> Markup {
             }
             dl {
                 dt { "noise level" } dd { (number(f64::from(*sigma))) " \u{2192} " (number(f64::from(*next_sigma))) }
-                dt { "norm of the velocity" } dd { (number(*velocity_norm)) }
+                dt { "velocity norm" } dd { (number(*velocity_norm)) }
                 @if let (Some(negative), Some(guided)) = (step.negative_velocity_norm, step.guided_velocity_norm) {
-                    dt { "for the negative prompt" } dd { (number(negative)) }
+                    dt { "negative prompt" } dd { (number(negative)) }
                     dt { "with guidance" } dd { (number(guided)) }
                 }
-                dt { "estimate to the end" } dd { (percent(*estimate_distance)) }
-                dt { "latents to the line" } dd { (percent(*line_distance)) }
+                dt { "estimate \u{2192} end" } dd { (percent(*estimate_distance)) }
+                dt { "latents \u{2192} line" } dd { (percent(*line_distance)) }
                 @if let Some(cosine) = step.turn_cosine {
                     dt { "turn" } dd { (number(cosine.clamp(-1.0, 1.0).acos().to_degrees())) "\u{b0}" }
                 }

@@ -21,8 +21,10 @@ use super::plot;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The sections: anchor, name among others, heading.
-const SECTIONS: [(&str, &str, &str, fn(&Document) -> Markup); 11] = [
+/// A section: anchor, name among others, heading, content.
+type Section = (&'static str, &'static str, &'static str, fn(&Document) -> Markup);
+
+const SECTIONS: [Section; 11] = [
     ("prompt", "Tokens", "Prompt to tokens", inputs::prompt),
     ("embedding", "Embedding", "Tokens to embedding", inputs::embedding),
     ("images", "Images", "Images that the model sees", inputs::images),
