@@ -34,7 +34,7 @@ fn write_command(text: &mut String, command: &Command, before: &str) {
     let shown = |arg: &&Arg| !arg.is_hide_set() && !["help", "help_all", "version"].contains(&arg.get_id().as_str());
     let rows: Vec<_> = command.get_arguments().filter(shown).map(row).collect();
     if !rows.is_empty() {
-        *text += &table(["flag", "values", "default", "meaning"], rows);
+        *text += &table(["flag", "default", "meaning"], rows);
     }
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
         write_command(text, sub, &name);
@@ -46,7 +46,7 @@ fn about(command: &Command) -> String {
     cell(about.trim_end_matches('.'))
 }
 
-fn row(arg: &Arg) -> [String; 4] {
+fn row(arg: &Arg) -> [String; 3] {
     let value = arg.get_value_names().into_iter().flatten().map(|name| name.to_string()).collect::<Vec<_>>().join(" ");
     let mut names = vec![];
     names.extend(arg.get_short().map(|short| format!("-{short}")));
@@ -65,7 +65,8 @@ fn row(arg: &Arg) -> [String; 4] {
         false => Vec::new(),
     };
     let (help, default) = help(arg);
-    [flag, values.join(", "), default, help]
+    let values = if values.is_empty() { values.concat() } else { format!(". One of {}", values.join(", ")) };
+    [flag, default, help + &values]
 }
 
 /// The help of a flag and its default. The help says it where clap does not set it.
