@@ -1,139 +1,117 @@
-//! Which queue a worker of a fleet polls next, where jobs wait in one queue for each model and priority.
+//! Which queue a worker of a fleet looks into next, where jobs wait in one queue for each model and priority.
 //!
-//! In:  what the worker knows of each model, and what its last polls found. Out: queues, in the order to poll them.
-//! Neither threads nor a clock: the time is passed in.
+//! In:  what the worker knows of each model. Out: queues, in the order to look into them. Neither threads, a clock nor a
+//! connection.
 //!
-//! A worker sees no waiting job before it takes one, so the rules only need what it has seen itself. Priorities go in
-//! order; a lower one comes first after 8 jobs of higher ones. Within a priority, loaded models come first. A
-//! model that is not loaded gets its turn
-//! - once the worker was idle for as long as the load would take: so whoever loads it soonest does, and only if no worker
-//!   that has it loaded was faster. Waiting as long as a purchase costs never costs more than twice the best choice;
-//! - at once after the loaded models of its priority, if no worker has it loaded;
-//! - before them after [`Affinity::jobs`] or [`Affinity::time`], so that its jobs do not starve, but not before the worker
-//!   has worked for several times as long as the load takes, so that a fleet with too much work does not spend it on
-//!   loads.
+//! A worker goes on with a model that it has loaded. Jobs of another model are left to workers that have it, and to
+//! those that load it sooner, as long as these keep up: until the jobs wait for as long as it takes to load the model
+//! here. [`Patience`] says when a worker leaves a model that still has jobs. Of every nine jobs one may be of a lower
+//! priority, so that those do not starve.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::options::Affinity;
 use crate::scheduler::MAX_PASSED;
 use crate::submission::Priority;
 
-/// A turn of a model that is not loaded comes only after so many times the duration of its load, so that loads take at
-/// most a ninth of the time of a busy worker.
-const WORK_PER_LOAD: u32 = 8;
-
-/// How often a job is handed to a worker before it counts as the cause of the failures.
-pub const MAX_DELIVERIES: u32 = 4;
-
-/// How long a job that failed waits for its next delivery, after so many deliveries; `None` if there is no next one.
-pub fn retry_after(deliveries: u32) -> Option<Duration> {
-    let seconds = match deliveries {
-        0 | 1 => 5,
-        2 => 30,
-        3 => 120,
-        _ => return None,
-    };
-    Some(Duration::from_secs(seconds))
+/// How long jobs of a model that is not loaded wait for a worker that goes on with another. The first limit that is
+/// reached counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Patience {
+    /// Jobs of the loaded model, where no worker has the other one.
+    pub jobs: usize,
+    /// Time in which none of the others was taken by anybody; also how much longer their backlog may be.
+    pub time: Duration,
 }
 
-/// The queue of a model and a priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Lane {
-    /// Index of the model in the worker's list.
-    pub model: usize,
-    /// The priority of the jobs in it.
-    pub priority: Priority,
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { jobs: 8, time: Duration::from_secs(30) }
+    }
 }
 
-/// What a worker knows of a model that it can hold.
-#[derive(Clone, Copy, Debug)]
+/// A model as a worker sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelState {
     /// Whether this worker has it loaded.
-    pub is_loaded: bool,
-    /// Whether another worker has it loaded.
-    pub is_loaded_elsewhere: bool,
-    /// How long this worker takes to load it.
+    pub is_warm: bool,
+    /// Whether jobs of it wait.
+    pub has_jobs: bool,
+    /// Time in which jobs of it waited and nobody took one.
+    pub stalled: Duration,
+    /// Estimated time until the workers that have it loaded are done with what waits.
+    pub backlog: Duration,
+    /// Jobs of others that this worker took meanwhile.
+    pub passed: usize,
+    /// Other workers that have it loaded.
+    pub warm_elsewhere: usize,
+    /// Whether another worker without work would load it sooner.
+    pub sooner_elsewhere: bool,
+    /// Time in which this worker would load it.
     pub load: Duration,
 }
 
-/// A worker's choice of queues: what its last polls found.
-#[derive(Clone, Debug)]
-pub struct Picker {
-    affinity: Affinity,
-    /// By model and priority.
-    lanes: Vec<[Polled; Priority::ALL.len()]>,
-    /// Jobs of higher priorities that were taken since this priority was last polled.
+/// A queue to look into: a model, by its number, and a priority.
+pub type Choice = (usize, Priority);
+
+/// What a worker remembers for its choices.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    patience: Patience,
+    /// Jobs of higher priorities since one of each priority.
     passed: [usize; Priority::ALL.len()],
-    idle_since: Option<Duration>,
 }
 
-/// The last poll of a lane.
-#[derive(Clone, Copy, Debug, Default)]
-struct Polled {
-    at: Duration,
-    /// Jobs that the worker has taken from other lanes since.
-    jobs_since: usize,
-}
-
-impl Picker {
-    /// For a worker with so many models.
-    pub fn new(affinity: Affinity, models: usize) -> Self {
-        Picker { affinity, lanes: vec![Default::default(); models], passed: Default::default(), idle_since: None }
+impl Policy {
+    /// A policy with so much patience.
+    pub fn new(patience: Patience) -> Self {
+        Policy { patience, ..Policy::default() }
     }
 
-    /// The lanes to poll at the time `now`, in this order, until one has a job. `models` are the worker's, always in the
-    /// same order.
-    pub fn order(&self, models: &[ModelState], now: Duration) -> Vec<Lane> {
-        let mut classes = Priority::ALL.map(|priority| self.of_class(models, priority, now));
-        let is_overdue = |class: &usize| self.passed[*class] >= MAX_PASSED && !classes[*class].is_empty();
-        let first = (0..classes.len()).rev().find(is_overdue);
-        let mut order = first.map(|class| std::mem::take(&mut classes[class])).unwrap_or_default();
-        order.extend(classes.into_iter().flatten());
-        order
-    }
-
-    /// Learn what polls found at the time `now`, which never decreases: a job in the lane `order[found]` and none in
-    /// those before it, or no job in any.
-    pub fn polled(&mut self, order: &[Lane], found: Option<usize>, now: Duration) {
-        for lane in &order[..found.map_or(order.len(), |found| found + 1)] {
-            self.passed[lane.priority as usize] = 0;
-            self.lanes[lane.model][lane.priority as usize] = Polled { at: now, jobs_since: 0 };
-        }
-        let Some(found) = found else {
-            self.idle_since.get_or_insert(now);
-            return;
+    /// The queues to look into, in this order; jobs of those that are left out are left to other workers.
+    pub fn order(&self, models: &[ModelState]) -> Vec<Choice> {
+        let Patience { jobs, time } = self.patience;
+        let own = models.iter().filter(|model| model.is_warm).map(|model| model.backlog).max().unwrap_or_default();
+        let starves = |model: &ModelState| {
+            model.stalled >= time
+                || (model.warm_elsewhere == 0 && model.passed >= jobs)
+                || model.backlog > own + time + model.load
         };
-        self.idle_since = None;
-        let (before, taken) = (&order[..found], order[found].priority);
-        for class in Priority::ALL.into_iter().filter(|class| *class > taken) {
-            if before.iter().all(|lane| lane.priority != class) {
-                self.passed[class as usize] += 1;
-            }
-        }
-        self.lanes.iter_mut().flatten().for_each(|lane| lane.jobs_since += 1);
+        let has_none = models.iter().all(|model| !model.is_warm);
+        let is_ours = |model: &ModelState| {
+            let is_left = model.warm_elsewhere == 0 && !model.sooner_elsewhere;
+            is_left || has_none || model.stalled >= model.load || model.backlog >= model.load
+        };
+        let cold = || (0..models.len()).filter(|index| !models[*index].is_warm && models[*index].has_jobs);
+        let mut starving: Vec<usize> = cold().filter(|index| starves(&models[*index])).collect();
+        starving.sort_by_key(|index| std::cmp::Reverse((models[*index].stalled, models[*index].backlog)));
+        let by_backlog = |index: &usize| std::cmp::Reverse(models[*index].backlog);
+        let mut others: Vec<usize> =
+            cold().filter(|index| !starves(&models[*index]) && is_ours(&models[*index])).collect();
+        others.sort_by_key(by_backlog);
+        let mut warm: Vec<usize> = (0..models.len()).filter(|index| models[*index].is_warm).collect();
+        warm.sort_by_key(by_backlog);
+        let overdue = self.overdue();
+        let rest = Priority::ALL.into_iter().filter(|priority| Some(*priority) != overdue);
+        let priorities: Vec<Priority> = overdue.into_iter().chain(rest).collect();
+        let all = |models: &[usize]| -> Vec<Choice> {
+            priorities.iter().flat_map(|priority| models.iter().map(|model| (*model, *priority))).collect()
+        };
+        [all(&starving), all(&warm), all(&others)].concat()
     }
 
-    /// The lanes of a priority that are polled now.
-    fn of_class(&self, models: &[ModelState], priority: Priority, now: Duration) -> Vec<Lane> {
-        let class = priority as usize;
-        let mut ranked: Vec<(u8, Reverse<Duration>, usize)> = Vec::new();
-        for (model, state) in models.iter().enumerate() {
-            let polled = self.lanes[model][class];
-            let since = now.saturating_sub(polled.at);
-            let is_idle = self.idle_since.is_some_and(|since| now.saturating_sub(since) >= state.load);
-            let had_others = polled.jobs_since >= self.affinity.jobs || since >= self.affinity.time;
-            let rank = match state.is_loaded {
-                true => 1,
-                false if had_others && since >= state.load * WORK_PER_LOAD => 0,
-                false if is_idle || !state.is_loaded_elsewhere => 2,
-                false => continue,
-            };
-            ranked.push((rank, Reverse(since), model));
+    /// Note which job was taken.
+    pub fn took(&mut self, (_, priority): Choice) {
+        // One that was looked for first and not found was not passed.
+        if let Some(overdue) = self.overdue() {
+            self.passed[overdue as usize] = 0;
         }
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(_, _, model)| Lane { model, priority }).collect()
+        self.passed[priority as usize] = 0;
+        self.passed[priority as usize + 1..].iter_mut().for_each(|passed| *passed += 1);
+    }
+
+    /// The lowest priority that was passed too often.
+    fn overdue(&self) -> Option<Priority> {
+        Priority::ALL.into_iter().rev().find(|priority| self.passed[*priority as usize] >= MAX_PASSED)
     }
 }
 

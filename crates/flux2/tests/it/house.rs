@@ -219,7 +219,7 @@ const ROOMS: [(&str, &[Room]); 8] = [
             ("failure", &[]),
             ("id", &[]),
             ("journal", &["failure", "id", "spec", "submission", "view"]),
-            ("lanes", &["options", "scheduler", "submission"]),
+            ("lanes", &["scheduler", "submission"]),
             ("options", &["spec"]),
             ("scheduler", &["id", "options", "spec", "submission"]),
             ("spec", &["canvas"]),
