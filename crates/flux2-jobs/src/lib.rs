@@ -30,6 +30,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`Jobs`] | the facade: submit, get, list, events, cancel, images, uploads, statistics, drain |
+//! | [`Queue`] | the same as a trait, for front ends that do not care where jobs are drawn |
 //! | [`spec`], [`submission`], [`view`], [`failure`], [`event`], [`stats`], [`options`] | the data of the facade |
 //! | [`host`], [`sink`] | what draws, and what a front end takes over, as traits |
 //! | [`engine`], [`fake`] | the host of real models, and the one for tests of front ends |
@@ -59,6 +60,7 @@ mod jobs;
 mod journal;
 pub mod lanes;
 pub mod options;
+mod queue;
 mod references;
 mod saver;
 mod scheduler;
@@ -75,7 +77,7 @@ pub mod view;
 mod worker;
 
 pub use canvas::{Painting, SourceSpec};
-pub use event::{EventKind, JobEvent, Next, Subscription};
+pub use event::{EventKind, EventLog, JobEvent, Next, Subscription};
 pub use failure::{FailureClass, JobFailure};
 pub use forecast::Forecast;
 pub use gallery::NotChanged;
@@ -83,6 +85,7 @@ pub use host::{ModelHost, ModelInfo};
 pub use id::{JobId, ParseJobIdError};
 pub use jobs::{CancelOutcome, Drained, Enlarged, Jobs, Readiness};
 pub use options::{Affinity, Options, Retention, Signer};
+pub use queue::Queue;
 pub use sink::{PictureOf, Sink};
 pub use spec::{JobSpec, LoraKey, ModelKey, UpscaleSpec};
 pub use stats::{Histogram, Stats};

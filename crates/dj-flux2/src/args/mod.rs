@@ -6,6 +6,8 @@ mod config;
 #[cfg(all(test, feature = "hub", feature = "serve", feature = "mini"))]
 mod documented;
 mod expansion;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod generate;
 mod help;
 mod marks;
@@ -31,6 +33,10 @@ pub use bench::{Bench, BenchArgs, BenchFlags, BenchGenerateArgs, BenchOpsArgs};
 pub use canvas::CanvasArgs;
 pub use config::{
     CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ManPagesArgs, PresetsArgs, TemplatesArgs, What,
+};
+#[cfg(feature = "fleet")]
+pub use fleet::{
+    CredentialArgs, DeadCommand, FleetArgs, FleetCommand, FleetServerArgs, FleetStatusArgs, KeepArgs, WorkerArgs,
 };
 pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
@@ -86,6 +92,12 @@ pub enum Command {
     /// Serve pictures over HTTP: APIs, a page, and /mcp for agents
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
+    /// Draw jobs of a fleet: many machines behind one NATS server
+    #[cfg(feature = "fleet")]
+    Worker(Box<WorkerArgs>),
+    /// Look at a fleet, drain its workers, repeat dead letters
+    #[cfg(feature = "fleet")]
+    Fleet(Box<FleetArgs>),
     /// Offer tools to agents such as Claude (Model Context Protocol)
     #[cfg(feature = "mcp")]
     Mcp(Box<McpArgs>),

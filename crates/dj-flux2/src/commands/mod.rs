@@ -8,6 +8,8 @@ pub mod convert;
 pub mod doctor;
 #[cfg(feature = "hub")]
 pub mod download;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod generate;
 pub mod info;
 pub mod inspect;
@@ -29,6 +31,8 @@ pub mod templates;
 pub mod upscale;
 #[cfg(feature = "hub")]
 pub mod verify;
+#[cfg(feature = "fleet")]
+pub mod worker;
 
 use flux2::Residency;
 
