@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Message;
 use flux2_jobs::Priority;
+use flux2_jobs::lanes::{ModelState, Policy};
 use futures_util::StreamExt as _;
 use futures_util::stream::{SelectAll, select_all};
 
@@ -11,7 +12,6 @@ use super::Shared;
 use crate::connect::Consumer;
 use crate::error::{FleetError, Result};
 use crate::names::Lane;
-use crate::policy::{ModelState, Policy};
 use crate::roster::{Activity, Announcement, Offer};
 
 /// How long a look at the queues of other models counts.
@@ -32,8 +32,9 @@ struct Queues {
     lanes: [Lane; 2],
     /// By priority: jobs for this kind of device, and for any.
     consumers: Vec<(Priority, [Consumer; 2])>,
-    /// Jobs that wait, and how many were ever taken by anybody.
+    /// Jobs that nobody has taken yet, those that were taken and are not over, and how many were ever taken by anybody.
     pending: u64,
+    unfinished: u64,
     taken: u64,
     stalled: Option<Instant>,
     passed: usize,
@@ -51,8 +52,8 @@ impl Chooser {
                 let own = shared.bus.consumer(&lanes[0], priority).await?;
                 consumers.push((priority, [own, shared.bus.consumer(&lanes[1], priority).await?]));
             }
-            let (pending, taken, stalled, passed) = (0, 0, None, 0);
-            models.push(Queues { name: offer.name, lanes, consumers, pending, taken, stalled, passed });
+            let (pending, unfinished, taken, stalled, passed) = (0, 0, 0, None, 0);
+            models.push(Queues { name: offer.name, lanes, consumers, pending, unfinished, taken, stalled, passed });
         }
         let policy = Policy::new(shared.options.patience);
         Ok(Chooser { models, policy, looked: None })
@@ -105,10 +106,12 @@ impl Chooser {
             let warm_elsewhere = elsewhere.filter(|one| of(one).is_some_and(|model| model.is_warm)).count();
             let sooner = |one: &Announcement| of(one).is_some_and(|model| model.load_seconds < own.load_seconds);
             let workers = warm_elsewhere + usize::from(own.is_warm);
-            let backlog = queues.pending as f64 * own.job_seconds / workers.max(1) as f64;
+            // A job that failed waits among those that were taken. Without a worker that draws it, all of these wait.
+            let pending = if workers == 0 { queues.pending + queues.unfinished } else { queues.pending };
+            let backlog = pending as f64 * own.job_seconds / workers.max(1) as f64;
             ModelState {
                 is_warm: own.is_warm,
-                has_jobs: queues.pending > 0,
+                has_jobs: pending > 0,
                 stalled: queues.stalled.map(|since| since.elapsed()).unwrap_or_default(),
                 backlog: Duration::try_from_secs_f64(backlog).unwrap_or(Duration::MAX),
                 passed: queues.passed,
@@ -122,15 +125,16 @@ impl Chooser {
 
     async fn refresh(&mut self) -> Result<()> {
         for model in &mut self.models {
-            let (mut pending, mut taken) = (0, 0);
+            let (mut pending, mut unfinished, mut taken) = (0, 0, 0);
             for consumer in model.consumers.iter().flat_map(|(_, consumers)| consumers) {
                 let info = consumer.get_info().await.map_err(|error| FleetError::refused("a queue", error))?;
                 pending += info.num_pending;
+                unfinished += info.num_ack_pending as u64;
                 taken += info.delivered.consumer_sequence;
             }
             let is_stalled = pending > 0 && taken == model.taken;
             model.stalled = if is_stalled { model.stalled.or(Some(Instant::now())) } else { None };
-            (model.pending, model.taken) = (pending, taken);
+            (model.pending, model.unfinished, model.taken) = (pending, unfinished, taken);
         }
         self.looked = Some(Instant::now());
         Ok(())

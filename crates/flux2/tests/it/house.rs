@@ -223,12 +223,11 @@ const ROOMS: [(&str, &[Room]); 8] = [
             ("names", &[]),
             ("objects", &["connect", "error", "names"]),
             ("operator", &["connect", "dead", "error", "names", "roster"]),
-            ("policy", &[]),
             ("record", &["error"]),
             ("roster", &["connect", "error", "names", "record"]),
             ("store", &["connect", "error", "names", "record"]),
             ("wire", &["record"]),
-            ("worker", &["connect", "error", "names", "objects", "policy", "record", "roster", "store", "wire"]),
+            ("worker", &["connect", "error", "names", "objects", "record", "roster", "store", "wire"]),
         ],
     ),
     (
