@@ -35,6 +35,7 @@
 //! | [`host`], [`sink`] | what draws, and what a front end takes over, as traits |
 //! | [`engine`], [`fake`] | the host of real models, and the one for tests of front ends |
 //! | `scheduler`, `estimate` | the order of waiting jobs and how long they take: neither threads nor a clock |
+//! | [`lanes`] | the queue that a worker of a fleet looks into next: neither threads nor a clock |
 //! | `forecast`, `gallery` | what a job would take; favorites, and pictures that are deleted and restored |
 //! | `submit`, `worker`, `saver`, `janitor` | acceptance; the threads that draw, save and watch the clock |
 //! | `state` | all jobs in memory, behind one lock |
@@ -57,11 +58,14 @@ mod id;
 mod janitor;
 mod jobs;
 mod journal;
+pub mod lanes;
 pub mod options;
 mod queue;
 mod references;
 mod saver;
 mod scheduler;
+#[cfg(test)]
+mod simulation;
 pub mod sink;
 pub mod spec;
 mod state;

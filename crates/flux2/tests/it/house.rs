@@ -241,6 +241,7 @@ const ROOMS: [(&str, &[Room]); 8] = [
             ("failure", &[]),
             ("id", &[]),
             ("journal", &["failure", "id", "spec", "submission", "view"]),
+            ("lanes", &["scheduler", "submission"]),
             ("options", &["spec"]),
             ("scheduler", &["id", "options", "spec", "submission"]),
             ("spec", &["canvas"]),
