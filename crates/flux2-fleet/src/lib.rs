@@ -5,9 +5,8 @@
 //! | `connect` | the connection, streams, buckets, consumers |
 //! | `record`, `store` | a job as it is stored, and its changes by compare-and-set |
 //! | `objects` | reference images and pictures by their digest |
-//! | `worker` | takes jobs, draws them with [`flux2_jobs`], stores the pictures |
+//! | `worker` | takes jobs in the order of [`flux2_jobs::lanes`], draws them, stores the pictures |
 //! | `front` | the jobs of a fleet as a front end sees them |
-//! | `policy` | which queue a worker looks into next: neither threads, a clock nor a connection |
 //! | `roster` | what workers say of themselves |
 //! | `dead`, `operator` | dead letters; a fleet as an operator sees it |
 //!
@@ -23,7 +22,6 @@ mod front;
 mod names;
 mod objects;
 mod operator;
-pub mod policy;
 mod record;
 mod roster;
 mod s3;

@@ -100,7 +100,7 @@ impl HttpService for Service {
         let answer = tokio::task::spawn_blocking(move || {
             let (parts, mut body) = agent.run(request).map_err(failed)?.into_parts();
             let bytes = body.with_config().limit(MAX_ANSWER).read_to_vec().map_err(failed)?;
-            Ok((parts, Bytes::from(bytes)))
+            Ok::<_, HttpError>((parts, Bytes::from(bytes)))
         });
         let (parts, bytes) = answer.await.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))??;
         let body = HttpResponseBody::new(Full::new(bytes).map_err(|never| match never {}));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Message;
 use flux2_jobs::Priority;
+use flux2_jobs::lanes::{ModelState, Policy};
 use futures_util::StreamExt as _;
 use futures_util::stream::{SelectAll, select_all};
 
@@ -11,7 +12,6 @@ use super::Shared;
 use crate::connect::Consumer;
 use crate::error::{FleetError, Result};
 use crate::names::Lane;
-use crate::policy::{ModelState, Policy};
 use crate::roster::{Activity, Announcement, Offer};
 
 /// How long a look at the queues of other models counts.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use flux2_jobs::lanes::Patience;
 use flux2_jobs::{Jobs, ModelHost, Options, Readiness, Retention};
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, watch};
@@ -21,7 +22,6 @@ use crate::connect::{Bus, QueueOptions, Server};
 use crate::error::{FleetError, Result};
 use crate::names;
 use crate::objects::{Objects, Place};
-use crate::policy::Patience;
 use crate::record::Drawer;
 use crate::roster::Roster;
 use choose::Chooser;

@@ -70,7 +70,7 @@ fn run_one(args: &WorkerArgs, number: u16, machine: &Option<Machine>) -> Result<
             ..Options::default()
         },
         max_input: args.max_input as u64,
-        patience: flux2_fleet::policy::Patience::default(),
+        patience: flux2_jobs::lanes::Patience::default(),
     };
     let host = host::open(&Offer::from(&args))?.host;
     let worker = Worker::start(options, Arc::clone(&host)).map_err(failed)?;
