@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::kv::Store;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Context};
+use async_nats::{ConnectOptions, ServerAddr};
 use flux2_jobs::Priority;
 
 use crate::error::{FleetError, Result};
@@ -182,7 +182,13 @@ async fn connect(server: &Server) -> Result<async_nats::Client> {
         options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
     }
     let failed = |reason: String| FleetError::Connect { server: server.shown(), reason };
-    let addresses: Vec<&str> = server.addresses.split(',').map(str::trim).collect();
+    let parsed = server.addresses.split(',').map(|address| address.trim().parse::<ServerAddr>());
+    let addresses: Vec<ServerAddr> = parsed.collect::<Result<_, _>>().map_err(|error| failed(error.to_string()))?;
+    // The client leaves the name and password of an address alone.
+    let named = addresses.iter().find_map(|address| Some((address.username()?, address.password()?)));
+    if let Some((user, password)) = named {
+        options = options.user_and_password(user.to_owned(), password.to_owned());
+    }
     options.connect(addresses).await.map_err(|error| failed(error.to_string()))
 }
 

@@ -5,7 +5,7 @@
 //! | `connect` | the connection, streams, buckets, consumers |
 //! | `record`, `store` | a job as it is stored, and its changes by compare-and-set |
 //! | `objects` | reference images and pictures by their digest |
-//! | `worker` | takes jobs, draws them with [`flux2_jobs`], stores the pictures |
+//! | `worker` | takes jobs in the order of [`flux2_jobs::lanes`], draws them, stores the pictures |
 //! | `front` | the jobs of a fleet as a front end sees them |
 //! | `roster` | what workers say of themselves |
 //! | `dead`, `operator` | dead letters; a fleet as an operator sees it |
@@ -24,6 +24,7 @@ mod objects;
 mod operator;
 mod record;
 mod roster;
+mod s3;
 mod store;
 mod wire;
 mod worker;
@@ -36,4 +37,5 @@ pub use objects::{Objects, ParsePlaceError, Place};
 pub use operator::{Operator, Overview, QueueLength};
 pub use record::{Change, Drawer, Record, Stage, Step};
 pub use roster::{Activity, Announcement, Held, Offer};
+pub use s3::S3;
 pub use worker::{Ended, Worker, WorkerOptions};

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use flux2::digest::sha256;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use tokio::io::AsyncReadExt as _;
 
 use crate::connect::{Bus, KEPT};
 use crate::error::{FleetError, Result};
 use crate::names;
+use crate::s3::S3;
 
 /// Where reference images and pictures are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,21 +25,25 @@ pub enum Place {
     Nats,
     /// A folder that all machines see.
     Folder(PathBuf),
+    /// A bucket of an S3-compatible store.
+    S3(S3),
 }
 
 /// The text is no place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no place for pictures: use nats, or file:///FOLDER")]
+#[error("{0:?} is no place for pictures: use nats, file:///FOLDER or s3://BUCKET/FOLDER")]
 pub struct ParsePlaceError(String);
 
 impl FromStr for Place {
     type Err = ParsePlaceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || ParsePlaceError(text.to_owned());
         match text.split_once("://") {
             None if text == "nats" => Ok(Place::Nats),
             Some(("file", path)) if path.starts_with('/') => Ok(Place::Folder(path.into())),
-            _ => Err(ParsePlaceError(text.to_owned())),
+            Some(("s3", path)) => S3::parse(path).map(Place::S3).ok_or_else(invalid),
+            _ => Err(invalid()),
         }
     }
 }
@@ -48,6 +53,17 @@ impl std::fmt::Display for Place {
         match self {
             Place::Nats => f.write_str("nats"),
             Place::Folder(path) => write!(f, "file://{}", path.display()),
+            Place::S3(s3) => s3.fmt(f),
+        }
+    }
+}
+
+impl Place {
+    /// Take what the place needs of the environment: keys of S3.
+    pub fn with_variables(self, variables: impl Iterator<Item = (String, String)>) -> Self {
+        match self {
+            Place::S3(s3) => Place::S3(s3.with_variables(variables)),
+            other => other,
         }
     }
 }
@@ -97,6 +113,7 @@ impl Objects {
                 let store = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?;
                 Inner::Other(Arc::new(store))
             }
+            Place::S3(s3) => Inner::Other(s3.open().map_err(|error| failed(error.to_string()))?),
         };
         Ok(Objects { place: place.clone(), inner })
     }
@@ -115,10 +132,10 @@ impl Objects {
                 }
             }
             Inner::Other(store) => {
-                let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-                match store.put_opts(&Path::from(name), bytes.into(), create).await {
-                    Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-                    Err(error) => return Err(self.failed(error)),
+                // Two that store the same at one moment store the same bytes.
+                let path = Path::from(name);
+                if store.head(&path).await.is_err() {
+                    store.put(&path, bytes.into()).await.map_err(|error| self.failed(error))?;
                 }
             }
         }

@@ -8,6 +8,8 @@ mod cli;
 mod completions;
 mod convert;
 mod files;
+#[cfg(all(target_os = "linux", feature = "fleet"))]
+mod fleet;
 mod habits;
 #[cfg(feature = "hub")]
 mod hub;

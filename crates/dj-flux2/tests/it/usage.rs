@@ -34,6 +34,8 @@ fn no_arguments() {
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
+      worker       Draw jobs of a fleet: many machines behind one NATS server
+      fleet        Look at a fleet, drain its workers, repeat dead letters
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
       templates    List the templates of prompts
@@ -79,6 +81,8 @@ fn help() {
       inspect      Describe a file or folder of weights without loading it
       plan         Print how much memory a picture needs, without making it
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
+      worker       Draw jobs of a fleet: many machines behind one NATS server
+      fleet        Look at a fleet, drain its workers, repeat dead letters
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
       templates    List the templates of prompts

@@ -119,7 +119,8 @@ impl Shared {
         let objects = Objects::open(&options.place, &bus).await?;
         let models = Models::default();
         models.replace(bus.offers().await?);
-        let jobs = Options { folder: None, reuse_pictures: false, ..options.jobs.clone() };
+        let max_upload_bytes = options.max_input.saturating_mul(8);
+        let jobs = Options { folder: None, reuse_pictures: false, max_upload_bytes, ..options.jobs.clone() };
         let local = Jobs::start(jobs, Arc::new(models.clone()));
         let local = local.map_err(|failure| FleetError::refused("threads", failure))?;
         let (mirror, roster, trouble) = (Arc::default(), Roster::default(), RwLock::default());

@@ -32,9 +32,10 @@ struct Queues {
     lanes: [Lane; 2],
     /// By priority: jobs for this kind of device, and for any.
     consumers: Vec<(Priority, [Consumer; 2])>,
-    /// Jobs that nobody has taken yet, those that were taken and are not over, and how many were ever taken by anybody.
+    /// Jobs that wait, and how many were ever taken by anybody.
     pending: u64,
-    unfinished: u64,
+    /// Of those that a worker has or had, and that may wait for a repetition.
+    unacknowledged: u64,
     taken: u64,
     stalled: Option<Instant>,
     passed: usize,
@@ -52,8 +53,9 @@ impl Chooser {
                 let own = shared.bus.consumer(&lanes[0], priority).await?;
                 consumers.push((priority, [own, shared.bus.consumer(&lanes[1], priority).await?]));
             }
-            let (pending, unfinished, taken, stalled, passed) = (0, 0, 0, None, 0);
-            models.push(Queues { name: offer.name, lanes, consumers, pending, unfinished, taken, stalled, passed });
+            let (pending, unacknowledged, taken, stalled, passed) = (0, 0, 0, None, 0);
+            let name = offer.name;
+            models.push(Queues { name, lanes, consumers, pending, unacknowledged, taken, stalled, passed });
         }
         let policy = Policy::new(shared.options.patience);
         Ok(Chooser { models, policy, looked: None })
@@ -106,8 +108,8 @@ impl Chooser {
             let warm_elsewhere = elsewhere.filter(|one| of(one).is_some_and(|model| model.is_warm)).count();
             let sooner = |one: &Announcement| of(one).is_some_and(|model| model.load_seconds < own.load_seconds);
             let workers = warm_elsewhere + usize::from(own.is_warm);
-            // A job that failed waits among those that were taken. Without a worker that draws it, all of these wait.
-            let pending = if workers == 0 { queues.pending + queues.unfinished } else { queues.pending };
+            // The server does not count repetitions as waiting. Where no worker has the model, none is at work on it.
+            let pending = queues.pending + if workers == 0 { queues.unacknowledged } else { 0 };
             let backlog = pending as f64 * own.job_seconds / workers.max(1) as f64;
             ModelState {
                 is_warm: own.is_warm,
@@ -125,16 +127,16 @@ impl Chooser {
 
     async fn refresh(&mut self) -> Result<()> {
         for model in &mut self.models {
-            let (mut pending, mut unfinished, mut taken) = (0, 0, 0);
+            let (mut pending, mut unacknowledged, mut taken) = (0, 0, 0);
             for consumer in model.consumers.iter().flat_map(|(_, consumers)| consumers) {
                 let info = consumer.get_info().await.map_err(|error| FleetError::refused("a queue", error))?;
                 pending += info.num_pending;
-                unfinished += info.num_ack_pending as u64;
+                unacknowledged += info.num_ack_pending as u64;
                 taken += info.delivered.consumer_sequence;
             }
             let is_stalled = pending > 0 && taken == model.taken;
             model.stalled = if is_stalled { model.stalled.or(Some(Instant::now())) } else { None };
-            (model.pending, model.unfinished, model.taken) = (pending, unfinished, taken);
+            (model.pending, model.unacknowledged, model.taken) = (pending, unacknowledged, taken);
         }
         self.looked = Some(Instant::now());
         Ok(())

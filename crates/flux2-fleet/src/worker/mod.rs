@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flux2_jobs::lanes::Patience;
-use flux2_jobs::{Jobs, ModelHost, Options, Readiness};
+use flux2_jobs::{Jobs, ModelHost, Options, Readiness, Retention};
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -53,7 +53,7 @@ pub struct WorkerOptions {
     pub queue: QueueOptions,
     /// Where pictures are stored.
     pub place: Place,
-    /// How the engine is run. It needs no folder.
+    /// How the engine is run. It keeps pictures and uploads only for a moment.
     pub jobs: Options,
     /// Most bytes of a reference image.
     pub max_input: u64,
@@ -166,7 +166,10 @@ impl Shared {
         let bus = Bus::open(&options.server, options.queue).await?;
         let objects = Objects::open(&options.place, &bus).await?;
         let no_engine = |failure: flux2_jobs::JobFailure| FleetError::refused("an engine", failure);
-        let jobs = Jobs::start(Options { folder: None, ..options.jobs.clone() }, Arc::clone(&host));
+        let retention = Retention { jobs: 32, bytes: 256 << 20, ..Retention::default() };
+        let max_upload_bytes = options.max_input.saturating_mul(8);
+        let own = Options { folder: None, retention, max_upload_bytes, ..options.jobs.clone() };
+        let jobs = Jobs::start(own, Arc::clone(&host));
         let me = Drawer {
             worker: options.name.clone(),
             epoch: String::new(),

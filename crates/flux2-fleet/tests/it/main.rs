@@ -2,5 +2,7 @@
 
 mod front;
 mod jobs;
+mod s3;
+mod secure;
 mod site;
 mod trouble;

@@ -20,8 +20,9 @@ pub const LEASE: Duration = Duration::from_millis(1500);
 /// A NATS server with a fleet.
 pub struct Site {
     server: Option<Child>,
-    port: u16,
+    pub port: u16,
     folder: TempDir,
+    flags: Vec<String>,
     pub queue: QueueOptions,
     pub place: Place,
     pub runtime: tokio::runtime::Runtime,
@@ -33,17 +34,25 @@ impl Site {
     }
 
     pub fn with(queue: QueueOptions) -> Site {
+        Site::with_flags(queue, vec![])
+    }
+
+    /// A server with these flags.
+    pub fn with_flags(queue: QueueOptions, flags: Vec<String>) -> Site {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let mut site = Site { server: None, port, folder, queue, place: Place::Nats, runtime };
+        let mut site = Site { server: None, port, folder, flags, queue, place: Place::Nats, runtime };
         site.start_server();
         site
     }
 
     pub fn start_server(&mut self) {
         let mut command = Command::new("nats-server");
-        command.args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.folder.path());
+        command
+            .args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"])
+            .arg(self.folder.path())
+            .args(&self.flags);
         // Debian has it where the PATH of a user may not lead.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin")).stdout(Stdio::null()).stderr(Stdio::null());

@@ -14,7 +14,7 @@ pub fn front(args: &ServeArgs, addresses: &str, jobs: Options) -> Result<Front> 
     let options = FrontOptions {
         server: server(addresses, &args.credentials),
         queue: queue_options(&args.keep),
-        place: args.keep.objects.clone(),
+        place: args.keep.objects.clone().with_variables(std::env::vars()),
         max_input: args.max_body as u64,
         same_device: args.same_device.clone(),
         jobs,

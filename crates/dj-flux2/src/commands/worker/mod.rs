@@ -62,7 +62,7 @@ fn run_one(args: &WorkerArgs, number: u16, machine: &Option<Machine>) -> Result<
         kind: kind(&args, machine.as_ref()),
         server: server(&args.fleet, &args.credentials),
         queue: queue_options(&args.keep),
-        place: args.keep.objects.clone(),
+        place: args.keep.objects.clone().with_variables(std::env::vars()),
         jobs: Options {
             max_count: args.max_count,
             max_batch: engine::MAX_USEFUL_BATCH,
