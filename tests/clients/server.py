@@ -35,8 +35,10 @@ class Server:
         prefix: list[str] | None = None,
     ):
         """`model` are flags that say what draws, in place of the fake; `prefix` is put before the command."""
-        where = ["--state", state] if state else ["--no-journal"]
         model = model or ["--backend", "fake", "-m", "klein-4b"]
+        # A front end of a fleet keeps nothing.
+        none = [] if "--fleet" in model else ["--no-journal"]
+        where = ["--state", state] if state else none
         command = [*(prefix or []), str(PROGRAM), "serve", *model, "--port", "0", "--log-format", "json"]
         self.log: list[dict] = []
         self.process = subprocess.Popen(

@@ -15,6 +15,8 @@ use crate::args::BackendKind;
 use crate::args::McpArgs;
 #[cfg(feature = "serve")]
 use crate::args::ServeArgs;
+#[cfg(feature = "fleet")]
+use crate::args::WorkerArgs;
 use crate::cache_folder;
 use crate::failure::{Failure, Result, code};
 use crate::gpu_options::gpu_options;
@@ -73,6 +75,28 @@ impl<'a> From<&'a ServeArgs> for Offer<'a> {
             max_memory: args.running.max_memory,
             no_text_cache: args.running.no_text_cache,
             useful_batches: args.max_batch.is_none(),
+            backend: args.backend,
+            fake: FakeSettings { load_ms: args.fake_load_ms, step_ms: args.fake_step_ms, failures: &args.fake_fail },
+        }
+    }
+}
+
+#[cfg(feature = "fleet")]
+impl<'a> From<&'a WorkerArgs> for Offer<'a> {
+    fn from(args: &'a WorkerArgs) -> Self {
+        Offer {
+            models: &args.model,
+            loras: &args.lora,
+            // Jobs name upscalers that are built in: a front end knows no others.
+            upscalers: &[],
+            preview_decoder: args.preview_decoder.as_deref(),
+            synthetic: None,
+            precision: precision(args.running.dtype, args.running.quantize),
+            device: args.running.device.unwrap_or_default(),
+            threads: args.running.threads,
+            max_memory: args.running.max_memory,
+            no_text_cache: args.running.no_text_cache,
+            useful_batches: true,
             backend: args.backend,
             fake: FakeSettings { load_ms: args.fake_load_ms, step_ms: args.fake_step_ms, failures: &args.fake_fail },
         }

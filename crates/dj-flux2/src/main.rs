@@ -94,6 +94,10 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(args),
+        #[cfg(feature = "fleet")]
+        Command::Worker(args) => commands::worker::run(args),
+        #[cfg(feature = "fleet")]
+        Command::Fleet(args) => commands::fleet::run(args),
         #[cfg(feature = "mcp")]
         Command::Mcp(args) => commands::mcp::run(args),
         Command::Presets(args) => commands::presets::run(args),

@@ -112,9 +112,9 @@ impl EventKind {
     }
 }
 
-/// The events of one job.
+/// The events of one job, for its readers.
 #[derive(Debug)]
-pub(crate) struct EventLog {
+pub struct EventLog {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -145,8 +145,24 @@ impl EventLog {
         Arc::new(EventLog { inner: Mutex::new(inner), changed: Condvar::new() })
     }
 
+    /// Append an event that another machine has numbered. One whose number is not higher than the last is known and
+    /// passed over. `is_kept` tells whether it is a change of state, which is never dropped.
+    pub fn push_numbered(&self, seq: u64, kind: EventKind, is_kept: bool) {
+        {
+            let mut inner = self.lock();
+            if seq < inner.next_seq {
+                return;
+            }
+            inner.next_seq = seq;
+        }
+        match is_kept {
+            true => self.push_state(kind),
+            false => self.push_progress(kind),
+        }
+    }
+
     /// Append a change of state, which is never dropped.
-    pub fn push_state(&self, kind: EventKind) {
+    pub(crate) fn push_state(&self, kind: EventKind) {
         let mut inner = self.lock();
         // Nobody needs progress of a job that is finished.
         if kind.is_final() {
@@ -158,7 +174,7 @@ impl EventLog {
     }
 
     /// Append an event that is dropped when newer ones take its place.
-    pub fn push_progress(&self, kind: EventKind) {
+    pub(crate) fn push_progress(&self, kind: EventKind) {
         let mut inner = self.lock();
         let is_preview = |event: &Arc<JobEvent>| matches!(event.kind, EventKind::Preview { .. });
         let event = inner.numbered(kind);

@@ -20,6 +20,9 @@ pub enum NotChanged {
     /// The journal cannot be written.
     #[error("{0}")]
     Storage(JobFailure),
+    /// Jobs of many machines do not have this.
+    #[error("{0}")]
+    Unsupported(&'static str),
 }
 
 impl Jobs {

@@ -175,7 +175,7 @@ pub trait LoadedModel: Send {
 }
 
 /// The most similar of `names`, if one is similar.
-pub(crate) fn nearest(name: &str, names: &[String]) -> Option<String> {
+pub fn nearest(name: &str, names: &[String]) -> Option<String> {
     let lower = name.to_lowercase();
     let similar = names.iter().map(|known| (strsim::jaro_winkler(&lower, &known.to_lowercase()), known));
     let best = similar.filter(|(similarity, _)| *similarity > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));

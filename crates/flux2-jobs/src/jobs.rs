@@ -1,8 +1,8 @@
 //! The facade: [`Jobs`].
 
-use std::fs::{self, File, TryLockError};
+mod threads;
+
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use flux2::image::{ImageFormat, Parameters};
@@ -14,15 +14,13 @@ use crate::event::Subscription;
 use crate::failure::{FailureClass, JobFailure};
 use crate::host::{self, ModelHost, ModelInfo};
 use crate::id::JobId;
-use crate::janitor;
 use crate::options::Options;
-use crate::saver::{self, Handover};
 use crate::sink::Sink;
 use crate::state::{End, Job, Mode, Shared, State, WorkerState};
 use crate::stats::{DeviceStats, QueueDepth, Stats};
 use crate::submission::{Accepted, ModelChoice, Refused, Submission};
 use crate::view::{Filter, JobState, JobView, Page, Picture};
-use crate::worker::Worker;
+use threads::Threads;
 
 /// A running engine. Clones are handles of the same one; the threads end when the last handle is dropped.
 ///
@@ -44,14 +42,6 @@ pub struct Enlarged {
     pub height: u32,
     /// What made it, if this program made the smaller one.
     pub made: Option<Parameters>,
-}
-
-/// The threads of an engine, and what they share.
-struct Threads {
-    shared: Arc<Shared>,
-    running: Vec<JoinHandle<()>>,
-    /// Held while the engine runs, so that no other process uses its folder.
-    _lock: Option<File>,
 }
 
 /// Longest time that a drain may take: a century, so that no sum of times overflows.
@@ -116,25 +106,11 @@ impl Jobs {
     }
 
     fn with_sink(options: Options, host: Arc<dyn ModelHost>, sink: Option<Arc<dyn Sink>>) -> Result<Jobs, JobFailure> {
-        let storage = |message: String| JobFailure::new(FailureClass::Storage, message);
-        let lock = lock_folder(&options).map_err(storage)?;
-        let (shared, rows) = Shared::new(options, host, sink).map_err(storage)?;
-        let shared = Arc::new(shared);
-        shared.restore(rows);
-        let internal = |error: std::io::Error| JobFailure::new(FailureClass::Internal, format!("no thread: {error}"));
-        let mut threads = Threads { shared: Arc::clone(&shared), running: Vec::new(), _lock: lock };
-        let (sender, savers) = saver::start(&shared).map_err(internal)?;
-        threads.running = savers;
-        let of_janitor = Arc::clone(&shared);
-        let janitor = thread::Builder::new().name("janitor".into()).spawn(move || janitor::run(&of_janitor));
-        threads.running.push(janitor.map_err(internal)?);
-        let opener = thread::Builder::new().name("devices".into()).spawn(move || run_workers(&shared, &sender));
-        threads.running.push(opener.map_err(internal)?);
-        Ok(Jobs { threads: Arc::new(threads) })
+        Ok(Jobs { threads: Arc::new(Threads::start(options, host, sink)?) })
     }
 
     pub(crate) fn shared(&self) -> &Shared {
-        &self.threads.shared
+        self.threads.shared()
     }
 
     /// What an operator should know of the start, as sentences: a journal that was set aside, say.
@@ -442,92 +418,10 @@ impl State {
     }
 }
 
-/// Ends the threads: what is running is stopped, and with a journal drawn at the next start.
-impl Drop for Threads {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.mode = Mode::Stopping;
-        state.stop_running();
-        drop(state);
-        self.shared.notify();
-        for thread in self.running.drain(..) {
-            // A panic of a thread was printed when it happened.
-            let _ = thread.join();
-        }
-    }
-}
-
 /// Whether a text contains each of `words`, which are in lower case.
 fn contains_all(text: &str, words: &[String]) -> bool {
     let text = text.to_lowercase();
     words.iter().all(|word| text.contains(word.as_str()))
-}
-
-/// Take the folder for this process, and make it if it is missing.
-fn lock_folder(options: &Options) -> Result<Option<File>, String> {
-    let Some(folder) = &options.folder else { return Ok(None) };
-    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let path = folder.join("lock");
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(format!("another process uses {}", folder.display())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
-/// Open the devices, and run a worker on each until the engine stops.
-fn run_workers(shared: &Arc<Shared>, saver: &std::sync::mpsc::SyncSender<Handover>) {
-    let devices = match shared.host.devices() {
-        Ok(devices) => devices,
-        Err(failure) => {
-            shared.lock().no_device = Some(failure.clone());
-            shared.notify();
-            return fail_new_jobs(shared, &failure);
-        }
-    };
-    if let Some(speed) = devices.iter().map(|device| device.assumed_speed()).reduce(f64::min) {
-        shared.lock().estimates.assume(speed);
-    }
-    let mut workers: Vec<Worker> = devices
-        .into_iter()
-        .enumerate()
-        .map(|(number, device)| Worker::new(Arc::clone(shared), number, device, saver.clone()))
-        .collect();
-    shared.lock().workers = Some(workers.iter().map(Worker::state).collect());
-    shared.notify();
-    let last = workers.pop();
-    thread::scope(|scope| {
-        for worker in workers {
-            scope.spawn(move || worker.run());
-        }
-        // This thread has nothing else to do.
-        last.into_iter().for_each(Worker::run);
-    });
-}
-
-/// Without a device, jobs that were accepted while it was being opened fail. Those of the journal wait for a start with
-/// one.
-fn fail_new_jobs(shared: &Shared, failure: &JobFailure) {
-    if shared.journal.is_some() {
-        return;
-    }
-    loop {
-        let mut state = shared.lock();
-        if state.mode == Mode::Stopping || (state.scheduler.len() == 0 && state.uncommitted == 0) {
-            return;
-        }
-        let next = state.scheduler.in_order().next().map(|waiting| waiting.id);
-        match next {
-            Some(id) => {
-                state.scheduler.remove(id);
-                drop(state);
-                shared.finish(id, End::Failed(failure.clone()));
-            }
-            None => drop(shared.wait(state, Duration::from_millis(100))),
-        }
-    }
 }
 
 fn of_file(what: &str, error: &std::io::Error) -> JobFailure {

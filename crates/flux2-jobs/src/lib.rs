@@ -30,10 +30,12 @@
 //! | room | holds |
 //! |---|---|
 //! | [`Jobs`] | the facade: submit, get, list, events, cancel, images, uploads, statistics, drain |
+//! | [`Queue`] | the same as a trait, for front ends that do not care where jobs are drawn |
 //! | [`spec`], [`submission`], [`view`], [`failure`], [`event`], [`stats`], [`options`] | the data of the facade |
 //! | [`host`], [`sink`] | what draws, and what a front end takes over, as traits |
 //! | [`engine`], [`fake`] | the host of real models, and the one for tests of front ends |
 //! | `scheduler`, `estimate` | the order of waiting jobs and how long they take: neither threads nor a clock |
+//! | [`lanes`] | the queue that a worker of a fleet looks into next: neither threads nor a clock |
 //! | `forecast`, `gallery` | what a job would take; favorites, and pictures that are deleted and restored |
 //! | `submit`, `worker`, `saver`, `janitor` | acceptance; the threads that draw, save and watch the clock |
 //! | `state` | all jobs in memory, behind one lock |
@@ -56,10 +58,14 @@ mod id;
 mod janitor;
 mod jobs;
 mod journal;
+pub mod lanes;
 pub mod options;
+mod queue;
 mod references;
 mod saver;
 mod scheduler;
+#[cfg(test)]
+mod simulation;
 pub mod sink;
 pub mod spec;
 mod state;
@@ -71,7 +77,7 @@ pub mod view;
 mod worker;
 
 pub use canvas::{Painting, SourceSpec};
-pub use event::{EventKind, JobEvent, Next, Subscription};
+pub use event::{EventKind, EventLog, JobEvent, Next, Subscription};
 pub use failure::{FailureClass, JobFailure};
 pub use forecast::Forecast;
 pub use gallery::NotChanged;
@@ -79,6 +85,7 @@ pub use host::{ModelHost, ModelInfo};
 pub use id::{JobId, ParseJobIdError};
 pub use jobs::{CancelOutcome, Drained, Enlarged, Jobs, Readiness};
 pub use options::{Affinity, Options, Retention, Signer};
+pub use queue::Queue;
 pub use sink::{PictureOf, Sink};
 pub use spec::{JobSpec, LoraKey, ModelKey, UpscaleSpec};
 pub use stats::{Histogram, Stats};

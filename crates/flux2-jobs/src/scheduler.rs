@@ -239,4 +239,4 @@ pub(crate) fn can_batch(one: &JobSpec, other: &JobSpec) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

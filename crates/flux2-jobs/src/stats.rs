@@ -95,7 +95,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Count one value.
-    pub(crate) fn add(&mut self, value: f64) {
+    pub fn add(&mut self, value: f64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.counts[bucket] += 1;
         self.sum += value;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::canvas::SourceSpec;
 use crate::failure::JobFailure;
 use crate::id::JobId;
-use crate::spec::LoraKey;
+use crate::spec::{JobSpec, LoraKey, ModelKey, UpscaleSpec};
 
 /// The pictures asked for. `None` leaves a choice to the model or to the [`ModelHost`](crate::ModelHost).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,6 +53,36 @@ pub struct Draft {
     pub watermark: Option<bool>,
     /// How the pictures are enlarged once they are drawn; they are not by default.
     pub upscale: Option<UpscaleChoice>,
+}
+
+/// Asks for the pictures of a job again. Sides are left to a source, which gives them.
+impl From<JobSpec> for Draft {
+    fn from(spec: JobSpec) -> Self {
+        let own = |side: u32| spec.source.is_none().then_some(side);
+        let (width, height) = (own(spec.width), own(spec.height));
+        let ModelKey { name, loras, precision } = spec.model;
+        Draft {
+            model: ModelChoice { name: Some(name), loras, precision: Some(precision) },
+            prompt: spec.prompt,
+            negative_prompt: spec.negative_prompt,
+            template: spec.template,
+            references: spec.references,
+            source: spec.source,
+            width,
+            height,
+            steps: Some(spec.steps),
+            guidance: spec.guidance,
+            noise: Some(spec.noise),
+            compat: spec.compat,
+            seed: Some(spec.seed),
+            count: Some(spec.count),
+            format: Some(spec.format),
+            quality: spec.quality,
+            metadata: Some(spec.metadata),
+            watermark: Some(spec.watermark),
+            upscale: spec.upscale.map(|UpscaleSpec { by, upscaler }| UpscaleChoice { by, upscaler: Some(upscaler) }),
+        }
+    }
 }
 
 /// Enlarging as it is asked for.

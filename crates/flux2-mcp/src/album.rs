@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flux2::digest::sha256;
 use flux2::image::ImageFormat;
-use flux2_jobs::{JobId, JobState, JobView, Jobs};
+use flux2_jobs::{JobId, JobState, JobView, Queue};
 use flux2_session::names::{Reference, is_name};
 use flux2_session::{Entry, History, HistoryOptions, Made, NewEntry, Picture};
 
@@ -114,7 +114,7 @@ impl Album {
     ///
     /// # Errors
     /// If a file cannot be written, or a picture is not kept any more.
-    pub fn take_in(&self, jobs: &Jobs, job: &JobView) -> Result<Vec<Kept>> {
+    pub fn take_in(&self, jobs: &dyn Queue, job: &JobView) -> Result<Vec<Kept>> {
         let mut books = self.books();
         let Some(wanted) = books.wanted.get(&job.id).cloned() else {
             return Ok(books.kept.get(&job.id).cloned().unwrap_or_default());

@@ -3,7 +3,7 @@
 use flux2::image::ImageFormat;
 use flux2::upscale::Before;
 use flux2::{CancelToken, UpscaleSize};
-use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobFailure, JobId, Jobs, Refused, Submission};
+use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobFailure, JobId, Jobs, Queue, Refused, Submission};
 
 /// Why a tool did not do what it was asked for: a sentence that the agent reads, with what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,7 +94,7 @@ impl Limits {
 /// Takes the calls of one caller to an engine. Its methods may block.
 pub trait Desk: Send + Sync + 'static {
     /// The engine.
-    fn jobs(&self) -> &Jobs;
+    fn jobs(&self) -> &dyn Queue;
 
     /// Owner of the jobs that are made, and of the pictures that `$1` names.
     fn owner(&self) -> &str;
@@ -144,7 +144,7 @@ pub struct Direct {
 const OWNER: &str = "mcp";
 
 impl Desk for Direct {
-    fn jobs(&self) -> &Jobs {
+    fn jobs(&self) -> &dyn Queue {
         &self.jobs
     }
 

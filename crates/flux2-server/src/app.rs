@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use flux2_jobs::{FailureClass, JobFailure, JobId, Jobs, Readiness};
+use flux2_jobs::{FailureClass, JobFailure, JobId, Queue, Readiness};
 use flux2_mcp::HttpService;
 use tokio::sync::{Semaphore, watch};
 
@@ -26,8 +26,8 @@ pub struct App(Arc<Shared>);
 
 /// See [`App`].
 pub struct Shared {
-    /// The engine.
-    pub jobs: Jobs,
+    /// The jobs: of an engine in this process, or of many machines.
+    pub jobs: Arc<dyn Queue>,
     /// How the server is run.
     pub options: ServerOptions,
     /// Requests of each key over the last minute.
@@ -73,7 +73,7 @@ impl Deref for App {
 
 impl App {
     /// The shared state of a server of `jobs`.
-    pub fn new(jobs: Jobs, keys: Keys, options: ServerOptions) -> Self {
+    pub fn new(jobs: Arc<dyn Queue>, keys: Keys, options: ServerOptions) -> Self {
         App(Arc::new(Shared {
             jobs,
             rates: Rates::default(),

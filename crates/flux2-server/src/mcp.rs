@@ -12,7 +12,7 @@ use axum::routing::any;
 use flux2::image::ImageFormat;
 use flux2::upscale::Before;
 use flux2::{CancelToken, UpscaleSize};
-use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobId, Jobs};
+use flux2_jobs::{Accepted, Draft, Enlarged, Forecast, JobId, Queue};
 use flux2_mcp::{Desk, Limits, ToolError};
 
 use crate::access::Caller;
@@ -59,8 +59,8 @@ struct Counter {
 }
 
 impl Desk for Counter {
-    fn jobs(&self) -> &Jobs {
-        &self.app.jobs
+    fn jobs(&self) -> &dyn Queue {
+        &*self.app.jobs
     }
 
     fn owner(&self) -> &str {

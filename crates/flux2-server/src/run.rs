@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use flux2_jobs::{Drained, Jobs, ModelChoice};
+use flux2_jobs::{Drained, ModelChoice, Queue};
 use tokio::task::JoinSet;
 
 use crate::app::{App, Start};
@@ -27,8 +28,8 @@ const LAST_RESPONSES: Duration = Duration::from_secs(5);
 pub struct Server {
     /// Sockets to listen on, at least one.
     pub listeners: Vec<Listener>,
-    /// The engine.
-    pub jobs: Jobs,
+    /// The jobs: of an engine in this process, or of many machines.
+    pub jobs: Arc<dyn Queue>,
     /// Where API keys come from.
     pub keys: KeySource,
     /// A certificate, to encrypt TCP connections.
@@ -225,7 +226,7 @@ async fn reload(app: &App, source: &KeySource, tls: Option<&Tls>) {
 async fn drain(app: &App, signals: &mut Signals, patience: Duration) -> Ended {
     app.begin_drain();
     tracing::info!(seconds = patience.as_secs(), "draining");
-    let jobs = app.jobs.clone();
+    let jobs = Arc::clone(&app.jobs);
     let ended = tokio::select! {
         drained = tokio::task::spawn_blocking(move || jobs.drain(patience)) => match drained {
             Ok(drained) => {

@@ -47,7 +47,8 @@ const MAIN_OF_EXPLAIN: [&str; 18] = [
 ];
 
 /// Flags of `serve` that `--help` shows.
-const MAIN_OF_SERVE: [&str; 15] = [
+const MAIN_OF_SERVE: [&str; 16] = [
+    "fleet",
     "model",
     "lora",
     "bind",
@@ -63,6 +64,26 @@ const MAIN_OF_SERVE: [&str; 15] = [
     "log_level",
     "help",
     "help_all",
+];
+
+/// Flags of `worker` that `--help` shows.
+const MAIN_OF_WORKER: [&str; 16] = [
+    "fleet",
+    "fleet_creds",
+    "fleet_ca",
+    "objects",
+    "lease",
+    "name",
+    "workers",
+    "model",
+    "lora",
+    "dtype",
+    "quantize",
+    "device",
+    "max_memory",
+    "log_level",
+    "backend",
+    "help",
 ];
 
 /// Flags of `mcp` that `--help` shows.
@@ -92,6 +113,7 @@ pub fn command(all: bool) -> clap::Command {
         "explain" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_EXPLAIN)),
         "serve" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_SERVE)),
         "mcp" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_MCP)),
+        "worker" => program.mut_subcommand(name, |sub| only(sub, &MAIN_OF_WORKER)),
         _ => program,
     })
 }
@@ -138,12 +160,13 @@ mod tests {
             ("explain", &MAIN_OF_EXPLAIN),
             ("serve", &MAIN_OF_SERVE),
             ("mcp", &MAIN_OF_MCP),
+            ("worker", &MAIN_OF_WORKER),
         ];
         for (name, main) in all {
             let Some(sub) = program.find_subcommand(name) else { continue };
             let known = |id: &&&str| sub.get_arguments().any(|arg| arg.get_id() == **id);
             let missing: Vec<_> = main.iter().filter(|id| !known(id)).collect();
-            assert!(missing.is_empty() || cfg!(not(unix)), "{name}: {missing:?}");
+            assert!(missing.is_empty() || cfg!(not(all(unix, feature = "fleet"))), "{name}: {missing:?}");
         }
     }
 
@@ -152,7 +175,7 @@ mod tests {
         let mut program = command(false).term_width(80);
         program.build();
         let whole = program.render_help().to_string().lines().count();
-        assert!((30..=36).contains(&whole), "{whole} lines");
+        assert!((30..=40).contains(&whole), "{whole} lines");
         for (name, most) in [
             ("generate", 40),
             ("plan", 40),

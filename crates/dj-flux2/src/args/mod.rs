@@ -7,6 +7,8 @@ mod config;
 mod documented;
 mod expansion;
 mod explain;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod generate;
 mod help;
 mod marks;
@@ -34,6 +36,10 @@ pub use config::{
     CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ManPagesArgs, PresetsArgs, TemplatesArgs, What,
 };
 pub use explain::ExplainArgs;
+#[cfg(feature = "fleet")]
+pub use fleet::{
+    CredentialArgs, DeadCommand, FleetArgs, FleetCommand, FleetServerArgs, FleetStatusArgs, KeepArgs, WorkerArgs,
+};
 pub use generate::{ForeignArgs, GenerateArgs};
 pub use help::{command, parse};
 pub use marks::MarkArgs;
@@ -90,6 +96,12 @@ pub enum Command {
     /// Serve pictures over HTTP: APIs, a page, and /mcp for agents
     #[cfg(feature = "serve")]
     Serve(Box<ServeArgs>),
+    /// Draw jobs of a fleet: many machines behind one NATS server
+    #[cfg(feature = "fleet")]
+    Worker(Box<WorkerArgs>),
+    /// Look at a fleet, drain its workers, repeat dead letters
+    #[cfg(feature = "fleet")]
+    Fleet(Box<FleetArgs>),
     /// Offer tools to agents such as Claude (Model Context Protocol)
     #[cfg(feature = "mcp")]
     Mcp(Box<McpArgs>),

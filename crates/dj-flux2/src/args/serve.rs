@@ -5,9 +5,41 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+#[cfg(feature = "fleet")]
+use super::fleet::{CredentialArgs, KeepArgs};
 use super::marks::MarkArgs;
 use super::running::RunningArgs;
 use super::values::{BackendKind, parse_memory, parse_pair};
+
+/// Flags of a server that draws by itself.
+#[cfg(feature = "fleet")]
+const DRAWS: [&str; 25] = [
+    "model",
+    "lora",
+    "upscaler",
+    "preview_decoder",
+    "preload",
+    "idle_unload",
+    "max_batch",
+    "state",
+    "no_journal",
+    "keep_days",
+    "keep_bytes",
+    "reuse_pictures",
+    "c2pa_key",
+    "c2pa_cert",
+    "dtype",
+    "quantize",
+    "device",
+    "threads",
+    "max_memory",
+    "no_text_cache",
+    "synthetic",
+    "backend",
+    "fake_step_ms",
+    "fake_load_ms",
+    "fake_fail",
+];
 
 /// Flags of `serve`.
 #[derive(clap::Args, Clone, Debug)]
@@ -23,6 +55,25 @@ pub struct ServeArgs {
     /// Print help with all flags
     #[arg(long)]
     pub help_all: bool,
+
+    /// NATS server of a fleet, as in nats://host:4222, whose workers draw; several of a cluster with commas between them
+    #[cfg(feature = "fleet")]
+    #[arg(long, value_name = "URL", help_heading = "Fleet")]
+    #[arg(conflicts_with_all = DRAWS)]
+    pub fleet: Option<String>,
+
+    #[cfg(feature = "fleet")]
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
+
+    #[cfg(feature = "fleet")]
+    #[command(flatten)]
+    pub keep: KeepArgs,
+
+    /// Let only this kind of device draw, as `fleet status` prints it, so that equal requests give equal bytes
+    #[cfg(feature = "fleet")]
+    #[arg(long, value_name = "KIND", requires = "fleet", help_heading = "Fleet")]
+    pub same_device: Option<String>,
 
     /// Model to serve, as for `generate`; repeat it for several, the first is the default; put NAME= before it to give
     /// it another name [default: $DJ_FLUX2_MODEL, or klein-mini]

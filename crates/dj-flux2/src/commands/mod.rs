@@ -9,6 +9,8 @@ pub mod doctor;
 #[cfg(feature = "hub")]
 pub mod download;
 pub mod explain;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod generate;
 pub mod info;
 pub mod inspect;
@@ -30,6 +32,8 @@ pub mod templates;
 pub mod upscale;
 #[cfg(feature = "hub")]
 pub mod verify;
+#[cfg(feature = "fleet")]
+pub mod worker;
 
 use flux2::Residency;
 

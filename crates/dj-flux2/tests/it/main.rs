@@ -11,6 +11,8 @@ mod convert;
 mod examples;
 mod explain;
 mod files;
+#[cfg(all(target_os = "linux", feature = "fleet"))]
+mod fleet;
 mod habits;
 #[cfg(feature = "hub")]
 mod hub;

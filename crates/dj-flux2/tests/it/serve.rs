@@ -107,7 +107,7 @@ fn exchange<S: std::io::Read + std::io::Write>(stream: &mut S, method: &str, pat
 }
 
 /// The body of an answer.
-fn json(answer: &str) -> serde_json::Value {
+pub fn json(answer: &str) -> serde_json::Value {
     serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
 }
 

@@ -35,6 +35,8 @@ fn no_arguments() {
       plan         Print how much memory a picture needs, without making it
       explain      Make a picture and a page that explains how it came about
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
+      worker       Draw jobs of a fleet: many machines behind one NATS server
+      fleet        Look at a fleet, drain its workers, repeat dead letters
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
       templates    List the templates of prompts
@@ -80,6 +82,8 @@ fn help() {
       plan         Print how much memory a picture needs, without making it
       explain      Make a picture and a page that explains how it came about
       serve        Serve pictures over HTTP: APIs, a page, and /mcp for agents
+      worker       Draw jobs of a fleet: many machines behind one NATS server
+      fleet        Look at a fleet, drain its workers, repeat dead letters
       mcp          Offer tools to agents such as Claude (Model Context Protocol)
       presets      List the presets, with seconds and memory on this machine
       templates    List the templates of prompts

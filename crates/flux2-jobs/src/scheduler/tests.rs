@@ -9,7 +9,7 @@ fn key(name: &str) -> ModelKey {
     ModelKey { name: name.into(), loras: vec![], precision: Precision::BF16 }
 }
 
-fn spec(model: &str, prompt: &str) -> JobSpec {
+pub(crate) fn spec(model: &str, prompt: &str) -> JobSpec {
     JobSpec {
         model: key(model),
         prompt: prompt.into(),

@@ -94,5 +94,6 @@ fn not_changed(reason: NotChanged) -> ApiError {
             ApiError::new(StatusCode::CONFLICT, "job_not_over", message).hint("wait for its end, or cancel it")
         }
         NotChanged::Storage(failure) => failure.into(),
+        NotChanged::Unsupported(_) => ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message),
     }
 }

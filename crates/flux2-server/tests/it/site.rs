@@ -117,7 +117,7 @@ impl Site {
         change(&mut setup);
         let Setup { fake, jobs, keys, options } = setup;
         let jobs = Jobs::start(jobs, Arc::new(FakeHost::new(fake))).unwrap();
-        let app = App::new(jobs.clone(), keys, options);
+        let app = App::new(Arc::new(jobs.clone()), keys, options);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Site { jobs, router: router(app.clone()), app, runtime }
     }

@@ -63,7 +63,7 @@ fn models_know_neither_files_nor_watchers() {
 }
 
 /// The library crates; the command line is the only other one.
-const LIBRARIES: [&str; 9] = [
+const LIBRARIES: [&str; 10] = [
     "flux2-base/src",
     "flux2-backend/src",
     "flux2-weights/src",
@@ -71,6 +71,7 @@ const LIBRARIES: [&str; 9] = [
     "flux2/src",
     "flux2-jobs/src",
     "flux2-session/src",
+    FLEET,
     MCP,
     SERVER,
 ];
@@ -78,6 +79,7 @@ const LIBRARIES: [&str; 9] = [
 /// The only crates with an async runtime.
 const SERVER: &str = "flux2-server/src";
 const MCP: &str = "flux2-mcp/src";
+const FLEET: &str = "flux2-fleet/src";
 
 #[test]
 fn libraries_read_no_environment_and_do_not_exit() {
@@ -102,7 +104,7 @@ fn the_cuda_runtime_knows_neither_products_nor_ops() {
 
 #[test]
 fn only_servers_have_an_async_runtime() {
-    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]).filter(|path| ![SERVER, MCP].contains(path)) {
+    for path in LIBRARIES.into_iter().chain(["dj-flux2/src"]).filter(|path| ![SERVER, MCP, FLEET].contains(path)) {
         check(path, &["async fn", "async move", "tokio", "async_std", "smol", ".await"], "");
         for (number, line) in read(&path.replace("src", "Cargo.toml")).lines().enumerate() {
             for runtime in ["tokio", "async-std", "smol"] {
@@ -123,7 +125,7 @@ fn the_sampler_does_not_know_the_networks() {
 }
 
 /// Crates, and the crates of the workspace that each may depend on.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("flux2-base", &[]),
     ("flux2-backend", &[]),
     ("flux2-weights", &["flux2-base", "flux2-backend", "flux2-mini", "flux2-upscaler"]),
@@ -131,9 +133,10 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("flux2", &["flux2-base", "flux2-backend", "flux2-weights", "flux2-hub"]),
     ("flux2-jobs", &["flux2"]),
     ("flux2-session", &["flux2", "flux2-jobs"]),
+    ("flux2-fleet", &["flux2", "flux2-jobs"]),
     ("flux2-mcp", &["flux2", "flux2-jobs", "flux2-session"]),
     ("flux2-server", &["flux2", "flux2-jobs", "flux2-mcp"]),
-    ("dj-flux2", &["flux2", "flux2-jobs", "flux2-mcp", "flux2-server", "flux2-session"]),
+    ("dj-flux2", &["flux2", "flux2-fleet", "flux2-jobs", "flux2-mcp", "flux2-server", "flux2-session"]),
 ];
 
 #[test]
@@ -212,6 +215,24 @@ const ROOMS: [(&str, &[Room]); 8] = [
         ],
     ),
     (
+        "flux2-fleet",
+        &[
+            ("connect", &["error", "names"]),
+            ("dead", &["connect", "error", "names", "record", "store"]),
+            ("error", &[]),
+            ("front", &["connect", "error", "names", "objects", "record", "roster", "wire"]),
+            ("names", &[]),
+            ("objects", &["connect", "error", "names", "s3"]),
+            ("operator", &["connect", "dead", "error", "names", "roster"]),
+            ("record", &["error"]),
+            ("roster", &["connect", "error", "names", "record"]),
+            ("s3", &[]),
+            ("store", &["connect", "error", "names", "record"]),
+            ("wire", &["record"]),
+            ("worker", &["connect", "error", "names", "objects", "record", "roster", "store", "wire"]),
+        ],
+    ),
+    (
         "flux2-jobs",
         &[
             ("canvas", &[]),
@@ -220,6 +241,7 @@ const ROOMS: [(&str, &[Room]); 8] = [
             ("failure", &[]),
             ("id", &[]),
             ("journal", &["failure", "id", "spec", "submission", "view"]),
+            ("lanes", &["scheduler", "submission"]),
             ("options", &["spec"]),
             ("scheduler", &["id", "options", "spec", "submission"]),
             ("spec", &["canvas"]),

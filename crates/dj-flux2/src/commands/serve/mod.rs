@@ -1,11 +1,14 @@
 //! `dj-flux2 serve`: the HTTP server, from flags to its end.
 
-mod log;
+#[cfg(feature = "fleet")]
+pub mod fleet;
+pub mod log;
 mod settings;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use flux2_jobs::{Jobs, ModelChoice};
+use flux2_jobs::{Jobs, ModelChoice, Options, Queue};
 use flux2_server::{Ended, Listener, RunError, Server};
 use listenfd::ListenFd;
 
@@ -30,20 +33,31 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         return Err(Failure::usage(message, "add --api-key-file FILE; or --insecure, if that is meant"));
     }
     log::start(args.log_format, args.log_level);
-    let host = host::open(&Offer::from(args))?;
-    check_aliases(args, &host.names)?;
-    let preload = preload(args, &host.names)?;
     let Settings { keys, options, jobs, tls } = settings;
-    let jobs = Jobs::start(jobs, host.host).map_err(|failure| Failure {
-        code: code::FAILURE,
-        message: failure.message,
-        hint: failure.remedy.as_ref().map(wording::remedy),
-    })?;
+    let (jobs, preload) = queue(args, jobs)?;
     let server = Server { listeners, jobs, keys, tls, preload, options };
     match server.run().map_err(failed)? {
         Ended::Drained(_) => Ok(()),
         Ended::AtOnce => exit_now(),
     }
+}
+
+/// What draws: an engine in this process, or a fleet; and the models to load at the start.
+fn queue(args: &ServeArgs, options: Options) -> Result<(Arc<dyn Queue>, Vec<ModelChoice>)> {
+    #[cfg(feature = "fleet")]
+    if let Some(addresses) = &args.fleet {
+        let front = fleet::front(args, addresses, options)?;
+        return Ok((Arc::new(front), Vec::new()));
+    }
+    let host = host::open(&Offer::from(args))?;
+    check_aliases(args, &host.names)?;
+    let preload = preload(args, &host.names)?;
+    let jobs = Jobs::start(options, host.host).map_err(|failure| Failure {
+        code: code::FAILURE,
+        message: failure.message,
+        hint: failure.remedy.as_ref().map(wording::remedy),
+    })?;
+    Ok((Arc::new(jobs), preload))
 }
 
 #[expect(clippy::exit, reason = "a second signal must end a run whose threads are still at work")]

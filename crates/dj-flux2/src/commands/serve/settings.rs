@@ -94,6 +94,10 @@ fn server_options(args: &ServeArgs) -> ServerOptions {
 
 /// The folder of the journal. A fake draws no pictures worth keeping, unless a folder is named.
 fn state_folder(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>> {
+    #[cfg(feature = "fleet")]
+    if args.fleet.is_some() {
+        return Ok(None);
+    }
     if args.no_journal || (args.state.is_none() && args.backend == BackendKind::Fake) {
         return Ok(None);
     }
