@@ -115,7 +115,7 @@ pub enum Error {
         px: u32,
     },
     /// A block that the flow transformer does not have.
-    #[error("the model has no block {name}: it has double.0 to double.{} and single.0 to single.{}", double - 1, single - 1)]
+    #[error("the model has no block {name}: it has {double} double and {single} single blocks, counted from 0")]
     NoSuchBlock {
         /// Name of the block.
         name: String,

@@ -166,7 +166,7 @@ fn what_a_page_cannot_explain_is_refused() {
     snapshot!(run(&["--attention-blocks", "double.99"]), @"
     exit code: 2
     ----- stderr -----
-    error: the model has no block double.99: it has double.0 to double.1 and single.0 to single.2
+    error: the model has no block double.99: it has 2 double and 3 single blocks, counted from 0
     hint: take blocks that it has, or all of them
     ");
     snapshot!(run(&["--attention-blocks", "first"]), @"

@@ -153,8 +153,8 @@ impl<B: Backend> FlowTransformer<B> {
         })
     }
 
-    /// As [`forward`](Self::forward) of one picture, never replayed. `watch` sees the attention of every block before it
-    /// is computed, and changes nothing.
+    /// As [`forward`](Self::forward) of one picture, never replayed. `watch` sees the operands of each attention before
+    /// it is computed, and changes nothing.
     ///
     /// # Errors
     /// As there, and what `watch` returns.

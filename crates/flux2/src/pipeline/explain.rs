@@ -326,7 +326,7 @@ impl<B: Backend> Pipeline<B> {
         }
     }
 
-    /// Time and memory of each stage, the loading of its network included. What the host holds beside the tensors of the
+    /// Time and memory of each stage, with the loading of its network. What the host holds beside the tensors of the
     /// processor counts as it does in a plan.
     fn stages(&self, spans: &[Span], request: &GenerateRequest) -> Result<Vec<Stage>> {
         let mut stages: Vec<(StageMemory, [f64; 2])> = Vec::new();

@@ -21,7 +21,8 @@ pub fn schedule(document: &Document) -> Markup {
         p {
             "Levels that are evenly spaced from 1 to 0 are shifted towards high noise: "
             code { "\u{3c3} = e" sup { "\u{3bc}" } " / (e" sup { "\u{3bc}" } " + 1/t \u{2212} 1)" }
-            ", here with \u{3bc} = " (number(schedule.mu)) ". The shift grows with the number of image tokens, since more "
+            ", here with \u{3bc} = " (number(schedule.mu)) ". The shift grows with the number of image tokens, "
+            "since more "
             "pixels show a coarse shape through more noise."
         }
         (charts::schedule(schedule))
@@ -48,7 +49,8 @@ pub fn steps(document: &Document) -> Markup {
         p {
             "The flow transformer, " (model.double_blocks) " double and " (model.single_blocks) " single blocks of "
             (model.heads) " heads, predicts the velocity: noise minus data. A step moves the latents along it by the "
-            "difference of two noise levels. The straight line on from there ends at the estimate of the finished latents. "
+            "difference of two noise levels. The straight line on from there ends at the estimate of the "
+            "finished latents. "
             "Both are shown in colors by a linear map, without the autoencoder."
         }
         div.steps { @for step in &explanation.steps { (one_step(step)) } }
@@ -56,7 +58,8 @@ pub fn steps(document: &Document) -> Markup {
             figure {
                 (charts::distances(&explanation.steps))
                 figcaption {
-                    "How straight the way is. If it were a straight line, the first estimate would be the end, and both "
+                    "How straight the way is. If it were a straight line, the first estimate would be the end, "
+                    "and both "
                     "curves would be 0. Distillation makes it straight enough for few steps."
                 }
             }
@@ -69,6 +72,7 @@ pub fn steps(document: &Document) -> Markup {
 }
 
 fn one_step(step: &Step) -> Markup {
+    let [rows, columns] = step.estimate.grid;
     let Step { number: n, sigma, next_sigma, velocity_norm, estimate_distance, line_distance, .. } = step;
     html! {
         div.step {
@@ -77,7 +81,7 @@ fn one_step(step: &Step) -> Markup {
                 (picture(&step.latents.image, &format!("Latents after step {n}"), &html! { "latents" }))
                 figure.small {
                     div class=(format!("shot estimate-{n}")) role="img" aria-label=(format!("Estimate of step {n}"))
-                        style=(format!("aspect-ratio:{}/{}", step.estimate.image.width(), step.estimate.image.height())) {}
+                        style=(format!("aspect-ratio:{columns}/{rows}")) {}
                     figcaption { "estimate" }
                 }
             }
@@ -116,8 +120,10 @@ pub fn attention(document: &Document) -> Markup {
         (in_out("queries of the picture's tokens, keys of all tokens", "weights that add up to 1 for each query"))
         p {
             "There is no cross-attention: text, picture and images are one sequence, and every token attends to every "
-            "token. Each map shows how much the picture's tokens attend to one word or image: the mean over the heads of "
-            (blocks) ". It is scaled so that its most is bright; the number is the share of all attention. Much of it goes to "
+            "token. Each map shows how much the picture's tokens attend to one word or image: the mean over the "
+            "heads of "
+            (blocks) ". It is scaled so that its most is bright; the number is the share of all attention. Much "
+            "of it goes to "
             "tokens of the template and to padding, which are there in every picture."
         }
         (charts::shares(attention, &explanation.text))

@@ -19,7 +19,8 @@ pub fn prompt(document: &Document) -> Markup {
         ))
         p {
             "The prompt is put into the chat template that the text encoder, a language model, was trained with. The "
-            "tokenizer cuts the text into pieces of its vocabulary. Padding fills up the rest: the flow transformer reads "
+            "tokenizer cuts the text into pieces of its vocabulary. Padding fills up the rest: the flow "
+            "transformer reads "
             "the embedding of every token, padding included."
         }
         (tokens(&explanation.text))
@@ -62,7 +63,8 @@ pub fn embedding(document: &Document) -> Markup {
         (in_out(&format!("[{rows}] token ids"), &format!("[{rows}, {columns}] text embedding")))
         p {
             "The text encoder runs through " (model.text_layers) " layers. Its residual stream, " (model.text_hidden)
-            " values a token, is read at " (text.taps.len()) " taps; the taps lie side by side in the embedding. The first "
+            " values a token, is read at " (text.taps.len()) " taps; the taps lie side by side in the "
+            "embedding. The first "
             "token of a language model often has a far larger norm than all others."
         }
         (charts::embedding(text))
@@ -137,17 +139,21 @@ pub fn noise(document: &Document) -> Markup {
         ))
         p {
             "The picture is " (rows) "\u{d7}" (columns) " tokens of 16\u{d7}16 pixels. The seed makes normally "
-            "distributed numbers for all of them with the generator " code { (parameters.noise) } ", on the host, so that "
+            "distributed numbers for all of them with the generator " code { (parameters.noise) } ", on the "
+            "host, so that "
             "they are the same on every machine."
         }
         @if parameters.source.is_some() {
             p {
-                "There is a source: its tokens get noise of the first level and are what denoising starts from. At level 1 "
+                "There is a source: its tokens get noise of the first level and are what denoising starts from. "
+                "At level 1 "
                 "that is noise alone. Tokens that the mask keeps are set to the source again after every step."
             }
         }
         div.row {
-            (picture(&explanation.noise.image, "The noise in colors", &html! { "the noise" br; (spread(explanation.noise.spread)) }))
+            (picture(&explanation.noise.image, "The noise in colors", &html! {
+                "the noise" br; (spread(explanation.noise.spread))
+            }))
             @if !is_noise {
                 (picture(&explanation.start.image, "What denoising starts from, in colors", &html! {
                     "the source with noise of level " (number(f64::from(explanation.schedule.sigmas[0]))) br;

@@ -52,7 +52,8 @@ pub fn time(document: &Document) -> Markup {
                 "What is pale, " (seconds(explanation.explaining_seconds)) ", is the work of this explanation: reading "
                 "attention and copying latents. It is in none of the other times here. "
             }
-            "The memory is the peak of a stage as the device's allocator counts it. In the table, the images that the host "
+            "The memory is the peak of a stage as the device's allocator counts it. In the table, the images "
+            "that the host "
             "holds beside the tensors of a processor are added, as in the plan."
         }
         div.scroll { table {
@@ -70,14 +71,17 @@ pub fn time(document: &Document) -> Markup {
                         td { (plan.and_then(|plan| plan.seconds).map_or_else(|| "not estimated".into(), seconds)) }
                         td { (seconds(stage.seconds)) }
                         td { (seconds(stage.load_seconds)) }
-                        td { (plan.map_or_else(|| "not planned".into(), |p| memory(p.allocated_bytes, p.mapped_bytes))) }
+                        td {
+                            (plan.map_or_else(|| "not planned".into(), |p| memory(p.allocated_bytes, p.mapped_bytes)))
+                        }
                         td { (memory(stage.allocated_bytes, stage.mapped_bytes)) }
                     }
                 }
             }
         } }
         p {
-            "The plan is a dry run that allocates and computes nothing; its times are operations, divided by a speed that "
+            "The plan is a dry run that allocates and computes nothing; its times are operations, divided by a "
+            "speed that "
             "was measured before the run. The program itself takes " (Memory(planned.program_bytes).to_string())
             " more, so that the whole was planned at " (Memory(planned.peak_bytes).to_string()) "."
         }
@@ -91,7 +95,8 @@ pub fn time(document: &Document) -> Markup {
 pub fn kernels(document: &Document) -> Markup {
     html! {
         p {
-            "Products of matrices, convolutions and attention take nearly all of the time. These kernels computed them; "
+            "Products of matrices, convolutions and attention take nearly all of the time. These kernels "
+            "computed them; "
             "those that read the attention for this page are not counted."
         }
         div.scroll { table {
@@ -119,7 +124,8 @@ pub fn parameters(document: &Document) -> Markup {
     };
     html! {
         p {
-            "With the same model these make the same picture. They are stored in the picture, unless that was asked not "
+            "With the same model these make the same picture. They are stored in the picture, unless that was "
+            "asked not "
             "to be: save it from the top of this page, and run "
             code { "dj-flux2 generate --from picture.png" } "."
         }
