@@ -1,6 +1,7 @@
 """Preprocessor of mdbook: documents outside of docs/, and links that lead to the repository.
 
-README.md is the first page, and others are chapters too. A link to another file of the repository, as a source, leads to it on GitHub.
+README.md is the first page, and others are chapters too. A link to another file of the repository, as a source, leads
+to it on GitHub.
 """
 
 import json
