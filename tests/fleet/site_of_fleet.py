@@ -80,6 +80,8 @@ class Worker:
 
     def remove(self) -> None:
         self.kill()
+        # With its namespace it would only go after a while.
+        run("ip", "link", "del", self.link)
         run("ip", "netns", "del", self.space)
         self.log.close()
 
@@ -134,7 +136,7 @@ class Site:
         return run(str(server.PROGRAM), "fleet", *words, "--fleet", self.address)
 
     def dead(self) -> list[dict]:
-        return json.loads(self.command("dead", "list", "--json"))
+        return [json.loads(line) for line in self.command("dead", "list", "--json").splitlines()]
 
     def status(self) -> dict:
         return json.loads(self.command("status", "--once", "--json"))
