@@ -1,6 +1,6 @@
 #!/bin/sh
-# The users of accounts.conf as nsc makes them: writes front.creds, worker.creds and operator.creds to the current folder.
-# Before it: nsc init, or an operator that is there; then `nsc push -A`, or `nsc generate config --nats-resolver`.
+# The users of accounts.conf as nsc makes them: writes front.creds, worker.creds and operator.creds here.
+# Before it: nsc init, or an operator that is there. After it: `nsc push -A`, or `nsc generate config --nats-resolver`.
 set -eu
 conf=$(dirname "$0")/accounts.conf
 

@@ -22,7 +22,6 @@ def main():
     with site.running(config=str(CONFIG)) as fleet:
         fleet.address = address("operator")
         assert fleet.status()["workers"] == []
-        # What the objects are kept in is made by the first who needs it.
         fleet.address = address("worker")
         fleet.add_workers(1, "--fake-step-ms", "5", "--fake-fail", "poison=internal")
         fleet.address = address("front")
@@ -48,7 +47,12 @@ def main():
 async def forbidden() -> int:
     """Try what nobody of a kind may do. The server says so, and that is in its log."""
     wanted = {
-        "worker": ["flux.job.klein-4b.normal", "$KV.flux_keys.x", "flux.control.worker-0", "$JS.API.STREAM.DELETE.FLUX_JOBS"],
+        "worker": [
+            "flux.job.klein-4b.normal",
+            "$KV.flux_keys.x",
+            "flux.control.worker-0",
+            "$JS.API.STREAM.DELETE.FLUX_JOBS",
+        ],
         "front": ["$JS.API.CONSUMER.MSG.NEXT.FLUX_JOBS.klein-4b_normal", "$KV.flux_workers.x", "flux.control.worker-0"],
         "operator": ["$O.flux_objects.C.x"],
     }

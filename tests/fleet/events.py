@@ -27,7 +27,8 @@ def main():
         numbers = [number for number, _, _ in events]
         assert numbers == sorted(set(numbers)), numbers
         names = [name for _, name, _ in events]
-        assert names[-1] == "done" and names.count("done") == names.count("image_ready") == names.count("started") == 1, names
+        assert names[-1] == "done", names
+        assert all(names.count(once) == 1 for once in ("started", "image_ready", "done")), names
         assert second and third, "the front end was killed too early or too late"
         # Whoever comes late reads the same changes of state.
         late = [name for _, name, _ in read(fronts.running[1].base, job, 0, until=lambda _: False)]

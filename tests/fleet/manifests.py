@@ -3,6 +3,7 @@
 import pathlib
 import re
 import subprocess
+import tempfile
 
 import kubernetes_validate
 import yaml
@@ -41,4 +42,21 @@ def main():
         assert all(isinstance(value, str) for value in metadata.values()), metadata
     values = yaml.safe_load((EXTRAS / "nats-values.yaml").read_text())
     assert values["config"]["jetstream"]["merge"]["sync_interval"] == "always"
+    check_accounts()
     return f"{len(documents)} objects, {flags} flags, {len(spec['triggers'])} triggers"
+
+
+def check_accounts() -> None:
+    """accounts.sh gives nsc the subjects of accounts.conf."""
+    lists = re.findall(r"(?:publish|subscribe): \[([^\]]*)\]", (EXTRAS / "accounts.conf").read_text())
+    expected = [re.findall(r'"([^"]+)"', one) for one in lists]
+    assert len(expected) == 6 and all(expected), expected
+    with tempfile.TemporaryDirectory() as folder:
+        stub = pathlib.Path(folder) / "nsc"
+        stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>calls\n')
+        stub.chmod(0o755)
+        path = {"PATH": f"{folder}:/usr/bin:/bin"}
+        subprocess.run(["sh", str(EXTRAS / "accounts.sh")], cwd=folder, env=path, check=True)
+        calls = (pathlib.Path(folder) / "calls").read_text().splitlines()
+    given = [calls[at + 1].split(",") for at, word in enumerate(calls) if word in ("--allow-pub", "--allow-sub")]
+    assert given == expected, given

@@ -40,7 +40,7 @@ class Worker:
     """A worker that can be killed, and cut off from the network."""
 
     def __init__(self, site: "Site", number: int, flags: list[str]):
-        self.site, self.number, self.flags = site, number, flags
+        self.address, self.number, self.flags = site.address, number, flags
         self.space, self.link = f"flux-{number}", f"flux-v{number}"
         self.log = open(site.folder / f"worker-{number}.log", "ab")
         run("ip", "netns", "add", self.space)
@@ -52,7 +52,7 @@ class Worker:
 
     def start(self) -> None:
         fake = ["--backend", "fake", "-m", "klein-4b"]
-        command = [str(server.PROGRAM), "worker", "--fleet", self.site.address, *QUEUE, "--name", "worker", *fake]
+        command = [str(server.PROGRAM), "worker", "--fleet", self.address, *QUEUE, "--name", "worker", *fake]
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", self.space, *command, "--only", str(self.number), *self.flags],
             stderr=self.log,
@@ -80,6 +80,8 @@ class Worker:
 
     def remove(self) -> None:
         self.kill()
+        # With its namespace it would only go after a while.
+        run("ip", "link", "del", self.link)
         run("ip", "netns", "del", self.space)
         self.log.close()
 
@@ -134,7 +136,7 @@ class Site:
         return run(str(server.PROGRAM), "fleet", *words, "--fleet", self.address)
 
     def dead(self) -> list[dict]:
-        return json.loads(self.command("dead", "list", "--json"))
+        return [json.loads(line) for line in self.command("dead", "list", "--json").splitlines()]
 
     def status(self) -> dict:
         return json.loads(self.command("status", "--once", "--json"))

@@ -28,6 +28,6 @@ def measure(workers: int) -> float:
         jobs = [fronts.call(0, "/api/v1/jobs", {**request, "seed": n})[2]["id"] for n in range(JOBS * workers)]
         views = site.ended(fronts, jobs, 30 + 4 * JOBS)
         times = sorted(datetime.datetime.fromisoformat(view["finished_at"]).timestamp() for view in views.values())
-        # Not the first jobs, and not the end, where some workers have none left.
-        times = times[workers : -2 * workers]
-        return (len(times) - 1) / (times[-1] - times[0])
+        # From the end of each worker's first job, until some have none left.
+        first, last = times[workers - 1], times[-workers - 1]
+        return (len(times) - 2 * workers) / (last - first)
