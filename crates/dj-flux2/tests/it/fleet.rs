@@ -1,4 +1,4 @@
-//! `worker`, `serve --fleet` and `fleet`, as processes, with a NATS server. The queue itself is tested in `flux2-fleet`.
+//! `worker`, `serve --fleet` and `fleet`, as processes, with a NATS server. The queue is tested in `flux2-fleet`.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
