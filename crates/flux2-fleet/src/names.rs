@@ -1,6 +1,6 @@
 //! Names on the NATS server: streams, subjects, buckets.
 //!
-//! A model's name in a subject is its [`slug`]. Subjects of consumers are literal and disjoint, as a work queue wants it.
+//! A model's name in a subject is its [`slug`]. Subjects of consumers are literal and disjoint, as a work queue wants.
 
 use flux2::digest::sha256;
 use flux2_jobs::{JobId, Priority};

@@ -95,7 +95,7 @@ pub struct Objects {
 
 #[derive(Clone)]
 enum Inner {
-    Nats(nats::ObjectStore),
+    Nats(Arc<nats::ObjectStore>),
     Other(Arc<dyn ObjectStore>),
 }
 
@@ -107,7 +107,7 @@ impl Objects {
     pub async fn open(place: &Place, bus: &Bus) -> Result<Objects> {
         let failed = |reason: String| FleetError::Objects { place: place.to_string(), reason };
         let inner = match place {
-            Place::Nats => Inner::Nats(bucket(bus).await.map_err(failed)?),
+            Place::Nats => Inner::Nats(Arc::new(bucket(bus).await.map_err(failed)?)),
             Place::Folder(path) => {
                 std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
                 let store = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?;

@@ -33,7 +33,7 @@ pub struct CredentialArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct KeepArgs {
     /// Where pictures and reference images are kept, the same for all programs of a fleet: nats, file:///FOLDER of a
-    /// folder that all machines see, or s3://BUCKET/FOLDER with the usual variables AWS_ACCESS_KEY_ID, AWS_ENDPOINT and so on
+    /// folder that all machines see, or s3://BUCKET/FOLDER with the usual variables as AWS_ACCESS_KEY_ID, AWS_ENDPOINT
     #[arg(long, value_name = "PLACE", default_value = "nats", requires = "fleet", help_heading = "Fleet")]
     pub objects: Place,
 

@@ -1,4 +1,4 @@
-//! `worker`, `serve --fleet` and `fleet`, as processes, with a NATS server. The queue itself is tested in `flux2-fleet`.
+//! `worker`, `serve --fleet` and `fleet`, as processes, with a NATS server. The queue is tested in `flux2-fleet`.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -94,7 +94,7 @@ fn job(server: &Server, id: &str) -> Value {
 }
 
 fn in_state(server: &Server, id: &str, state: &str) -> Value {
-    until(state, || Some(job(server, id)).filter(|job| job["status"] == state))
+    until(state, || Some(job(server, id)).filter(|job| job["state"] == state))
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_worker_that_is_killed_is_started_again_and_any_front_end_answers() {
 #[test]
 fn dead_letters_are_listed_and_drawn_again() {
     let fleet = Fleet::new();
-    let poisoned = fleet.worker(&["--only", "0", "--fake-fail", "poison=storage"]);
+    let poisoned = fleet.worker(&["--only", "0", "--fake-fail", "poison=model_unavailable"]);
     let front = fleet.front();
     let id = submit(&front, "poison");
     let failed = in_state(&front, &id, "failed");

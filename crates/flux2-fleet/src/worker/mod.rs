@@ -1,7 +1,7 @@
 //! A worker: takes jobs from the queue, draws them with the engine of this process, stores the pictures.
 //!
-//! One job is drawn at a time, and none is taken before its turn, so that workers without work get it. While the pictures
-//! of one are encoded and stored, the next is drawn.
+//! One job is drawn at a time, and none is taken before its turn, so that workers without work get it. While the
+//! pictures of one are encoded and stored, the next is drawn.
 
 mod attempt;
 mod choose;

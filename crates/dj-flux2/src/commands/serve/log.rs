@@ -15,7 +15,9 @@ pub fn start(format: LogFormat, level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     // The library of the Model Context Protocol logs whole messages, which have prompts in them.
+    // That of NATS logs each message that comes.
     let filter = Targets::new().with_default(level).with_target("rmcp", LevelFilter::OFF);
+    let filter = filter.with_target("async_nats", level.min(LevelFilter::WARN));
     let log = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let log = match format {
         LogFormat::Text => log.with_filter(filter).boxed(),

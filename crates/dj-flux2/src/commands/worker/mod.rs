@@ -74,6 +74,9 @@ fn run_one(args: &WorkerArgs, number: u16, machine: &Option<Machine>) -> Result<
     };
     let host = host::open(&Offer::from(&args))?.host;
     let worker = Worker::start(options, Arc::clone(&host)).map_err(failed)?;
+    // A supervisor that is killed leaves no worker behind.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let drain = worker.drainer();
     // Without a handler, a signal ends the process at once; the job goes to another worker then.
     let _ = ctrlc::set_handler(drain);

@@ -88,7 +88,8 @@ impl Slot {
             return Err(Failure { code: u8::try_from(code).unwrap_or(code::FAILURE), message, hint: None });
         }
         self.pause = if self.started.elapsed() > STEADY { PAUSE } else { self.pause };
-        tracing::warn!(worker = self.number, %status, seconds = self.pause.as_secs(), "a worker ended: it is started again");
+        let (worker, seconds) = (self.number, self.pause.as_secs());
+        tracing::warn!(worker, %status, seconds, "a worker ended: it is started again");
         self.again = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(LONGEST);
         Ok(())
