@@ -47,13 +47,12 @@ const MAIN_OF_EXPLAIN: [&str; 18] = [
 ];
 
 /// Flags of `serve` that `--help` shows.
-const MAIN_OF_SERVE: [&str; 16] = [
+const MAIN_OF_SERVE: [&str; 15] = [
     "fleet",
     "model",
     "lora",
     "bind",
     "port",
-    "unix",
     "api_key_file",
     "max_queue",
     "max_batch",

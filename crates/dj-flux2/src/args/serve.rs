@@ -56,7 +56,7 @@ pub struct ServeArgs {
     #[arg(long)]
     pub help_all: bool,
 
-    /// NATS server of a fleet, as in nats://host:4222, whose workers draw; several of a cluster with commas between them
+    /// NATS server of a fleet, whose workers draw; as in nats://host:4222, several of a cluster with commas between them
     #[cfg(feature = "fleet")]
     #[arg(long, value_name = "URL", help_heading = "Fleet")]
     #[arg(conflicts_with_all = DRAWS)]

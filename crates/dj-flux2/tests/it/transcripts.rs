@@ -163,9 +163,11 @@ const INPUTS: [(&str, &str); 14] = [
 ];
 
 /// Parts of the command lines that are not run, and why. `args::documented` asks clap whether it takes them.
-const NOT_RUN: [(&str, &str); 17] = [
+const NOT_RUN: [(&str, &str); 19] = [
     ("dj-flux2 download", "downloads a model"),
     ("dj-flux2 serve", "serves until it is stopped: `it/serve.rs` and `tests/clients` do so"),
+    ("dj-flux2 worker", "works until it is stopped: `it/fleet.rs` and `tests/fleet` have some"),
+    ("dj-flux2 fleet", "asks a NATS server: `it/fleet.rs` starts one"),
     ("dj-flux2 mcp", "speaks with a client: `it/mcp.rs` is one"),
     ("dj-flux2 session", "asks at a terminal: `it/session` does so"),
     ("dj-flux2 remove klein-4b", "no such model is on this disk"),
