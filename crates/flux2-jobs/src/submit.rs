@@ -113,9 +113,11 @@ impl Shared {
         }
         held.digests.clear();
         let (position, wait) = self.enqueue(&mut state, id);
+        // Under the same lock, or a worker may draw it first.
+        let is_known = self.options.reuse_pictures && self.take_known_pictures(&mut state, id);
         drop(state);
         self.notify();
-        let is_over = self.options.reuse_pictures && self.finish_with_known_pictures(id);
+        let is_over = is_known && self.finish(id, End::Done);
         Ok(Accepted { id, is_repeat: false, position: position.filter(|_| !is_over), wait, warnings })
     }
 
@@ -220,10 +222,9 @@ impl Shared {
         Ok(Resolved { spec, work, warnings })
     }
 
-    /// End a job at once if all of its pictures were drawn before and are still kept.
-    fn finish_with_known_pictures(&self, id: JobId) -> bool {
-        let mut state = self.lock();
-        let State { jobs, finished, scheduler, stats, .. } = &mut *state;
+    /// Give a job its pictures, out of turn, if all of them were drawn before and are still kept.
+    fn take_known_pictures(&self, state: &mut State, id: JobId) -> bool {
+        let State { jobs, finished, scheduler, stats, .. } = state;
         let Some(job) = jobs.get_mut(&id).filter(|job| job.state == JobState::Queued) else { return false };
         let known = |index| {
             let image = finished.get(&picture_key(&job.spec, index))?;
@@ -244,8 +245,7 @@ impl Shared {
         images.iter().for_each(|_| stats::count(&mut stats.cache_hits, "picture"));
         images.iter().for_each(|image| job.log.push_state(EventKind::ImageReady { image: image.clone() }));
         job.outcome.images = images;
-        drop(state);
-        self.finish(id, End::Done)
+        true
     }
 }
 
