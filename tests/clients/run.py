@@ -3,10 +3,8 @@
 `speed` and `soak` are measurements of klein-mini, run by their names with a release build. `disk` mounts a small disk.
 """
 
-import importlib
 import pathlib
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import server  # noqa: E402
@@ -28,26 +26,5 @@ TESTS = [
 ]
 
 
-def main() -> int:
-    server.PROGRAM, server.FOLDER = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
-    failed = []
-    for name in sys.argv[3:] or TESTS:
-        start = time.monotonic()
-        try:
-            result = importlib.import_module(name).main() or "ok"
-        except server.Skipped as reason:
-            # A test that did not run proves nothing.
-            failed.append(name)
-            result = f"not run: {reason}"
-        except Exception as error:  # noqa: BLE001: the next test is run as well
-            import traceback
-
-            traceback.print_exc()
-            failed.append(name)
-            result = f"FAILED: {error}"
-        print(f"{name:15} {time.monotonic() - start:6.1f} s  {result}", flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(server.run_tests(TESTS))

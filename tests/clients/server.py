@@ -1,14 +1,17 @@
-"""Starts the server for a test, and stops it."""
+"""Starts the server for a test, and stops it; runs tests by their names."""
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 
@@ -122,6 +125,28 @@ class Server:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def run_tests(tests: list[str]) -> int:
+    """Runs the tests that the command line names, or all: each is a module with a function `main`. Returns the code to
+    exit with."""
+    global PROGRAM, FOLDER
+    PROGRAM, FOLDER = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+    failed = []
+    for name in sys.argv[3:] or tests:
+        start = time.monotonic()
+        try:
+            result = importlib.import_module(name).main() or "ok"
+        except Skipped as reason:
+            # A test that did not run proves nothing.
+            failed.append(name)
+            result = f"not run: {reason}"
+        except Exception as error:  # noqa: BLE001: the next test is run as well
+            traceback.print_exc()
+            failed.append(name)
+            result = f"FAILED: {error}"
+        print(f"{name:15} {time.monotonic() - start:6.1f} s  {result}", flush=True)
+    return 1 if failed else 0
 
 
 @contextlib.contextmanager
