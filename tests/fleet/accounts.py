@@ -14,7 +14,7 @@ PASSWORDS = {f"{user.upper()}_PASSWORD": f"secret-of-{user}" for user in ("opera
 
 
 def address(user: str) -> str:
-    return f"nats://{user}:secret-of-{user}@{site.NETWORK}.1:{site.PORT}"
+    return f"nats://{user}:secret-of-{user}@{site.HOST}:{site.PORT}"
 
 
 def main():
