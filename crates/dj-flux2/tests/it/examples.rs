@@ -3,7 +3,7 @@
 use crate::cli::Cli;
 use crate::serve::Server;
 
-#[allow(dead_code)] // its `main`
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/server_client.rs"]
 mod server_client;
 

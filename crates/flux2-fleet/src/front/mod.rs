@@ -1,5 +1,7 @@
-//! A front end's side of a fleet: [`Front`] is the [`Queue`] of jobs that workers elsewhere draw. It keeps nothing that
-//! others do not have, so there may be any number, and each answers for every job.
+//! A front end's side of a fleet: [`Front`] is the [`Queue`] of jobs that workers elsewhere draw.
+//!
+//! All state is in NATS, and a front end holds a copy of it. So any number of them may run, and each answers for every
+//! job.
 
 mod host;
 mod janitor;

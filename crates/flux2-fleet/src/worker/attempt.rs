@@ -24,11 +24,11 @@ use crate::wire::{self, Told, What};
 const MAX_ATTEMPTS: u32 = 4;
 /// Longest time from the start of a job to its first step: a model is loaded then.
 const LONGEST_LOAD: Duration = Duration::from_secs(600);
-/// Time without a sign of the device after which it counts as hung; more if its steps take longer.
+/// A device that reports no step for this long counts as hung. The limit is longer if its steps take longer.
 const HUNG: Duration = Duration::from_secs(60);
-/// How many times as long as the longest step so far one may take.
+/// A step may take this many times as long as the longest one before it.
 const STEPS: u32 = 4;
-/// Shortest time between two records of how far a job is.
+/// Shortest time between two updates of a job's progress in its record.
 const RECORD: Duration = Duration::from_secs(2);
 
 /// How an attempt ended.

@@ -1,7 +1,7 @@
 //! A worker: takes jobs from the queue, draws them with the engine of this process, stores the pictures.
 //!
-//! One job is drawn at a time, and none is taken before its turn, so that workers without work get it. While the
-//! pictures of one are encoded and stored, the next is drawn.
+//! A worker draws one job at a time and takes the next when its engine is free, so that waiting jobs go to idle workers.
+//! The pictures of a job are encoded and stored while the next job is drawn.
 
 mod attempt;
 mod choose;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Time after which the job of a silent worker goes to another.
+/// A worker that is silent for this long loses its job to another one.
 pub const LEASE: Duration = Duration::from_millis(1500);
 
 /// A NATS server with a fleet.

@@ -83,15 +83,15 @@ pub(super) struct Recorder<B: Backend> {
     is_cached: bool,
     /// What was recorded since denoising began.
     run: Option<Recorded<B>>,
-    /// Kernels that ran before attention was read: the runs that read it are left out.
+    /// Kernels that ran, without those that read the attention.
     kernels: Vec<KernelRun>,
-    /// The peak of the device's memory before attention was read.
+    /// Peak of the device's memory, without what reading the attention takes.
     peak: MemoryUse,
 }
 
 /// A run of the denoising loop.
 struct Recorded<B: Backend> {
-    /// Of the prompt, and with guidance of the negative prompt.
+    /// Those of the prompt; with guidance, then those of the negative prompt.
     taps: Vec<TapNorms>,
     ids: Vec<PositionId>,
     start: Vec<f32>,

@@ -8,20 +8,19 @@ use tempfile::TempDir;
 use crate::evaluation::judge::Judge;
 use crate::evaluation::world::{Layout, Picture};
 
-// Each has a `main` too, which reads the arguments of the process.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/custom_sampler.rs"]
 mod custom_sampler;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/edit.rs"]
 mod edit;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/events.rs"]
 mod events;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/inpaint.rs"]
 mod inpaint;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/text_to_image.rs"]
 mod text_to_image;
 

@@ -8,7 +8,7 @@ use flux2_backend::testing::repository;
 
 use crate::evaluation::psnr;
 
-#[allow(dead_code)] // its `main`
+#[expect(dead_code, reason = "its `main`")]
 #[path = "../../examples/how_it_works/main.rs"]
 mod chapters;
 

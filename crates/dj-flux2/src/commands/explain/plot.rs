@@ -26,7 +26,7 @@ pub struct Plot {
     pub series: Vec<Series>,
     /// Whether the values are shown by their logarithm.
     pub is_logarithmic: bool,
-    /// Whether x counts something, so that only whole numbers are marked.
+    /// Whether `x` is a count: ticks are at whole numbers only.
     pub counts: bool,
 }
 

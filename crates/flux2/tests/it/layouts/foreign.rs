@@ -201,7 +201,7 @@ fn of_several_files_of_a_network_the_standard_one_is_read() {
     part(false).write(split.path(), standard);
     part(true).write(split.path(), "rest.safetensors");
     assert_same(&Component::<VaeConfig>::open(split.path()).unwrap(), &reference, true);
-    // The index of a variant is not used beside a whole file.
+    // A whole file goes before the index of shards of another precision (`fp16`).
     let indexed = tempfile::tempdir_in(temp.path()).unwrap();
     diffusers.write(indexed.path(), standard);
     let index = json!({"weight_map": {"x": "diffusion_pytorch_model.fp16-00001-of-00001.safetensors"}});
