@@ -1,6 +1,6 @@
 //! A worker: takes jobs from the queue, draws them with the engine of this process, stores the pictures.
 //!
-//! A worker draws one job at a time and takes the next when its engine is free, so that waiting jobs go to idle workers.
+//! A worker draws one job at a time and takes the next when its engine is free, so waiting jobs go to idle workers.
 //! The pictures of a job are encoded and stored while the next job is drawn.
 
 mod attempt;
